@@ -1,0 +1,1 @@
+//! The manager's front door: `bulkhead VERB GUEST`.

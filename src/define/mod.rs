@@ -1,0 +1,1 @@
+//! What a person wrote: the definition and the profiles, their schema, layering and errors.

@@ -1,0 +1,1 @@
+//! The life of one guest: its store, its verbs, its keeper.

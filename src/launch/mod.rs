@@ -1,0 +1,1 @@
+//! Carries out a launch plan, and enters a running guest.

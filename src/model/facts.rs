@@ -1,0 +1,55 @@
+//! What this kernel and machine can do: probed once per boot by `kernel::probe`, then only read.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::CpuSet;
+
+/// Which cgroup versions hold the controllers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CgroupMode {
+    /// All on version 1; a version 2 tree is mounted by the program for delegation.
+    V1,
+    /// Controllers on version 1, a version 2 tree beside them.
+    Hybrid,
+    /// All on version 2.
+    V2,
+}
+
+/// Facts about the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostFacts {
+    /// /proc/sys/kernel/random/boot_id.
+    pub boot_id: String,
+    /// Kernel release, such as `6.18.44`.
+    pub kernel: String,
+    /// Which cgroup versions hold the controllers.
+    pub cgroup_mode: CgroupMode,
+    /// Mount points of version 1 hierarchies by controller (`cpu`, `memory`, …; `name=systemd`).
+    pub cgroup_v1: BTreeMap<String, PathBuf>,
+    /// Mount point of version 2; `None` if there is none.
+    pub cgroup_v2: Option<PathBuf>,
+    /// Controllers available in version 2.
+    pub cgroup_v2_controllers: Vec<String>,
+    /// Whether swap is accounted (memory+swap limits exist).
+    pub swap_accounting: bool,
+    /// CPUs online.
+    pub cpus: CpuSet,
+    /// Bytes of memory.
+    pub memory: u64,
+    /// Whether systemd is process 1.
+    pub systemd: bool,
+    /// Whether CAP_SYS_RESOURCE is held (raising hard rlimits).
+    pub can_raise_rlimits: bool,
+    /// Whether time namespaces can be made.
+    pub time_namespace: bool,
+    /// Most capabilities the kernel knows: the number of the last one.
+    pub last_capability: u32,
+    /// Hard limit of open files the program itself has: no guest can be given more without CAP_SYS_RESOURCE.
+    pub nofile_hard: u64,
+    /// Same for other limits, by lower-case name; absent is unlimited.
+    pub rlimits_hard: BTreeMap<String, u64>,
+}

@@ -1,0 +1,267 @@
+//! A guest as it is meant: every default filled in, every value checked. Made by `define` only.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::{Bytes, CpuSet, Cpus, GuestName};
+
+/// One guest's whole definition after profiles and defaults.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Guest {
+    /// Its name.
+    pub name: GuestName,
+    /// What its root filesystem is built from.
+    pub template: TemplateRef,
+    /// Free text.
+    pub description: String,
+    /// Free labels, for `--select`.
+    pub labels: BTreeMap<String, String>,
+    /// Profiles that went into it, in order.
+    pub profiles: Vec<String>,
+    /// CPU limits.
+    pub cpu: CpuLimits,
+    /// Memory limits.
+    pub memory: MemoryLimits,
+    /// Most processes and threads at once.
+    pub processes: u32,
+    /// Block I/O limits.
+    pub io: IoLimits,
+    /// Resource limits by lower-case name without `RLIMIT_` (`nofile`); see getrlimit(2).
+    pub rlimits: BTreeMap<String, Rlimit>,
+    /// Namespaced kernel settings, from an allow list.
+    pub sysctls: BTreeMap<String, String>,
+    /// Host name inside.
+    pub hostname: String,
+    /// Domain name inside, may be empty.
+    pub domain: String,
+    /// Time zone name below /usr/share/zoneinfo, such as `Europe/Berlin`.
+    pub timezone: String,
+    /// Environment of the guest's init.
+    pub environment: BTreeMap<String, String>,
+    /// The guest's first program.
+    pub init: InitCommand,
+    /// Host folders and files shown inside.
+    pub mounts: Vec<BindMount>,
+    /// Memory file systems.
+    pub tmpfs: Vec<Tmpfs>,
+    /// Devices beyond the usual few.
+    pub devices: Vec<Device>,
+    /// What it may do.
+    pub security: Security,
+    /// Whether and when it starts with the host.
+    pub autostart: Autostart,
+    /// What happens when it ends by itself.
+    pub restart: RestartRule,
+    /// Its network.
+    pub network: NetworkWish,
+    /// First-boot access data.
+    pub access: Access,
+    /// Open to other guests' and the host's eyes: devpts `max=`, console log bytes.
+    pub ptys: u32,
+    /// Most bytes of console output kept.
+    pub console_log: Bytes,
+    /// Most cgroups the guest may make below its own.
+    pub cgroups: u32,
+}
+
+/// A template and the options it is built with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TemplateRef {
+    /// Folder name below `rootfs-templates/`.
+    pub name: String,
+    /// Options the template declares, such as `suite = "trixie"`.
+    pub options: BTreeMap<String, String>,
+}
+
+/// CPU limits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CpuLimits {
+    /// Hard limit; `None` for all of the machine.
+    pub limit: Option<Cpus>,
+    /// Share under contention, 1 to 10,000; 100 is usual.
+    pub weight: u32,
+    /// CPUs it may run on; `None` for all.
+    pub cpuset: Option<CpuSet>,
+    /// Unused time that may be saved up and used above the limit, in microseconds for each 100 ms.
+    pub burst_us: u64,
+}
+
+/// Memory limits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MemoryLimits {
+    /// Hard limit.
+    pub limit: Bytes,
+    /// Swap beyond memory, as its own number.
+    pub swap: Bytes,
+    /// Throttled and reclaimed above this; `None` for no such mark.
+    pub high: Option<Bytes>,
+    /// Kept while others can give (best effort).
+    pub low: Bytes,
+    /// Kept whatever happens.
+    pub min: Bytes,
+    /// Whether running out kills the whole guest instead of one process.
+    pub oom_group: bool,
+}
+
+/// Block I/O limits.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct IoLimits {
+    /// Share under contention, 1 to 10,000; `None` leaves the kernel's default.
+    pub weight: Option<u32>,
+    /// Limits by device.
+    pub devices: Vec<BlockLimit>,
+}
+
+/// Limits on one block device; `None` for no limit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct BlockLimit {
+    /// Device node on the host, such as `/dev/vda`.
+    pub device: PathBuf,
+    /// Bytes read a second.
+    pub read: Option<Bytes>,
+    /// Bytes written a second.
+    pub write: Option<Bytes>,
+    /// Reads a second.
+    pub read_iops: Option<u64>,
+    /// Writes a second.
+    pub write_iops: Option<u64>,
+}
+
+/// A resource limit; `None` is unlimited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Rlimit {
+    /// What is in force.
+    pub soft: Option<u64>,
+    /// The ceiling.
+    pub hard: Option<u64>,
+}
+
+/// The guest's first program and how it is stopped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct InitCommand {
+    /// Program and arguments; empty for the root's own `/sbin/init`.
+    pub command: Vec<String>,
+    /// Signal that asks it to shut down, such as `SIGRTMIN+3`; `None` for what its kind of init expects.
+    pub stop_signal: Option<String>,
+    /// Time it has before it is killed.
+    pub stop_timeout: Duration,
+}
+
+/// A host path shown inside.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct BindMount {
+    /// Absolute path on the host, resolved once.
+    pub source: PathBuf,
+    /// Absolute path inside.
+    pub target: PathBuf,
+    /// Whether it is read-only inside.
+    pub read_only: bool,
+    /// Whether host ids 0… appear as the guest's 0… (an idmapped mount).
+    pub idmap: bool,
+}
+
+/// A memory file system inside.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Tmpfs {
+    /// Absolute path inside.
+    pub target: PathBuf,
+    /// Most bytes in it.
+    pub size: Bytes,
+    /// Mode of its top folder.
+    pub mode: u32,
+}
+
+/// A device node shown inside.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Device {
+    /// Absolute path on the host, the same inside.
+    pub path: PathBuf,
+    /// Letters of `rwm`.
+    pub access: String,
+}
+
+/// What a guest may do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Security {
+    /// Capabilities in its bounding set, names with `CAP_`.
+    pub capabilities: BTreeSet<String>,
+    /// Name of the seccomp profile in `profiles/seccomp/`.
+    pub seccomp: String,
+    /// Whether programs can gain privileges by executing (setuid).
+    pub no_new_privileges: bool,
+    /// Whether user namespaces may be made inside (guests in guests).
+    pub nesting: bool,
+}
+
+/// Whether and when a guest starts with the host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Autostart {
+    /// Whether it does.
+    pub enabled: bool,
+    /// Higher starts earlier.
+    pub priority: i32,
+    /// Guests that must run before.
+    pub after: Vec<GuestName>,
+}
+
+/// When to start again after an end that nobody asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestartPolicy {
+    /// Never.
+    No,
+    /// After a failure, a signal or an out-of-memory kill.
+    OnFailure,
+    /// After any end but `stop` and the guest's own `poweroff`.
+    Always,
+}
+
+/// Restart policy with its back-off.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RestartRule {
+    /// When.
+    pub policy: RestartPolicy,
+    /// First pause; doubles with each restart.
+    pub delay: Duration,
+    /// Longest pause.
+    pub delay_max: Duration,
+    /// Give up after so many restarts without ten minutes of running between; 0 for never.
+    pub attempts: u32,
+}
+
+/// What network a guest has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NetworkKind {
+    /// An interface on the program's own bridge.
+    Bridge,
+    /// A network namespace with nothing but loopback.
+    None,
+    /// The host's own network (no isolation).
+    Host,
+}
+
+/// What a definition says about the network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NetworkWish {
+    /// Kind of network.
+    pub kind: NetworkKind,
+    /// Address asked for; `None` takes one from the pool.
+    pub address: Option<Ipv4Addr>,
+    /// Name servers; empty for the host's.
+    pub dns: Vec<std::net::IpAddr>,
+}
+
+/// First-boot access data.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Access {
+    /// Public keys that may log in as root, one line each.
+    pub ssh_keys: Vec<String>,
+    /// crypt(5) hash of root's password; `None` for no password login.
+    #[serde(skip_serializing)]
+    pub root_password_hash: Option<String>,
+}

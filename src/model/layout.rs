@@ -1,0 +1,134 @@
+//! Where everything lies below one prefix, and the names kernel objects get from it.
+
+use std::path::{Path, PathBuf};
+
+use super::GuestName;
+
+/// The folders and kernel object names of one installation. `--root DIR` moves all of it, so that
+/// two installations on one machine never meet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    root: PathBuf,
+    tag: String,
+}
+
+impl Layout {
+    /// The layout below `root`; `/` for the system's own. Relative paths must be made absolute by
+    /// the caller, who knows the working directory.
+    #[must_use]
+    pub fn new(root: &Path) -> Self {
+        let tag = if root == Path::new("/") {
+            String::new()
+        } else {
+            // FNV-1a: stable over versions and machines, unlike std's hasher.
+            let hash = root
+                .as_os_str()
+                .as_encoded_bytes()
+                .iter()
+                .fold(0x811c_9dc5_u32, |h, b| {
+                    (h ^ u32::from(*b)).wrapping_mul(0x0100_0193)
+                });
+            format!("{hash:08x}")
+        };
+        Self {
+            root: root.to_owned(),
+            tag,
+        }
+    }
+
+    /// The prefix itself.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Empty for the system's own installation, else eight hexadecimal digits of its prefix.
+    #[must_use]
+    pub fn tag(&self) -> &str {
+        &self.tag
+    }
+
+    /// `bulkhead`, or `bulkhead-TAG`: the name of the cgroup parent and of the nftables table.
+    #[must_use]
+    pub fn kernel_name(&self) -> String {
+        if self.tag.is_empty() {
+            "bulkhead".into()
+        } else {
+            format!("bulkhead-{}", self.tag)
+        }
+    }
+
+    /// Host settings: `/etc/bulkhead`.
+    #[must_use]
+    pub fn etc(&self) -> PathBuf {
+        self.root.join("etc/bulkhead")
+    }
+
+    /// What a reboot must not forget: `/var/lib/bulkhead`.
+    #[must_use]
+    pub fn var(&self) -> PathBuf {
+        self.root.join("var/lib/bulkhead")
+    }
+
+    /// What a reboot may forget: `/run/bulkhead`.
+    #[must_use]
+    pub fn run(&self) -> PathBuf {
+        self.root.join("run/bulkhead")
+    }
+
+    /// Compiled seccomp programs and host facts: `/var/cache/bulkhead`.
+    #[must_use]
+    pub fn cache(&self) -> PathBuf {
+        self.root.join("var/cache/bulkhead")
+    }
+
+    /// Built images, by digest.
+    #[must_use]
+    pub fn images(&self) -> PathBuf {
+        self.var().join("images")
+    }
+
+    /// All guests' folders.
+    #[must_use]
+    pub fn guests(&self) -> PathBuf {
+        self.var().join("guests")
+    }
+
+    /// One guest's folder: `guest.toml`, `root`.
+    #[must_use]
+    pub fn guest(&self, name: &GuestName) -> PathBuf {
+        self.guests().join(name.as_str())
+    }
+
+    /// One guest's running state.
+    #[must_use]
+    pub fn guest_run(&self, name: &GuestName) -> PathBuf {
+        self.run().join("guests").join(name.as_str())
+    }
+
+    /// One guest's lock file (flock).
+    #[must_use]
+    pub fn lock(&self, name: &GuestName) -> PathBuf {
+        self.run().join("locks").join(name.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_installations_never_meet() {
+        let (system, test) = (
+            Layout::new(Path::new("/")),
+            Layout::new(Path::new("/tmp/x")),
+        );
+        assert_eq!(system.kernel_name(), "bulkhead");
+        assert_eq!(system.var(), Path::new("/var/lib/bulkhead"));
+        assert_ne!(
+            test.kernel_name(),
+            Layout::new(Path::new("/tmp/y")).kernel_name()
+        );
+        assert!(test.run().starts_with("/tmp/x"));
+    }
+}

@@ -1,0 +1,23 @@
+//! Nouns that cross rooms. No I/O here: a type, its parser, its rules.
+
+mod amount;
+mod facts;
+mod guest;
+mod ids;
+mod layout;
+mod name;
+mod ops;
+mod status;
+
+pub use amount::{AmountError, Bytes, CpuSet, Cpus};
+pub use facts::{CgroupMode, HostFacts};
+pub use guest::{
+    Access, Autostart, BindMount, BlockLimit, CpuLimits, Device, Guest, InitCommand, IoLimits,
+    MemoryLimits, NetworkKind, NetworkWish, RestartPolicy, RestartRule, Rlimit, Security,
+    TemplateRef, Tmpfs,
+};
+pub use ids::{ID_BLOCK, IdBlock};
+pub use layout::Layout;
+pub use name::{GuestName, NameError, nearest};
+pub use ops::{DirOp, MountOp, NetOp, RootOp};
+pub use status::{Event, EventKind, ExitReason, Sample, Status};

@@ -1,0 +1,101 @@
+//! Operations that rooms hand to the launch instead of acting themselves.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// One mount of a guest, in the order of a list. Host paths are resolved once, to descriptors, before
+/// any code of the guest runs; targets are resolved inside the guest's root only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "mount", rename_all = "kebab-case")]
+pub enum MountOp {
+    /// A host path shown at `target`.
+    Bind {
+        /// Absolute host path.
+        source: PathBuf,
+        /// Absolute path inside.
+        target: PathBuf,
+        /// Read-only, and locked so.
+        read_only: bool,
+        /// Shift ids into the guest's block.
+        idmap: bool,
+        /// With everything mounted below it.
+        recursive: bool,
+    },
+    /// A memory file system at `target`.
+    Tmpfs {
+        /// Absolute path inside.
+        target: PathBuf,
+        /// Most bytes.
+        size: u64,
+        /// Mode of the top folder.
+        mode: u32,
+    },
+}
+
+/// How a guest's root filesystem comes about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "root", rename_all = "kebab-case")]
+pub enum RootOp {
+    /// An overlay of read-only image layers (topmost first) below the guest's own `upper`.
+    Overlay {
+        /// Image roots, topmost first; idmapped when the guest has a user namespace.
+        lower: Vec<PathBuf>,
+        /// Folder that holds `upper` and `work` side by side, mode 0700.
+        writable: PathBuf,
+    },
+    /// A folder that is the root.
+    Directory {
+        /// Absolute host path.
+        path: PathBuf,
+        /// Whether ids are shifted by an idmapped mount.
+        idmap: bool,
+        /// Whether the whole is read-only.
+        read_only: bool,
+    },
+}
+
+/// A folder to be made in a writable tree before mounting; used for mount points.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirOp {
+    /// Absolute path inside.
+    pub path: PathBuf,
+    /// Mode bits.
+    pub mode: u32,
+}
+
+/// One network operation of a launch. Names of host interfaces are the program's own, never a person's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "net", rename_all = "kebab-case")]
+pub enum NetOp {
+    /// On the host: a veth pair, one end on `bridge`, the other in the guest's namespace.
+    Veth {
+        /// Host end, such as `bh1a`.
+        host_name: String,
+        /// Name inside, such as `eth0`.
+        guest_name: String,
+        /// Bridge the host end joins.
+        bridge: String,
+        /// Hardware address inside.
+        mac: [u8; 6],
+        /// Largest packet.
+        mtu: u32,
+    },
+    /// Inside: loopback up.
+    Loopback,
+    /// Inside: an address, and the interface up.
+    Address {
+        /// Name inside.
+        interface: String,
+        /// Address.
+        address: Ipv4Addr,
+        /// Prefix length.
+        prefix: u8,
+    },
+    /// Inside: the default route.
+    DefaultRoute {
+        /// Gateway.
+        gateway: Ipv4Addr,
+    },
+}

@@ -1,0 +1,152 @@
+//! What a guest is doing, why it ended, what happened to it, what it used.
+
+use serde::{Deserialize, Serialize};
+
+/// What a guest is doing. The kernel is the truth: running means that its first process lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Status {
+    /// Being made or unmade by a command that holds its lock, or left half-made by one that died.
+    Creating,
+    /// Not running.
+    Stopped,
+    /// Being started.
+    Starting,
+    /// Running.
+    Running,
+    /// Running, every process frozen.
+    Paused,
+    /// Shutting down.
+    Stopping,
+    /// Ended by itself and waiting to be started again by its restart policy.
+    Restarting,
+    /// Its definition or state cannot be read; `info` says why.
+    Broken,
+}
+
+impl std::fmt::Display for Status {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Creating => "creating",
+            Self::Stopped => "stopped",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopping => "stopping",
+            Self::Restarting => "restarting",
+            Self::Broken => "broken",
+        })
+    }
+}
+
+/// Why a guest's first process ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "reason", rename_all = "kebab-case")]
+pub enum ExitReason {
+    /// Exited by itself.
+    Exited {
+        /// Exit status.
+        code: i32,
+    },
+    /// Killed by a signal that was not ours and not for want of memory.
+    Signal {
+        /// Signal number.
+        signal: i32,
+    },
+    /// The guest asked for a reboot (reboot(2) inside a PID namespace ends init by SIGHUP).
+    Reboot,
+    /// The guest asked to be powered off or halted (SIGINT).
+    Poweroff,
+    /// Killed because the guest ran out of memory.
+    OutOfMemory,
+    /// `stop` shut it down.
+    Stopped,
+    /// `kill`, or `stop` after its time was up.
+    Killed,
+    /// The keeper was gone and this kernel does not tell others.
+    Unknown,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum EventKind {
+    /// Made.
+    Created,
+    /// First process runs.
+    Started,
+    /// First process ended.
+    Exited {
+        /// Why.
+        #[serde(flatten)]
+        reason: ExitReason,
+    },
+    /// Processes killed for want of memory.
+    OutOfMemory {
+        /// How many since the last such event.
+        kills: u64,
+    },
+    /// Started again by its restart policy or its own reboot.
+    Restarted {
+        /// Restarts since it last ran for long.
+        attempt: u32,
+    },
+    /// Restart policy gave up.
+    GaveUp {
+        /// After so many restarts.
+        attempts: u32,
+    },
+    /// Frozen.
+    Paused,
+    /// Thawed.
+    Resumed,
+    /// Settings changed.
+    Changed {
+        /// Keys.
+        keys: Vec<String>,
+    },
+    /// Had another name.
+    Renamed {
+        /// The name before.
+        from: String,
+    },
+    /// A new keeper took over from one that was gone.
+    KeeperReplaced,
+    /// Removed.
+    Deleted,
+}
+
+/// One thing that happened to one guest: a line of `events.jsonl`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Milliseconds since 1970 (CLOCK_REALTIME).
+    pub time_ms: u64,
+    /// The guest's name at that time.
+    pub guest: String,
+    /// What happened.
+    #[serde(flatten)]
+    pub kind: EventKind,
+}
+
+/// One reading of a guest's counters.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sample {
+    /// CPU time used, microseconds.
+    pub cpu_us: u64,
+    /// Periods in which the CPU limit held it back.
+    pub throttled: u64,
+    /// Bytes of memory charged now.
+    pub memory: u64,
+    /// Most bytes ever charged, where the kernel keeps it.
+    pub memory_peak: u64,
+    /// Bytes of swap used.
+    pub swap: u64,
+    /// Processes killed for want of memory.
+    pub oom_kills: u64,
+    /// Processes and threads.
+    pub processes: u64,
+    /// Bytes read from block devices.
+    pub io_read: u64,
+    /// Bytes written to block devices.
+    pub io_write: u64,
+}

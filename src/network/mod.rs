@@ -1,0 +1,1 @@
+//! Bridge, addresses, firewall; hands out `NetOp`s.

@@ -1,0 +1,1 @@
+//! Pure planning: guest and host facts become an OCI Spec, and the Spec a launch plan.

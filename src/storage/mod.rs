@@ -1,0 +1,1 @@
+//! Templates, images and roots; hands out `MountOp`s.

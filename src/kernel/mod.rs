@@ -1,2 +1,17 @@
 //! The only place for unsafe code, raw system calls and the crates that wrap them: one file for
 //! each kernel interface. Nothing here knows what a guest is.
+
+mod error;
+
+pub mod channel;
+pub mod credentials;
+pub mod file;
+pub mod mount;
+pub mod namespace;
+pub mod probe;
+pub mod process;
+pub mod terminal;
+pub mod tree;
+
+pub use error::{KernelError, Result};
+pub use rustix::io::Errno;

@@ -1,1 +1,21 @@
 //! Carries out a launch plan, and enters a running guest.
+//!
+//! Three processes do a launch, one file each, and each opens with where it stands: [`host`] (the
+//! launching program), `stage` (between host and guest) and `init` (the guest's first process until
+//! it executes). They talk in the words of `protocol`. What they have made is on the stack of
+//! `undo` until the launch has succeeded.
+
+mod devices;
+pub mod enter;
+mod fault;
+pub mod host;
+mod init;
+mod protocol;
+mod resources;
+mod stage;
+mod undo;
+mod user;
+
+pub use enter::{EnterError, EnterRequest, Entered, Task, enter};
+pub use host::{LaunchError, Launched, Prepared, Workplace, prepare};
+pub use resources::limits;

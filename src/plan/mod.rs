@@ -1,1 +1,11 @@
-//! Pure planning: guest and host facts become an OCI Spec, and the Spec a launch plan.
+//! Pure planning: guest and host facts become an OCI Spec ([`spec`]), and the Spec a launch plan
+//! ([`steps`]). Nothing here touches the machine, so `bulkhead plan` can print it all and stop.
+
+mod defaults;
+pub mod enter;
+pub mod spec;
+pub mod steps;
+
+pub use enter::EnterPlan;
+pub use spec::{Placement, PlanError};
+pub use steps::{HostStep, InitStep, LaunchPlan, StageStep};

@@ -1,0 +1,149 @@
+//! Who the calling thread is: user and group ids, the ids file systems see, resource limits,
+//! no_new_privs, the session keyring. Capabilities are next door in `capability`.
+#![allow(unsafe_code)]
+
+use rustix::io::Errno;
+
+use super::error::{KernelError, Result};
+
+/// Sets real, effective and saved group and user id of this thread and drops all further groups.
+/// Raw system calls: glibc's wrappers would signal other threads, and there are none.
+pub fn become_user(uid: u32, gid: u32, groups: &[u32]) -> Result<()> {
+    // SAFETY: `groups` is a live slice of gid_t and its length is passed.
+    let done = unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) };
+    if done != 0 {
+        return Err(KernelError::last("set", "the further groups"));
+    }
+    // SAFETY: no pointers.
+    if unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) } != 0 {
+        return Err(KernelError::last("become group", gid));
+    }
+    // SAFETY: no pointers.
+    if unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) } != 0 {
+        return Err(KernelError::last("become user", uid));
+    }
+    Ok(())
+}
+
+/// Whether a change of user id leaves capabilities alone (SECBIT_NO_SETUID_FIXUP, capabilities(7)).
+pub fn keep_capabilities_over_setuid(keep: bool) -> Result<()> {
+    const NO_SETUID_FIXUP: libc::c_ulong = 1 << 2;
+    let bits = if keep { NO_SETUID_FIXUP } else { 0 };
+    // SAFETY: no pointers.
+    if unsafe { libc::prctl(libc::PR_SET_SECUREBITS, bits, 0, 0, 0) } == 0 {
+        Ok(())
+    } else {
+        Err(KernelError::last("set", "the secure bits"))
+    }
+}
+
+/// While it lives, file systems see this thread as `id` (setfsuid(2)) with all its capabilities.
+///
+/// An overlay remembers who mounted it and works on its layers as that user. On idmapped layers
+/// that has to be an id of the guest, for the host's root is nobody there and could create nothing.
+#[derive(Debug)]
+pub struct FileSystemUser(());
+
+impl FileSystemUser {
+    /// Takes on the id.
+    pub fn become_id(id: u32) -> Result<Self> {
+        keep_capabilities_over_setuid(true)?;
+        set_fs_ids(id);
+        // Both calls answer with the id before; asking again with an impossible one tells the new.
+        // SAFETY: no pointers.
+        let now = unsafe { libc::syscall(libc::SYS_setfsuid, u32::MAX) };
+        let guard = Self(());
+        if u32::try_from(now) == Ok(id) { Ok(guard) } else { Err(KernelError::new("act on files as", id, Errno::PERM)) }
+    }
+}
+
+impl Drop for FileSystemUser {
+    fn drop(&mut self) {
+        set_fs_ids(0);
+        // Taking the bit back cannot fail where setting it did not; without it only a later
+        // setuid would differ, and that one sets it itself.
+        let _ignored = keep_capabilities_over_setuid(false);
+    }
+}
+
+fn set_fs_ids(id: u32) {
+    // SAFETY: no pointers; neither call can fail in another way than not changing the id.
+    unsafe {
+        libc::syscall(libc::SYS_setfsgid, id);
+    }
+    // SAFETY: as above.
+    unsafe {
+        libc::syscall(libc::SYS_setfsuid, id);
+    }
+}
+
+/// The number of a resource limit by lower-case name, see getrlimit(2).
+#[must_use]
+pub fn rlimit_resource(name: &str) -> Option<u32> {
+    let resource = match name {
+        "as" => libc::RLIMIT_AS,
+        "core" => libc::RLIMIT_CORE,
+        "cpu" => libc::RLIMIT_CPU,
+        "data" => libc::RLIMIT_DATA,
+        "fsize" => libc::RLIMIT_FSIZE,
+        "locks" => libc::RLIMIT_LOCKS,
+        "memlock" => libc::RLIMIT_MEMLOCK,
+        "msgqueue" => libc::RLIMIT_MSGQUEUE,
+        "nice" => libc::RLIMIT_NICE,
+        "nofile" => libc::RLIMIT_NOFILE,
+        "nproc" => libc::RLIMIT_NPROC,
+        "rss" => libc::RLIMIT_RSS,
+        "rtprio" => libc::RLIMIT_RTPRIO,
+        "rttime" => libc::RLIMIT_RTTIME,
+        "sigpending" => libc::RLIMIT_SIGPENDING,
+        "stack" => libc::RLIMIT_STACK,
+        _ => return None,
+    };
+    Some(resource)
+}
+
+/// Soft and hard limit of a resource of this process; `u64::MAX` is none.
+pub fn get_rlimit(name: &str) -> Result<(u64, u64)> {
+    let resource = rlimit_resource(name).ok_or_else(|| KernelError::new("read limit", name, Errno::INVAL))?;
+    let mut now = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `now` is live and of the type the call fills.
+    if unsafe { libc::getrlimit(resource, &raw mut now) } == 0 {
+        Ok((now.rlim_cur, now.rlim_max))
+    } else {
+        Err(KernelError::last("read limit", name))
+    }
+}
+
+/// Sets a resource limit of this process; `u64::MAX` is none.
+pub fn set_rlimit(name: &str, soft: u64, hard: u64) -> Result<()> {
+    let resource = rlimit_resource(name).ok_or_else(|| KernelError::new("set limit", name, Errno::INVAL))?;
+    let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: `limit` is live and of the type the call reads.
+    if unsafe { libc::setrlimit(resource, &raw const limit) } == 0 {
+        Ok(())
+    } else {
+        Err(KernelError::last("set limit", format!("{name} to {soft}:{hard}")))
+    }
+}
+
+/// Execution can no longer add privileges (prctl(2) PR_SET_NO_NEW_PRIVS).
+pub fn no_new_privileges() -> Result<()> {
+    rustix::thread::set_no_new_privs(true).map_err(KernelError::on("set", "no_new_privs"))
+}
+
+/// Leaves the session keyring of whoever started us for a new, empty one (keyctl(2)).
+pub fn new_session_keyring() -> Result<()> {
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_int = 1;
+    // SAFETY: a null name asks for an unnamed keyring.
+    let done = unsafe {
+        libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>())
+    };
+    match done {
+        // A kernel without keyrings has none to leave; a full quota leaves the one of our new uid.
+        -1 => match KernelError::last("join", "a new session keyring") {
+            error if matches!(error.errno, Errno::NOSYS | Errno::DQUOT) => Ok(()),
+            error => Err(error),
+        },
+        _ => Ok(()),
+    }
+}

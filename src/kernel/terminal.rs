@@ -1,0 +1,103 @@
+//! Pseudo terminals, taken from the guest's own devpts, and the state of the person's terminal.
+#![allow(unsafe_code)]
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::termios::{OptionalActions, Termios, Winsize, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
+
+use super::error::{KernelError, Result};
+
+/// Magic number of devpts, linux/magic.h.
+const DEVPTS_SUPER_MAGIC: i64 = 0x1cd1;
+
+/// A pseudo terminal.
+#[derive(Debug)]
+pub struct Pty {
+    /// The end that a keeper or client holds.
+    pub master: OwnedFd,
+    /// The end that programs have as their terminal.
+    pub slave: OwnedFd,
+}
+
+/// A new pseudo terminal of the devpts mounted in the tree `dev` at `pts`. That it is a devpts is
+/// looked at after opening, so a swapped path gives an error, not somebody else's device.
+pub fn open_pty(dev: BorrowedFd<'_>) -> Result<Pty> {
+    let failed = |errno| KernelError::new("open", "a terminal of the guest's /dev/pts", errno);
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let pts = rustix::fs::openat(dev, "pts", OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+        .map_err(failed)?;
+    let fs = rustix::fs::fstatfs(&pts).map_err(failed)?;
+    if i64::try_from(fs.f_type) != Ok(DEVPTS_SUPER_MAGIC) {
+        return Err(failed(Errno::NODEV).because("what is mounted there is no devpts"));
+    }
+    let master = rustix::fs::openat(&pts, "ptmx", flags, Mode::empty()).map_err(|errno| match errno {
+        Errno::NOSPC => failed(errno).because("the guest has as many terminals as it may have"),
+        other => failed(other),
+    })?;
+    rustix::pty::unlockpt(&master).map_err(failed)?;
+    // SAFETY: TIOCGPTPEER (Linux 4.13) takes open flags by value and answers with a new descriptor.
+    let slave = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC) };
+    if slave < 0 {
+        return Err(KernelError::last("open the other end of", "a terminal"));
+    }
+    // SAFETY: the ioctl succeeded, so the number is a new descriptor owned by nobody else.
+    let slave = unsafe { OwnedFd::from_raw_fd(slave) };
+    Ok(Pty { master, slave })
+}
+
+/// Makes `terminal` standard input, output and error and the controlling terminal of a new session.
+pub fn take_terminal(terminal: BorrowedFd<'_>) -> Result<()> {
+    rustix::process::setsid().map_err(KernelError::on("begin", "a session"))?;
+    rustix::process::ioctl_tiocsctty(terminal).map_err(KernelError::on("take as controlling terminal", "the console"))?;
+    put_on_standard(terminal)
+}
+
+/// Puts a descriptor on 0, 1 and 2.
+pub fn put_on_standard(fd: BorrowedFd<'_>) -> Result<()> {
+    let failed = KernelError::on("use as standard input and output", "a descriptor");
+    rustix::stdio::dup2_stdin(fd)
+        .and_then(|()| rustix::stdio::dup2_stdout(fd))
+        .and_then(|()| rustix::stdio::dup2_stderr(fd))
+        .map_err(failed)
+}
+
+/// The person's terminal in raw mode while this lives; put back when dropped.
+#[derive(Debug)]
+pub struct RawMode {
+    terminal: OwnedFd,
+    before: Termios,
+}
+
+impl RawMode {
+    /// Switches; `None` when `fd` is no terminal.
+    #[must_use]
+    pub fn on(fd: BorrowedFd<'_>) -> Option<Self> {
+        let before = tcgetattr(fd).ok()?;
+        let terminal = fd.try_clone_to_owned().ok()?;
+        let mut raw = before.clone();
+        raw.make_raw();
+        tcsetattr(fd, OptionalActions::Drain, &raw).ok()?;
+        Some(Self { terminal, before })
+    }
+}
+
+impl Drop for RawMode {
+    fn drop(&mut self) {
+        // Nothing can be done about a terminal that went away.
+        let _ignored = tcsetattr(self.terminal.as_fd(), OptionalActions::Drain, &self.before);
+    }
+}
+
+/// Copies the window size of one terminal to another; what is no terminal is left alone.
+pub fn copy_size(from: BorrowedFd<'_>, to: BorrowedFd<'_>) {
+    if let Ok(size) = tcgetwinsize(from) {
+        let _gone = tcsetwinsize(to, size);
+    }
+}
+
+/// Sets rows and columns.
+pub fn set_size(terminal: BorrowedFd<'_>, rows: u16, columns: u16) {
+    let _gone = tcsetwinsize(terminal, Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 });
+}

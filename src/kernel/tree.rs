@@ -1,0 +1,152 @@
+//! Work in a tree that may be hostile: every path resolved from the tree's own root descriptor.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::{Component, Path};
+
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
+
+use super::error::{KernelError, Result};
+
+/// Opens a host folder as the root of a tree.
+pub fn open_root(path: &Path) -> Result<OwnedFd> {
+    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(KernelError::on("open", path.display()))
+}
+
+/// Resolves `path` inside the tree as a process rooted there would (openat2(2) RESOLVE_IN_ROOT,
+/// Linux 5.6), without following magic links.
+pub fn resolve(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    let inside = path.strip_prefix("/").unwrap_or(path);
+    let inside = if inside.as_os_str().is_empty() { Path::new(".") } else { inside };
+    let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    loop {
+        match openat2(root, inside, flags | OFlags::CLOEXEC, Mode::empty(), how) {
+            // The kernel asks for a second try when something in the tree was renamed meanwhile.
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            result => return result,
+        }
+    }
+}
+
+/// What a mount point has to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Point {
+    /// A folder.
+    Directory,
+    /// A file.
+    File,
+}
+
+/// The mount point `path` inside the tree, made with its parents if it is missing.
+pub fn mount_point(root: BorrowedFd<'_>, path: &Path, kind: Point) -> Result<OwnedFd> {
+    let failed = |errno| KernelError::new("use as a mount point in the guest", path.display(), errno);
+    if path.components().any(|c| matches!(c, Component::ParentDir)) {
+        return Err(failed(Errno::INVAL).because("'..' is not allowed here"));
+    }
+    match resolve(root, path, OFlags::PATH) {
+        Ok(found) => return Ok(found),
+        Err(Errno::NOENT) => {}
+        Err(errno) => return Err(failed(errno)),
+    }
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(failed(Errno::NOENT));
+    };
+    let dir = mount_point(root, parent, Point::Directory)?;
+    match kind {
+        Point::Directory => rustix::fs::mkdirat(&dir, name, Mode::from_raw_mode(0o755)),
+        Point::File => openat2(
+            &dir,
+            name,
+            OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC,
+            Mode::from_raw_mode(0o644),
+            ResolveFlags::BENEATH,
+        )
+        .map(drop),
+    }
+    .map_err(failed)?;
+    resolve(root, path, OFlags::PATH).map_err(failed)
+}
+
+/// Reads a small regular file of the tree; `None` if there is none. Anything but a regular file, or
+/// one larger than `most` bytes, is an error: it cannot block or fill us.
+pub fn read_file(root: BorrowedFd<'_>, path: &Path, most: usize) -> Result<Option<Vec<u8>>> {
+    let failed = |errno| KernelError::new("read in the guest", path.display(), errno);
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = match resolve(root, path, flags) {
+        Ok(file) => file,
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+        Err(errno) => return Err(failed(errno)),
+    };
+    let stat = rustix::fs::fstat(&file).map_err(failed)?;
+    if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::RegularFile {
+        return Err(failed(Errno::INVAL).because("not a regular file"));
+    }
+    let mut data = Vec::new();
+    let mut chunk = [0_u8; 8192];
+    loop {
+        let n = rustix::io::read(&file, &mut chunk).map_err(failed)?;
+        if n == 0 {
+            return Ok(Some(data));
+        }
+        data.extend_from_slice(&chunk[..n]);
+        if data.len() > most {
+            return Err(failed(Errno::FBIG).because(format!("more than {most} bytes")));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn tree() -> (std::path::PathBuf, OwnedFd) {
+        static N: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let n = N.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("bulkhead-tree-{}-{n}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let root = open_root(&dir).unwrap();
+        (dir, root)
+    }
+
+    #[test]
+    fn links_lead_nowhere_but_inside() {
+        let (dir, root) = tree();
+        std::fs::create_dir(dir.join("etc")).unwrap();
+        std::fs::write(dir.join("etc/hostname"), "inside").unwrap();
+        symlink("/etc", dir.join("abs")).unwrap();
+        symlink("../../../../etc", dir.join("up")).unwrap();
+        for path in ["/abs/hostname", "up/hostname", "/../etc/hostname"] {
+            let data = read_file(root.as_fd(), Path::new(path), 100).unwrap();
+            assert_eq!(data.as_deref(), Some(&b"inside"[..]), "{path}");
+        }
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn a_fifo_and_a_giant_are_refused_at_once() {
+        let (dir, root) = tree();
+        nix::unistd::mkfifo(&dir.join("f"), nix::sys::stat::Mode::S_IRUSR).unwrap();
+        std::fs::write(dir.join("g"), [0; 101]).unwrap();
+        assert!(read_file(root.as_fd(), Path::new("f"), 100).is_err());
+        assert!(read_file(root.as_fd(), Path::new("g"), 100).is_err());
+        assert_eq!(read_file(root.as_fd(), Path::new("none"), 100).unwrap(), None);
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn mount_points_are_made_inside() {
+        let (dir, root) = tree();
+        symlink("/run", dir.join("var")).unwrap();
+        std::fs::create_dir(dir.join("run")).unwrap();
+        mount_point(root.as_fd(), Path::new("/var/a/b"), Point::Directory).unwrap();
+        assert!(dir.join("run/a/b").is_dir());
+        mount_point(root.as_fd(), Path::new("/x/file"), Point::File).unwrap();
+        assert!(dir.join("x/file").is_file());
+        assert!(mount_point(root.as_fd(), Path::new("/a/../../b"), Point::Directory).is_err());
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+}

@@ -1,0 +1,213 @@
+//! The guest's first process, until it executes the guest's own program.
+//!
+//! It is process 1 of the guest, root inside its user namespace and nobody outside, in all of the
+//! guest's namespaces; its mount namespace is a copy of the launching process's private one, with
+//! the host's mounts still in it until [`InitStep::BecomeRoot`]. Its working folder is the guest's
+//! root. The host waits for its words; it dies with the host until it executes.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+
+use super::host::attr;
+use super::protocol::{self, Word};
+use super::stage::{Inherited, give_up, set_limits};
+use super::fault;
+use crate::kernel::mount::{self, Attr};
+use crate::kernel::netlink::Netlink;
+use crate::kernel::terminal::{self, Pty};
+use crate::kernel::tree::{self, Point};
+use crate::kernel::{Errno, KernelError, capability, credentials, namespace, process};
+use crate::model::NetOp;
+use crate::plan::steps::Attributes;
+use crate::plan::{InitStep, LaunchPlan};
+
+type Cause = Box<dyn std::error::Error>;
+
+/// Carries out init's steps; the last one does not come back.
+pub(super) fn run(plan: &LaunchPlan, inherited: &Inherited<'_>) -> ! {
+    let mut init = Init { inherited, root: None, console: None, empty: None };
+    for (number, step) in plan.init.iter().enumerate() {
+        fault::point("init", number);
+        if let Err(error) = init.carry_out(step) {
+            give_up(&inherited.channel, "init", &step_name(step), error.as_ref());
+        }
+    }
+    process::leave(1)
+}
+
+fn step_name(step: &InitStep) -> String {
+    let value = serde_json::to_value(step).unwrap_or_default();
+    value["step"].as_str().unwrap_or("a step").to_owned()
+}
+
+struct Init<'a> {
+    inherited: &'a Inherited<'a>,
+    root: Option<OwnedFd>,
+    console: Option<Pty>,
+    /// Where the one empty file system for masked folders is mounted.
+    empty: Option<OwnedFd>,
+}
+
+impl Init<'_> {
+    fn carry_out(&mut self, step: &InitStep) -> Result<(), Cause> {
+        match step {
+            InitStep::LeaveKeyring => {
+                process::on_parent_death(Some(rustix::process::Signal::KILL))?;
+                credentials::new_session_keyring()?;
+            }
+            InitStep::SetNames { host, domain } => namespace::set_names(host, domain)?,
+            InitStep::TakeRoot => self.take_root()?,
+            InitStep::Mount { target, kind, options, attributes } => {
+                let options: Vec<_> = options.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+                let fs = mount::new_filesystem(kind, &options, attr(*attributes))?;
+                self.put(fs.as_fd(), target)?;
+            }
+            InitStep::MountCgroup { target, attributes } => self.mount_cgroup(target, *attributes)?,
+            InitStep::Mask { paths } => paths.iter().try_for_each(|path| self.mask(path))?,
+            InitStep::ReadOnly { paths } => paths.iter().try_for_each(|path| self.read_only(path))?,
+            InitStep::OpenConsole => self.open_console()?,
+            InitStep::AwaitNetwork => {
+                let console = self.console.as_ref().ok_or_else(|| missing("the console"))?;
+                protocol::say(&self.inherited.channel, &Word::Ready, Some(console.master.as_fd()))?;
+                protocol::await_go(&self.inherited.channel)?;
+            }
+            InitStep::ConfigureNetwork { ops } => configure(ops)?,
+            InitStep::WriteSysctls { settings } => {
+                settings.iter().try_for_each(|(name, value)| self.write_sysctl(name, value))?;
+            }
+            InitStep::BecomeRoot => self.become_root()?,
+            InitStep::SetLimits { limits } => set_limits(limits)?,
+            InitStep::TakeConsole => {
+                let console = self.console.take().ok_or_else(|| missing("the console"))?;
+                terminal::take_terminal(console.slave.as_fd())?;
+            }
+            InitStep::NoNewPrivileges => credentials::no_new_privileges()?,
+            InitStep::CutCapabilities { keep } => capability::cut(keep)?,
+            InitStep::LoadSeccomp => {
+                let program = self.inherited.program.ok_or_else(|| missing("the filter"))?;
+                program.load(Default::default())?;
+            }
+            InitStep::Execute { argv, environment } => execute(argv, environment)?,
+        }
+        Ok(())
+    }
+
+    fn root(&self) -> Result<BorrowedFd<'_>, KernelError> {
+        self.root.as_ref().map(AsFd::as_fd).ok_or_else(|| missing("the root"))
+    }
+
+    /// A clone of the tree below the working folder, on top of `/`. The clone's own root is not
+    /// locked to the host's mounts; what lies in it stays locked as it was.
+    fn take_root(&mut self) -> Result<(), KernelError> {
+        let tree = mount::clone_tree(Path::new("."), true)?;
+        mount::cover_root(tree.as_fd())?;
+        self.root = Some(tree);
+        Ok(())
+    }
+
+    fn put(&self, tree: BorrowedFd<'_>, target: &Path) -> Result<(), KernelError> {
+        let at = tree::mount_point(self.root()?, target, Point::Directory)?;
+        mount::attach(tree, at.as_fd(), &target.display().to_string())
+    }
+
+    fn mount_cgroup(&self, target: &Path, attributes: Attributes) -> Result<(), KernelError> {
+        let tree = self.inherited.trees.get(target).ok_or_else(|| missing("the cgroup's tree"))?;
+        mount::set_attr(tree.as_fd(), attr(attributes), Attr::empty(), false, None, "the guest's cgroup")?;
+        self.put(tree.as_fd(), target)
+    }
+
+    fn existing(&self, path: &Path) -> Result<Option<OwnedFd>, KernelError> {
+        match tree::resolve(self.root()?, path, OFlags::PATH) {
+            Ok(fd) => Ok(Some(fd)),
+            // Not on this kernel: nothing to hide.
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            Err(errno) => Err(KernelError::new("look at", path.display(), errno)),
+        }
+    }
+
+    /// What kind it is is asked first: a bind of a file on a folder fails, and slowly.
+    fn mask(&mut self, path: &PathBuf) -> Result<(), KernelError> {
+        let Some(at) = self.existing(path)? else { return Ok(()) };
+        let what = path.display().to_string();
+        let stat = rustix::fs::fstat(&at).map_err(KernelError::on("look at", &what))?;
+        if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::Directory {
+            let null = self.existing(Path::new("/dev/null"))?.ok_or_else(|| missing("/dev/null"))?;
+            return mount::attach(mount::clone_tree_fd(null.as_fd(), false, "/dev/null")?.as_fd(), at.as_fd(), &what);
+        }
+        let all = Attr::MOUNT_ATTR_RDONLY | Attr::MOUNT_ATTR_NOSUID | Attr::MOUNT_ATTR_NODEV | Attr::MOUNT_ATTR_NOEXEC;
+        let empty = match &self.empty {
+            Some(first) => mount::clone_tree_fd(first.as_fd(), false, "the empty folder")?,
+            None => mount::new_filesystem("tmpfs", &[("size", "4k"), ("nr_inodes", "1")], all)?,
+        };
+        mount::attach(empty.as_fd(), at.as_fd(), &what)?;
+        self.empty.get_or_insert(empty);
+        Ok(())
+    }
+
+    fn read_only(&self, path: &Path) -> Result<(), KernelError> {
+        let Some(at) = self.existing(path)? else { return Ok(()) };
+        let what = path.display().to_string();
+        let tree = mount::clone_tree_fd(at.as_fd(), false, &what)?;
+        mount::set_attr(tree.as_fd(), Attr::MOUNT_ATTR_RDONLY, Attr::empty(), false, None, &what)?;
+        mount::attach(tree.as_fd(), at.as_fd(), &what)
+    }
+
+    fn open_console(&mut self) -> Result<(), KernelError> {
+        let dev = self.existing(Path::new("/dev"))?.ok_or_else(|| missing("/dev"))?;
+        let pty = terminal::open_pty(dev.as_fd())?;
+        let at = self.existing(Path::new("/dev/console"))?.ok_or_else(|| missing("/dev/console"))?;
+        let slave = mount::clone_tree_fd(pty.slave.as_fd(), false, "the console")?;
+        mount::attach(slave.as_fd(), at.as_fd(), "/dev/console")?;
+        self.console = Some(pty);
+        Ok(())
+    }
+
+    /// Through the guest's new procfs, which is ours until we execute.
+    fn write_sysctl(&self, name: &str, value: &str) -> Result<(), KernelError> {
+        let failed = |errno| KernelError::new("write the kernel setting", format!("{name}={value}"), errno);
+        let path = Path::new("/proc/sys").join(name.replace('.', "/"));
+        let file = tree::resolve(self.root()?, &path, OFlags::WRONLY | OFlags::NOFOLLOW).map_err(failed)?;
+        rustix::io::write(&file, value.as_bytes()).map(drop).map_err(failed)
+    }
+
+    fn become_root(&mut self) -> Result<(), KernelError> {
+        mount::become_root(self.root()?)?;
+        self.root = None;
+        Ok(())
+    }
+}
+
+fn missing(what: &str) -> KernelError {
+    KernelError::new("find", what, Errno::NOENT).because("the plan's steps are out of order")
+}
+
+fn configure(ops: &[NetOp]) -> Result<(), Cause> {
+    if ops.is_empty() {
+        return Ok(());
+    }
+    let mut netlink = Netlink::open()?;
+    for op in ops {
+        match op {
+            NetOp::Loopback => netlink.loopback_up()?,
+            NetOp::Address { interface, address, prefix } => {
+                netlink.add_address(interface, *address, *prefix)?;
+                netlink.set_up(interface)?;
+            }
+            NetOp::DefaultRoute { gateway } => netlink.set_default_route(*gateway)?,
+            NetOp::Veth { .. } => {}
+        }
+    }
+    Ok(())
+}
+
+fn execute(argv: &[String], environment: &[String]) -> Result<(), Cause> {
+    let program = argv.first().ok_or_else(|| missing("the program"))?;
+    process::reset_signals()?;
+    process::close_on_exec_from(3)?;
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    // Last: from here on the guest outlives us.
+    process::on_parent_death(None)?;
+    Err(Box::new(process::execute(program, argv, environment)))
+}

@@ -1,0 +1,148 @@
+//! The dialogue of a launch.
+//!
+//! ```text
+//!   stage / init                     host
+//!   UserNamespace            ──▶
+//!                            ◀──    Go            + the root, as a descriptor
+//!   Init { pid }  + pidfd    ──▶                    (the stage ends)
+//!   Ready         + console  ──▶
+//!                            ◀──    Go
+//!   (closed by execve)       ──▶                    the guest runs
+//!
+//!   Failed { … }             ──▶                    at any time, instead
+//! ```
+//!
+//! [`Dialogue`] is the host's side of it without any socket: it accepts the next message or names
+//! what is wrong with it, so the order can be tested without a guest.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::kernel::channel::Channel;
+use crate::kernel::{Errno, KernelError};
+
+/// What the guest's side says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Word {
+    /// The user namespace is made; its maps are to be written.
+    UserNamespace,
+    /// The first process is made; its pidfd comes along.
+    Init {
+        /// Its pid on the host.
+        pid: u32,
+    },
+    /// Namespaces and mounts stand; the console comes along.
+    Ready,
+    /// It cannot go on.
+    Failed {
+        /// `stage` or `init`.
+        process: String,
+        /// Step that failed.
+        step: String,
+        /// Why.
+        why: String,
+    },
+    /// The host's only word: go on.
+    Go,
+}
+
+/// What the host waits for next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Awaiting {
+    /// `UserNamespace`.
+    UserNamespace,
+    /// `Init`.
+    Init,
+    /// `Ready`.
+    Ready,
+    /// The end of the dialogue by execve.
+    Exec,
+    /// Nothing more.
+    Done,
+}
+
+/// The host's side of the dialogue.
+#[derive(Debug)]
+pub(super) struct Dialogue(Awaiting);
+
+/// A message out of turn.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the launch's processes talk past each other: {got} came while waiting for {awaiting:?}")]
+pub(super) struct OutOfTurn {
+    awaiting: Awaiting,
+    got: String,
+}
+
+impl Dialogue {
+    pub(super) fn begin() -> Self {
+        Self(Awaiting::UserNamespace)
+    }
+
+    /// Takes the next word, `None` for the end of the connection.
+    pub(super) fn hear(&mut self, word: Option<&Word>) -> Result<(), OutOfTurn> {
+        self.0 = match (self.0, word) {
+            (Awaiting::UserNamespace, Some(Word::UserNamespace)) => Awaiting::Init,
+            (Awaiting::Init, Some(Word::Init { .. })) => Awaiting::Ready,
+            (Awaiting::Ready, Some(Word::Ready)) => Awaiting::Exec,
+            (Awaiting::Exec, None) => Awaiting::Done,
+            (awaiting, word) => {
+                let got = word.map_or("the end".to_owned(), |w| format!("{w:?}"));
+                return Err(OutOfTurn { awaiting, got });
+            }
+        };
+        Ok(())
+    }
+}
+
+/// Says a word.
+pub(super) fn say(channel: &Channel, word: &Word, fd: Option<BorrowedFd<'_>>) -> Result<(), KernelError> {
+    let text = serde_json::to_vec(word).unwrap_or_default();
+    channel.send(&text, fd)
+}
+
+/// Hears the next word; `None` is the end.
+pub(super) fn hear(channel: &Channel, limit: Option<Duration>) -> Result<Option<(Word, Option<OwnedFd>)>, KernelError> {
+    let Some((text, fd)) = channel.receive(limit)? else { return Ok(None) };
+    let word = serde_json::from_slice(&text)
+        .map_err(|error| KernelError::new("understand", "a message of the launch", Errno::PROTO).because(error.to_string()))?;
+    Ok(Some((word, fd)))
+}
+
+/// The guest's side: waits for `Go`. Anything else, and the end, means that the host is gone.
+pub(super) fn await_go(channel: &Channel) -> Result<Option<OwnedFd>, KernelError> {
+    match hear(channel, None)? {
+        Some((Word::Go, fd)) => Ok(fd),
+        _ => Err(KernelError::new("wait for", "the launching program", Errno::PIPE)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SCRIPT: [Option<Word>; 4] = [Some(Word::UserNamespace), Some(Word::Init { pid: 7 }), Some(Word::Ready), None];
+
+    #[test]
+    fn the_drawn_order_is_accepted() {
+        let mut dialogue = Dialogue::begin();
+        for word in &SCRIPT {
+            dialogue.hear(word.as_ref()).unwrap();
+        }
+        assert_eq!(dialogue.0, Awaiting::Done);
+    }
+
+    #[test]
+    fn every_word_out_of_turn_is_refused() {
+        for at in 0..SCRIPT.len() {
+            for other in SCRIPT.iter().enumerate().filter(|(n, _)| *n != at).map(|(_, w)| w) {
+                let mut dialogue = Dialogue::begin();
+                for word in &SCRIPT[..at] {
+                    dialogue.hear(word.as_ref()).unwrap();
+                }
+                assert!(dialogue.hear(other.as_ref()).is_err(), "{other:?} at {at}");
+            }
+        }
+    }
+}

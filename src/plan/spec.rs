@@ -1,0 +1,439 @@
+//! Guest × host facts × placement → OCI Spec, the waist every launch goes through.
+//!
+//! What OCI has no field for travels as annotations under [`PREFIX`].
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use oci_spec::runtime::{
+    Capability, LinuxBlockIoBuilder, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxCpuBuilder,
+    LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxIdMappingBuilder, LinuxMemoryBuilder,
+    LinuxNamespaceBuilder, LinuxNamespaceType, LinuxPidsBuilder, LinuxResources,
+    LinuxResourcesBuilder, LinuxSeccomp, LinuxThrottleDeviceBuilder, Mount, MountBuilder,
+    PosixRlimitBuilder, PosixRlimitType, ProcessBuilder, RootBuilder, Spec,
+    SpecBuilder, UserBuilder,
+};
+
+use oci_spec::OciSpecError;
+
+use super::defaults;
+use crate::model::{
+    CgroupMode, Guest, HostFacts, ID_BLOCK, IdBlock, MountOp, NetOp, NetworkKind, RootOp,
+};
+
+/// Prefix of the annotations that carry what OCI has no field for.
+pub const PREFIX: &str = "org.bulkhead.";
+/// Annotation: the host uid that creates the user namespace.
+pub const OWNER: &str = "org.bulkhead.owner";
+/// Annotation: the root filesystem, a [`RootOp`] as JSON.
+pub const ROOT: &str = "org.bulkhead.root";
+/// Annotation: the network, a list of [`NetOp`] as JSON.
+pub const NET: &str = "org.bulkhead.net";
+/// Annotation: most cgroups below the guest's own.
+pub const CGROUPS: &str = "org.bulkhead.cgroups";
+/// Annotation: the clocks that count from boot begin at the guest's start.
+pub const CLOCK: &str = "org.bulkhead.clock";
+
+/// CPU period, microseconds.
+pub const PERIOD_US: u64 = 100_000;
+
+/// Why a guest cannot be planned for this host.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// A setting this host's cgroups cannot carry out.
+    #[error("{setting} needs {needs}, and this host has {has}: leave it out, or boot the host with what it needs")]
+    Unsupported {
+        /// Key of the definition.
+        setting: &'static str,
+        /// What it needs.
+        needs: &'static str,
+        /// What there is.
+        has: &'static str,
+    },
+    /// A value OCI has no form for.
+    #[error("cannot plan {what}: {why}")]
+    Value {
+        /// Which value.
+        what: String,
+        /// Why not.
+        why: String,
+    },
+    /// The Spec cannot be built or read.
+    #[error("cannot put the plan into an OCI Spec")]
+    Spec(#[from] OciSpecError),
+    /// An annotation of ours cannot be read.
+    #[error("cannot read the annotation {0} of the OCI Spec")]
+    Annotation(&'static str, #[source] serde_json::Error),
+}
+
+/// What other rooms decided about a guest before it is planned.
+#[derive(Clone, Debug)]
+pub struct Placement {
+    /// Its block of host ids.
+    pub ids: IdBlock,
+    /// Its root filesystem.
+    pub root: RootOp,
+    /// Mounts its template needs.
+    pub mounts: Vec<MountOp>,
+    /// Its network.
+    pub net: Vec<NetOp>,
+    /// Its first program with arguments.
+    pub init: Vec<String>,
+    /// Its seccomp profile.
+    pub seccomp: LinuxSeccomp,
+    /// Numbers of the block devices its I/O limits name, in their order.
+    pub block_devices: Vec<(u64, u64)>,
+    /// Numbers and kind (`c`, `b`) of the devices it asks for, in their order.
+    pub devices: Vec<(char, u64, u64)>,
+}
+
+/// The OCI Spec of a guest.
+pub fn spec(guest: &Guest, facts: &HostFacts, place: &Placement) -> Result<Spec, PlanError> {
+    supported(guest, facts)?;
+    let mapping = LinuxIdMappingBuilder::default()
+        .container_id(0_u32)
+        .host_id(place.ids.base)
+        .size(ID_BLOCK)
+        .build()?;
+    let mut linux = LinuxBuilder::default()
+        .namespaces(namespaces(guest, facts)?)
+        .uid_mappings(vec![mapping])
+        .gid_mappings(vec![mapping])
+        .sysctl(guest.sysctls.clone().into_iter().collect::<HashMap<_, _>>())
+        .cgroups_path(guest.name.as_str())
+        .resources(resources(guest, place)?)
+        .seccomp(place.seccomp.clone())
+        .masked_paths(defaults::MASKED.map(str::to_owned).to_vec())
+        .readonly_paths(defaults::READ_ONLY.map(str::to_owned).to_vec());
+    linux = linux.devices(devices(guest, place)?);
+    Ok(SpecBuilder::default()
+        .version("1.2.0")
+        .hostname(guest.hostname.clone())
+        .domainname(guest.domain.clone())
+        .process(process(guest, facts, place)?)
+        .root(RootBuilder::default().path("rootfs").readonly(false).build()?)
+        .mounts(mounts(guest, place)?)
+        .linux(linux.build()?)
+        .annotations(annotations(guest, place)?)
+        .build()?)
+}
+
+/// Refuses what this host's cgroups cannot do, before anything is touched.
+fn supported(guest: &Guest, facts: &HostFacts) -> Result<(), PlanError> {
+    let has = match facts.cgroup_mode {
+        CgroupMode::V2 => return Ok(()),
+        CgroupMode::V1 => "cgroup v1",
+        CgroupMode::Hybrid => "cgroup v1 controllers (hybrid)",
+    };
+    let unsupported =
+        |setting| Err(PlanError::Unsupported { setting, needs: "cgroup v2", has });
+    if guest.memory.high.is_some() {
+        return unsupported("memory.high");
+    }
+    if guest.memory.min.0 > 0 {
+        return unsupported("memory.min");
+    }
+    if guest.memory.oom_group {
+        return unsupported("memory.oom_group");
+    }
+    Ok(())
+}
+
+fn namespaces(
+    guest: &Guest,
+    facts: &HostFacts,
+) -> Result<Vec<oci_spec::runtime::LinuxNamespace>, PlanError> {
+    use LinuxNamespaceType::{Cgroup, Ipc, Mount, Network, Pid, Time, User, Uts};
+    let mut kinds = vec![User, Mount, Pid, Ipc, Uts, Cgroup];
+    if guest.network.kind != NetworkKind::Host {
+        kinds.push(Network);
+    }
+    if facts.time_namespace {
+        kinds.push(Time);
+    }
+    kinds
+        .into_iter()
+        .map(|kind| Ok(LinuxNamespaceBuilder::default().typ(kind).build()?))
+        .collect()
+}
+
+fn process(
+    guest: &Guest,
+    facts: &HostFacts,
+    place: &Placement,
+) -> Result<oci_spec::runtime::Process, PlanError> {
+    let bounding = guest
+        .security
+        .capabilities
+        .iter()
+        .map(|name| {
+            Capability::from_str(name)
+                .map_err(|_| value(format!("capability {name}"), "OCI does not know it"))
+        })
+        .collect::<Result<_, _>>()?;
+    let capabilities = LinuxCapabilitiesBuilder::default()
+        .bounding(std::collections::HashSet::clone(&bounding))
+        .effective(std::collections::HashSet::clone(&bounding))
+        .permitted(bounding)
+        .inheritable(std::collections::HashSet::new())
+        .ambient(std::collections::HashSet::new())
+        .build()?;
+    let mut environment: std::collections::BTreeMap<_, _> =
+        defaults::ENVIRONMENT.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    environment.extend(guest.environment.clone());
+    Ok(ProcessBuilder::default()
+        .terminal(true)
+        .user(UserBuilder::default().uid(0_u32).gid(0_u32).build()?)
+        .args(place.init.clone())
+        .env(environment.into_iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>())
+        .cwd("/")
+        .capabilities(capabilities)
+        .rlimits(rlimits(guest, facts)?)
+        .no_new_privileges(guest.security.no_new_privileges)
+        .build()?)
+}
+
+/// The guest's resource limits, none above what this program itself may have: without
+/// CAP_SYS_RESOURCE the kernel would refuse, and a lower ceiling is the safe side.
+fn rlimits(
+    guest: &Guest,
+    facts: &HostFacts,
+) -> Result<Vec<oci_spec::runtime::PosixRlimit>, PlanError> {
+    guest
+        .rlimits
+        .iter()
+        .map(|(name, limit)| {
+            let kind = PosixRlimitType::from_str(&format!("RLIMIT_{}", name.to_uppercase()))
+                .map_err(|_| value(format!("rlimits.{name}"), "OCI does not know this limit"))?;
+            let ceiling = match facts.rlimits_hard.get(name) {
+                Some(hard) if !facts.can_raise_rlimits => *hard,
+                _ => u64::MAX,
+            };
+            let hard = limit.hard.unwrap_or(u64::MAX).min(ceiling);
+            let soft = limit.soft.unwrap_or(u64::MAX).min(hard);
+            Ok(PosixRlimitBuilder::default().typ(kind).hard(hard).soft(soft).build()?)
+        })
+        .collect()
+}
+
+/// Limits as OCI has them; what only cgroup v2 knows goes to `unified`.
+pub fn resources(guest: &Guest, place: &Placement) -> Result<LinuxResources, PlanError> {
+    let mut cpu = LinuxCpuBuilder::default().shares(u64::from(guest.cpu.weight) * 1024 / 100);
+    if let Some(limit) = guest.cpu.limit {
+        cpu = cpu
+            .quota(i64::try_from(limit.quota_us(PERIOD_US)).unwrap_or(i64::MAX))
+            .period(PERIOD_US);
+        if guest.cpu.burst_us > 0 {
+            cpu = cpu.burst(guest.cpu.burst_us);
+        }
+    }
+    if let Some(cpuset) = &guest.cpu.cpuset {
+        cpu = cpu.cpus(cpuset.to_string());
+    }
+    let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    let mut memory = LinuxMemoryBuilder::default()
+        .limit(signed(guest.memory.limit.0))
+        .swap(signed(guest.memory.limit.0.saturating_add(guest.memory.swap.0)));
+    if guest.memory.low.0 > 0 {
+        memory = memory.reservation(signed(guest.memory.low.0));
+    }
+    let mut unified = HashMap::new();
+    if let Some(high) = guest.memory.high {
+        unified.insert("memory.high".to_owned(), high.0.to_string());
+    }
+    if guest.memory.min.0 > 0 {
+        unified.insert("memory.min".to_owned(), guest.memory.min.0.to_string());
+    }
+    if guest.memory.oom_group {
+        unified.insert("memory.oom.group".to_owned(), "1".to_owned());
+    }
+    let mut resources = LinuxResourcesBuilder::default()
+        .cpu(cpu.build()?)
+        .memory(memory.build()?)
+        .pids(LinuxPidsBuilder::default().limit(i64::from(guest.processes)).build()?)
+        .devices(device_rules(guest, place)?);
+    if !unified.is_empty() {
+        resources = resources.unified(unified);
+    }
+    if guest.io.weight.is_some() || !guest.io.devices.is_empty() {
+        resources = resources.block_io(block_io(guest, place)?);
+    }
+    Ok(resources.build()?)
+}
+
+fn block_io(
+    guest: &Guest,
+    place: &Placement,
+) -> Result<oci_spec::runtime::LinuxBlockIo, PlanError> {
+    let mut io = LinuxBlockIoBuilder::default();
+    if let Some(weight) = guest.io.weight {
+        io = io.weight(u16::try_from(weight).unwrap_or(u16::MAX));
+    }
+    type Rate = fn(&crate::model::BlockLimit) -> Option<u64>;
+    let throttles = |rate: Rate| {
+        guest
+            .io
+            .devices
+            .iter()
+            .zip(&place.block_devices)
+            .filter_map(|(limit, numbers)| rate(limit).map(|rate| (rate, numbers)))
+            .map(|(rate, (major, minor))| {
+                Ok(LinuxThrottleDeviceBuilder::default()
+                    .major(i64::try_from(*major).unwrap_or(0))
+                    .minor(i64::try_from(*minor).unwrap_or(0))
+                    .rate(rate)
+                    .build()?)
+            })
+            .collect::<Result<Vec<_>, PlanError>>()
+    };
+    io = io
+        .throttle_read_bps_device(throttles(|l| l.read.map(|b| b.0))?)
+        .throttle_write_bps_device(throttles(|l| l.write.map(|b| b.0))?)
+        .throttle_read_iops_device(throttles(|l| l.read_iops)?)
+        .throttle_write_iops_device(throttles(|l| l.write_iops)?);
+    Ok(io.build()?)
+}
+
+/// All devices denied, then the usual few and those asked for allowed.
+fn device_rules(
+    guest: &Guest,
+    place: &Placement,
+) -> Result<Vec<oci_spec::runtime::LinuxDeviceCgroup>, PlanError> {
+    let rule = |kind: char, major: i64, minor: Option<i64>, access: &str| {
+        let mut rule = LinuxDeviceCgroupBuilder::default()
+            .allow(true)
+            .typ(if kind == 'b' { LinuxDeviceType::B } else { LinuxDeviceType::C })
+            .major(major)
+            .access(access.to_owned());
+        if let Some(minor) = minor {
+            rule = rule.minor(minor);
+        }
+        rule.build()
+    };
+    let mut rules = vec![
+        LinuxDeviceCgroupBuilder::default()
+            .allow(false)
+            .typ(LinuxDeviceType::A)
+            .access("rwm".to_owned())
+            .build()?,
+    ];
+    for (_, kind, major, minor) in defaults::DEVICES {
+        rules.push(rule(kind, major, Some(minor), "rwm")?);
+    }
+    for (kind, major, minor) in defaults::OPEN_ONLY {
+        rules.push(rule(kind, major, minor, "rw")?);
+    }
+    for (device, (kind, major, minor)) in guest.devices.iter().zip(&place.devices) {
+        let number = |n: &u64| i64::try_from(*n).unwrap_or(0);
+        rules.push(rule(*kind, number(major), Some(number(minor)), &device.access)?);
+    }
+    Ok(rules)
+}
+
+/// Device nodes made in the guest's /dev.
+fn devices(
+    guest: &Guest,
+    place: &Placement,
+) -> Result<Vec<oci_spec::runtime::LinuxDevice>, PlanError> {
+    let node = |path: PathBuf, kind: char, major: i64, minor: i64| {
+        oci_spec::runtime::LinuxDeviceBuilder::default()
+            .path(path)
+            .typ(if kind == 'b' { LinuxDeviceType::B } else { LinuxDeviceType::C })
+            .major(major)
+            .minor(minor)
+            .file_mode(0o666_u32)
+            .build()
+    };
+    let mut nodes = Vec::new();
+    for (path, kind, major, minor) in defaults::DEVICES {
+        nodes.push(node(PathBuf::from(path), kind, major, minor)?);
+    }
+    for (device, (kind, major, minor)) in guest.devices.iter().zip(&place.devices) {
+        let number = |n: &u64| i64::try_from(*n).unwrap_or(0);
+        nodes.push(node(device.path.clone(), *kind, number(major), number(minor))?);
+    }
+    Ok(nodes)
+}
+
+fn mounts(guest: &Guest, place: &Placement) -> Result<Vec<Mount>, PlanError> {
+    let mount = |target: &str, kind: &str, options: &[&str]| {
+        MountBuilder::default()
+            .destination(target)
+            .typ(kind)
+            .source(kind)
+            .options(options.iter().map(|o| (*o).to_owned()).collect::<Vec<_>>())
+            .build()
+    };
+    let ptys = format!("max={}", guest.ptys);
+    // A quarter of the guest's memory each: both are charged to it, and neither alone can fill it.
+    let quarter = format!("size={}", guest.memory.limit.0 / 4);
+    let mut all = vec![
+        mount("/dev", "tmpfs", &["nosuid", "noexec", "strictatime", "mode=755", "size=64k"])?,
+        mount("/dev/shm", "tmpfs", &["nosuid", "nodev", "noexec", "mode=1777", &quarter])?,
+        mount("/run", "tmpfs", &["nosuid", "nodev", "mode=755", &quarter])?,
+        mount("/proc", "proc", &["nosuid", "nodev", "noexec"])?,
+        mount("/sys", "sysfs", &["nosuid", "nodev", "noexec", "ro"])?,
+        mount("/sys/fs/cgroup", "cgroup", &["nosuid", "nodev", "noexec"])?,
+        mount("/dev/pts", "devpts", &["nosuid", "noexec", "gid=5", "mode=620", "ptmxmode=666", &ptys])?,
+        mount("/dev/mqueue", "mqueue", &["nosuid", "nodev", "noexec"])?,
+    ];
+    for op in &place.mounts {
+        all.push(template_mount(op)?);
+    }
+    for tmpfs in &guest.tmpfs {
+        let target = text(&tmpfs.target)?;
+        let size = format!("size={}", tmpfs.size.0);
+        let mode = format!("mode={:o}", tmpfs.mode);
+        all.push(mount(target, "tmpfs", &["nosuid", "nodev", &mode, &size])?);
+    }
+    for bind in &guest.mounts {
+        all.push(template_mount(&MountOp::Bind {
+            source: bind.source.clone(),
+            target: bind.target.clone(),
+            read_only: bind.read_only,
+            idmap: bind.idmap,
+            recursive: false,
+        })?);
+    }
+    Ok(all)
+}
+
+fn template_mount(op: &MountOp) -> Result<Mount, PlanError> {
+    let mut options: Vec<String> = Vec::new();
+    let builder = match op {
+        MountOp::Bind { source, target, read_only, idmap, recursive } => {
+            options.push(if *recursive { "rbind" } else { "bind" }.into());
+            options.push("nodev".into());
+            options.extend(read_only.then(|| "ro".into()));
+            options.extend(idmap.then(|| if *recursive { "ridmap" } else { "idmap" }.into()));
+            MountBuilder::default().destination(target).typ("bind").source(source)
+        }
+        MountOp::Tmpfs { target, size, mode } => {
+            options.extend(["nosuid".into(), "nodev".into(), format!("size={size}"), format!("mode={mode:o}")]);
+            MountBuilder::default().destination(target).typ("tmpfs").source("tmpfs")
+        }
+    };
+    Ok(builder.options(options).build()?)
+}
+
+fn annotations(guest: &Guest, place: &Placement) -> Result<HashMap<String, String>, PlanError> {
+    let json = |name, text: serde_json::Result<String>| {
+        text.map_err(|error| PlanError::Annotation(name, error))
+    };
+    Ok(HashMap::from([
+        (OWNER.to_owned(), place.ids.owner().to_string()),
+        (ROOT.to_owned(), json(ROOT, serde_json::to_string(&place.root))?),
+        (NET.to_owned(), json(NET, serde_json::to_string(&place.net))?),
+        (CGROUPS.to_owned(), guest.cgroups.to_string()),
+        (CLOCK.to_owned(), "start".to_owned()),
+    ]))
+}
+
+fn text(path: &Path) -> Result<&str, PlanError> {
+    path.to_str().ok_or_else(|| value(path.display().to_string(), "not valid UTF-8"))
+}
+
+fn value(what: String, why: &str) -> PlanError {
+    PlanError::Value { what, why: why.to_owned() }
+}

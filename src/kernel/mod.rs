@@ -1,2 +1,6 @@
 //! The only place for unsafe code, raw system calls and the crates that wrap them: one file for
 //! each kernel interface. Nothing here knows what a guest is.
+
+pub mod netlink;
+pub mod netlink_nft;
+mod netlink_socket;

@@ -2,5 +2,6 @@
 //! each kernel interface. Nothing here knows what a guest is.
 
 pub mod netlink;
+mod netlink_message;
 pub mod netlink_nft;
 mod netlink_socket;

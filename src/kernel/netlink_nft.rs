@@ -9,11 +9,11 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use super::netlink::NetlinkError;
 use super::netlink_socket::Conversation;
 
-/// NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETTABLE.
-const GET_TABLE: u16 = 10 << 8 | 1;
-/// struct nfgenmsg: family (NFPROTO_INET), version, resource.
+/// `NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETTABLE`.
+const GET_TABLE: u16 = (10 << 8) | 1;
+/// struct nfgenmsg: family (`NFPROTO_INET`), version, resource.
 const INET: [u8; 4] = [1, 0, 0, 0];
-/// NFTA_TABLE_NAME.
+/// `NFTA_TABLE_NAME`.
 const TABLE_NAME: u16 = 1;
 
 /// Whether `table inet NAME` exists in the calling thread's network namespace. A kernel without

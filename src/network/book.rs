@@ -31,13 +31,33 @@ impl Network {
     pub fn lease(&self, guest: &GuestName, wish: Option<Ipv4Addr>) -> Result<Lease, LeaseError> {
         let lock = self.lock_book()?;
         let subnet = self.subnet(&lock).map_err(Box::new)?;
-        self.change(&lock, |leases| {
-            let address = leases.give(guest, wish, subnet)?;
-            Lease::of(address, subnet, self.layout.tag()).ok_or_else(|| LeaseError::Stranded {
-                guest: guest.clone(),
-                address,
-                subnet,
-            })
+        self.change(&lock, |leases| self.give(leases, guest, wish, subnet))
+    }
+
+    /// What [`Network::lease`] would give, for `--dry-run`; takes no lock and changes nothing.
+    ///
+    /// # Errors
+    /// As [`Network::lease`].
+    pub fn preview(&self, guest: &GuestName, wish: Option<Ipv4Addr>) -> Result<Lease, LeaseError> {
+        let subnet = match self.known_subnet()? {
+            Some(subnet) => subnet,
+            None => self.pick_subnet().map_err(Box::new)?,
+        };
+        self.give(&mut self.leases()?, guest, wish, subnet)
+    }
+
+    fn give(
+        &self,
+        leases: &mut Leases,
+        guest: &GuestName,
+        wish: Option<Ipv4Addr>,
+        subnet: Subnet,
+    ) -> Result<Lease, LeaseError> {
+        let address = leases.give(guest, wish, subnet)?;
+        Lease::of(address, subnet, self.layout.tag()).ok_or_else(|| LeaseError::Stranded {
+            guest: guest.clone(),
+            address,
+            subnet,
         })
     }
 
@@ -155,13 +175,17 @@ impl Network {
 
     /// Chooses a pool that the host routes nowhere else, and remembers it.
     pub(super) fn choose_subnet(&self, _lock: &Locked) -> Result<Subnet, HostError> {
-        let mut kernel = Netlink::open()?;
-        let routes = host::foreign_routes(&mut kernel, &self.bridge)?;
-        let subnet = super::subnet::candidates(self.layout.tag())
-            .find(|s| host::overlap(*s, &routes).is_none())
-            .ok_or(HostError::NoSubnet)?;
+        let subnet = self.pick_subnet()?;
         files::write(&self.chosen_file(), &Chosen { subnet })?;
         Ok(subnet)
+    }
+
+    fn pick_subnet(&self) -> Result<Subnet, HostError> {
+        let mut kernel = Netlink::open()?;
+        let routes = host::foreign_routes(&mut kernel, &self.bridge)?;
+        super::subnet::candidates(self.layout.tag())
+            .find(|s| host::overlap(*s, &routes).is_none())
+            .ok_or(HostError::NoSubnet)
     }
 
     /// Reads the book, lets `what` change it, and writes it when it did.
@@ -203,6 +227,7 @@ impl Network {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::io::ErrorKind::NotFound;
 
     use super::*;
     use crate::model::Layout;
@@ -243,7 +268,13 @@ mod tests {
     #[test]
     fn leases_outlive_the_process() {
         let place = Place::new("outlive");
+        let preview = place.network().preview(&name("web"), None).unwrap();
+        assert_eq!(
+            fs::metadata(&place.root).err().map(|e| e.kind()),
+            Some(NotFound)
+        );
         let lease = place.network().lease(&name("web"), None).unwrap();
+        assert_eq!(preview, lease);
         let network = place.network();
         assert_eq!(network.find(&name("web")).unwrap().as_ref(), Some(&lease));
         network.rename(&name("web"), &name("www")).unwrap();

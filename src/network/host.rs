@@ -1,9 +1,8 @@
 //! The host's side of the network: the bridge with the gateway's address, packet forwarding, the
 //! firewall table; set up once and found again cheaply by every start, taken down without a trace.
 //!
-//! What must be known to take it down is kept on the bridge itself, in its alias, which shares its
-//! life: the pool, and what `net.ipv4.ip_forward` was. The file `run/bulkhead/network/host.json`
-//! only saves work: it says what has been set up since boot.
+//! What must be known to take it down is kept on the bridge itself (`bridge.rs`). The file
+//! `run/bulkhead/network/host.json` only saves work: it says what has been set up since boot.
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -11,15 +10,16 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::bridge::{Mark, forwarded_before, marks};
 use super::files::{self, FileError, Locked};
 use super::firewall::{self, FirewallError};
 use super::lease::mac_of;
 use super::subnet::Subnet;
 use super::{Lease, Network};
-use crate::kernel::netlink::{Link, Netlink, NetlinkError, Route};
+use crate::kernel::netlink::{Netlink, NetlinkError, Route};
 use crate::kernel::netlink_nft::inet_table_exists;
 
-const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
+pub(super) const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// Largest packet of guests where the way out does not ask for less, bytes.
 const ETHERNET_MTU: u32 = 1500;
@@ -92,14 +92,6 @@ struct Marker {
     boot_id: String,
     host: HostNetwork,
     firewall: Option<Value>,
-}
-
-/// What a bridge's alias says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Mark {
-    subnet: Subnet,
-    /// Whether packet forwarding was on before the first bridge of any installation.
-    forwarded: bool,
 }
 
 impl Network {
@@ -244,54 +236,6 @@ impl Network {
         }
     }
 
-    /// The bridge and its mark, if it exists. A bridge without an alias but with the hardware address
-    /// only this program gives is one whose making was interrupted.
-    fn own_bridge(&self, kernel: &mut Netlink) -> Result<Option<(Link, Option<Mark>)>, HostError> {
-        let Some(link) = kernel.link(&self.bridge)? else {
-            return Ok(None);
-        };
-        let foreign = || HostError::Foreign {
-            bridge: self.bridge.clone(),
-        };
-        if link.kind.as_deref() != Some("bridge") {
-            return Err(foreign());
-        }
-        match &link.alias {
-            Some(alias) => {
-                let owner = alias.split_whitespace().next();
-                let mark = mark_of(alias).ok_or_else(foreign)?;
-                if owner != Some(&self.layout.kernel_name()) {
-                    return Err(foreign());
-                }
-                Ok(Some((link, Some(mark))))
-            }
-            None if link
-                .mac
-                .is_some_and(|m| m[..2] == mac_of(Ipv4Addr::UNSPECIFIED)[..2]) =>
-            {
-                Ok(Some((link, None)))
-            }
-            None => Err(foreign()),
-        }
-    }
-
-    fn refuse_ports(
-        &self,
-        kernel: &mut Netlink,
-        bridge: &Link,
-        verb: &'static str,
-    ) -> Result<(), HostError> {
-        let ports = ports(kernel, bridge.index)?;
-        if ports.is_empty() {
-            return Ok(());
-        }
-        Err(HostError::InUse {
-            verb,
-            bridge: self.bridge.clone(),
-            ports: ports.join(" "),
-        })
-    }
-
     /// Removes the host's side: firewall table, bridge, and forwarding if no other installation's
     /// bridge needs it and it was off before. Leases and the chosen pool stay.
     ///
@@ -328,35 +272,23 @@ impl Network {
         if let Some((link, _)) = &bridge {
             self.refuse_ports(kernel, link, "remove")?;
         }
-        files::remove(&self.marker_file())?;
         let table = self.layout.kernel_name();
         if inet_table_exists(&table)? {
             firewall::delete(&table)?;
         }
-        let Some((_, mark)) = bridge else {
-            return Ok(());
-        };
-        kernel.delete_link(&self.bridge)?;
-        if mark.is_some_and(|m| !m.forwarded) && marks(kernel)?.is_empty() {
-            files::write_sysctl(Path::new(IP_FORWARD), "0")?;
-            // Another installation may have found it on a moment ago and left it alone.
-            if !marks(kernel)?.is_empty() {
-                files::write_sysctl(Path::new(IP_FORWARD), "1")?;
+        if let Some((_, mark)) = bridge {
+            kernel.delete_link(&self.bridge)?;
+            if mark.is_some_and(|m| !m.forwarded) {
+                stop_forwarding(kernel)?;
             }
         }
-        Ok(())
+        Ok(files::remove(&self.marker_file())?)
     }
 
     fn rules(&self, subnet: Subnet) -> Option<Value> {
         let table = self.layout.kernel_name();
         self.nat
             .then(|| firewall::table(&table, &self.bridge, subnet))
-    }
-
-    fn alias(&self, mark: Mark) -> String {
-        let was = u8::from(mark.forwarded);
-        let owner = self.layout.kernel_name();
-        format!("{owner} subnet={} forward-was={was}", mark.subnet)
     }
 
     fn run_folder(&self) -> PathBuf {
@@ -368,42 +300,16 @@ impl Network {
     }
 }
 
-fn mark_of(alias: &str) -> Option<Mark> {
-    let mut words = alias.split(' ');
-    let owner = words.next()?;
-    let subnet = words.next()?.strip_prefix("subnet=")?.parse().ok()?;
-    let forwarded = match words.next()?.strip_prefix("forward-was=")? {
-        "0" => false,
-        "1" => true,
-        _ => return None,
-    };
-    owner
-        .starts_with("bulkhead")
-        .then_some(Mark { subnet, forwarded })
-}
-
-/// Marks of all installations' bridges in this network namespace.
-fn marks(kernel: &mut Netlink) -> Result<Vec<Mark>, NetlinkError> {
-    let links = kernel.links("")?.into_iter();
-    Ok(links
-        .filter(|l| l.kind.as_deref() == Some("bridge"))
-        .filter_map(|l| mark_of(&l.alias?))
-        .collect())
-}
-
-/// Whether forwarding was on before any installation turned it on.
-fn forwarded_before(kernel: &mut Netlink) -> Result<bool, HostError> {
-    let now = files::read_sysctl(Path::new(IP_FORWARD))?;
-    Ok(now.as_deref() == Some("1") && marks(kernel)?.iter().all(|m| m.forwarded))
-}
-
-/// Names of a bridge's ports.
-pub(super) fn ports(kernel: &mut Netlink, bridge: u32) -> Result<Vec<String>, NetlinkError> {
-    let links = kernel.links("")?.into_iter();
-    Ok(links
-        .filter(|l| l.master == Some(bridge))
-        .map(|l| l.name)
-        .collect())
+/// Turns forwarding off, unless another installation's bridge needs it.
+fn stop_forwarding(kernel: &mut Netlink) -> Result<(), HostError> {
+    if marks(kernel)?.is_empty() {
+        files::write_sysctl(Path::new(IP_FORWARD), "0")?;
+        // Another installation may have found it on a moment ago and left it alone.
+        if !marks(kernel)?.is_empty() {
+            files::write_sysctl(Path::new(IP_FORWARD), "1")?;
+        }
+    }
+    Ok(())
 }
 
 /// Routes that lead elsewhere than to our bridge, but for default routes.
@@ -441,22 +347,6 @@ fn way_out_mtu(kernel: &mut Netlink) -> Result<u32, NetlinkError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Layout;
-    use crate::network::NetworkSettings;
-
-    #[test]
-    fn a_bridge_carries_its_own_mark() {
-        let layout = Layout::new(Path::new("/tmp/x"));
-        let network = Network::new(&layout, NetworkSettings::default()).unwrap();
-        for forwarded in [true, false] {
-            let subnet = "10.9.0.0/24".parse().unwrap();
-            let mark = Mark { subnet, forwarded };
-            assert_eq!(mark_of(&network.alias(mark)), Some(mark));
-        }
-        for foreign in ["", "uplink", "libvirt subnet=10.9.0.0/24 forward-was=0"] {
-            assert_eq!(mark_of(foreign), None);
-        }
-    }
 
     #[test]
     fn routes_into_the_pool_are_found() {

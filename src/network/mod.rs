@@ -8,12 +8,14 @@
 //! | `lease.rs` | which guest has which address: the rules, pure |
 //! | `book.rs` | the leases on disk, under a lock |
 //! | `host.rs` | the host's side: bridge, forwarding, set up and taken down |
+//! | `bridge.rs` | whose the bridge is, kept on the bridge itself |
 //! | `firewall.rs` | the nftables rule set and the run of `nft` |
 //! | `leftover.rs` | interfaces that belong to no running guest |
 //! | `dns.rs` | name servers |
 //! | `files.rs` | lock, whole-file writes, bounded reads |
 
 mod book;
+mod bridge;
 mod dns;
 mod files;
 mod firewall;

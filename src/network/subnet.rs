@@ -129,11 +129,11 @@ pub(super) fn candidates(tag: &str) -> Box<dyn Iterator<Item = Subnet>> {
         let far = (24..=31).rev().map(move |b| at(172, b, 0, 16));
         return Box::new((192..=213).rev().map(move |b| at(10, b, 0, 16)).chain(far));
     }
-    const FIRST: u32 = 10 << 24 | 214 << 16;
+    const FIRST: u32 = (10 << 24) | (214 << 16);
     const COUNT: u32 = 26 << 8;
     let start = u32::from_str_radix(tag, 16).unwrap_or(0) % COUNT;
     let near = (0..COUNT).map(move |n| Subnet {
-        base: FIRST + ((start + n) % COUNT << 8),
+        base: FIRST + (((start + n) % COUNT) << 8),
         prefix: 24,
     });
     let [_, _, high, low] = start.to_be_bytes();

@@ -15,3 +15,7 @@ pub mod tree;
 
 pub use error::{KernelError, Result};
 pub use rustix::io::Errno;
+pub mod netlink;
+mod netlink_message;
+pub mod netlink_nft;
+mod netlink_socket;

@@ -1,0 +1,337 @@
+//! The leases and the chosen pool on disk, below `var/lib/bulkhead/network`: `leases.json` and
+//! `network.json`, changed under the lock beside them. The rules of leases are `lease.rs`.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::files::{self, FileError, Locked};
+use super::host::HostError;
+use super::lease::{Lease, LeaseError, Leases};
+use super::subnet::Subnet;
+use super::{Network, host};
+use crate::kernel::netlink::Netlink;
+use crate::model::GuestName;
+
+/// What `network.json` remembers: the pool that was chosen because the settings named none.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Chosen {
+    subnet: Subnet,
+}
+
+impl Network {
+    /// Gives a guest its address: the one it has; the one it wishes, if free; else the lowest free
+    /// one. A wish that differs from what it has moves it.
+    ///
+    /// # Errors
+    /// When the wish cannot be met, the pool is used up, or a file or the kernel fails. Nothing is
+    /// changed then.
+    pub fn lease(&self, guest: &GuestName, wish: Option<Ipv4Addr>) -> Result<Lease, LeaseError> {
+        let lock = self.lock_book()?;
+        let subnet = self.subnet(&lock).map_err(Box::new)?;
+        self.change(&lock, |leases| self.give(leases, guest, wish, subnet))
+    }
+
+    /// What [`Network::lease`] would give, for `--dry-run`; takes no lock and changes nothing.
+    ///
+    /// # Errors
+    /// As [`Network::lease`].
+    pub fn preview(&self, guest: &GuestName, wish: Option<Ipv4Addr>) -> Result<Lease, LeaseError> {
+        let subnet = match self.known_subnet()? {
+            Some(subnet) => subnet,
+            None => self.pick_subnet().map_err(Box::new)?,
+        };
+        self.give(&mut self.leases()?, guest, wish, subnet)
+    }
+
+    fn give(
+        &self,
+        leases: &mut Leases,
+        guest: &GuestName,
+        wish: Option<Ipv4Addr>,
+        subnet: Subnet,
+    ) -> Result<Lease, LeaseError> {
+        let address = leases.give(guest, wish, subnet)?;
+        Lease::of(address, subnet, self.layout.tag()).ok_or_else(|| LeaseError::Stranded {
+            guest: guest.clone(),
+            address,
+            subnet,
+        })
+    }
+
+    /// The lease of a guest, if it has one; takes no lock and changes nothing.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn find(&self, guest: &GuestName) -> Result<Option<Lease>, FileError> {
+        let subnet = self.known_subnet()?;
+        let address = self.leases()?.get(guest);
+        Ok(subnet
+            .zip(address)
+            .and_then(|(subnet, address)| Lease::of(address, subnet, self.layout.tag())))
+    }
+
+    /// Frees a guest's address; false when it had none.
+    ///
+    /// # Errors
+    /// When a file cannot be read or written.
+    pub fn release(&self, guest: &GuestName) -> Result<bool, LeaseError> {
+        let lock = self.lock_book()?;
+        self.change(&lock, |leases| Ok(leases.release(guest).is_some()))
+    }
+
+    /// Passes a guest's address on to its new name.
+    ///
+    /// # Errors
+    /// When the new name has an address already, or a file cannot be read or written.
+    pub fn rename(&self, from: &GuestName, to: &GuestName) -> Result<(), LeaseError> {
+        let lock = self.lock_book()?;
+        self.change(&lock, |leases| leases.rename(from, to))
+    }
+
+    /// Addresses and names of all guests that have one, as for hosts(5).
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn hosts(&self) -> Result<Vec<(Ipv4Addr, String)>, FileError> {
+        let line = |(guest, address): (&GuestName, Ipv4Addr)| (address, guest.to_string());
+        Ok(self.leases()?.iter().map(line).collect())
+    }
+
+    /// Leases of guests that are not among the existing ones: a crash left them.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn orphans(&self, existing: &[GuestName]) -> Result<Vec<GuestName>, FileError> {
+        Ok(self
+            .leases()?
+            .iter()
+            .map(|(guest, _)| guest)
+            .filter(|guest| !existing.contains(guest))
+            .cloned()
+            .collect())
+    }
+
+    /// Whether both files can be read and every lease lies in the pool.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn check(&self) -> Result<(), LeaseError> {
+        let leases = self.leases()?;
+        let Some(subnet) = self.known_subnet()? else {
+            return Ok(());
+        };
+        let stranded = leases.iter().find(|(_, a)| !subnet.contains(*a));
+        stranded.map_or(Ok(()), |(guest, address)| {
+            Err(LeaseError::Stranded {
+                guest: guest.clone(),
+                address,
+                subnet,
+            })
+        })
+    }
+
+    /// Writes `leases.json` anew from what the caller knows of guests on the bridge and their
+    /// addresses; the old file stays beside it as `leases.damaged`. Those with a known address come
+    /// first, so that no other guest takes it.
+    ///
+    /// # Errors
+    /// When two guests claim an address, one is outside the pool, or a file cannot be written.
+    pub fn rebuild(&self, known: &[(GuestName, Option<Ipv4Addr>)]) -> Result<(), LeaseError> {
+        let lock = self.lock_book()?;
+        let chosen = self.chosen_file();
+        if files::read::<Chosen>(&chosen).is_err() {
+            files::rename(&chosen, &chosen.with_extension("damaged"))?;
+        }
+        let subnet = self.subnet(&lock).map_err(Box::new)?;
+        let mut leases = Leases::default();
+        let (wishing, content): (Vec<_>, Vec<_>) = known.iter().partition(|(_, a)| a.is_some());
+        for (guest, wish) in wishing.into_iter().chain(content) {
+            leases.give(guest, *wish, subnet)?;
+        }
+        let file = self.leases_file();
+        files::rename(&file, &file.with_extension("damaged"))?;
+        Ok(files::write(&file, &leases)?)
+    }
+
+    /// The pool: the settings', else the one chosen before, else one chosen and remembered now.
+    pub(super) fn subnet(&self, lock: &Locked) -> Result<Subnet, HostError> {
+        match self.known_subnet()? {
+            Some(subnet) => Ok(subnet),
+            None => self.choose_subnet(lock),
+        }
+    }
+
+    /// The pool, without choosing one.
+    pub(super) fn known_subnet(&self) -> Result<Option<Subnet>, FileError> {
+        if self.fixed.is_some() {
+            return Ok(self.fixed);
+        }
+        let chosen = files::read::<Chosen>(&self.chosen_file())?;
+        Ok(chosen.map(|c| c.subnet))
+    }
+
+    /// Chooses a pool that the host routes nowhere else, and remembers it.
+    pub(super) fn choose_subnet(&self, _lock: &Locked) -> Result<Subnet, HostError> {
+        let subnet = self.pick_subnet()?;
+        files::write(&self.chosen_file(), &Chosen { subnet })?;
+        Ok(subnet)
+    }
+
+    fn pick_subnet(&self) -> Result<Subnet, HostError> {
+        let mut kernel = Netlink::open()?;
+        let routes = host::foreign_routes(&mut kernel, &self.bridge)?;
+        super::subnet::candidates(self.layout.tag())
+            .find(|s| host::overlap(*s, &routes).is_none())
+            .ok_or(HostError::NoSubnet)
+    }
+
+    /// Reads the book, lets `what` change it, and writes it when it did.
+    fn change<T>(
+        &self,
+        _lock: &Locked,
+        what: impl FnOnce(&mut Leases) -> Result<T, LeaseError>,
+    ) -> Result<T, LeaseError> {
+        let before = self.leases()?;
+        let mut after = before.clone();
+        let result = what(&mut after)?;
+        if after != before {
+            files::write(&self.leases_file(), &after)?;
+        }
+        Ok(result)
+    }
+
+    pub(super) fn leases(&self) -> Result<Leases, FileError> {
+        Ok(files::read(&self.leases_file())?.unwrap_or_default())
+    }
+
+    pub(super) fn lock_book(&self) -> Result<Locked, FileError> {
+        files::lock(&self.folder())
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.layout.var().join("network")
+    }
+
+    fn leases_file(&self) -> PathBuf {
+        self.folder().join("leases.json")
+    }
+
+    fn chosen_file(&self) -> PathBuf {
+        self.folder().join("network.json")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::ErrorKind::NotFound;
+
+    use super::*;
+    use crate::model::Layout;
+    use crate::network::NetworkSettings;
+
+    /// An installation of its own with a fixed pool, removed when dropped.
+    struct Place {
+        root: PathBuf,
+    }
+
+    impl Place {
+        fn new(label: &str) -> Self {
+            let unique = format!("bh-book-{label}-{}", std::process::id());
+            Self {
+                root: std::env::temp_dir().join(unique),
+            }
+        }
+
+        fn network(&self) -> Network {
+            let settings = NetworkSettings {
+                subnet: Some(([10, 9, 0, 0].into(), 24)),
+                ..NetworkSettings::default()
+            };
+            Network::new(&Layout::new(&self.root), settings).unwrap()
+        }
+    }
+
+    impl Drop for Place {
+        fn drop(&mut self) {
+            let _gone = fs::remove_dir_all(&self.root);
+        }
+    }
+
+    fn name(text: &str) -> GuestName {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn leases_outlive_the_process() {
+        let place = Place::new("outlive");
+        let preview = place.network().preview(&name("web"), None).unwrap();
+        assert_eq!(
+            fs::metadata(&place.root).err().map(|e| e.kind()),
+            Some(NotFound)
+        );
+        let lease = place.network().lease(&name("web"), None).unwrap();
+        assert_eq!(preview, lease);
+        let network = place.network();
+        assert_eq!(network.find(&name("web")).unwrap().as_ref(), Some(&lease));
+        network.rename(&name("web"), &name("www")).unwrap();
+        assert_eq!(network.lease(&name("www"), None).unwrap(), lease);
+        assert_eq!(
+            network.hosts().unwrap(),
+            [(lease.address, "www".to_owned())]
+        );
+        assert_eq!(network.orphans(&[]).unwrap(), [name("www")]);
+        assert!(network.release(&name("www")).unwrap());
+        assert!(!network.release(&name("www")).unwrap());
+        assert_eq!(network.hosts().unwrap(), []);
+    }
+
+    #[test]
+    fn a_damaged_book_is_named_and_kept() {
+        let place = Place::new("damaged");
+        let network = place.network();
+        network.lease(&name("web"), None).unwrap();
+        fs::write(network.leases_file(), "{\"version\":1").unwrap();
+        for error in [
+            network.lease(&name("db"), None).unwrap_err().to_string(),
+            network.check().unwrap_err().to_string(),
+            network.release(&name("web")).unwrap_err().to_string(),
+        ] {
+            assert!(error.contains("leases.json is damaged"), "{error}");
+        }
+        let kept = fs::read_to_string(network.leases_file()).unwrap();
+        assert_eq!(kept, "{\"version\":1");
+
+        let web = [10, 9, 0, 2].into();
+        network
+            .rebuild(&[(name("db"), None), (name("web"), Some(web))])
+            .unwrap();
+        network.check().unwrap();
+        assert_eq!(network.find(&name("web")).unwrap().unwrap().address, web);
+        assert_eq!(network.hosts().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn many_at_once_get_different_addresses() {
+        let place = Place::new("many");
+        let network = place.network();
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let network = &network;
+                scope.spawn(move || {
+                    for n in 0..10 {
+                        let guest = name(&format!("g{thread}-{n}"));
+                        network.lease(&guest, None).unwrap();
+                    }
+                });
+            }
+        });
+        let mut addresses: Vec<_> = network.hosts().unwrap().into_iter().map(|h| h.0).collect();
+        addresses.sort();
+        addresses.dedup();
+        assert_eq!(addresses.len(), 40);
+    }
+}

@@ -1,0 +1,139 @@
+//! The bridge's own memory: whose it is, its pool and what forwarding was before, kept in its alias,
+//! which shares its life and cannot be out of date as a file could. Setting up and taking down is
+//! `host.rs`.
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use super::Network;
+use super::files;
+use super::host::{HostError, IP_FORWARD};
+use super::lease::mac_of;
+use super::subnet::Subnet;
+use crate::kernel::netlink::{Link, Netlink, NetlinkError};
+
+/// What a bridge's alias says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mark {
+    pub(super) subnet: Subnet,
+    /// Whether packet forwarding was on before the first bridge of any installation.
+    pub(super) forwarded: bool,
+}
+
+impl Network {
+    /// The bridge and its mark, if it exists. A bridge without an alias but with the hardware address
+    /// only this program gives is one whose making was interrupted.
+    pub(super) fn own_bridge(
+        &self,
+        kernel: &mut Netlink,
+    ) -> Result<Option<(Link, Option<Mark>)>, HostError> {
+        let Some(link) = kernel.link(&self.bridge)? else {
+            return Ok(None);
+        };
+        let foreign = || HostError::Foreign {
+            bridge: self.bridge.clone(),
+        };
+        if link.kind.as_deref() != Some("bridge") {
+            return Err(foreign());
+        }
+        match &link.alias {
+            Some(alias) => {
+                let owner = alias.split_whitespace().next();
+                let mark = mark_of(alias).ok_or_else(foreign)?;
+                if owner != Some(&self.layout.kernel_name()) {
+                    return Err(foreign());
+                }
+                Ok(Some((link, Some(mark))))
+            }
+            None if link
+                .mac
+                .is_some_and(|m| m[..2] == mac_of(Ipv4Addr::UNSPECIFIED)[..2]) =>
+            {
+                Ok(Some((link, None)))
+            }
+            None => Err(foreign()),
+        }
+    }
+
+    pub(super) fn refuse_ports(
+        &self,
+        kernel: &mut Netlink,
+        bridge: &Link,
+        verb: &'static str,
+    ) -> Result<(), HostError> {
+        let ports = ports(kernel, bridge.index)?;
+        if ports.is_empty() {
+            return Ok(());
+        }
+        Err(HostError::InUse {
+            verb,
+            bridge: self.bridge.clone(),
+            ports: ports.join(" "),
+        })
+    }
+
+    pub(super) fn alias(&self, mark: Mark) -> String {
+        let was = u8::from(mark.forwarded);
+        let owner = self.layout.kernel_name();
+        format!("{owner} subnet={} forward-was={was}", mark.subnet)
+    }
+}
+
+fn mark_of(alias: &str) -> Option<Mark> {
+    let mut words = alias.split(' ');
+    let owner = words.next()?;
+    let subnet = words.next()?.strip_prefix("subnet=")?.parse().ok()?;
+    let forwarded = match words.next()?.strip_prefix("forward-was=")? {
+        "0" => false,
+        "1" => true,
+        _ => return None,
+    };
+    owner
+        .starts_with("bulkhead")
+        .then_some(Mark { subnet, forwarded })
+}
+
+/// Marks of all installations' bridges in this network namespace.
+pub(super) fn marks(kernel: &mut Netlink) -> Result<Vec<Mark>, NetlinkError> {
+    let links = kernel.links("")?.into_iter();
+    Ok(links
+        .filter(|l| l.kind.as_deref() == Some("bridge"))
+        .filter_map(|l| mark_of(&l.alias?))
+        .collect())
+}
+
+/// Whether forwarding was on before any installation turned it on.
+pub(super) fn forwarded_before(kernel: &mut Netlink) -> Result<bool, HostError> {
+    let now = files::read_sysctl(Path::new(IP_FORWARD))?;
+    Ok(now.as_deref() == Some("1") && marks(kernel)?.iter().all(|m| m.forwarded))
+}
+
+/// Names of a bridge's ports.
+fn ports(kernel: &mut Netlink, bridge: u32) -> Result<Vec<String>, NetlinkError> {
+    let links = kernel.links("")?.into_iter();
+    Ok(links
+        .filter(|l| l.master == Some(bridge))
+        .map(|l| l.name)
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Layout;
+    use crate::network::NetworkSettings;
+
+    #[test]
+    fn a_bridge_carries_its_own_mark() {
+        let layout = Layout::new(Path::new("/tmp/x"));
+        let network = Network::new(&layout, NetworkSettings::default()).unwrap();
+        for forwarded in [true, false] {
+            let subnet = "10.9.0.0/24".parse().unwrap();
+            let mark = Mark { subnet, forwarded };
+            assert_eq!(mark_of(&network.alias(mark)), Some(mark));
+        }
+        for foreign in ["", "uplink", "libvirt subnet=10.9.0.0/24 forward-was=0"] {
+            assert_eq!(mark_of(foreign), None);
+        }
+    }
+}

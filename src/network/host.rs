@@ -1,0 +1,366 @@
+//! The host's side of the network: the bridge with the gateway's address, packet forwarding, the
+//! firewall table; set up once and found again cheaply by every start, taken down without a trace.
+//!
+//! What must be known to take it down is kept on the bridge itself (`bridge.rs`). The file
+//! `run/bulkhead/network/host.json` only saves work: it says what has been set up since boot.
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::bridge::{Mark, forwarded_before, marks};
+use super::files::{self, FileError, Locked};
+use super::firewall::{self, FirewallError};
+use super::lease::mac_of;
+use super::subnet::Subnet;
+use super::{Lease, Network};
+use crate::kernel::netlink::{Netlink, NetlinkError, Route};
+use crate::kernel::netlink_nft::inet_table_exists;
+
+pub(super) const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+/// Largest packet of guests where the way out does not ask for less, bytes.
+const ETHERNET_MTU: u32 = 1500;
+
+/// The host's side could not be set up or taken down.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// Somebody else's interface.
+    #[error(
+        "cannot use {bridge} as the guests' bridge: an interface of that name exists and is not Bulkhead's; set another bridge name"
+    )]
+    Foreign {
+        /// Its name.
+        bridge: String,
+    },
+    /// Somebody else's network.
+    #[error(
+        "cannot use {subnet} for guests: the host routes {destination}/{prefix} elsewhere; set another subnet"
+    )]
+    Overlap {
+        /// The pool.
+        subnet: Subnet,
+        /// Where the route leads.
+        destination: Ipv4Addr,
+        /// Its prefix length.
+        prefix: u8,
+    },
+    /// Nothing free.
+    #[error(
+        "cannot choose a network for guests: the host routes all candidates elsewhere; set a subnet"
+    )]
+    NoSubnet,
+    /// Guests run.
+    #[error("cannot {verb} the bridge {bridge}: guests are on it ({ports}); stop them first")]
+    InUse {
+        /// What was tried.
+        verb: &'static str,
+        /// Its name.
+        bridge: String,
+        /// Host ends of guests' interfaces.
+        ports: String,
+    },
+    /// A file failed.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The kernel refused.
+    #[error(transparent)]
+    Kernel(#[from] NetlinkError),
+    /// The firewall refused.
+    #[error(transparent)]
+    Firewall(#[from] FirewallError),
+}
+
+/// The host's side, as it is set up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostNetwork {
+    /// The bridge's name.
+    pub bridge: String,
+    /// The bridge's number.
+    pub bridge_index: u32,
+    /// The pool.
+    pub subnet: Subnet,
+    /// Largest packet for guests: the way out's, at most 1500 bytes.
+    pub mtu: u32,
+}
+
+/// What `host.json` says has been done.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Marker {
+    boot_id: String,
+    host: HostNetwork,
+    firewall: Option<Value>,
+}
+
+impl Network {
+    /// Sets up the host's side where it is not: bridge, gateway address, forwarding, firewall table.
+    /// When all is there it costs two questions to the kernel and four small files.
+    ///
+    /// # Errors
+    /// When the name or the pool belongs to something else on this host, `nft` is missing (NAT only),
+    /// or the kernel refuses. What this call had set up is taken down again.
+    pub fn ensure_host(&self) -> Result<HostNetwork, HostError> {
+        let mut kernel = Netlink::open()?;
+        if let Some(host) = self.found(&mut kernel)? {
+            return Ok(host);
+        }
+        let _lock = files::lock(&self.run_folder())?;
+        // Another start may have set it up while this one waited.
+        match self.found(&mut kernel)? {
+            Some(host) => Ok(host),
+            None => self.set_up(&mut kernel),
+        }
+    }
+
+    /// The host's side, if it is all there as it was set up.
+    fn found(&self, kernel: &mut Netlink) -> Result<Option<HostNetwork>, HostError> {
+        // A damaged marker saves no work, that is all.
+        let Ok(Some(marker)) = files::read::<Marker>(&self.marker_file()) else {
+            return Ok(None);
+        };
+        let Some(subnet) = self.known_subnet()? else {
+            return Ok(None);
+        };
+        if marker.host.subnet != subnet
+            || marker.firewall != self.rules(subnet)
+            || Some(&marker.boot_id) != files::read_sysctl(Path::new(BOOT_ID))?.as_ref()
+            || files::read_sysctl(Path::new(IP_FORWARD))?.as_deref() != Some("1")
+            || (self.nat && !inet_table_exists(&self.layout.kernel_name())?)
+        {
+            return Ok(None);
+        }
+        let bridge = kernel.link(&self.bridge)?;
+        let same = bridge.is_some_and(|b| b.up && b.index == marker.host.bridge_index);
+        Ok(same.then_some(marker.host))
+    }
+
+    fn set_up(&self, kernel: &mut Netlink) -> Result<HostNetwork, HostError> {
+        if self.nat {
+            firewall::program()?;
+        }
+        let existing = self.own_bridge(kernel)?;
+        let subnet = self.free_subnet(kernel)?;
+        let existing = match existing {
+            Some((link, mark)) if mark.is_some_and(|m| m.subnet != subnet) => {
+                self.refuse_ports(kernel, &link, "change the subnet of")?;
+                kernel.delete_link(&self.bridge)?;
+                None
+            }
+            other => other,
+        };
+        let fresh = existing.is_none();
+        let mark = existing.and_then(|(_, mark)| mark);
+        let done = self.build(kernel, subnet, mark);
+        if done.is_err() && fresh {
+            // The first error is the one to tell; what this leaves, `leftovers` finds.
+            let _second_failure = self.take_down(kernel);
+        }
+        done
+    }
+
+    fn build(
+        &self,
+        kernel: &mut Netlink,
+        subnet: Subnet,
+        mark: Option<Mark>,
+    ) -> Result<HostNetwork, HostError> {
+        let mark = match mark {
+            Some(mark) => mark,
+            None => Mark {
+                subnet,
+                forwarded: forwarded_before(kernel)?,
+            },
+        };
+        kernel.create_bridge(&self.bridge, mac_of(subnet.gateway()))?;
+        kernel.set_alias(&self.bridge, &self.alias(mark))?;
+        self.close_ipv6()?;
+        kernel.add_address(&self.bridge, subnet.gateway(), subnet.prefix())?;
+        kernel.set_up(&self.bridge)?;
+        // After the bridge is there: whoever takes the last bridge down looks again after writing.
+        files::write_sysctl(Path::new(IP_FORWARD), "1")?;
+        let rules = self.rules(subnet);
+        let table = self.layout.kernel_name();
+        match &rules {
+            Some(rules) => firewall::apply(&table, rules)?,
+            None if inet_table_exists(&table)? => firewall::delete(&table)?,
+            None => {}
+        }
+        let bridge = self.own_bridge(kernel)?;
+        let host = HostNetwork {
+            bridge: self.bridge.clone(),
+            bridge_index: bridge.map_or(0, |(link, _)| link.index),
+            subnet,
+            mtu: way_out_mtu(kernel)?,
+        };
+        let marker = Marker {
+            boot_id: files::read_sysctl(Path::new(BOOT_ID))?.unwrap_or_default(),
+            host: host.clone(),
+            firewall: rules,
+        };
+        files::write(&self.marker_file(), &marker)?;
+        Ok(host)
+    }
+
+    /// Guests have IPv4 only as yet. Left open, the host would take a router advertisement from any
+    /// guest for its own default route.
+    fn close_ipv6(&self) -> Result<(), FileError> {
+        let settings = Path::new("/proc/sys/net/ipv6/conf").join(&self.bridge);
+        for (setting, value) in [("accept_ra", "0"), ("disable_ipv6", "1")] {
+            let path = settings.join(setting);
+            // A kernel without IPv6 has nothing to close.
+            if files::read_sysctl(&path)?.is_some() {
+                files::write_sysctl(&path, value)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The pool, when the host routes it nowhere else. One that was only chosen, and that no guest
+    /// has an address of, is chosen again.
+    fn free_subnet(&self, kernel: &mut Netlink) -> Result<Subnet, HostError> {
+        let lock = self.lock_book()?;
+        let subnet = self.subnet(&lock)?;
+        let routes = foreign_routes(kernel, &self.bridge)?;
+        match overlap(subnet, &routes) {
+            None => Ok(subnet),
+            Some(_) if self.fixed.is_none() && self.leases()?.is_empty() => {
+                self.choose_subnet(&lock)
+            }
+            Some(route) => Err(HostError::Overlap {
+                subnet,
+                destination: route.destination,
+                prefix: route.prefix,
+            }),
+        }
+    }
+
+    /// Removes the host's side: firewall table, bridge, and forwarding if no other installation's
+    /// bridge needs it and it was off before. Leases and the chosen pool stay.
+    ///
+    /// # Errors
+    /// When guests are on the bridge, or the kernel or `nft` refuses.
+    pub fn remove_host(&self) -> Result<(), HostError> {
+        let _lock: Locked = files::lock(&self.run_folder())?;
+        self.take_down(&mut Netlink::open()?)
+    }
+
+    /// Removes the host's side unless guests are on the bridge; whether it is gone.
+    ///
+    /// # Errors
+    /// When the kernel or `nft` refuses.
+    pub fn remove_host_if_unused(&self) -> Result<bool, HostError> {
+        match self.remove_host() {
+            Ok(()) => Ok(true),
+            Err(HostError::InUse { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Deletes the host's end of a guest's interface, if it is still there.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn teardown_guest(&self, lease: &Lease) -> Result<(), HostError> {
+        Netlink::open()?.delete_link(&lease.host_interface)?;
+        Ok(())
+    }
+
+    fn take_down(&self, kernel: &mut Netlink) -> Result<(), HostError> {
+        let bridge = self.own_bridge(kernel)?;
+        if let Some((link, _)) = &bridge {
+            self.refuse_ports(kernel, link, "remove")?;
+        }
+        let table = self.layout.kernel_name();
+        if inet_table_exists(&table)? {
+            firewall::delete(&table)?;
+        }
+        if let Some((_, mark)) = bridge {
+            kernel.delete_link(&self.bridge)?;
+            if mark.is_some_and(|m| !m.forwarded) {
+                stop_forwarding(kernel)?;
+            }
+        }
+        Ok(files::remove(&self.marker_file())?)
+    }
+
+    fn rules(&self, subnet: Subnet) -> Option<Value> {
+        let table = self.layout.kernel_name();
+        self.nat
+            .then(|| firewall::table(&table, &self.bridge, subnet))
+    }
+
+    fn run_folder(&self) -> PathBuf {
+        self.layout.run().join("network")
+    }
+
+    fn marker_file(&self) -> PathBuf {
+        self.run_folder().join("host.json")
+    }
+}
+
+/// Turns forwarding off, unless another installation's bridge needs it.
+fn stop_forwarding(kernel: &mut Netlink) -> Result<(), HostError> {
+    if marks(kernel)?.is_empty() {
+        files::write_sysctl(Path::new(IP_FORWARD), "0")?;
+        // Another installation may have found it on a moment ago and left it alone.
+        if !marks(kernel)?.is_empty() {
+            files::write_sysctl(Path::new(IP_FORWARD), "1")?;
+        }
+    }
+    Ok(())
+}
+
+/// Routes that lead elsewhere than to our bridge, but for default routes.
+pub(super) fn foreign_routes(
+    kernel: &mut Netlink,
+    bridge: &str,
+) -> Result<Vec<Route>, NetlinkError> {
+    let ours = kernel.link(bridge)?.map(|l| l.index);
+    let mut routes = kernel.routes()?;
+    routes.retain(|r| r.prefix > 0 && (r.interface.is_none() || r.interface != ours));
+    Ok(routes)
+}
+
+/// A route that leads into the pool.
+pub(super) fn overlap(subnet: Subnet, routes: &[Route]) -> Option<Route> {
+    let mut routes = routes.iter().copied();
+    routes.find(|r| subnet.overlaps(r.destination, r.prefix))
+}
+
+/// Largest packet of the interface the default route leads over, at most that of Ethernet.
+fn way_out_mtu(kernel: &mut Netlink) -> Result<u32, NetlinkError> {
+    let routes = kernel.routes()?;
+    let way_out = routes
+        .iter()
+        .find(|r| r.prefix == 0)
+        .and_then(|r| r.interface);
+    let links = kernel.links("")?;
+    let mtu = links
+        .iter()
+        .find(|l| Some(l.index) == way_out)
+        .map(|l| l.mtu);
+    Ok(mtu.map_or(ETHERNET_MTU, |mtu| mtu.min(ETHERNET_MTU)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn routes_into_the_pool_are_found() {
+        let subnet: Subnet = "10.9.0.0/24".parse().unwrap();
+        let route = |destination: [u8; 4], prefix| Route {
+            destination: destination.into(),
+            prefix,
+            interface: Some(2),
+        };
+        assert_eq!(overlap(subnet, &[route([192, 0, 2, 0], 24)]), None);
+        let hit = route([10, 9, 0, 128], 25);
+        assert_eq!(
+            overlap(subnet, &[route([192, 0, 2, 0], 24), hit]),
+            Some(hit)
+        );
+    }
+}

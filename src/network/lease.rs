@@ -1,0 +1,438 @@
+//! Which guest has which address: the rules, without a disk or a kernel. Where the book of leases
+//! lies and how it is locked is `book.rs`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+
+use super::files::FileError;
+use super::host::HostError;
+use super::subnet::Subnet;
+use crate::model::GuestName;
+
+/// What a guest on the bridge is given; the same as long as the guest exists.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// Prefix length of its network.
+    pub prefix: u8,
+    /// Its default gateway: the bridge.
+    pub gateway: Ipv4Addr,
+    /// Its hardware address: locally administered, made from its address.
+    pub mac: [u8; 6],
+    /// Name of the host's end of its interface; unique on the host over all installations.
+    pub host_interface: String,
+}
+
+impl Lease {
+    /// What follows from an address of the pool; `None` for an address outside.
+    pub(super) fn of(address: Ipv4Addr, subnet: Subnet, tag: &str) -> Option<Self> {
+        let place = subnet.place(address)?;
+        Some(Self {
+            address,
+            prefix: subnet.prefix(),
+            gateway: subnet.gateway(),
+            mac: mac_of(address),
+            // Six bytes for the system's installation, fourteen for any other: they never meet.
+            host_interface: format!("bh{tag}{place:04x}"),
+        })
+    }
+}
+
+/// A locally administered hardware address (`02:62:…`, 0x62 for b) with the IP address in it.
+pub(super) fn mac_of(address: Ipv4Addr) -> [u8; 6] {
+    let [a, b, c, d] = address.octets();
+    [0x02, 0x62, a, b, c, d]
+}
+
+/// A lease that could not be given, moved or freed; nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum LeaseError {
+    /// Another guest has it.
+    #[error(
+        "cannot give {address} to {guest}: {holder} has it; ask for another or for none in particular"
+    )]
+    Taken {
+        /// Who asked.
+        guest: GuestName,
+        /// For what.
+        address: Ipv4Addr,
+        /// Who has it.
+        holder: GuestName,
+    },
+    /// Not of this network.
+    #[error("cannot give {address} to {guest}: it is outside the pool {subnet}")]
+    Outside {
+        /// Who asked.
+        guest: GuestName,
+        /// For what.
+        address: Ipv4Addr,
+        /// The pool.
+        subnet: Subnet,
+    },
+    /// Network, gateway or broadcast address.
+    #[error("cannot give {address} to {guest}: it is the {role} address of the pool {subnet}")]
+    Reserved {
+        /// Who asked.
+        guest: GuestName,
+        /// For what.
+        address: Ipv4Addr,
+        /// What it is.
+        role: &'static str,
+        /// The pool.
+        subnet: Subnet,
+    },
+    /// None left.
+    #[error(
+        "cannot give {guest} an address: all {size} of the pool {subnet} are taken; delete guests or set a larger subnet"
+    )]
+    UsedUp {
+        /// Who asked.
+        guest: GuestName,
+        /// The pool.
+        subnet: Subnet,
+        /// Addresses in it.
+        size: usize,
+    },
+    /// The pool was changed under it.
+    #[error(
+        "{guest} has {address}, which is outside the pool {subnet}: give it another address, or set the subnet back"
+    )]
+    Stranded {
+        /// Whose lease.
+        guest: GuestName,
+        /// Its address.
+        address: Ipv4Addr,
+        /// The pool now.
+        subnet: Subnet,
+    },
+    /// Renamed to a name in use.
+    #[error("cannot pass the address of {from} to {to}: {to} has one already ({address})")]
+    NameInUse {
+        /// The name before.
+        from: GuestName,
+        /// The name after.
+        to: GuestName,
+        /// What it has.
+        address: Ipv4Addr,
+    },
+    /// The files failed.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// No pool could be chosen.
+    #[error(transparent)]
+    Host(#[from] Box<HostError>),
+}
+
+/// All leases of an installation. An address is in it once at most.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Written", into = "Written")]
+pub(super) struct Leases {
+    by_guest: BTreeMap<GuestName, Ipv4Addr>,
+}
+
+/// The form on disk.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    version: u32,
+    leases: Vec<Line>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    guest: GuestName,
+    address: Ipv4Addr,
+}
+
+impl From<Leases> for Written {
+    fn from(leases: Leases) -> Self {
+        let line = |(guest, address)| Line { guest, address };
+        Self {
+            version: 1,
+            leases: leases.by_guest.into_iter().map(line).collect(),
+        }
+    }
+}
+
+impl TryFrom<Written> for Leases {
+    type Error = String;
+
+    fn try_from(written: Written) -> Result<Self, String> {
+        if written.version != 1 {
+            return Err(format!("version {} is not known", written.version));
+        }
+        let mut seen = BTreeSet::new();
+        let mut by_guest = BTreeMap::new();
+        for Line { guest, address } in written.leases {
+            if !seen.insert(address) {
+                return Err(format!("{address} is there twice"));
+            }
+            if by_guest.insert(guest.clone(), address).is_some() {
+                return Err(format!("{guest} is there twice"));
+            }
+        }
+        Ok(Self { by_guest })
+    }
+}
+
+impl Leases {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&GuestName, Ipv4Addr)> {
+        self.by_guest.iter().map(|(g, a)| (g, *a))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_guest.is_empty()
+    }
+
+    pub(super) fn get(&self, guest: &GuestName) -> Option<Ipv4Addr> {
+        self.by_guest.get(guest).copied()
+    }
+
+    fn holder(&self, address: Ipv4Addr) -> Option<&GuestName> {
+        self.iter().find(|(_, a)| *a == address).map(|(g, _)| g)
+    }
+
+    /// The address of `guest`: the one it has, or the one it wishes, or the lowest free one.
+    pub(super) fn give(
+        &mut self,
+        guest: &GuestName,
+        wish: Option<Ipv4Addr>,
+        subnet: Subnet,
+    ) -> Result<Ipv4Addr, LeaseError> {
+        let had = self.get(guest);
+        let address = match (wish, had) {
+            (None, Some(address)) if subnet.contains(address) => return Ok(address),
+            (None, Some(address)) => {
+                return Err(LeaseError::Stranded {
+                    guest: guest.clone(),
+                    address,
+                    subnet,
+                });
+            }
+            (Some(address), _) => self.check_wish(guest, address, subnet)?,
+            (None, None) => self.lowest_free(guest, subnet)?,
+        };
+        self.by_guest.insert(guest.clone(), address);
+        Ok(address)
+    }
+
+    fn check_wish(
+        &self,
+        guest: &GuestName,
+        address: Ipv4Addr,
+        subnet: Subnet,
+    ) -> Result<Ipv4Addr, LeaseError> {
+        let guest = guest.clone();
+        if !subnet.contains(address) {
+            return Err(LeaseError::Outside {
+                guest,
+                address,
+                subnet,
+            });
+        }
+        let special = [
+            (subnet.network(), "network"),
+            (subnet.gateway(), "gateway's"),
+            (subnet.broadcast(), "broadcast"),
+        ];
+        if let Some((_, role)) = special.into_iter().find(|(a, _)| *a == address) {
+            return Err(LeaseError::Reserved {
+                guest,
+                address,
+                role,
+                subnet,
+            });
+        }
+        match self.holder(address) {
+            Some(holder) if *holder != guest => Err(LeaseError::Taken {
+                guest,
+                address,
+                holder: holder.clone(),
+            }),
+            _ => Ok(address),
+        }
+    }
+
+    fn lowest_free(&self, guest: &GuestName, subnet: Subnet) -> Result<Ipv4Addr, LeaseError> {
+        let taken: BTreeSet<Ipv4Addr> = self.by_guest.values().copied().collect();
+        subnet
+            .guests()
+            .find(|a| !taken.contains(a))
+            .ok_or_else(|| LeaseError::UsedUp {
+                guest: guest.clone(),
+                subnet,
+                size: subnet.guests().count(),
+            })
+    }
+
+    /// Passes the lease on to the guest's new name; a guest without one has nothing to pass on.
+    pub(super) fn rename(&mut self, from: &GuestName, to: &GuestName) -> Result<(), LeaseError> {
+        let Some(address) = self.get(from).filter(|_| from != to) else {
+            return Ok(());
+        };
+        if let Some(address) = self.get(to) {
+            return Err(LeaseError::NameInUse {
+                from: from.clone(),
+                to: to.clone(),
+                address,
+            });
+        }
+        self.by_guest.remove(from);
+        self.by_guest.insert(to.clone(), address);
+        Ok(())
+    }
+
+    /// Frees a guest's address, and says which it was.
+    pub(super) fn release(&mut self, guest: &GuestName) -> Option<Ipv4Addr> {
+        self.by_guest.remove(guest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn name(text: &str) -> GuestName {
+        text.parse().unwrap()
+    }
+
+    fn pool() -> Subnet {
+        "10.9.0.0/29".parse().unwrap()
+    }
+
+    #[test]
+    fn a_pool_is_used_up_and_refilled() {
+        let mut leases = Leases::default();
+        for n in 2..=6 {
+            let address = leases.give(&name(&format!("g{n}")), None, pool()).unwrap();
+            assert_eq!(address, Ipv4Addr::new(10, 9, 0, n));
+        }
+        let before = leases.clone();
+        let error = leases.give(&name("late"), None, pool()).unwrap_err();
+        assert!(
+            error.to_string().contains("all 5 of the pool 10.9.0.0/29"),
+            "{error}"
+        );
+        assert_eq!(leases, before);
+        leases.release(&name("g4"));
+        let address = leases.give(&name("late"), None, pool()).unwrap();
+        assert_eq!(address, Ipv4Addr::new(10, 9, 0, 4));
+    }
+
+    #[test]
+    fn wishes_have_rules() {
+        let mut leases = Leases::default();
+        let wish = |n| Some(Ipv4Addr::new(10, 9, 0, n));
+        let (web, db) = (name("web"), name("db"));
+        leases.give(&web, wish(5), pool()).unwrap();
+        let before = leases.clone();
+        for (n, part) in [
+            (5, "web has it"),
+            (0, "network address"),
+            (1, "gateway's address"),
+            (7, "broadcast address"),
+            (8, "outside the pool 10.9.0.0/29"),
+        ] {
+            let error = leases.give(&db, wish(n), pool()).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+            assert_eq!(leases, before);
+        }
+        assert_eq!(leases.give(&web, None, pool()).ok(), wish(5), "stays");
+        assert_eq!(leases.give(&web, wish(5), pool()).ok(), wish(5), "twice");
+        assert_eq!(leases.give(&web, wish(3), pool()).ok(), wish(3), "moves");
+        assert_eq!(leases.give(&db, wish(5), pool()).ok(), wish(5), "freed");
+    }
+
+    #[test]
+    fn a_name_changes_and_an_address_does_not() {
+        let mut leases = Leases::default();
+        let (a, b) = (name("a"), name("b"));
+        let address = leases.give(&a, None, pool()).unwrap();
+        leases.rename(&a, &a).unwrap();
+        leases.rename(&a, &b).unwrap();
+        assert_eq!((leases.get(&a), leases.get(&b)), (None, Some(address)));
+        leases.give(&a, None, pool()).unwrap();
+        assert!(matches!(
+            leases.rename(&a, &b),
+            Err(LeaseError::NameInUse { .. })
+        ));
+        leases.rename(&name("none"), &b).unwrap();
+    }
+
+    #[test]
+    fn a_lease_outlives_its_pool_only_as_an_error() {
+        let mut leases = Leases::default();
+        let a = name("a");
+        leases.give(&a, None, pool()).unwrap();
+        let other: Subnet = "10.8.0.0/24".parse().unwrap();
+        assert!(matches!(
+            leases.give(&a, None, other),
+            Err(LeaseError::Stranded { .. })
+        ));
+        assert!(
+            leases
+                .give(&a, Some(Ipv4Addr::new(10, 8, 0, 9)), other)
+                .is_ok()
+        );
+    }
+
+    #[test]
+    fn interfaces_fit_the_kernel_and_never_meet() {
+        let subnet: Subnet = "10.213.0.0/16".parse().unwrap();
+        let last = Ipv4Addr::new(10, 213, 255, 254);
+        let system = Lease::of(last, subnet, "").unwrap();
+        let other = Lease::of(last, subnet, "811c9dc5").unwrap();
+        assert_eq!(system.host_interface, "bhfffe");
+        assert_eq!(other.host_interface, "bh811c9dc5fffe");
+        assert!(other.host_interface.len() <= 15);
+        assert_eq!(system.mac[0] & 3, 2, "locally administered, not a group");
+    }
+
+    #[test]
+    fn the_written_form_is_checked() {
+        let line = |g: &str, a: &str| format!(r#"{{"guest":"{g}","address":"{a}"}}"#);
+        let file = |version: u32, lines: &[String]| {
+            let text = format!(r#"{{"version":{version},"leases":[{}]}}"#, lines.join(","));
+            serde_json::from_str::<Leases>(&text)
+        };
+        let good = [line("a", "10.9.0.2"), line("b", "10.9.0.3")];
+        let read = file(1, &good).unwrap();
+        let again: Leases = serde_json::from_value(serde_json::to_value(&read).unwrap()).unwrap();
+        assert_eq!(again, read);
+        assert!(file(2, &good).is_err());
+        assert!(file(1, &[line("a", "10.9.0.2"), line("b", "10.9.0.2")]).is_err());
+        assert!(file(1, &[line("a", "10.9.0.2"), line("a", "10.9.0.3")]).is_err());
+        assert!(file(1, &[line("../a", "10.9.0.2")]).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn two_live_leases_never_share_an_address(
+            steps in prop::collection::vec((0_u8..4, 0_u8..8, 0_u8..10), 0..80)
+        ) {
+            let mut leases = Leases::default();
+            for (verb, guest, other) in steps {
+                let guest = name(&format!("g{guest}"));
+                let before = leases.clone();
+                let done = match verb {
+                    0 => leases.give(&guest, None, pool()).is_ok(),
+                    1 => leases.give(&guest, Some([10, 9, 0, other].into()), pool()).is_ok(),
+                    2 => leases.rename(&guest, &name(&format!("g{other}"))).is_ok(),
+                    _ => leases.release(&guest).is_some(),
+                };
+                if !done {
+                    prop_assert_eq!(&leases, &before);
+                }
+                let addresses: BTreeSet<_> = leases.iter().map(|(_, a)| a).collect();
+                prop_assert_eq!(addresses.len(), leases.iter().count());
+                prop_assert!(leases.iter().all(|(_, a)| pool().guests().any(|g| g == a)));
+            }
+        }
+    }
+}

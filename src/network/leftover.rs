@@ -1,0 +1,99 @@
+//! Interfaces of this installation that belong to no running guest: a launch was killed, or the
+//! kernel has not finished taking a namespace down. `doctor` shows and removes them.
+
+use super::Network;
+use super::host::HostError;
+use super::lease::Lease;
+use crate::kernel::netlink::{Link, Netlink};
+use crate::model::GuestName;
+
+/// One such interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leftover {
+    /// Name of the host's end.
+    pub interface: String,
+    /// The guest it belonged to, if that still has its address.
+    pub guest: Option<GuestName>,
+}
+
+impl Network {
+    /// Interfaces with this installation's names that belong to no guest in `live`. Hold the locks of
+    /// the guests that are being started, or name them as live.
+    ///
+    /// # Errors
+    /// When the kernel refuses or the leases cannot be read.
+    pub fn leftovers(&self, live: &[GuestName]) -> Result<Vec<Leftover>, HostError> {
+        let mut kernel = Netlink::open()?;
+        let bridge = kernel.link(&self.bridge)?.map(|l| l.index);
+        let subnet = self.known_subnet()?;
+        let leases = self.leases()?;
+        let owner = |interface: &str| {
+            leases.iter().find_map(|(guest, address)| {
+                let lease = Lease::of(address, subnet?, self.layout.tag())?;
+                (lease.host_interface == interface).then(|| guest.clone())
+            })
+        };
+        let prefix = format!("bh{}", self.layout.tag());
+        let links = kernel.links(&prefix)?;
+        Ok(links
+            .into_iter()
+            .filter(|link| is_guest_interface(link, &prefix, bridge))
+            .map(|link| Leftover {
+                guest: owner(&link.name),
+                interface: link.name,
+            })
+            .filter(|left| left.guest.as_ref().is_none_or(|g| !live.contains(g)))
+            .collect())
+    }
+
+    /// Removes one; it may be gone already.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn remove_leftover(&self, leftover: &Leftover) -> Result<(), HostError> {
+        Netlink::open()?.delete_link(&leftover.interface)?;
+        Ok(())
+    }
+}
+
+/// Whether only this program can have made it: our form of name, a veth, on our bridge or on none.
+fn is_guest_interface(link: &Link, prefix: &str, bridge: Option<u32>) -> bool {
+    let place = link.name.strip_prefix(prefix).unwrap_or_default();
+    place.len() == 4
+        && place
+            .bytes()
+            .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+        && link.kind.as_deref() == Some("veth")
+        && (link.master.is_none() || link.master == bridge)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_own_interfaces_are_leftovers() {
+        let link = |name: &str, kind: &str, master| Link {
+            index: 7,
+            name: name.to_owned(),
+            alias: None,
+            kind: Some(kind.to_owned()),
+            master,
+            mac: None,
+            mtu: 1500,
+            up: true,
+        };
+        for (name, kind, master, ours) in [
+            ("bh0002", "veth", Some(3), true),
+            ("bh0002", "veth", None, true),
+            ("bh0002", "veth", Some(4), false),
+            ("bh0002", "bridge", None, false),
+            ("bh811c9dc50002", "veth", Some(3), false),
+            ("bh-one", "veth", Some(3), false),
+            ("bhxyzw", "veth", Some(3), false),
+        ] {
+            let found = is_guest_interface(&link(name, kind, master), "bh", Some(3));
+            assert_eq!(found, ours, "{name} {kind} {master:?}");
+        }
+    }
+}

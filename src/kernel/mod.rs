@@ -19,3 +19,4 @@ pub mod netlink;
 mod netlink_message;
 pub mod netlink_nft;
 mod netlink_socket;
+pub mod cgroup;

@@ -1,0 +1,100 @@
+//! Control groups: one [`Group`] for each limited set of processes, the same on version 1 beside
+//! version 2 (hybrid) and on version 2 alone. Who asks for which limit and why belongs to the
+//! layers above; here are plain numbers and names that were checked by the caller.
+//!
+//! | file | what |
+//! |---|---|
+//! | `host` | which hierarchies are mounted where |
+//! | `parent`, `service` | the folder that holds our groups; under systemd a delegated service |
+//! | `limits`, `v1`, `v2` | limits in our words, and the two drivers that put them in the kernel's |
+//! | `knob` | one value of one control file: write, read, put back (cgroups-rs works here) |
+//! | `group` | make, open, enter, undo |
+//! | `update` | change the limits of a running group, all or nothing |
+//! | `devices` | who may open device nodes: version 1 rules or an eBPF program |
+//! | `quiet` | freeze, thaw, kill, wait |
+//! | `remove`, `walk` | take a group away with everything inside it |
+//! | `stats`, `oom` | counters, and a descriptor that tells of out-of-memory kills |
+//!
+//! A group `PARENT/NAME` carries the limits. In version 2 it has a child `guest`, which may be
+//! given to another uid and is what a cgroup namespace is rooted in, so that the limits stay out
+//! of reach of whoever lives inside.
+
+mod devices;
+mod dir;
+mod error;
+mod group;
+mod host;
+mod knob;
+mod limits;
+mod oom;
+mod parent;
+mod quiet;
+mod remove;
+mod service;
+mod stats;
+mod update;
+mod v1;
+mod v2;
+mod walk;
+
+pub use error::CgroupError;
+pub use group::Group;
+pub use host::{Host, mount_v2};
+pub use limits::{DeviceAccess, DeviceKind, DeviceRule, IoLimit, Limits};
+pub use oom::OomWatch;
+pub use parent::{Parent, list, remove_parent_if_empty};
+pub use stats::Pressure;
+pub use update::Applied;
+
+/// What this module's operations return.
+pub type Result<T> = std::result::Result<T, CgroupError>;
+
+/// A kind of limit, under the name this module gives it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Controller {
+    Cpu,
+    Cpuset,
+    Memory,
+    Pids,
+    Io,
+    Devices,
+    /// Not a controller: the files every version 2 group has.
+    Core,
+}
+
+/// Which version of the interface a controller is reached through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Version {
+    V1,
+    V2,
+}
+
+impl Controller {
+    /// Those that version 2 has by name.
+    const V2_NAMED: [Self; 5] = [Self::Cpu, Self::Cpuset, Self::Memory, Self::Pids, Self::Io];
+
+    /// Name in /proc/self/mountinfo's options for version 1.
+    const fn v1_name(self) -> Option<&'static str> {
+        match self {
+            Self::Cpu => Some("cpu"),
+            Self::Cpuset => Some("cpuset"),
+            Self::Memory => Some("memory"),
+            Self::Pids => Some("pids"),
+            Self::Io => Some("blkio"),
+            Self::Devices => Some("devices"),
+            Self::Core => None,
+        }
+    }
+
+    /// Name in `cgroup.controllers` of version 2.
+    const fn v2_name(self) -> Option<&'static str> {
+        match self {
+            Self::Cpu => Some("cpu"),
+            Self::Cpuset => Some("cpuset"),
+            Self::Memory => Some("memory"),
+            Self::Pids => Some("pids"),
+            Self::Io => Some("io"),
+            Self::Devices | Self::Core => None,
+        }
+    }
+}

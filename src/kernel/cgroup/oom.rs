@@ -1,0 +1,105 @@
+//! A descriptor that becomes readable when the kernel kills in a group for want of memory:
+//! version 1 signals an eventfd, version 2 changes `memory.events`, which inotify reports. What to
+//! do about it belongs above.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::event::EventfdFlags;
+use rustix::fs::OFlags;
+use rustix::fs::inotify::{CreateFlags, WatchFlags};
+use rustix::io::Errno;
+
+use super::{CgroupError, Controller, Group, Result, Version};
+
+/// Watches a group for out-of-memory kills. Poll it for reading, then call [`OomWatch::drain`].
+#[derive(Debug)]
+pub struct OomWatch {
+    fd: OwnedFd,
+    version: Version,
+    seen: u64,
+}
+
+impl AsFd for OomWatch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Group {
+    /// Begins to watch; kills so far do not count.
+    ///
+    /// # Errors
+    /// When there is no memory controller, or the user's inotify instances are used up.
+    pub fn oom_watch(&self) -> Result<OomWatch> {
+        let (dir, version) = self.home(Controller::Memory)?;
+        let fd = match version {
+            Version::V1 => {
+                let events =
+                    rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+                        .map_err(|e| CgroupError::file("watch", dir.path(), e))?;
+                let control = dir
+                    .file("memory.oom_control", OFlags::RDONLY)
+                    .map_err(|e| {
+                        CgroupError::file("open", &dir.path().join("memory.oom_control"), e)
+                    })?;
+                let line = format!("{} {}", events.as_raw_fd(), control.as_raw_fd());
+                dir.write("cgroup.event_control", &line)?;
+                events
+            }
+            Version::V2 => {
+                let path = dir.path().join("memory.events");
+                rustix::fs::inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)
+                    .and_then(|fd| {
+                        rustix::fs::inotify::add_watch(&fd, &path, WatchFlags::MODIFY)?;
+                        Ok(fd)
+                    })
+                    .map_err(|e| CgroupError::file("watch", &path, e))?
+            }
+        };
+        Ok(OomWatch {
+            fd,
+            version,
+            seen: self.oom_kills()?,
+        })
+    }
+}
+
+impl OomWatch {
+    /// Takes in what was reported and returns how many processes were killed since the last call.
+    /// Zero is usual too: version 2 reports other events of memory as well. `group` is the group
+    /// that is watched; when it is gone meanwhile, nothing is reported.
+    ///
+    /// # Errors
+    /// When the counter cannot be read.
+    pub fn drain(&mut self, group: &Group) -> Result<u64> {
+        let mut buffer = [0_u8; 4096];
+        let mut told = false;
+        loop {
+            match rustix::io::read(&self.fd, &mut buffer) {
+                Ok(n) if n > 0 => told = true,
+                Err(Errno::INTR) => {}
+                Ok(_) | Err(Errno::AGAIN) => break,
+                Err(e) => {
+                    let path = group.home(Controller::Memory)?.0.path();
+                    return Err(CgroupError::file("watch", path, e));
+                }
+            }
+            if self.version == Version::V1 {
+                break;
+            }
+        }
+        let mut now = group.oom_kills()?;
+        // Version 1 tells before it kills: the count follows within the same system call.
+        for _ in 0..20 {
+            if !(told && self.version == Version::V1 && now == self.seen) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+            now = group.oom_kills()?;
+        }
+        let new = now.saturating_sub(self.seen);
+        self.seen = self.seen.max(now);
+        Ok(new)
+    }
+}

@@ -1,0 +1,120 @@
+//! Under systemd control groups belong to systemd. A service of our own with `Delegate=yes` is the
+//! way to be given a part of the tree (systemd's CGROUP_DELEGATION.md); a process that only sleeps
+//! keeps it there, in a group beside ours, since version 2 wants no processes in the service's own.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use super::dir::{Dir, keyed};
+use super::{CgroupError, Result};
+
+/// Group of the sleeping process; no group of ours may be called so.
+pub(super) const HOLDER: &str = ".holder";
+
+const SLICE: &str = "bulkhead.slice";
+
+fn unit(kernel_name: &str) -> String {
+    format!("{kernel_name}.service")
+}
+
+/// The service's folder below the root of a hierarchy.
+pub(super) fn cgroup(kernel_name: &str) -> PathBuf {
+    Path::new(SLICE).join(unit(kernel_name))
+}
+
+/// Whether the sleeping process is there.
+pub(super) fn holds(dir: &Dir) -> Result<bool> {
+    let Some(holder) = dir.child(HOLDER)? else {
+        return Ok(false);
+    };
+    Ok(keyed(&holder.read("cgroup.events")?, "populated") == Some(1))
+}
+
+/// Starts the service, if it does not run, and returns its folder in version 2.
+pub(super) fn start(v2: &Path, kernel_name: &str) -> Result<Dir> {
+    let path = v2.join(cgroup(kernel_name));
+    if let Some(dir) = Dir::open(&path)?
+        && holds(&dir)?
+    {
+        return Ok(dir);
+    }
+    let unit = unit(kernel_name);
+    let running = said(&unit, "systemctl", &["is-active", "--quiet", &unit]).is_ok();
+    if !running {
+        run_unit(&unit)?;
+    }
+    let gone = |said: &str| CgroupError::Service {
+        unit: unit.clone(),
+        said: said.to_owned(),
+    };
+    let dir = Dir::open(&path)?
+        .ok_or_else(|| gone("it runs, but its control group is not where it was expected"))?;
+    let pid = said(
+        &unit,
+        "systemctl",
+        &["show", "--property=MainPID", "--value", &unit],
+    )?;
+    let (holder, _) = dir.ensure(HOLDER)?;
+    holder.write("cgroup.procs", pid.trim())?;
+    Ok(dir)
+}
+
+fn run_unit(unit: &str) -> Result<()> {
+    let name = format!("--unit={unit}");
+    let slice = format!("--slice={SLICE}");
+    let arguments = [
+        "--quiet",
+        "--collect",
+        "--service-type=exec",
+        "--description=Bulkhead guests",
+        &name,
+        &slice,
+        // The controllers below are ours; without the rest a guest would share the limits that
+        // systemd puts on a usual service, or end all guests by running out of memory.
+        "--property=Delegate=yes",
+        "--property=TasksMax=infinity",
+        "--property=OOMPolicy=continue",
+        "sleep",
+        "infinity",
+    ];
+    said(unit, "systemd-run", &arguments).map(|_| ())
+}
+
+/// Stops the service and waits until it is down.
+pub(super) fn stop(kernel_name: &str) -> Result<()> {
+    let unit = unit(kernel_name);
+    if said(&unit, "systemctl", &["is-active", "--quiet", &unit]).is_err() {
+        return Ok(());
+    }
+    said(&unit, "systemctl", &["stop", &unit])?;
+    // Removal of its groups follows in systemd's own time.
+    let until = Instant::now() + Duration::from_millis(500);
+    while said(&unit, "systemctl", &["is-active", "--quiet", &unit]).is_ok()
+        && Instant::now() < until
+    {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// Runs a command of systemd's; its standard output, or what it said of its failure.
+fn said(unit: &str, program: &str, arguments: &[&str]) -> Result<String> {
+    let failed = |said: String| CgroupError::Service {
+        unit: unit.to_owned(),
+        said,
+    };
+    let out = Command::new(program)
+        .args(arguments)
+        .output()
+        .map_err(|e| failed(format!("{program}: {e}")))?;
+    if out.status.success() {
+        return Ok(String::from_utf8_lossy(&out.stdout).into_owned());
+    }
+    let words = String::from_utf8_lossy(&out.stderr);
+    Err(failed(format!(
+        "{program}: {} ({})",
+        words.trim(),
+        out.status
+    )))
+}

@@ -67,7 +67,7 @@ layered! {
         /// Most cgroups below the guest's own.
         cgroups: Option<u32>,
         /// In a profile: why it says what it says, by key.
-        why: BTreeMap<String, String>,
+        why: Dotted,
     }
 }
 

@@ -50,11 +50,21 @@ impl fmt::Display for DefineError {
 impl DefineError {
     /// One fault that belongs to no line.
     pub(super) fn single(source: &str, message: impl Into<String>) -> Self {
+        Self::at(source, None, message)
+    }
+
+    /// One fault at a line and column.
+    pub(super) fn at(
+        source: &str,
+        place: Option<(usize, usize)>,
+        message: impl Into<String>,
+    ) -> Self {
+        let (line, column) = (place.map(|p| p.0), place.map(|p| p.1));
         Self {
             faults: vec![Fault {
                 source: source.to_owned(),
-                line: None,
-                column: None,
+                line,
+                column,
                 message: message.into(),
             }],
         }

@@ -25,15 +25,19 @@ mod capability;
 mod check;
 mod default;
 mod definition;
+mod edit;
 mod entry;
 mod error;
 mod file;
+mod flag;
+mod key;
 mod layer;
 mod profile;
 mod read;
 mod resolve;
 mod rule;
 mod settings;
+mod show;
 mod word;
 
 pub use capability::{CAPABILITIES, Capability, CapabilityChange};
@@ -43,13 +47,16 @@ pub use definition::{
     AccessPart, AutostartPart, CpuPart, Definition, InitPart, IoPart, MemoryPart, NetworkPart,
     RestartPart, SecurityPart, TemplatePart,
 };
+pub use edit::{Change, edit};
 pub use entry::{BlockLimitEntry, DeviceEntry, MountEntry, TmpfsEntry};
 pub use error::{DefineError, Fault};
 pub use file::{MAX_FILE, ReadError, read_file};
+pub use key::{KEYS, Key, KeyError, KeyPath, Kind};
 pub use layer::{Dotted, Extend, Replace};
 pub use profile::{Profile, Profiles};
 pub use read::Sheet;
 pub use resolve::{define, locate, resolve};
 pub use rule::{RLIMITS, is_signal};
 pub use settings::{IdSettings, NetworkSettings, Settings, Subnet};
+pub use show::get;
 pub use word::{ModeBits, OrNone, Pause};

@@ -9,7 +9,7 @@ use include_dir::{Dir, include_dir};
 use super::definition::Definition;
 use super::error::{DefineError, suggestion};
 use super::file::read_file;
-use super::layer::Replace;
+use super::layer::{Dotted, Replace};
 use super::read::{Reader, Sheet};
 
 static BUILT_IN: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/profiles");
@@ -35,10 +35,21 @@ impl Profile {
     /// All faults of the text, with their lines.
     pub fn parse(name: &str, source: &str, text: &str) -> Result<Self, DefineError> {
         let sheet = Sheet::parse_with(source, text, refuse_what_is_no_profile)?;
+        if let Some(key) = sheet
+            .definition
+            .why
+            .0
+            .keys()
+            .find(|key| sheet.place(key).is_none())
+        {
+            let place = sheet.place(&format!("why.{key}"));
+            let message = format!("why: the profile does not say {key:?}");
+            return Err(DefineError::at(source, place, message));
+        }
         Ok(Self {
             name: name.to_owned(),
             description: sheet.definition.description.clone().unwrap_or_default(),
-            why: sheet.definition.why.clone(),
+            why: sheet.definition.why.0.clone(),
             text: text.to_owned(),
             sheet,
         })
@@ -51,7 +62,7 @@ impl Profile {
         Definition {
             description: None,
             profiles: Replace(None),
-            why: BTreeMap::new(),
+            why: Dotted::default(),
             ..definition
         }
     }
@@ -153,4 +164,90 @@ fn files_of(folder: &Path) -> Result<Vec<std::path::PathBuf>, DefineError> {
     }
     paths.sort();
     Ok(paths)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::key::{KeyPath, Kind};
+    use super::*;
+
+    #[test]
+    fn every_rule_of_a_built_in_profile_has_its_reason() {
+        for profile in Profiles::load(None).unwrap().iter() {
+            for key in profile.sheet.keys() {
+                let Ok(path) = KeyPath::parse(key) else {
+                    continue;
+                };
+                let whole = !path.key.has_items() || path.key.kind == Kind::Words;
+                if key != "description" && (whole || path.item.is_some()) {
+                    assert!(
+                        profile.why.contains_key(key),
+                        "{}: {key} has no why",
+                        profile.name
+                    );
+                }
+            }
+            for (key, why) in &profile.why {
+                assert!(why.len() > 20, "{}: {key}: {why}", profile.name);
+            }
+        }
+    }
+
+    #[test]
+    fn all_names_are_there_and_a_wrong_one_is_told() {
+        let profiles = Profiles::load(None).unwrap();
+        let names: Vec<&str> = profiles.names().collect();
+        let all = "default hardened large legacy medium nesting small tiny xlarge";
+        assert_eq!(names.join(" "), all);
+        let error = profiles.get("hardend").unwrap_err();
+        assert_eq!(
+            error,
+            "there is no profile \"hardend\": did you mean \"hardened\"?"
+        );
+    }
+
+    #[test]
+    fn a_profile_that_is_none_is_refused() {
+        let refused = |text: &str| Profile::parse("p", "p.toml", text).unwrap_err().to_string();
+        assert_eq!(
+            refused("ptys = 5\n"),
+            "p.toml:1: a profile must have a description"
+        );
+        assert!(
+            refused("description = \"d\"\nprofiles = [\"tiny\"]")
+                .starts_with("p.toml:2: profiles: ")
+        );
+        let why = "description = \"d\"\n[why]\ncpu.limit = \"because\"";
+        assert_eq!(
+            refused(why),
+            "p.toml:3: why: the profile does not say \"cpu.limit\""
+        );
+    }
+
+    #[test]
+    fn a_folder_replaces_and_adds() {
+        let folder = std::env::temp_dir().join(format!("define-profiles-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(
+            folder.join("tiny.toml"),
+            "description = \"ours\"\nptys = 9\n",
+        )
+        .unwrap();
+        std::fs::write(folder.join("web.toml"), "description = \"web\"\n").unwrap();
+        std::fs::write(folder.join("README"), "not a profile").unwrap();
+        let loaded = Profiles::load(Some(&folder));
+        std::fs::write(folder.join("web.toml"), "descripton = \"web\"\n").unwrap();
+        let broken = Profiles::load(Some(&folder));
+        std::fs::remove_dir_all(&folder).unwrap();
+        let loaded = loaded.unwrap();
+        assert_eq!(loaded.get("tiny").unwrap().layer().ptys, Some(9));
+        assert_eq!(loaded.get("web").unwrap().description, "web");
+        assert!(loaded.get("small").is_ok());
+        assert!(
+            broken
+                .unwrap_err()
+                .to_string()
+                .contains("web.toml:1: unknown key \"descripton\"")
+        );
+    }
 }

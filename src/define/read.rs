@@ -31,7 +31,7 @@ impl Sheet {
     /// All faults of the text, each with its line.
     pub fn parse(source: &str, text: &str) -> Result<Self, DefineError> {
         Self::parse_with(source, text, |reader, definition: &Definition| {
-            if !definition.why.is_empty() {
+            if !definition.why.0.is_empty() {
                 let why = "why: only a profile gives reasons; write a comment instead";
                 reader.fault_at_key("why", why.into());
             }
@@ -55,8 +55,13 @@ impl Sheet {
         })
     }
 
-    /// Line and column, from 1, of a key such as `memory.limit` or `mount./data`, or of the nearest
-    /// table around it; `None` if the text has neither.
+    /// The keys it has, with their tables.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.places.keys().map(String::as_str)
+    }
+
+    /// Line and column, from 1, of a key such as `memory.limit` or `mount./data`; `None` if the
+    /// text does not have it.
     #[must_use]
     pub fn place(&self, key: &str) -> Option<(usize, usize)> {
         self.places.get(key).copied()

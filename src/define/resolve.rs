@@ -32,15 +32,11 @@ pub fn resolve(name: &GuestName, sheet: &Sheet, profiles: &Profiles) -> Result<G
     let mut merged = Definition::default();
     for profile in sheet.definition.profiles.0.iter().flatten() {
         let profile = profiles.get(profile).map_err(|message| {
-            let place = sheet.place("profiles");
-            DefineError {
-                faults: vec![Fault {
-                    source: sheet.source.clone(),
-                    line: place.map(|(line, _)| line),
-                    column: place.map(|(_, column)| column),
-                    message: format!("profiles: {message}"),
-                }],
-            }
+            DefineError::at(
+                &sheet.source,
+                sheet.place("profiles"),
+                format!("profiles: {message}"),
+            )
         })?;
         merged = profile.layer().over(merged);
     }

@@ -1,0 +1,275 @@
+//! The schema of `guest.toml` and of profiles: every key there is. Which value a missing key has is
+//! said next door in `default`; what a value may be, in `word` and `check`.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::capability::CapabilityChange;
+use super::entry::{BlockLimitEntry, DeviceEntry, MountEntry, TmpfsEntry};
+use super::layer::{Dotted, Extend, Layer, Replace, Shape, layered};
+use super::read::{Node, Reader, scalar};
+use super::word::{OrNone, Pause};
+use crate::model::{Bytes, CpuSet, Cpus, GuestName, NetworkKind, RestartPolicy, Rlimit};
+
+layered! {
+    /// What a person wrote about a guest, or what a profile says about guests. Nothing is filled in.
+    pub struct Definition {
+        /// Recipe of the root filesystem.
+        template: TemplatePart,
+        /// Profiles below this definition, in order.
+        profiles: Replace<String>,
+        /// Free text; in a profile, what the profile is for.
+        description: Option<String>,
+        /// Free labels.
+        labels: BTreeMap<String, String>,
+        /// CPU limits.
+        cpu: CpuPart,
+        /// Memory limits.
+        memory: MemoryPart,
+        /// Most processes and threads.
+        processes: Option<u32>,
+        /// Block I/O limits.
+        io: IoPart,
+        /// Resource limits by name.
+        rlimits: BTreeMap<String, Rlimit>,
+        /// Kernel settings by name.
+        sysctls: Dotted,
+        /// Host name inside.
+        hostname: Option<String>,
+        /// Domain name inside.
+        domain: Option<String>,
+        /// Time zone name.
+        timezone: Option<String>,
+        /// Environment of the first program.
+        environment: BTreeMap<String, String>,
+        /// First program.
+        init: InitPart,
+        /// Host paths shown inside.
+        mount: Vec<MountEntry>,
+        /// Memory file systems.
+        tmpfs: Vec<TmpfsEntry>,
+        /// Devices.
+        device: Vec<DeviceEntry>,
+        /// What it may do.
+        security: SecurityPart,
+        /// Start with the host.
+        autostart: AutostartPart,
+        /// Start again after an end.
+        restart: RestartPart,
+        /// Network.
+        network: NetworkPart,
+        /// First-boot access data.
+        access: AccessPart,
+        /// Most pseudo-terminals.
+        ptys: Option<u32>,
+        /// Most bytes of console output kept.
+        console_log: Option<Bytes>,
+        /// Most cgroups below the guest's own.
+        cgroups: Option<u32>,
+        /// In a profile: why it says what it says, by key.
+        why: Dotted,
+    }
+}
+
+layered! {
+    /// `[cpu]`
+    pub struct CpuPart {
+        /// Hard limit in CPUs.
+        limit: Option<OrNone<Cpus>>,
+        /// Share under contention.
+        weight: Option<u32>,
+        /// CPUs it may run on.
+        cpuset: Option<OrNone<CpuSet>>,
+        /// Unused time that may be used above the limit, in CPUs.
+        burst: Option<OrNone<Cpus>>,
+    }
+}
+
+layered! {
+    /// `[memory]`
+    pub struct MemoryPart {
+        /// Hard limit.
+        limit: Option<Bytes>,
+        /// Swap beyond memory.
+        swap: Option<Bytes>,
+        /// Throttled above this.
+        high: Option<OrNone<Bytes>>,
+        /// Kept while others can give.
+        low: Option<Bytes>,
+        /// Kept whatever happens.
+        min: Option<Bytes>,
+        /// Whether running out kills the whole guest.
+        oom_group: Option<bool>,
+    }
+}
+
+layered! {
+    /// `[io]`
+    pub struct IoPart {
+        /// Share under contention.
+        weight: Option<OrNone<u32>>,
+        /// Limits by device.
+        device: Vec<BlockLimitEntry>,
+    }
+}
+
+layered! {
+    /// `[init]`
+    pub struct InitPart {
+        /// Program and arguments.
+        command: Replace<String>,
+        /// Signal that asks it to shut down.
+        stop_signal: Option<OrNone<String>>,
+        /// Time it has before it is killed.
+        stop_timeout: Option<Pause>,
+    }
+}
+
+layered! {
+    /// `[autostart]`
+    pub struct AutostartPart {
+        /// Whether it starts with the host.
+        enabled: Option<bool>,
+        /// Higher starts earlier.
+        priority: Option<i32>,
+        /// Guests that must run before.
+        after: Extend<GuestName>,
+    }
+}
+
+layered! {
+    /// `[restart]`
+    pub struct RestartPart {
+        /// When.
+        policy: Option<RestartPolicy>,
+        /// First pause.
+        delay: Option<Pause>,
+        /// Longest pause.
+        delay_max: Option<Pause>,
+        /// Give up after so many.
+        attempts: Option<u32>,
+    }
+}
+
+layered! {
+    /// `[network]`
+    pub struct NetworkPart {
+        /// Kind of network.
+        kind: Option<NetworkKind>,
+        /// Address asked for.
+        address: Option<OrNone<Ipv4Addr>>,
+        /// Name servers.
+        dns: Replace<IpAddr>,
+    }
+}
+
+layered! {
+    /// `[access]`
+    pub struct AccessPart {
+        /// Public keys that may log in as root.
+        ssh_keys: Extend<String>,
+        /// crypt(5) hash of root's password.
+        root_password_hash: Option<OrNone<String>>,
+    }
+}
+
+/// `template = "debian"`, or `[template]` with `name` and the template's own options.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TemplatePart {
+    /// Its name.
+    pub name: Option<String>,
+    /// Its options.
+    pub options: BTreeMap<String, String>,
+}
+
+impl Layer for TemplatePart {
+    const SHAPE: Shape = Shape::Table(&[("name", &Shape::Single), ("options", &Shape::Map)]);
+
+    /// Options belong to one template: those of another are left behind.
+    fn over(self, lower: Self) -> Self {
+        let Self { name, options } = self;
+        match name {
+            Some(name) if lower.name.as_ref() != Some(&name) => Self {
+                name: Some(name),
+                options,
+            },
+            name => Self {
+                name: name.or(lower.name),
+                options: options.over(lower.options),
+            },
+        }
+    }
+
+    fn read(reader: &mut Reader<'_>, path: &str, node: &Node<'_>) -> Self {
+        if scalar(node.get_ref()).is_some() {
+            return Self {
+                name: reader.word(path, node),
+                options: BTreeMap::new(),
+            };
+        }
+        let mut options: BTreeMap<String, String> = Layer::read(reader, path, node);
+        Self {
+            name: options.remove("name"),
+            options,
+        }
+    }
+}
+
+/// `[security]`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SecurityPart {
+    /// `add` and `drop`.
+    pub capabilities: CapabilityChange,
+    /// Name of the seccomp profile.
+    pub seccomp: Option<String>,
+    /// Whether programs can gain privileges by executing.
+    pub no_new_privileges: Option<bool>,
+    /// Whether user namespaces may be made inside.
+    pub nesting: Option<bool>,
+}
+
+impl Layer for SecurityPart {
+    const SHAPE: Shape = Shape::Table(&[
+        ("add", &Shape::Words),
+        ("drop", &Shape::Words),
+        ("seccomp", &Shape::Single),
+        ("no_new_privileges", &Shape::Single),
+        ("nesting", &Shape::Single),
+    ]);
+
+    fn over(self, lower: Self) -> Self {
+        let Self {
+            capabilities,
+            seccomp,
+            no_new_privileges,
+            nesting,
+        } = self;
+        Self {
+            capabilities: capabilities.after(&lower.capabilities),
+            seccomp: seccomp.over(lower.seccomp),
+            no_new_privileges: no_new_privileges.over(lower.no_new_privileges),
+            nesting: nesting.over(lower.nesting),
+        }
+    }
+
+    fn read(reader: &mut Reader<'_>, path: &str, node: &Node<'_>) -> Self {
+        let Some(table) = reader.table(path, node) else {
+            return Self::default();
+        };
+        let names = &["add", "drop", "seccomp", "no_new_privileges", "nesting"];
+        reader.known(path, table, names);
+        let (add, drop) = (
+            reader.field(path, table, "add"),
+            reader.field(path, table, "drop"),
+        );
+        if let Some(message) = CapabilityChange::refused(&add) {
+            reader.fault_at_key("security.add", format!("security.add: {message}"));
+        }
+        Self {
+            capabilities: CapabilityChange::of(&add, &drop),
+            seccomp: reader.field(path, table, "seccomp"),
+            no_new_privileges: reader.field(path, table, "no_new_privileges"),
+            nesting: reader.field(path, table, "nesting"),
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! Host settings: `/etc/bulkhead/bulkhead.toml`. All have working values, so the file may be
+//! missing. What one guest wants is in its definition, not here.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+
+use super::error::DefineError;
+use super::file::{ReadError, read_file};
+use super::layer::{Replace, layered};
+use super::read::Reader;
+use super::word::{Word, quoted};
+use crate::model::IdBlock;
+
+/// A range of IPv4 addresses: `10.213.0.0/16`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subnet {
+    /// First address of it: all bits after the prefix are zero.
+    pub network: Ipv4Addr,
+    /// Bits that all its addresses share, 8 to 30.
+    pub prefix: u8,
+}
+
+impl Word for Subnet {
+    fn read(text: &str) -> Result<Self, String> {
+        let wrong = || {
+            format!(
+                "{} is not a range of addresses: write one such as 10.213.0.0/16",
+                quoted(text)
+            )
+        };
+        let (address, prefix) = text.split_once('/').ok_or_else(wrong)?;
+        let network: Ipv4Addr = address.parse().map_err(|_| wrong())?;
+        let prefix: u8 = prefix.parse().map_err(|_| wrong())?;
+        if !(8..=30).contains(&prefix) {
+            return Err(format!(
+                "{}: the prefix is out of range: 8 to 30",
+                quoted(text)
+            ));
+        }
+        let first = Ipv4Addr::from_bits(network.to_bits() & (u32::MAX << (32 - prefix)));
+        if first != network {
+            return Err(format!(
+                "{}: the range begins at {first}/{prefix}",
+                quoted(text)
+            ));
+        }
+        if network.is_multicast() || network.is_loopback() || network.is_unspecified() {
+            return Err(format!(
+                "{}: these addresses have another use",
+                quoted(text)
+            ));
+        }
+        Ok(Self { network, prefix })
+    }
+}
+
+impl std::fmt::Display for Subnet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.network, self.prefix)
+    }
+}
+
+/// `[network]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkSettings {
+    /// Name of the bridge; `None` for the program's own choice.
+    pub bridge: Option<String>,
+    /// Addresses of bridge and guests.
+    pub subnet: Subnet,
+    /// Whether guests reach the world with the host's address.
+    pub nat: bool,
+    /// Name servers of guests that name none; empty for the host's.
+    pub dns: Vec<IpAddr>,
+}
+
+/// `[ids]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdSettings {
+    /// First host id that may belong to guests.
+    pub first: u32,
+    /// How many ids from there on; each guest takes [`IdBlock::STRIDE`].
+    pub count: u32,
+}
+
+/// Host settings, all filled in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Network of the guests.
+    pub network: NetworkSettings,
+    /// Host ids of the guests.
+    pub ids: IdSettings,
+    /// More templates, beside the built-in ones; `None` for `templates` in the settings' folder.
+    pub templates: Option<PathBuf>,
+    /// Where built images are kept; `None` for the usual place.
+    pub images: Option<PathBuf>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            network: NetworkSettings {
+                bridge: None,
+                subnet: Subnet {
+                    network: Ipv4Addr::new(10, 213, 0, 0),
+                    prefix: 16,
+                },
+                nat: true,
+                dns: Vec::new(),
+            },
+            // Above what distributions give to people (subuid(5)) and systemd to its containers
+            // (0x00080000 to 0x6FFFFFFF); about 3,000 guests, all below 2^31.
+            ids: IdSettings {
+                first: 0x7000_0000,
+                count: 0x0f00_0000,
+            },
+            templates: None,
+            images: None,
+        }
+    }
+}
+
+layered! {
+    /// The file.
+    pub struct SettingsPart {
+        /// `[network]`
+        network: NetworkSettingsPart,
+        /// `[ids]`
+        ids: IdSettingsPart,
+        /// `[templates]`
+        templates: FolderPart,
+        /// `[images]`
+        images: FolderPart,
+    }
+}
+
+layered! {
+    /// `[network]`
+    pub struct NetworkSettingsPart {
+        /// Name of the bridge.
+        bridge: Option<String>,
+        /// Addresses.
+        subnet: Option<Subnet>,
+        /// Whether packets out get the host's address.
+        nat: Option<bool>,
+        /// Name servers.
+        dns: Replace<IpAddr>,
+    }
+}
+
+layered! {
+    /// `[ids]`
+    pub struct IdSettingsPart {
+        /// First host id.
+        first: Option<u32>,
+        /// How many.
+        count: Option<u32>,
+    }
+}
+
+layered! {
+    /// `[templates]`, `[images]`
+    pub struct FolderPart {
+        /// The folder.
+        dir: Option<PathBuf>,
+    }
+}
+
+impl Settings {
+    /// The settings in a file; the usual ones if there is none.
+    ///
+    /// # Errors
+    /// The file cannot be read, or all faults of its text.
+    pub fn load(path: &Path) -> Result<Self, DefineError> {
+        match read_file(path) {
+            Ok(text) => Self::parse(&path.display().to_string(), &text),
+            Err(ReadError::Missing(_)) => Ok(Self::default()),
+            Err(error) => Err(DefineError::single("", error.to_string())),
+        }
+    }
+
+    /// The settings a text gives.
+    ///
+    /// # Errors
+    /// All faults of the text, with their lines.
+    pub fn parse(source: &str, text: &str) -> Result<Self, DefineError> {
+        let mut reader = Reader::new(source, text);
+        let part: SettingsPart = reader.document();
+        let usual = Self::default();
+        let settings = Self {
+            network: NetworkSettings {
+                bridge: part.network.bridge,
+                subnet: part.network.subnet.unwrap_or(usual.network.subnet),
+                nat: part.network.nat.unwrap_or(usual.network.nat),
+                dns: part.network.dns.0.unwrap_or_default(),
+            },
+            ids: IdSettings {
+                first: part.ids.first.unwrap_or(usual.ids.first),
+                count: part.ids.count.unwrap_or(usual.ids.count),
+            },
+            templates: part.templates.dir,
+            images: part.images.dir,
+        };
+        for (key, message) in settings.refused() {
+            reader.fault_at_key(key, format!("{key}: {message}"));
+        }
+        reader.finish().map(|_| settings)
+    }
+
+    fn refused(&self) -> Vec<(&'static str, String)> {
+        let mut found = Vec::new();
+        // IFNAMSIZ, netdevice(7).
+        let interface = |name: &String| {
+            (1..=15).contains(&name.len())
+                && name
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
+        };
+        if !self.network.bridge.iter().all(interface) {
+            let message = "use 1 to 15 letters, digits, - and _".to_owned();
+            found.push(("network.bridge", message));
+        }
+        let ids = self.ids;
+        if ids.first < 65_536 {
+            let message =
+                "is out of range: at least 65536, the ids below are the host's".to_owned();
+            found.push(("ids.first", message));
+        }
+        // 2^32 - 1 is no id, and tools that keep ids in signed numbers stop at 2^31.
+        if ids
+            .first
+            .checked_add(ids.count)
+            .is_none_or(|end| end > 1 << 31)
+        {
+            found.push((
+                "ids.count",
+                "ids.first and ids.count together are at most 2147483648".into(),
+            ));
+        }
+        if ids.count < IdBlock::STRIDE {
+            found.push((
+                "ids.count",
+                format!("is too few: a guest takes {}", IdBlock::STRIDE),
+            ));
+        }
+        let folders = [
+            ("templates.dir", &self.templates),
+            ("images.dir", &self.images),
+        ];
+        for (key, folder) in folders {
+            if folder.as_ref().is_some_and(|folder| !folder.is_absolute()) {
+                found.push((key, "is relative: begin with /".to_owned()));
+            }
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_file_and_an_empty_one_are_the_usual_settings() {
+        assert_eq!(Settings::parse("s", ""), Ok(Settings::default()));
+        assert_eq!(
+            Settings::load(Path::new("/nonexistent/x.toml")),
+            Ok(Settings::default())
+        );
+        assert!(Settings::default().refused().is_empty());
+    }
+
+    #[test]
+    fn settings_are_read_and_refused_with_their_lines() {
+        let text = "[network]\nsubnet = \"10.9.0.0/24\"\nnat = false\ndns = [\"1.1.1.1\"]\n\
+                    [ids]\nfirst = 1_000_000\ncount = 262144\n[images]\ndir = \"/big\"\n";
+        let settings = Settings::parse("s", text).unwrap();
+        assert_eq!(settings.network.subnet.to_string(), "10.9.0.0/24");
+        assert_eq!(
+            (settings.network.nat, settings.ids.first),
+            (false, 1_000_000)
+        );
+        assert_eq!(settings.images, Some("/big".into()));
+
+        let refused = |text: &str| Settings::parse("s", text).unwrap_err().to_string();
+        assert_eq!(
+            refused("[network]\nsubnet = \"10.9.1.0/16\""),
+            "s:2: network.subnet: \"10.9.1.0/16\": the range begins at 10.9.0.0/16"
+        );
+        assert_eq!(
+            refused("[ids]\nfirst = 5"),
+            "s:2: ids.first: is out of range: at least 65536, the ids below are the host's"
+        );
+        assert_eq!(
+            refused("[netwrk]"),
+            "s:1: unknown key \"netwrk\": did you mean \"network\"?"
+        );
+    }
+}

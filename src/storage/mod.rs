@@ -18,15 +18,20 @@
 mod busybox;
 mod digest;
 mod dirfd;
+mod first_boot;
 mod image;
 mod init_kind;
+mod merged;
+mod network_files;
 mod remove;
 mod root;
 mod seed;
+mod ssh_keys;
 mod template;
 mod walk;
 
 pub use dirfd::FileError;
+pub use first_boot::{FirstBoot, FirstBootError, first_boot, update_hosts, update_network};
 pub use image::{
     Image, ImageError, Leftover, Progress, ensure_image, images, leftovers, load_image,
     remove_image, remove_leftover,

@@ -1,1 +1,41 @@
-//! Templates, images and roots; hands out `MountOp`s.
+//! Templates, images and roots: everything about what a guest's files are made of. Nothing is
+//! mounted here; [`root_ops`] hands out a [`crate::model::RootOp`] and `MountOp`s for the launch.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `template` | recipes: embedded, or from a folder of the host's |
+//! | `image` | built images by digest: record, building once, leftovers |
+//! | `digest` | the digest of a tree's content |
+//! | `busybox`, `host`, `debian`, `archive` | how each kind of template is built |
+//! | `root` | a guest's own layer: make, use, delete |
+//! | `first_boot`, `network_files`, `ssh_keys` | what the host writes into a guest before it runs |
+//! | `merged` | a guest's tree as the guest sees it, read and written by descriptor |
+//! | `dirfd`, `walk`, `remove`, `seed` | descriptor work the others share |
+//!
+//! A tree that a guest has written to is data of a stranger: it is only ever touched one component
+//! at a time through descriptors, never by a joined path.
+
+mod busybox;
+mod digest;
+mod dirfd;
+mod first_boot;
+mod image;
+mod init_kind;
+mod merged;
+mod network_files;
+mod remove;
+mod root;
+mod seed;
+mod ssh_keys;
+mod template;
+mod walk;
+
+pub use dirfd::FileError;
+pub use first_boot::{FirstBoot, FirstBootError, first_boot, update_hosts, update_network};
+pub use image::{
+    Image, ImageError, Leftover, Progress, ensure_image, images, leftovers, load_image,
+    remove_image, remove_leftover,
+};
+pub use init_kind::InitKind;
+pub use root::{RootError, Usage, create_root, delete_root, image_digest, root_ops, usage};
+pub use template::{Kind, OptionSpec, Template, TemplateError, Templates};

@@ -1,0 +1,405 @@
+//! A stopped guest's tree as the guest sees it: its own layer over its image, without a mount. The
+//! guest may have put anything there, so every step is one component by descriptor; links are read
+//! and resolved here, inside the tree, and never by the kernel. Fresh roots of a build are `seed`.
+
+use std::collections::VecDeque;
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+use rustix::fs::{self, AtFlags, Stat};
+use rustix::io::Errno;
+
+use super::dirfd::{
+    self, FileError, Owner, child_dir, child_file, cname, file_type, is_dir, make_dir, open_dir,
+    read_limited, stat_at,
+};
+use super::image::Image;
+use crate::model::{GuestName, Layout};
+
+/// Links followed before a path is taken for a loop, as in path_resolution(7).
+const LINKS_MOST: u32 = 40;
+/// Most bytes of a file that is edited.
+const FILE_MOST: u64 = 1 << 20;
+/// Marks a folder of the upper layer that hides the one below it (overlayfs).
+const OPAQUE: &CStr = c"trusted.overlay.opaque";
+
+/// A folder of the merged tree: in the guest's layer, in the image, or both.
+#[derive(Debug)]
+struct Folder {
+    name: CString,
+    upper: Option<OwnedFd>,
+    lower: Option<OwnedFd>,
+}
+
+/// What a name in a folder is.
+#[derive(Debug)]
+enum Entry {
+    Nothing,
+    Folder(Folder),
+    Link(Vec<u8>),
+    /// A file that is neither, and whether it is in the guest's layer.
+    File {
+        in_upper: bool,
+        stat: Stat,
+    },
+}
+
+/// A guest's tree.
+#[derive(Debug)]
+pub(super) struct Merged {
+    upper: PathBuf,
+    lower: PathBuf,
+}
+
+/// The folders from the root to one folder.
+type Trail = Vec<Folder>;
+
+impl Merged {
+    /// The tree of a guest over its image. The guest must be stopped: the kernel does not allow
+    /// changes below a mounted overlay.
+    pub(super) fn open(layout: &Layout, name: &GuestName, image: &Image) -> Self {
+        Self {
+            upper: layout.guest(name).join("root/upper"),
+            lower: image.root(),
+        }
+    }
+
+    fn failed(&self, verb: &'static str, path: &str, source: impl Into<io::Error>) -> FileError {
+        FileError::new(verb, &self.upper.join(path), source)
+    }
+
+    /// Whether `path` leads to a folder.
+    pub(super) fn is_dir(&self, path: &str) -> Result<bool, FileError> {
+        match self.enter(path, None) {
+            Ok(trail) => Ok(trail.is_some()),
+            Err(e) if e.raw_os_error() == Some(Errno::NOTDIR.raw_os_error()) => Ok(false),
+            Err(e) => Err(self.failed("look at", path, e)),
+        }
+    }
+
+    /// Reads the regular file that `path` leads to, with its owner; `None` if there is none.
+    ///
+    /// # Errors
+    /// It is larger than 1 MiB, or cannot be read.
+    pub(super) fn read(&self, path: &str) -> Result<Option<(Vec<u8>, Owner)>, FileError> {
+        self.find(path).map_err(|e| self.failed("read", path, e))
+    }
+
+    fn find(&self, path: &str) -> io::Result<Option<(Vec<u8>, Owner)>> {
+        let mut path = path.as_bytes().to_vec();
+        for _ in 0..LINKS_MOST {
+            let (parent, name) = split(&path);
+            let Some(trail) = self.enter_bytes(parent, None)? else {
+                return Ok(None);
+            };
+            let Some(folder) = trail.last() else {
+                return Ok(None);
+            };
+            let name = cname(name)?;
+            match entry(folder, &name)? {
+                Entry::File { in_upper, stat } if dirfd::is_file(&stat) => {
+                    let side = if in_upper {
+                        &folder.upper
+                    } else {
+                        &folder.lower
+                    };
+                    let Some(dir) = side else { return Ok(None) };
+                    let data = read_limited(child_file(dir, &name)?, FILE_MOST)?;
+                    return Ok(Some((data, Owner::of(&stat))));
+                }
+                Entry::Link(target) => path = joined(parent, &target),
+                _ => return Ok(None),
+            }
+        }
+        Err(Errno::LOOP.into())
+    }
+
+    /// Writes `path` into the guest's layer, replacing a file or link there (not what the link
+    /// leads to). Missing folders are made as in the image, or mode 0755.
+    pub(super) fn write(&self, path: &str, data: &[u8], owner: Owner) -> Result<(), FileError> {
+        self.place(path)
+            .and_then(|(dir, name)| dirfd::write_whole(&dir, &name, data, owner, true))
+            .map_err(|e| self.failed("write", path, e))
+    }
+
+    /// Makes the link `path` to `target` in the guest's layer, replacing a file or link there.
+    pub(super) fn link(&self, path: &str, target: &str) -> Result<(), FileError> {
+        let made = |(dir, name): (OwnedFd, CString)| -> io::Result<()> {
+            match fs::unlinkat(&dir, &*name, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(e) => return Err(e.into()),
+            }
+            Ok(fs::symlinkat(target, &dir, &*name)?)
+        };
+        self.place(path)
+            .and_then(made)
+            .map_err(|e| self.failed("make link", path, e))
+    }
+
+    /// Makes the folder `path` with this mode where it is missing.
+    pub(super) fn dir(&self, path: &str, mode: u32) -> Result<(), FileError> {
+        self.enter(path, Some(mode))
+            .map(|_| ())
+            .map_err(|e| self.failed("make folder", path, e))
+    }
+
+    /// The folder of the guest's layer that `path` lies in, and the last name.
+    fn place(&self, path: &str) -> io::Result<(OwnedFd, CString)> {
+        let (parent, name) = split(path.as_bytes());
+        let mut trail = self.enter_bytes(parent, Some(0o755))?.ok_or(Errno::NOENT)?;
+        let dir = trail.pop().and_then(|f| f.upper).ok_or(Errno::NOENT)?;
+        Ok((dir, cname(name)?))
+    }
+
+    fn enter(&self, path: &str, make: Option<u32>) -> io::Result<Option<Trail>> {
+        self.enter_bytes(path.as_bytes(), make)
+    }
+
+    /// The folders on the way to `path`; `None` if there is no such folder. With `make`, missing
+    /// ones are made with this mode, and all are there in the guest's layer.
+    fn enter_bytes(&self, path: &[u8], make: Option<u32>) -> io::Result<Option<Trail>> {
+        let mut trail = vec![Folder {
+            name: CString::default(),
+            upper: Some(open_dir(&self.upper).map_err(|e| e.source)?),
+            lower: Some(open_dir(&self.lower).map_err(|e| e.source)?),
+        }];
+        let mut left: VecDeque<Vec<u8>> = components(path).collect();
+        let mut links = 0;
+        while let Some(name) = left.pop_front() {
+            if name == b".." {
+                if trail.len() > 1 {
+                    trail.pop();
+                }
+                continue;
+            }
+            let Some(here) = trail.last() else { break };
+            let name = cname(name)?;
+            match entry(here, &name)? {
+                Entry::Folder(folder) => trail.push(folder),
+                Entry::Link(target) => {
+                    links += 1;
+                    if links > LINKS_MOST {
+                        return Err(Errno::LOOP.into());
+                    }
+                    if target.first() == Some(&b'/') {
+                        trail.truncate(1);
+                    }
+                    for part in components(&target).collect::<Vec<_>>().into_iter().rev() {
+                        left.push_front(part);
+                    }
+                }
+                Entry::File { .. } => return Err(Errno::NOTDIR.into()),
+                Entry::Nothing => {
+                    let Some(mode) = make else { return Ok(None) };
+                    copy_up(&mut trail)?;
+                    let upper = trail.last().and_then(|f| f.upper.as_ref());
+                    let upper = new_folder(upper.ok_or(Errno::NOENT)?, &name, mode)?;
+                    trail.push(Folder {
+                        name,
+                        upper: Some(upper),
+                        lower: None,
+                    });
+                }
+            }
+        }
+        if make.is_some() {
+            copy_up(&mut trail)?;
+        }
+        Ok(Some(trail))
+    }
+}
+
+/// Makes the folders of a trail that are only in the image in the guest's layer too.
+fn copy_up(trail: &mut Trail) -> io::Result<()> {
+    for index in 1..trail.len() {
+        let (above, here) = trail.split_at_mut(index);
+        let (Some(parent), Some(folder)) = (above.last(), here.first_mut()) else {
+            continue;
+        };
+        if let (None, Some(lower), Some(parent)) = (&folder.upper, &folder.lower, &parent.upper) {
+            let owner = Owner::of(&fs::fstat(lower)?);
+            folder.upper = Some(make_dir(parent, &folder.name, owner)?);
+        }
+    }
+    Ok(())
+}
+
+/// Makes a folder where the merged tree has nothing: a whiteout may be in the way, and then the
+/// new folder must go on hiding what the image has there.
+fn new_folder(parent: &OwnedFd, name: &CStr, mode: u32) -> io::Result<OwnedFd> {
+    let hidden = stat_at(parent, name)?.is_some();
+    if hidden {
+        fs::unlinkat(parent, name, AtFlags::empty())?;
+    }
+    let made = make_dir(parent, name, Owner::root(mode))?;
+    if hidden {
+        fs::fsetxattr(&made, OPAQUE, b"y", fs::XattrFlags::empty())?;
+    }
+    Ok(made)
+}
+
+/// What `name` is in a merged folder, itself and not what it leads to.
+fn entry(folder: &Folder, name: &CStr) -> io::Result<Entry> {
+    let (mut upper, mut lower) = (None, None);
+    if let Some(dir) = &folder.upper {
+        match stat_at(dir, name)? {
+            Some(stat) if is_whiteout(&stat) => return Ok(Entry::Nothing),
+            Some(stat) if is_dir(&stat) => upper = Some(child_dir(dir, name)?),
+            Some(stat) => return leaf(dir, name, stat, true),
+            None => {}
+        }
+    }
+    let opaque = upper.as_ref().is_some_and(is_opaque);
+    if let (Some(dir), false) = (&folder.lower, opaque) {
+        match stat_at(dir, name)? {
+            Some(stat) if is_dir(&stat) => lower = Some(child_dir(dir, name)?),
+            Some(stat) if upper.is_none() => return leaf(dir, name, stat, false),
+            _ => {}
+        }
+    }
+    if upper.is_none() && lower.is_none() {
+        return Ok(Entry::Nothing);
+    }
+    Ok(Entry::Folder(Folder {
+        name: name.to_owned(),
+        upper,
+        lower,
+    }))
+}
+
+fn leaf(dir: &OwnedFd, name: &CStr, stat: Stat, in_upper: bool) -> io::Result<Entry> {
+    if file_type(&stat) == fs::FileType::Symlink {
+        let target = fs::readlinkat(dir, name, Vec::new())?;
+        return Ok(Entry::Link(target.into_bytes()));
+    }
+    Ok(Entry::File { in_upper, stat })
+}
+
+fn is_whiteout(stat: &Stat) -> bool {
+    file_type(stat) == fs::FileType::CharacterDevice && stat.st_rdev == 0
+}
+
+fn is_opaque(dir: &OwnedFd) -> bool {
+    let mut value = [0_u8; 1];
+    fs::fgetxattr(dir.as_fd(), OPAQUE, value.as_mut_slice()) == Ok(1) && value == *b"y"
+}
+
+fn components(path: &[u8]) -> impl Iterator<Item = Vec<u8>> + '_ {
+    path.split(|b| *b == b'/')
+        .filter(|c| !c.is_empty() && *c != b".")
+        .map(<[u8]>::to_vec)
+}
+
+/// Parent and last name of a path.
+fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|b| *b == b'/') {
+        Some(at) => (&path[..at], &path[at + 1..]),
+        None => (b"", path),
+    }
+}
+
+/// The path a link's target means when the link lies in `parent`.
+fn joined(parent: &[u8], target: &[u8]) -> Vec<u8> {
+    if target.first() == Some(&b'/') {
+        target.to_vec()
+    } else {
+        [parent, b"/", target].concat()
+    }
+}
+
+/// Reads a host file of at most 1 MiB; used for the host's own configuration.
+pub(super) fn read_host(path: &str) -> Option<Vec<u8>> {
+    read_limited(File::open(path).ok()?, FILE_MOST).ok()
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::super::seed::tests::TempDir;
+    use super::*;
+    use std::os::unix::fs::symlink;
+    use std::path::Path;
+
+    /// A tree with both layers in a folder of its own.
+    pub(in super::super) fn tree(temp: &TempDir) -> Merged {
+        let merged = Merged {
+            upper: temp.path().join("upper"),
+            lower: temp.path().join("lower"),
+        };
+        std::fs::create_dir_all(merged.lower.join("etc")).unwrap();
+        std::fs::create_dir(&merged.upper).unwrap();
+        merged
+    }
+
+    fn own(mode: u32) -> Owner {
+        Owner {
+            mode,
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+        }
+    }
+
+    fn text(merged: &Merged, path: &str) -> Option<String> {
+        let (data, _) = merged.read(path).unwrap()?;
+        Some(String::from_utf8(data).unwrap())
+    }
+
+    fn put(path: &Path, text: &str) {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    #[test]
+    fn the_upper_layer_wins_and_the_image_stays() {
+        let temp = TempDir::new("merged");
+        let merged = tree(&temp);
+        put(&merged.lower.join("etc/a"), "image");
+        assert_eq!(text(&merged, "etc/a").as_deref(), Some("image"));
+        merged.write("etc/a", b"guest", own(0o640)).unwrap();
+        assert_eq!(text(&merged, "/etc/a").as_deref(), Some("guest"));
+        assert_eq!(std::fs::read(merged.lower.join("etc/a")).unwrap(), b"image");
+        assert_eq!(text(&merged, "etc/none"), None);
+        assert_eq!(text(&merged, "etc"), None);
+    }
+
+    #[test]
+    fn links_stay_inside() {
+        let temp = TempDir::new("merged");
+        let merged = tree(&temp);
+        let outside = temp.path().join("outside");
+        put(&outside.join("secret"), "secret");
+        put(&merged.lower.join("run/resolv.conf"), "old");
+        symlink("../run/resolv.conf", merged.lower.join("etc/resolv.conf")).unwrap();
+        assert_eq!(text(&merged, "etc/resolv.conf").as_deref(), Some("old"));
+        merged.write("etc/resolv.conf", b"new", own(0o644)).unwrap();
+        assert_eq!(text(&merged, "etc/resolv.conf").as_deref(), Some("new"));
+        assert_eq!(text(&merged, "run/resolv.conf").as_deref(), Some("old"));
+        // Everything a hostile guest could aim at the host.
+        symlink(&outside, merged.upper.join("abs")).unwrap();
+        symlink("../outside", merged.upper.join("rel")).unwrap();
+        symlink("/../../outside", merged.upper.join("up")).unwrap();
+        symlink(outside.join("secret"), merged.upper.join("file")).unwrap();
+        symlink("loop", merged.upper.join("loop")).unwrap();
+        for path in ["abs/secret", "rel/secret", "up/secret", "file"] {
+            assert_eq!(text(&merged, path), None, "{path}");
+        }
+        assert!(merged.read("loop").is_err() && merged.read("loop/x").is_err());
+        merged.write("file", b"x", own(0o644)).unwrap();
+        assert_eq!(std::fs::read(outside.join("secret")).unwrap(), b"secret");
+        assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn odd_files_are_not_read() {
+        let temp = TempDir::new("merged");
+        let merged = tree(&temp);
+        let dir = open_dir(&merged.upper).unwrap();
+        fs::mkfifoat(&dir, c"fifo", fs::Mode::RUSR).unwrap();
+        assert_eq!(text(&merged, "fifo"), None);
+        put(&merged.upper.join("big"), &"x".repeat(2 << 20));
+        assert!(merged.read("big").unwrap_err().to_string().contains("big"));
+        assert!(merged.write("fifo/x", b"", own(0o644)).is_err());
+    }
+}

@@ -1,0 +1,158 @@
+//! The texts of a guest's network files. The launch gives `eth0` its address before init runs; these
+//! files tell the programs inside the same thing. Pure text; writing them is `first_boot`.
+
+use std::fmt::Write as _;
+
+use super::first_boot::FirstBoot;
+
+/// First line of a file that is the program's to rewrite.
+pub(super) const HEADER: &str =
+    "# Written by bulkhead at each start; delete this line to keep your own version.\n";
+const BEGIN: &str = "# bulkhead: begin";
+const END: &str = "# bulkhead: end";
+
+/// `/etc/hosts`: the old text with the block between the marks made new.
+pub(super) fn hosts(old: &str, boot: &FirstBoot) -> String {
+    let mut block = format!("{BEGIN} (rewritten at each start)\n");
+    let own = boot
+        .address
+        .map_or("127.0.1.1".into(), |(a, _)| a.to_string());
+    let names = if boot.domain.is_empty() {
+        boot.hostname.clone()
+    } else {
+        format!("{0}.{1} {0}", boot.hostname, boot.domain)
+    };
+    // Writing to a String cannot fail.
+    writeln!(block, "{own} {names}").ok();
+    for (address, names) in &boot.hosts {
+        writeln!(block, "{address} {names}").ok();
+    }
+    block.push_str(END);
+    block.push('\n');
+    if old.trim().is_empty() {
+        return format!("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n{block}");
+    }
+    let (mut new, mut inside, mut placed) = (String::new(), false, false);
+    for line in old.lines() {
+        if line.starts_with(BEGIN) {
+            inside = true;
+            if !placed {
+                new.push_str(&block);
+                placed = true;
+            }
+        } else if inside && line.starts_with(END) {
+            inside = false;
+        } else if !inside {
+            new.push_str(line);
+            new.push('\n');
+        }
+    }
+    if !placed {
+        new.push_str(&block);
+    }
+    new
+}
+
+/// `/etc/resolv.conf`.
+pub(super) fn resolv_conf(boot: &FirstBoot) -> String {
+    let mut text = HEADER.to_owned();
+    if !boot.domain.is_empty() {
+        writeln!(text, "search {}", boot.domain).ok();
+    }
+    for server in &boot.dns {
+        writeln!(text, "nameserver {server}").ok();
+    }
+    text
+}
+
+/// A systemd.network(5) file for `eth0`.
+pub(super) fn networkd(boot: &FirstBoot) -> String {
+    let mut text = format!("{HEADER}[Match]\nName=eth0\n\n[Network]\nLinkLocalAddressing=ipv6\n");
+    // What the launch has set stays when networkd starts or stops.
+    text.push_str("KeepConfiguration=static\nIPv6AcceptRA=no\n");
+    if let Some((address, prefix)) = boot.address {
+        writeln!(text, "Address={address}/{prefix}").ok();
+    }
+    if let Some(gateway) = boot.gateway {
+        writeln!(text, "Gateway={gateway}").ok();
+    }
+    for server in &boot.dns {
+        writeln!(text, "DNS={server}").ok();
+    }
+    if !boot.domain.is_empty() {
+        writeln!(text, "Domains={}", boot.domain).ok();
+    }
+    text
+}
+
+/// `/etc/network/interfaces`: `manual`, because adding the address a second time is an error.
+pub(super) fn interfaces(boot: &FirstBoot) -> String {
+    let mut text = format!("{HEADER}auto lo\niface lo inet loopback\n\n");
+    if let Some((address, prefix)) = boot.address {
+        writeln!(text, "# eth0 has {address}/{prefix} before init runs").ok();
+    }
+    text.push_str("auto eth0\niface eth0 inet manual\n");
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn boot() -> FirstBoot {
+        FirstBoot {
+            hostname: "web".into(),
+            domain: "example.org".into(),
+            address: Some(([10, 1, 0, 2].into(), 16)),
+            gateway: Some([10, 1, 0, 1].into()),
+            dns: vec!["10.1.0.1".parse().unwrap()],
+            hosts: vec![("10.1.0.3".parse().unwrap(), "db".into())],
+            ..FirstBoot::default()
+        }
+    }
+
+    #[test]
+    fn hosts_keeps_the_guests_own_lines() {
+        let first = hosts("", &boot());
+        assert!(
+            first.contains("10.1.0.2 web.example.org web\n10.1.0.3 db\n"),
+            "{first}"
+        );
+        let edited = format!("# mine\n{first}192.0.2.1 printer\n");
+        let mut moved = boot();
+        moved.address = Some(([10, 1, 0, 9].into(), 16));
+        let second = hosts(&edited, &moved);
+        assert!(
+            second.starts_with("# mine\n127.0.0.1 localhost\n"),
+            "{second}"
+        );
+        assert!(second.ends_with("192.0.2.1 printer\n"), "{second}");
+        assert!(
+            second.contains("10.1.0.9 web") && !second.contains("10.1.0.2"),
+            "{second}"
+        );
+        assert_eq!(
+            hosts(&second, &moved),
+            second,
+            "the second time changes nothing"
+        );
+        // A block without its end swallows the rest once, and is whole afterwards.
+        let broken = hosts(&format!("a\n{BEGIN}\nb\n"), &moved);
+        assert_eq!(hosts(&broken, &moved), broken);
+    }
+
+    #[test]
+    fn addresses_reach_each_file() {
+        let boot = boot();
+        assert!(resolv_conf(&boot).contains("search example.org\nnameserver 10.1.0.1\n"));
+        let unit = networkd(&boot);
+        assert!(
+            unit.contains("Address=10.1.0.2/16\nGateway=10.1.0.1\nDNS=10.1.0.1\n"),
+            "{unit}"
+        );
+        assert!(interfaces(&boot).contains("iface eth0 inet manual"));
+        for text in [resolv_conf(&boot), unit, interfaces(&boot)] {
+            assert!(text.starts_with(HEADER));
+        }
+    }
+}

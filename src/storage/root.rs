@@ -1,0 +1,193 @@
+//! A guest's own layer over its image: `guests/NAME/root/{upper,work}` and the digest of the image
+//! below it. Made, described to the launch, measured and deleted here; never mounted.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rustix::fs::{self, FlockOperation, RenameFlags};
+use rustix::io::Errno;
+
+use super::dirfd::{self, FileError, Owner, child_dir, cname, ensure_private, make_dir, open_dir};
+use super::image::Image;
+use super::remove::remove_tree;
+use super::walk::walk;
+use crate::model::{GuestName, Layout, MountOp, RootOp};
+
+/// A guest's root that cannot be made, read or deleted.
+#[derive(Debug, thiserror::Error)]
+pub enum RootError {
+    /// There is one already.
+    #[error("guest {guest} has a root already in {}", path.display())]
+    Exists {
+        /// Guest.
+        guest: GuestName,
+        /// Its root's folder.
+        path: PathBuf,
+    },
+    /// There is none.
+    #[error("guest {guest} has no root in {}", path.display())]
+    Missing {
+        /// Guest.
+        guest: GuestName,
+        /// Where it should be.
+        path: PathBuf,
+    },
+    /// A step on a file failed.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+/// What a guest's own layer takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// Files of all types.
+    pub files: u64,
+    /// Whether the guest changed folders so fast that not everything was counted.
+    pub partial: bool,
+}
+
+fn folder(layout: &Layout, name: &GuestName) -> PathBuf {
+    layout.guest(name).join("root")
+}
+
+/// Makes the guest's own, empty layer over `image`. The guest's folder is made if missing. What
+/// fails leaves nothing in it.
+///
+/// # Errors
+/// There is one already; the disk is full or read-only.
+pub fn create_root(layout: &Layout, name: &GuestName, image: &Image) -> Result<(), RootError> {
+    let path = folder(layout, name);
+    let parent = ensure_private(&layout.guest(name))?;
+    let temporary = cname(format!(".root-{}", std::process::id()))
+        .map_err(|e| FileError::new("create", &path, e))?;
+    let result = fill(&parent, &temporary, image)
+        .and_then(|()| {
+            fs::renameat_with(
+                &parent,
+                &*temporary,
+                &parent,
+                c"root",
+                RenameFlags::NOREPLACE,
+            )?;
+            fs::fsync(&parent)?;
+            Ok(())
+        })
+        .map_err(|e| match Errno::from_io_error(&e) {
+            Some(Errno::EXIST) => RootError::Exists {
+                guest: name.clone(),
+                path: path.clone(),
+            },
+            _ => FileError::new("create root", &path, e).into(),
+        });
+    if result.is_err() {
+        // The first error is the one to report.
+        remove_tree(&parent, &temporary, &path).ok();
+    }
+    result
+}
+
+fn fill(parent: &OwnedFd, name: &CString, image: &Image) -> std::io::Result<()> {
+    let root = make_dir(parent, name, Owner::root(0o700))?;
+    // The overlay shows the top folder of its upper layer as `/`.
+    make_dir(&root, c"upper", Owner::root(0o755))?;
+    make_dir(&root, c"work", Owner::root(0o700))?;
+    let digest = image.digest.as_bytes();
+    dirfd::write_whole(&root, c"image", digest, Owner::root(0o600), true)
+}
+
+/// The digest of the image below a guest's layer.
+///
+/// # Errors
+/// The guest has no root, or it cannot be read.
+pub fn image_digest(layout: &Layout, name: &GuestName) -> Result<String, RootError> {
+    let path = folder(layout, name).join("image");
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(text.trim().to_owned()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err(RootError::Missing {
+            guest: name.clone(),
+            path,
+        }),
+        Err(e) => Err(FileError::new("read", &path, e).into()),
+    }
+}
+
+/// What the launch is to do for the guest's root: the overlay, and the mounts its image needs.
+#[must_use]
+pub fn root_ops(layout: &Layout, name: &GuestName, image: &Image) -> (RootOp, Vec<MountOp>) {
+    let root = RootOp::Overlay {
+        lower: vec![image.root()],
+        writable: folder(layout, name),
+    };
+    (root, image.mounts.clone())
+}
+
+/// Deletes a guest's own layer; none there is success. It is renamed away first, so that half of it
+/// is never taken for a root. The image stays.
+///
+/// # Errors
+/// A file cannot be removed, for example because something is still mounted inside; what is left is
+/// then listed by [`super::leftovers`].
+pub fn delete_root(layout: &Layout, name: &GuestName) -> Result<(), FileError> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let path = folder(layout, name);
+    let failed = |e: std::io::Error| FileError::new("delete root", &path, e);
+    if !path.exists() {
+        return Ok(());
+    }
+    let guests = open_dir(&layout.guests())?;
+    let guest = cname(name.as_str()).map_err(failed)?;
+    let guest = child_dir(&guests, &guest).map_err(|e| failed(e.into()))?;
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let trash = format!(".trash-{name}-{}-{number}", std::process::id());
+    let trash = cname(trash).map_err(failed)?;
+    // Held while it is being deleted, so that `leftovers` of another command passes over it.
+    let root = child_dir(&guest, c"root").map_err(|e| failed(e.into()))?;
+    fs::flock(root.as_fd(), FlockOperation::NonBlockingLockExclusive)
+        .map_err(|e| failed(e.into()))?;
+    match fs::renameat(&guest, c"root", &guests, &*trash) {
+        Ok(()) => {}
+        Err(Errno::NOENT) => return Ok(()),
+        Err(e) => return Err(failed(e.into())),
+    }
+    remove_tree(&guests, &trash, &path)
+}
+
+/// Bytes and files of a guest's own layer. Safe while the guest runs.
+///
+/// # Errors
+/// The guest has no root, or it cannot be read.
+pub fn usage(layout: &Layout, name: &GuestName) -> Result<Usage, RootError> {
+    let path = folder(layout, name).join("upper");
+    if !path.exists() {
+        return Err(RootError::Missing {
+            guest: name.clone(),
+            path,
+        });
+    }
+    measure(&path).map_err(RootError::File)
+}
+
+fn measure(path: &Path) -> Result<Usage, FileError> {
+    let mut usage = Usage::default();
+    let mut linked = std::collections::HashSet::new();
+    let walked = walk(open_dir(path)?, |met| {
+        let stat = met.stat;
+        usage.files += 1;
+        if stat.st_nlink < 2 || dirfd::is_dir(stat) || linked.insert((stat.st_dev, stat.st_ino)) {
+            usage.bytes += u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
+        }
+        Ok::<(), Errno>(())
+    });
+    match walked {
+        Ok(()) => Ok(usage),
+        Err(Errno::STALE) => Ok(Usage {
+            partial: true,
+            ..usage
+        }),
+        Err(e) => Err(FileError::new("measure", path, e)),
+    }
+}

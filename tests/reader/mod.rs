@@ -91,7 +91,7 @@ impl Source {
 
     /// Lines that name this crate, where the name is not one the file took from a room of ours.
     pub fn crate_used(&self, name: &str) -> Vec<usize> {
-        let ours = self.local_names().iter().any(|local| *local == name);
+        let ours = self.local_names().contains(&name);
         words(&self.code)
             .filter(|(at, word)| {
                 let after = self.code[at + word.len()..].trim_start();

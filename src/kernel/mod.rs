@@ -3,11 +3,16 @@
 
 mod error;
 
+pub mod cgroup;
 pub mod channel;
 pub mod credentials;
 pub mod file;
 pub mod mount;
 pub mod namespace;
+pub mod netlink;
+mod netlink_message;
+pub mod netlink_nft;
+mod netlink_socket;
 pub mod probe;
 pub mod process;
 pub mod terminal;
@@ -15,8 +20,3 @@ pub mod tree;
 
 pub use error::{KernelError, Result};
 pub use rustix::io::Errno;
-pub mod netlink;
-mod netlink_message;
-pub mod netlink_nft;
-mod netlink_socket;
-pub mod cgroup;

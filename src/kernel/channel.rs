@@ -26,9 +26,14 @@ pub struct Channel(OwnedFd);
 impl Channel {
     /// A connected pair (socketpair(2), SOCK_SEQPACKET), closed at exec.
     pub fn pair() -> Result<(Self, Self)> {
-        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-            .map(|(a, b)| (Self(a), Self(b)))
-            .map_err(KernelError::on("make", "a socket pair"))
+        socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .map(|(a, b)| (Self(a), Self(b)))
+        .map_err(KernelError::on("make", "a socket pair"))
     }
 
     /// Sends one message, with a descriptor if given.
@@ -40,16 +45,25 @@ impl Channel {
             control.push(SendAncillaryMessage::ScmRights(&fds));
         }
         rustix::io::retry_on_intr(|| {
-            sendmsg(&self.0, &[IoSlice::new(message)], &mut control, SendFlags::NOSIGNAL)
+            sendmsg(
+                &self.0,
+                &[IoSlice::new(message)],
+                &mut control,
+                SendFlags::NOSIGNAL,
+            )
         })
         .map(drop)
-        .map_err(KernelError::on("send to", "the other process of the launch"))
+        .map_err(KernelError::on(
+            "send to",
+            "the other process of the launch",
+        ))
     }
 
     /// Receives one message; `None` when the other side has closed all its ends. `limit` bounds the
     /// wait (ETIMEDOUT).
     pub fn receive(&self, limit: Option<Duration>) -> Result<Option<(Vec<u8>, Option<OwnedFd>)>> {
-        let failed = |errno| KernelError::new("hear from", "the other process of the launch", errno);
+        let failed =
+            |errno| KernelError::new("hear from", "the other process of the launch", errno);
         let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
         let ready = rustix::io::retry_on_intr(|| poll(&mut fds, limit.map(timespec).as_ref()));
         if ready.map_err(failed)? == 0 {
@@ -59,7 +73,12 @@ impl Channel {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let got = rustix::io::retry_on_intr(|| {
-            recvmsg(&self.0, &mut [IoSliceMut::new(&mut data)], &mut control, RecvFlags::CMSG_CLOEXEC)
+            recvmsg(
+                &self.0,
+                &mut [IoSliceMut::new(&mut data)],
+                &mut control,
+                RecvFlags::CMSG_CLOEXEC,
+            )
         });
         let n = match got {
             Ok(got) => got.bytes,

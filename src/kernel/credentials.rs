@@ -53,7 +53,11 @@ impl FileSystemUser {
         // SAFETY: no pointers.
         let now = unsafe { libc::syscall(libc::SYS_setfsuid, u32::MAX) };
         let guard = Self(());
-        if u32::try_from(now) == Ok(id) { Ok(guard) } else { Err(KernelError::new("act on files as", id, Errno::PERM)) }
+        if u32::try_from(now) == Ok(id) {
+            Ok(guard)
+        } else {
+            Err(KernelError::new("act on files as", id, Errno::PERM))
+        }
     }
 }
 
@@ -104,8 +108,12 @@ pub fn rlimit_resource(name: &str) -> Option<u32> {
 
 /// Soft and hard limit of a resource of this process; `u64::MAX` is none.
 pub fn get_rlimit(name: &str) -> Result<(u64, u64)> {
-    let resource = rlimit_resource(name).ok_or_else(|| KernelError::new("read limit", name, Errno::INVAL))?;
-    let mut now = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let resource =
+        rlimit_resource(name).ok_or_else(|| KernelError::new("read limit", name, Errno::INVAL))?;
+    let mut now = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
     // SAFETY: `now` is live and of the type the call fills.
     if unsafe { libc::getrlimit(resource, &raw mut now) } == 0 {
         Ok((now.rlim_cur, now.rlim_max))
@@ -116,13 +124,20 @@ pub fn get_rlimit(name: &str) -> Result<(u64, u64)> {
 
 /// Sets a resource limit of this process; `u64::MAX` is none.
 pub fn set_rlimit(name: &str, soft: u64, hard: u64) -> Result<()> {
-    let resource = rlimit_resource(name).ok_or_else(|| KernelError::new("set limit", name, Errno::INVAL))?;
-    let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+    let resource =
+        rlimit_resource(name).ok_or_else(|| KernelError::new("set limit", name, Errno::INVAL))?;
+    let limit = libc::rlimit {
+        rlim_cur: soft,
+        rlim_max: hard,
+    };
     // SAFETY: `limit` is live and of the type the call reads.
     if unsafe { libc::setrlimit(resource, &raw const limit) } == 0 {
         Ok(())
     } else {
-        Err(KernelError::last("set limit", format!("{name} to {soft}:{hard}")))
+        Err(KernelError::last(
+            "set limit",
+            format!("{name} to {soft}:{hard}"),
+        ))
     }
 }
 
@@ -136,7 +151,11 @@ pub fn new_session_keyring() -> Result<()> {
     const KEYCTL_JOIN_SESSION_KEYRING: libc::c_int = 1;
     // SAFETY: a null name asks for an unnamed keyring.
     let done = unsafe {
-        libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>())
+        libc::syscall(
+            libc::SYS_keyctl,
+            KEYCTL_JOIN_SESSION_KEYRING,
+            std::ptr::null::<libc::c_char>(),
+        )
     };
     match done {
         // A kernel without keyrings has none to leave; a full quota leaves the one of our new uid.

@@ -20,7 +20,12 @@ pub struct KernelError {
 impl KernelError {
     /// An error without further detail.
     pub fn new(verb: &'static str, object: impl fmt::Display, errno: Errno) -> Self {
-        Self { verb, object: object.to_string(), errno, detail: None }
+        Self {
+            verb,
+            object: object.to_string(),
+            errno,
+            detail: None,
+        }
     }
 
     /// The same error with what the number means here.
@@ -32,7 +37,9 @@ impl KernelError {
 
     /// The error of the last libc call.
     pub fn last(verb: &'static str, object: impl fmt::Display) -> Self {
-        let code = std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
+        let code = std::io::Error::last_os_error()
+            .raw_os_error()
+            .unwrap_or(libc::EIO);
         Self::new(verb, object, Errno::from_raw_os_error(code))
     }
 

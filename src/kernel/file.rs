@@ -17,7 +17,9 @@ use super::error::{KernelError, Result};
 pub fn write_whole(path: &Path, data: &[u8], mode: u32) -> Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
     replace(path, data, mode, true)?;
-    File::open(dir).and_then(|d| d.sync_all()).map_err(KernelError::io("sync", dir.display()))
+    File::open(dir)
+        .and_then(|d| d.sync_all())
+        .map_err(KernelError::io("sync", dir.display()))
 }
 
 /// The same without syncing, for what a reboot may forget.
@@ -29,7 +31,12 @@ fn replace(path: &Path, data: &[u8], mode: u32, sync: bool) -> Result<()> {
     let temporary = temporary_name(path);
     let failed = |error| KernelError::io("write", path.display())(error);
     let done = (|| {
-        let mut file = File::options().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
+        let mut file = File::options()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(mode)
+            .open(&temporary)?;
         file.write_all(data)?;
         if sync {
             file.sync_all()?;
@@ -53,19 +60,29 @@ fn temporary_name(path: &Path) -> PathBuf {
 pub fn read_small(path: &Path, most: u64) -> Result<Option<Vec<u8>>> {
     let failed = KernelError::io("read", path.display());
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = match File::options().read(true).custom_flags(flags.bits().cast_signed()).open(path) {
+    let file = match File::options()
+        .read(true)
+        .custom_flags(flags.bits().cast_signed())
+        .open(path)
+    {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed(error)),
     };
     let wrong = |why: String| KernelError::new("read", path.display(), Errno::INVAL).because(why);
-    let meta = file.metadata().map_err(KernelError::io("read", path.display()))?;
+    let meta = file
+        .metadata()
+        .map_err(KernelError::io("read", path.display()))?;
     if !meta.is_file() {
         return Err(wrong("not a regular file".into()));
     }
     let mut data = Vec::new();
     file.take(most + 1).read_to_end(&mut data).map_err(failed)?;
-    if data.len() as u64 > most { Err(wrong(format!("more than {most} bytes"))) } else { Ok(Some(data)) }
+    if data.len() as u64 > most {
+        Err(wrong(format!("more than {most} bytes")))
+    } else {
+        Ok(Some(data))
+    }
 }
 
 /// An exclusive lock on a file (flock(2)); let go when dropped, or when every process that
@@ -146,7 +163,11 @@ mod tests {
         let dir = folder("lock");
         let path = dir.join("l");
         let first = Lock::take(&path, Duration::ZERO).unwrap().unwrap();
-        assert!(Lock::take(&path, Duration::from_millis(5)).unwrap().is_none());
+        assert!(
+            Lock::take(&path, Duration::from_millis(5))
+                .unwrap()
+                .is_none()
+        );
         drop(first);
         assert!(Lock::take(&path, Duration::ZERO).unwrap().is_some());
         std::fs::remove_dir_all(dir).unwrap();

@@ -3,6 +3,7 @@
 
 mod error;
 
+pub mod capability;
 pub mod cgroup;
 pub mod channel;
 pub mod credentials;
@@ -15,6 +16,7 @@ pub mod netlink_nft;
 mod netlink_socket;
 pub mod probe;
 pub mod process;
+pub mod seccomp;
 pub mod terminal;
 pub mod tree;
 

@@ -51,7 +51,11 @@ pub fn set_attr(
     id_map: Option<BorrowedFd<'_>>,
     what: &str,
 ) -> Result<()> {
-    let id_map_bit = if id_map.is_some() { libc::MOUNT_ATTR_IDMAP } else { 0 };
+    let id_map_bit = if id_map.is_some() {
+        libc::MOUNT_ATTR_IDMAP
+    } else {
+        0
+    };
     let attr = libc::mount_attr {
         attr_set: u64::from(set.bits()) | id_map_bit,
         attr_clr: u64::from(clear.bits()),
@@ -92,7 +96,12 @@ pub fn attach(tree: BorrowedFd<'_>, target: BorrowedFd<'_>, what: &str) -> Resul
 pub fn new_filesystem(kind: &str, options: &[(&str, &str)], attr: Attr) -> Result<OwnedFd> {
     let fs = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)
         .map_err(KernelError::on("open the file system", kind))?;
-    let refused = |errno| with_kernel_text(&fs, KernelError::new("set up a file system of kind", kind, errno));
+    let refused = |errno| {
+        with_kernel_text(
+            &fs,
+            KernelError::new("set up a file system of kind", kind, errno),
+        )
+    };
     for (key, value) in options {
         let done = if value.is_empty() {
             fsconfig_set_flag(fs.as_fd(), *key)
@@ -119,7 +128,9 @@ fn with_kernel_text(fs: &OwnedFd, error: KernelError) -> KernelError {
     }
     match (lines.is_empty(), error.errno) {
         (false, _) => error.because(lines.join("; ")),
-        (true, Errno::NOSPC) => error.because("the limit of mounts is reached: see /proc/sys/fs/mount-max"),
+        (true, Errno::NOSPC) => {
+            error.because("the limit of mounts is reached: see /proc/sys/fs/mount-max")
+        }
         (true, _) => error,
     }
 }
@@ -137,9 +148,19 @@ pub fn make_all_private() -> Result<()> {
 fn change_propagation(flags: libc::c_ulong) -> Result<()> {
     // SAFETY: mount(2) with only propagation flags reads no pointer but the path, a static string.
     let done = unsafe {
-        libc::mount(std::ptr::null(), c"/".as_ptr(), std::ptr::null(), flags, std::ptr::null())
+        libc::mount(
+            std::ptr::null(),
+            c"/".as_ptr(),
+            std::ptr::null(),
+            flags,
+            std::ptr::null(),
+        )
     };
-    if done == 0 { Ok(()) } else { Err(KernelError::last("change the propagation of", "/")) }
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(KernelError::last("change the propagation of", "/"))
+    }
 }
 
 /// Attaches a detached tree over `/`. Lookups of this process still begin below it, at the old
@@ -190,10 +211,21 @@ pub fn device_node(
 
 /// Changes the owner of an entry of a directory that is ours, without following links.
 pub fn chown_at(dir: BorrowedFd<'_>, name: &str, owner: (u32, u32)) -> Result<()> {
-    let path = CString::new(name).map_err(|_| KernelError::new("change the owner of", name, Errno::INVAL))?;
+    let path = CString::new(name)
+        .map_err(|_| KernelError::new("change the owner of", name, Errno::INVAL))?;
     // SAFETY: `path` is a C string that lives over the call.
     let done = unsafe {
-        libc::fchownat(dir.as_raw_fd(), path.as_ptr(), owner.0, owner.1, libc::AT_SYMLINK_NOFOLLOW)
+        libc::fchownat(
+            dir.as_raw_fd(),
+            path.as_ptr(),
+            owner.0,
+            owner.1,
+            libc::AT_SYMLINK_NOFOLLOW,
+        )
     };
-    if done == 0 { Ok(()) } else { Err(KernelError::last("change the owner of", name)) }
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(KernelError::last("change the owner of", name))
+    }
 }

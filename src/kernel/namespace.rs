@@ -37,7 +37,8 @@ pub fn unshare(kinds: u64) -> Result<()> {
 
 /// Joins the namespaces of these kinds of a process, all or none (setns(2) on a pidfd, Linux 5.8).
 pub fn join(process: BorrowedFd<'_>, kinds: u64) -> Result<()> {
-    nix::sched::setns(process, flags(kinds)).map_err(KernelError::nix("join", "the guest's namespaces"))
+    nix::sched::setns(process, flags(kinds))
+        .map_err(KernelError::nix("join", "the guest's namespaces"))
 }
 
 /// Joins one namespace by its descriptor.
@@ -48,8 +49,12 @@ pub fn join_one(namespace: BorrowedFd<'_>, kind: u64) -> Result<()> {
 /// A descriptor of a process's namespace; `name` as in /proc/PID/ns.
 pub fn open(pid: u32, name: &str) -> Result<OwnedFd> {
     let path = format!("/proc/{pid}/ns/{name}");
-    rustix::fs::open(&path, rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty())
-        .map_err(KernelError::on("open", path))
+    rustix::fs::open(
+        &path,
+        rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    )
+    .map_err(KernelError::on("open", path))
 }
 
 /// A descriptor of our own namespace.
@@ -71,8 +76,10 @@ pub struct IdMap {
 /// Writes the user and group id maps of a process that has just made a user namespace.
 pub fn write_id_maps(pid: u32, users: &[IdMap], groups: &[IdMap]) -> Result<()> {
     for (file, maps) in [("gid_map", groups), ("uid_map", users)] {
-        let text: String =
-            maps.iter().map(|m| format!("{} {} {}\n", m.inside, m.outside, m.count)).collect();
+        let text: String = maps
+            .iter()
+            .map(|m| format!("{} {} {}\n", m.inside, m.outside, m.count))
+            .collect();
         write_proc(pid, file, &text)?;
     }
     Ok(())
@@ -83,7 +90,11 @@ pub fn write_id_maps(pid: u32, users: &[IdMap], groups: &[IdMap]) -> Result<()> 
 pub fn write_time_offsets(pid: u32, monotonic: i128, boot: i128) -> Result<()> {
     let line = |clock: &str, offset: i128| {
         let second = 1_000_000_000;
-        format!("{clock} {} {}\n", offset.div_euclid(second), offset.rem_euclid(second))
+        format!(
+            "{clock} {} {}\n",
+            offset.div_euclid(second),
+            offset.rem_euclid(second)
+        )
     };
     let text = line("monotonic", monotonic) + &line("boottime", boot);
     write_proc(pid, "timens_offsets", &text)
@@ -107,7 +118,8 @@ fn write_proc(pid: u32, file: &str, text: &str) -> Result<()> {
 
 /// Names this UTS namespace.
 pub fn set_names(host: &str, domain: &str) -> Result<()> {
-    rustix::system::sethostname(host.as_bytes()).map_err(KernelError::on("set the host name", host))?;
+    rustix::system::sethostname(host.as_bytes())
+        .map_err(KernelError::on("set the host name", host))?;
     if domain.is_empty() {
         return Ok(());
     }

@@ -17,7 +17,10 @@ pub fn host_facts() -> Result<HostFacts> {
         .and_then(|at| std::fs::read_to_string(at.join("cgroup.controllers")).ok())
         .map(|text| text.split_whitespace().map(str::to_owned).collect())
         .unwrap_or_default();
-    let cgroup_mode = match (cgroup_v1.contains_key("memory") || cgroup_v1.contains_key("pids"), &cgroup_v2) {
+    let cgroup_mode = match (
+        cgroup_v1.contains_key("memory") || cgroup_v1.contains_key("pids"),
+        &cgroup_v2,
+    ) {
         (false, _) => CgroupMode::V2,
         (true, Some(_)) => CgroupMode::Hybrid,
         (true, None) => CgroupMode::V1,
@@ -35,25 +38,47 @@ pub fn host_facts() -> Result<HostFacts> {
         cgroup_v2,
         cgroup_v2_controllers,
         swap_accounting,
-        cpus: read("/sys/devices/system/cpu/online")?.trim().parse().map_err(|_| {
-            KernelError::new("read", "/sys/devices/system/cpu/online", rustix::io::Errno::INVAL)
-        })?,
+        cpus: read("/sys/devices/system/cpu/online")?
+            .trim()
+            .parse()
+            .map_err(|_| {
+                KernelError::new(
+                    "read",
+                    "/sys/devices/system/cpu/online",
+                    rustix::io::Errno::INVAL,
+                )
+            })?,
         memory: memory_total(&read("/proc/meminfo")?),
         systemd: Path::new("/run/systemd/system").is_dir(),
         can_raise_rlimits: has_capability(&status, 24),
         time_namespace: Path::new("/proc/self/ns/time").exists(),
-        last_capability: read("/proc/sys/kernel/cap_last_cap")?.trim().parse().unwrap_or(40),
+        last_capability: read("/proc/sys/kernel/cap_last_cap")?
+            .trim()
+            .parse()
+            .unwrap_or(40),
         nofile_hard: credentials::get_rlimit("nofile")?.1,
         rlimits_hard: hard_limits(),
     })
 }
 
 fn hard_limits() -> BTreeMap<String, u64> {
-    ["nproc", "sigpending", "msgqueue", "memlock", "nofile", "core", "stack"]
-        .into_iter()
-        .filter_map(|name| credentials::get_rlimit(name).ok().map(|(_, hard)| (name.to_owned(), hard)))
-        .filter(|(_, hard)| *hard != u64::MAX)
-        .collect()
+    [
+        "nproc",
+        "sigpending",
+        "msgqueue",
+        "memlock",
+        "nofile",
+        "core",
+        "stack",
+    ]
+    .into_iter()
+    .filter_map(|name| {
+        credentials::get_rlimit(name)
+            .ok()
+            .map(|(_, hard)| (name.to_owned(), hard))
+    })
+    .filter(|(_, hard)| *hard != u64::MAX)
+    .collect()
 }
 
 fn read(path: &str) -> Result<String> {
@@ -65,14 +90,22 @@ fn cgroup_mounts(mountinfo: &str) -> (BTreeMap<String, PathBuf>, Option<PathBuf>
     let mut v1 = BTreeMap::new();
     let mut v2 = None;
     for line in mountinfo.lines() {
-        let Some((left, right)) = line.split_once(" - ") else { continue };
-        let Some(point) = left.split(' ').nth(4) else { continue };
+        let Some((left, right)) = line.split_once(" - ") else {
+            continue;
+        };
+        let Some(point) = left.split(' ').nth(4) else {
+            continue;
+        };
         let mut fields = right.split(' ');
         match (fields.next(), fields.nth(1)) {
             (Some("cgroup2"), _) if v2.is_none() => v2 = Some(PathBuf::from(point)),
             (Some("cgroup"), Some(options)) => {
-                for option in options.split(',').filter(|o| !matches!(*o, "rw" | "ro" | "xattr")) {
-                    v1.entry(option.to_owned()).or_insert_with(|| PathBuf::from(point));
+                for option in options
+                    .split(',')
+                    .filter(|o| !matches!(*o, "rw" | "ro" | "xattr"))
+                {
+                    v1.entry(option.to_owned())
+                        .or_insert_with(|| PathBuf::from(point));
                 }
             }
             _ => {}
@@ -85,7 +118,13 @@ fn memory_total(meminfo: &str) -> u64 {
     meminfo
         .lines()
         .find_map(|line| line.strip_prefix("MemTotal:"))
-        .and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<u64>().ok())
+        .and_then(|rest| {
+            rest.trim()
+                .trim_end_matches("kB")
+                .trim()
+                .parse::<u64>()
+                .ok()
+        })
         .map_or(0, |kib| kib << 10)
 }
 

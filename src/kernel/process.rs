@@ -64,7 +64,10 @@ pub fn fork_with(flags: CloneFlags, cgroup: Option<BorrowedFd<'_>>) -> Result<Fo
         pid if pid > 0 => {
             // SAFETY: the kernel stored a new descriptor, owned by nobody else.
             let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-            Ok(Forked::Parent { pid: u32::try_from(pid).unwrap_or(0), pidfd })
+            Ok(Forked::Parent {
+                pid: u32::try_from(pid).unwrap_or(0),
+                pidfd,
+            })
         }
         _ => Err(KernelError::last("make a process with", "clone3")),
     }
@@ -90,7 +93,10 @@ impl Identity {
         if matches!(*rest.first()?, "Z" | "X") {
             return None;
         }
-        Some(Self { pid, start: rest.get(19)?.parse().ok()? })
+        Some(Self {
+            pid,
+            start: rest.get(19)?.parse().ok()?,
+        })
     }
 
     /// A pidfd of this very process; `None` if it is gone.
@@ -114,7 +120,13 @@ pub fn open_pid(pid: u32) -> Result<OwnedFd> {
 pub fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
     // SAFETY: no pointers but a null siginfo; real-time signals have no rustix constant.
     let done = unsafe {
-        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, std::ptr::null::<()>(), 0)
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            std::ptr::null::<()>(),
+            0,
+        )
     };
     if done == 0 || std::io::Error::last_os_error().raw_os_error() == Some(libc::ESRCH) {
         Ok(())
@@ -189,9 +201,13 @@ struct PidfdInfo {
 }
 
 fn exit_info(pidfd: BorrowedFd<'_>) -> Ended {
-    const PIDFD_GET_INFO: libc::c_ulong = 0xC000_FF0B | ((size_of::<PidfdInfo>() as libc::c_ulong) << 16);
+    const PIDFD_GET_INFO: libc::c_ulong =
+        0xC000_FF0B | ((size_of::<PidfdInfo>() as libc::c_ulong) << 16);
     const PIDFD_INFO_EXIT: u64 = 1 << 3;
-    let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
+    let mut info = PidfdInfo {
+        mask: PIDFD_INFO_EXIT,
+        ..PidfdInfo::default()
+    };
     // SAFETY: the request number carries the size of `info`, which outlives the call.
     let done = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO, &raw mut info) };
     if done != 0 || info.mask & PIDFD_INFO_EXIT == 0 {
@@ -207,8 +223,10 @@ fn exit_info(pidfd: BorrowedFd<'_>) -> Ended {
 /// Has the kernel send us `signal` when our parent ends (prctl(2) PR_SET_PDEATHSIG); `None` takes
 /// that back.
 pub fn on_parent_death(signal: Option<Signal>) -> Result<()> {
-    rustix::process::set_parent_process_death_signal(signal)
-        .map_err(KernelError::on("ask for a signal at the death of", "the parent"))
+    rustix::process::set_parent_process_death_signal(signal).map_err(KernelError::on(
+        "ask for a signal at the death of",
+        "the parent",
+    ))
 }
 
 /// Keeps others from opening our memory, descriptors and executable through /proc (PR_SET_DUMPABLE).
@@ -221,9 +239,17 @@ pub fn hide_from_others() -> Result<()> {
 pub fn close_on_exec_from(first: u32) -> Result<()> {
     // SAFETY: no pointers; descriptors only get their close-on-exec flag set.
     let done = unsafe {
-        libc::close_range(first, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC.cast_signed())
+        libc::close_range(
+            first,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC.cast_signed(),
+        )
     };
-    if done == 0 { Ok(()) } else { Err(KernelError::last("close", "descriptors")) }
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(KernelError::last("close", "descriptors"))
+    }
 }
 
 /// Makes `fd` survive the next exec.
@@ -238,9 +264,16 @@ pub fn signal_number(name: &str) -> Option<i32> {
     let name = name.trim().to_ascii_uppercase();
     let name = name.strip_prefix("SIG").unwrap_or(&name);
     if let Some(rest) = name.strip_prefix("RTMIN") {
-        let offset = if rest.is_empty() { 0 } else { rest.strip_prefix('+')?.parse().ok()? };
+        let offset = if rest.is_empty() {
+            0
+        } else {
+            rest.strip_prefix('+')?.parse().ok()?
+        };
         let number = libc::SIGRTMIN() + offset;
-        return (0..=30).contains(&offset).then_some(number).filter(|n| *n <= libc::SIGRTMAX());
+        return (0..=30)
+            .contains(&offset)
+            .then_some(number)
+            .filter(|n| *n <= libc::SIGRTMAX());
     }
     if let Ok(number) = name.parse::<i32>() {
         return (1..=libc::SIGRTMAX()).contains(&number).then_some(number);
@@ -293,8 +326,13 @@ pub fn execute(program: &str, argv: &[String], environment: &[String]) -> Kernel
     let text = |s: &String| std::ffi::CString::new(s.as_bytes());
     let strings = (
         std::ffi::CString::new(program),
-        argv.iter().map(text).collect::<std::result::Result<Vec<_>, _>>(),
-        environment.iter().map(text).collect::<std::result::Result<Vec<_>, _>>(),
+        argv.iter()
+            .map(text)
+            .collect::<std::result::Result<Vec<_>, _>>(),
+        environment
+            .iter()
+            .map(text)
+            .collect::<std::result::Result<Vec<_>, _>>(),
     );
     let (Ok(path), Ok(argv), Ok(environment)) = strings else {
         return KernelError::new("execute", program, Errno::INVAL);
@@ -324,16 +362,29 @@ mod tests {
     fn an_identity_names_one_process() {
         let me = Identity::of(std::process::id()).unwrap();
         assert!(me.open().is_some());
-        assert!(Identity { start: me.start + 1, ..me }.open().is_none());
+        assert!(
+            Identity {
+                start: me.start + 1,
+                ..me
+            }
+            .open()
+            .is_none()
+        );
     }
 
     #[test]
     fn a_stranger_tells_how_it_ended_on_a_new_kernel() {
-        let mut child = std::process::Command::new("sh").args(["-c", "exit 7"]).spawn().unwrap();
+        let mut child = std::process::Command::new("sh")
+            .args(["-c", "exit 7"])
+            .spawn()
+            .unwrap();
         let pidfd = open_pid(child.id()).unwrap();
         assert!(wait_gone(pidfd.as_fd(), Some(Duration::from_secs(10))).unwrap());
         assert_eq!(child.wait().unwrap().code(), Some(7));
         // Reaped: waitid can no longer tell, only PIDFD_GET_INFO of Linux 6.15 and later.
-        assert!(matches!(collect(pidfd.as_fd()), Ended::Code(7) | Ended::Unknown));
+        assert!(matches!(
+            collect(pidfd.as_fd()),
+            Ended::Code(7) | Ended::Unknown
+        ));
     }
 }

@@ -5,7 +5,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::termios::{OptionalActions, Termios, Winsize, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
+use rustix::termios::{
+    OptionalActions, Termios, Winsize, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize,
+};
 
 use super::error::{KernelError, Result};
 
@@ -26,19 +28,31 @@ pub struct Pty {
 pub fn open_pty(dev: BorrowedFd<'_>) -> Result<Pty> {
     let failed = |errno| KernelError::new("open", "a terminal of the guest's /dev/pts", errno);
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let pts = rustix::fs::openat(dev, "pts", OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
-        .map_err(failed)?;
+    let pts = rustix::fs::openat(
+        dev,
+        "pts",
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(failed)?;
     let fs = rustix::fs::fstatfs(&pts).map_err(failed)?;
     if i64::try_from(fs.f_type) != Ok(DEVPTS_SUPER_MAGIC) {
         return Err(failed(Errno::NODEV).because("what is mounted there is no devpts"));
     }
-    let master = rustix::fs::openat(&pts, "ptmx", flags, Mode::empty()).map_err(|errno| match errno {
-        Errno::NOSPC => failed(errno).because("the guest has as many terminals as it may have"),
-        other => failed(other),
-    })?;
+    let master =
+        rustix::fs::openat(&pts, "ptmx", flags, Mode::empty()).map_err(|errno| match errno {
+            Errno::NOSPC => failed(errno).because("the guest has as many terminals as it may have"),
+            other => failed(other),
+        })?;
     rustix::pty::unlockpt(&master).map_err(failed)?;
     // SAFETY: TIOCGPTPEER (Linux 4.13) takes open flags by value and answers with a new descriptor.
-    let slave = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC) };
+    let slave = unsafe {
+        libc::ioctl(
+            master.as_raw_fd(),
+            libc::TIOCGPTPEER,
+            libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC,
+        )
+    };
     if slave < 0 {
         return Err(KernelError::last("open the other end of", "a terminal"));
     }
@@ -50,7 +64,10 @@ pub fn open_pty(dev: BorrowedFd<'_>) -> Result<Pty> {
 /// Makes `terminal` standard input, output and error and the controlling terminal of a new session.
 pub fn take_terminal(terminal: BorrowedFd<'_>) -> Result<()> {
     rustix::process::setsid().map_err(KernelError::on("begin", "a session"))?;
-    rustix::process::ioctl_tiocsctty(terminal).map_err(KernelError::on("take as controlling terminal", "the console"))?;
+    rustix::process::ioctl_tiocsctty(terminal).map_err(KernelError::on(
+        "take as controlling terminal",
+        "the console",
+    ))?;
     put_on_standard(terminal)
 }
 
@@ -99,5 +116,13 @@ pub fn copy_size(from: BorrowedFd<'_>, to: BorrowedFd<'_>) {
 
 /// Sets rows and columns.
 pub fn set_size(terminal: BorrowedFd<'_>, rows: u16, columns: u16) {
-    let _gone = tcsetwinsize(terminal, Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 });
+    let _gone = tcsetwinsize(
+        terminal,
+        Winsize {
+            ws_row: rows,
+            ws_col: columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        },
+    );
 }

@@ -10,15 +10,23 @@ use super::error::{KernelError, Result};
 
 /// Opens a host folder as the root of a tree.
 pub fn open_root(path: &Path) -> Result<OwnedFd> {
-    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(KernelError::on("open", path.display()))
+    rustix::fs::open(
+        path,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(KernelError::on("open", path.display()))
 }
 
 /// Resolves `path` inside the tree as a process rooted there would (openat2(2) RESOLVE_IN_ROOT,
 /// Linux 5.6), without following magic links.
 pub fn resolve(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
     let inside = path.strip_prefix("/").unwrap_or(path);
-    let inside = if inside.as_os_str().is_empty() { Path::new(".") } else { inside };
+    let inside = if inside.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        inside
+    };
     let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     loop {
         match openat2(root, inside, flags | OFlags::CLOEXEC, Mode::empty(), how) {
@@ -40,7 +48,8 @@ pub enum Point {
 
 /// The mount point `path` inside the tree, made with its parents if it is missing.
 pub fn mount_point(root: BorrowedFd<'_>, path: &Path, kind: Point) -> Result<OwnedFd> {
-    let failed = |errno| KernelError::new("use as a mount point in the guest", path.display(), errno);
+    let failed =
+        |errno| KernelError::new("use as a mount point in the guest", path.display(), errno);
     if path.components().any(|c| matches!(c, Component::ParentDir)) {
         return Err(failed(Errno::INVAL).because("'..' is not allowed here"));
     }
@@ -133,7 +142,10 @@ mod tests {
         std::fs::write(dir.join("g"), [0; 101]).unwrap();
         assert!(read_file(root.as_fd(), Path::new("f"), 100).is_err());
         assert!(read_file(root.as_fd(), Path::new("g"), 100).is_err());
-        assert_eq!(read_file(root.as_fd(), Path::new("none"), 100).unwrap(), None);
+        assert_eq!(
+            read_file(root.as_fd(), Path::new("none"), 100).unwrap(),
+            None
+        );
         std::fs::remove_dir_all(dir).unwrap();
     }
 

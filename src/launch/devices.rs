@@ -24,7 +24,11 @@ pub(super) fn fill(dev: BorrowedFd<'_>, nodes: &[Node], owner: u32) -> Result<()
             Some((folders, name)) => (Some(make_folders(dev, folders, owner)?), name),
             None => (None, node.name.as_str()),
         };
-        let kind = if node.block { libc_type::BLOCK } else { libc_type::CHARACTER };
+        let kind = if node.block {
+            libc_type::BLOCK
+        } else {
+            libc_type::CHARACTER
+        };
         mount::device_node(
             dir.as_ref().map_or(dev, AsFd::as_fd),
             name,
@@ -52,7 +56,9 @@ mod libc_type {
 
 fn make_folders(dev: BorrowedFd<'_>, folders: &str, owner: u32) -> Result<std::os::fd::OwnedFd> {
     let failed = |errno| KernelError::new("make in /dev the folder", folders, errno);
-    let mut at = dev.try_clone_to_owned().map_err(KernelError::io("open", "/dev"))?;
+    let mut at = dev
+        .try_clone_to_owned()
+        .map_err(KernelError::io("open", "/dev"))?;
     for name in folders.split('/') {
         match rustix::fs::mkdirat(&at, name, Mode::from_raw_mode(0o755)) {
             Ok(()) => mount::chown_at(at.as_fd(), name, (owner, owner))?,

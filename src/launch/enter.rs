@@ -14,13 +14,14 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::init::cut_capabilities;
 use super::stage::set_limits;
 use crate::kernel::cgroup::Group;
 use crate::kernel::channel::Channel;
 use crate::kernel::process::{self, CloneFlags, Forked};
 use crate::kernel::seccomp::Program;
 use crate::kernel::tree;
-use crate::kernel::{Errno, KernelError, capability, credentials, mount, namespace, terminal};
+use crate::kernel::{Errno, KernelError, credentials, mount, namespace, terminal};
 use crate::plan::EnterPlan;
 use crate::plan::seccomp::to_filter;
 
@@ -127,7 +128,9 @@ enum Word {
 pub fn enter(request: &EnterRequest<'_>) -> Result<Entered, EnterError> {
     let filter = request.plan.filter.as_ref().map(to_filter).transpose();
     let filter = filter.map_err(|error| EnterError::Filter(error.into()))?;
-    let program = filter.map(|f| Program::cached(request.cache, &f).map(|p| p.0)).transpose();
+    let program = filter
+        .map(|f| Program::cached(request.cache, &f).map(|p| p.0))
+        .transpose();
     let program = program.map_err(|error| EnterError::Filter(error.into()))?;
     let owner = Some((request.base, request.base));
     let mut leaf = false;
@@ -158,8 +161,11 @@ pub fn enter(request: &EnterRequest<'_>) -> Result<Entered, EnterError> {
 fn listen(channel: &Channel, task: &Task) -> Result<Entered, EnterError> {
     let (mut pidfd, mut terminal) = (None, None);
     loop {
-        let Some((text, fd)) = channel.receive(None)? else { break };
-        let word = serde_json::from_slice(&text).map_err(|e| EnterError::Entering(e.to_string()))?;
+        let Some((text, fd)) = channel.receive(None)? else {
+            break;
+        };
+        let word =
+            serde_json::from_slice(&text).map_err(|e| EnterError::Entering(e.to_string()))?;
         match word {
             Word::Made => pidfd = fd,
             Word::Terminal => terminal = fd,
@@ -183,7 +189,10 @@ fn refused(task: &Task, why: String, errno: Option<i32>) -> EnterError {
 }
 
 fn tell(channel: &Channel, word: &Word, fd: Option<&OwnedFd>) -> Result<(), KernelError> {
-    channel.send(&serde_json::to_vec(word).unwrap_or_default(), fd.map(AsFd::as_fd))
+    channel.send(
+        &serde_json::to_vec(word).unwrap_or_default(),
+        fd.map(AsFd::as_fd),
+    )
 }
 
 fn fail(channel: &Channel, why: String, errno: Option<i32>) -> ! {
@@ -202,7 +211,13 @@ fn entering(request: &EnterRequest<'_>, program: Option<&Program>, channel: &Cha
         namespace::join(request.guest.as_fd(), request.plan.namespaces)?;
         credentials::become_user(0, 0, &[])?;
         process::hide_from_others()?;
-        match process::fork_with(CloneFlags { namespaces: 0, sibling: true }, None)? {
+        match process::fork_with(
+            CloneFlags {
+                namespaces: 0,
+                sibling: true,
+            },
+            None,
+        )? {
             Forked::Child => {
                 let _guard = process::NoReturn;
                 entered(request, program, channel)
@@ -219,8 +234,20 @@ fn entering(request: &EnterRequest<'_>, program: Option<&Program>, channel: &Cha
 /// The second: root of the guest, in all of its namespaces.
 fn entered(request: &EnterRequest<'_>, program: Option<&Program>, channel: &Channel) -> ! {
     let done = match &request.task {
-        Task::Execute { argv, user, folder, environment, terminal } => {
-            let wish = Wish { argv, user: user.as_deref(), folder: folder.as_deref(), environment, terminal: *terminal };
+        Task::Execute {
+            argv,
+            user,
+            folder,
+            environment,
+            terminal,
+        } => {
+            let wish = Wish {
+                argv,
+                user: user.as_deref(),
+                folder: folder.as_deref(),
+                environment,
+                terminal: *terminal,
+            };
             execute(request.plan, program, channel, &wish)
         }
         Task::Console => new_console(channel),
@@ -249,7 +276,12 @@ struct Wish<'a> {
     terminal: bool,
 }
 
-fn execute(plan: &EnterPlan, program: Option<&Program>, channel: &Channel, wish: &Wish<'_>) -> Result<(), Refusal> {
+fn execute(
+    plan: &EnterPlan,
+    program: Option<&Program>,
+    channel: &Channel,
+    wish: &Wish<'_>,
+) -> Result<(), Refusal> {
     let root = tree::open_root(Path::new("/")).map_err(plain)?;
     let user = super::user::look_up(&root, wish.user.unwrap_or("0")).map_err(plain)?;
     let environment = environment(plan, &user, wish.environment, wish.terminal);
@@ -267,9 +299,12 @@ fn execute(plan: &EnterPlan, program: Option<&Program>, channel: &Channel, wish:
         if plan.no_new_privileges {
             credentials::no_new_privileges()?;
         }
-        capability::cut(&plan.capabilities).map_err(|error| inner("cut", "the capabilities", &error))?;
+        cut_capabilities(&plan.capabilities)
+            .map_err(|error| inner("cut", "the capabilities", error.as_ref()))?;
         if let Some(program) = program {
-            program.load(Default::default()).map_err(|error| inner("load", "the filter", &error))?;
+            program
+                .load(Default::default())
+                .map_err(|error| inner("load", "the filter", &error))?;
         }
         credentials::become_user(user.uid, user.gid, &user.groups)?;
         enter_folder(wish.folder, &user.home)?;
@@ -292,20 +327,31 @@ fn inner(verb: &'static str, what: &str, error: &dyn std::error::Error) -> Kerne
 /// does not begin with `/` would be outside of the guest's root.
 fn enter_folder(wish: Option<&Path>, home: &Path) -> Result<(), KernelError> {
     match wish {
-        Some(folder) => rustix::process::chdir(folder).map_err(KernelError::on("change to", folder.display()))?,
+        Some(folder) => rustix::process::chdir(folder)
+            .map_err(KernelError::on("change to", folder.display()))?,
         None => rustix::process::chdir(home)
             .or_else(|_| rustix::process::chdir("/"))
             .map_err(KernelError::on("change to", home.display()))?,
     }
-    let here = rustix::process::getcwd(Vec::new()).map_err(KernelError::on("look at", "the working folder"))?;
+    let here = rustix::process::getcwd(Vec::new())
+        .map_err(KernelError::on("look at", "the working folder"))?;
     if here.to_bytes().starts_with(b"/") {
         Ok(())
     } else {
-        Err(KernelError::new("change to", "a folder outside of the guest", Errno::PERM))
+        Err(KernelError::new(
+            "change to",
+            "a folder outside of the guest",
+            Errno::PERM,
+        ))
     }
 }
 
-fn environment(plan: &EnterPlan, user: &super::user::User, more: &[String], terminal: bool) -> Vec<String> {
+fn environment(
+    plan: &EnterPlan,
+    user: &super::user::User,
+    more: &[String],
+    terminal: bool,
+) -> Vec<String> {
     let mut all: std::collections::BTreeMap<String, String> = plan
         .environment
         .iter()
@@ -317,8 +363,14 @@ fn environment(plan: &EnterPlan, user: &super::user::User, more: &[String], term
     all.insert("USER".into(), user.name.clone());
     all.insert("LOGNAME".into(), user.name.clone());
     all.insert("SHELL".into(), user.shell.clone());
-    all.extend(more.iter().filter_map(|l| l.split_once('=')).map(|(n, v)| (n.to_owned(), v.to_owned())));
-    all.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
+    all.extend(
+        more.iter()
+            .filter_map(|l| l.split_once('='))
+            .map(|(n, v)| (n.to_owned(), v.to_owned())),
+    );
+    all.into_iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect()
 }
 
 /// execvp(3) in the guest's PATH; returns the most telling refusal.
@@ -329,8 +381,12 @@ fn search_and_execute(argv: &[String], environment: &[String]) -> KernelError {
     if program.contains('/') {
         return process::execute(program, argv, environment);
     }
-    let path = environment.iter().find_map(|line| line.strip_prefix("PATH=")).unwrap_or("/usr/bin:/bin");
-    let mut told = KernelError::new("execute", program, Errno::NOENT).because("not in the guest's PATH");
+    let path = environment
+        .iter()
+        .find_map(|line| line.strip_prefix("PATH="))
+        .unwrap_or("/usr/bin:/bin");
+    let mut told =
+        KernelError::new("execute", program, Errno::NOENT).because("not in the guest's PATH");
     for folder in path.split(':').filter(|folder| folder.starts_with('/')) {
         let refused = process::execute(&format!("{folder}/{program}"), argv, environment);
         if !matches!(refused.errno, Errno::NOENT | Errno::NOTDIR) {

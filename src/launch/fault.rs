@@ -6,7 +6,9 @@
 
 /// Dies here if the environment says so.
 pub(super) fn point(process: &str, step: usize) {
-    if cfg!(debug_assertions) && std::env::var("BULKHEAD_FAULT").is_ok_and(|at| at == format!("{process}:{step}")) {
+    if cfg!(debug_assertions)
+        && std::env::var("BULKHEAD_FAULT").is_ok_and(|at| at == format!("{process}:{step}"))
+    {
         crate::kernel::process::kill_self();
     }
 }

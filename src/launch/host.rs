@@ -54,7 +54,9 @@ pub enum LaunchError {
         why: String,
     },
     /// A process ended without a word.
-    #[error("the guest's first processes ended without a word while the launch was at {step}: {hint}")]
+    #[error(
+        "the guest's first processes ended without a word while the launch was at {step}: {hint}"
+    )]
     Vanished {
         /// Which step.
         step: String,
@@ -97,19 +99,33 @@ pub struct Launched {
 
 /// Carries the plan out up to the point where only the guest's own program is missing.
 pub fn prepare(plan: &LaunchPlan, place: &Workplace<'_>) -> Result<Prepared, LaunchError> {
-    let split = plan.host.iter().position(|s| *s == HostStep::ReleaseInit).unwrap_or(plan.host.len());
+    let split = plan
+        .host
+        .iter()
+        .position(|s| *s == HostStep::ReleaseInit)
+        .unwrap_or(plan.host.len());
     let mut host = Host::default();
     for (number, step) in plan.host[..split].iter().enumerate() {
         fault::point("host", number);
         host.number = number;
-        host.carry_out(step, plan, place).map_err(|source| host.explain(step, source))?;
+        host.carry_out(step, plan, place)
+            .map_err(|source| host.explain(step, source))?;
     }
     fault::point("host", split);
-    let last = plan.host.get(split.saturating_sub(1)).unwrap_or(&HostStep::AwaitInit);
+    let last = plan
+        .host
+        .get(split.saturating_sub(1))
+        .unwrap_or(&HostStep::AwaitInit);
     let (Some((pid, pidfd)), Some(console)) = (host.init.take(), host.console.take()) else {
         return Err(host.explain(last, Box::new(missing("the guest's first process"))));
     };
-    Ok(Prepared { host, pid, pidfd, console, left: plan.host[split..].to_vec() })
+    Ok(Prepared {
+        host,
+        pid,
+        pidfd,
+        console,
+        left: plan.host[split..].to_vec(),
+    })
 }
 
 impl Prepared {
@@ -132,7 +148,11 @@ impl Prepared {
         }
         fault::point("host", first + self.left.len());
         self.host.undo.keep();
-        Ok(Launched { pid: self.pid, pidfd: self.pidfd, console: self.console })
+        Ok(Launched {
+            pid: self.pid,
+            pidfd: self.pidfd,
+            console: self.console,
+        })
     }
 }
 
@@ -186,30 +206,59 @@ impl Default for Host {
 }
 
 impl Host {
-    fn carry_out(&mut self, step: &HostStep, plan: &LaunchPlan, place: &Workplace<'_>) -> Result<(), Cause> {
+    fn carry_out(
+        &mut self,
+        step: &HostStep,
+        plan: &LaunchPlan,
+        place: &Workplace<'_>,
+    ) -> Result<(), Cause> {
         match step {
             HostStep::PrepareFilter { filter } => {
                 self.program = Some(Program::cached(&place.cache, filter)?.0);
             }
-            HostStep::MakeCgroup { name, resources, descendants, delegate } => {
+            HostStep::MakeCgroup {
+                name,
+                resources,
+                descendants,
+                delegate,
+            } => {
                 let limits = resources::limits(resources, *descendants)?;
-                let group = std::rc::Rc::new(Group::create(place.cgroups, name, &limits, Some(*delegate))?);
+                let group = std::rc::Rc::new(Group::create(
+                    place.cgroups,
+                    name,
+                    &limits,
+                    Some(*delegate),
+                )?);
                 let undo = group.clone();
                 // A group that cannot be removed now is one that `doctor` names.
                 self.undo.push(move || drop(undo.remove()));
                 self.group = Some(group);
             }
-            HostStep::CloneTree { source, target, recursive } => {
-                self.trees.insert(target.clone(), mount::clone_tree(source, *recursive)?);
+            HostStep::CloneTree {
+                source,
+                target,
+                recursive,
+            } => {
+                self.trees
+                    .insert(target.clone(), mount::clone_tree(source, *recursive)?);
             }
             HostStep::CloneCgroup { target } => {
                 let path = self.group()?.v2_guest_path()?.to_owned();
-                self.trees.insert(target.clone(), mount::clone_tree(&path, false)?);
+                self.trees
+                    .insert(target.clone(), mount::clone_tree(&path, false)?);
             }
             HostStep::PrivateMounts => {
                 self.mounts = Some(MountsOf::private_copy()?);
-                let scratch = mount::new_filesystem("tmpfs", &[("mode", "755"), ("size", "1m")], Attr::MOUNT_ATTR_NOSUID)?;
-                mount::attach(scratch.as_fd(), tree::open_root(&place.scratch)?.as_fd(), "the scratch folder")?;
+                let scratch = mount::new_filesystem(
+                    "tmpfs",
+                    &[("mode", "755"), ("size", "1m")],
+                    Attr::MOUNT_ATTR_NOSUID,
+                )?;
+                mount::attach(
+                    scratch.as_fd(),
+                    tree::open_root(&place.scratch)?.as_fd(),
+                    "the scratch folder",
+                )?;
             }
             HostStep::MakeStage => self.make_stage(plan)?,
             HostStep::AwaitUserNamespace => {
@@ -227,8 +276,15 @@ impl Host {
                 namespace::write_time_offsets(*pid, -monotonic, -boot)?;
             }
             HostStep::MountRoot { root, owner } => self.mount_root(root, *owner, &place.scratch)?,
-            HostStep::MountTmpfs { target, options, attributes } => {
-                let options: Vec<_> = options.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+            HostStep::MountTmpfs {
+                target,
+                options,
+                attributes,
+            } => {
+                let options: Vec<_> = options
+                    .iter()
+                    .map(|(k, v)| (k.as_str(), v.as_str()))
+                    .collect();
                 let fs = mount::new_filesystem("tmpfs", &options, attr(*attributes))?;
                 self.put(fs.as_fd(), target, Point::Directory)?;
             }
@@ -237,7 +293,12 @@ impl Host {
                     .map_err(KernelError::on("open in the guest", "/dev"))?;
                 devices::fill(dev.as_fd(), nodes, *owner)?;
             }
-            HostStep::AttachTree { target, attributes, idmap, recursive } => {
+            HostStep::AttachTree {
+                target,
+                attributes,
+                idmap,
+                recursive,
+            } => {
                 self.attach_tree(target, *attributes, *idmap, *recursive)?;
             }
             HostStep::ReleaseStage => {
@@ -246,9 +307,15 @@ impl Host {
                 self.say_go(Some(root.as_fd()))?;
             }
             HostStep::AwaitInit => self.await_init()?,
-            HostStep::LeaveMounts => self.mounts.take().ok_or_else(|| missing("the mounts"))?.leave()?,
+            HostStep::LeaveMounts => self
+                .mounts
+                .take()
+                .ok_or_else(|| missing("the mounts"))?
+                .leave()?,
             HostStep::ConnectNetwork { ops } => self.connect(ops)?,
-            HostStep::ReleaseInit | HostStep::AwaitExec => return Err(Box::new(missing("an earlier step"))),
+            HostStep::ReleaseInit | HostStep::AwaitExec => {
+                return Err(Box::new(missing("an earlier step")));
+            }
         }
         Ok(())
     }
@@ -258,7 +325,10 @@ impl Host {
     }
 
     fn root(&self) -> Result<BorrowedFd<'_>, KernelError> {
-        self.root.as_ref().map(AsFd::as_fd).ok_or_else(|| missing("the root"))
+        self.root
+            .as_ref()
+            .map(AsFd::as_fd)
+            .ok_or_else(|| missing("the root"))
     }
 
     fn channel(&self) -> Result<&Channel, KernelError> {
@@ -273,7 +343,15 @@ impl Host {
                 let _guard = process::NoReturn;
                 drop(ours);
                 let trees = std::mem::take(&mut self.trees);
-                stage::run(plan, &stage::Inherited { channel: theirs, group: &group, program: self.program.as_ref(), trees })
+                stage::run(
+                    plan,
+                    &stage::Inherited {
+                        channel: theirs,
+                        group: &group,
+                        program: self.program.as_ref(),
+                        trees,
+                    },
+                )
             }
             Forked::Parent { pid, pidfd } => {
                 let kill = pidfd.try_clone()?;
@@ -290,7 +368,10 @@ impl Host {
     }
 
     fn mount_root(&mut self, root: &RootOp, owner: u32, scratch: &Path) -> Result<(), Cause> {
-        let users = self.user_namespace.as_ref().ok_or_else(|| missing("the user namespace"))?;
+        let users = self
+            .user_namespace
+            .as_ref()
+            .ok_or_else(|| missing("the user namespace"))?;
         let place = scratch.join("root");
         make_dir(&place)?;
         let mounted = match root {
@@ -298,7 +379,14 @@ impl Host {
                 let layer = |path: &Path, name: &str, attr: Attr| -> Result<String, Cause> {
                     let tree = mount::clone_tree(path, false)?;
                     let what = path.display().to_string();
-                    mount::set_attr(tree.as_fd(), attr, Attr::empty(), false, Some(users.as_fd()), &what)?;
+                    mount::set_attr(
+                        tree.as_fd(),
+                        attr,
+                        Attr::empty(),
+                        false,
+                        Some(users.as_fd()),
+                        &what,
+                    )?;
                     let at = scratch.join(name);
                     make_dir(&at)?;
                     mount::attach(tree.as_fd(), tree::open_root(&at)?.as_fd(), &what)?;
@@ -313,32 +401,84 @@ impl Host {
                 let (upper, work) = (format!("{writable}/upper"), format!("{writable}/work"));
                 mount::new_filesystem(
                     "overlay",
-                    &[("lowerdir", &layers.join(":")), ("upperdir", &upper), ("workdir", &work)],
+                    &[
+                        ("lowerdir", &layers.join(":")),
+                        ("upperdir", &upper),
+                        ("workdir", &work),
+                    ],
                     Attr::empty(),
                 )?
             }
-            RootOp::Directory { path, idmap, read_only } => {
+            RootOp::Directory {
+                path,
+                idmap,
+                read_only,
+            } => {
                 let tree = mount::clone_tree(path, false)?;
-                let set = if *read_only { Attr::MOUNT_ATTR_RDONLY } else { Attr::empty() };
+                let set = if *read_only {
+                    Attr::MOUNT_ATTR_RDONLY
+                } else {
+                    Attr::empty()
+                };
                 let map = idmap.then_some(users.as_fd());
-                mount::set_attr(tree.as_fd(), set, Attr::empty(), false, map, &path.display().to_string())?;
+                mount::set_attr(
+                    tree.as_fd(),
+                    set,
+                    Attr::empty(),
+                    false,
+                    map,
+                    &path.display().to_string(),
+                )?;
                 self.file_user = Some(FileSystemUser::become_id(owner)?);
                 tree
             }
         };
-        mount::attach(mounted.as_fd(), tree::open_root(&place)?.as_fd(), "the guest's root")?;
+        mount::attach(
+            mounted.as_fd(),
+            tree::open_root(&place)?.as_fd(),
+            "the guest's root",
+        )?;
         self.root = Some(mounted);
         Ok(())
     }
 
-    fn attach_tree(&mut self, target: &Path, attributes: Attributes, idmap: bool, recursive: bool) -> Result<(), Cause> {
-        let tree = self.trees.remove(target).ok_or_else(|| missing("the tree"))?;
-        let users = self.user_namespace.as_ref().ok_or_else(|| missing("the user namespace"))?;
+    fn attach_tree(
+        &mut self,
+        target: &Path,
+        attributes: Attributes,
+        idmap: bool,
+        recursive: bool,
+    ) -> Result<(), Cause> {
+        let tree = self
+            .trees
+            .remove(target)
+            .ok_or_else(|| missing("the tree"))?;
+        let users = self
+            .user_namespace
+            .as_ref()
+            .ok_or_else(|| missing("the user namespace"))?;
         let map = idmap.then_some(users.as_fd());
-        mount::set_attr(tree.as_fd(), attr(attributes), Attr::empty(), recursive, map, &target.display().to_string())?;
-        let stat = rustix::fs::fstat(&tree).map_err(KernelError::on("look at", target.display()))?;
-        let folder = rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory;
-        self.put(tree.as_fd(), target, if folder { Point::Directory } else { Point::File })?;
+        mount::set_attr(
+            tree.as_fd(),
+            attr(attributes),
+            Attr::empty(),
+            recursive,
+            map,
+            &target.display().to_string(),
+        )?;
+        let stat =
+            rustix::fs::fstat(&tree).map_err(KernelError::on("look at", target.display()))?;
+        let folder =
+            rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory;
+        self.put(
+            tree.as_fd(),
+            target,
+            if folder {
+                Point::Directory
+            } else {
+                Point::File
+            },
+        )?;
         Ok(())
     }
 
@@ -349,7 +489,9 @@ impl Host {
 
     fn await_init(&mut self) -> Result<(), Cause> {
         let (word, pidfd) = self.expect_word()?;
-        let (Word::Init { pid }, Some(pidfd)) = (word, pidfd) else { return Err(Box::new(missing("the pid"))) };
+        let (Word::Init { pid }, Some(pidfd)) = (word, pidfd) else {
+            return Err(Box::new(missing("the pid")));
+        };
         let kill = pidfd.try_clone()?;
         self.undo.push(move || {
             let _gone = process::send_signal(kill.as_fd(), 9);
@@ -366,15 +508,37 @@ impl Host {
     }
 
     fn connect(&mut self, ops: &[NetOp]) -> Result<(), Cause> {
-        let (pid, _) = self.init.as_ref().ok_or_else(|| missing("the guest's first process"))?;
+        let (pid, _) = self
+            .init
+            .as_ref()
+            .ok_or_else(|| missing("the guest's first process"))?;
         if ops.is_empty() {
             return Ok(());
         }
         let inside = namespace::open(*pid, "net")?;
         let mut netlink = Netlink::open()?;
         for op in ops {
-            let NetOp::Veth { host_name, guest_name, bridge, mac, mtu } = op else { continue };
-            netlink.create_veth(&Veth { host: host_name, guest: guest_name, guest_netns: inside.as_fd(), guest_mac: *mac, mtu: *mtu, bridge: Some(bridge) })?;
+            let NetOp::Veth {
+                host_name,
+                guest_name,
+                bridge,
+                mac,
+                mtu,
+            } = op
+            else {
+                continue;
+            };
+            let bridge = netlink
+                .link(bridge)?
+                .ok_or_else(|| KernelError::new("find the bridge", bridge, Errno::NODEV))?;
+            netlink.create_veth(&Veth {
+                host_name,
+                bridge: Some(bridge.index),
+                guest_netns: inside.as_fd(),
+                guest_name,
+                mac: *mac,
+                mtu: *mtu,
+            })?;
             let name = host_name.clone();
             self.undo.push(move || {
                 if let Ok(mut netlink) = Netlink::open() {
@@ -393,7 +557,9 @@ impl Host {
 
     fn expect_word(&mut self) -> Result<(Word, Option<OwnedFd>), Cause> {
         let heard = protocol::hear(self.channel()?, Some(PATIENCE))?;
-        let Some((word, fd)) = heard else { return Err(Box::new(Silence)) };
+        let Some((word, fd)) = heard else {
+            return Err(Box::new(Silence));
+        };
         if matches!(word, Word::Failed { .. }) {
             self.said = Some(word);
             return Err(Box::new(Silence));
@@ -417,13 +583,20 @@ impl Host {
         let step = name_of(step);
         match self.said.take() {
             Some(Word::Failed { process, step, why }) => LaunchError::Inside { process, step, why },
-            _ if source.is::<Silence>() => LaunchError::Vanished { step, hint: self.hint() },
+            _ if source.is::<Silence>() => LaunchError::Vanished {
+                step,
+                hint: self.hint(),
+            },
             _ => LaunchError::Step { step, source },
         }
     }
 
     fn hint(&self) -> String {
-        let kills = self.group.as_ref().and_then(|g| g.stats().ok()).map_or(0, |s| s.oom_kills);
+        let kills = self
+            .group
+            .as_ref()
+            .and_then(|g| g.stats().ok())
+            .map_or(0, |s| s.oom_kills);
         if kills > 0 {
             "they were killed for want of memory: raise memory.limit".into()
         } else {
@@ -443,7 +616,13 @@ fn name_of(step: &HostStep) -> String {
 }
 
 fn lines(from: &[IdMapLine]) -> Vec<IdMap> {
-    from.iter().map(|l| IdMap { inside: l.inside, outside: l.outside, count: l.count }).collect()
+    from.iter()
+        .map(|l| IdMap {
+            inside: l.inside,
+            outside: l.outside,
+            count: l.count,
+        })
+        .collect()
 }
 
 /// Attributes as the kernel has them.
@@ -457,5 +636,6 @@ pub(super) fn attr(from: Attributes) -> Attr {
 }
 
 fn make_dir(path: &Path) -> Result<(), KernelError> {
-    rustix::fs::mkdir(path, rustix::fs::Mode::from_raw_mode(0o755)).map_err(KernelError::on("make the folder", path.display()))
+    rustix::fs::mkdir(path, rustix::fs::Mode::from_raw_mode(0o755))
+        .map_err(KernelError::on("make the folder", path.display()))
 }

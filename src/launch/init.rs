@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
+use super::fault;
 use super::host::attr;
 use super::protocol::{self, Word};
 use super::stage::{Inherited, give_up, set_limits};
-use super::fault;
 use crate::kernel::mount::{self, Attr};
 use crate::kernel::netlink::Netlink;
 use crate::kernel::terminal::{self, Pty};
@@ -27,7 +27,12 @@ type Cause = Box<dyn std::error::Error>;
 
 /// Carries out init's steps; the last one does not come back.
 pub(super) fn run(plan: &LaunchPlan, inherited: &Inherited<'_>) -> ! {
-    let mut init = Init { inherited, root: None, console: None, empty: None };
+    let mut init = Init {
+        inherited,
+        root: None,
+        console: None,
+        empty: None,
+    };
     for (number, step) in plan.init.iter().enumerate() {
         fault::point("init", number);
         if let Err(error) = init.carry_out(step) {
@@ -59,23 +64,44 @@ impl Init<'_> {
             }
             InitStep::SetNames { host, domain } => namespace::set_names(host, domain)?,
             InitStep::TakeRoot => self.take_root()?,
-            InitStep::Mount { target, kind, options, attributes } => {
-                let options: Vec<_> = options.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+            InitStep::Mount {
+                target,
+                kind,
+                options,
+                attributes,
+            } => {
+                let options: Vec<_> = options
+                    .iter()
+                    .map(|(k, v)| (k.as_str(), v.as_str()))
+                    .collect();
                 let fs = mount::new_filesystem(kind, &options, attr(*attributes))?;
                 self.put(fs.as_fd(), target)?;
             }
-            InitStep::MountCgroup { target, attributes } => self.mount_cgroup(target, *attributes)?,
+            InitStep::MountCgroup { target, attributes } => {
+                self.mount_cgroup(target, *attributes)?
+            }
             InitStep::Mask { paths } => paths.iter().try_for_each(|path| self.mask(path))?,
-            InitStep::ReadOnly { paths } => paths.iter().try_for_each(|path| self.read_only(path))?,
+            InitStep::ReadOnly { paths } => {
+                paths.iter().try_for_each(|path| self.read_only(path))?
+            }
             InitStep::OpenConsole => self.open_console()?,
             InitStep::AwaitNetwork => {
-                let console = self.console.as_ref().ok_or_else(|| missing("the console"))?;
-                protocol::say(&self.inherited.channel, &Word::Ready, Some(console.master.as_fd()))?;
+                let console = self
+                    .console
+                    .as_ref()
+                    .ok_or_else(|| missing("the console"))?;
+                protocol::say(
+                    &self.inherited.channel,
+                    &Word::Ready,
+                    Some(console.master.as_fd()),
+                )?;
                 protocol::await_go(&self.inherited.channel)?;
             }
             InitStep::ConfigureNetwork { ops } => configure(ops)?,
             InitStep::WriteSysctls { settings } => {
-                settings.iter().try_for_each(|(name, value)| self.write_sysctl(name, value))?;
+                settings
+                    .iter()
+                    .try_for_each(|(name, value)| self.write_sysctl(name, value))?;
             }
             InitStep::BecomeRoot => self.become_root()?,
             InitStep::SetLimits { limits } => set_limits(limits)?,
@@ -84,9 +110,12 @@ impl Init<'_> {
                 terminal::take_terminal(console.slave.as_fd())?;
             }
             InitStep::NoNewPrivileges => credentials::no_new_privileges()?,
-            InitStep::CutCapabilities { keep } => capability::cut(keep)?,
+            InitStep::CutCapabilities { keep } => cut_capabilities(keep)?,
             InitStep::LoadSeccomp => {
-                let program = self.inherited.program.ok_or_else(|| missing("the filter"))?;
+                let program = self
+                    .inherited
+                    .program
+                    .ok_or_else(|| missing("the filter"))?;
                 program.load(Default::default())?;
             }
             InitStep::Execute { argv, environment } => execute(argv, environment)?,
@@ -95,7 +124,10 @@ impl Init<'_> {
     }
 
     fn root(&self) -> Result<BorrowedFd<'_>, KernelError> {
-        self.root.as_ref().map(AsFd::as_fd).ok_or_else(|| missing("the root"))
+        self.root
+            .as_ref()
+            .map(AsFd::as_fd)
+            .ok_or_else(|| missing("the root"))
     }
 
     /// A clone of the tree below the working folder, on top of `/`. The clone's own root is not
@@ -113,8 +145,19 @@ impl Init<'_> {
     }
 
     fn mount_cgroup(&self, target: &Path, attributes: Attributes) -> Result<(), KernelError> {
-        let tree = self.inherited.trees.get(target).ok_or_else(|| missing("the cgroup's tree"))?;
-        mount::set_attr(tree.as_fd(), attr(attributes), Attr::empty(), false, None, "the guest's cgroup")?;
+        let tree = self
+            .inherited
+            .trees
+            .get(target)
+            .ok_or_else(|| missing("the cgroup's tree"))?;
+        mount::set_attr(
+            tree.as_fd(),
+            attr(attributes),
+            Attr::empty(),
+            false,
+            None,
+            "the guest's cgroup",
+        )?;
         self.put(tree.as_fd(), target)
     }
 
@@ -129,14 +172,25 @@ impl Init<'_> {
 
     /// What kind it is is asked first: a bind of a file on a folder fails, and slowly.
     fn mask(&mut self, path: &PathBuf) -> Result<(), KernelError> {
-        let Some(at) = self.existing(path)? else { return Ok(()) };
+        let Some(at) = self.existing(path)? else {
+            return Ok(());
+        };
         let what = path.display().to_string();
         let stat = rustix::fs::fstat(&at).map_err(KernelError::on("look at", &what))?;
         if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::Directory {
-            let null = self.existing(Path::new("/dev/null"))?.ok_or_else(|| missing("/dev/null"))?;
-            return mount::attach(mount::clone_tree_fd(null.as_fd(), false, "/dev/null")?.as_fd(), at.as_fd(), &what);
+            let null = self
+                .existing(Path::new("/dev/null"))?
+                .ok_or_else(|| missing("/dev/null"))?;
+            return mount::attach(
+                mount::clone_tree_fd(null.as_fd(), false, "/dev/null")?.as_fd(),
+                at.as_fd(),
+                &what,
+            );
         }
-        let all = Attr::MOUNT_ATTR_RDONLY | Attr::MOUNT_ATTR_NOSUID | Attr::MOUNT_ATTR_NODEV | Attr::MOUNT_ATTR_NOEXEC;
+        let all = Attr::MOUNT_ATTR_RDONLY
+            | Attr::MOUNT_ATTR_NOSUID
+            | Attr::MOUNT_ATTR_NODEV
+            | Attr::MOUNT_ATTR_NOEXEC;
         let empty = match &self.empty {
             Some(first) => mount::clone_tree_fd(first.as_fd(), false, "the empty folder")?,
             None => mount::new_filesystem("tmpfs", &[("size", "4k"), ("nr_inodes", "1")], all)?,
@@ -147,17 +201,30 @@ impl Init<'_> {
     }
 
     fn read_only(&self, path: &Path) -> Result<(), KernelError> {
-        let Some(at) = self.existing(path)? else { return Ok(()) };
+        let Some(at) = self.existing(path)? else {
+            return Ok(());
+        };
         let what = path.display().to_string();
         let tree = mount::clone_tree_fd(at.as_fd(), false, &what)?;
-        mount::set_attr(tree.as_fd(), Attr::MOUNT_ATTR_RDONLY, Attr::empty(), false, None, &what)?;
+        mount::set_attr(
+            tree.as_fd(),
+            Attr::MOUNT_ATTR_RDONLY,
+            Attr::empty(),
+            false,
+            None,
+            &what,
+        )?;
         mount::attach(tree.as_fd(), at.as_fd(), &what)
     }
 
     fn open_console(&mut self) -> Result<(), KernelError> {
-        let dev = self.existing(Path::new("/dev"))?.ok_or_else(|| missing("/dev"))?;
+        let dev = self
+            .existing(Path::new("/dev"))?
+            .ok_or_else(|| missing("/dev"))?;
         let pty = terminal::open_pty(dev.as_fd())?;
-        let at = self.existing(Path::new("/dev/console"))?.ok_or_else(|| missing("/dev/console"))?;
+        let at = self
+            .existing(Path::new("/dev/console"))?
+            .ok_or_else(|| missing("/dev/console"))?;
         let slave = mount::clone_tree_fd(pty.slave.as_fd(), false, "the console")?;
         mount::attach(slave.as_fd(), at.as_fd(), "/dev/console")?;
         self.console = Some(pty);
@@ -166,10 +233,14 @@ impl Init<'_> {
 
     /// Through the guest's new procfs, which is ours until we execute.
     fn write_sysctl(&self, name: &str, value: &str) -> Result<(), KernelError> {
-        let failed = |errno| KernelError::new("write the kernel setting", format!("{name}={value}"), errno);
+        let failed =
+            |errno| KernelError::new("write the kernel setting", format!("{name}={value}"), errno);
         let path = Path::new("/proc/sys").join(name.replace('.', "/"));
-        let file = tree::resolve(self.root()?, &path, OFlags::WRONLY | OFlags::NOFOLLOW).map_err(failed)?;
-        rustix::io::write(&file, value.as_bytes()).map(drop).map_err(failed)
+        let file = tree::resolve(self.root()?, &path, OFlags::WRONLY | OFlags::NOFOLLOW)
+            .map_err(failed)?;
+        rustix::io::write(&file, value.as_bytes())
+            .map(drop)
+            .map_err(failed)
     }
 
     fn become_root(&mut self) -> Result<(), KernelError> {
@@ -191,7 +262,11 @@ fn configure(ops: &[NetOp]) -> Result<(), Cause> {
     for op in ops {
         match op {
             NetOp::Loopback => netlink.loopback_up()?,
-            NetOp::Address { interface, address, prefix } => {
+            NetOp::Address {
+                interface,
+                address,
+                prefix,
+            } => {
                 netlink.add_address(interface, *address, *prefix)?;
                 netlink.set_up(interface)?;
             }
@@ -210,4 +285,13 @@ fn execute(argv: &[String], environment: &[String]) -> Result<(), Cause> {
     // Last: from here on the guest outlives us.
     process::on_parent_death(None)?;
     Err(Box::new(process::execute(program, argv, environment)))
+}
+
+/// The bounding set becomes `keep`; inheritable and ambient sets become empty, so that nothing
+/// passes through an execve(2) but what the bounding set and the program's owner give.
+pub(super) fn cut_capabilities(keep: &[String]) -> Result<(), Cause> {
+    let keep = capability::CapabilitySet::from_names(keep.iter().map(String::as_str))?;
+    capability::drop_bounding_except(keep)?;
+    let now = capability::permitted()?;
+    Ok(capability::set(now, now)?)
 }

@@ -97,16 +97,27 @@ impl Dialogue {
 }
 
 /// Says a word.
-pub(super) fn say(channel: &Channel, word: &Word, fd: Option<BorrowedFd<'_>>) -> Result<(), KernelError> {
+pub(super) fn say(
+    channel: &Channel,
+    word: &Word,
+    fd: Option<BorrowedFd<'_>>,
+) -> Result<(), KernelError> {
     let text = serde_json::to_vec(word).unwrap_or_default();
     channel.send(&text, fd)
 }
 
 /// Hears the next word; `None` is the end.
-pub(super) fn hear(channel: &Channel, limit: Option<Duration>) -> Result<Option<(Word, Option<OwnedFd>)>, KernelError> {
-    let Some((text, fd)) = channel.receive(limit)? else { return Ok(None) };
-    let word = serde_json::from_slice(&text)
-        .map_err(|error| KernelError::new("understand", "a message of the launch", Errno::PROTO).because(error.to_string()))?;
+pub(super) fn hear(
+    channel: &Channel,
+    limit: Option<Duration>,
+) -> Result<Option<(Word, Option<OwnedFd>)>, KernelError> {
+    let Some((text, fd)) = channel.receive(limit)? else {
+        return Ok(None);
+    };
+    let word = serde_json::from_slice(&text).map_err(|error| {
+        KernelError::new("understand", "a message of the launch", Errno::PROTO)
+            .because(error.to_string())
+    })?;
     Ok(Some((word, fd)))
 }
 
@@ -114,7 +125,11 @@ pub(super) fn hear(channel: &Channel, limit: Option<Duration>) -> Result<Option<
 pub(super) fn await_go(channel: &Channel) -> Result<Option<OwnedFd>, KernelError> {
     match hear(channel, None)? {
         Some((Word::Go, fd)) => Ok(fd),
-        _ => Err(KernelError::new("wait for", "the launching program", Errno::PIPE)),
+        _ => Err(KernelError::new(
+            "wait for",
+            "the launching program",
+            Errno::PIPE,
+        )),
     }
 }
 
@@ -122,7 +137,12 @@ pub(super) fn await_go(channel: &Channel) -> Result<Option<OwnedFd>, KernelError
 mod tests {
     use super::*;
 
-    const SCRIPT: [Option<Word>; 4] = [Some(Word::UserNamespace), Some(Word::Init { pid: 7 }), Some(Word::Ready), None];
+    const SCRIPT: [Option<Word>; 4] = [
+        Some(Word::UserNamespace),
+        Some(Word::Init { pid: 7 }),
+        Some(Word::Ready),
+        None,
+    ];
 
     #[test]
     fn the_drawn_order_is_accepted() {
@@ -136,7 +156,12 @@ mod tests {
     #[test]
     fn every_word_out_of_turn_is_refused() {
         for at in 0..SCRIPT.len() {
-            for other in SCRIPT.iter().enumerate().filter(|(n, _)| *n != at).map(|(_, w)| w) {
+            for other in SCRIPT
+                .iter()
+                .enumerate()
+                .filter(|(n, _)| *n != at)
+                .map(|(_, w)| w)
+            {
                 let mut dialogue = Dialogue::begin();
                 for word in &SCRIPT[..at] {
                     dialogue.hear(word.as_ref()).unwrap();

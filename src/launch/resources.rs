@@ -6,7 +6,10 @@ use crate::kernel::cgroup::{CgroupError, DeviceAccess, DeviceKind, DeviceRule, I
 
 /// Limits of a group from OCI's resources; `descendants` is how many groups it may make below.
 pub fn limits(from: &LinuxResources, descendants: u32) -> Result<Limits, CgroupError> {
-    let mut limits = Limits { cgroup_descendants: Some(u64::from(descendants)), ..Limits::default() };
+    let mut limits = Limits {
+        cgroup_descendants: Some(u64::from(descendants)),
+        ..Limits::default()
+    };
     let unsigned = |n: i64| u64::try_from(n).ok();
     if let Some(cpu) = from.cpu() {
         limits.cpu_quota_us = cpu.quota().and_then(unsigned);
@@ -14,7 +17,9 @@ pub fn limits(from: &LinuxResources, descendants: u32) -> Result<Limits, CgroupE
         limits.cpu_burst_us = cpu.burst();
         limits.cpuset = cpu.cpus().clone();
         // OCI counts in version 1 shares of 1024; rounded, every weight comes back as it was.
-        limits.cpu_weight = cpu.shares().map(|shares| ((shares * 100 + 512) / 1024).clamp(1, 10_000));
+        limits.cpu_weight = cpu
+            .shares()
+            .map(|shares| ((shares * 100 + 512) / 1024).clamp(1, 10_000));
     }
     if let Some(memory) = from.memory() {
         limits.memory = memory.limit().and_then(unsigned);
@@ -51,10 +56,20 @@ fn throttles(io: &oci_spec::runtime::LinuxBlockIo) -> Vec<IoLimit> {
         for device in list.iter().flatten() {
             let number = |n: i64| u32::try_from(n).unwrap_or(0);
             let (major, minor) = (number(device.major()), number(device.minor()));
-            let at = all.iter().position(|l| (l.major, l.minor) == (major, minor)).unwrap_or_else(|| {
-                all.push(IoLimit { major, minor, rbps: None, wbps: None, riops: None, wiops: None });
-                all.len() - 1
-            });
+            let at = all
+                .iter()
+                .position(|l| (l.major, l.minor) == (major, minor))
+                .unwrap_or_else(|| {
+                    all.push(IoLimit {
+                        major,
+                        minor,
+                        rbps: None,
+                        wbps: None,
+                        riops: None,
+                        wiops: None,
+                    });
+                    all.len() - 1
+                });
             *slot(&mut all[at]) = Some(device.rate());
         }
     }

@@ -45,8 +45,17 @@ pub(super) fn run(plan: &LaunchPlan, inherited: &Inherited<'_>) -> ! {
 }
 
 /// Tells the host why and ends this process.
-pub(super) fn give_up(channel: &Channel, process: &str, step: &str, why: &dyn std::error::Error) -> ! {
-    let word = Word::Failed { process: process.into(), step: step.into(), why: chain(why) };
+pub(super) fn give_up(
+    channel: &Channel,
+    process: &str,
+    step: &str,
+    why: &dyn std::error::Error,
+) -> ! {
+    let word = Word::Failed {
+        process: process.into(),
+        step: step.into(),
+        why: chain(why),
+    };
     // If the host is gone there is nobody to tell.
     let _gone = protocol::say(channel, &word, None);
     process::leave(1)
@@ -67,12 +76,16 @@ fn step_name(step: &StageStep) -> String {
     value["step"].as_str().unwrap_or("a step").to_owned()
 }
 
-fn carry_out(step: &StageStep, plan: &LaunchPlan, inherited: &Inherited<'_>, root: &mut Option<OwnedFd>) -> Result<()> {
+fn carry_out(
+    step: &StageStep,
+    plan: &LaunchPlan,
+    inherited: &Inherited<'_>,
+    root: &mut Option<OwnedFd>,
+) -> Result<()> {
     match step {
-        StageStep::EnterCgroups => inherited
-            .group
-            .enter_self()
-            .map_err(|error| KernelError::new("enter", "the guest's cgroups", Errno::IO).because(error.to_string())),
+        StageStep::EnterCgroups => inherited.group.enter_self().map_err(|error| {
+            KernelError::new("enter", "the guest's cgroups", Errno::IO).because(error.to_string())
+        }),
         StageStep::SetCeilings { limits } => set_limits(limits),
         StageStep::BecomeOwner { owner } => {
             // Capabilities stay, so that a host which forbids unprivileged user namespaces still
@@ -108,15 +121,28 @@ fn die_with_host() -> Result<()> {
 }
 
 pub(super) fn set_limits(limits: &[Limit]) -> Result<()> {
-    limits.iter().try_for_each(|limit| credentials::set_rlimit(&limit.name, limit.soft, limit.hard))
+    limits
+        .iter()
+        .try_for_each(|limit| credentials::set_rlimit(&limit.name, limit.soft, limit.hard))
 }
 
-fn make_init(namespaces: u64, plan: &LaunchPlan, inherited: &Inherited<'_>, root: Option<OwnedFd>) -> Result<()> {
+fn make_init(
+    namespaces: u64,
+    plan: &LaunchPlan,
+    inherited: &Inherited<'_>,
+    root: Option<OwnedFd>,
+) -> Result<()> {
     // The working folder is what the copied mount namespace keeps pointing to (the descriptor
     // would go on meaning the host's mount), so init finds the tree there.
     let root = root.ok_or_else(|| KernelError::new("find", "the guest's root", Errno::NOENT))?;
     rustix::process::fchdir(&root).map_err(KernelError::on("change to", "the guest's root"))?;
-    match process::fork_with(CloneFlags { namespaces, sibling: true }, None)? {
+    match process::fork_with(
+        CloneFlags {
+            namespaces,
+            sibling: true,
+        },
+        None,
+    )? {
         Forked::Child => {
             let _guard = process::NoReturn;
             init::run(plan, inherited)

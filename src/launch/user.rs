@@ -36,15 +36,25 @@ fn find(wanted: &str, passwd: &str, group: &str) -> Option<User> {
     let number = wanted.parse::<u32>().ok();
     let entry = passwd.lines().find_map(|line| {
         let fields: Vec<&str> = line.split(':').collect();
-        let [name, _, uid, gid, _, home, shell] = fields[..] else { return None };
+        let [name, _, uid, gid, _, home, shell] = fields[..] else {
+            return None;
+        };
         let (uid, gid) = (uid.parse().ok()?, gid.parse().ok()?);
         (name == wanted || number == Some(uid)).then(|| User {
             name: name.to_owned(),
             uid,
             gid,
             groups: Vec::new(),
-            home: if home.starts_with('/') { PathBuf::from(home) } else { PathBuf::from("/") },
-            shell: if shell.is_empty() { "/bin/sh".into() } else { shell.to_owned() },
+            home: if home.starts_with('/') {
+                PathBuf::from(home)
+            } else {
+                PathBuf::from("/")
+            },
+            shell: if shell.is_empty() {
+                "/bin/sh".into()
+            } else {
+                shell.to_owned()
+            },
         })
     });
     let mut user = match (entry, number) {
@@ -76,8 +86,14 @@ fn groups(name: &str, group: &str) -> Vec<u32> {
         .lines()
         .filter_map(|line| {
             let fields: Vec<&str> = line.split(':').collect();
-            let [_, _, gid, members] = fields[..] else { return None };
-            members.split(',').any(|m| m == name).then(|| gid.parse().ok()).flatten()
+            let [_, _, gid, members] = fields[..] else {
+                return None;
+            };
+            members
+                .split(',')
+                .any(|m| m == name)
+                .then(|| gid.parse().ok())
+                .flatten()
         })
         // More than the kernel takes (NGROUPS_MAX) is a file made to trip us.
         .take(65_536)
@@ -88,13 +104,17 @@ fn groups(name: &str, group: &str) -> Vec<u32> {
 mod tests {
     use super::*;
 
-    const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\nweb:x:33:34::/var/www:\nbad:x:y:1::/:\nshort:x\n";
+    const PASSWD: &str =
+        "root:x:0:0:root:/root:/bin/bash\nweb:x:33:34::/var/www:\nbad:x:y:1::/:\nshort:x\n";
     const GROUP: &str = "root:x:0:\nlog:x:4:web,root\nssl:x:9:web\n";
 
     #[test]
     fn by_name_and_number() {
         let web = find("web", PASSWD, GROUP).unwrap();
-        assert_eq!((web.uid, web.gid, web.groups.as_slice()), (33, 34, &[4, 9][..]));
+        assert_eq!(
+            (web.uid, web.gid, web.groups.as_slice()),
+            (33, 34, &[4, 9][..])
+        );
         assert_eq!(web.shell, "/bin/sh");
         assert_eq!(find("33", PASSWD, GROUP), Some(web));
         assert_eq!(find("1000", PASSWD, GROUP).unwrap().uid, 1000);

@@ -42,7 +42,10 @@ pub(super) const READ_ONLY: [&str; 4] =
 
 /// Environment of a guest's init. `container` is how systemd and others know where they are.
 pub(super) const ENVIRONMENT: [(&str, &str); 3] = [
-    ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+    (
+        "PATH",
+        "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    ),
     ("container", "bulkhead"),
     ("TERM", "linux"),
 ];

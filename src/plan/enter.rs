@@ -25,8 +25,10 @@ pub struct EnterPlan {
 
 /// The plan of entering the guest of a Spec.
 pub fn enter(spec: &Spec) -> Result<EnterPlan, PlanError> {
-    let missing =
-        |what: &str| PlanError::Value { what: format!("the Spec's {what}"), why: "it is missing".into() };
+    let missing = |what: &str| PlanError::Value {
+        what: format!("the Spec's {what}"),
+        why: "it is missing".into(),
+    };
     let linux = spec.linux().as_ref().ok_or_else(|| missing("linux"))?;
     let process = spec.process().as_ref().ok_or_else(|| missing("process"))?;
     let bit = |kind| match kind {

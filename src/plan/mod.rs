@@ -3,6 +3,7 @@
 
 mod defaults;
 pub mod enter;
+pub mod seccomp;
 pub mod spec;
 pub mod steps;
 

@@ -11,8 +11,8 @@ use oci_spec::runtime::{
     LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxIdMappingBuilder, LinuxMemoryBuilder,
     LinuxNamespaceBuilder, LinuxNamespaceType, LinuxPidsBuilder, LinuxResources,
     LinuxResourcesBuilder, LinuxSeccomp, LinuxThrottleDeviceBuilder, Mount, MountBuilder,
-    PosixRlimitBuilder, PosixRlimitType, ProcessBuilder, RootBuilder, Spec,
-    SpecBuilder, UserBuilder,
+    PosixRlimitBuilder, PosixRlimitType, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
+    UserBuilder,
 };
 
 use oci_spec::OciSpecError;
@@ -42,7 +42,9 @@ pub const PERIOD_US: u64 = 100_000;
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
     /// A setting this host's cgroups cannot carry out.
-    #[error("{setting} needs {needs}, and this host has {has}: leave it out, or boot the host with what it needs")]
+    #[error(
+        "{setting} needs {needs}, and this host has {has}: leave it out, or boot the host with what it needs"
+    )]
     Unsupported {
         /// Key of the definition.
         setting: &'static str,
@@ -59,6 +61,9 @@ pub enum PlanError {
         /// Why not.
         why: String,
     },
+    /// The filter of the Spec means nothing here.
+    #[error("cannot use the Spec's seccomp filter")]
+    Filter(#[from] super::seccomp::FilterError),
     /// The Spec cannot be built or read.
     #[error("cannot put the plan into an OCI Spec")]
     Spec(#[from] OciSpecError),
@@ -112,7 +117,12 @@ pub fn spec(guest: &Guest, facts: &HostFacts, place: &Placement) -> Result<Spec,
         .hostname(guest.hostname.clone())
         .domainname(guest.domain.clone())
         .process(process(guest, facts, place)?)
-        .root(RootBuilder::default().path("rootfs").readonly(false).build()?)
+        .root(
+            RootBuilder::default()
+                .path("rootfs")
+                .readonly(false)
+                .build()?,
+        )
         .mounts(mounts(guest, place)?)
         .linux(linux.build()?)
         .annotations(annotations(guest, place)?)
@@ -126,8 +136,13 @@ fn supported(guest: &Guest, facts: &HostFacts) -> Result<(), PlanError> {
         CgroupMode::V1 => "cgroup v1",
         CgroupMode::Hybrid => "cgroup v1 controllers (hybrid)",
     };
-    let unsupported =
-        |setting| Err(PlanError::Unsupported { setting, needs: "cgroup v2", has });
+    let unsupported = |setting| {
+        Err(PlanError::Unsupported {
+            setting,
+            needs: "cgroup v2",
+            has,
+        })
+    };
     if guest.memory.high.is_some() {
         return unsupported("memory.high");
     }
@@ -179,14 +194,21 @@ fn process(
         .inheritable(std::collections::HashSet::new())
         .ambient(std::collections::HashSet::new())
         .build()?;
-    let mut environment: std::collections::BTreeMap<_, _> =
-        defaults::ENVIRONMENT.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    let mut environment: std::collections::BTreeMap<_, _> = defaults::ENVIRONMENT
+        .iter()
+        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+        .collect();
     environment.extend(guest.environment.clone());
     Ok(ProcessBuilder::default()
         .terminal(true)
         .user(UserBuilder::default().uid(0_u32).gid(0_u32).build()?)
         .args(place.init.clone())
-        .env(environment.into_iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>())
+        .env(
+            environment
+                .into_iter()
+                .map(|(k, v)| format!("{k}={v}"))
+                .collect::<Vec<_>>(),
+        )
         .cwd("/")
         .capabilities(capabilities)
         .rlimits(rlimits(guest, facts)?)
@@ -212,7 +234,11 @@ fn rlimits(
             };
             let hard = limit.hard.unwrap_or(u64::MAX).min(ceiling);
             let soft = limit.soft.unwrap_or(u64::MAX).min(hard);
-            Ok(PosixRlimitBuilder::default().typ(kind).hard(hard).soft(soft).build()?)
+            Ok(PosixRlimitBuilder::default()
+                .typ(kind)
+                .hard(hard)
+                .soft(soft)
+                .build()?)
         })
         .collect()
 }
@@ -234,7 +260,9 @@ pub fn resources(guest: &Guest, place: &Placement) -> Result<LinuxResources, Pla
     let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     let mut memory = LinuxMemoryBuilder::default()
         .limit(signed(guest.memory.limit.0))
-        .swap(signed(guest.memory.limit.0.saturating_add(guest.memory.swap.0)));
+        .swap(signed(
+            guest.memory.limit.0.saturating_add(guest.memory.swap.0),
+        ));
     if guest.memory.low.0 > 0 {
         memory = memory.reservation(signed(guest.memory.low.0));
     }
@@ -251,7 +279,11 @@ pub fn resources(guest: &Guest, place: &Placement) -> Result<LinuxResources, Pla
     let mut resources = LinuxResourcesBuilder::default()
         .cpu(cpu.build()?)
         .memory(memory.build()?)
-        .pids(LinuxPidsBuilder::default().limit(i64::from(guest.processes)).build()?)
+        .pids(
+            LinuxPidsBuilder::default()
+                .limit(i64::from(guest.processes))
+                .build()?,
+        )
         .devices(device_rules(guest, place)?);
     if !unified.is_empty() {
         resources = resources.unified(unified);
@@ -303,7 +335,11 @@ fn device_rules(
     let rule = |kind: char, major: i64, minor: Option<i64>, access: &str| {
         let mut rule = LinuxDeviceCgroupBuilder::default()
             .allow(true)
-            .typ(if kind == 'b' { LinuxDeviceType::B } else { LinuxDeviceType::C })
+            .typ(if kind == 'b' {
+                LinuxDeviceType::B
+            } else {
+                LinuxDeviceType::C
+            })
             .major(major)
             .access(access.to_owned());
         if let Some(minor) = minor {
@@ -326,7 +362,12 @@ fn device_rules(
     }
     for (device, (kind, major, minor)) in guest.devices.iter().zip(&place.devices) {
         let number = |n: &u64| i64::try_from(*n).unwrap_or(0);
-        rules.push(rule(*kind, number(major), Some(number(minor)), &device.access)?);
+        rules.push(rule(
+            *kind,
+            number(major),
+            Some(number(minor)),
+            &device.access,
+        )?);
     }
     Ok(rules)
 }
@@ -339,7 +380,11 @@ fn devices(
     let node = |path: PathBuf, kind: char, major: i64, minor: i64| {
         oci_spec::runtime::LinuxDeviceBuilder::default()
             .path(path)
-            .typ(if kind == 'b' { LinuxDeviceType::B } else { LinuxDeviceType::C })
+            .typ(if kind == 'b' {
+                LinuxDeviceType::B
+            } else {
+                LinuxDeviceType::C
+            })
             .major(major)
             .minor(minor)
             .file_mode(0o666_u32)
@@ -351,7 +396,12 @@ fn devices(
     }
     for (device, (kind, major, minor)) in guest.devices.iter().zip(&place.devices) {
         let number = |n: &u64| i64::try_from(*n).unwrap_or(0);
-        nodes.push(node(device.path.clone(), *kind, number(major), number(minor))?);
+        nodes.push(node(
+            device.path.clone(),
+            *kind,
+            number(major),
+            number(minor),
+        )?);
     }
     Ok(nodes)
 }
@@ -369,13 +419,32 @@ fn mounts(guest: &Guest, place: &Placement) -> Result<Vec<Mount>, PlanError> {
     // A quarter of the guest's memory each: both are charged to it, and neither alone can fill it.
     let quarter = format!("size={}", guest.memory.limit.0 / 4);
     let mut all = vec![
-        mount("/dev", "tmpfs", &["nosuid", "noexec", "strictatime", "mode=755", "size=64k"])?,
-        mount("/dev/shm", "tmpfs", &["nosuid", "nodev", "noexec", "mode=1777", &quarter])?,
+        mount(
+            "/dev",
+            "tmpfs",
+            &["nosuid", "noexec", "strictatime", "mode=755", "size=64k"],
+        )?,
+        mount(
+            "/dev/shm",
+            "tmpfs",
+            &["nosuid", "nodev", "noexec", "mode=1777", &quarter],
+        )?,
         mount("/run", "tmpfs", &["nosuid", "nodev", "mode=755", &quarter])?,
         mount("/proc", "proc", &["nosuid", "nodev", "noexec"])?,
         mount("/sys", "sysfs", &["nosuid", "nodev", "noexec", "ro"])?,
         mount("/sys/fs/cgroup", "cgroup", &["nosuid", "nodev", "noexec"])?,
-        mount("/dev/pts", "devpts", &["nosuid", "noexec", "gid=5", "mode=620", "ptmxmode=666", &ptys])?,
+        mount(
+            "/dev/pts",
+            "devpts",
+            &[
+                "nosuid",
+                "noexec",
+                "gid=5",
+                "mode=620",
+                "ptmxmode=666",
+                &ptys,
+            ],
+        )?,
         mount("/dev/mqueue", "mqueue", &["nosuid", "nodev", "noexec"])?,
     ];
     for op in &place.mounts {
@@ -402,16 +471,33 @@ fn mounts(guest: &Guest, place: &Placement) -> Result<Vec<Mount>, PlanError> {
 fn template_mount(op: &MountOp) -> Result<Mount, PlanError> {
     let mut options: Vec<String> = Vec::new();
     let builder = match op {
-        MountOp::Bind { source, target, read_only, idmap, recursive } => {
+        MountOp::Bind {
+            source,
+            target,
+            read_only,
+            idmap,
+            recursive,
+        } => {
             options.push(if *recursive { "rbind" } else { "bind" }.into());
             options.push("nodev".into());
             options.extend(read_only.then(|| "ro".into()));
             options.extend(idmap.then(|| if *recursive { "ridmap" } else { "idmap" }.into()));
-            MountBuilder::default().destination(target).typ("bind").source(source)
+            MountBuilder::default()
+                .destination(target)
+                .typ("bind")
+                .source(source)
         }
         MountOp::Tmpfs { target, size, mode } => {
-            options.extend(["nosuid".into(), "nodev".into(), format!("size={size}"), format!("mode={mode:o}")]);
-            MountBuilder::default().destination(target).typ("tmpfs").source("tmpfs")
+            options.extend([
+                "nosuid".into(),
+                "nodev".into(),
+                format!("size={size}"),
+                format!("mode={mode:o}"),
+            ]);
+            MountBuilder::default()
+                .destination(target)
+                .typ("tmpfs")
+                .source("tmpfs")
         }
     };
     Ok(builder.options(options).build()?)
@@ -423,17 +509,27 @@ fn annotations(guest: &Guest, place: &Placement) -> Result<HashMap<String, Strin
     };
     Ok(HashMap::from([
         (OWNER.to_owned(), place.ids.owner().to_string()),
-        (ROOT.to_owned(), json(ROOT, serde_json::to_string(&place.root))?),
-        (NET.to_owned(), json(NET, serde_json::to_string(&place.net))?),
+        (
+            ROOT.to_owned(),
+            json(ROOT, serde_json::to_string(&place.root))?,
+        ),
+        (
+            NET.to_owned(),
+            json(NET, serde_json::to_string(&place.net))?,
+        ),
         (CGROUPS.to_owned(), guest.cgroups.to_string()),
         (CLOCK.to_owned(), "start".to_owned()),
     ]))
 }
 
 fn text(path: &Path) -> Result<&str, PlanError> {
-    path.to_str().ok_or_else(|| value(path.display().to_string(), "not valid UTF-8"))
+    path.to_str()
+        .ok_or_else(|| value(path.display().to_string(), "not valid UTF-8"))
 }
 
 fn value(what: String, why: &str) -> PlanError {
-    PlanError::Value { what, why: why.to_owned() }
+    PlanError::Value {
+        what,
+        why: why.to_owned(),
+    }
 }

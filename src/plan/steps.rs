@@ -5,9 +5,7 @@
 
 use std::path::PathBuf;
 
-use oci_spec::runtime::{
-    LinuxIdMapping, LinuxNamespaceType, LinuxResources, Mount, Spec,
-};
+use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, LinuxResources, Mount, Spec};
 use serde::Serialize;
 
 use super::seccomp::to_filter;
@@ -294,7 +292,11 @@ pub struct LaunchPlan {
 /// The plan of a Spec.
 pub fn steps(spec: &Spec) -> Result<LaunchPlan, PlanError> {
     let parts = Parts::of(spec)?;
-    Ok(LaunchPlan { host: host(&parts)?, stage: stage(&parts), init: init(&parts)? })
+    Ok(LaunchPlan {
+        host: host(&parts)?,
+        stage: stage(&parts),
+        init: init(&parts)?,
+    })
 }
 
 /// What the three lists are made from, taken out of the Spec once.
@@ -324,7 +326,12 @@ impl<'a> Parts<'a> {
             .map(LinuxIdMapping::host_id)
             .ok_or_else(|| missing("uidMappings"))?;
         let owner = annotation(spec, spec::OWNER)?;
-        let mounts = spec.mounts().as_ref().ok_or_else(|| missing("mounts"))?.iter().collect();
+        let mounts = spec
+            .mounts()
+            .as_ref()
+            .ok_or_else(|| missing("mounts"))?
+            .iter()
+            .collect();
         Ok(Self {
             spec,
             linux,
@@ -347,22 +354,36 @@ fn annotation<T: serde::de::DeserializeOwned>(
     spec: &Spec,
     name: &'static str,
 ) -> Result<T, PlanError> {
-    let text = spec.annotations().as_ref().and_then(|all| all.get(name)).map_or("null", |t| t);
+    let text = spec
+        .annotations()
+        .as_ref()
+        .and_then(|all| all.get(name))
+        .map_or("null", |t| t);
     serde_json::from_str(text).map_err(|error| PlanError::Annotation(name, error))
 }
 
 /// Kinds whose superblock must belong to the guest's namespaces, so that only its init can mount them.
 fn belongs_inside(mount: &Mount) -> bool {
-    matches!(mount.typ().as_deref(), Some("proc" | "sysfs" | "devpts" | "mqueue"))
+    matches!(
+        mount.typ().as_deref(),
+        Some("proc" | "sysfs" | "devpts" | "mqueue")
+    )
 }
 
 fn host(parts: &Parts<'_>) -> Result<Vec<HostStep>, PlanError> {
     let mut steps = Vec::new();
     if let Some(seccomp) = parts.linux.seccomp() {
-        steps.push(HostStep::PrepareFilter { filter: Box::new(to_filter(seccomp)?) });
+        steps.push(HostStep::PrepareFilter {
+            filter: Box::new(to_filter(seccomp)?),
+        });
     }
     steps.push(HostStep::MakeCgroup {
-        name: parts.linux.cgroups_path().as_deref().map(|p| p.display().to_string()).unwrap_or_default(),
+        name: parts
+            .linux
+            .cgroups_path()
+            .as_deref()
+            .map(|p| p.display().to_string())
+            .unwrap_or_default(),
         resources: Box::new(parts.linux.resources().clone().unwrap_or_default()),
         descendants: annotation(parts.spec, spec::CGROUPS)?,
         delegate: (parts.base, parts.base),
@@ -375,7 +396,9 @@ fn host(parts: &Parts<'_>) -> Result<Vec<HostStep>, PlanError> {
                 recursive: Options::of(mount).recursive,
             }),
             Some("cgroup") => {
-                steps.push(HostStep::CloneCgroup { target: mount.destination().clone() });
+                steps.push(HostStep::CloneCgroup {
+                    target: mount.destination().clone(),
+                });
             }
             _ => {}
         }
@@ -383,7 +406,11 @@ fn host(parts: &Parts<'_>) -> Result<Vec<HostStep>, PlanError> {
     let lines = |maps: &Option<Vec<LinuxIdMapping>>| {
         maps.iter()
             .flatten()
-            .map(|m| IdMapLine { inside: m.container_id(), outside: m.host_id(), count: m.size() })
+            .map(|m| IdMapLine {
+                inside: m.container_id(),
+                outside: m.host_id(),
+                count: m.size(),
+            })
             .collect()
     };
     steps.extend([
@@ -398,7 +425,10 @@ fn host(parts: &Parts<'_>) -> Result<Vec<HostStep>, PlanError> {
     if parts.has(LinuxNamespaceType::Time) {
         steps.push(HostStep::WriteClock);
     }
-    steps.push(HostStep::MountRoot { root: parts.root.clone(), owner: parts.base });
+    steps.push(HostStep::MountRoot {
+        root: parts.root.clone(),
+        owner: parts.base,
+    });
     for mount in &parts.mounts {
         steps.extend(host_mount(parts, mount));
     }
@@ -407,7 +437,9 @@ fn host(parts: &Parts<'_>) -> Result<Vec<HostStep>, PlanError> {
         HostStep::ReleaseStage,
         HostStep::AwaitInit,
         HostStep::LeaveMounts,
-        HostStep::ConnectNetwork { ops: parts.net.iter().filter(outside).cloned().collect() },
+        HostStep::ConnectNetwork {
+            ops: parts.net.iter().filter(outside).cloned().collect(),
+        },
         HostStep::ReleaseInit,
         HostStep::AwaitExec,
     ]);
@@ -430,10 +462,16 @@ fn host_mount(parts: &Parts<'_>, mount: &Mount) -> Vec<HostStep> {
             settings.push(("uid".into(), parts.base.to_string()));
             settings.push(("gid".into(), parts.base.to_string()));
             let dev = target.as_os_str() == "/dev";
-            let mut steps =
-                vec![HostStep::MountTmpfs { target, options: settings, attributes: options.attributes }];
+            let mut steps = vec![HostStep::MountTmpfs {
+                target,
+                options: settings,
+                attributes: options.attributes,
+            }];
             if dev {
-                steps.push(HostStep::MakeDevices { nodes: nodes(parts), owner: parts.base });
+                steps.push(HostStep::MakeDevices {
+                    nodes: nodes(parts),
+                    owner: parts.base,
+                });
             }
             steps
         }
@@ -449,7 +487,12 @@ fn nodes(parts: &Parts<'_>) -> Vec<Node> {
         .iter()
         .flatten()
         .filter_map(|device| {
-            let name = device.path().strip_prefix("/dev").ok()?.to_str()?.to_owned();
+            let name = device
+                .path()
+                .strip_prefix("/dev")
+                .ok()?
+                .to_str()?
+                .to_owned();
             Some(Node {
                 name,
                 block: device.typ() == oci_spec::runtime::LinuxDeviceType::B,
@@ -463,15 +506,23 @@ fn nodes(parts: &Parts<'_>) -> Vec<Node> {
 
 fn stage(parts: &Parts<'_>) -> Vec<StageStep> {
     const PER_USER: [&str; 4] = ["nproc", "sigpending", "msgqueue", "memlock"];
-    let ceilings = limits(parts).into_iter().filter(|l| PER_USER.contains(&l.name.as_str()));
+    let ceilings = limits(parts)
+        .into_iter()
+        .filter(|l| PER_USER.contains(&l.name.as_str()));
     vec![
         StageStep::EnterCgroups,
-        StageStep::SetCeilings { limits: ceilings.collect() },
+        StageStep::SetCeilings {
+            limits: ceilings.collect(),
+        },
         StageStep::BecomeOwner { owner: parts.owner },
-        StageStep::MakeUserNamespace { time: parts.has(LinuxNamespaceType::Time) },
+        StageStep::MakeUserNamespace {
+            time: parts.has(LinuxNamespaceType::Time),
+        },
         StageStep::AwaitMaps,
         StageStep::BecomeRoot,
-        StageStep::MakeInit { namespaces: inner_namespaces(parts) },
+        StageStep::MakeInit {
+            namespaces: inner_namespaces(parts),
+        },
     ]
 }
 
@@ -498,7 +549,11 @@ pub(super) fn limits_of(process: &oci_spec::runtime::Process) -> Vec<Limit> {
         .iter()
         .flatten()
         .map(|limit| Limit {
-            name: limit.typ().to_string().trim_start_matches("RLIMIT_").to_lowercase(),
+            name: limit
+                .typ()
+                .to_string()
+                .trim_start_matches("RLIMIT_")
+                .to_lowercase(),
             soft: limit.soft(),
             hard: limit.hard(),
         })
@@ -510,13 +565,20 @@ fn limits(parts: &Parts<'_>) -> Vec<Limit> {
 }
 
 pub(super) fn bounding_of(process: &oci_spec::runtime::Process) -> Vec<String> {
-    let set = process.capabilities().as_ref().and_then(|c| c.bounding().as_ref());
+    let set = process
+        .capabilities()
+        .as_ref()
+        .and_then(|c| c.bounding().as_ref());
     let mut keep: Vec<String> = set
         .into_iter()
         .flatten()
         .map(|c| {
             let name = c.to_string();
-            if name.starts_with("CAP_") { name } else { format!("CAP_{name}") }
+            if name.starts_with("CAP_") {
+                name
+            } else {
+                format!("CAP_{name}")
+            }
         })
         .collect();
     keep.sort();
@@ -537,31 +599,51 @@ fn init(parts: &Parts<'_>) -> Result<Vec<InitStep>, PlanError> {
         let (target, attributes) = (mount.destination().clone(), options.attributes);
         if belongs_inside(mount) {
             let kind = mount.typ().clone().unwrap_or_default();
-            steps.push(InitStep::Mount { target, kind, options: options.settings, attributes });
+            steps.push(InitStep::Mount {
+                target,
+                kind,
+                options: options.settings,
+                attributes,
+            });
         } else if mount.typ().as_deref() == Some("cgroup") {
             steps.push(InitStep::MountCgroup { target, attributes });
         }
     }
     let paths = |list: &Option<Vec<String>>| list.iter().flatten().map(PathBuf::from).collect();
-    let mut settings: Vec<_> =
-        parts.linux.sysctl().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
+    let mut settings: Vec<_> = parts
+        .linux
+        .sysctl()
+        .iter()
+        .flatten()
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect();
     settings.sort();
     let inside = |op: &&NetOp| !matches!(op, NetOp::Veth { .. });
     steps.extend([
-        InitStep::Mask { paths: paths(parts.linux.masked_paths()) },
-        InitStep::ReadOnly { paths: paths(parts.linux.readonly_paths()) },
+        InitStep::Mask {
+            paths: paths(parts.linux.masked_paths()),
+        },
+        InitStep::ReadOnly {
+            paths: paths(parts.linux.readonly_paths()),
+        },
         InitStep::OpenConsole,
         InitStep::AwaitNetwork,
-        InitStep::ConfigureNetwork { ops: parts.net.iter().filter(inside).cloned().collect() },
+        InitStep::ConfigureNetwork {
+            ops: parts.net.iter().filter(inside).cloned().collect(),
+        },
         InitStep::WriteSysctls { settings },
         InitStep::BecomeRoot,
-        InitStep::SetLimits { limits: limits(parts) },
+        InitStep::SetLimits {
+            limits: limits(parts),
+        },
         InitStep::TakeConsole,
     ]);
     if parts.process.no_new_privileges().unwrap_or(false) {
         steps.push(InitStep::NoNewPrivileges);
     }
-    steps.push(InitStep::CutCapabilities { keep: bounding_of(parts.process) });
+    steps.push(InitStep::CutCapabilities {
+        keep: bounding_of(parts.process),
+    });
     if parts.linux.seccomp().is_some() {
         steps.push(InitStep::LoadSeccomp);
     }

@@ -23,7 +23,7 @@ impl Group {
     /// # Errors
     /// When a process does not die within two seconds (it hangs in the kernel), or a group cannot
     /// be removed.
-    pub fn remove(self) -> Result<()> {
+    pub fn remove(&self) -> Result<()> {
         let until = Instant::now() + PATIENCE;
         self.kill_all(PATIENCE)?;
         for dir in self.dirs() {

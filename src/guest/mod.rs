@@ -1,1 +1,38 @@
 //! The life of one guest: its store, its verbs, its keeper.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `manager` | what every verb needs: places, settings, facts of the host |
+//! | `store` | a guest's folders, lock, records; what a reboot may forget and what not |
+//! | `ids` | blocks of host ids |
+//! | `life` | the table of verbs and states |
+//! | `create`, `start`, `stop`, `delete`, `change`, `exec` | the verbs |
+//! | `keeper`, `console` | the small process beside a guest, and its viewers |
+//! | `view` | what `list` and `info` show |
+//! | `events` | what happened |
+//! | `doctor` | leftovers, and what this host can do |
+//!
+//! The kernel is the truth: a guest runs when its first process lives, whatever a file says. A
+//! command that died is finished or undone by the next one that takes the guest's lock, with the
+//! same code that `stop` and `delete` use.
+
+pub mod change;
+pub mod console;
+pub mod create;
+pub mod delete;
+pub mod doctor;
+mod error;
+pub mod events;
+pub mod exec;
+mod ids;
+pub mod keeper;
+mod life;
+pub mod manager;
+pub mod start;
+pub mod stop;
+mod store;
+pub mod view;
+
+pub use error::GuestError;
+pub use manager::Manager;
+pub use store::{Machine, RunState};

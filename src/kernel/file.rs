@@ -94,13 +94,15 @@ impl Lock {
     /// Takes the lock, waiting up to `limit`; `None` when somebody else holds it all that time.
     pub fn take(path: &Path, limit: Duration) -> Result<Option<Self>> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::open(path, flags, Mode::from_raw_mode(0o600))
-            .map_err(KernelError::on("open the lock", path.display()))?;
         let deadline = Instant::now() + limit;
         let mut pause = Duration::from_millis(1);
         loop {
+            let file = rustix::fs::open(path, flags, Mode::from_raw_mode(0o600))
+                .map_err(KernelError::on("open the lock", path.display()))?;
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(Some(Self(file))),
+                // Whoever deletes the guest removes the file while holding it: then it locks nothing.
+                Ok(()) if is_linked(&file) => return Ok(Some(Self(file))),
+                Ok(()) => continue,
                 Err(Errno::WOULDBLOCK | Errno::INTR) => {}
                 Err(errno) => return Err(KernelError::new("take the lock", path.display(), errno)),
             }
@@ -110,6 +112,14 @@ impl Lock {
             std::thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(50));
         }
+    }
+
+    /// Who wrote their name into it last.
+    #[must_use]
+    pub fn holder(path: &Path) -> Option<String> {
+        let text = read_small(path, 200).ok().flatten()?;
+        let text = String::from_utf8_lossy(&text).trim().to_owned();
+        (!text.is_empty()).then_some(text)
     }
 
     /// Writes who holds it, for the message of who waits.
@@ -123,6 +133,10 @@ impl Lock {
     pub fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.0.as_fd()
     }
+}
+
+fn is_linked(file: &OwnedFd) -> bool {
+    rustix::fs::fstat(file).is_ok_and(|stat| stat.st_nlink > 0)
 }
 
 /// Makes a folder and its parents with mode 0700 where they are missing.

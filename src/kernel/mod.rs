@@ -16,6 +16,7 @@ pub mod netlink_nft;
 mod netlink_socket;
 pub mod probe;
 pub mod process;
+pub mod random;
 pub mod seccomp;
 pub mod terminal;
 pub mod tree;

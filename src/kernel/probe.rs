@@ -8,6 +8,23 @@ use crate::model::{CgroupMode, HostFacts};
 use super::credentials;
 use super::error::{KernelError, Result};
 
+/// The facts kept in `file`, if they are of this boot and of a caller with the same limits; else
+/// probed and kept there.
+pub fn host_facts_cached(file: &Path) -> Result<HostFacts> {
+    let boot_id = read("/proc/sys/kernel/random/boot_id")?;
+    let nofile = credentials::get_rlimit("nofile")?.1;
+    let kept = super::file::read_small(file, 1 << 16)?
+        .and_then(|text| serde_json::from_slice::<HostFacts>(&text).ok())
+        .filter(|facts| facts.boot_id == boot_id.trim() && facts.nofile_hard == nofile);
+    if let Some(facts) = kept {
+        return Ok(facts);
+    }
+    let facts = host_facts()?;
+    let text = serde_json::to_vec(&facts).unwrap_or_default();
+    super::file::write_runtime(file, &text, 0o600)?;
+    Ok(facts)
+}
+
 /// Probes the host.
 pub fn host_facts() -> Result<HostFacts> {
     let mounts = read("/proc/self/mountinfo")?;

@@ -182,6 +182,13 @@ pub fn collect(pidfd: BorrowedFd<'_>) -> Ended {
     }
 }
 
+/// Waits until it has ended, then collects it.
+pub fn collect_when_ended(pidfd: BorrowedFd<'_>) -> Ended {
+    // A wait that fails leaves only the question how it ended.
+    let _ended = wait_gone(pidfd, None);
+    collect(pidfd)
+}
+
 fn ended(status: &WaitIdStatus) -> Ended {
     match (status.exit_status(), status.terminating_signal()) {
         (Some(code), _) => Ended::Code(code),

@@ -45,20 +45,20 @@ pub fn open_pty(dev: BorrowedFd<'_>) -> Result<Pty> {
             other => failed(other),
         })?;
     rustix::pty::unlockpt(&master).map_err(failed)?;
+    let slave = other_end(master.as_fd())?;
+    Ok(Pty { master, slave })
+}
+
+/// The other end of a master, whatever namespace its file system is mounted in.
+pub fn other_end(master: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
     // SAFETY: TIOCGPTPEER (Linux 4.13) takes open flags by value and answers with a new descriptor.
-    let slave = unsafe {
-        libc::ioctl(
-            master.as_raw_fd(),
-            libc::TIOCGPTPEER,
-            libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC,
-        )
-    };
+    let slave = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) };
     if slave < 0 {
         return Err(KernelError::last("open the other end of", "a terminal"));
     }
     // SAFETY: the ioctl succeeded, so the number is a new descriptor owned by nobody else.
-    let slave = unsafe { OwnedFd::from_raw_fd(slave) };
-    Ok(Pty { master, slave })
+    Ok(unsafe { OwnedFd::from_raw_fd(slave) })
 }
 
 /// Makes `terminal` standard input, output and error and the controlling terminal of a new session.

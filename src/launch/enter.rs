@@ -12,6 +12,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FileType, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use super::init::cut_capabilities;
@@ -40,6 +41,8 @@ pub enum Task {
         environment: Vec<String>,
         /// Whether it gets a terminal of the guest's instead of our standard input and output.
         terminal: bool,
+        /// Whether it gets neither: input and output are thrown away.
+        quiet: bool,
     },
     /// Open a new console and put it on /dev/console.
     Console,
@@ -240,6 +243,7 @@ fn entered(request: &EnterRequest<'_>, program: Option<&Program>, channel: &Chan
             folder,
             environment,
             terminal,
+            quiet,
         } => {
             let wish = Wish {
                 argv,
@@ -247,6 +251,7 @@ fn entered(request: &EnterRequest<'_>, program: Option<&Program>, channel: &Chan
                 folder: folder.as_deref(),
                 environment,
                 terminal: *terminal,
+                quiet: *quiet,
             };
             execute(request.plan, program, channel, &wish)
         }
@@ -274,6 +279,7 @@ struct Wish<'a> {
     folder: Option<&'a Path>,
     environment: &'a [String],
     terminal: bool,
+    quiet: bool,
 }
 
 fn execute(
@@ -294,6 +300,15 @@ fn execute(
             tell(channel, &Word::Terminal, Some(&pty.master))?;
         } else {
             rustix::process::setsid().map_err(KernelError::on("begin", "a session"))?;
+            if wish.quiet {
+                let null = rustix::fs::open(
+                    "/dev/null",
+                    OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+                    Mode::empty(),
+                )
+                .map_err(KernelError::on("open", "/dev/null"))?;
+                terminal::put_on_standard(null.as_fd())?;
+            }
         }
         set_limits(&plan.limits)?;
         if plan.no_new_privileges {
@@ -410,7 +425,6 @@ fn new_console(channel: &Channel) -> Result<(), Refusal> {
 }
 
 fn rewrite(path: &Path, content: &[u8]) -> Result<(), Refusal> {
-    use rustix::fs::{FileType, OFlags};
     (|| {
         let failed = |errno| KernelError::new("write in the guest", path.display(), errno);
         let root = tree::open_root(Path::new("/"))?;

@@ -130,7 +130,7 @@ pub fn spec(guest: &Guest, facts: &HostFacts, place: &Placement) -> Result<Spec,
 }
 
 /// Refuses what this host's cgroups cannot do, before anything is touched.
-fn supported(guest: &Guest, facts: &HostFacts) -> Result<(), PlanError> {
+pub fn supported(guest: &Guest, facts: &HostFacts) -> Result<(), PlanError> {
     let has = match facts.cgroup_mode {
         CgroupMode::V2 => return Ok(()),
         CgroupMode::V1 => "cgroup v1",
@@ -243,8 +243,16 @@ fn rlimits(
         .collect()
 }
 
-/// Limits as OCI has them; what only cgroup v2 knows goes to `unified`.
-pub fn resources(guest: &Guest, place: &Placement) -> Result<LinuxResources, PlanError> {
+/// Limits and the device list as OCI has them.
+fn resources(guest: &Guest, place: &Placement) -> Result<LinuxResources, PlanError> {
+    let mut resources = limits(guest, &place.block_devices)?;
+    resources.set_devices(Some(device_rules(guest, place)?));
+    Ok(resources)
+}
+
+/// Limits as OCI has them, without devices; what only cgroup v2 knows goes to `unified`.
+/// `block_devices` are the numbers of those that the guest's I/O limits name.
+pub fn limits(guest: &Guest, block_devices: &[(u64, u64)]) -> Result<LinuxResources, PlanError> {
     let mut cpu = LinuxCpuBuilder::default().shares(u64::from(guest.cpu.weight) * 1024 / 100);
     if let Some(limit) = guest.cpu.limit {
         cpu = cpu
@@ -283,20 +291,19 @@ pub fn resources(guest: &Guest, place: &Placement) -> Result<LinuxResources, Pla
             LinuxPidsBuilder::default()
                 .limit(i64::from(guest.processes))
                 .build()?,
-        )
-        .devices(device_rules(guest, place)?);
+        );
     if !unified.is_empty() {
         resources = resources.unified(unified);
     }
     if guest.io.weight.is_some() || !guest.io.devices.is_empty() {
-        resources = resources.block_io(block_io(guest, place)?);
+        resources = resources.block_io(block_io(guest, block_devices)?);
     }
     Ok(resources.build()?)
 }
 
 fn block_io(
     guest: &Guest,
-    place: &Placement,
+    block_devices: &[(u64, u64)],
 ) -> Result<oci_spec::runtime::LinuxBlockIo, PlanError> {
     let mut io = LinuxBlockIoBuilder::default();
     if let Some(weight) = guest.io.weight {
@@ -308,7 +315,7 @@ fn block_io(
             .io
             .devices
             .iter()
-            .zip(&place.block_devices)
+            .zip(block_devices)
             .filter_map(|(limit, numbers)| rate(limit).map(|rate| (rate, numbers)))
             .map(|(rate, (major, minor))| {
                 Ok(LinuxThrottleDeviceBuilder::default()

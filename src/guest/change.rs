@@ -1,0 +1,211 @@
+//! Changing a definition: on a stopped guest in the file, on a running one in force and in the file,
+//! or not at all.
+
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::error::{GuestError, Result};
+use super::manager::Manager;
+use crate::define::{self, Change, KeyPath};
+use crate::kernel::file;
+use crate::launch;
+use crate::model::{EventKind, Guest, GuestName, Status};
+use crate::plan;
+
+/// What a change did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Changed {
+    /// Keys in force at once.
+    pub applied: Vec<String>,
+    /// Keys that wait for the next start.
+    pub waiting: Vec<String>,
+}
+
+impl Manager {
+    /// Makes changes to a guest's definition. The kernel is asked first: if it refuses a new limit,
+    /// the old one stays in force and in the file.
+    ///
+    /// # Errors
+    /// A value is wrong, or the kernel refuses it; nothing has changed then.
+    pub fn change(
+        &self,
+        name: &GuestName,
+        changes: &[(KeyPath, Change)],
+        dry_run: bool,
+    ) -> Result<Changed> {
+        let _lock = self.lock(name, "set")?;
+        let text = define::edit(&self.definition_text(name)?, changes)?;
+        let keys = changes
+            .iter()
+            .map(|(path, _)| (path.to_string(), path.key.live));
+        self.replace(name, &text, keys.collect(), dry_run)
+    }
+
+    /// Puts a whole new text in place of a guest's definition (`edit`).
+    ///
+    /// # Errors
+    /// As [`Manager::change`].
+    pub fn replace_definition(&self, name: &GuestName, text: &str) -> Result<Changed> {
+        let _lock = self.lock(name, "edit")?;
+        let (old, new) = (self.guest(name).ok(), self.define(name, text)?);
+        let differs = |key: &&'static define::Key| match &old {
+            Some(old) => define::get(old, key.path).ok() != define::get(&new, key.path).ok(),
+            None => true,
+        };
+        let keys = define::KEYS
+            .iter()
+            .filter(differs)
+            .map(|key| (key.path.to_owned(), key.live));
+        self.replace(name, text, keys.collect(), false)
+    }
+
+    fn replace(
+        &self,
+        name: &GuestName,
+        text: &str,
+        keys: Vec<(String, bool)>,
+        dry_run: bool,
+    ) -> Result<Changed> {
+        let guest = self.define(name, text)?;
+        self.check_host_side(&guest)?;
+        let status = self.status(name)?;
+        let runs = matches!(status, Status::Running | Status::Paused);
+        let (applied, waiting): (Vec<_>, Vec<_>) =
+            keys.into_iter().partition(|(_, live)| *live || !runs);
+        let just_names = |list: Vec<(String, bool)>| list.into_iter().map(|(key, _)| key).collect();
+        let changed = Changed {
+            applied: just_names(applied),
+            waiting: just_names(waiting),
+        };
+        if let Some(wish) = guest.network.address.filter(|_| !runs) {
+            self.network.preview(name, Some(wish))?;
+        }
+        if dry_run {
+            return Ok(changed);
+        }
+        if runs {
+            self.apply(name, &guest)?;
+        }
+        file::write_whole(&self.definition_path(name), text.as_bytes(), 0o600)?;
+        let mut keys = changed.applied.clone();
+        keys.extend(changed.waiting.clone());
+        self.record(name, EventKind::Changed { keys })?;
+        Ok(changed)
+    }
+
+    /// Brings the limits of a running guest to what its new definition says, all or none.
+    fn apply(&self, name: &GuestName, guest: &Guest) -> Result<()> {
+        let Some(mut group) = self.group(name)? else {
+            return Ok(());
+        };
+        plan::spec::supported(guest, &self.facts)?;
+        let blocks = self.block_numbers(guest)?;
+        let resources = plan::spec::limits(guest, &blocks)?;
+        let limits = launch::limits(&resources, guest.cgroups)?;
+        group.update(&limits)?;
+        let orders = super::keeper::Orders::of(guest);
+        file::write_runtime(
+            &self.orders_path(name),
+            &serde_json::to_vec(&orders).unwrap_or_default(),
+            0o600,
+        )?;
+        Ok(())
+    }
+
+    /// Waits until a guest is `running`, `stopped`, has an address (`ip`), or is `ready`: its init
+    /// has finished starting (systemd says so; others count as ready when they run).
+    ///
+    /// # Errors
+    /// The time is up, or it can never come to be.
+    pub fn wait(&self, name: &GuestName, until: Until, limit: Option<Duration>) -> Result<()> {
+        let deadline = limit.map(|limit| Instant::now() + limit);
+        let mut pause = Duration::from_millis(5);
+        loop {
+            if self.is(name, until)? {
+                return Ok(());
+            }
+            if deadline.is_some_and(|d| Instant::now() >= d) {
+                let status = self.status(name)?;
+                return Err(GuestError::TimedOut(format!(
+                    "guest {name} is {status}, and the time to wait for it is up"
+                )));
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(200));
+        }
+    }
+
+    fn is(&self, name: &GuestName, until: Until) -> Result<bool> {
+        let status = match self.status(name) {
+            Err(GuestError::Missing { .. }) if until == Until::Stopped => return Ok(true),
+            status => status?,
+        };
+        let runs = status == Status::Running;
+        Ok(match until {
+            Until::Running => runs,
+            Until::Stopped => status == Status::Stopped,
+            Until::Address => {
+                runs && self
+                    .network
+                    .find(name)
+                    .map_err(|e| GuestError::Network(e.into()))?
+                    .is_some()
+            }
+            Until::Ready => runs && self.is_ready(name),
+        })
+    }
+
+    /// systemd makes /run/systemd/system early and answers `systemctl` only when it has started.
+    fn is_ready(&self, name: &GuestName) -> bool {
+        let systemd = self
+            .machine(name)
+            .ok()
+            .and_then(|machine| crate::storage::load_image(&self.layout, &machine.image).ok())
+            .is_some_and(|image| image.init == crate::storage::InitKind::Systemd);
+        if !systemd {
+            return true;
+        }
+        let request = super::exec::ExecRequest {
+            argv: ["systemctl", "is-system-running", "--quiet"]
+                .map(str::to_owned)
+                .to_vec(),
+            timeout: Some(Duration::from_secs(10)),
+            terminal: Some(false),
+            quiet: true,
+            ..Default::default()
+        };
+        // "degraded" has started as well: some unit failed, and that is the guest's business.
+        matches!(self.exec(name, &request), Ok(0)) || self.is_degraded(name)
+    }
+
+    fn is_degraded(&self, name: &GuestName) -> bool {
+        let request = super::exec::ExecRequest {
+            argv: [
+                "sh",
+                "-c",
+                "test \"$(systemctl is-system-running)\" = degraded",
+            ]
+            .map(str::to_owned)
+            .to_vec(),
+            timeout: Some(Duration::from_secs(10)),
+            terminal: Some(false),
+            quiet: true,
+            ..Default::default()
+        };
+        matches!(self.exec(name, &request), Ok(0))
+    }
+}
+
+/// What [`Manager::wait`] waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// It runs.
+    Running,
+    /// It has started all it starts.
+    Ready,
+    /// It runs and has an address.
+    Address,
+    /// It does not run.
+    Stopped,
+}

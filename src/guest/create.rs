@@ -1,0 +1,208 @@
+//! Making a guest. Its folder is made first and `guest.toml` written last: whatever is cut short in
+//! between is a folder without a definition, which any later command can name and remove.
+
+use std::net::IpAddr;
+
+use super::error::{GuestError, Result};
+use super::manager::{Manager, now_ms};
+use super::store::Machine;
+use crate::kernel::{KernelError, file, random};
+use crate::model::{EventKind, Guest, GuestName, NetworkKind, Status};
+use crate::storage::{self, FirstBoot, Image, Progress};
+
+/// A guest that was made.
+#[derive(Clone, Debug)]
+pub struct Created {
+    /// As it is meant.
+    pub guest: Guest,
+    /// Its image.
+    pub image: Image,
+}
+
+impl Manager {
+    /// Checks a definition and everything that creating it would need, and changes nothing.
+    ///
+    /// # Errors
+    /// As [`Manager::create`].
+    pub fn check_new(&self, name: &GuestName, text: &str) -> Result<Guest> {
+        if self.layout.guest(name).is_dir() && self.status(name)? != Status::Creating {
+            return Err(GuestError::Exists(name.clone()));
+        }
+        let guest = self.define(name, text)?;
+        self.templates()?
+            .resolve(&guest.template)
+            .map_err(storage::ImageError::from)?;
+        self.check_host_side(&guest)?;
+        if guest.network.kind == NetworkKind::Bridge {
+            self.network.preview(name, guest.network.address)?;
+        }
+        Ok(guest)
+    }
+
+    /// Makes a guest from its definition's text. What fails leaves nothing.
+    ///
+    /// # Errors
+    /// The name is taken, the definition is wrong, its template cannot be built, its address is not
+    /// to be had, the disk is full.
+    pub fn create(
+        &self,
+        name: &GuestName,
+        text: &str,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Created> {
+        let _lock = self.lock(name, "create")?;
+        let guest = self.check_new(name, text)?;
+        self.discard(name)?;
+        let done = self.make(name, text, &guest, progress);
+        if done.is_err() {
+            // The error that matters is the one above; what this leaves, `doctor` names.
+            let _left = self.discard(name);
+        }
+        let image = done?;
+        self.record(name, EventKind::Created)?;
+        Ok(Created { guest, image })
+    }
+
+    fn make(
+        &self,
+        name: &GuestName,
+        text: &str,
+        guest: &Guest,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Image> {
+        let image =
+            storage::ensure_image(&self.layout, &self.templates()?, &guest.template, progress)?;
+        let machine = self.with_free_ids(|ids| {
+            file::make_private_dir(&self.layout.guest(name))?;
+            let machine = Machine {
+                ids,
+                image: image.digest.clone(),
+                created_ms: now_ms(),
+                machine_id: random::hex(16)?,
+            };
+            self.write_machine(name, &machine)?;
+            Ok(machine)
+        })?;
+        let failed = |source: Box<dyn std::error::Error + Send + Sync>| GuestError::Root {
+            name: name.clone(),
+            source,
+        };
+        storage::create_root(&self.layout, name, &image).map_err(|error| failed(error.into()))?;
+        let boot = self.first_boot_data(name, guest, &machine)?;
+        storage::first_boot(&self.layout, name, &image, &boot)
+            .map_err(|error| failed(error.into()))?;
+        file::write_whole(&self.definition_path(name), text.as_bytes(), 0o600)?;
+        Ok(image)
+    }
+
+    /// What the host writes into the guest's files, with its address, which is taken if need be.
+    pub(super) fn first_boot_data(
+        &self,
+        name: &GuestName,
+        guest: &Guest,
+        machine: &Machine,
+    ) -> Result<FirstBoot> {
+        let lease = match guest.network.kind {
+            NetworkKind::Bridge => Some(self.network.lease(name, guest.network.address)?),
+            NetworkKind::None | NetworkKind::Host => None,
+        };
+        let hosts = match lease {
+            Some(_) => self
+                .network
+                .hosts()
+                .map_err(|error| GuestError::Network(error.into()))?,
+            None => Vec::new(),
+        };
+        let own = lease.as_ref().map(|lease| lease.address);
+        Ok(FirstBoot {
+            hostname: guest.hostname.clone(),
+            domain: guest.domain.clone(),
+            address: lease.as_ref().map(|lease| (lease.address, lease.prefix)),
+            gateway: lease.as_ref().map(|lease| lease.gateway),
+            dns: if lease.is_some() {
+                self.network.dns(&guest.network.dns)
+            } else {
+                guest.network.dns.clone()
+            },
+            hosts: hosts
+                .into_iter()
+                .filter(|(address, _)| Some(*address) != own)
+                .map(|(address, name)| (IpAddr::V4(address), name))
+                .collect(),
+            ssh_keys: guest.access.ssh_keys.clone(),
+            root_password_hash: guest.access.root_password_hash.clone(),
+            machine_id: machine.machine_id.clone(),
+            timezone: guest.timezone.clone(),
+        })
+    }
+
+    /// Removes what a creation that was cut short has left of a guest. Its lock is held.
+    pub(super) fn discard(&self, name: &GuestName) -> Result<()> {
+        if self.definition_path(name).exists() {
+            return Ok(());
+        }
+        self.remove_files(name)?;
+        self.network.release(name)?;
+        Ok(())
+    }
+
+    /// Whether what the definition names on the host is there and of the right kind.
+    pub(super) fn check_host_side(&self, guest: &Guest) -> Result<()> {
+        for mount in &guest.mounts {
+            std::fs::metadata(&mount.source).map_err(|error| GuestError::Host {
+                key: "mount.source",
+                what: mount.source.display().to_string(),
+                why: error.to_string(),
+            })?;
+        }
+        self.device_numbers(guest)?;
+        self.block_numbers(guest)?;
+        Ok(())
+    }
+
+    /// Kind and numbers of the devices a guest asks for.
+    pub(super) fn device_numbers(&self, guest: &Guest) -> Result<Vec<(char, u64, u64)>> {
+        guest
+            .devices
+            .iter()
+            .map(|device| numbers("device.path", &device.path))
+            .collect()
+    }
+
+    /// Numbers of the block devices its I/O limits name.
+    pub(super) fn block_numbers(&self, guest: &Guest) -> Result<Vec<(u64, u64)>> {
+        guest
+            .io
+            .devices
+            .iter()
+            .map(|limit| match numbers("io.device.device", &limit.device)? {
+                ('b', major, minor) => Ok((major, minor)),
+                _ => Err(GuestError::Host {
+                    key: "io.device.device",
+                    what: limit.device.display().to_string(),
+                    why: "it is no block device".into(),
+                }),
+            })
+            .collect()
+    }
+}
+
+fn numbers(key: &'static str, path: &std::path::Path) -> Result<(char, u64, u64)> {
+    let wrong = |why: String| GuestError::Host {
+        key,
+        what: path.display().to_string(),
+        why,
+    };
+    let stat = rustix::fs::stat(path)
+        .map_err(|errno| wrong(KernelError::new("look at", path.display(), errno).to_string()))?;
+    let kind = match rustix::fs::FileType::from_raw_mode(stat.st_mode) {
+        rustix::fs::FileType::CharacterDevice => 'c',
+        rustix::fs::FileType::BlockDevice => 'b',
+        _ => return Err(wrong("it is no device".into())),
+    };
+    Ok((
+        kind,
+        rustix::fs::major(stat.st_rdev).into(),
+        rustix::fs::minor(stat.st_rdev).into(),
+    ))
+}

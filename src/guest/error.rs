@@ -1,0 +1,117 @@
+//! What can go wrong with a guest, by what a person can do about it.
+
+use crate::model::{GuestName, Status};
+
+/// A verb that was not carried out. Nothing has changed, unless it says otherwise.
+#[derive(Debug, thiserror::Error)]
+pub enum GuestError {
+    /// No such guest (exit code 3).
+    #[error("there is no guest {name}{}", hint.as_ref().map(|h| format!(": did you mean {h}?")).unwrap_or_default())]
+    Missing {
+        /// Name asked for.
+        name: GuestName,
+        /// Nearest name there is.
+        hint: Option<String>,
+    },
+    /// The name is taken (exit code 4).
+    #[error("there is a guest {0} already: choose another name, or delete it first")]
+    Exists(GuestName),
+    /// It is in the wrong state (exit code 4).
+    #[error("cannot {verb} guest {name}: it is {status}{}", advice.map(|a| format!("; {a}")).unwrap_or_default())]
+    WrongState {
+        /// Verb.
+        verb: &'static str,
+        /// Guest.
+        name: GuestName,
+        /// Its state.
+        status: Status,
+        /// What to do.
+        advice: Option<&'static str>,
+    },
+    /// Another command is at work on it (exit code 4).
+    #[error("guest {name} is busy: {holder} holds its lock; try again when that is done")]
+    Busy {
+        /// Guest.
+        name: GuestName,
+        /// Who.
+        holder: String,
+    },
+    /// Its definition is wrong (exit code 5).
+    #[error(transparent)]
+    Definition(#[from] crate::define::DefineError),
+    /// Its definition cannot be read.
+    #[error(transparent)]
+    Unreadable(#[from] crate::define::ReadError),
+    /// A value is no good (exit code 2).
+    #[error(transparent)]
+    Key(#[from] crate::define::KeyError),
+    /// It cannot be planned for this host (exit code 5).
+    #[error(transparent)]
+    Plan(#[from] crate::plan::PlanError),
+    /// Something that it refers to on the host is not there or of the wrong kind (exit code 5).
+    #[error("{key}: {what}: {why}")]
+    Host {
+        /// Key of the definition.
+        key: &'static str,
+        /// What it names.
+        what: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// No ids, no addresses left (exit code 5).
+    #[error("{0}")]
+    Exhausted(String),
+    /// Its address (exit code 5).
+    #[error(transparent)]
+    Lease(#[from] crate::network::LeaseError),
+    /// The host's network.
+    #[error("cannot set up the guests' network")]
+    Network(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Its image.
+    #[error(transparent)]
+    Image(#[from] crate::storage::ImageError),
+    /// Its root.
+    #[error("cannot prepare the root of guest {name}")]
+    Root {
+        /// Guest.
+        name: GuestName,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Its cgroups.
+    #[error(transparent)]
+    Cgroup(#[from] crate::kernel::cgroup::CgroupError),
+    /// Its launch.
+    #[error("cannot start guest {name}: {why}{}", console.as_ref().map(|c| format!("\nits console said:\n{c}")).unwrap_or_default())]
+    Start {
+        /// Guest.
+        name: GuestName,
+        /// Why.
+        why: String,
+        /// The last lines of its console.
+        console: Option<String>,
+    },
+    /// Entering it (exit codes 125, 126, 127).
+    #[error(transparent)]
+    Enter(#[from] crate::launch::EnterError),
+    /// A file or kernel operation of the program's own.
+    #[error(transparent)]
+    Kernel(#[from] crate::kernel::KernelError),
+    /// A record of the program's own cannot be understood.
+    #[error("{path} is damaged: {why}; {advice}")]
+    Damaged {
+        /// File.
+        path: String,
+        /// What is wrong.
+        why: String,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// Time was up.
+    #[error("{0}")]
+    TimedOut(String),
+}
+
+/// Result of this room.
+pub type Result<T> = std::result::Result<T, GuestError>;

@@ -1,0 +1,203 @@
+//! Executing a program in a running guest, with the terminal or the pipes of whoever asked.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use oci_spec::runtime::Spec;
+use rustix::event::{PollFd, PollFlags, poll};
+
+use super::console::write_all;
+use super::error::{GuestError, Result};
+use super::life::Verb;
+use super::manager::{Manager, RECORD};
+use super::store::RunState;
+use crate::kernel::process::{self, Ended, Identity};
+use crate::kernel::terminal::{self, RawMode};
+use crate::kernel::{Errno, KernelError, file};
+use crate::launch::{self, EnterRequest, Task};
+use crate::model::{GuestName, Status};
+use crate::plan::{self, EnterPlan};
+
+/// What to execute and how.
+#[derive(Clone, Debug, Default)]
+pub struct ExecRequest {
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// User, by name or number; `None` for root.
+    pub user: Option<String>,
+    /// Folder to begin in.
+    pub folder: Option<PathBuf>,
+    /// Environment, `NAME=value`.
+    pub environment: Vec<String>,
+    /// Whether it gets a terminal; `None` when standard input and output are one.
+    pub terminal: Option<bool>,
+    /// Time it has before it is killed.
+    pub timeout: Option<Duration>,
+    /// Whether its input and output are thrown away.
+    pub quiet: bool,
+}
+
+impl Manager {
+    /// Executes a program in a guest, relays its input and output, and gives its exit code: 128 and
+    /// the signal when it was killed, 124 when its time was up.
+    ///
+    /// # Errors
+    /// The guest does not run, or the program cannot be executed.
+    pub fn exec(&self, name: &GuestName, request: &ExecRequest) -> Result<i32> {
+        let _ = self.ensure_keeper(name);
+        let (input, output) = (std::io::stdin(), std::io::stdout());
+        let both = rustix::termios::isatty(&input) && rustix::termios::isatty(&output);
+        let wants_terminal = request.terminal.unwrap_or(both);
+        let task = Task::Execute {
+            argv: request.argv.clone(),
+            user: request.user.clone(),
+            folder: request.folder.clone(),
+            environment: request.environment.clone(),
+            terminal: wants_terminal,
+            quiet: request.quiet,
+        };
+        let entered = self.enter(name, task)?;
+        let deadline = request.timeout.map(|t| Instant::now() + t);
+        let timed_out = match &entered.terminal {
+            Some(master) => {
+                let _raw = RawMode::on(input.as_fd());
+                relay(
+                    &entered.pidfd,
+                    master,
+                    input.as_fd(),
+                    output.as_fd(),
+                    deadline,
+                )?
+            }
+            None => !process::wait_gone(entered.pidfd.as_fd(), request.timeout)?,
+        };
+        if timed_out {
+            process::send_signal(
+                entered.pidfd.as_fd(),
+                rustix::process::Signal::KILL.as_raw(),
+            )?;
+            process::wait_gone(entered.pidfd.as_fd(), Some(Duration::from_secs(5)))?;
+            process::collect(entered.pidfd.as_fd());
+            return Ok(124);
+        }
+        Ok(match process::collect(entered.pidfd.as_fd()) {
+            Ended::Code(code) => code,
+            Ended::Signal(signal) => 128 + signal,
+            Ended::Unknown => 255,
+        })
+    }
+
+    fn enter(&self, name: &GuestName, task: Task) -> Result<launch::Entered> {
+        let status = self.status(name)?;
+        Verb::Exec.check(name, status)?;
+        let (plan, state) = self.enter_plan(name)?;
+        let gone = || GuestError::WrongState {
+            verb: "execute in",
+            name: name.clone(),
+            status: Status::Stopped,
+            advice: Some("`bulkhead start` it first"),
+        };
+        let guest = state.init.and_then(Identity::open).ok_or_else(gone)?;
+        let group = self.group(name)?.ok_or_else(gone)?;
+        Ok(launch::enter(&EnterRequest {
+            plan: &plan,
+            guest: &guest,
+            group: &group,
+            base: state.ids.base,
+            cache: &self.layout.cache().join("seccomp"),
+            task,
+        })?)
+    }
+
+    /// What entering a running guest takes on, from the Spec it was launched with.
+    pub(super) fn enter_plan(&self, name: &GuestName) -> Result<(EnterPlan, RunState)> {
+        let damaged = |why: String| GuestError::Damaged {
+            path: self.spec_path(name).display().to_string(),
+            why,
+            advice: "stop the guest and start it again",
+        };
+        let text = file::read_small(&self.spec_path(name), 8 * RECORD)?;
+        let text = text.ok_or_else(|| damaged("it is missing".into()))?;
+        let spec: Spec =
+            serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
+        let state = self
+            .run_state(name)?
+            .ok_or_else(|| damaged("the guest has no run state".into()))?;
+        Ok((plan::enter::enter(&spec)?, state))
+    }
+
+    /// Brings `/etc/hosts` of a running guest up to date, by a process that is the guest's own root.
+    /// A guest that has made something else of the file keeps that.
+    ///
+    /// # Errors
+    /// The guest cannot be entered.
+    pub(super) fn rewrite_in(
+        &self,
+        name: &GuestName,
+        path: PathBuf,
+        content: Vec<u8>,
+    ) -> Result<()> {
+        let entered = self.enter(name, Task::Rewrite { path, content })?;
+        process::collect_when_ended(entered.pidfd.as_fd());
+        Ok(())
+    }
+}
+
+/// Copies between our terminal and the guest's until the program has ended; `true` when its time
+/// was up.
+fn relay(
+    program: &OwnedFd,
+    master: &OwnedFd,
+    input: BorrowedFd<'_>,
+    output: BorrowedFd<'_>,
+    deadline: Option<Instant>,
+) -> Result<bool> {
+    let mut input_open = true;
+    let mut data = [0_u8; 8192];
+    loop {
+        terminal::copy_size(output, master.as_fd());
+        let mut fds = vec![
+            PollFd::new(program, PollFlags::IN),
+            PollFd::new(master, PollFlags::IN),
+        ];
+        if input_open {
+            fds.push(PollFd::from_borrowed_fd(input, PollFlags::IN));
+        }
+        let pause = deadline.map_or(Duration::from_millis(250), |d| {
+            d.saturating_duration_since(Instant::now())
+                .min(Duration::from_millis(250))
+        });
+        match poll(&mut fds, Some(&super::keeper::poll_timeout(pause))) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(KernelError::new("wait for", "the program", errno).into()),
+        }
+        let hot = |n: usize| fds.get(n).is_some_and(|fd| !fd.revents().is_empty());
+        let (ended, from_guest, from_us) = (hot(0), hot(1), hot(2));
+        if from_guest {
+            match rustix::io::read(master, &mut data) {
+                Ok(n) if n > 0 => write_all(output, &data[..n])?,
+                Err(Errno::INTR | Errno::AGAIN) => {}
+                // The last holder of the other end is gone.
+                _ if ended => return Ok(false),
+                _ => std::thread::sleep(Duration::from_millis(1)),
+            }
+        } else if ended {
+            return Ok(false);
+        }
+        if from_us {
+            match rustix::io::read(input, &mut data) {
+                Ok(n) if n > 0 => write_all(master.as_fd(), &data[..n])?,
+                Err(Errno::INTR | Errno::AGAIN) => {}
+                _ => {
+                    // End of file, as typed.
+                    input_open = false;
+                    let _gone = rustix::io::write(master, &[4]);
+                }
+            }
+        }
+        if deadline.is_some_and(|d| Instant::now() >= d) && !ended {
+            return Ok(true);
+        }
+    }
+}

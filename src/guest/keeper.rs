@@ -1,0 +1,401 @@
+//! The keeper: the one small process beside a running guest.
+//!
+//! It is the parent of the guest's first process and owns its exit status, its console, its restart
+//! policy and its out-of-memory events. One thread, one poll loop, a few pages of memory. It leads
+//! a session of its own with nothing but its descriptors: the guest's pidfd, the console, a socket
+//! for viewers, the out-of-memory watch. Killed, it takes nothing along: the guest goes on and the
+//! next command puts a new keeper on.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use serde::{Deserialize, Serialize};
+
+use super::console::Hub;
+use super::error::Result;
+use super::manager::{Manager, now_ms};
+use super::store::Phase;
+use crate::kernel::cgroup::{Group, OomWatch};
+use crate::kernel::process::{self, Ended, Identity, timespec};
+use crate::kernel::{Errno, file};
+use crate::launch::{self, EnterRequest, Task};
+use crate::model::{EventKind, ExitReason, Guest, GuestName, RestartPolicy, Status};
+
+/// A guest that has run this long has started well: its restarts count from one again.
+const LONG: Duration = Duration::from_secs(600);
+
+/// What the keeper needs of a definition, written at the start so that it reads no TOML.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Orders {
+    /// When to start again.
+    policy: String,
+    delay_ms: u64,
+    delay_max_ms: u64,
+    attempts: u32,
+    /// Most bytes of console output kept.
+    console_log: u64,
+}
+
+impl Orders {
+    pub(super) fn of(guest: &Guest) -> Self {
+        let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+        let policy = match guest.restart.policy {
+            RestartPolicy::No => "no",
+            RestartPolicy::OnFailure => "on-failure",
+            RestartPolicy::Always => "always",
+        };
+        Self {
+            policy: policy.to_owned(),
+            delay_ms: ms(guest.restart.delay),
+            delay_max_ms: ms(guest.restart.delay_max),
+            attempts: guest.restart.attempts,
+            console_log: guest.console_log.0,
+        }
+    }
+
+    /// What follows an end: `None` for nothing, else the pause before the next start.
+    fn next(&self, reason: &ExitReason, restarts: u32) -> Next {
+        let wanted = match reason {
+            // The guest's own reboot is no failure and needs no policy.
+            ExitReason::Reboot => return Next::Start(Duration::ZERO),
+            ExitReason::Stopped | ExitReason::Killed | ExitReason::Poweroff => false,
+            ExitReason::Exited { code: 0 } => self.policy == "always",
+            _ => self.policy != "no",
+        };
+        if !wanted {
+            return Next::Stay;
+        }
+        if self.attempts > 0 && restarts >= self.attempts {
+            return Next::GiveUp(restarts);
+        }
+        let pause = self
+            .delay_ms
+            .saturating_mul(1 << restarts.min(20))
+            .min(self.delay_max_ms);
+        Next::Start(Duration::from_millis(pause))
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    Stay,
+    GiveUp(u32),
+    Start(Duration),
+}
+
+/// Keeps the guest until it has ended, then does what its restart policy says. Never comes back.
+pub fn keep(manager: &Manager, name: &GuestName, pidfd: OwnedFd, console: Option<OwnedFd>) -> ! {
+    let code = match watch_and_follow(manager, name, pidfd, console) {
+        Ok(()) => 0,
+        // Nobody is there to be told; the guest's state says that its keeper is gone.
+        Err(_) => 1,
+    };
+    process::leave(code)
+}
+
+fn watch_and_follow(
+    manager: &Manager,
+    name: &GuestName,
+    pidfd: OwnedFd,
+    console: Option<OwnedFd>,
+) -> Result<()> {
+    let orders: Orders = file::read_small(&manager.orders_path(name), 1 << 16)?
+        .and_then(|text| serde_json::from_slice(&text).ok())
+        .unwrap_or(Orders {
+            policy: "no".into(),
+            delay_ms: 0,
+            delay_max_ms: 0,
+            attempts: 0,
+            console_log: 1 << 19,
+        });
+    join_holder(manager);
+    let group = manager.group(name)?;
+    let kills = match &group {
+        Some(group) => watch(manager, name, &pidfd, console, group, &orders)?,
+        None => 0,
+    };
+    let ended = process::collect(pidfd.as_fd());
+    drop((group, pidfd));
+    follow(manager, name, &orders, reason(ended, kills))
+}
+
+/// Under systemd, out of the session of whoever typed the command: into the service's own group.
+fn join_holder(manager: &Manager) {
+    if !manager.facts.systemd {
+        return;
+    }
+    if let Ok(Some(parent)) = manager.existing_cgroups() {
+        // Not being there only means that the end of that session ends the keeper too.
+        let _stays = std::fs::write(parent.path().join("holder/cgroup.procs"), "0");
+    }
+}
+
+/// The loop. Returns, with the number of out-of-memory kills seen, when the guest has ended.
+fn watch(
+    manager: &Manager,
+    name: &GuestName,
+    guest: &OwnedFd,
+    console: Option<OwnedFd>,
+    group: &Group,
+    orders: &Orders,
+) -> Result<u64> {
+    let mut hub = Hub::open(
+        &manager.console_socket(name),
+        &manager.console_log_path(name),
+        orders.console_log,
+        console,
+    )?;
+    // Without a memory controller there is nothing to watch.
+    let mut oom: Option<OomWatch> = group.oom_watch().ok();
+    let mut kills = 0;
+    loop {
+        let (ended, oom_ready, ready) = {
+            let mut fds = vec![PollFd::new(guest, PollFlags::IN)];
+            if let Some(oom) = &oom {
+                fds.push(PollFd::from_borrowed_fd(oom.as_fd(), oom_events()));
+            }
+            let first = fds.len();
+            fds.extend(hub.poll_fds());
+            match poll(&mut fds, None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => {
+                    return Err(
+                        crate::kernel::KernelError::new("wait for", "the guest", errno).into(),
+                    );
+                }
+            }
+            let hot = |fd: &PollFd<'_>| !fd.revents().is_empty();
+            (
+                hot(&fds[0]),
+                first == 2 && hot(&fds[1]),
+                fds[first..]
+                    .iter()
+                    .map(|fd| fd.revents())
+                    .collect::<Vec<_>>(),
+            )
+        };
+        hub.serve(&ready);
+        if (oom_ready || ended)
+            && let Some(watch) = &mut oom
+        {
+            let new = watch.drain(group).unwrap_or(0);
+            if new > 0 {
+                kills += new;
+                let _lost = manager.record(name, EventKind::OutOfMemory { kills: new });
+            }
+        }
+        if ended {
+            hub.drain();
+            return Ok(kills);
+        }
+    }
+}
+
+fn oom_events() -> PollFlags {
+    PollFlags::IN | PollFlags::PRI
+}
+
+fn reason(ended: Ended, kills: u64) -> ExitReason {
+    use rustix::process::Signal;
+    // reboot(2) in a PID namespace ends its first process by these two signals.
+    let (reboot, poweroff, kill) = (
+        Signal::HUP.as_raw(),
+        Signal::INT.as_raw(),
+        Signal::KILL.as_raw(),
+    );
+    match ended {
+        Ended::Code(code) => ExitReason::Exited { code },
+        Ended::Signal(signal) if signal == reboot => ExitReason::Reboot,
+        Ended::Signal(signal) if signal == poweroff => ExitReason::Poweroff,
+        Ended::Signal(signal) if signal == kill && kills > 0 => ExitReason::OutOfMemory,
+        Ended::Signal(signal) => ExitReason::Signal { signal },
+        Ended::Unknown => ExitReason::Unknown,
+    }
+}
+
+/// The guest has ended. If a command is at work on it, that one puts everything away; else this.
+fn follow(manager: &Manager, name: &GuestName, orders: &Orders, reason: ExitReason) -> Result<()> {
+    let me = Identity::of(std::process::id());
+    let lock = manager.lock_within(name, "keeper", Duration::from_secs(300))?;
+    let Some(state) = manager.run_state(name)? else {
+        return Ok(());
+    };
+    if state.keeper != me || state.phase != Phase::Running {
+        return Ok(());
+    }
+    let ran = Duration::from_millis(now_ms().saturating_sub(state.started_ms));
+    let restarts = if ran > LONG { 0 } else { state.restarts };
+    let next = orders.next(&reason, restarts);
+    let reboot = reason == ExitReason::Reboot;
+    manager.put_away(name, Some(reason))?;
+    match next {
+        Next::Stay => return Ok(()),
+        Next::GiveUp(attempts) => return manager.record(name, EventKind::GaveUp { attempts }),
+        Next::Start(pause) => {
+            let mut waiting = state;
+            (waiting.phase, waiting.init) = (Phase::Restarting, None);
+            manager.write_run_state(name, &waiting)?;
+            drop(lock);
+            std::thread::sleep(pause);
+        }
+    }
+    let lock = manager.lock_within(name, "keeper", Duration::from_secs(300))?;
+    let now = manager.run_state(name)?;
+    if now.is_none_or(|state| state.keeper != me || state.phase != Phase::Restarting) {
+        // Somebody stopped or started it meanwhile.
+        return Ok(());
+    }
+    let restarts = if reboot { restarts } else { restarts + 1 };
+    super::start::become_keeper(manager, name, lock, None, restarts.max(1))
+}
+
+impl Manager {
+    pub(super) fn orders_path(&self, name: &GuestName) -> PathBuf {
+        self.layout.guest_run(name).join("orders.json")
+    }
+
+    /// Whether a running guest has its keeper.
+    #[must_use]
+    pub fn has_keeper(&self, name: &GuestName) -> bool {
+        let state = self.run_state(name).ok().flatten();
+        state
+            .and_then(|s| s.keeper)
+            .is_some_and(|keeper| Identity::of(keeper.pid) == Some(keeper))
+    }
+
+    /// Puts a new keeper on a running guest whose own is gone; nothing to do otherwise. Its console
+    /// went with the old keeper, so it gets a new one.
+    ///
+    /// # Errors
+    /// The guest cannot be entered.
+    pub fn ensure_keeper(&self, name: &GuestName) -> Result<bool> {
+        if self.has_keeper(name) || !matches!(self.status(name)?, Status::Running | Status::Paused)
+        {
+            return Ok(false);
+        }
+        let lock = self.lock(name, "keeper")?;
+        let Some(mut state) = self.run_state(name)? else {
+            return Ok(false);
+        };
+        let Some(pidfd) = state.init.and_then(Identity::open) else {
+            return Ok(false);
+        };
+        if self.has_keeper(name) {
+            return Ok(false);
+        }
+        let console = if state.paused {
+            None
+        } else {
+            self.new_console(name, &pidfd)
+        };
+        match process::fork_with(process::CloneFlags::default(), None)? {
+            process::Forked::Child => {
+                let _guard = process::NoReturn;
+                // The lock is the command's; a copy of it must not live on in the keeper.
+                let _session = rustix::process::setsid();
+                super::start::execute_keeper(self, name, &pidfd, console.as_ref());
+                process::leave(1)
+            }
+            process::Forked::Parent { pid, .. } => {
+                state.keeper = Identity::of(pid);
+                state.phase = Phase::Running;
+                self.write_run_state(name, &state)?;
+                self.record(name, EventKind::KeeperReplaced)?;
+                drop(lock);
+                Ok(true)
+            }
+        }
+    }
+
+    /// A console for a keeper that took over; `None` if the guest does not let us make one.
+    fn new_console(&self, name: &GuestName, pidfd: &OwnedFd) -> Option<OwnedFd> {
+        let (plan, state) = self.enter_plan(name).ok()?;
+        let group = self.group(name).ok()??;
+        let request = EnterRequest {
+            plan: &plan,
+            guest: pidfd,
+            group: &group,
+            base: state.ids.base,
+            cache: &self.layout.cache().join("seccomp"),
+            task: Task::Console,
+        };
+        let entered = launch::enter(&request).ok()?;
+        process::collect_when_ended(entered.pidfd.as_fd());
+        entered.terminal
+    }
+}
+
+/// A duration for poll(2), for whoever waits for the keeper.
+pub(super) fn poll_timeout(limit: Duration) -> rustix::event::Timespec {
+    timespec(limit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn orders(policy: &str) -> Orders {
+        Orders {
+            policy: policy.into(),
+            delay_ms: 1000,
+            delay_max_ms: 60_000,
+            attempts: 10,
+            console_log: 0,
+        }
+    }
+
+    #[test]
+    fn a_reboot_needs_no_policy_and_a_poweroff_heeds_none() {
+        assert_eq!(
+            orders("no").next(&ExitReason::Reboot, 99),
+            Next::Start(Duration::ZERO)
+        );
+        for policy in ["no", "on-failure", "always"] {
+            for reason in [
+                ExitReason::Poweroff,
+                ExitReason::Stopped,
+                ExitReason::Killed,
+            ] {
+                assert_eq!(
+                    orders(policy).next(&reason, 0),
+                    Next::Stay,
+                    "{policy} {reason:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn failures_back_off_up_to_a_cap_and_end() {
+        let (failure, fine) = (
+            ExitReason::Exited { code: 1 },
+            ExitReason::Exited { code: 0 },
+        );
+        let seconds: Vec<_> = (0..11)
+            .map(|n| orders("on-failure").next(&failure, n))
+            .collect();
+        assert_eq!(seconds[0], Next::Start(Duration::from_secs(1)));
+        assert_eq!(seconds[3], Next::Start(Duration::from_secs(8)));
+        assert_eq!(seconds[9], Next::Start(Duration::from_secs(60)));
+        assert_eq!(seconds[10], Next::GiveUp(10));
+        assert_eq!(orders("on-failure").next(&fine, 0), Next::Stay);
+        assert_eq!(
+            orders("always").next(&fine, 0),
+            Next::Start(Duration::from_secs(1))
+        );
+        assert_eq!(orders("no").next(&ExitReason::OutOfMemory, 0), Next::Stay);
+    }
+
+    #[test]
+    fn how_a_first_process_ends_tells_what_was_asked_for() {
+        assert_eq!(reason(Ended::Signal(1), 0), ExitReason::Reboot);
+        assert_eq!(reason(Ended::Signal(2), 0), ExitReason::Poweroff);
+        assert_eq!(reason(Ended::Signal(9), 1), ExitReason::OutOfMemory);
+        assert_eq!(
+            reason(Ended::Signal(9), 0),
+            ExitReason::Signal { signal: 9 }
+        );
+    }
+}

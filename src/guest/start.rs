@@ -1,0 +1,367 @@
+//! Starting a guest: the plan, the launch, and how the launching process becomes the keeper.
+//!
+//! The command forks once. The child does the launch, so that it is the parent of the guest's first
+//! process, reports, and then executes the program again as the guest's keeper: the process stays
+//! the parent, its memory is as small as a fresh program's, and the launch itself never waits for
+//! an exec.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::error::{GuestError, Result};
+use super::keeper::Orders;
+use super::life::Verb;
+use super::manager::{Manager, now_ms};
+use super::store::{Machine, Phase, RunState};
+use crate::kernel::channel::Channel;
+use crate::kernel::file::{self, Lock};
+use crate::kernel::process::{self, CloneFlags, Forked, Identity};
+use crate::kernel::{KernelError, terminal};
+use crate::launch::{self, Workplace};
+use crate::model::{EventKind, Guest, GuestName, NetOp, NetworkKind, Status};
+use crate::network::Network;
+use crate::plan::{self, LaunchPlan, Placement};
+use crate::storage::{self, Image};
+
+/// How long an init has to end by itself to count as one that "exits at once".
+const AT_ONCE: Duration = Duration::from_millis(15);
+
+/// A guest that was started.
+#[derive(Clone, Copy, Debug)]
+pub struct Started {
+    /// Its first process.
+    pub pid: u32,
+    /// Time from the lock to the execution of its init.
+    pub took: Duration,
+}
+
+/// What the child tells the command.
+#[derive(Debug, Serialize, Deserialize)]
+enum Report {
+    Running { pid: u32 },
+    Failed { why: String },
+}
+
+/// A guest planned for launch.
+#[derive(Debug)]
+pub struct Planned {
+    /// As it is meant.
+    pub guest: Guest,
+    /// Its OCI Spec.
+    pub spec: oci_spec::runtime::Spec,
+    /// Its steps.
+    pub plan: LaunchPlan,
+}
+
+impl Manager {
+    /// Plans a launch and changes nothing (`bulkhead plan`).
+    ///
+    /// # Errors
+    /// As [`Manager::start`] up to the launch.
+    pub fn plan(&self, name: &GuestName) -> Result<Planned> {
+        let guest = self.guest(name)?;
+        let machine = self.machine(name)?;
+        let image = storage::load_image(&self.layout, &machine.image)?;
+        let net = match guest.network.kind {
+            NetworkKind::Bridge => {
+                let lease = self.network.preview(name, guest.network.address)?;
+                self.network.ops(&lease, 1500)
+            }
+            NetworkKind::None => Network::loopback_ops(),
+            NetworkKind::Host => Vec::new(),
+        };
+        self.plan_with(name, guest, &machine, &image, net)
+    }
+
+    fn plan_with(
+        &self,
+        name: &GuestName,
+        guest: Guest,
+        machine: &Machine,
+        image: &Image,
+        net: Vec<NetOp>,
+    ) -> Result<Planned> {
+        self.check_host_side(&guest)?;
+        let (root, mounts) = storage::root_ops(&self.layout, name, image);
+        let seccomp = match guest.security.seccomp.as_str() {
+            "default" if guest.security.nesting => "nesting",
+            other => other,
+        };
+        let place = Placement {
+            ids: machine.ids,
+            root,
+            mounts,
+            net,
+            init: if guest.init.command.is_empty() {
+                vec!["/sbin/init".into()]
+            } else {
+                guest.init.command.clone()
+            },
+            seccomp: plan::seccomp::profile(seccomp).map_err(|error| GuestError::Host {
+                key: "security.seccomp",
+                what: seccomp.to_owned(),
+                why: error.to_string(),
+            })?,
+            block_devices: self.block_numbers(&guest)?,
+            devices: self.device_numbers(&guest)?,
+        };
+        let spec = plan::spec::spec(&guest, &self.facts, &place)?;
+        let plan = plan::steps::steps(&spec)?;
+        Ok(Planned { guest, spec, plan })
+    }
+
+    /// Starts a guest. Comes back when its init has been executed.
+    ///
+    /// # Errors
+    /// It runs already, its definition is wrong, the launch fails, or its init ends at once; the
+    /// message carries the last lines of its console. Nothing of a failed launch is left.
+    pub fn start(&self, name: &GuestName) -> Result<Started> {
+        let began = Instant::now();
+        let lock = self.lock(name, "start")?;
+        if !Verb::Start.check(name, self.status(name)?)? {
+            return Err(self.missing(name));
+        }
+        self.clean_up(name)?;
+        let (ours, theirs) = Channel::pair()?;
+        let Forked::Parent { pid: keeper, pidfd } =
+            process::fork_with(CloneFlags::default(), None)?
+        else {
+            let _guard = process::NoReturn;
+            drop(ours);
+            become_keeper(self, name, lock, Some(&theirs), 0)
+        };
+        drop(theirs);
+        let report = ours.receive(None)?;
+        let failed = |why: String| GuestError::Start {
+            name: name.clone(),
+            why,
+            console: None,
+        };
+        let report = report.and_then(|(text, _)| serde_json::from_slice(&text).ok());
+        match report {
+            Some(Report::Running { pid }) => {
+                let took = began.elapsed();
+                drop(lock);
+                self.look_after(name, pid)?;
+                Ok(Started { pid, took })
+            }
+            other => {
+                process::collect(pidfd.as_fd());
+                self.clean_up(name)?;
+                Err(match other {
+                    Some(Report::Failed { why }) => failed(why),
+                    _ => failed(format!("the launching process {keeper} was killed")),
+                })
+            }
+        }
+    }
+
+    /// Waits a moment for an init that ends at once.
+    fn look_after(&self, name: &GuestName, pid: u32) -> Result<()> {
+        let Ok(pidfd) = process::open_pid(pid) else {
+            return self.ended_at_once(name);
+        };
+        if process::wait_gone(pidfd.as_fd(), Some(AT_ONCE))? {
+            self.ended_at_once(name)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn ended_at_once(&self, name: &GuestName) -> Result<()> {
+        // Its keeper writes down why; a restart policy may have started it again meanwhile.
+        let until = Instant::now() + Duration::from_secs(5);
+        while self.state_path(name).exists() && Instant::now() < until {
+            if matches!(self.status(name)?, Status::Running | Status::Restarting) {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let why = self
+            .last_end(name)
+            .map_or("its init ended at once".to_owned(), |last| {
+                format!(
+                    "its init ended at once: {}",
+                    super::view::reason_text(&last.reason)
+                )
+            });
+        Err(GuestError::Start {
+            name: name.clone(),
+            why,
+            console: self.console_tail(name, 10),
+        })
+    }
+
+    /// Launches the guest. Its lock is held; the caller becomes its keeper.
+    fn launch(&self, name: &GuestName, restarts: u32) -> Result<(launch::Launched, Orders)> {
+        let began = Instant::now();
+        let guest = self.guest(name)?;
+        let machine = self.machine(name)?;
+        let image = storage::load_image(&self.layout, &machine.image)?;
+        let mut state = RunState {
+            boot_id: self.facts.boot_id.clone(),
+            phase: Phase::Starting,
+            init: None,
+            keeper: Identity::of(std::process::id()),
+            started_ms: now_ms(),
+            launch_us: 0,
+            paused: false,
+            restarts,
+            ids: machine.ids,
+        };
+        self.write_run_state(name, &state)?;
+        let net = self.connect(name, &guest, &machine, &image)?;
+        let planned = self.plan_with(name, guest, &machine, &image, net)?;
+        let spec = serde_json::to_vec(&planned.spec).unwrap_or_default();
+        file::write_runtime(&self.spec_path(name), &spec, 0o600)?;
+        let cgroups = self.cgroups()?;
+        let place = Workplace {
+            cgroups: &cgroups,
+            cache: self.layout.cache().join("seccomp"),
+            scratch: self.layout.run().join("scratch"),
+        };
+        let failed = |error: &dyn std::error::Error| GuestError::Start {
+            name: name.clone(),
+            why: super::view::chain(error),
+            console: None,
+        };
+        let prepared = launch::prepare(&planned.plan, &place).map_err(|error| failed(&error))?;
+        // Written before the guest runs: whoever finds it later knows what to look for.
+        state.init = Identity::of(prepared.pid());
+        self.write_run_state(name, &state)?;
+        let launched = prepared.release().map_err(|error| failed(&error))?;
+        state.phase = Phase::Running;
+        state.launch_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.write_run_state(name, &state)?;
+        let orders = Orders::of(&planned.guest);
+        file::write_runtime(
+            &self.orders_path(name),
+            &serde_json::to_vec(&orders).unwrap_or_default(),
+            0o600,
+        )?;
+        Ok((launched, orders))
+    }
+
+    /// The host's side of the network, and the guest's files that tell it.
+    fn connect(
+        &self,
+        name: &GuestName,
+        guest: &Guest,
+        machine: &Machine,
+        image: &Image,
+    ) -> Result<Vec<NetOp>> {
+        let boot = self.first_boot_data(name, guest, machine)?;
+        let failed = |error: storage::FirstBootError| GuestError::Root {
+            name: name.clone(),
+            source: error.into(),
+        };
+        storage::update_hosts(&self.layout, name, image, &boot).map_err(failed)?;
+        storage::update_network(&self.layout, name, image, &boot).map_err(failed)?;
+        match guest.network.kind {
+            NetworkKind::Bridge => {
+                let host = self
+                    .network
+                    .ensure_host()
+                    .map_err(|error| GuestError::Network(error.into()))?;
+                let lease = self.network.lease(name, guest.network.address)?;
+                Ok(self.network.ops(&lease, host.mtu))
+            }
+            NetworkKind::None => Ok(Network::loopback_ops()),
+            NetworkKind::Host => Ok(Vec::new()),
+        }
+    }
+}
+
+/// Launches the guest in this process, tells `report`, and goes on as its keeper.
+pub(super) fn become_keeper(
+    manager: &Manager,
+    name: &GuestName,
+    lock: Lock,
+    report: Option<&Channel>,
+    restarts: u32,
+) -> ! {
+    let tell = |word: &Report| {
+        if let Some(channel) = report {
+            // A command that is gone needs no answer.
+            let _gone = channel.send(&serde_json::to_vec(word).unwrap_or_default(), None);
+        }
+    };
+    let done = detach_from_terminal().and_then(|()| manager.launch(name, restarts));
+    match done {
+        Ok((launched, _)) => {
+            let kind = if restarts == 0 {
+                EventKind::Started
+            } else {
+                EventKind::Restarted { attempt: restarts }
+            };
+            // The guest runs; an event that cannot be written must not end it.
+            let _lost = manager.record(name, kind);
+            tell(&Report::Running { pid: launched.pid });
+            drop(lock);
+            let error = execute_keeper(manager, name, &launched.pidfd, Some(&launched.console));
+            // Without the exec this process keeps the guest all the same, only larger.
+            let _why = error;
+            super::keeper::keep(manager, name, launched.pidfd, Some(launched.console))
+        }
+        Err(error) => {
+            let why = match &error {
+                GuestError::Start { why, .. } => why.clone(),
+                other => super::view::chain(other),
+            };
+            if report.is_none() {
+                let reason = crate::model::ExitReason::Unknown;
+                let _lost = manager.record(name, EventKind::Exited { reason });
+                let _left = manager.clean_up(name);
+            }
+            tell(&Report::Failed { why });
+            process::leave(1)
+        }
+    }
+}
+
+fn detach_from_terminal() -> Result<()> {
+    // A keeper that restarts its guest leads a session already.
+    let _leader = rustix::process::setsid();
+    let null = rustix::fs::open(
+        "/dev/null",
+        rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    )
+    .map_err(KernelError::on("open", "/dev/null"))?;
+    terminal::put_on_standard(null.as_fd())?;
+    rustix::process::chdir("/").map_err(KernelError::on("change to", "/"))?;
+    Ok(())
+}
+
+/// Executes this program again as the keeper, with its two descriptors; returns only on failure.
+pub(super) fn execute_keeper(
+    manager: &Manager,
+    name: &GuestName,
+    pidfd: &OwnedFd,
+    console: Option<&OwnedFd>,
+) -> KernelError {
+    let mut argv = vec![
+        format!("bulkhead: keeper of {name}"),
+        "--root".to_owned(),
+        manager.layout.root().display().to_string(),
+        "keeper".to_owned(),
+        name.to_string(),
+        "--pidfd".to_owned(),
+        pidfd.as_raw_fd().to_string(),
+    ];
+    let mut kept = process::keep_over_exec(pidfd);
+    if let Some(console) = console {
+        argv.extend(["--console".to_owned(), console.as_raw_fd().to_string()]);
+        kept = kept.and_then(|()| process::keep_over_exec(console));
+    }
+    match kept {
+        Ok(()) => process::execute(
+            "/proc/self/exe",
+            &argv,
+            &["PATH=/usr/sbin:/usr/bin:/sbin:/bin".to_owned()],
+        ),
+        Err(error) => error,
+    }
+}

@@ -1,0 +1,230 @@
+//! Ending a guest, and putting everything away that its run has made: one function for `stop`, for
+//! the keeper of a guest that ended by itself, and for what a killed command has left.
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use super::error::{GuestError, Result};
+use super::life::Verb;
+use super::manager::{Manager, now_ms};
+use super::store::{LastEnd, Phase, RunState};
+use crate::kernel::KernelError;
+use crate::kernel::cgroup::{self, Group};
+use crate::kernel::process;
+use crate::model::{EventKind, ExitReason, GuestName, Status};
+use crate::storage;
+
+/// How long a kill may take; only a process stuck in the kernel needs more.
+const KILL: Duration = Duration::from_secs(10);
+
+/// How a guest was ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was not running.
+    Already,
+    /// Its init shut it down.
+    ShutDown,
+    /// It was killed.
+    Killed,
+}
+
+impl Manager {
+    /// Shuts a guest down: its init's own signal, then, after the time it has, a kill.
+    /// `timeout` overrides that time.
+    ///
+    /// # Errors
+    /// It is in a state that cannot be stopped, or what it used cannot be put away.
+    pub fn stop(&self, name: &GuestName, timeout: Option<Duration>) -> Result<Outcome> {
+        let _lock = self.lock(name, "stop")?;
+        let Some(mut state) = self.runs(name, Verb::Stop)? else {
+            return Ok(Outcome::Already);
+        };
+        state.phase = Phase::Stopping;
+        self.write_run_state(name, &state)?;
+        let group = self.group(name)?;
+        if state.paused {
+            // A frozen init could not hear the signal.
+            if let Some(group) = &group {
+                group.thaw(KILL)?;
+            }
+        }
+        let (signal, usual) = self.how_to_stop(name);
+        let down = match state.init.and_then(process::Identity::open) {
+            None => true,
+            Some(pidfd) => {
+                process::send_signal(pidfd.as_fd(), signal)?;
+                process::wait_gone(pidfd.as_fd(), Some(timeout.unwrap_or(usual)))?
+            }
+        };
+        let reason = if down {
+            ExitReason::Stopped
+        } else {
+            ExitReason::Killed
+        };
+        self.put_away(name, Some(reason))?;
+        Ok(if down {
+            Outcome::ShutDown
+        } else {
+            Outcome::Killed
+        })
+    }
+
+    /// Kills every process of a guest, or with `signal` sends that to its init only.
+    ///
+    /// # Errors
+    /// It is in a state that cannot be killed, or what it used cannot be put away.
+    pub fn kill(&self, name: &GuestName, signal: Option<i32>) -> Result<Outcome> {
+        let _lock = self.lock(name, "kill")?;
+        let Some(mut state) = self.runs(name, Verb::Kill)? else {
+            return Ok(Outcome::Already);
+        };
+        if let Some(signal) = signal {
+            if let Some(pidfd) = state.init.and_then(process::Identity::open) {
+                process::send_signal(pidfd.as_fd(), signal)?;
+            }
+            return Ok(Outcome::ShutDown);
+        }
+        state.phase = Phase::Stopping;
+        self.write_run_state(name, &state)?;
+        self.put_away(name, Some(ExitReason::Killed))?;
+        Ok(Outcome::Killed)
+    }
+
+    fn runs(&self, name: &GuestName, verb: Verb) -> Result<Option<RunState>> {
+        let status = self.status(name)?;
+        if !verb.check(name, status)? {
+            self.clean_up(name)?;
+            return Ok(None);
+        }
+        self.run_state(name)
+    }
+
+    /// The signal that asks its init to shut down, and the time it has. A definition that has become
+    /// unreadable must not keep a guest from being stopped.
+    fn how_to_stop(&self, name: &GuestName) -> (i32, Duration) {
+        let guest = self.guest(name).ok();
+        let of_image = || {
+            let machine = self.machine(name).ok()?;
+            Some(
+                storage::load_image(&self.layout, &machine.image)
+                    .ok()?
+                    .stop_signal,
+            )
+        };
+        let own = guest.as_ref().and_then(|g| g.init.stop_signal.clone());
+        let custom = guest.as_ref().is_some_and(|g| !g.init.command.is_empty());
+        let name = own.or_else(|| if custom { None } else { of_image() });
+        let signal = name
+            .and_then(|name| process::signal_number(&name))
+            .unwrap_or(libc_sigterm());
+        (
+            signal,
+            guest.map_or(Duration::from_secs(30), |g| g.init.stop_timeout),
+        )
+    }
+
+    /// The guest's cgroup, if it has one now.
+    pub(super) fn group(&self, name: &GuestName) -> Result<Option<Group>> {
+        let Some(parent) = self.existing_cgroups()? else {
+            return Ok(None);
+        };
+        match Group::open(&parent, name.as_str()) {
+            Ok(group) => Ok(Some(group)),
+            Err(cgroup::CgroupError::Absent { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Puts away everything a run has made, in an order that can be cut short anywhere and done
+    /// again: the processes and cgroups, then the state. The guest's lock is held. With `reason`,
+    /// writes down why it ended.
+    pub(super) fn put_away(&self, name: &GuestName, reason: Option<ExitReason>) -> Result<()> {
+        if let Some(group) = self.group(name)? {
+            group.kill_all(KILL)?;
+            group.remove()?;
+        }
+        // The interface goes with the guest's network namespace.
+        if let Some(reason) = reason {
+            let last = LastEnd {
+                time_ms: now_ms(),
+                reason: reason.clone(),
+            };
+            // A full disk must not keep a guest from being stopped.
+            let _lost = self.write_last(name, &last);
+            let _lost = self.record(name, EventKind::Exited { reason });
+        }
+        let run = self.layout.guest_run(name);
+        match std::fs::remove_dir_all(&run) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(KernelError::io("remove", run.display())(error).into()),
+        }
+    }
+
+    /// Puts away what a command that was killed, or the time before a reboot, has left. The guest's
+    /// lock is held and it does not run.
+    pub(super) fn clean_up(&self, name: &GuestName) -> Result<()> {
+        let clean = !self.layout.guest_run(name).exists();
+        if clean && self.group(name)?.is_none() {
+            return Ok(());
+        }
+        if matches!(self.status(name)?, Status::Running | Status::Paused) {
+            return Ok(());
+        }
+        let ran = self
+            .run_state(name)?
+            .is_some_and(|state| state.phase == Phase::Running);
+        self.put_away(name, ran.then_some(ExitReason::Unknown))
+    }
+
+    /// Freezes a guest.
+    ///
+    /// # Errors
+    /// It does not run, or a process cannot be frozen.
+    pub fn pause(&self, name: &GuestName) -> Result<bool> {
+        self.set_paused(name, Verb::Pause, true)
+    }
+
+    /// Lets a frozen guest go on.
+    ///
+    /// # Errors
+    /// It is not frozen.
+    pub fn resume(&self, name: &GuestName) -> Result<bool> {
+        self.set_paused(name, Verb::Resume, false)
+    }
+
+    fn set_paused(&self, name: &GuestName, verb: Verb, paused: bool) -> Result<bool> {
+        let _lock = self.lock(name, verb.name())?;
+        if !verb.check(name, self.status(name)?)? {
+            return Ok(false);
+        }
+        let (Some(group), Some(mut state)) = (self.group(name)?, self.run_state(name)?) else {
+            return Err(GuestError::WrongState {
+                verb: verb.name(),
+                name: name.clone(),
+                status: Status::Stopped,
+                advice: None,
+            });
+        };
+        if paused {
+            group.freeze(KILL)?;
+        } else {
+            group.thaw(KILL)?;
+        }
+        state.paused = paused;
+        self.write_run_state(name, &state)?;
+        self.record(
+            name,
+            if paused {
+                EventKind::Paused
+            } else {
+                EventKind::Resumed
+            },
+        )?;
+        Ok(true)
+    }
+}
+
+fn libc_sigterm() -> i32 {
+    rustix::process::Signal::TERM.as_raw()
+}

@@ -1,0 +1,224 @@
+//! A guest's folders, its lock and its records.
+//!
+//! `/var/lib/bulkhead/guests/NAME/`: `guest.toml` (written last at create, so a folder without it is
+//! half-made), `machine.json` ([`Machine`]), `root/`, `console.log`, `last.json` (how it ended).
+//! `/run/bulkhead/guests/NAME/`: `state.json` ([`RunState`]), `spec.json`, `console.sock`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::error::{GuestError, Result};
+use super::manager::{Manager, RECORD};
+use crate::kernel::file::{self, Lock};
+use crate::kernel::process::Identity;
+use crate::model::{ExitReason, GuestName, IdBlock, Status};
+
+/// How long a command waits for another one's lock.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What was decided when the guest was made, and stays.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    /// Its ids.
+    pub ids: IdBlock,
+    /// Digest of its image.
+    pub image: String,
+    /// When it was made, milliseconds since 1970.
+    pub created_ms: u64,
+    /// Its machine id, see machine-id(5).
+    pub machine_id: String,
+}
+
+/// What a command or the keeper is doing with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// Being launched.
+    Starting,
+    /// Launched.
+    Running,
+    /// Being shut down.
+    Stopping,
+    /// Waiting for its next start.
+    Restarting,
+}
+
+/// What is known of a guest that is not simply stopped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunState {
+    /// Boot it is of.
+    pub boot_id: String,
+    /// What is being done.
+    pub phase: Phase,
+    /// Its first process.
+    pub init: Option<Identity>,
+    /// Its keeper, or the process that will be.
+    pub keeper: Option<Identity>,
+    /// When it was started, milliseconds since 1970.
+    pub started_ms: u64,
+    /// How long the launch took, microseconds.
+    pub launch_us: u64,
+    /// Whether it is frozen.
+    pub paused: bool,
+    /// Restarts by policy since it last ran for long.
+    pub restarts: u32,
+    /// Its ids.
+    pub ids: IdBlock,
+}
+
+/// How it ended last.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastEnd {
+    /// When, milliseconds since 1970.
+    pub time_ms: u64,
+    /// Why.
+    #[serde(flatten)]
+    pub reason: ExitReason,
+}
+
+impl Manager {
+    /// Names of all guests, also half-made ones, sorted.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub fn names(&self) -> Result<Vec<GuestName>> {
+        let folder = self.layout.guests();
+        let failed = crate::kernel::KernelError::io("read", folder.display());
+        let mut names: Vec<GuestName> = std::fs::read_dir(&folder)
+            .map_err(failed)?
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// Takes a guest's lock; the message of whoever comes too late names the holder.
+    pub(super) fn lock(&self, name: &GuestName, verb: &str) -> Result<Lock> {
+        self.lock_within(name, verb, PATIENCE)
+    }
+
+    pub(super) fn lock_within(
+        &self,
+        name: &GuestName,
+        verb: &str,
+        limit: Duration,
+    ) -> Result<Lock> {
+        let path = self.layout.lock(name);
+        let Some(lock) = Lock::take(&path, limit)? else {
+            let holder = Lock::holder(&path).unwrap_or_else(|| "another command".into());
+            return Err(GuestError::Busy {
+                name: name.clone(),
+                holder,
+            });
+        };
+        lock.sign(&format!(
+            "`bulkhead {verb}` (process {})",
+            std::process::id()
+        ));
+        Ok(lock)
+    }
+
+    pub(super) fn machine(&self, name: &GuestName) -> Result<Machine> {
+        let path = self.layout.guest(name).join("machine.json");
+        self.read_record(&path, "restore it from a backup, or delete the guest")?
+            .ok_or_else(|| self.missing(name))
+    }
+
+    pub(super) fn write_machine(&self, name: &GuestName, machine: &Machine) -> Result<()> {
+        let path = self.layout.guest(name).join("machine.json");
+        Ok(file::write_whole(&path, &json(machine), 0o600)?)
+    }
+
+    pub(super) fn write_last(&self, name: &GuestName, last: &LastEnd) -> Result<()> {
+        let path = self.layout.guest(name).join("last.json");
+        Ok(file::write_runtime(&path, &json(last), 0o600)?)
+    }
+
+    pub(super) fn last_end(&self, name: &GuestName) -> Option<LastEnd> {
+        let text = file::read_small(&self.layout.guest(name).join("last.json"), RECORD).ok()??;
+        serde_json::from_slice(&text).ok()
+    }
+
+    /// The run state of this boot. One that cannot be understood counts as none: it is about to be
+    /// cleaned up like any other leftover.
+    pub(super) fn run_state(&self, name: &GuestName) -> Result<Option<RunState>> {
+        let text = file::read_small(&self.state_path(name), RECORD)?;
+        let state = text.and_then(|text| serde_json::from_slice::<RunState>(&text).ok());
+        Ok(state.filter(|state| state.boot_id == self.facts.boot_id))
+    }
+
+    pub(super) fn write_run_state(&self, name: &GuestName, state: &RunState) -> Result<()> {
+        file::make_private_dir(&self.layout.guest_run(name))?;
+        Ok(file::write_runtime(
+            &self.state_path(name),
+            &json(state),
+            0o600,
+        )?)
+    }
+
+    pub(super) fn state_path(&self, name: &GuestName) -> PathBuf {
+        self.layout.guest_run(name).join("state.json")
+    }
+
+    pub(super) fn spec_path(&self, name: &GuestName) -> PathBuf {
+        self.layout.guest_run(name).join("spec.json")
+    }
+
+    fn read_record<T: serde::de::DeserializeOwned>(
+        &self,
+        path: &std::path::Path,
+        advice: &'static str,
+    ) -> Result<Option<T>> {
+        let Some(text) = file::read_small(path, RECORD)? else {
+            return Ok(None);
+        };
+        serde_json::from_slice(&text)
+            .map(Some)
+            .map_err(|error| GuestError::Damaged {
+                path: path.display().to_string(),
+                why: error.to_string(),
+                advice,
+            })
+    }
+
+    /// What a guest is doing.
+    ///
+    /// # Errors
+    /// There is none of that name, or its state cannot be read.
+    pub fn status(&self, name: &GuestName) -> Result<Status> {
+        if !self.layout.guest(name).is_dir() {
+            return Err(self.missing(name));
+        }
+        let state = self.run_state(name)?;
+        Ok(self.status_of(name, state.as_ref()))
+    }
+
+    pub(super) fn status_of(&self, name: &GuestName, state: Option<&RunState>) -> Status {
+        if !self.definition_path(name).exists() {
+            return Status::Creating;
+        }
+        let Some(state) = state else {
+            return Status::Stopped;
+        };
+        let lives =
+            |who: Option<Identity>| who.is_some_and(|who| Identity::of(who.pid) == Some(who));
+        match (state.phase, lives(state.init)) {
+            (Phase::Running, true) if state.paused => Status::Paused,
+            (Phase::Running, true) => Status::Running,
+            (Phase::Stopping, true) => Status::Stopping,
+            // A launch that died between the two left a running guest that nobody wrote down.
+            (Phase::Starting, true) if !lives(state.keeper) => Status::Running,
+            (Phase::Starting, _) if lives(state.keeper) => Status::Starting,
+            (Phase::Restarting, _) if lives(state.keeper) => Status::Restarting,
+            _ => Status::Stopped,
+        }
+    }
+}
+
+fn json(value: &impl Serialize) -> Vec<u8> {
+    let mut text = serde_json::to_vec_pretty(value).unwrap_or_default();
+    text.push(b'\n');
+    text
+}

@@ -1,0 +1,276 @@
+//! What `list` and `info` show: everything computed from the kernel and the guest's own records.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use serde::Serialize;
+
+use super::error::Result;
+use super::manager::{Manager, now_ms};
+use super::store::LastEnd;
+use crate::model::{Bytes, ExitReason, Guest, GuestName, Sample, Status};
+
+/// One guest as `list` shows it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    /// Its name.
+    pub name: GuestName,
+    /// What it is doing.
+    pub status: Status,
+    /// Its address.
+    pub address: Option<Ipv4Addr>,
+    /// Its first process on the host.
+    pub pid: Option<u32>,
+    /// Seconds since it started.
+    pub up_s: Option<u64>,
+    /// Memory in use, and its limit.
+    pub memory: Option<u64>,
+    /// Most memory it may use.
+    pub memory_limit: Option<u64>,
+    /// CPUs it may use; `None` for all.
+    pub cpus: Option<String>,
+    /// Processes and threads.
+    pub processes: Option<u64>,
+    /// What it was built from.
+    pub template: Option<String>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// `keeper gone`, `starts again`, what is wrong with it.
+    pub note: Option<String>,
+}
+
+/// One guest as `info` shows it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Info {
+    /// As in the list.
+    #[serde(flatten)]
+    pub row: Row,
+    /// As it is meant; `None` if its definition is broken.
+    pub guest: Option<Guest>,
+    /// Host id that is root inside.
+    pub ids: Option<u32>,
+    /// Digest of its image.
+    pub image: Option<String>,
+    /// When it was made, milliseconds since 1970.
+    pub created_ms: Option<u64>,
+    /// How long its last launch took, microseconds.
+    pub launch_us: Option<u64>,
+    /// Its counters.
+    pub usage: Option<Sample>,
+    /// How it ended last.
+    pub last_end: Option<LastEnd>,
+    /// Restarts by policy.
+    pub restarts: u32,
+    /// What makes it less isolated than the default.
+    pub relaxations: Vec<String>,
+}
+
+impl Manager {
+    /// One guest for the list. A broken one is shown as broken, never as an error.
+    #[must_use]
+    pub fn row(&self, name: &GuestName) -> Row {
+        self.row_with(
+            name,
+            self.guest(name).map_err(|error| chain(&error)).as_ref(),
+        )
+    }
+
+    fn row_with(&self, name: &GuestName, guest: std::result::Result<&Guest, &String>) -> Row {
+        let state = self.run_state(name).ok().flatten();
+        let mut status = self.status_of(name, state.as_ref());
+        let mut note = None;
+        let runs = matches!(status, Status::Running | Status::Paused | Status::Stopping);
+        match guest {
+            Err(why) if status == Status::Stopped => {
+                status = Status::Broken;
+                note = Some(why.clone());
+            }
+            Err(why) if status != Status::Creating => note = Some(why.clone()),
+            _ if status == Status::Creating => note = Some("half-made: delete it".to_owned()),
+            _ if runs && !self.has_keeper(name) => note = Some("its keeper is gone".to_owned()),
+            _ => {}
+        }
+        let state = state.filter(|_| runs);
+        let usage = if runs { self.usage(name) } else { None };
+        let lease = self.network.find(name).ok().flatten();
+        let guest = guest.ok();
+        Row {
+            name: name.clone(),
+            status,
+            address: lease.map(|lease| lease.address),
+            pid: state.as_ref().and_then(|s| s.init).map(|init| init.pid),
+            up_s: state
+                .as_ref()
+                .map(|s| now_ms().saturating_sub(s.started_ms) / 1000),
+            memory: usage.as_ref().map(|u| u.memory),
+            memory_limit: guest.map(|g| g.memory.limit.0),
+            cpus: guest.and_then(|g| g.cpu.limit).map(|c| c.to_string()),
+            processes: usage.map(|u| u.processes),
+            template: guest.map(|g| g.template.name.clone()),
+            labels: guest.map(|g| g.labels.clone()).unwrap_or_default(),
+            note,
+        }
+    }
+
+    /// A running guest's counters.
+    #[must_use]
+    pub fn usage(&self, name: &GuestName) -> Option<Sample> {
+        self.group(name).ok()??.stats().ok()
+    }
+
+    /// Everything about one guest.
+    ///
+    /// # Errors
+    /// There is no such guest.
+    pub fn info(&self, name: &GuestName) -> Result<Info> {
+        self.status(name)?;
+        let guest = self.guest(name).map_err(|error| chain(&error));
+        let row = self.row_with(name, guest.as_ref());
+        let machine = self.machine(name).ok();
+        let state = self.run_state(name)?;
+        let runs = row.pid.is_some();
+        Ok(Info {
+            ids: machine.as_ref().map(|m| m.ids.base),
+            image: machine.as_ref().map(|m| m.image.clone()),
+            created_ms: machine.map(|m| m.created_ms),
+            launch_us: state.as_ref().filter(|_| runs).map(|s| s.launch_us),
+            usage: if runs { self.usage(name) } else { None },
+            last_end: self.last_end(name),
+            restarts: state.map_or(0, |s| s.restarts),
+            relaxations: guest.as_ref().map(relaxations).unwrap_or_default(),
+            guest: guest.ok(),
+            row,
+        })
+    }
+}
+
+/// What of a definition opens the guest's walls.
+fn relaxations(guest: &Guest) -> Vec<String> {
+    let mut all = Vec::new();
+    if guest.security.nesting {
+        all.push("security.nesting: user namespaces can be made inside".to_owned());
+    }
+    if !matches!(guest.security.seccomp.as_str(), "default" | "hardened") {
+        all.push(format!(
+            "security.seccomp: the filter is {:?}",
+            guest.security.seccomp
+        ));
+    }
+    if guest.network.kind == crate::model::NetworkKind::Host {
+        all.push("network.kind: it shares the host's network".to_owned());
+    }
+    let usual = crate::define::DEFAULT_CAPABILITIES;
+    for capability in &guest.security.capabilities {
+        let bare = capability.trim_start_matches("CAP_");
+        if !usual.iter().any(|c| c.trim_start_matches("CAP_") == bare) {
+            all.push(format!("security.add: {capability}"));
+        }
+    }
+    all.extend(
+        guest
+            .devices
+            .iter()
+            .map(|d| format!("device: {}", d.path.display())),
+    );
+    all.extend(
+        guest
+            .mounts
+            .iter()
+            .filter(|m| !m.read_only)
+            .map(|m| format!("mount: {} is writable", m.source.display())),
+    );
+    all
+}
+
+/// An end, in words.
+#[must_use]
+pub fn reason_text(reason: &ExitReason) -> String {
+    match reason {
+        ExitReason::Exited { code } => format!("exited with code {code}"),
+        ExitReason::Signal { signal } => format!("killed by signal {signal}"),
+        ExitReason::Reboot => "rebooted itself".to_owned(),
+        ExitReason::Poweroff => "powered itself off".to_owned(),
+        ExitReason::OutOfMemory => "killed because the guest ran out of memory".to_owned(),
+        ExitReason::Stopped => "was shut down".to_owned(),
+        ExitReason::Killed => "was killed".to_owned(),
+        ExitReason::Unknown => "ended while nobody watched".to_owned(),
+    }
+}
+
+/// An error with its causes, in one line.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let more = cause.to_string();
+        if !text.ends_with(&more) {
+            text = format!("{text}: {more}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
+/// A guest's output made safe for a terminal: control characters but newline and tab are dropped,
+/// escape sequences with them.
+#[must_use]
+pub fn printable(data: &[u8]) -> String {
+    let text = String::from_utf8_lossy(data);
+    let mut out = String::with_capacity(text.len());
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '\u{1b}' => skip_escape(&mut chars),
+            '\n' | '\t' => out.push(c),
+            c if c.is_control() => {}
+            // Marks that turn the writing direction can make a line read as another one.
+            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {}
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+fn skip_escape(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) {
+    match chars.next() {
+        // CSI: up to its final byte.
+        Some('[') => {
+            while chars
+                .next()
+                .is_some_and(|c| !('\u{40}'..='\u{7e}').contains(&c))
+            {}
+        }
+        // OSC and its kin: up to BEL or ESC \.
+        Some(']' | 'P' | '^' | '_' | 'X') => {
+            while let Some(c) = chars.next() {
+                if c == '\u{7}' || (c == '\u{1b}' && chars.next().is_some()) || c == '\n' {
+                    break;
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// `512M`, or the number in whole mebibytes when it is not round.
+#[must_use]
+pub fn bytes_text(bytes: u64) -> String {
+    if bytes >= 1 << 20 {
+        format!("{}M", bytes >> 20)
+    } else {
+        Bytes(bytes).to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_cannot_steer_the_terminal() {
+        let hostile =
+            b"ok\x1b[2J\x1b]0;title\x07 \x1b[31mred\x1b[0m\r\nnext\x08\x00\xff\xe2\x80\xae!";
+        assert_eq!(printable(hostile), "ok red\nnext\u{fffd}!");
+    }
+}

@@ -2,6 +2,7 @@
 
 mod amount;
 mod facts;
+mod filter;
 mod guest;
 mod ids;
 mod layout;
@@ -11,6 +12,7 @@ mod status;
 
 pub use amount::{AmountError, Bytes, CpuSet, Cpus};
 pub use facts::{CgroupMode, HostFacts};
+pub use filter::{Action, Arch, ArgCmp, Compare, Filter, FilterFlags, Rule};
 pub use guest::{
     Access, Autostart, BindMount, BlockLimit, CpuLimits, Device, Guest, InitCommand, IoLimits,
     MemoryLimits, NetworkKind, NetworkWish, RestartPolicy, RestartRule, Rlimit, Security,

@@ -204,7 +204,7 @@ pub struct FilterFlags {
 ///
 /// Which rule decides, for each call of each convention:
 /// 1. A rule whose action is the default action is left out, whatever its conditions.
-/// 2. If any rule without conditions names the call, the last such rule decides alone.
+/// 2. If any rule without conditions names the call, the first such rule decides alone.
 /// 3. Otherwise the first rule whose conditions all hold decides, in the order of the list.
 /// 4. Otherwise the default action (or `beyond`) does.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,12 +8,6 @@ use crate::model::Arch;
 
 /// Calls with the same number everywhere (on top of the convention's base), newer than 2.5.4.
 const NEW: &[(&str, u32)] = &[
-    ("cachestat", 451),
-    ("fchmodat2", 452),
-    ("map_shadow_stack", 453),
-    ("futex_wake", 454),
-    ("futex_wait", 455),
-    ("futex_requeue", 456),
     ("statmount", 457),
     ("listmount", 458),
     ("lsm_get_self_attr", 459),
@@ -36,6 +30,8 @@ const NEW_X86_64: &[(&str, u32)] = &[("uretprobe", 335), ("uprobe", 336)];
 /// them as well. A rule of ours means the call it names and nothing else: the multiplexers take
 /// their arguments from memory, where no filter can look, and must be allowed by name.
 const DIRECT_I386: &[(&str, u32)] = &[
+    ("recvmmsg", 337),
+    ("sendmmsg", 345),
     ("socket", 359),
     ("socketpair", 360),
     ("bind", 361),

@@ -100,7 +100,7 @@ fn table(filter: &Filter, arch: Arch) -> Table {
             }
             let call = calls.entry(nr).or_default();
             if rule.args.is_empty() {
-                call.always = Some(rule.action);
+                call.always.get_or_insert(rule.action);
             } else {
                 let mut args = rule.args.clone();
                 if arch.bits() == 32 {

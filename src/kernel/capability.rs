@@ -148,8 +148,10 @@ fn prctl(what: &'static str, option: i32, a: u64, b: u64) -> Result<i32, Capabil
 }
 
 fn failed(what: &'static str) -> CapabilityError {
-    // SAFETY: the C library's errno of this thread, always there.
-    let errno = unsafe { *libc::__errno_location() };
+    // Reads the thread's errno; allocates nothing.
+    let errno = std::io::Error::last_os_error()
+        .raw_os_error()
+        .unwrap_or(libc::EIO);
     CapabilityError {
         what,
         errno: Errno::from_raw_os_error(errno),

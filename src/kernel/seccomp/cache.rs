@@ -15,8 +15,14 @@ use sha2::{Digest, Sha256};
 use super::{CompileError, Instruction, Program};
 use crate::model::Filter;
 
-/// Changes with the layout of the files, with `emit`, and with the numbers in `names`.
+/// Changes with the layout of the files.
 const FORMAT: u32 = 1;
+/// Changes with the code that makes programs, so that nobody has to remember to change it.
+const COMPILER: u64 = fingerprint(&[
+    include_bytes!("emit.rs"),
+    include_bytes!("names.rs"),
+    include_bytes!("ranges.rs"),
+]);
 const MAGIC: &[u8; 8] = b"BHFILTER";
 /// Magic, checksum, key, number of instructions, whether it notifies.
 const HEADER: usize = 8 + 32 + 32 + 4 + 4;
@@ -67,6 +73,7 @@ impl Program {
 fn key(filter: &Filter) -> Key {
     let mut hash = Sha256::new();
     hash.update(FORMAT.to_ne_bytes());
+    hash.update(COMPILER.to_ne_bytes());
     if let Ok(v) = ScmpVersion::current() {
         for part in [v.major, v.minor, v.micro] {
             hash.update(part.to_ne_bytes());
@@ -78,6 +85,21 @@ fn key(filter: &Filter) -> Key {
     // Lists keep their order, so the text of one filter is always the same.
     hash.update(serde_json::to_vec(filter).unwrap_or_default());
     hash.finalize().into()
+}
+
+/// FNV-1a, computed when this is built.
+const fn fingerprint(texts: &[&[u8]]) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325;
+    let mut text = 0;
+    while text < texts.len() {
+        let mut at = 0;
+        while at < texts[text].len() {
+            hash = (hash ^ texts[text][at] as u64).wrapping_mul(0x0100_0000_01b3);
+            at += 1;
+        }
+        text += 1;
+    }
+    hash
 }
 
 fn name(key: &Key) -> String {

@@ -109,8 +109,10 @@ impl Program {
             )
         };
         if r < 0 {
-            // SAFETY: the C library's errno of this thread, always there.
-            let errno = unsafe { *libc::__errno_location() };
+            // Reads the thread's errno; allocates nothing.
+            let errno = std::io::Error::last_os_error()
+                .raw_os_error()
+                .unwrap_or(libc::EIO);
             return Err(refused(Errno::from_raw_os_error(errno)));
         }
         if r > 0 && flags & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER == 0 {

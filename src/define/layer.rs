@@ -29,6 +29,10 @@ pub(super) enum Shape {
 /// A part of a definition that can lie over the same part of another.
 pub(super) trait Layer: Default {
     /// What can be written there.
+    #[cfg_attr(
+        not(test),
+        allow(dead_code, reason = "read by the test of the settings table")
+    )]
     const SHAPE: Shape;
     /// This part over `lower`; this one wins.
     #[must_use]

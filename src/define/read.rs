@@ -56,6 +56,7 @@ impl Sheet {
     }
 
     /// The keys it has, with their tables.
+    #[cfg(test)]
     pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
         self.places.keys().map(String::as_str)
     }

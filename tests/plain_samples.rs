@@ -5,7 +5,8 @@
 use std::path::Path;
 
 use bulkhead::define::{
-    Change, KEYS, Key, KeyPath, Kind, Profiles, Sheet, check, define, edit, get, resolve,
+    Change, DEFAULT_CAPABILITIES, KEYS, Key, KeyPath, Kind, Profiles, Settings, Sheet, check,
+    define, edit, get, resolve,
 };
 use bulkhead::model::{CgroupMode, GuestName, HostFacts};
 use proptest::prelude::*;
@@ -106,6 +107,39 @@ fn all_faults_are_told() {
     "#);
 }
 
+/// The page lists every setting, profile and usual capability as the program has them.
+#[test]
+fn the_page_says_what_the_program_does() {
+    let page = include_str!("../docs/definition.md");
+    for key in KEYS {
+        let live = if key.live { "yes " } else { "" };
+        let row = format!(
+            "| `{}` | `--{} {}` | {} | {live}|\n",
+            key.path, key.flag, key.value, key.help
+        );
+        assert!(page.contains(&row), "missing or wrong: {row}");
+    }
+    let profiles = Profiles::load(None).unwrap();
+    for profile in profiles.names().map(|name| profiles.get(name).unwrap()) {
+        let row = format!("| `{}` | {} |\n", profile.name, profile.description);
+        assert!(page.contains(&row), "missing or wrong: {row}");
+    }
+    for capability in DEFAULT_CAPABILITIES {
+        assert!(page.contains(&format!("`{capability}`")), "{capability}");
+    }
+    let start = page.find("```toml\n").unwrap() + 8;
+    let example = &page[start..start + page[start..].find("```").unwrap()];
+    define(&name(), "page", example, &profiles, &facts()).unwrap();
+    let settings = page.rfind("```toml\n").unwrap() + 8;
+    let settings = &page[settings..settings + page[settings..].find("```").unwrap()];
+    let usual = Settings::default();
+    let said = Settings::parse("page", settings).unwrap();
+    assert_eq!(
+        (said.ids, said.network.subnet),
+        (usual.ids, usual.network.subnet)
+    );
+}
+
 /// Tables in tables without end would use up the stack.
 #[test]
 fn deep_texts_are_refused() {
@@ -193,7 +227,7 @@ fn value_for(key: &Key, n: u32) -> String {
         "security.drop" => "KILL".into(),
         _ => match key.kind {
             Kind::Number => (n % 10_000).to_string(),
-            Kind::Switch => (n % 2 == 0).to_string(),
+            Kind::Switch => n.is_multiple_of(2).to_string(),
             Kind::Map => format!("K{}=v{n}", n % 3),
             Kind::Mount => format!("/s{n}:/t{}:ro", n % 3),
             Kind::Tmpfs => format!("/t{}:{}M", n % 3, 1 + n % 9),

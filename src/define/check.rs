@@ -144,18 +144,18 @@ fn cpu(guest: &Guest, facts: &HostFacts, found: &mut Found) {
     let cpu = &guest.cpu;
     let there: BTreeSet<u32> = facts.cpus.iter().collect();
     let count = there.len();
-    if let Some(limit) = cpu.limit {
-        if limit.hundredths() as usize > count * 100 {
-            let has = if count == 1 {
-                "1 CPU".to_owned()
-            } else {
-                format!("{count} CPUs")
-            };
-            found.add(
-                "cpu.limit",
-                format!("{limit} is more than there are: this machine has {has}"),
-            );
-        }
+    if let Some(limit) = cpu.limit
+        && limit.hundredths() as usize > count * 100
+    {
+        let has = if count == 1 {
+            "1 CPU".to_owned()
+        } else {
+            format!("{count} CPUs")
+        };
+        found.add(
+            "cpu.limit",
+            format!("{limit} is more than there are: this machine has {has}"),
+        );
     }
     found.range("cpu.weight", &cpu.weight, &1, &10_000);
     if let Some(set) = &cpu.cpuset {

@@ -104,12 +104,12 @@ fn tidy(document: &mut DocumentMut, path: &[&str]) {
         return;
     };
     let item = table(document, above, false).and_then(|table| table.get_mut(name));
-    if let Some(inline) = item.and_then(Item::as_inline_table_mut) {
-        if !inline.to_string().contains('\n') {
-            let decor = inline.decor().clone();
-            inline.fmt();
-            *inline.decor_mut() = decor;
-        }
+    if let Some(inline) = item.and_then(Item::as_inline_table_mut)
+        && !inline.to_string().contains('\n')
+    {
+        let decor = inline.decor().clone();
+        inline.fmt();
+        *inline.decor_mut() = decor;
     }
 }
 
@@ -168,11 +168,11 @@ fn hand_on(table: &mut dyn TableLike, names: &[String], comments: &str) -> bool 
         decor.set_prefix(both);
     };
     for name in names {
-        if table.get(name).is_some_and(Item::is_value) {
-            if let Some(mut key) = table.key_mut(name) {
-                before(key.leaf_decor_mut());
-                return true;
-            }
+        if table.get(name).is_some_and(Item::is_value)
+            && let Some(mut key) = table.key_mut(name)
+        {
+            before(key.leaf_decor_mut());
+            return true;
         }
         match table.get_mut(name) {
             Some(Item::Table(below)) if below.is_dotted() || below.is_implicit() => {
@@ -274,22 +274,22 @@ fn words(document: &mut DocumentMut, path: &str, item: Option<&str>, change: &Ch
         return;
     };
     if setting {
-        if let Some(list) = opposite.and_then(|name| table.get_mut(name)) {
-            if let Some(list) = list.as_array_mut() {
-                list.retain(|value| !same(value, word));
-                tidy_list(list);
-            }
+        if let Some(list) = opposite.and_then(|name| table.get_mut(name))
+            && let Some(list) = list.as_array_mut()
+        {
+            list.retain(|value| !same(value, word));
+            tidy_list(list);
         }
         if !table.contains_key(last) {
             table.insert(last, Item::Value(Value::Array(Array::new())));
         }
     }
     // One text in place of a list becomes a list.
-    if let Some(Item::Value(value)) = table.get_mut(last) {
-        if !value.is_array() {
-            let one: Array = std::iter::once(value.clone()).collect();
-            *value = Value::Array(one);
-        }
+    if let Some(Item::Value(value)) = table.get_mut(last)
+        && !value.is_array()
+    {
+        let one: Array = std::iter::once(value.clone()).collect();
+        *value = Value::Array(one);
     }
     if let Some(list) = table.get_mut(last).and_then(Item::as_array_mut) {
         if setting && !list.iter().any(|value| same(value, word)) {

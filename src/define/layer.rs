@@ -142,10 +142,10 @@ fn collect_dotted(
         let name = join(prefix, key.get_ref());
         if value.get_ref().is_table() {
             collect_dotted(reader, path, &name, value, map);
-        } else if let Some(text) = reader.word(&join(path, &name), value) {
-            if map.insert(name.clone(), text).is_some() {
-                reader.fault(value, format!("{path}: {name:?} is given twice"));
-            }
+        } else if let Some(text) = reader.word(&join(path, &name), value)
+            && map.insert(name.clone(), text).is_some()
+        {
+            reader.fault(value, format!("{path}: {name:?} is given twice"));
         }
     }
 }

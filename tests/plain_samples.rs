@@ -156,6 +156,61 @@ fn deep_texts_are_refused() {
     }
 }
 
+/// As much text as a file may have, made to be slow: answered all the same.
+#[test]
+fn long_texts_take_no_time() {
+    let many = |line: &dyn Fn(usize) -> String, size: usize| {
+        (0..).map(line).take(size).collect::<Vec<_>>().concat()
+    };
+    let start = std::time::Instant::now();
+    for (text, good) in [
+        (many(&|n| format!("k{n} = 1\n"), 20_000), false),
+        (
+            format!("[labels]\n{}", many(&|n| format!("k{n} = 1\n"), 1000)),
+            true,
+        ),
+        (
+            format!("[labels]\n{}", many(&|n| format!("k{n} = 1\n"), 20_000)),
+            false,
+        ),
+        (
+            format!(
+                "labels = {{ {} x = 1 }}",
+                many(&|n| format!("k{n} = 1, "), 15_000)
+            ),
+            false,
+        ),
+        (
+            many(&|n| format!("[[tmpfs]]\ntarget=\"/{n}\"\n"), 8_000),
+            false,
+        ),
+        (
+            format!(
+                "autostart.after = [{}]",
+                many(&|n| format!("\"{n}\","), 25_000)
+            ),
+            false,
+        ),
+        (format!("{} = 1", "k".repeat(250_000)), false),
+        (format!("description = \"{}\"", "k".repeat(250_000)), true),
+        (
+            format!(
+                "[sysctls]\n{}",
+                many(&|n| format!("a.b.c.d.k{n} = 1\n"), 13_000)
+            ),
+            false,
+        ),
+    ] {
+        assert!(text.len() < 256 * 1024);
+        assert_eq!(Sheet::parse("long", &text).is_ok(), good, "{}", &text[..40]);
+    }
+    assert!(
+        start.elapsed() < std::time::Duration::from_secs(20),
+        "{:?}",
+        start.elapsed()
+    );
+}
+
 /// What `get` shows, a flag takes, and it means the same.
 #[test]
 fn values_shown_can_be_set() {

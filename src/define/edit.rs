@@ -91,9 +91,31 @@ fn set(document: &mut DocumentMut, path: &[&str], change: &Change) {
         Change::Set(value) => {
             if let Some(table) = table(document, above, true) {
                 put(table, name, value);
+                tidy(document, above);
             }
         }
         Change::Unset => remove(document, above, name),
+    }
+}
+
+/// A table within one line is written evenly again; one over several lines is left as it is.
+fn tidy(document: &mut DocumentMut, path: &[&str]) {
+    let Some((name, above)) = path.split_last() else {
+        return;
+    };
+    let item = table(document, above, false).and_then(|table| table.get_mut(name));
+    if let Some(inline) = item.and_then(Item::as_inline_table_mut)
+        && !inline.to_string().contains('\n')
+    {
+        let decor = inline.decor().clone();
+        inline.fmt();
+        *inline.decor_mut() = decor;
+    }
+}
+
+fn tidy_list(list: &mut Array) {
+    if !list.to_string().contains('\n') {
+        list.fmt();
     }
 }
 
@@ -120,26 +142,59 @@ fn remove(document: &mut DocumentMut, above: &[&str], name: &str) {
         .key(name)
         .and_then(|key| key.leaf_decor().prefix()?.as_str());
     let kept = prefix.and_then(|text| text.rfind("\n\n").map(|end| text[..end + 2].to_owned()));
+    let names: Vec<String> = table.iter().map(|(name, _)| name.to_owned()).collect();
+    let at = names
+        .iter()
+        .position(|other| other == name)
+        .unwrap_or(names.len());
     table.remove(name);
     let Some(kept) = kept.filter(|text| text.contains('#')) else {
         return;
     };
-    let next = table
-        .iter()
-        .find(|(_, item)| item.is_value())
-        .map(|(name, _)| name.to_owned());
-    if let Some(mut key) = next.as_deref().and_then(|name| table.key_mut(name)) {
-        let own = key
-            .leaf_decor()
-            .prefix()
-            .and_then(|p| p.as_str())
-            .unwrap_or_default()
-            .to_owned();
-        key.leaf_decor_mut().set_prefix(format!("{kept}{own}"));
-    } else {
+    if !hand_on(table, names.get(at + 1..).unwrap_or_default(), &kept) {
         let own = document.trailing().as_str().unwrap_or_default().to_owned();
         document.set_trailing(format!("{own}{kept}"));
     }
+}
+
+/// Puts comments before the first of these keys that is written somewhere.
+fn hand_on(table: &mut dyn TableLike, names: &[String], comments: &str) -> bool {
+    let before = |decor: &mut toml_edit::Decor| {
+        let own = decor
+            .prefix()
+            .and_then(|prefix| prefix.as_str())
+            .unwrap_or_default();
+        let both = format!("{comments}{own}");
+        decor.set_prefix(both);
+    };
+    for name in names {
+        if table.get(name).is_some_and(Item::is_value)
+            && let Some(mut key) = table.key_mut(name)
+        {
+            before(key.leaf_decor_mut());
+            return true;
+        }
+        match table.get_mut(name) {
+            Some(Item::Table(below)) if below.is_dotted() || below.is_implicit() => {
+                let names: Vec<String> = below.iter().map(|(name, _)| name.to_owned()).collect();
+                if hand_on(below, &names, comments) {
+                    return true;
+                }
+            }
+            Some(Item::Table(below)) => {
+                before(below.decor_mut());
+                return true;
+            }
+            Some(Item::ArrayOfTables(tables)) => {
+                if let Some(first) = tables.get_mut(0) {
+                    before(first.decor_mut());
+                    return true;
+                }
+            }
+            _ => {}
+        }
+    }
+    false
 }
 
 /// `template = "debian"` and `template = { name = "debian", … }` are both written.
@@ -219,21 +274,22 @@ fn words(document: &mut DocumentMut, path: &str, item: Option<&str>, change: &Ch
         return;
     };
     if setting {
-        if let Some(list) = opposite.and_then(|name| table.get_mut(name)) {
-            if let Some(list) = list.as_array_mut() {
-                list.retain(|value| !same(value, word));
-            }
+        if let Some(list) = opposite.and_then(|name| table.get_mut(name))
+            && let Some(list) = list.as_array_mut()
+        {
+            list.retain(|value| !same(value, word));
+            tidy_list(list);
         }
         if !table.contains_key(last) {
             table.insert(last, Item::Value(Value::Array(Array::new())));
         }
     }
     // One text in place of a list becomes a list.
-    if let Some(Item::Value(value)) = table.get_mut(last) {
-        if !value.is_array() {
-            let one: Array = std::iter::once(value.clone()).collect();
-            *value = Value::Array(one);
-        }
+    if let Some(Item::Value(value)) = table.get_mut(last)
+        && !value.is_array()
+    {
+        let one: Array = std::iter::once(value.clone()).collect();
+        *value = Value::Array(one);
     }
     if let Some(list) = table.get_mut(last).and_then(Item::as_array_mut) {
         if setting && !list.iter().any(|value| same(value, word)) {
@@ -241,6 +297,7 @@ fn words(document: &mut DocumentMut, path: &str, item: Option<&str>, change: &Ch
         } else if !setting {
             list.retain(|value| !same(value, word));
         }
+        tidy_list(list);
     }
 }
 
@@ -287,6 +344,7 @@ fn entry(
             if let Some(new) = new {
                 list.push(new.clone());
             }
+            tidy_list(list);
         }
         _ => {}
     }
@@ -304,5 +362,122 @@ fn replace(old: &mut Table, new: &InlineTable) {
     });
     for (name, value) in new {
         put(old, name, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::key::Key;
+    use super::*;
+
+    fn set(text: &str, path: &str, flag: &str) -> String {
+        edit(text, &Key::find(path).unwrap().changes(&[flag]).unwrap()).unwrap()
+    }
+
+    fn unset(text: &str, path: &str) -> String {
+        edit(text, &[(KeyPath::parse(path).unwrap(), Change::Unset)]).unwrap()
+    }
+
+    #[test]
+    fn comments_and_order_stay() {
+        let text = "# my server\n\n[memory]   # room\nlimit = \"64M\"  # tight\n\n# last\n[cpu]\nweight = 5\n";
+        assert_eq!(set(text, "memory.limit", "1G"), text.replace("64M", "1G"));
+        let more = set(text, "memory.swap", "8M");
+        assert_eq!(more, text.replace("tight\n", "tight\nswap = \"8M\"\n"));
+        assert_eq!(unset(&more, "memory.swap"), text);
+        assert_eq!(
+            set("[cpu]\nweight = 5\n", "ptys", "7"),
+            "ptys = 7\n[cpu]\nweight = 5\n"
+        );
+    }
+
+    #[test]
+    fn a_heading_outlives_the_first_key() {
+        assert_eq!(
+            unset("# heading\n\n# few\nptys = 5\ncgroups = 6\n", "ptys"),
+            "# heading\n\ncgroups = 6\n"
+        );
+        assert_eq!(
+            unset("# heading\n\nptys = 5\n[cpu]\nweight = 5\n", "ptys"),
+            "# heading\n\n[cpu]\nweight = 5\n"
+        );
+    }
+
+    #[test]
+    fn every_way_of_writing_is_edited_in_place() {
+        assert_eq!(
+            set("memory = { limit = 67108864 }\n", "memory.swap", "0"),
+            "memory = { limit = 67108864, swap = 0 }\n"
+        );
+        assert_eq!(
+            set("cpu.weight = 5\n", "cpu.weight", "6"),
+            "cpu.weight = 6\n"
+        );
+        assert_eq!(
+            set(
+                "template = \"debian\"\n",
+                "template.options",
+                "suite=trixie"
+            ),
+            "template = { name = \"debian\", suite = \"trixie\" }\n"
+        );
+        assert_eq!(
+            set("template = { name = \"debian\" }\n", "template", "host"),
+            "template = { name = \"host\" }\n"
+        );
+        assert_eq!(
+            set(
+                "[sysctls]\nnet.core.somaxconn = 1\n",
+                "sysctls",
+                "net.core.somaxconn=2"
+            ),
+            "[sysctls]\nnet.core.somaxconn = \"2\"\n"
+        );
+        assert_eq!(
+            set("autostart.after = \"a\"\n", "autostart.after", "b"),
+            "autostart.after = [\"a\", \"b\"]\n"
+        );
+        assert_eq!(
+            set(
+                "mount = [{ source = \"/a\", target = \"/b\" }]\n",
+                "mount",
+                "/c:/d"
+            ),
+            "mount = [{ source = \"/a\", target = \"/b\" }, { source = \"/c\", target = \"/d\" }]\n"
+        );
+    }
+
+    #[test]
+    fn an_entry_is_replaced_and_removed_by_its_identity() {
+        let text = "[[mount]]\nsource = \"/a\"\ntarget = \"/b\" # here\nread_only = true\n";
+        let moved = set(text, "mount", "/c:/b");
+        assert_eq!(
+            moved,
+            "[[mount]]\nsource = \"/c\"\ntarget = \"/b\" # here\n"
+        );
+        assert_eq!(unset(&set(&moved, "mount", "/x:/y"), "mount./y"), moved);
+        assert_eq!(unset(&moved, "mount./b"), "");
+    }
+
+    #[test]
+    fn a_capability_is_added_or_dropped_not_both() {
+        let text = "[security]\ndrop = [\"CAP_MKNOD\", \"KILL\"]\n";
+        let added = set(text, "security.add", "mknod");
+        assert_eq!(added, "[security]\ndrop = [\"KILL\"]\nadd = [\"mknod\"]\n");
+        assert_eq!(
+            unset(&added, "security.add.MKNOD"),
+            "[security]\ndrop = [\"KILL\"]\nadd = []\n"
+        );
+    }
+
+    #[test]
+    fn nothing_is_edited_that_is_not_valid() {
+        let limit = Key::find("memory.limit").unwrap().changes(&["1G"]).unwrap();
+        assert!(edit("[memroy]\n", &limit).is_err());
+        let bad = KeyPath {
+            key: Key::find("processes").unwrap(),
+            item: None,
+        };
+        assert!(edit("", &[(bad, Change::Set("many".into()))]).is_err());
     }
 }

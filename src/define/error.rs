@@ -76,7 +76,9 @@ pub(super) fn suggestion<'a>(
     wrong: &str,
     candidates: impl IntoIterator<Item = &'a str> + Clone,
 ) -> String {
-    match crate::model::nearest(wrong, candidates.clone()) {
+    // Comparing takes time with the length; nothing that long was meant to be one of these.
+    let short = Some(wrong).filter(|wrong| wrong.len() <= 64);
+    match short.and_then(|wrong| crate::model::nearest(wrong, candidates.clone())) {
         Some(near) => format!(": did you mean {near:?}?"),
         None => {
             let all: Vec<&str> = candidates.into_iter().collect();

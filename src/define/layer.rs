@@ -29,6 +29,10 @@ pub(super) enum Shape {
 /// A part of a definition that can lie over the same part of another.
 pub(super) trait Layer: Default {
     /// What can be written there.
+    #[cfg_attr(
+        not(test),
+        allow(dead_code, reason = "read by the test of the settings table")
+    )]
     const SHAPE: Shape;
     /// This part over `lower`; this one wins.
     #[must_use]
@@ -138,10 +142,10 @@ fn collect_dotted(
         let name = join(prefix, key.get_ref());
         if value.get_ref().is_table() {
             collect_dotted(reader, path, &name, value, map);
-        } else if let Some(text) = reader.word(&join(path, &name), value) {
-            if map.insert(name.clone(), text).is_some() {
-                reader.fault(value, format!("{path}: {name:?} is given twice"));
-            }
+        } else if let Some(text) = reader.word(&join(path, &name), value)
+            && map.insert(name.clone(), text).is_some()
+        {
+            reader.fault(value, format!("{path}: {name:?} is given twice"));
         }
     }
 }

@@ -2,7 +2,7 @@
 //! on the host can replace them and add others. How they are laid over each other is in `resolve`.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use include_dir::{Dir, include_dir};
 
@@ -83,30 +83,49 @@ fn refuse_what_is_no_profile(reader: &mut Reader<'_>, definition: &Definition) {
     }
 }
 
-/// All profiles there are.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Profiles(BTreeMap<String, Profile>);
+/// A profile that cannot be had.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProfileError {
+    /// There is none of that name.
+    #[error("there is no profile {name:?}{hint}")]
+    Unknown {
+        /// The name asked for.
+        name: String,
+        /// The nearest one.
+        hint: String,
+    },
+    /// Its text is refused.
+    #[error(transparent)]
+    Refused(#[from] DefineError),
+}
+
+/// Where a profile's text is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Origin {
+    BuiltIn(&'static str),
+    File(PathBuf),
+}
+
+/// The names of all profiles. Each is read when it is asked for: one that is broken is in nobody's
+/// way but of those who use it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Profiles(BTreeMap<String, Origin>);
 
 impl Profiles {
     /// The built-in ones and, over them, those in `folder`: every `NAME.toml` of it. A folder that
     /// is not there has none.
     ///
     /// # Errors
-    /// All faults of the first file that has any.
+    /// The folder cannot be read.
     pub fn load(folder: Option<&Path>) -> Result<Self, DefineError> {
-        let mut all = BTreeMap::new();
-        for file in BUILT_IN.files() {
-            let Some((name, text)) = name_of(file.path()).zip(file.contents_utf8()) else {
-                continue;
-            };
-            let source = format!("built-in profile {name}");
-            all.insert(name.to_owned(), Profile::parse(name, &source, text)?);
-        }
+        let built_in = BUILT_IN.files().filter_map(|file| {
+            let (name, text) = name_of(file.path()).zip(file.contents_utf8())?;
+            Some((name.to_owned(), Origin::BuiltIn(text)))
+        });
+        let mut all: BTreeMap<String, Origin> = built_in.collect();
         for path in folder.map_or_else(|| Ok(Vec::new()), files_of)? {
-            let source = path.display().to_string();
-            let text = read_file(&path).map_err(|e| DefineError::single("", e.to_string()))?;
             if let Some(name) = name_of(&path) {
-                all.insert(name.to_owned(), Profile::parse(name, &source, &text)?);
+                all.insert(name.to_owned(), Origin::File(path.clone()));
             }
         }
         Ok(Self(all))
@@ -117,23 +136,32 @@ impl Profiles {
         self.0.keys().map(String::as_str)
     }
 
-    /// All, in alphabetical order.
-    pub fn iter(&self) -> impl Iterator<Item = &Profile> {
-        self.0.values()
+    /// Whether a profile is built in and not replaced.
+    #[must_use]
+    pub fn is_built_in(&self, name: &str) -> bool {
+        matches!(self.0.get(name), Some(Origin::BuiltIn(_)))
     }
 
     /// One by name.
     ///
     /// # Errors
-    /// There is none of that name; the message has the nearest.
-    pub fn get(&self, name: &str) -> Result<&Profile, String> {
-        let missing = || {
-            format!(
-                "there is no profile {name:?}{}",
-                suggestion(name, self.names())
-            )
-        };
-        self.0.get(name).ok_or_else(missing)
+    /// There is none of that name (the message has the nearest), or its text is refused.
+    pub fn get(&self, name: &str) -> Result<Profile, ProfileError> {
+        match self.0.get(name) {
+            None => Err(ProfileError::Unknown {
+                name: name.chars().take(60).collect(),
+                hint: suggestion(name, self.names()),
+            }),
+            Some(Origin::BuiltIn(text)) => Ok(Profile::parse(
+                name,
+                &format!("built-in profile {name}"),
+                text,
+            )?),
+            Some(Origin::File(path)) => {
+                let text = read_file(path).map_err(|e| DefineError::single("", e.to_string()))?;
+                Ok(Profile::parse(name, &path.display().to_string(), &text)?)
+            }
+        }
     }
 }
 
@@ -144,7 +172,7 @@ fn name_of(path: &Path) -> Option<&str> {
     (!name.is_empty() && name.bytes().all(allowed)).then_some(name)
 }
 
-fn files_of(folder: &Path) -> Result<Vec<std::path::PathBuf>, DefineError> {
+fn files_of(folder: &Path) -> Result<Vec<PathBuf>, DefineError> {
     let failed = |e: std::io::Error| {
         DefineError::single(
             &folder.display().to_string(),
@@ -173,7 +201,8 @@ mod tests {
 
     #[test]
     fn every_rule_of_a_built_in_profile_has_its_reason() {
-        for profile in Profiles::load(None).unwrap().iter() {
+        let profiles = Profiles::load(None).unwrap();
+        for profile in profiles.names().map(|name| profiles.get(name).unwrap()) {
             for key in profile.sheet.keys() {
                 let Ok(path) = KeyPath::parse(key) else {
                     continue;
@@ -199,7 +228,7 @@ mod tests {
         let names: Vec<&str> = profiles.names().collect();
         let all = "default hardened large legacy medium nesting small tiny xlarge";
         assert_eq!(names.join(" "), all);
-        let error = profiles.get("hardend").unwrap_err();
+        let error = profiles.get("hardend").unwrap_err().to_string();
         assert_eq!(
             error,
             "there is no profile \"hardend\": did you mean \"hardened\"?"
@@ -235,19 +264,21 @@ mod tests {
         .unwrap();
         std::fs::write(folder.join("web.toml"), "description = \"web\"\n").unwrap();
         std::fs::write(folder.join("README"), "not a profile").unwrap();
-        let loaded = Profiles::load(Some(&folder));
-        std::fs::write(folder.join("web.toml"), "descripton = \"web\"\n").unwrap();
-        let broken = Profiles::load(Some(&folder));
+        std::fs::write(folder.join("bad.toml"), "descripton = \"bad\"\n").unwrap();
+        let profiles = Profiles::load(Some(&folder)).unwrap();
+        let got: Vec<_> = ["tiny", "web", "small", "bad"]
+            .into_iter()
+            .map(|name| profiles.get(name))
+            .collect();
         std::fs::remove_dir_all(&folder).unwrap();
-        let loaded = loaded.unwrap();
-        assert_eq!(loaded.get("tiny").unwrap().layer().ptys, Some(9));
-        assert_eq!(loaded.get("web").unwrap().description, "web");
-        assert!(loaded.get("small").is_ok());
+
+        assert_eq!(got[0].as_ref().unwrap().layer().ptys, Some(9));
+        assert_eq!(got[1].as_ref().unwrap().description, "web");
+        assert!(got[2].is_ok() && profiles.is_built_in("small") && !profiles.is_built_in("tiny"));
+        let refused = got[3].as_ref().unwrap_err().to_string();
         assert!(
-            broken
-                .unwrap_err()
-                .to_string()
-                .contains("web.toml:1: unknown key \"descripton\"")
+            refused.contains("bad.toml:1: unknown key \"descripton\""),
+            "{refused}"
         );
     }
 }

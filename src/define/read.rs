@@ -21,7 +21,8 @@ pub struct Sheet {
     pub source: String,
     /// What it says.
     pub definition: Definition,
-    places: BTreeMap<String, (usize, usize)>,
+    text: String,
+    places: BTreeMap<String, usize>,
 }
 
 impl Sheet {
@@ -51,11 +52,13 @@ impl Sheet {
         Ok(Self {
             source: source.to_owned(),
             definition,
+            text: text.to_owned(),
             places,
         })
     }
 
     /// The keys it has, with their tables.
+    #[cfg(test)]
     pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
         self.places.keys().map(String::as_str)
     }
@@ -64,8 +67,23 @@ impl Sheet {
     /// text does not have it.
     #[must_use]
     pub fn place(&self, key: &str) -> Option<(usize, usize)> {
-        self.places.get(key).copied()
+        self.places.get(key).map(|at| line_column(&self.text, *at))
     }
+}
+
+/// So many items are more than anybody means, and looking through them all would take time.
+const MOST_ITEMS: usize = 1000;
+/// Enough to see what is wrong.
+const MOST_FAULTS: usize = 50;
+
+/// Line and column, from 1, of a byte.
+fn line_column(text: &str, at: usize) -> (usize, usize) {
+    let before = text.get(..at).unwrap_or(text);
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    (
+        1 + before.matches('\n').count(),
+        1 + before[line_start..].chars().count(),
+    )
 }
 
 /// `a.b`, or `b` at the top.
@@ -116,7 +134,7 @@ impl<'t> Reader<'t> {
         match DeTable::parse(self.text) {
             Err(error) => {
                 let start = error.span().map_or(0, |span| span.start);
-                let (_, column) = self.line_column(start);
+                let (_, column) = line_column(self.text, start);
                 let message = error.message().replace('\n', ", ");
                 self.faults
                     .push((start, format!("{message} (column {column})")));
@@ -131,19 +149,14 @@ impl<'t> Reader<'t> {
     }
 
     /// The places of all keys, if there were no faults.
-    pub(super) fn finish(mut self) -> Result<BTreeMap<String, (usize, usize)>, DefineError> {
+    pub(super) fn finish(mut self) -> Result<BTreeMap<String, usize>, DefineError> {
         if self.faults.is_empty() {
-            let places = std::mem::take(&mut self.places);
-            return Ok(places
-                .into_iter()
-                .map(|(k, at)| (k, self.line_column(at)))
-                .collect());
+            return Ok(self.places);
         }
         self.faults.sort();
         self.faults.dedup();
-        let faults = std::mem::take(&mut self.faults);
         let fault = |(at, message): (usize, String)| {
-            let (line, column) = self.line_column(at);
+            let (line, column) = line_column(self.text, at);
             let source = self.source.to_owned();
             Fault {
                 source,
@@ -153,17 +166,14 @@ impl<'t> Reader<'t> {
             }
         };
         Err(DefineError {
-            faults: faults.into_iter().map(fault).collect(),
+            faults: self.faults.into_iter().map(fault).collect(),
         })
     }
 
-    fn line_column(&self, at: usize) -> (usize, usize) {
-        let before = self.text.get(..at).unwrap_or(self.text);
-        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        (
-            1 + before.matches('\n').count(),
-            1 + before[line_start..].chars().count(),
-        )
+    fn fault_at(&mut self, at: usize, message: String) {
+        if self.faults.len() < MOST_FAULTS {
+            self.faults.push((at, message));
+        }
     }
 
     /// Newlines too: what a definition holds ends up in files that are read by lines.
@@ -185,7 +195,7 @@ impl<'t> Reader<'t> {
                     if let Some(c) = bad(key.get_ref()) {
                         let message =
                             format!("a key has the control character {c:?}: leave it out");
-                        self.faults.push((key.span().start, message));
+                        self.fault_at(key.span().start, message);
                     }
                     self.refuse_control_characters(value);
                 }
@@ -196,13 +206,13 @@ impl<'t> Reader<'t> {
 
     /// Something is wrong with this value.
     pub(super) fn fault(&mut self, node: &Node<'_>, message: String) {
-        self.faults.push((node.span().start, message));
+        self.fault_at(node.span().start, message);
     }
 
     /// Something is wrong with what this key says.
     pub(super) fn fault_at_key(&mut self, key: &str, message: String) {
         let at = self.places.get(key).copied().unwrap_or(0);
-        self.faults.push((at, message));
+        self.fault_at(at, message);
     }
 
     /// Remembers where a key's value is.
@@ -221,7 +231,7 @@ impl<'t> Reader<'t> {
         if table.is_none() {
             self.wrong_type(path, node, "a table of keys and values");
         }
-        table
+        table.filter(|table| self.bounded(path, node, table.len()))
     }
 
     /// The value as a list.
@@ -235,7 +245,17 @@ impl<'t> Reader<'t> {
         if list.is_none() {
             self.wrong_type(path, node, "a list");
         }
-        list
+        list.filter(|list| self.bounded(path, node, list.len()))
+    }
+
+    fn bounded(&mut self, path: &str, node: &Node<'_>, items: usize) -> bool {
+        if items > MOST_ITEMS {
+            self.fault(
+                node,
+                format!("{path}: has {items} items, more than {MOST_ITEMS}"),
+            );
+        }
+        items <= MOST_ITEMS
     }
 
     fn wrong_type(&mut self, path: &str, node: &Node<'_>, wanted: &str) {
@@ -305,7 +325,7 @@ impl<'t> Reader<'t> {
     ) {
         for key in table.keys() {
             let name: &str = key.get_ref();
-            if names.contains(&name) {
+            if names.contains(&name) || self.faults.len() >= MOST_FAULTS {
                 continue;
             }
             let place = if path.is_empty() {
@@ -321,7 +341,7 @@ impl<'t> Reader<'t> {
                 _ => suggestion(name, names.iter().copied()),
             };
             let message = format!("unknown key {}{place}{hint}", quoted(name));
-            self.faults.push((key.span().start, message));
+            self.fault_at(key.span().start, message);
         }
     }
 }

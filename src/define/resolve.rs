@@ -13,7 +13,7 @@ use super::definition::{
 use super::entry::{BlockLimitEntry, DeviceEntry, MountEntry, TmpfsEntry};
 use super::error::{DefineError, Fault};
 use super::layer::Layer;
-use super::profile::Profiles;
+use super::profile::{ProfileError, Profiles};
 use super::read::Sheet;
 use crate::model::{
     Access, Autostart, BindMount, BlockLimit, Bytes, CpuLimits, Cpus, Device, Guest, GuestName,
@@ -27,16 +27,16 @@ pub(super) const BURST_PERIOD_US: u64 = 100_000;
 /// The guest that a definition means: defaults, below its profiles in order, below its own lines.
 ///
 /// # Errors
-/// A profile that there is not, with its line and the nearest name.
+/// A profile that there is not, with its line and the nearest name; or the faults of one.
 pub fn resolve(name: &GuestName, sheet: &Sheet, profiles: &Profiles) -> Result<Guest, DefineError> {
     let mut merged = Definition::default();
     for profile in sheet.definition.profiles.0.iter().flatten() {
-        let profile = profiles.get(profile).map_err(|message| {
-            DefineError::at(
-                &sheet.source,
-                sheet.place("profiles"),
-                format!("profiles: {message}"),
-            )
+        let profile = profiles.get(profile).map_err(|error| match error {
+            ProfileError::Refused(faults) => faults,
+            unknown => {
+                let message = format!("profiles: {unknown}");
+                DefineError::at(&sheet.source, sheet.place("profiles"), message)
+            }
         })?;
         merged = profile.layer().over(merged);
     }
@@ -65,14 +65,14 @@ pub fn define(
 #[must_use]
 pub fn locate(problems: &[Problem], sheet: &Sheet, profiles: &Profiles) -> DefineError {
     let named = sheet.definition.profiles.0.iter().flatten().rev();
-    let below: Vec<&Sheet> = named
+    let below: Vec<Sheet> = named
         .filter_map(|name| profiles.get(name).ok())
-        .map(|profile| &profile.sheet)
+        .map(|profile| profile.sheet)
         .collect();
     let faults = problems.iter().map(|problem| {
         let keys = [problem.path(), problem.key.to_owned()];
         let found = keys.iter().find_map(|key| {
-            let mut sheets = std::iter::once(sheet).chain(below.iter().copied());
+            let mut sheets = std::iter::once(sheet).chain(&below);
             sheets.find_map(|sheet| sheet.place(key).map(|place| (sheet, place)))
         });
         Fault {

@@ -107,11 +107,12 @@ impl Default for Settings {
                 nat: true,
                 dns: Vec::new(),
             },
-            // Above what distributions give to people (subuid(5)) and systemd to its containers
-            // (0x00080000 to 0x6FFFFFFF); about 3,000 guests, all below 2^31.
+            // Above what distributions give to people (subuid(5)) and Incus to its containers;
+            // room for 8,064 guests, and all below 2^31. systemd-nspawn's --private-users=pick
+            // takes from the same numbers: a host that uses both moves one of them.
             ids: IdSettings {
-                first: 0x7000_0000,
-                count: 0x0f00_0000,
+                first: 0x4000_0000,
+                count: 0x3f00_0000,
             },
             templates: None,
             images: None,

@@ -604,41 +604,42 @@ fn requests_can_be_made_twice_and_errors_say_what() {
     });
 }
 
+/// The quickest of twenty: what the work costs when nobody else is at it. The kernel has one lock
+/// for all changes to interfaces, and other tests hold it too.
+fn quickest(mut what: impl FnMut(u8)) -> Duration {
+    let once = |n| {
+        let start = Instant::now();
+        what(n);
+        start.elapsed()
+    };
+    (0..20).map(once).min().unwrap()
+}
+
 #[test]
 fn an_interface_costs_about_a_millisecond() {
     as_host(|| {
         let installation = Installation::new();
         let network = installation.network(NetworkSettings::default());
-        let first = Instant::now();
+        let start = Instant::now();
         let host = network.ensure_host().unwrap();
-        let first = first.elapsed();
-        let again = Instant::now();
-        for _ in 0..20 {
-            network.ensure_host().unwrap();
-        }
-        let again = again.elapsed() / 20;
+        let first = start.elapsed();
+        let again = quickest(|_| drop(network.ensure_host().unwrap()));
         let guests: Vec<_> = (0..20)
             .map(|n| {
                 let lease = network.lease(&name(&format!("g{n}")), None).unwrap();
-                (Namespace::new(), network.ops(&lease, host.mtu))
+                (Namespace::new(), lease)
             })
             .collect();
-        let start = Instant::now();
-        for (namespace, ops) in &guests {
-            carry_out(ops, namespace);
-        }
-        let each = start.elapsed() / 20;
-        let start = Instant::now();
-        for n in 0..20 {
-            let lease = network.find(&name(&format!("g{n}"))).unwrap().unwrap();
-            network.teardown_guest(&lease).unwrap();
-        }
-        let gone = start.elapsed() / 20;
+        let made = quickest(|n| {
+            let (namespace, lease) = &guests[usize::from(n)];
+            carry_out(&network.ops(lease, host.mtu), namespace);
+        });
+        let deleted = quickest(|n| network.teardown_guest(&guests[usize::from(n)].1).unwrap());
         eprintln!(
-            "host set up {first:?}, found again {again:?}, one guest's interface {each:?}, deleted {gone:?}"
+            "host set up {first:?}, found {again:?}; interface {made:?}, deleted {deleted:?}"
         );
-        // Ten times what it should be: a shared machine is slow at times, five runs of `ip` always.
-        assert!(each < Duration::from_millis(15), "{each:?}");
-        assert!(again < first, "{again:?} {first:?}");
+        // Several times what it costs; five runs of `ip` would cost fifty.
+        assert!(made < Duration::from_millis(8), "{made:?}");
+        assert!(again < first / 3, "{again:?} {first:?}");
     });
 }

@@ -113,7 +113,7 @@ impl Parent {
         let usable = host.v2_usable();
         let mut v2_controllers = Vec::new();
         if !usable.is_empty() {
-            v2_controllers = listed(&v2, "cgroup.subtree_control")?;
+            v2_controllers = listed(&v2, SUBTREE)?;
             if v2_controllers.len() < usable.len() {
                 let possible = listed(&v2, "cgroup.controllers")?;
                 if possible.iter().any(|c| !v2_controllers.contains(c)) {
@@ -180,18 +180,10 @@ fn hierarchies(host: &Host, kernel_name: &str) -> Vec<Hierarchy> {
             mounts.push(at);
         }
     }
-    let ours = [
-        Controller::Cpu,
-        Controller::Cpuset,
-        Controller::Memory,
-        Controller::Pids,
-        Controller::Io,
-        Controller::Devices,
-    ];
     let mut found = Vec::new();
     for mount in mounts {
         let here = |name: &str| host.v1.get(name) == Some(mount);
-        let controllers: Vec<Controller> = ours
+        let controllers: Vec<Controller> = Controller::ALL
             .into_iter()
             .filter(|c| c.v1_name().is_some_and(here))
             .collect();
@@ -244,14 +236,25 @@ fn make(host: &Host, kernel_name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Hands controllers to the children of `dir`. One that the kernel refuses alone (`cpu` while
-/// real-time processes run, say) is left out: a limit that needs it will be an error that says so.
-pub(super) fn enable(dir: &Dir, wanted: &[Controller]) -> Result<()> {
-    const FILE: &str = "cgroup.subtree_control";
+/// Hands controllers to the children of a new group; all of them, for its parent has them.
+pub(super) fn enable_all(dir: &Dir, wanted: &[Controller]) -> Result<()> {
     if wanted.is_empty() {
         return Ok(());
     }
-    let have = listed(dir, FILE)?;
+    let names = wanted.iter().filter_map(|c| c.v2_name());
+    let all: String = names.map(|name| format!("+{name} ")).collect();
+    dir.write(SUBTREE, &all)
+}
+
+const SUBTREE: &str = "cgroup.subtree_control";
+
+/// Hands controllers to the children of `dir`. One that the kernel refuses alone (`cpu` while
+/// real-time processes run, say) is left out: a limit that needs it will be an error that says so.
+fn enable(dir: &Dir, wanted: &[Controller]) -> Result<()> {
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let have = listed(dir, SUBTREE)?;
     let missing: Vec<&str> = wanted
         .iter()
         .filter(|c| !have.contains(c))
@@ -261,12 +264,12 @@ pub(super) fn enable(dir: &Dir, wanted: &[Controller]) -> Result<()> {
         return Ok(());
     }
     let all: String = missing.iter().map(|name| format!("+{name} ")).collect();
-    let Err(first) = dir.write(FILE, &all) else {
+    let Err(first) = dir.write(SUBTREE, &all) else {
         return Ok(());
     };
     let refused = missing
         .iter()
-        .filter(|name| dir.write(FILE, &format!("+{name}")).is_err())
+        .filter(|name| dir.write(SUBTREE, &format!("+{name}")).is_err())
         .count();
     if refused == missing.len() && first.errno() == Some(libc::EBUSY) {
         return Err(first);

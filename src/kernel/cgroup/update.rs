@@ -10,7 +10,7 @@ use super::knob::{Knob, Set};
 use super::limits::Extent;
 use super::parent::inherit_cpuset;
 use super::quiet::pids_in;
-use super::{CgroupError, Controller, Group, IoLimit, Limits, Result, Version};
+use super::{CgroupError, Controller, Group, IoLimit, Limits, Result, Version, v1};
 
 /// One value that was changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,19 +123,12 @@ impl Group {
         let Ok((dir, version)) = self.home(Controller::Io) else {
             return Ok(());
         };
-        let file = match version {
-            Version::V1 => "blkio.throttle.",
-            Version::V2 => "io.max",
+        let files: &[&str] = match version {
+            Version::V1 => &v1::THROTTLE,
+            Version::V2 => &["io.max"],
         };
-        let files = [
-            "io.max",
-            "blkio.throttle.read_bps_device",
-            "blkio.throttle.write_bps_device",
-            "blkio.throttle.read_iops_device",
-            "blkio.throttle.write_iops_device",
-        ];
         let mut gone = BTreeSet::new();
-        for file in files.into_iter().filter(|f| f.starts_with(file)) {
+        for file in files {
             for line in dir.try_read(file)?.unwrap_or_default().lines() {
                 let device = line.split(' ').next().and_then(|d| d.split_once(':'));
                 let numbers = device.and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));

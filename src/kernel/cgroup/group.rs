@@ -165,6 +165,7 @@ impl Group {
             let (dir, version) = self.home(knob.controller)?;
             knob.settle(dir, self.mode)?;
             knob.write(dir, version)?;
+            knob.verify(dir, version)?;
         }
         match &limits.devices {
             Some(rules) => devices::install(self, rules),

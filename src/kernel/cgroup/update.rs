@@ -159,13 +159,22 @@ impl Group {
         Ok(())
     }
 
-    /// A version 1 cpuset that is to be free again gets what its parent has.
+    /// A group that is to be free of a choice of CPUs gets those of its parent. Version 2 has an
+    /// empty list for that, but refuses it while processes are inside.
     fn unpin(&self, limits: &Limits, knobs: &mut Vec<Knob>) -> Result<()> {
-        let held = |p: &&Place| p.hierarchy.controllers.contains(&Controller::Cpuset);
-        if let (None, Some(place)) = (&limits.cpuset, self.v1.iter().find(held)) {
-            let above = place.hierarchy.ensure()?;
-            let cpus = above.read("cpuset.cpus")?.trim().to_owned();
-            let set = Set::CpusetCpus(cpus);
+        let (None, Ok((dir, version))) = (&limits.cpuset, self.home(Controller::Cpuset)) else {
+            return Ok(());
+        };
+        if dir.read("cpuset.cpus")?.trim().is_empty() {
+            return Ok(());
+        }
+        let above = dir.path().parent().map(Dir::open).transpose()?.flatten();
+        let file = match version {
+            Version::V1 => "cpuset.cpus",
+            Version::V2 => "cpuset.cpus.effective",
+        };
+        if let Some(above) = above {
+            let set = Set::CpusetCpus(above.read(file)?.trim().to_owned());
             knobs.push(Knob::new(Controller::Cpuset, "cpuset.cpus", set));
         }
         Ok(())
@@ -292,6 +301,7 @@ impl Journal {
         let file = dir.path().join(knob.file);
         self.undo
             .push((dir.path().to_owned(), knob.file, from.clone()));
+        knob.verify(dir, version)?;
         let to = knob.text().trim().to_owned();
         let device = |value: &str| {
             value

@@ -42,21 +42,33 @@ impl Ground {
         }
     }
 
-    fn on_v1(&self) -> bool {
-        self.host.mode != CgroupMode::V2
+    /// Whether a controller is on version 1: of a hybrid host some may be on version 2.
+    fn on_v1(&self, controller: &str) -> bool {
+        self.host.v1.contains_key(controller)
     }
 
     /// The folder of a controller's hierarchy below which our groups are.
     fn folder(&self, v1: &str) -> PathBuf {
         match self.host.v1.get(v1) {
-            Some(at) if self.on_v1() => at.join(&self.name),
-            _ => self.parent.path().to_owned(),
+            Some(at) => self.below(at),
+            None => self.parent.path().to_owned(),
+        }
+    }
+
+    /// Our folder in the version 1 hierarchy mounted at `at`.
+    fn below(&self, at: &Path) -> PathBuf {
+        let root = self.host.v2.as_ref().unwrap();
+        let managed = at.join(self.parent.path().strip_prefix(root).unwrap());
+        if managed.exists() {
+            managed
+        } else {
+            at.join(&self.name)
         }
     }
 
     /// A control file of group `g`, under its version 1 or its version 2 name.
     fn read(&self, controller: &str, v1: &str, v2: &str) -> String {
-        let file = if self.on_v1() { v1 } else { v2 };
+        let file = if self.on_v1(controller) { v1 } else { v2 };
         let path = self.folder(controller).join("g").join(file);
         let text = std::fs::read_to_string(&path);
         text.unwrap_or_else(|e| panic!("{}: {e}", path.display()))
@@ -79,7 +91,7 @@ impl Ground {
 
     /// Our folders in all hierarchies.
     fn folders(&self) -> Vec<PathBuf> {
-        let mounts = self.host.v1.values().map(|at| at.join(&self.name));
+        let mounts = self.host.v1.values().map(|at| self.below(at));
         mounts.chain([self.parent.path().to_owned()]).collect()
     }
 
@@ -175,7 +187,7 @@ fn limits_are_in_force_as_given() {
         ..Limits::default()
     });
     assert_eq!(ground.quota(), "25000");
-    let weight = if ground.on_v1() { "3072" } else { "300" };
+    let weight = if ground.on_v1("cpu") { "3072" } else { "300" };
     assert_eq!(ground.read("cpu", "cpu.shares", "cpu.weight"), weight);
     assert_eq!(
         ground.read("cpu", "cpu.cfs_burst_us", "cpu.max.burst"),
@@ -183,7 +195,11 @@ fn limits_are_in_force_as_given() {
     );
     assert_eq!(ground.memory(), "67108864");
     if ground.host.swap_accounting {
-        let swap = if ground.on_v1() { 80 << 20 } else { 16 << 20 };
+        let swap = if ground.on_v1("memory") {
+            80 << 20
+        } else {
+            16 << 20
+        };
         let file = ground.read("memory", "memory.memsw.limit_in_bytes", "memory.swap.max");
         assert_eq!(file, swap.to_string());
     }
@@ -416,7 +432,10 @@ fn a_change_tells_what_it_changed_and_can_be_undone() {
         none.iter()
             .any(|a| a.file.ends_with("pids.max") && a.to == "max")
     );
-    assert_eq!(ground.quota(), if ground.on_v1() { "-1" } else { "max" });
+    assert_eq!(
+        ground.quota(),
+        if ground.on_v1("cpu") { "-1" } else { "max" }
+    );
     assert_eq!(ground.read("pids", "pids.max", "pids.max"), "max");
 }
 
@@ -565,7 +584,7 @@ fn guarantees_hold_in_version_2_and_are_refused_in_version_1() {
         ..Limits::default()
     };
     let made = Group::create(&ground.parent, "g", &limits, None);
-    if ground.on_v1() {
+    if ground.on_v1("memory") {
         assert!(matches!(made, Err(CgroupError::Unsupported { .. })));
         assert!(ground.left().is_empty());
         return;
@@ -667,7 +686,7 @@ fn a_process_can_be_added_whatever_the_groups_inside() {
         100_000
     );
     group.kill_all(WAIT).unwrap();
-    if !ground.on_v1() {
+    if !ground.on_v1("pids") {
         std::fs::write(guest.join("cgroup.subtree_control"), "+pids").unwrap();
         assert!(enter(false).ends_with("/g/guest/.bulkhead"));
         let two = || group.processes().unwrap().len() == 2;
@@ -686,7 +705,7 @@ fn what_a_crash_left_can_be_opened_and_removed() {
     let guest = group.v2_guest_path().unwrap().to_owned();
     drop(group);
     std::fs::remove_dir(&guest).unwrap();
-    if ground.on_v1() {
+    if ground.host.mode != CgroupMode::V2 {
         std::fs::remove_dir(guest.parent().unwrap()).unwrap();
     }
     assert!(cgroup::list(&ground.parent).unwrap().contains("g"));
@@ -750,4 +769,44 @@ fn version_2_can_be_mounted_at_a_place_of_our_own() {
     assert_eq!(mounted, (true, Some(at.clone())));
     // The mount is gone with the thread's namespace.
     std::fs::remove_dir(&at).unwrap();
+}
+
+#[test]
+fn under_systemd_groups_outlive_the_process_that_holds_them() {
+    let ground = Ground::new();
+    if !ground.host.systemd {
+        eprintln!("skipped: systemd is not process 1");
+        return;
+    }
+    let group = ground.create(&Limits::default());
+    let mut child = shell(&group, "echo ready; sleep 60 & wait");
+    assert_eq!(line(&mut child), "ready");
+    let holder = ground.parent.path().join(".holder/cgroup.procs");
+    let pid: i32 = std::fs::read_to_string(&holder)
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap();
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    let service = format!("{}.service", ground.name);
+    let active = || {
+        let mut command = Command::new("systemctl");
+        command.args(["is-active", "--quiet", &service]);
+        command.status().unwrap().success()
+    };
+    until("the end of the service", || !active());
+    assert_eq!(child.try_wait().unwrap(), None, "the guest went with it");
+    // Others can still be made beside it, and when all are gone the service can start again.
+    let parent = Parent::ensure(&ground.host, &ground.name, &ground.lock).unwrap();
+    let other = Group::create(&parent, "h", &Limits::default(), None).unwrap();
+    other.remove().unwrap();
+    group.remove().unwrap();
+    child.wait().unwrap();
+    let parent = Parent::ensure(&ground.host, &ground.name, &ground.lock).unwrap();
+    assert!(active());
+    Group::create(&parent, "g", &Limits::default(), None)
+        .unwrap()
+        .remove()
+        .unwrap();
 }

@@ -137,8 +137,8 @@ fn read_all(fd: OwnedFd) -> rustix::io::Result<String> {
     loop {
         let n = rustix::io::read(&fd, &mut page)?;
         bytes.extend_from_slice(&page[..n]);
-        // A line that ends and leaves room: the kernel had no more to say.
-        if n == 0 || (n < page.len() && bytes.len() < page.len() && bytes.ends_with(b"\n")) {
+        // A line that ends and leaves room for more lines: the kernel had no more to say.
+        if n == 0 || (bytes.len() < page.len() / 2 && bytes.ends_with(b"\n")) {
             return Ok(String::from_utf8_lossy(&bytes).into_owned());
         }
     }

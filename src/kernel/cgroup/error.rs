@@ -110,8 +110,9 @@ fn reason(why: &str) -> String {
 
 fn mode_name(mode: CgroupMode) -> &'static str {
     match mode {
-        CgroupMode::V1 | CgroupMode::Hybrid => "version 1 control groups",
-        CgroupMode::V2 => "the version 2 control groups of this host",
+        CgroupMode::V1 => "the control groups of this host (version 1)",
+        CgroupMode::Hybrid => "the control groups of this host (version 1 beside version 2)",
+        CgroupMode::V2 => "the control groups of this host (version 2)",
     }
 }
 

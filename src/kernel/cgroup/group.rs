@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use super::dir::Dir;
 use super::limits::{Extent, Site};
-use super::parent::{Hierarchy, enable, inherit_cpuset};
+use super::parent::{Hierarchy, enable_all, inherit_cpuset};
 use super::{CgroupError, Controller, Limits, Parent, Result, Version, devices};
 use crate::model::CgroupMode;
 
@@ -128,7 +128,7 @@ impl Group {
     ) -> Result<()> {
         // Version 2 first: whoever makes this folder has the name.
         let v2 = self.v2.insert(parent.v2.make(&self.name)?);
-        enable(v2, &self.v2_controllers)?;
+        enable_all(v2, &self.v2_controllers)?;
         let guest = self.guest.insert(v2.make(GUEST)?);
         if let Some(owner) = delegate_to {
             delegate(
@@ -165,6 +165,7 @@ impl Group {
             let (dir, version) = self.home(knob.controller)?;
             knob.settle(dir, self.mode)?;
             knob.write(dir, version)?;
+            knob.verify(dir, version)?;
         }
         match &limits.devices {
             Some(rules) => devices::install(self, rules),

@@ -68,7 +68,10 @@ impl Host {
             Some(at) => controllers(at)?,
             None => Vec::new(),
         };
-        let limits_on_v1 = v1.keys().any(|name| !name.starts_with("name="));
+        // What else may be there, such as net_cls or the name of an init system, sets no limits.
+        let limits_on_v1 = Controller::ALL
+            .iter()
+            .any(|c| c.v1_name().is_some_and(|name| v1.contains_key(name)));
         let mode = match (limits_on_v1, &v2) {
             (true, Some(_)) => CgroupMode::Hybrid,
             (true, None) => CgroupMode::V1,

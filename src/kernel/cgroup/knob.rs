@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use super::dir::Dir;
 use super::{CgroupError, Controller, Result, Version};
-use crate::model::CgroupMode;
+use crate::model::{CgroupMode, CpuSet};
 
 /// A value and where it goes.
 #[derive(Clone, Debug)]
@@ -97,6 +97,23 @@ impl Knob {
             Set::Text(text) => return dir.write(self.file, text),
         };
         done.map_err(|e| self.refused(dir, &e))
+    }
+
+    /// Looks whether the value has effect where version 2 takes it without: a choice of CPUs that
+    /// are absent or offline is kept for later, and the parent's CPUs are used. Version 1 refuses.
+    pub(super) fn verify(&self, dir: &Dir, version: Version) -> Result<()> {
+        let (Set::CpusetCpus(list), Version::V2) = (&self.set, version) else {
+            return Ok(());
+        };
+        let effective = dir.read("cpuset.cpus.effective")?;
+        let set = |text: &str| text.trim().parse::<CpuSet>().ok();
+        match set(list) {
+            Some(wanted) if set(&effective) != Some(wanted.clone()) => {
+                let path = dir.path().join(self.file);
+                Err(CgroupError::with_value("write", &path, list, Errno::NOSPC))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The error of a setter of cgroups-rs in our words. The crate opens files as if to create

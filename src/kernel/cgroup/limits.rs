@@ -175,10 +175,11 @@ impl Limits {
             match site.version(controller) {
                 Some(Version::V1) => v1::knobs(self, controller, site, extent, &mut out)?,
                 Some(Version::V2) => v2::knobs(self, controller, site, extent, &mut out)?,
-                None => match wanted {
-                    Some(what) => return Err(site.unsupported(what, NO_CONTROLLER)),
-                    None => {}
-                },
+                None => {
+                    if let Some(what) = wanted {
+                        return Err(site.unsupported(what, NO_CONTROLLER));
+                    }
+                }
             }
         }
         Ok(out)
@@ -249,20 +250,11 @@ pub(super) fn signed(what: &'static str, n: u64) -> Result<i64> {
 pub(super) mod tests {
     use super::*;
 
-    const ALL: [Controller; 6] = [
-        Controller::Cpu,
-        Controller::Cpuset,
-        Controller::Memory,
-        Controller::Pids,
-        Controller::Io,
-        Controller::Devices,
-    ];
-
     pub(crate) fn v1_site() -> Site<'static> {
         Site {
             mode: CgroupMode::Hybrid,
             swap: true,
-            v1: &ALL,
+            v1: &Controller::ALL,
             v2: &[],
             mems: "0",
         }

@@ -70,6 +70,15 @@ enum Version {
 }
 
 impl Controller {
+    const ALL: [Self; 6] = [
+        Self::Cpu,
+        Self::Cpuset,
+        Self::Memory,
+        Self::Pids,
+        Self::Io,
+        Self::Devices,
+    ];
+
     /// Those that version 2 has by name.
     const V2_NAMED: [Self; 5] = [Self::Cpu, Self::Cpuset, Self::Memory, Self::Pids, Self::Io];
 

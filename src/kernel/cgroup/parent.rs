@@ -87,7 +87,9 @@ impl Parent {
     /// [`CgroupError::NoV2`] when no version 2 is mounted; when a folder cannot be made, or systemd
     /// refuses the service.
     pub fn ensure(host: &Host, kernel_name: &str, lock: &Path) -> Result<Self> {
-        if let Some(parent) = Self::look(host, kernel_name)? {
+        if let Some(parent) = Self::look(host, kernel_name)?
+            && parent.complete(host)?
+        {
             return Ok(parent);
         }
         let _held = take(lock)?;
@@ -98,7 +100,18 @@ impl Parent {
         })
     }
 
-    /// Opens the parent if it is there and complete.
+    /// Whether there is nothing left to make: every controller that can be given to groups is.
+    fn complete(&self, host: &Host) -> Result<bool> {
+        let usable = host.v2_usable();
+        let given = |c: &Controller| self.v2_controllers.contains(c);
+        if usable.iter().all(given) {
+            return Ok(true);
+        }
+        let possible = listed(&self.v2, "cgroup.controllers")?;
+        Ok(possible.iter().all(given) && !unmanaged(host))
+    }
+
+    /// Opens the parent if it is there in every hierarchy that all groups use.
     ///
     /// # Errors
     /// [`CgroupError::NoV2`] when no version 2 is mounted; when a folder cannot be read.
@@ -107,20 +120,13 @@ impl Parent {
         let Some(v2) = Dir::open(&place(host, root, kernel_name))? else {
             return Ok(None);
         };
-        if host.systemd && !service::holds(&v2)? {
+        if host.systemd && !service::in_use(&v2)? {
             return Ok(None);
         }
-        let usable = host.v2_usable();
-        let mut v2_controllers = Vec::new();
-        if !usable.is_empty() {
-            v2_controllers = listed(&v2, "cgroup.subtree_control")?;
-            if v2_controllers.len() < usable.len() {
-                let possible = listed(&v2, "cgroup.controllers")?;
-                if possible.iter().any(|c| !v2_controllers.contains(c)) {
-                    return Ok(None);
-                }
-            }
-        }
+        let v2_controllers = match host.v2_usable().is_empty() {
+            true => Vec::new(),
+            false => listed(&v2, SUBTREE)?,
+        };
         let mut v1 = Vec::new();
         for hierarchy in hierarchies(host, kernel_name) {
             let dir = match hierarchy.always() {
@@ -172,6 +178,13 @@ fn place(host: &Host, root: &Path, kernel_name: &str) -> PathBuf {
     root.join(kernel_name)
 }
 
+/// Whether systemd leaves the controllers of version 2 alone: on a hybrid host it only follows
+/// processes there, and those that are not on version 1 (memory and cpuset on newer kernels) are
+/// handed down by nobody.
+fn unmanaged(host: &Host) -> bool {
+    host.systemd && host.mode == CgroupMode::Hybrid
+}
+
 /// The version 1 hierarchies that can be of use.
 fn hierarchies(host: &Host, kernel_name: &str) -> Vec<Hierarchy> {
     let mut mounts: Vec<&PathBuf> = Vec::new();
@@ -180,18 +193,10 @@ fn hierarchies(host: &Host, kernel_name: &str) -> Vec<Hierarchy> {
             mounts.push(at);
         }
     }
-    let ours = [
-        Controller::Cpu,
-        Controller::Cpuset,
-        Controller::Memory,
-        Controller::Pids,
-        Controller::Io,
-        Controller::Devices,
-    ];
     let mut found = Vec::new();
     for mount in mounts {
         let here = |name: &str| host.v1.get(name) == Some(mount);
-        let controllers: Vec<Controller> = ours
+        let controllers: Vec<Controller> = Controller::ALL
             .into_iter()
             .filter(|c| c.v1_name().is_some_and(here))
             .collect();
@@ -227,7 +232,13 @@ fn make(host: &Host, kernel_name: &str) -> Result<()> {
     let mount = host.v2.as_deref().ok_or(CgroupError::NoV2)?;
     let absent = || CgroupError::file("open", mount, Errno::NOENT);
     let dir = if host.systemd {
-        service::start(mount, kernel_name)?
+        let dir = service::start(mount, kernel_name)?;
+        if unmanaged(host) {
+            for above in [Some(mount), dir.path().parent()].into_iter().flatten() {
+                enable(&Dir::open(above)?.ok_or_else(absent)?, &host.v2_usable())?;
+            }
+        }
+        dir
     } else {
         let root = Dir::open(mount)?.ok_or_else(absent)?;
         enable(&root, &host.v2_usable())?;
@@ -244,14 +255,25 @@ fn make(host: &Host, kernel_name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Hands controllers to the children of `dir`. One that the kernel refuses alone (`cpu` while
-/// real-time processes run, say) is left out: a limit that needs it will be an error that says so.
-pub(super) fn enable(dir: &Dir, wanted: &[Controller]) -> Result<()> {
-    const FILE: &str = "cgroup.subtree_control";
+/// Hands controllers to the children of a new group; all of them, for its parent has them.
+pub(super) fn enable_all(dir: &Dir, wanted: &[Controller]) -> Result<()> {
     if wanted.is_empty() {
         return Ok(());
     }
-    let have = listed(dir, FILE)?;
+    let names = wanted.iter().filter_map(|c| c.v2_name());
+    let all: String = names.map(|name| format!("+{name} ")).collect();
+    dir.write(SUBTREE, &all)
+}
+
+const SUBTREE: &str = "cgroup.subtree_control";
+
+/// Hands controllers to the children of `dir`. One that the kernel refuses alone (`cpu` while
+/// real-time processes run, say) is left out: a limit that needs it will be an error that says so.
+fn enable(dir: &Dir, wanted: &[Controller]) -> Result<()> {
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let have = listed(dir, SUBTREE)?;
     let missing: Vec<&str> = wanted
         .iter()
         .filter(|c| !have.contains(c))
@@ -261,12 +283,12 @@ pub(super) fn enable(dir: &Dir, wanted: &[Controller]) -> Result<()> {
         return Ok(());
     }
     let all: String = missing.iter().map(|name| format!("+{name} ")).collect();
-    let Err(first) = dir.write(FILE, &all) else {
+    let Err(first) = dir.write(SUBTREE, &all) else {
         return Ok(());
     };
     let refused = missing
         .iter()
-        .filter(|name| dir.write(FILE, &format!("+{name}")).is_err())
+        .filter(|name| dir.write(SUBTREE, &format!("+{name}")).is_err())
         .count();
     if refused == missing.len() && first.errno() == Some(libc::EBUSY) {
         return Err(first);

@@ -3,7 +3,6 @@
 
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::fs::AtFlags;
@@ -27,21 +26,21 @@ impl Group {
         let until = Instant::now() + PATIENCE;
         self.kill_all(PATIENCE)?;
         for dir in self.dirs() {
-            empty(dir, until)?;
-            remove_dir(dir.path(), until)?;
+            remove_dir(dir, until)?;
         }
         Ok(())
     }
 }
 
-/// Removes an empty group, waiting for its last processes to be torn down.
-fn remove_dir(path: &Path, until: Instant) -> Result<()> {
+/// Removes a group and those in it, waiting for its last processes to be torn down.
+fn remove_dir(dir: &Dir, until: Instant) -> Result<()> {
     let mut pause = Duration::from_micros(200);
     loop {
-        match rustix::fs::unlinkat(rustix::fs::CWD, path, AtFlags::REMOVEDIR) {
+        match rustix::fs::unlinkat(rustix::fs::CWD, dir.path(), AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            Err(Errno::BUSY) if walk::has_children(dir) => empty(dir, until)?,
             Err(Errno::BUSY) if Instant::now() < until => back_off(&mut pause),
-            Err(e) => return Err(CgroupError::file("remove", path, e)),
+            Err(e) => return Err(CgroupError::file("remove", dir.path(), e)),
         }
     }
 }
@@ -100,7 +99,7 @@ fn remove_children(here: &OwnedFd) -> rustix::io::Result<Option<(CString, bool)>
         return Ok(None);
     };
     let inner = match walk::open(here, &name) {
-        Ok(child) => walk::find_child(&child, |_| Some(()))?.is_some(),
+        Ok(child) => walk::has_children(&child),
         Err(Errno::NOENT) => false,
         Err(e) => return Err(e),
     };

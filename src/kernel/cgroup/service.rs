@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use rustix::fs::AtFlags;
+
 use super::dir::{Dir, keyed};
-use super::{CgroupError, Result};
+use super::{CgroupError, Result, walk};
 
 /// Group of the sleeping process; no group of ours may be called so.
 pub(super) const HOLDER: &str = ".holder";
@@ -23,8 +25,17 @@ pub(super) fn cgroup(kernel_name: &str) -> PathBuf {
     Path::new(SLICE).join(unit(kernel_name))
 }
 
-/// Whether the sleeping process is there.
-pub(super) fn holds(dir: &Dir) -> Result<bool> {
+/// Whether the folder can be used: its process is there, or groups of ours are. Those keep it when
+/// the process was killed, and until they are gone no process can be put there again.
+pub(super) fn in_use(dir: &Dir) -> Result<bool> {
+    let ours = walk::find_child(dir, |name| {
+        (name.to_bytes() != HOLDER.as_bytes()).then_some(())
+    });
+    let ours = ours.map_err(|e| CgroupError::file("list", dir.path(), e))?;
+    Ok(ours.is_some() || holds(dir)?)
+}
+
+fn holds(dir: &Dir) -> Result<bool> {
     let Some(holder) = dir.child(HOLDER)? else {
         return Ok(false);
     };
@@ -34,10 +45,13 @@ pub(super) fn holds(dir: &Dir) -> Result<bool> {
 /// Starts the service, if it does not run, and returns its folder in version 2.
 pub(super) fn start(v2: &Path, kernel_name: &str) -> Result<Dir> {
     let path = v2.join(cgroup(kernel_name));
-    if let Some(dir) = Dir::open(&path)?
-        && holds(&dir)?
-    {
-        return Ok(dir);
+    if let Some(dir) = Dir::open(&path)? {
+        if in_use(&dir)? {
+            return Ok(dir);
+        }
+        // Left by a service that has ended: its controllers would keep a new process out.
+        let _busy = dir.unlink(HOLDER);
+        let _busy = rustix::fs::unlinkat(rustix::fs::CWD, &path, AtFlags::REMOVEDIR);
     }
     let unit = unit(kernel_name);
     let running = said(&unit, "systemctl", &["is-active", "--quiet", &unit]).is_ok();
@@ -75,6 +89,8 @@ fn run_unit(unit: &str) -> Result<()> {
         "--property=Delegate=yes",
         "--property=TasksMax=infinity",
         "--property=OOMPolicy=continue",
+        // Guests do not end with the process that sleeps.
+        "--property=KillMode=process",
         "sleep",
         "infinity",
     ];

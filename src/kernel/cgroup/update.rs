@@ -10,7 +10,7 @@ use super::knob::{Knob, Set};
 use super::limits::Extent;
 use super::parent::inherit_cpuset;
 use super::quiet::pids_in;
-use super::{CgroupError, Controller, Group, IoLimit, Limits, Result, Version};
+use super::{CgroupError, Controller, Group, IoLimit, Limits, Result, Version, v1};
 
 /// One value that was changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,19 +123,12 @@ impl Group {
         let Ok((dir, version)) = self.home(Controller::Io) else {
             return Ok(());
         };
-        let file = match version {
-            Version::V1 => "blkio.throttle.",
-            Version::V2 => "io.max",
+        let files: &[&str] = match version {
+            Version::V1 => &v1::THROTTLE,
+            Version::V2 => &["io.max"],
         };
-        let files = [
-            "io.max",
-            "blkio.throttle.read_bps_device",
-            "blkio.throttle.write_bps_device",
-            "blkio.throttle.read_iops_device",
-            "blkio.throttle.write_iops_device",
-        ];
         let mut gone = BTreeSet::new();
-        for file in files.into_iter().filter(|f| f.starts_with(file)) {
+        for file in files {
             for line in dir.try_read(file)?.unwrap_or_default().lines() {
                 let device = line.split(' ').next().and_then(|d| d.split_once(':'));
                 let numbers = device.and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
@@ -166,13 +159,22 @@ impl Group {
         Ok(())
     }
 
-    /// A version 1 cpuset that is to be free again gets what its parent has.
+    /// A group that is to be free of a choice of CPUs gets those of its parent. Version 2 has an
+    /// empty list for that, but refuses it while processes are inside.
     fn unpin(&self, limits: &Limits, knobs: &mut Vec<Knob>) -> Result<()> {
-        let held = |p: &&Place| p.hierarchy.controllers.contains(&Controller::Cpuset);
-        if let (None, Some(place)) = (&limits.cpuset, self.v1.iter().find(held)) {
-            let above = place.hierarchy.ensure()?;
-            let cpus = above.read("cpuset.cpus")?.trim().to_owned();
-            let set = Set::CpusetCpus(cpus);
+        let (None, Ok((dir, version))) = (&limits.cpuset, self.home(Controller::Cpuset)) else {
+            return Ok(());
+        };
+        if dir.read("cpuset.cpus")?.trim().is_empty() {
+            return Ok(());
+        }
+        let above = dir.path().parent().map(Dir::open).transpose()?.flatten();
+        let file = match version {
+            Version::V1 => "cpuset.cpus",
+            Version::V2 => "cpuset.cpus.effective",
+        };
+        if let Some(above) = above {
+            let set = Set::CpusetCpus(above.read(file)?.trim().to_owned());
             knobs.push(Knob::new(Controller::Cpuset, "cpuset.cpus", set));
         }
         Ok(())
@@ -299,6 +301,7 @@ impl Journal {
         let file = dir.path().join(knob.file);
         self.undo
             .push((dir.path().to_owned(), knob.file, from.clone()));
+        knob.verify(dir, version)?;
         let to = knob.text().trim().to_owned();
         let device = |value: &str| {
             value

@@ -4,7 +4,7 @@
 use cgroups_rs::fs::MaxValue;
 
 use super::knob::{Knob, Set};
-use super::limits::{Extent, IoLimit, Limits, Site, signed};
+use super::limits::{Extent, Limits, Site, signed};
 use super::{Controller, Result};
 
 /// Period that a new group has, microseconds.
@@ -137,12 +137,12 @@ fn pids(limits: &Limits, extent: Extent, out: &mut Vec<Knob>) {
     out.push(Knob::new(Controller::Pids, "pids.max", Set::Pids(most)));
 }
 
-/// The throttle file of each limit.
-const THROTTLE: [(&str, fn(&IoLimit) -> Option<u64>); 4] = [
-    ("blkio.throttle.read_bps_device", |l| l.rbps),
-    ("blkio.throttle.write_bps_device", |l| l.wbps),
-    ("blkio.throttle.read_iops_device", |l| l.riops),
-    ("blkio.throttle.write_iops_device", |l| l.wiops),
+/// Files of limits on block devices: bytes read and written, reads and writes, a second.
+pub(super) const THROTTLE: [&str; 4] = [
+    "blkio.throttle.read_bps_device",
+    "blkio.throttle.write_bps_device",
+    "blkio.throttle.read_iops_device",
+    "blkio.throttle.write_iops_device",
 ];
 
 fn io(limits: &Limits, site: &Site<'_>, extent: Extent, out: &mut Vec<Knob>) -> Result<()> {
@@ -154,10 +154,11 @@ fn io(limits: &Limits, site: &Site<'_>, extent: Extent, out: &mut Vec<Knob>) -> 
         out.push(Knob::new(Controller::Io, "blkio.bfq.weight", set));
     }
     for limit in &limits.io {
-        for (file, value) in THROTTLE {
+        let values = [limit.rbps, limit.wbps, limit.riops, limit.wiops];
+        for (file, value) in THROTTLE.into_iter().zip(values) {
             let line = |n| format!("{}:{} {n}", limit.major, limit.minor);
             // Zero takes a limit away.
-            match value(limit) {
+            match value {
                 Some(n) => out.push(Knob::new(Controller::Io, file, Set::Text(line(n)))),
                 None if extent == Extent::Full => {
                     out.push(Knob::new(Controller::Io, file, Set::Text(line(0))));
@@ -171,6 +172,7 @@ fn io(limits: &Limits, site: &Site<'_>, extent: Extent, out: &mut Vec<Knob>) -> 
 
 #[cfg(test)]
 mod tests {
+    use super::super::IoLimit;
     use super::super::limits::tests::{v1_site, written};
     use super::*;
 

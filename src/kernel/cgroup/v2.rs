@@ -20,17 +20,13 @@ pub(super) fn knobs(
     let full = extent == Extent::Full;
     match controller {
         Controller::Cpu => cpu(limits, full, out),
-        Controller::Cpuset => match &limits.cpuset {
-            Some(cpus) => put(
-                out,
-                controller,
-                "cpuset.cpus",
-                Set::CpusetCpus(cpus.clone()),
-            ),
-            // An empty line gives back the CPUs of the parent.
-            None if full => put(out, controller, "cpuset.cpus", Set::CpusetCpus("\n".into())),
-            None => {}
-        },
+        // To take a choice of CPUs away is a matter of what the parent has: see `update`.
+        Controller::Cpuset => {
+            if let Some(cpus) = &limits.cpuset {
+                let set = Set::CpusetCpus(cpus.clone());
+                put(out, controller, "cpuset.cpus", set);
+            }
+        }
         Controller::Memory => memory(limits, site, full, out)?,
         Controller::Pids => match limits.pids {
             Some(n) => {

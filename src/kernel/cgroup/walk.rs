@@ -41,6 +41,11 @@ pub(super) fn find_child<T>(
     Ok(None)
 }
 
+/// Whether `at` has child groups; one that cannot be read any more has none.
+pub(super) fn has_children(at: impl AsFd) -> bool {
+    matches!(find_child(at, |_| Some(())), Ok(Some(())))
+}
+
 /// Names of the child groups of `at`.
 pub(super) fn children(at: impl AsFd) -> rustix::io::Result<Vec<CString>> {
     let mut names = Vec::new();

@@ -13,12 +13,13 @@ use std::time::SystemTime;
 use rustix::fs::{self, FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
+use super::archive_read::ArchiveError;
 use super::dirfd::{self, FileError, Owner, child_dir, cname, ensure_private, open_dir};
 use super::init_kind::InitKind;
 use super::remove::remove_tree;
 use super::seed::Seed;
 use super::template::{Kind, Template, TemplateError, Templates};
-use super::{busybox, digest};
+use super::{archive, busybox, digest};
 use crate::model::{Layout, MountOp, TemplateRef};
 
 /// Raised when builds of the same options must give other trees than before.
@@ -92,6 +93,15 @@ pub enum ImageError {
         template: String,
         /// Why, and what to do.
         reason: String,
+    },
+    /// An archive is refused or cannot be unpacked.
+    #[error("cannot unpack {}: {source}", path.display())]
+    Archive {
+        /// The archive.
+        path: PathBuf,
+        /// Why, and at which entry.
+        #[source]
+        source: Box<ArchiveError>,
     },
     /// No such image.
     #[error("there is no image {digest} in {}", images.display())]
@@ -207,6 +217,7 @@ fn recipe(template: &Template, options: &BTreeMap<String, String>) -> Result<Str
     );
     let host = match template.kind {
         Kind::Busybox => busybox::fingerprint(options),
+        Kind::Tar => archive::fingerprint(options),
         _ => String::new(),
     };
     let mut fields: Vec<&[u8]> = vec![RECIPE_VERSION, kind.as_bytes(), host.as_bytes()];
@@ -338,6 +349,7 @@ fn build(
     };
     let built = match template.kind {
         Kind::Busybox => busybox::build(&mut job)?,
+        Kind::Tar => archive::build(&mut job)?,
         _ => return Err(job.refuse("this kind is not built yet")),
     };
     let seed = Seed::open(&root)?;

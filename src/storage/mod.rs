@@ -15,9 +15,15 @@
 //! A tree that a guest has written to is data of a stranger: it is only ever touched one component
 //! at a time through descriptors, never by a joined path.
 
+mod archive;
+mod archive_pax;
+mod archive_read;
 mod busybox;
 mod digest;
 mod dirfd;
+mod extract;
+#[cfg(test)]
+mod extract_tests;
 mod first_boot;
 mod image;
 mod init_kind;
@@ -30,6 +36,7 @@ mod ssh_keys;
 mod template;
 mod walk;
 
+pub use archive_read::ArchiveError;
 pub use dirfd::FileError;
 pub use first_boot::{FirstBoot, FirstBootError, first_boot, update_hosts, update_network};
 pub use image::{

@@ -19,7 +19,7 @@ use super::init_kind::InitKind;
 use super::remove::remove_tree;
 use super::seed::Seed;
 use super::template::{Kind, Template, TemplateError, Templates};
-use super::{archive, busybox, digest};
+use super::{archive, busybox, debian, digest, host};
 use crate::model::{Layout, MountOp, TemplateRef};
 
 /// Raised when builds of the same options must give other trees than before.
@@ -38,6 +38,8 @@ pub struct Image {
     pub kind: Kind,
     /// Kind of its init.
     pub init: InitKind,
+    /// Its first program and arguments; empty for `/sbin/init`.
+    pub command: Vec<String>,
     /// Signal that asks its init to shut down.
     pub stop_signal: String,
     /// Bytes of its regular files.
@@ -137,6 +139,8 @@ pub enum ImageError {
 pub(super) struct Built {
     /// Kind of init, where the tree does not show it.
     pub(super) init: Option<InitKind>,
+    /// First program where it is not `/sbin/init`.
+    pub(super) command: Vec<String>,
     /// Mounts beyond the root.
     pub(super) mounts: Vec<MountOp>,
 }
@@ -218,7 +222,8 @@ fn recipe(template: &Template, options: &BTreeMap<String, String>) -> Result<Str
     let host = match template.kind {
         Kind::Busybox => busybox::fingerprint(options),
         Kind::Tar => archive::fingerprint(options),
-        _ => String::new(),
+        Kind::Host => host::fingerprint(),
+        Kind::Debian => String::new(),
     };
     let mut fields: Vec<&[u8]> = vec![RECIPE_VERSION, kind.as_bytes(), host.as_bytes()];
     for (name, value) in options {
@@ -350,7 +355,8 @@ fn build(
     let built = match template.kind {
         Kind::Busybox => busybox::build(&mut job)?,
         Kind::Tar => archive::build(&mut job)?,
-        _ => return Err(job.refuse("this kind is not built yet")),
+        Kind::Host => host::build(&mut job)?,
+        Kind::Debian => debian::build(&mut job)?,
     };
     let seed = Seed::open(&root)?;
     for (path, data) in &template.files {
@@ -372,7 +378,7 @@ fn build(
         .clone()
         .unwrap_or_else(|| init.stop_signal().to_owned());
     // What is recorded beside the tree is part of what the digest names.
-    let beside = serde_json::json!([init, stop_signal, built.mounts]).to_string();
+    let beside = serde_json::json!([init, stop_signal, built.command, built.mounts]).to_string();
     let content = digest::digest(seed.fd(), beside.as_bytes())
         .map_err(|e| FileError::new("read back", &root, e.0))?;
     let image = Image {
@@ -381,6 +387,7 @@ fn build(
         options: options.clone(),
         kind: template.kind,
         init,
+        command: built.command,
         stop_signal,
         size: content.size,
         files: content.files,

@@ -246,19 +246,22 @@ fn run(job: &mut Job<'_>, mut command: Command) -> Result<(), ImageError> {
     let mut last = VecDeque::new();
     for line in BufReader::new(reader).split(b'\n') {
         let Ok(line) = line else { break };
-        let line = String::from_utf8_lossy(&line);
-        let line = line
-            .rsplit('\r')
-            .find(|part| !part.is_empty())
-            .unwrap_or("");
+        // A progress bar rewrites its line; what it showed last is what counts.
+        let text = String::from_utf8_lossy(&line);
+        let shown = text.rsplit('\r').find(|part| !part.is_empty());
+        let line: String = shown
+            .unwrap_or("")
+            .chars()
+            .filter(|c| !c.is_control())
+            .collect();
         if line.is_empty() {
             continue;
         }
         if last.len() == LINES_KEPT {
             last.pop_front();
         }
-        last.push_back(line.to_owned());
-        (job.progress)(Progress::Line(line.to_owned()));
+        last.push_back(line.clone());
+        (job.progress)(Progress::Line(line));
     }
     let status = child
         .wait()

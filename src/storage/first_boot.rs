@@ -384,7 +384,7 @@ mod tests {
         let mut boot = boot();
         boot.dns = vec!["10.0.0.1".parse().unwrap()];
         let image: Image = serde_json::from_value(serde_json::json!({
-            "digest": "", "template": "", "options": {}, "kind": "tar", "init": "other",
+            "digest": "", "template": "", "options": {}, "kind": "tar", "init": "other", "command": [],
             "stop_signal": "", "size": 0, "files": 0, "created_ms": 0, "mounts": []
         }))
         .unwrap();

@@ -13,12 +13,13 @@ use std::time::SystemTime;
 use rustix::fs::{self, FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
+use super::archive_read::ArchiveError;
 use super::dirfd::{self, FileError, Owner, child_dir, cname, ensure_private, open_dir};
 use super::init_kind::InitKind;
 use super::remove::remove_tree;
 use super::seed::Seed;
 use super::template::{Kind, Template, TemplateError, Templates};
-use super::{busybox, digest};
+use super::{archive, busybox, debian, digest, host};
 use crate::model::{Layout, MountOp, TemplateRef};
 
 /// Raised when builds of the same options must give other trees than before.
@@ -37,6 +38,8 @@ pub struct Image {
     pub kind: Kind,
     /// Kind of its init.
     pub init: InitKind,
+    /// Its first program and arguments; empty for `/sbin/init`.
+    pub command: Vec<String>,
     /// Signal that asks its init to shut down.
     pub stop_signal: String,
     /// Bytes of its regular files.
@@ -93,6 +96,15 @@ pub enum ImageError {
         /// Why, and what to do.
         reason: String,
     },
+    /// An archive is refused or cannot be unpacked.
+    #[error("cannot unpack {}: {source}", path.display())]
+    Archive {
+        /// The archive.
+        path: PathBuf,
+        /// Why, and at which entry.
+        #[source]
+        source: Box<ArchiveError>,
+    },
     /// No such image.
     #[error("there is no image {digest} in {}", images.display())]
     Missing {
@@ -127,6 +139,8 @@ pub enum ImageError {
 pub(super) struct Built {
     /// Kind of init, where the tree does not show it.
     pub(super) init: Option<InitKind>,
+    /// First program where it is not `/sbin/init`.
+    pub(super) command: Vec<String>,
     /// Mounts beyond the root.
     pub(super) mounts: Vec<MountOp>,
 }
@@ -207,7 +221,9 @@ fn recipe(template: &Template, options: &BTreeMap<String, String>) -> Result<Str
     );
     let host = match template.kind {
         Kind::Busybox => busybox::fingerprint(options),
-        _ => String::new(),
+        Kind::Tar => archive::fingerprint(options),
+        Kind::Host => host::fingerprint(),
+        Kind::Debian => String::new(),
     };
     let mut fields: Vec<&[u8]> = vec![RECIPE_VERSION, kind.as_bytes(), host.as_bytes()];
     for (name, value) in options {
@@ -338,7 +354,9 @@ fn build(
     };
     let built = match template.kind {
         Kind::Busybox => busybox::build(&mut job)?,
-        _ => return Err(job.refuse("this kind is not built yet")),
+        Kind::Tar => archive::build(&mut job)?,
+        Kind::Host => host::build(&mut job)?,
+        Kind::Debian => debian::build(&mut job)?,
     };
     let seed = Seed::open(&root)?;
     for (path, data) in &template.files {
@@ -360,7 +378,7 @@ fn build(
         .clone()
         .unwrap_or_else(|| init.stop_signal().to_owned());
     // What is recorded beside the tree is part of what the digest names.
-    let beside = serde_json::json!([init, stop_signal, built.mounts]).to_string();
+    let beside = serde_json::json!([init, stop_signal, built.command, built.mounts]).to_string();
     let content = digest::digest(seed.fd(), beside.as_bytes())
         .map_err(|e| FileError::new("read back", &root, e.0))?;
     let image = Image {
@@ -369,6 +387,7 @@ fn build(
         options: options.clone(),
         kind: template.kind,
         init,
+        command: built.command,
         stop_signal,
         size: content.size,
         files: content.files,

@@ -7,6 +7,8 @@
 //! | `image` | built images by digest: record, building once, leftovers |
 //! | `digest` | the digest of a tree's content |
 //! | `busybox`, `host`, `debian`, `archive` | how each kind of template is built |
+//! | `accounts`, `systemd_units` | parts of `host` and `debian` |
+//! | `archive_read`, `archive_pax`, `extract` | parts of `archive`: the stream, and the disk |
 //! | `root` | a guest's own layer: make, use, delete |
 //! | `first_boot`, `network_files`, `ssh_keys` | what the host writes into a guest before it runs |
 //! | `merged` | a guest's tree as the guest sees it, read and written by descriptor |
@@ -15,10 +17,19 @@
 //! A tree that a guest has written to is data of a stranger: it is only ever touched one component
 //! at a time through descriptors, never by a joined path.
 
+mod accounts;
+mod archive;
+mod archive_pax;
+mod archive_read;
 mod busybox;
+mod debian;
 mod digest;
 mod dirfd;
+mod extract;
+#[cfg(test)]
+mod extract_tests;
 mod first_boot;
+mod host;
 mod image;
 mod init_kind;
 mod merged;
@@ -27,9 +38,11 @@ mod remove;
 mod root;
 mod seed;
 mod ssh_keys;
+mod systemd_units;
 mod template;
 mod walk;
 
+pub use archive_read::ArchiveError;
 pub use dirfd::FileError;
 pub use first_boot::{FirstBoot, FirstBootError, first_boot, update_hosts, update_network};
 pub use image::{

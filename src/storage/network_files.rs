@@ -33,14 +33,19 @@ pub(super) fn hosts(old: &str, boot: &FirstBoot) -> String {
         return format!("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n{block}");
     }
     let (mut new, mut inside, mut placed) = (String::new(), false, false);
+    let mut ends = old.lines().filter(|l| l.starts_with(END)).count();
     for line in old.lines() {
+        if line.starts_with(END) {
+            ends -= 1;
+        }
         if line.starts_with(BEGIN) {
-            inside = true;
+            // Without an end below, what follows is the guest's own.
+            inside = ends > 0;
             if !placed {
                 new.push_str(&block);
                 placed = true;
             }
-        } else if inside && line.starts_with(END) {
+        } else if line.starts_with(END) {
             inside = false;
         } else if !inside {
             new.push_str(line);
@@ -136,8 +141,11 @@ mod tests {
             second,
             "the second time changes nothing"
         );
-        // A block without its end swallows the rest once, and is whole afterwards.
         let broken = hosts(&format!("a\n{BEGIN}\nb\n"), &moved);
+        assert!(
+            broken.starts_with("a\n") && broken.ends_with("\nb\n"),
+            "{broken}"
+        );
         assert_eq!(hosts(&broken, &moved), broken);
     }
 

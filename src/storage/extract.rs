@@ -1,0 +1,419 @@
+//! Writes the entries of an archive below one folder and nowhere else. Parents are resolved with
+//! `openat2(RESOLVE_IN_ROOT)`, so that a link of the archive's own leads where it would inside the
+//! guest; the last component is made new, never opened or followed. Reading the stream is
+//! `archive_read`.
+
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{self, Read, Write as _};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use rustix::fs::{self, AtFlags, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
+use rustix::io::Errno;
+
+use super::archive_read::{ArchiveError, Entry, EntryKind, Limits, Reader};
+use super::dirfd::{FileError, Owner, cname, is_dir, retry, stat_at};
+
+const INSIDE: ResolveFlags = ResolveFlags::IN_ROOT
+    .union(ResolveFlags::NO_MAGICLINKS)
+    .union(ResolveFlags::NO_XDEV);
+/// Links to folders that are not there yet, followed one from another.
+const DANGLING_MOST: u32 = 8;
+/// Parents kept open.
+const KEPT_OPEN: usize = 64;
+
+/// What came out of an archive.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Extracted {
+    /// Entries written.
+    pub(super) entries: u64,
+    /// Device nodes below a folder named `dev`, which were left out.
+    pub(super) devices: u64,
+    /// Extended attributes left out.
+    pub(super) xattrs: u64,
+}
+
+/// Extracts all of `input` below `root`.
+pub(super) fn extract(
+    root: &OwnedFd,
+    input: impl Read,
+    limits: Limits,
+) -> Result<Extracted, ArchiveError> {
+    let mut reader = Reader::new(input, limits);
+    let mut writer = Writer {
+        root,
+        folders: Vec::new(),
+        parents: HashMap::new(),
+        buffer: vec![0; 256 << 10],
+        done: Extracted::default(),
+    };
+    while let Some(entry) = reader.next()? {
+        writer.entry(&mut reader, &entry)?;
+    }
+    writer.times()?;
+    Ok(writer.done)
+}
+
+struct Writer<'a> {
+    root: &'a OwnedFd,
+    /// Folders and their times, set when nothing is written into them any more.
+    folders: Vec<(Vec<u8>, (i64, u32))>,
+    /// Parents by path; forgotten whenever a name is replaced.
+    parents: HashMap<Vec<u8>, Rc<OwnedFd>>,
+    buffer: Vec<u8>,
+    done: Extracted,
+}
+
+/// Why one entry failed: what was tried, and the cause.
+type Step<T> = Result<T, (&'static str, io::Error)>;
+
+fn at<T>(verb: &'static str, result: rustix::io::Result<T>) -> Step<T> {
+    result.map_err(|e| (verb, e.into()))
+}
+
+fn path_of(parts: &[Vec<u8>]) -> Vec<u8> {
+    parts.join(&b'/')
+}
+
+impl Writer<'_> {
+    fn entry<R: Read>(
+        &mut self,
+        reader: &mut Reader<R>,
+        entry: &Entry,
+    ) -> Result<(), ArchiveError> {
+        let failed = |(verb, source)| -> ArchiveError {
+            let path = PathBuf::from(std::ffi::OsString::from_vec(path_of(&entry.path)));
+            FileError { verb, path, source }.into()
+        };
+        if entry.kind == EntryKind::Device {
+            let folders = &entry.path[..entry.path.len().saturating_sub(1)];
+            if !folders.iter().any(|part| part == b"dev") {
+                return Err(reader.wrong(
+                    "it is a device node; those are left out below a folder named dev, \
+                     where the guest gets its own, and refused elsewhere",
+                ));
+            }
+            self.done.devices += 1;
+            return Ok(());
+        }
+        if matches!(entry.kind, EntryKind::Symlink | EntryKind::HardLink) {
+            let link = &entry.link;
+            if link.is_empty() || link.len() > 4095 || link.contains(&0) {
+                return Err(reader.wrong("its link target is empty, too long or holds a zero byte"));
+            }
+        }
+        self.done.entries += 1;
+        let Some((name, parents)) = entry.path.split_last() else {
+            if entry.kind != EntryKind::Folder {
+                return Err(reader.wrong("it would replace the root, but is no folder"));
+            }
+            let top = retry(|| fs::openat(self.root, c".", OPEN_DIR, Mode::empty()));
+            let top = at("open", top).map_err(failed)?;
+            return self.finish_folder(&top, entry).map_err(failed);
+        };
+        let parent = self.parent(parents).map_err(failed)?;
+        let name = cname(name.clone()).map_err(|e| failed(("name", e)))?;
+        match entry.kind {
+            EntryKind::Folder => self.folder(&parent, &name, entry).map_err(failed),
+            EntryKind::File => {
+                self.make_way(&parent, &name).map_err(failed)?;
+                let file = create(&parent, &name).map_err(failed)?;
+                self.fill(reader, entry, &file)?.map_err(failed)?;
+                self.finish_file(&file, entry).map_err(failed)
+            }
+            EntryKind::HardLink => {
+                let target = reader.path(&entry.link)?;
+                match self.hard_link(&parent, &name, &target).map_err(failed)? {
+                    true => Ok(()),
+                    false => Err(reader.wrong(
+                        "it is a hard link to what is not in the archive before it, or to a folder",
+                    )),
+                }
+            }
+            EntryKind::Symlink => {
+                self.make_way(&parent, &name).map_err(failed)?;
+                let target = cname(entry.link.clone()).map_err(|e| failed(("name", e)))?;
+                at("make link", fs::symlinkat(&*target, &*parent, &*name)).map_err(failed)?;
+                finish_at(&parent, &name, entry).map_err(failed)
+            }
+            EntryKind::Fifo => {
+                self.make_way(&parent, &name).map_err(failed)?;
+                at("make FIFO", fs::mkfifoat(&*parent, &*name, Mode::RUSR)).map_err(failed)?;
+                finish_at(&parent, &name, entry).map_err(failed)?;
+                // A FIFO is its own name: nobody else writes to this tree.
+                let mode = Mode::from_raw_mode(entry.mode);
+                at(
+                    "set mode of",
+                    fs::chmodat(&*parent, &*name, mode, AtFlags::empty()),
+                )
+                .map_err(failed)
+            }
+            EntryKind::Device => Ok(()),
+        }
+    }
+
+    /// The folder that these components lead to inside the root, made where it is missing.
+    fn parent(&mut self, parts: &[Vec<u8>]) -> Step<Rc<OwnedFd>> {
+        let path = path_of(parts);
+        if let Some(fd) = self.parents.get(&path) {
+            return Ok(Rc::clone(fd));
+        }
+        let fd = Rc::new(self.ensure(parts, 0)?);
+        if self.parents.len() >= KEPT_OPEN {
+            self.parents.clear();
+        }
+        self.parents.insert(path, Rc::clone(&fd));
+        Ok(fd)
+    }
+
+    fn open_inside(&self, path: &[u8]) -> rustix::io::Result<OwnedFd> {
+        let path = if path.is_empty() { b"." } else { path };
+        retry(|| fs::openat2(self.root, path, OPEN_DIR, Mode::empty(), INSIDE))
+    }
+
+    fn ensure(&self, parts: &[Vec<u8>], links: u32) -> Step<OwnedFd> {
+        match self.open_inside(&path_of(parts)) {
+            Err(Errno::NOENT) => {}
+            other => return at("open folder", other),
+        }
+        let Some((name, above)) = parts.split_last() else {
+            return at("open folder", self.open_inside(b""));
+        };
+        let parent = self.ensure(above, links)?;
+        let name = cname(name.clone()).map_err(|e| ("name", e))?;
+        match fs::mkdirat(&parent, &*name, Mode::from_raw_mode(0o755)) {
+            Ok(()) => return at("open folder", self.open_inside(&path_of(parts))),
+            Err(Errno::EXIST) => {}
+            Err(e) => return Err(("create folder", e.into())),
+        }
+        // A link to a folder that comes later in the archive: that one is made now.
+        if links >= DANGLING_MOST {
+            return Err(("follow links to", Errno::LOOP.into()));
+        }
+        let target = at("read link", fs::readlinkat(&parent, &*name, Vec::new()))?.into_bytes();
+        let mut inside = if target.first() == Some(&b'/') {
+            Vec::new()
+        } else {
+            above.to_vec()
+        };
+        for part in target.split(|b| *b == b'/') {
+            match part {
+                b"" | b"." => {}
+                b".." => drop(inside.pop()),
+                part => inside.push(part.to_vec()),
+            }
+        }
+        self.ensure(&inside, links + 1)?;
+        at("open folder", self.open_inside(&path_of(parts)))
+    }
+
+    /// Removes what has the name of a new entry; a folder only if it is empty.
+    fn make_way(&mut self, parent: &OwnedFd, name: &CString) -> Step<()> {
+        match fs::unlinkat(parent, &**name, AtFlags::empty()) {
+            Err(Errno::NOENT) => return Ok(()),
+            Ok(()) => {}
+            Err(Errno::ISDIR | Errno::PERM) => {
+                at(
+                    "replace folder",
+                    fs::unlinkat(parent, &**name, AtFlags::REMOVEDIR),
+                )?;
+            }
+            Err(e) => return Err(("replace", e.into())),
+        }
+        self.parents.clear();
+        Ok(())
+    }
+
+    fn folder(&mut self, parent: &OwnedFd, name: &CString, entry: &Entry) -> Step<()> {
+        let there = at("look at", stat_at(parent, name))?;
+        if !there.is_some_and(|stat| is_dir(&stat)) {
+            self.make_way(parent, name)?;
+            at("create folder", fs::mkdirat(parent, &**name, Mode::RWXU))?;
+        }
+        let dir = at("open folder", super::dirfd::child_dir(parent, name))?;
+        self.finish_folder(&dir, entry)
+    }
+
+    fn finish_folder(&mut self, dir: &OwnedFd, entry: &Entry) -> Step<()> {
+        self.attributes(dir, entry)?;
+        self.folders.push((path_of(&entry.path), entry.mtime));
+        Ok(())
+    }
+
+    fn finish_file(&mut self, file: &File, entry: &Entry) -> Step<()> {
+        self.attributes(file, entry)?;
+        at("set time of", fs::futimens(file, &times(entry.mtime)))
+    }
+
+    /// Owner, then attributes (chown(2) drops capabilities), then mode.
+    fn attributes(&mut self, fd: impl AsFd, entry: &Entry) -> Step<()> {
+        let owner = Owner {
+            mode: entry.mode,
+            uid: entry.uid,
+            gid: entry.gid,
+        };
+        at("set owner of", owner.apply(fd.as_fd()))?;
+        for (name, value) in &entry.xattrs {
+            if !is_harmless(name, value) {
+                self.done.xattrs += 1;
+                continue;
+            }
+            match fs::fsetxattr(fd.as_fd(), name.as_slice(), value, fs::XattrFlags::empty()) {
+                Ok(()) => {}
+                // File systems differ in what they keep of these.
+                Err(Errno::NOTSUP | Errno::TOOBIG | Errno::RANGE | Errno::INVAL) => {
+                    self.done.xattrs += 1;
+                }
+                Err(e) => return Err(("set attributes of", e.into())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies the entry's data. The outer error is the archive's, the inner one the disk's.
+    fn fill<R: Read>(
+        &mut self,
+        reader: &mut Reader<R>,
+        entry: &Entry,
+        file: &File,
+    ) -> Result<Step<()>, ArchiveError> {
+        let mut out = file;
+        if let [(0, length)] = entry.pieces[..]
+            && length == entry.size
+        {
+            loop {
+                let n = reader.read_data(&mut self.buffer)?;
+                if n == 0 {
+                    return Ok(Ok(()));
+                }
+                if let Err(e) = out.write_all(&self.buffer[..n]) {
+                    return Ok(Err(("write", e)));
+                }
+            }
+        }
+        if let Err(e) = fs::ftruncate(file, entry.size) {
+            return Ok(Err(("write", e.into())));
+        }
+        for &(mut offset, length) in &entry.pieces {
+            let mut left = length;
+            while left > 0 {
+                let most = self
+                    .buffer
+                    .len()
+                    .min(usize::try_from(left).unwrap_or(usize::MAX));
+                let n = reader.read_data(&mut self.buffer[..most])?;
+                if let Err(e) = file.write_all_at(&self.buffer[..n], offset) {
+                    return Ok(Err(("write", e)));
+                }
+                offset += n as u64;
+                left -= n as u64;
+                if n == 0 {
+                    return Err(reader.wrong("its sparse map and its data do not agree"));
+                }
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// Links to a file that was written before; false if there is none or it is a folder.
+    fn hard_link(&mut self, parent: &OwnedFd, name: &CString, target: &[Vec<u8>]) -> Step<bool> {
+        let Some((last, above)) = target.split_last() else {
+            return Ok(false);
+        };
+        let dir = match self.open_inside(&path_of(above)) {
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(false),
+            other => at("open folder", other)?,
+        };
+        let last = cname(last.clone()).map_err(|e| ("name", e))?;
+        let Some(stat) = at("look at", stat_at(&dir, &last))? else {
+            return Ok(false);
+        };
+        if is_dir(&stat) {
+            return Ok(false);
+        }
+        if let Some(there) = at("look at", stat_at(parent, name))? {
+            if (there.st_dev, there.st_ino) == (stat.st_dev, stat.st_ino) {
+                return Ok(true);
+            }
+            self.make_way(parent, name)?;
+        }
+        // Without AT_SYMLINK_FOLLOW a link to a symbolic link is a link to that link.
+        at(
+            "make hard link",
+            fs::linkat(&dir, &*last, parent, &**name, AtFlags::empty()),
+        )?;
+        Ok(true)
+    }
+
+    /// Times of folders, deepest last written first set.
+    fn times(&self) -> Result<(), ArchiveError> {
+        let flags = INSIDE.union(ResolveFlags::NO_SYMLINKS);
+        for (path, time) in self.folders.iter().rev() {
+            let shown = || PathBuf::from(std::ffi::OsString::from_vec(path.clone()));
+            let name: &[u8] = if path.is_empty() { b"." } else { path };
+            match retry(|| fs::openat2(self.root, name, OPEN_DIR, Mode::empty(), flags)) {
+                Ok(dir) => fs::futimens(&dir, &times(*time))
+                    .map_err(|e| FileError::new("set time of", &shown(), e))?,
+                // Replaced by a later entry, or named through a link.
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
+                Err(e) => return Err(FileError::new("open folder", &shown(), e).into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+const OPEN_DIR: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::CLOEXEC);
+
+fn create(parent: &OwnedFd, name: &CString) -> Step<File> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mode = Mode::RUSR | Mode::WUSR;
+    at("create", fs::openat(parent, &**name, flags, mode)).map(File::from)
+}
+
+/// Owner and time of what cannot be opened without following or waiting: links and FIFOs.
+fn finish_at(parent: &OwnedFd, name: &CString, entry: &Entry) -> Step<()> {
+    let stat = at(
+        "look at",
+        fs::statat(parent, &**name, AtFlags::SYMLINK_NOFOLLOW),
+    )?;
+    if (stat.st_uid, stat.st_gid) != (entry.uid, entry.gid) {
+        let (uid, gid) = (fs::Uid::from_raw(entry.uid), fs::Gid::from_raw(entry.gid));
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        at(
+            "set owner of",
+            fs::chownat(parent, &**name, Some(uid), Some(gid), flags),
+        )?;
+    }
+    let time = times(entry.mtime);
+    at(
+        "set time of",
+        fs::utimensat(parent, &**name, &time, AtFlags::SYMLINK_NOFOLLOW),
+    )
+}
+
+fn times((seconds, nanoseconds): (i64, u32)) -> Timestamps {
+    let time = Timespec {
+        tv_sec: seconds,
+        tv_nsec: i64::from(nanoseconds),
+    };
+    Timestamps {
+        last_access: time,
+        last_modification: time,
+    }
+}
+
+/// Attributes that mean nothing to the host: those of programs, and file capabilities of version 2,
+/// which count inside the guest's user namespace only. Never `trusted.*`, by which a layer of an
+/// overlay would say what lies below it.
+fn is_harmless(name: &[u8], value: &[u8]) -> bool {
+    let capability = name == b"security.capability" && value.len() == 20 && value[3] == 2;
+    (capability || name.starts_with(b"user.")) && name.len() <= 255 && !name.contains(&0)
+}

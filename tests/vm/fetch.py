@@ -1,8 +1,8 @@
 """What a VM is made of, fetched once into a cache folder.
 
-Two parts: the *tools* (QEMU, virtiofsd and a kernel of a newer Debian, unpacked and run from the
-cache; nothing on the host is replaced) and the *image*, a Debian root file system on ext4. How the
-machine is started from them is in `machine.py`; what runs in it is in `inside/`.
+Parts: the *tools* (QEMU, virtiofsd and a kernel of a newer Debian, unpacked and run from the
+cache; nothing on the host is replaced) the *image*, a Debian root file system on ext4; and
+apart from the VM a *guest*, a Debian server in a tar for tests to make guests of. How the machine is started from them is in `machine.py`; what runs in it is in `inside/`.
 """
 import fcntl
 import hashlib
@@ -24,11 +24,17 @@ PACKAGES = """
     curl ca-certificates openssh-client openssh-server python3-minimal xz-utils zstd tar
 """.split()
 
+# A guest that tests can start without a network: the same Debian as people would build.
+GUEST_PACKAGES = """
+    systemd systemd-sysv dbus udev libpam-systemd openssh-server nginx-light iproute2 iputils-ping
+    ifupdown procps curl ca-certificates netbase
+""".split()
+
 # Modules the first program needs before there is a root file system, in no order: their
 # dependencies come from modules.dep. All others are loaded from the image when asked for.
 EARLY_MODULES = ["virtio_pci", "virtio_blk", "virtio_console", "virtiofs", "ext4"]
 
-IMAGE_SIZE = "4G"  # sparse: what is free in it is what tests may fill
+IMAGE_SIZE = "8G"  # sparse: what is free in it is what tests may fill
 
 
 def say(*words):
@@ -74,6 +80,16 @@ def install_missing():
         run("apt-get", "-q", "-o", "DPkg::Lock::Timeout=600", "install", "-y",
             "--no-install-recommends", *need,
             env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
+
+
+def debootstrap(suite, packages, target):
+    """A root file system of a suite, from the machine's own mirror: a folder or, by name, a tar."""
+    run("mmdebstrap", "--mode=root", "--variant=minbase", "--include=" + ",".join(packages),
+        '--aptopt=Apt::Install-Recommends "false"',
+        '--dpkgopt=path-exclude=/usr/share/man/*',
+        '--dpkgopt=path-exclude=/usr/share/doc/*',
+        '--dpkgopt=path-exclude=/usr/share/locale/*',
+        suite, target, mirror())
 
 
 def unpack_packages(folder, suite, packages, kernel):
@@ -170,23 +186,34 @@ class Cache:
         self.modules = self.image / "early"
 
     def prepare(self):
-        """Builds what is missing; a second caller waits for the first."""
+        """Fetches and builds what a VM needs and is not there yet."""
+        self.ready(self.tools, "fetching QEMU, virtiofsd and a kernel", self.build_tools)
+        self.ready(self.image, f"building a Debian {self.suite} disk image", self.build_image)
+
+    def guest_image(self):
+        """The path of a tar of a Debian server that tests can make a guest of."""
+        words = " ".join([self.suite, *GUEST_PACKAGES])
+        part = self.folder / f"guest-{self.suite}-{hashlib.sha256(words.encode()).hexdigest()[:12]}"
+        tar = part / "root.tar"
+        self.ready(part, f"building a Debian {self.suite} guest",
+                   lambda: debootstrap(self.suite, GUEST_PACKAGES, tar))
+        return tar
+
+    def ready(self, part, what, build):
+        """Builds one part of the cache if it is missing; a second caller waits for the first."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.folder / "lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            for part, what, build in (
-                    (self.tools, "fetching QEMU, virtiofsd and a kernel", self.build_tools),
-                    (self.image, f"building a Debian {self.suite} disk image", self.build_image)):
-                if (part / "done").exists():
-                    continue
-                say(what, "…")
-                began = time.monotonic()
-                shutil.rmtree(part, ignore_errors=True)  # what a killed run left
-                part.mkdir()
-                install_missing()
-                build()
-                (part / "done").touch()
-                say(f"… done in {time.monotonic() - began:.0f} s")
+            if (part / "done").exists():
+                return
+            say(what, "…")
+            began = time.monotonic()
+            shutil.rmtree(part, ignore_errors=True)  # what a killed run left
+            part.mkdir()
+            install_missing()
+            build()
+            (part / "done").touch()
+            say(f"… done in {time.monotonic() - began:.0f} s")
 
     def build_tools(self):
         unpack_packages(self.tools, TOOLS_SUITE, TOOLS, KERNEL)
@@ -199,13 +226,7 @@ class Cache:
 
     def build_image(self):
         tree = self.image / "tree"
-        run("mmdebstrap", "--mode=root", "--variant=minbase",
-            "--include=" + ",".join(self.packages),
-            '--aptopt=Apt::Install-Recommends "false"',
-            '--dpkgopt=path-exclude=/usr/share/man/*',
-            '--dpkgopt=path-exclude=/usr/share/doc/*',
-            '--dpkgopt=path-exclude=/usr/share/locale/*',
-            self.suite, tree, mirror())
+        debootstrap(self.suite, self.packages, tree)
         release = (self.tools / "release").read_text()
         modules = tree / "usr/lib/modules" / release
         shutil.copytree(self.tools / "modules", modules, symlinks=True)

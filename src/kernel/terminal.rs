@@ -61,13 +61,16 @@ pub fn other_end(master: BorrowedFd<'_>) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(slave) })
 }
 
-/// Makes `terminal` standard input, output and error and the controlling terminal of a new session.
-pub fn take_terminal(terminal: BorrowedFd<'_>) -> Result<()> {
+/// Makes `terminal` standard input, output and error of a new session, and with `controlling` its
+/// controlling terminal.
+pub fn take_terminal(terminal: BorrowedFd<'_>, controlling: bool) -> Result<()> {
     rustix::process::setsid().map_err(KernelError::on("begin", "a session"))?;
-    rustix::process::ioctl_tiocsctty(terminal).map_err(KernelError::on(
-        "take as controlling terminal",
-        "the console",
-    ))?;
+    if controlling {
+        rustix::process::ioctl_tiocsctty(terminal).map_err(KernelError::on(
+            "take as controlling terminal",
+            "the console",
+        ))?;
+    }
     put_on_standard(terminal)
 }
 

@@ -296,7 +296,7 @@ fn execute(
         if wish.terminal {
             let dev = tree::open_root(Path::new("/dev"))?;
             let pty = terminal::open_pty(dev.as_fd())?;
-            terminal::take_terminal(pty.slave.as_fd())?;
+            terminal::take_terminal(pty.slave.as_fd(), true)?;
             tell(channel, &Word::Terminal, Some(&pty.master))?;
         } else {
             rustix::process::setsid().map_err(KernelError::on("begin", "a session"))?;

@@ -105,9 +105,9 @@ impl Init<'_> {
             }
             InitStep::BecomeRoot => self.become_root()?,
             InitStep::SetLimits { limits } => set_limits(limits)?,
-            InitStep::TakeConsole => {
+            InitStep::TakeConsole { controlling } => {
                 let console = self.console.take().ok_or_else(|| missing("the console"))?;
-                terminal::take_terminal(console.slave.as_fd())?;
+                terminal::take_terminal(console.slave.as_fd(), *controlling)?;
             }
             InitStep::NoNewPrivileges => credentials::no_new_privileges()?,
             InitStep::CutCapabilities { keep } => cut_capabilities(keep)?,

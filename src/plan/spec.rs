@@ -35,6 +35,9 @@ pub const CGROUPS: &str = "org.bulkhead.cgroups";
 /// Annotation: the clocks that count from boot begin at the guest's start.
 pub const CLOCK: &str = "org.bulkhead.clock";
 
+/// Annotation: `session` leaves the console without an owner, for an init that hands it out itself.
+pub const CONSOLE: &str = "org.bulkhead.console";
+
 /// CPU period, microseconds.
 pub const PERIOD_US: u64 = 100_000;
 
@@ -183,7 +186,7 @@ fn process(
         .capabilities
         .iter()
         .map(|name| {
-            Capability::from_str(name)
+            Capability::from_str(name.trim_start_matches("CAP_"))
                 .map_err(|_| value(format!("capability {name}"), "OCI does not know it"))
         })
         .collect::<Result<_, _>>()?;
@@ -526,6 +529,15 @@ fn annotations(guest: &Guest, place: &Placement) -> Result<HashMap<String, Strin
         ),
         (CGROUPS.to_owned(), guest.cgroups.to_string()),
         (CLOCK.to_owned(), "start".to_owned()),
+        (
+            CONSOLE.to_owned(),
+            if guest.init.command.is_empty() {
+                "session"
+            } else {
+                "own"
+            }
+            .to_owned(),
+        ),
     ]))
 }
 

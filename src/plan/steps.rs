@@ -258,8 +258,12 @@ pub enum InitStep {
         /// Limits.
         limits: Vec<Limit>,
     },
-    /// Take the console as controlling terminal.
-    TakeConsole,
+    /// Take the console as standard input and output.
+    TakeConsole {
+        /// Whether it becomes the controlling terminal. An init hands its console to the getty it
+        /// starts, which could not take it from a session that owns it.
+        controlling: bool,
+    },
     /// Executing can add no privileges from here on.
     NoNewPrivileges,
     /// Cut the capability sets.
@@ -619,6 +623,11 @@ fn init(parts: &Parts<'_>) -> Result<Vec<InitStep>, PlanError> {
         .collect();
     settings.sort();
     let inside = |op: &&NetOp| !matches!(op, NetOp::Veth { .. });
+    let console = parts
+        .spec
+        .annotations()
+        .as_ref()
+        .and_then(|all| all.get(spec::CONSOLE));
     steps.extend([
         InitStep::Mask {
             paths: paths(parts.linux.masked_paths()),
@@ -636,7 +645,9 @@ fn init(parts: &Parts<'_>) -> Result<Vec<InitStep>, PlanError> {
         InitStep::SetLimits {
             limits: limits(parts),
         },
-        InitStep::TakeConsole,
+        InitStep::TakeConsole {
+            controlling: console.is_none_or(|c| c != "session"),
+        },
     ]);
     if parts.process.no_new_privileges().unwrap_or(false) {
         steps.push(InitStep::NoNewPrivileges);

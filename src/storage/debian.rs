@@ -10,7 +10,8 @@ use std::process::{Command, Stdio};
 
 use rustix::io::FdFlags;
 
-use super::image::{Built, ImageError, Job, Progress};
+use super::build::{Built, Job};
+use super::image::{ImageError, Progress};
 use super::seed::Seed;
 use super::systemd_units;
 

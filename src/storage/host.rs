@@ -5,8 +5,9 @@
 use std::path::{Path, PathBuf};
 
 use super::accounts::{Sources, accounts};
+use super::build::{Built, Job, file_identity};
 use super::dirfd::Owner;
-use super::image::{Built, ImageError, Job, file_identity};
+use super::image::ImageError;
 use super::init_kind::InitKind;
 use super::merged::read_host;
 use super::seed::Seed;
@@ -211,7 +212,7 @@ fn write_accounts(seed: &Seed) -> Result<(), ImageError> {
     let made = accounts(Sources {
         passwd_master: &text("/usr/share/base-passwd/passwd.master"),
         group_master: &text("/usr/share/base-passwd/group.master"),
-        sysusers: &sysusers(&text),
+        sysusers: &sysusers(text),
         host_passwd: &text("/etc/passwd"),
         host_group: &text("/etc/group"),
     });

@@ -12,6 +12,7 @@ use rustix::fs::{self, AtFlags, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use super::dirfd::{self, FileError, Owner, cname, retry};
+use super::remove::remove_tree;
 
 /// Everything below a path stays inside the root, and `/proc` links lead nowhere.
 const INSIDE: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
@@ -123,6 +124,18 @@ impl Seed {
             Err(Errno::NOENT) => Ok(()),
             Err(e) => Err(self.failed("open", path, e)),
         }
+    }
+
+    /// Removes everything in the folder `path`, which must be no link.
+    pub(super) fn clear(&self, path: &str) -> Result<(), FileError> {
+        let shown = self.shown.join(path);
+        let failed = |e: io::Error| FileError::new("open folder", &shown, e);
+        let dir = dirfd::child_dir(&self.root, &cname(path).map_err(failed)?)
+            .map_err(|e| failed(e.into()))?;
+        for name in dirfd::names(&dir).map_err(|e| failed(e.into()))? {
+            remove_tree(&dir, &name, &shown)?;
+        }
+        Ok(())
     }
 
     /// Names in the folder `path`, none if there is no such folder.

@@ -83,7 +83,7 @@ pub fn ensure_image(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Image, ImageError> {
     let (template, options) = templates.resolve(wanted)?;
-    let recipe = recipe(template, &options)?;
+    let recipe = recipe(template, &options);
     let by_recipe = layout.images().join("by-recipe");
     let file = by_recipe.join(format!("{recipe}.json"));
     if let Some(image) = known(layout, &file) {
@@ -104,7 +104,7 @@ pub fn ensure_image(
 }
 
 /// Hash of what decides a build: template, options, and the host's part where there is one.
-fn recipe(template: &Template, options: &BTreeMap<String, String>) -> Result<String, ImageError> {
+fn recipe(template: &Template, options: &BTreeMap<String, String>) -> String {
     let kind = format!(
         "{:?} {:?} {:?}",
         template.kind, template.init, template.stop_signal
@@ -122,7 +122,7 @@ fn recipe(template: &Template, options: &BTreeMap<String, String>) -> Result<Str
     for (path, data) in &template.files {
         fields.extend([b"file".as_slice(), path.as_bytes(), data]);
     }
-    Ok(digest::of_fields(fields))
+    digest::of_fields(fields)
 }
 
 /// A host file's identity without reading it: size, change time, inode.
@@ -267,8 +267,7 @@ fn build(
         .stop_signal
         .clone()
         .unwrap_or_else(|| init.stop_signal().to_owned());
-    // What is recorded beside the tree is part of what the digest names.
-    let beside = serde_json::json!([init, stop_signal, built.command, built.mounts]).to_string();
+    let beside = beside(init, &stop_signal, &built.command, &built.mounts);
     let content = digest::digest(seed.fd(), beside.as_bytes())
         .map_err(|e| FileError::new("read back", &root, e.0))?;
     let image = Image {
@@ -295,6 +294,27 @@ fn build(
         .map_err(|e| FileError::new("write", &record, e))?;
     workshop.keep(&image.digest)?;
     load_image(layout, &image.digest)
+}
+
+/// What is recorded beside the tree and is part of what the digest names.
+fn beside(init: InitKind, stop_signal: &str, command: &[String], mounts: &[MountOp]) -> String {
+    serde_json::json!([init, stop_signal, command, mounts]).to_string()
+}
+
+/// Whether an image's tree still is what its digest names. Reads all of it.
+///
+/// # Errors
+/// A file cannot be read.
+pub fn verify_image(image: &Image) -> Result<bool, FileError> {
+    let beside = beside(
+        image.init,
+        &image.stop_signal,
+        &image.command,
+        &image.mounts,
+    );
+    digest::digest(open_dir(&image.root())?, beside.as_bytes())
+        .map(|content| content.digest == image.digest)
+        .map_err(|e| FileError::new("read", &image.root(), e.0))
 }
 
 fn now_ms() -> u64 {

@@ -15,7 +15,7 @@ use super::systemd_units;
 use crate::model::MountOp;
 
 /// Paths of `/etc` copied as they are, where they exist.
-const COPIED: [&str; 28] = [
+const COPIED: [&str; 30] = [
     "etc/nsswitch.conf",
     "etc/host.conf",
     "etc/gai.conf",
@@ -43,7 +43,9 @@ const COPIED: [&str; 28] = [
     "etc/mime.types",
     "etc/debian_version",
     "etc/security",
-    "etc/default",
+    "etc/default/locale",
+    "etc/default/useradd",
+    "etc/default/nss",
 ];
 
 /// Folders of the new root, with their modes.

@@ -178,7 +178,7 @@ pub fn images(layout: &Layout) -> Result<Vec<Result<Image, ImageError>>, FileErr
 
 /// Names in a folder of the program's own; none if it is not there yet.
 pub(super) fn listed(folder: &Path) -> Result<Vec<String>, FileError> {
-    if !folder.exists() {
+    if !folder.is_dir() {
         return Ok(Vec::new());
     }
     let names =
@@ -200,28 +200,37 @@ pub fn remove_image(layout: &Layout, digest: &str) -> Result<(), ImageError> {
             images: layout.images(),
         });
     }
-    let users: Vec<String> = listed(&layout.guests())?
-        .into_iter()
-        .filter(|name| {
-            name.parse().is_ok_and(|name| {
-                super::root::image_digest(layout, &name).is_ok_and(|d| d == digest)
-            })
-        })
-        .collect();
-    if !users.is_empty() {
-        return Err(ImageError::InUse {
+    let free = || match users(layout, digest)? {
+        guests if guests.is_empty() => Ok(()),
+        guests => Err(ImageError::InUse {
             digest: digest.to_owned(),
-            guests: users,
-        });
-    }
+            guests,
+        }),
+    };
+    free()?;
     // Renamed first: a build that finds half an image would take it for whole.
     let trash = format!("tmp-removed-{digest:.12}-{}", std::process::id());
     let images = open_dir(&layout.images())?;
     let path = layout.images().join(digest);
     fs::renameat(&images, digest, &images, trash.as_str())
         .map_err(|e| FileError::new("rename", &path, e))?;
+    // A root made meanwhile has either seen that the image is gone, or is seen here.
+    if let Err(used) = free() {
+        fs::renameat(&images, trash.as_str(), &images, digest)
+            .map_err(|e| FileError::new("rename back", &path, e))?;
+        return Err(used);
+    }
     let name = cname(trash).map_err(|e| FileError::new("remove", &path, e))?;
     Ok(remove_tree(&images, &name, &path)?)
+}
+
+/// Guests whose root lies over the image `digest`.
+fn users(layout: &Layout, digest: &str) -> Result<Vec<String>, FileError> {
+    let uses = |name: &String| {
+        name.parse()
+            .is_ok_and(|name| super::root::image_digest(layout, &name).is_ok_and(|d| d == digest))
+    };
+    Ok(listed(&layout.guests())?.into_iter().filter(uses).collect())
 }
 
 /// Something that a command left when it died.
@@ -238,7 +247,13 @@ pub struct Leftover {
 /// A folder cannot be read.
 pub fn leftovers(layout: &Layout) -> Result<Vec<Leftover>, FileError> {
     let mut found = Vec::new();
-    for (folder, prefix) in [(layout.images(), "tmp-"), (layout.guests(), ".trash-")] {
+    let mut places = vec![(layout.images(), "tmp-"), (layout.guests(), ".trash-")];
+    for guest in listed(&layout.guests())? {
+        if guest.parse::<crate::model::GuestName>().is_ok() {
+            places.push((layout.guests().join(guest), ".root-"));
+        }
+    }
+    for (folder, prefix) in places {
         for name in listed(&folder)? {
             let path = folder.join(&name);
             if name.starts_with(prefix) && !is_held(&folder, &name) {

@@ -47,7 +47,7 @@ mod template;
 mod walk;
 
 pub use archive_entry::ArchiveError;
-pub use build::ensure_image;
+pub use build::{ensure_image, verify_image};
 pub use dirfd::FileError;
 pub use first_boot::{FirstBoot, FirstBootError, first_boot, update_hosts, update_network};
 pub use image::{

@@ -151,7 +151,8 @@ impl Seed {
     }
 
     /// Copies the host's `source` to the same path: a file with its mode, a link as it is, a folder
-    /// with what is in it. Nothing there is success. For the host's own configuration only.
+    /// with what is in it. Nothing there is success, and what not everybody on the host may read is
+    /// left out. For the host's own configuration only.
     pub(super) fn copy_host(&self, source: &str) -> Result<(), FileError> {
         let host = Path::new("/").join(source);
         let failed = |verb, e: io::Error| FileError::new(verb, &host, e);
@@ -166,6 +167,9 @@ impl Seed {
                 .map_err(|e| self.failed("make link", source, e));
         }
         let mode = std::os::unix::fs::PermissionsExt::mode(&meta.permissions()) & 0o755;
+        if mode & 0o004 == 0 {
+            return Ok(());
+        }
         if meta.is_dir() {
             self.dir(source, mode)?;
             let entries = std::fs::read_dir(&host).map_err(|e| failed("read folder", e))?;

@@ -6,10 +6,11 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Seek as _};
 use std::path::{Path, PathBuf};
 
-use super::archive_read::{ArchiveError, Limits};
+use super::archive_entry::{ArchiveError, Limits};
+use super::build::{Built, Job, file_identity};
 use super::dirfd;
 use super::extract::extract;
-use super::image::{Built, ImageError, Job, Progress, file_identity};
+use super::image::{ImageError, Progress};
 
 /// Above so many bytes an archive may not be more than [`RATIO_MOST`] times its compressed size.
 const RATIO_FREE: u64 = 1 << 30;

@@ -1,9 +1,10 @@
 //! PAX extension records of a tar entry: `LENGTH KEY=VALUE\n`, see pax(1). Only parsing; what the
-//! values may be is decided where they are used, in `archive_read` and `extract`.
+//! values may be is decided where they are used, in `archive_entry` and `extract`.
 
 use std::collections::BTreeMap;
 
-use super::archive_read::decimal;
+use super::archive_entry::decimal;
+use super::archive_sparse::Pieces;
 
 /// The records of one entry; of a key given twice the last one holds.
 #[derive(Clone, Debug, Default)]
@@ -83,8 +84,7 @@ impl Pax {
     }
 
     /// Real size and map of a sparse file; the map is `None` where it stands before the data.
-    #[allow(clippy::type_complexity)]
-    pub(super) fn sparse(&self) -> Result<Option<(u64, Option<Vec<(u64, u64)>>)>, String> {
+    pub(super) fn sparse(&self) -> Result<Option<(u64, Option<Pieces>)>, String> {
         let size = self
             .number("GNU.sparse.realsize")
             .or(self.number("GNU.sparse.size"));
@@ -104,7 +104,7 @@ impl Pax {
 }
 
 /// Numbers taken two by two; `None` if one is missing or none.
-pub(super) fn sparse_pairs(numbers: impl Iterator<Item = Option<u64>>) -> Option<Vec<(u64, u64)>> {
+pub(super) fn sparse_pairs(numbers: impl Iterator<Item = Option<u64>>) -> Option<Pieces> {
     let numbers: Vec<u64> = numbers.collect::<Option<_>>()?;
     let (pairs, rest) = numbers.as_chunks::<2>();
     rest.is_empty()

@@ -1,126 +1,29 @@
 //! Reads a tar stream into entries: ustar, PAX, GNU long names, old GNU and PAX sparse files. Pure
-//! over any `Read`; believes no number before it is checked. Writing entries to disk is `extract`.
+//! over any `Read`; believes no number before it is checked. What an entry may be is in
+//! `archive_entry`, maps of sparse files in `archive_sparse`; writing entries to disk is `extract`.
 //!
 //! The `tar` crate knows the header's layout; the stream is followed here, because what an entry's
 //! size is decides where the next header begins, and two readers that disagree on it see two
 //! different archives.
 
-use std::collections::BTreeMap;
 use std::io::{self, Read};
 
 use tar::{EntryType, Header};
 
-use super::archive_pax::{Pax, sparse_pairs};
-
-/// What an archive may ask for.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
-    /// Headers of all kinds.
-    pub(super) entries: u64,
-    /// Bytes of all files, and of the largest one with its holes.
-    pub(super) bytes: u64,
-    /// Bytes of one extension header.
-    pub(super) header: u64,
-    /// Components of a path.
-    pub(super) depth: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            entries: 4_000_000,
-            bytes: 64 << 30,
-            header: 1 << 20,
-            depth: 512,
-        }
-    }
-}
+use super::archive_entry::{ArchiveError, Entry, EntryKind, Limits, number, shown};
+use super::archive_pax::Pax;
 
 /// Extension headers that may come before one entry.
 const EXTENSIONS_MOST: u32 = 8;
-/// Pieces of a sparse file.
-const PIECES_MOST: usize = 1 << 20;
 /// Largest size the octal size field of a ustar header holds.
 const OCTAL_MOST: u64 = 0o77_777_777_777;
-const BLOCK: usize = 512;
-
-/// An archive that is refused; always says at which entry.
-#[derive(Debug, thiserror::Error)]
-pub enum ArchiveError {
-    /// An entry asks for what is not allowed or makes no sense.
-    #[error("entry {entry}: {reason}")]
-    Entry {
-        /// Name in the archive, unprintable bytes escaped.
-        entry: String,
-        /// What is wrong.
-        reason: String,
-    },
-    /// The stream ends in the middle.
-    #[error("it ends in the middle, after entry {entry}: it is cut off or damaged; fetch it again")]
-    Truncated {
-        /// The last entry that was begun.
-        entry: String,
-    },
-    /// The stream cannot be read or decompressed.
-    #[error("cannot read on after entry {entry}: {source}")]
-    Read {
-        /// The last entry that was begun.
-        entry: String,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// An entry cannot be written to disk.
-    #[error(transparent)]
-    Write(#[from] super::dirfd::FileError),
-}
-
-/// Type of an entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum EntryKind {
-    File,
-    Folder,
-    Symlink,
-    HardLink,
-    Fifo,
-    Device,
-}
-
-/// One entry of an archive, every field checked for form.
-#[derive(Clone, Debug)]
-pub(super) struct Entry {
-    /// Components of its path, none of them empty, `.` or `..`; none at all for the root itself.
-    pub(super) path: Vec<Vec<u8>>,
-    pub(super) kind: EntryKind,
-    pub(super) mode: u32,
-    pub(super) uid: u32,
-    pub(super) gid: u32,
-    /// Seconds and nanoseconds.
-    pub(super) mtime: (i64, u32),
-    /// Bytes of the file, holes included.
-    pub(super) size: u64,
-    /// Target of a link, as written.
-    pub(super) link: Vec<u8>,
-    pub(super) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
-    /// Offset and length of the pieces that hold data, ascending.
-    pub(super) pieces: Vec<(u64, u64)>,
-}
-
-/// A name for messages.
-pub(super) fn shown(name: &[u8]) -> String {
-    let text = name.escape_ascii().to_string();
-    if text.len() > 200 {
-        format!("{}…", text.chars().take(200).collect::<String>())
-    } else {
-        text
-    }
-}
+pub(super) const BLOCK: usize = 512;
 
 /// Reads entries one after another.
 #[derive(Debug)]
 pub(super) struct Reader<R> {
     input: R,
-    limits: Limits,
+    pub(super) limits: Limits,
     headers: u64,
     bytes: u64,
     /// Data of the current entry not yet read, and the padding behind it.
@@ -230,7 +133,7 @@ impl<R: Read> Reader<R> {
         Ok(())
     }
 
-    fn block(&mut self) -> Result<[u8; BLOCK], ArchiveError> {
+    pub(super) fn block(&mut self) -> Result<[u8; BLOCK], ArchiveError> {
         let mut block = [0; BLOCK];
         match self.input.read_exact(&mut block) {
             Ok(()) => Ok(block),
@@ -265,7 +168,7 @@ impl<R: Read> Reader<R> {
     }
 
     /// A number field: octal text, or base 256 with the top bit set.
-    fn number(&self, field: &[u8], what: &str) -> Result<u64, ArchiveError> {
+    pub(super) fn number(&self, field: &[u8], what: &str) -> Result<u64, ArchiveError> {
         number(field).ok_or_else(|| self.wrong(format!("its {what} is no valid number")))
     }
 
@@ -368,111 +271,6 @@ impl<R: Read> Reader<R> {
         })
     }
 
-    /// Size with holes, and where the data goes.
-    #[allow(clippy::type_complexity)]
-    fn layout(
-        &mut self,
-        header: &Header,
-        pax: &Pax,
-        stored: u64,
-    ) -> Result<(u64, Vec<(u64, u64)>), ArchiveError> {
-        let (size, pieces) = if header.entry_type() == EntryType::GNUSparse {
-            self.gnu_sparse(header)?
-        } else if let Some((size, pieces)) = pax.sparse().map_err(|e| self.wrong(e))? {
-            match pieces {
-                Some(pieces) => (size, pieces),
-                None => (size, self.sparse_in_data()?),
-            }
-        } else {
-            return Ok((stored, vec![(0, stored)]));
-        };
-        let mut end = 0_u64;
-        for (offset, length) in &pieces {
-            let next = offset.checked_add(*length);
-            if *offset < end || next.is_none_or(|n| n > size) {
-                return Err(self.wrong("its sparse map overlaps or is longer than the file"));
-            }
-            end = next.unwrap_or(end);
-        }
-        Ok((size, pieces))
-    }
-
-    #[allow(clippy::type_complexity)]
-    fn gnu_sparse(&mut self, header: &Header) -> Result<(u64, Vec<(u64, u64)>), ArchiveError> {
-        let Some(gnu) = header.as_gnu() else {
-            return Err(self.wrong("it is a sparse file without a GNU header"));
-        };
-        let size = self.number(&gnu.realsize, "real size")?;
-        let mut pieces = Vec::new();
-        for piece in &gnu.sparse {
-            self.gnu_piece(&piece.offset, &piece.numbytes, &mut pieces)?;
-        }
-        let mut more = gnu.isextended[0] != 0;
-        while more {
-            let block = self.block()?;
-            for piece in block[..504].as_chunks::<24>().0 {
-                self.gnu_piece(&piece[..12], &piece[12..], &mut pieces)?;
-            }
-            more = block[504] != 0;
-        }
-        Ok((size, pieces))
-    }
-
-    fn gnu_piece(
-        &self,
-        offset: &[u8],
-        length: &[u8],
-        pieces: &mut Vec<(u64, u64)>,
-    ) -> Result<(), ArchiveError> {
-        if offset.iter().all(|b| *b == 0) && length.iter().all(|b| *b == 0) {
-            return Ok(());
-        }
-        if pieces.len() >= PIECES_MOST {
-            return Err(self.wrong("its sparse map is too long"));
-        }
-        let offset = self.number(offset, "sparse map")?;
-        pieces.push((offset, self.number(length, "sparse map")?));
-        Ok(())
-    }
-
-    /// PAX sparse 1.0: the map stands before the data, as decimal lines, padded to a block.
-    fn sparse_in_data(&mut self) -> Result<Vec<(u64, u64)>, ArchiveError> {
-        let mut text = Vec::new();
-        let mut wanted: Option<usize> = None;
-        loop {
-            let mut block = [0; BLOCK];
-            let mut filled = 0;
-            while filled < BLOCK {
-                let n = self.read_data(&mut block[filled..])?;
-                if n == 0 {
-                    return Err(self.wrong("its sparse map is cut off"));
-                }
-                filled += n;
-            }
-            text.extend_from_slice(&block);
-            let lines = text.split_inclusive(|b| *b == b'\n');
-            let numbers: Vec<&[u8]> = lines.filter_map(|l| l.strip_suffix(b"\n")).collect();
-            if wanted.is_none() {
-                wanted = numbers
-                    .first()
-                    .and_then(|n| decimal(n))
-                    .and_then(|n| usize::try_from(n).ok());
-            }
-            let count = wanted.filter(|n| *n <= PIECES_MOST);
-            let Some(count) = count else {
-                return Err(self.wrong("its sparse map is no list of numbers"));
-            };
-            // Checked only when enough may have come, so that long maps are not split again and again.
-            if numbers.len() > count * 2 {
-                return sparse_pairs(numbers[1..=count * 2].iter().map(|n| decimal(n)))
-                    .ok_or_else(|| self.wrong("its sparse map is no list of numbers"));
-            }
-            if text.len() as u64 > self.limits.header {
-                return Err(self.wrong("its sparse map is too long"));
-            }
-        }
-    }
-
     fn id(
         &self,
         pax: Option<Result<u64, String>>,
@@ -530,32 +328,4 @@ fn cut(mut name: Vec<u8>) -> Vec<u8> {
         name.truncate(end);
     }
     name
-}
-
-fn number(field: &[u8]) -> Option<u64> {
-    match field.first()? {
-        // Base 256: 0x80, then big-endian; 0xff would be negative.
-        0x80 => field[1..]
-            .iter()
-            .try_fold(0_u64, |n, b| Some(n.checked_mul(256)? + u64::from(*b))),
-        0x81.. => None,
-        _ => {
-            let text = field.split(|b| *b == 0).next()?.trim_ascii();
-            text.iter().try_fold(0_u64, |n, b| match b {
-                b'0'..=b'7' => Some(n.checked_mul(8)? + u64::from(b - b'0')),
-                _ => None,
-            })
-        }
-    }
-}
-
-/// A decimal number of digits only.
-pub(super) fn decimal(text: &[u8]) -> Option<u64> {
-    if text.is_empty() || text.len() > 20 {
-        return None;
-    }
-    text.iter().try_fold(0_u64, |n, b| match b {
-        b'0'..=b'9' => n.checked_mul(10)?.checked_add(u64::from(b - b'0')),
-        _ => None,
-    })
 }

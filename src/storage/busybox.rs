@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::image::{Built, ImageError, Job, file_identity};
+use super::build::{Built, Job, file_identity};
+use super::image::ImageError;
 use super::seed::Seed;
 
 /// Folders of the new root, with their modes.

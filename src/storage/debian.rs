@@ -10,7 +10,8 @@ use std::process::{Command, Stdio};
 
 use rustix::io::FdFlags;
 
-use super::image::{Built, ImageError, Job, Progress};
+use super::build::{Built, Job};
+use super::image::{ImageError, Progress};
 use super::seed::Seed;
 use super::systemd_units;
 
@@ -203,8 +204,6 @@ fn mmdebstrap(
     let mut command = tool(program);
     command
         .args(["--mode=root", "--variant=minbase", "--format=directory"])
-        // No device nodes: the launch gives the guest its own.
-        .args(["--skip=output/dev", "--skip=output/mknod"])
         .args(["--dpkgopt=path-exclude=/usr/share/man/*"])
         .args(["--dpkgopt=path-exclude=/usr/share/doc/*"])
         .args(["--dpkgopt=path-include=/usr/share/doc/*/copyright"])
@@ -316,6 +315,8 @@ fn finish(job: &Job<'_>, sources: &[String]) -> Result<(), ImageError> {
     ] {
         seed.remove(path)?;
     }
+    // No device nodes: the launch gives the guest its own.
+    seed.clear("dev")?;
     // Empty and not absent: systemd takes an absent one for a first boot and resets all units.
     seed.file("etc/machine-id", 0o444, b"")?;
     seed.file("etc/fstab", 0o644, b"")?;

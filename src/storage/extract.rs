@@ -16,7 +16,8 @@ use std::rc::Rc;
 use rustix::fs::{self, AtFlags, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
-use super::archive_read::{ArchiveError, Entry, EntryKind, Limits, Reader};
+use super::archive_entry::{ArchiveError, Entry, EntryKind, Limits};
+use super::archive_read::Reader;
 use super::dirfd::{FileError, Owner, cname, is_dir, retry, stat_at};
 
 const INSIDE: ResolveFlags = ResolveFlags::IN_ROOT
@@ -90,22 +91,8 @@ impl Writer<'_> {
             let path = PathBuf::from(std::ffi::OsString::from_vec(path_of(&entry.path)));
             FileError { verb, path, source }.into()
         };
-        if entry.kind == EntryKind::Device {
-            let folders = &entry.path[..entry.path.len().saturating_sub(1)];
-            if !folders.iter().any(|part| part == b"dev") {
-                return Err(reader.wrong(
-                    "it is a device node; those are left out below a folder named dev, \
-                     where the guest gets its own, and refused elsewhere",
-                ));
-            }
-            self.done.devices += 1;
+        if !self.is_wanted(reader, entry)? {
             return Ok(());
-        }
-        if matches!(entry.kind, EntryKind::Symlink | EntryKind::HardLink) {
-            let link = &entry.link;
-            if link.is_empty() || link.len() > 4095 || link.contains(&0) {
-                return Err(reader.wrong("its link target is empty, too long or holds a zero byte"));
-            }
         }
         self.done.entries += 1;
         let Some((name, parents)) = entry.path.split_last() else {
@@ -155,6 +142,33 @@ impl Writer<'_> {
             }
             EntryKind::Device => Ok(()),
         }
+    }
+
+    /// Whether an entry is to be written; a device node below a `dev` is not, and elsewhere it is
+    /// an error, as are links to nothing.
+    fn is_wanted<R: Read>(
+        &mut self,
+        reader: &Reader<R>,
+        entry: &Entry,
+    ) -> Result<bool, ArchiveError> {
+        if entry.kind == EntryKind::Device {
+            let folders = &entry.path[..entry.path.len().saturating_sub(1)];
+            if !folders.iter().any(|part| part == b"dev") {
+                return Err(reader.wrong(
+                    "it is a device node; those are left out below a folder named dev, \
+                     where the guest gets its own, and refused elsewhere",
+                ));
+            }
+            self.done.devices += 1;
+            return Ok(false);
+        }
+        if matches!(entry.kind, EntryKind::Symlink | EntryKind::HardLink) {
+            let link = &entry.link;
+            if link.is_empty() || link.len() > 4095 || link.contains(&0) {
+                return Err(reader.wrong("its link target is empty, too long or holds a zero byte"));
+            }
+        }
+        Ok(true)
     }
 
     /// The folder that these components lead to inside the root, made where it is missing.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use proptest::prelude::*;
 use tar::{Builder, EntryType, Header};
 
-use super::archive_read::{ArchiveError, Limits};
+use super::archive_entry::{ArchiveError, Limits};
 use super::dirfd::open_dir;
 use super::extract::{Extracted, extract};
 use super::seed::tests::TempDir;

@@ -5,8 +5,9 @@
 use std::path::{Path, PathBuf};
 
 use super::accounts::{Sources, accounts};
+use super::build::{Built, Job, file_identity};
 use super::dirfd::Owner;
-use super::image::{Built, ImageError, Job, file_identity};
+use super::image::ImageError;
 use super::init_kind::InitKind;
 use super::merged::read_host;
 use super::seed::Seed;
@@ -14,7 +15,7 @@ use super::systemd_units;
 use crate::model::MountOp;
 
 /// Paths of `/etc` copied as they are, where they exist.
-const COPIED: [&str; 28] = [
+const COPIED: [&str; 30] = [
     "etc/nsswitch.conf",
     "etc/host.conf",
     "etc/gai.conf",
@@ -42,7 +43,9 @@ const COPIED: [&str; 28] = [
     "etc/mime.types",
     "etc/debian_version",
     "etc/security",
-    "etc/default",
+    "etc/default/locale",
+    "etc/default/useradd",
+    "etc/default/nss",
 ];
 
 /// Folders of the new root, with their modes.
@@ -211,7 +214,7 @@ fn write_accounts(seed: &Seed) -> Result<(), ImageError> {
     let made = accounts(Sources {
         passwd_master: &text("/usr/share/base-passwd/passwd.master"),
         group_master: &text("/usr/share/base-passwd/group.master"),
-        sysusers: &sysusers(&text),
+        sysusers: &sysusers(text),
         host_passwd: &text("/etc/passwd"),
         host_group: &text("/etc/group"),
     });

@@ -4,11 +4,12 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `template` | recipes: embedded, or from a folder of the host's |
-//! | `image` | built images by digest: record, building once, leftovers |
+//! | `image` | built images by digest: record, list, removal, leftovers |
+//! | `build` | making an image once, from recipe to rename |
 //! | `digest` | the digest of a tree's content |
 //! | `busybox`, `host`, `debian`, `archive` | how each kind of template is built |
 //! | `accounts`, `systemd_units` | parts of `host` and `debian` |
-//! | `archive_read`, `archive_pax`, `extract` | parts of `archive`: the stream, and the disk |
+//! | `archive_*`, `extract` | parts of `archive`: entry, stream, PAX, sparse; the disk |
 //! | `root` | a guest's own layer: make, use, delete |
 //! | `first_boot`, `network_files`, `ssh_keys` | what the host writes into a guest before it runs |
 //! | `merged` | a guest's tree as the guest sees it, read and written by descriptor |
@@ -19,8 +20,11 @@
 
 mod accounts;
 mod archive;
+mod archive_entry;
 mod archive_pax;
 mod archive_read;
+mod archive_sparse;
+mod build;
 mod busybox;
 mod debian;
 mod digest;
@@ -42,12 +46,13 @@ mod systemd_units;
 mod template;
 mod walk;
 
-pub use archive_read::ArchiveError;
+pub use archive_entry::ArchiveError;
+pub use build::{ensure_image, verify_image};
 pub use dirfd::FileError;
 pub use first_boot::{FirstBoot, FirstBootError, first_boot, update_hosts, update_network};
 pub use image::{
-    Image, ImageError, Leftover, Progress, ensure_image, images, leftovers, load_image,
-    remove_image, remove_leftover,
+    Image, ImageError, Leftover, Progress, images, leftovers, load_image, remove_image,
+    remove_leftover,
 };
 pub use init_kind::InitKind;
 pub use root::{RootError, Usage, create_root, delete_root, image_digest, root_ops, usage};

@@ -169,7 +169,7 @@ mod tests {
         std::os::unix::fs::symlink(&outside, tree.join("out")).unwrap();
         std::os::unix::fs::symlink(temp.path(), tree.join("up")).unwrap();
         let closed = tree.join("closed");
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0);
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o000);
         std::fs::set_permissions(closed, mode).unwrap();
         let parent = open_dir(temp.path()).unwrap();
         remove_tree(&parent, c"tree", &tree).unwrap();

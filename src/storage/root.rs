@@ -34,6 +34,14 @@ pub enum RootError {
         /// Where it should be.
         path: PathBuf,
     },
+    /// The image was removed meanwhile.
+    #[error("image {digest} for guest {guest} is gone: create the guest again from its template")]
+    ImageGone {
+        /// Guest.
+        guest: GuestName,
+        /// Image.
+        digest: String,
+    },
     /// A step on a file failed.
     #[error(transparent)]
     File(#[from] FileError),
@@ -65,7 +73,7 @@ pub fn create_root(layout: &Layout, name: &GuestName, image: &Image) -> Result<(
     let temporary = cname(format!(".root-{}", std::process::id()))
         .map_err(|e| FileError::new("create", &path, e))?;
     let result = fill(&parent, &temporary, image)
-        .and_then(|()| {
+        .and_then(|_lock| {
             fs::renameat_with(
                 &parent,
                 &*temporary,
@@ -83,6 +91,13 @@ pub fn create_root(layout: &Layout, name: &GuestName, image: &Image) -> Result<(
             },
             _ => FileError::new("create root", &path, e).into(),
         });
+    if result.is_ok() && !image.root().exists() {
+        delete_root(layout, name)?;
+        return Err(RootError::ImageGone {
+            guest: name.clone(),
+            digest: image.digest.clone(),
+        });
+    }
     if result.is_err() {
         // The first error is the one to report.
         remove_tree(&parent, &temporary, &path).ok();
@@ -90,13 +105,16 @@ pub fn create_root(layout: &Layout, name: &GuestName, image: &Image) -> Result<(
     result
 }
 
-fn fill(parent: &OwnedFd, name: &CString, image: &Image) -> std::io::Result<()> {
+/// Fills a new root; what it returns holds a lock on it.
+fn fill(parent: &OwnedFd, name: &CString, image: &Image) -> std::io::Result<OwnedFd> {
     let root = make_dir(parent, name, Owner::root(0o700))?;
+    fs::flock(&root, FlockOperation::NonBlockingLockExclusive)?;
     // The overlay shows the top folder of its upper layer as `/`.
     make_dir(&root, c"upper", Owner::root(0o755))?;
     make_dir(&root, c"work", Owner::root(0o700))?;
     let digest = image.digest.as_bytes();
-    dirfd::write_whole(&root, c"image", digest, Owner::root(0o600), true)
+    dirfd::write_whole(&root, c"image", digest, Owner::root(0o600), true)?;
+    Ok(root)
 }
 
 /// The digest of the image below a guest's layer.

@@ -12,6 +12,7 @@ use rustix::fs::{self, AtFlags, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use super::dirfd::{self, FileError, Owner, cname, retry};
+use super::remove::remove_tree;
 
 /// Everything below a path stays inside the root, and `/proc` links lead nowhere.
 const INSIDE: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
@@ -125,6 +126,18 @@ impl Seed {
         }
     }
 
+    /// Removes everything in the folder `path`, which must be no link.
+    pub(super) fn clear(&self, path: &str) -> Result<(), FileError> {
+        let shown = self.shown.join(path);
+        let failed = |e: io::Error| FileError::new("open folder", &shown, e);
+        let dir = dirfd::child_dir(&self.root, &cname(path).map_err(failed)?)
+            .map_err(|e| failed(e.into()))?;
+        for name in dirfd::names(&dir).map_err(|e| failed(e.into()))? {
+            remove_tree(&dir, &name, &shown)?;
+        }
+        Ok(())
+    }
+
     /// Names in the folder `path`, none if there is no such folder.
     pub(super) fn names(&self, path: &str) -> Vec<String> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -138,7 +151,8 @@ impl Seed {
     }
 
     /// Copies the host's `source` to the same path: a file with its mode, a link as it is, a folder
-    /// with what is in it. Nothing there is success. For the host's own configuration only.
+    /// with what is in it. Nothing there is success, and what not everybody on the host may read is
+    /// left out. For the host's own configuration only.
     pub(super) fn copy_host(&self, source: &str) -> Result<(), FileError> {
         let host = Path::new("/").join(source);
         let failed = |verb, e: io::Error| FileError::new(verb, &host, e);
@@ -153,6 +167,9 @@ impl Seed {
                 .map_err(|e| self.failed("make link", source, e));
         }
         let mode = std::os::unix::fs::PermissionsExt::mode(&meta.permissions()) & 0o755;
+        if mode & 0o004 == 0 {
+            return Ok(());
+        }
         if meta.is_dir() {
             self.dir(source, mode)?;
             let entries = std::fs::read_dir(&host).map_err(|e| failed("read folder", e))?;

@@ -1,0 +1,324 @@
+//! Builds images: finds out by its recipe whether an image is there already, else makes it in a
+//! `tmp-*` folder, hashes it, and renames it into place, once however many commands want it. What
+//! is in each kind of tree is in the file of that kind; reading and removing images is `image`.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::SystemTime;
+
+use rustix::fs::{self, FlockOperation, Mode, OFlags};
+use serde::Deserialize;
+
+use super::dirfd::{self, FileError, Owner, cname, ensure_private, open_dir};
+use super::image::{Image, ImageError, Progress, load_image};
+use super::init_kind::InitKind;
+use super::remove::remove_tree;
+use super::seed::Seed;
+use super::template::{Kind, Template, Templates};
+use super::{archive, busybox, debian, digest, host};
+use crate::model::{Layout, MountOp, TemplateRef};
+
+/// Raised when builds of the same options must give other trees than before.
+const RECIPE_VERSION: &[u8] = b"bulkhead-recipe-1";
+
+/// What a kind's builder says about the tree it has made.
+#[derive(Debug, Default)]
+pub(super) struct Built {
+    /// Kind of init, where the tree does not show it.
+    pub(super) init: Option<InitKind>,
+    /// First program where it is not `/sbin/init`.
+    pub(super) command: Vec<String>,
+    /// Mounts beyond the root.
+    pub(super) mounts: Vec<MountOp>,
+}
+
+/// What a builder gets.
+pub(super) struct Job<'a> {
+    pub(super) template: &'a Template,
+    pub(super) options: &'a BTreeMap<String, String>,
+    /// The empty root, made.
+    pub(super) root: PathBuf,
+    /// Lock on the build's folder; a tool that inherits it shows that the build is alive.
+    pub(super) lock: &'a OwnedFd,
+    pub(super) progress: &'a mut dyn FnMut(Progress),
+}
+
+impl Job<'_> {
+    /// An option's value.
+    pub(super) fn option(&self, name: &str) -> &str {
+        self.options.get(name).map_or("", String::as_str)
+    }
+
+    /// A reason why this cannot be built.
+    pub(super) fn refuse(&self, reason: impl Into<String>) -> ImageError {
+        refuse(self.template, reason)
+    }
+
+    /// Says what begins now.
+    pub(super) fn phase(&mut self, what: impl Into<String>) {
+        (self.progress)(Progress::Phase(what.into()));
+    }
+}
+
+/// A reason why `template` cannot be built.
+pub(super) fn refuse(template: &Template, reason: impl Into<String>) -> ImageError {
+    ImageError::Build {
+        template: template.name.clone(),
+        reason: reason.into(),
+    }
+}
+
+/// The image of a template with these options: the one there is, or a new one. Two commands that
+/// need the same one build it once. Whatever fails leaves nothing behind.
+///
+/// # Errors
+/// Unknown template or option, a tool that is missing or fails, a full disk, a bad archive.
+pub fn ensure_image(
+    layout: &Layout,
+    templates: &Templates,
+    wanted: &TemplateRef,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Image, ImageError> {
+    let (template, options) = templates.resolve(wanted)?;
+    let recipe = recipe(template, &options);
+    let by_recipe = layout.images().join("by-recipe");
+    let file = by_recipe.join(format!("{recipe}.json"));
+    if let Some(image) = known(layout, &file) {
+        return Ok(image);
+    }
+    let folder = ensure_private(&by_recipe)?;
+    let _lock = lock_recipe(&folder, &by_recipe, &recipe, progress)?;
+    if let Some(image) = known(layout, &file) {
+        return Ok(image);
+    }
+    let image = build(layout, template, &options, &recipe, progress)?;
+    let text = serde_json::json!({ "digest": image.digest }).to_string();
+    let name = format!("{recipe}.json");
+    cname(name)
+        .and_then(|n| dirfd::write_whole(&folder, &n, text.as_bytes(), Owner::root(0o600), true))
+        .map_err(|e| FileError::new("write", &file, e))?;
+    Ok(image)
+}
+
+/// Hash of what decides a build: template, options, and the host's part where there is one.
+fn recipe(template: &Template, options: &BTreeMap<String, String>) -> String {
+    let kind = format!(
+        "{:?} {:?} {:?}",
+        template.kind, template.init, template.stop_signal
+    );
+    let host = match template.kind {
+        Kind::Busybox => busybox::fingerprint(options),
+        Kind::Tar => archive::fingerprint(options),
+        Kind::Host => host::fingerprint(),
+        Kind::Debian => String::new(),
+    };
+    let mut fields: Vec<&[u8]> = vec![RECIPE_VERSION, kind.as_bytes(), host.as_bytes()];
+    for (name, value) in options {
+        fields.extend([b"option", name.as_bytes(), value.as_bytes()]);
+    }
+    for (path, data) in &template.files {
+        fields.extend([b"file".as_slice(), path.as_bytes(), data]);
+    }
+    digest::of_fields(fields)
+}
+
+/// A host file's identity without reading it: size, change time, inode.
+pub(super) fn file_identity(path: &Path) -> String {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata(path).map_or_else(
+        |_| "none".into(),
+        |m| format!("{} {} {}.{}", m.ino(), m.size(), m.mtime(), m.mtime_nsec()),
+    )
+}
+
+/// The image a recipe file leads to, if both are there and whole.
+fn known(layout: &Layout, file: &Path) -> Option<Image> {
+    #[derive(Deserialize)]
+    struct Recipe {
+        digest: String,
+    }
+    let recipe: Recipe = serde_json::from_slice(&std::fs::read(file).ok()?).ok()?;
+    load_image(layout, &recipe.digest).ok()
+}
+
+fn lock_recipe(
+    folder: &OwnedFd,
+    shown: &Path,
+    recipe: &str,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<OwnedFd, FileError> {
+    let name = format!("{recipe}.lock");
+    let failed = |e: rustix::io::Errno| FileError::new("lock", &shown.join(&name), e);
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let file = fs::openat(folder, name.as_str(), flags, Mode::RUSR | Mode::WUSR).map_err(failed)?;
+    if fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        let what = "waiting for another command that builds the same image";
+        progress(Progress::Phase(what.into()));
+        dirfd::retry(|| fs::flock(&file, FlockOperation::LockExclusive)).map_err(failed)?;
+    }
+    Ok(file)
+}
+
+/// A folder `tmp-*` in which an image is made; removed when dropped unless it was kept.
+struct Workshop {
+    images: OwnedFd,
+    shown: PathBuf,
+    name: std::ffi::CString,
+    lock: OwnedFd,
+    kept: bool,
+}
+
+impl Workshop {
+    fn open(layout: &Layout, recipe: &str) -> Result<Self, FileError> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("tmp-{:.12}-{}-{number}", recipe, std::process::id());
+        let shown = layout.images().join(&name);
+        let failed = |e: io::Error| FileError::new("create folder", &shown, e);
+        let images = open_dir(&layout.images())?;
+        let name = cname(name).map_err(failed)?;
+        let lock =
+            dirfd::make_dir(&images, &name, Owner::root(0o700)).map_err(|e| failed(e.into()))?;
+        let workshop = Self {
+            images,
+            shown: shown.clone(),
+            name,
+            lock,
+            kept: false,
+        };
+        fs::flock(&workshop.lock, FlockOperation::NonBlockingLockExclusive)
+            .map_err(|e| failed(e.into()))?;
+        dirfd::make_dir(&workshop.lock, c"root", Owner::root(0o755))
+            .map_err(|e| failed(e.into()))?;
+        Ok(workshop)
+    }
+
+    /// Gives the finished folder its name for good. An image of the same content that is there
+    /// already stays, and this one goes.
+    fn keep(mut self, digest: &str) -> Result<(), FileError> {
+        let failed = |verb, e: io::Error| FileError::new(verb, &self.shown, e);
+        fs::syncfs(&self.lock).map_err(|e| failed("write to disk", e.into()))?;
+        let name = cname(digest).map_err(|e| failed("name", e))?;
+        match fs::renameat_with(
+            &self.images,
+            &*self.name,
+            &self.images,
+            &*name,
+            fs::RenameFlags::NOREPLACE,
+        ) {
+            Ok(()) => self.kept = true,
+            Err(rustix::io::Errno::EXIST) => return Ok(()),
+            Err(e) => return Err(failed("rename", e.into())),
+        }
+        fs::fsync(&self.images).map_err(|e| failed("write to disk", e.into()))
+    }
+}
+
+impl Drop for Workshop {
+    fn drop(&mut self) {
+        if !self.kept {
+            // What cannot be removed now is listed by `leftovers`.
+            remove_tree(&self.images, &self.name, &self.shown).ok();
+        }
+    }
+}
+
+fn build(
+    layout: &Layout,
+    template: &Template,
+    options: &BTreeMap<String, String>,
+    recipe: &str,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Image, ImageError> {
+    let workshop = Workshop::open(layout, recipe)?;
+    let root = workshop.shown.join("root");
+    let mut job = Job {
+        template,
+        options,
+        root: root.clone(),
+        lock: &workshop.lock,
+        progress,
+    };
+    let built = match template.kind {
+        Kind::Busybox => busybox::build(&mut job)?,
+        Kind::Tar => archive::build(&mut job)?,
+        Kind::Host => host::build(&mut job)?,
+        Kind::Debian => debian::build(&mut job)?,
+    };
+    let seed = Seed::open(&root)?;
+    for (path, data) in &template.files {
+        // An embedded file has no mode: what begins like a program is one.
+        let mode = if data.starts_with(b"#!") {
+            0o755
+        } else {
+            0o644
+        };
+        seed.file(path, mode, data)?;
+    }
+    job.phase("hashing the image");
+    let init = built
+        .init
+        .or(template.init)
+        .unwrap_or_else(|| InitKind::detect(&seed));
+    let stop_signal = template
+        .stop_signal
+        .clone()
+        .unwrap_or_else(|| init.stop_signal().to_owned());
+    let beside = beside(init, &stop_signal, &built.command, &built.mounts);
+    let content = digest::digest(seed.fd(), beside.as_bytes())
+        .map_err(|e| FileError::new("read back", &root, e.0))?;
+    let image = Image {
+        digest: content.digest,
+        template: template.name.clone(),
+        options: options.clone(),
+        kind: template.kind,
+        init,
+        command: built.command,
+        stop_signal,
+        size: content.size,
+        files: content.files,
+        created_ms: now_ms(),
+        mounts: built.mounts,
+        path: PathBuf::new(),
+    };
+    let record = workshop.shown.join("image.json");
+    serde_json::to_vec_pretty(&image)
+        .map_err(io::Error::from)
+        .and_then(|text| {
+            let owner = Owner::root(0o600);
+            dirfd::write_whole(&workshop.lock, c"image.json", &text, owner, false)
+        })
+        .map_err(|e| FileError::new("write", &record, e))?;
+    workshop.keep(&image.digest)?;
+    load_image(layout, &image.digest)
+}
+
+/// What is recorded beside the tree and is part of what the digest names.
+fn beside(init: InitKind, stop_signal: &str, command: &[String], mounts: &[MountOp]) -> String {
+    serde_json::json!([init, stop_signal, command, mounts]).to_string()
+}
+
+/// Whether an image's tree still is what its digest names. Reads all of it.
+///
+/// # Errors
+/// A file cannot be read.
+pub fn verify_image(image: &Image) -> Result<bool, FileError> {
+    let beside = beside(
+        image.init,
+        &image.stop_signal,
+        &image.command,
+        &image.mounts,
+    );
+    digest::digest(open_dir(&image.root())?, beside.as_bytes())
+        .map(|content| content.digest == image.digest)
+        .map_err(|e| FileError::new("read", &image.root(), e.0))
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+}

@@ -58,12 +58,11 @@ impl Ground {
     /// Our folder in the version 1 hierarchy mounted at `at`.
     fn below(&self, at: &Path) -> PathBuf {
         let root = self.host.v2.as_ref().unwrap();
-        let managed = at.join(self.parent.path().strip_prefix(root).unwrap());
-        if managed.exists() {
-            managed
-        } else {
-            at.join(&self.name)
+        let plain = at.join(&self.name);
+        if plain.exists() {
+            return plain;
         }
+        at.join(self.parent.path().strip_prefix(root).unwrap())
     }
 
     /// A control file of group `g`, under its version 1 or its version 2 name.
@@ -104,9 +103,11 @@ impl Ground {
 
 impl Drop for Ground {
     fn drop(&mut self) {
-        for name in cgroup::list(&self.parent).unwrap() {
-            let group = Group::open(&self.parent, &name).unwrap();
-            group.remove().unwrap();
+        // Not the one held: under systemd the folder may have been made anew.
+        if let Some(parent) = Parent::look(&self.host, &self.name).unwrap() {
+            for name in cgroup::list(&parent).unwrap() {
+                Group::open(&parent, &name).unwrap().remove().unwrap();
+            }
         }
         let gone = cgroup::remove_parent_if_empty(&self.host, &self.name, &self.lock).unwrap();
         assert!(gone, "the parent group stayed");

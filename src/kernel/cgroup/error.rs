@@ -129,7 +129,7 @@ impl CgroupError {
             verb,
             path: path.to_owned(),
             value: value.to_owned(),
-            meaning: meaning(name, errno),
+            meaning: meaning(verb, name, errno),
             source: errno.into(),
         }
     }
@@ -153,9 +153,10 @@ impl CgroupError {
 }
 
 /// What an error number means for a control file of that name.
-fn meaning(file: &str, errno: Errno) -> String {
+fn meaning(verb: &str, file: &str, errno: Errno) -> String {
+    let control_file = matches!(verb, "read" | "write") && !file.starts_with("cgroup.");
     let words = match (errno, file) {
-        (Errno::NOENT, f) if f.contains('.') && !f.starts_with("cgroup.") => {
+        (Errno::NOENT, f) if control_file && f.contains('.') => {
             "no such control file: the controller is not enabled here, or this kernel lacks it"
         }
         (Errno::NOENT, _) => "no such group or file: it may have been removed meanwhile",
@@ -222,7 +223,9 @@ mod tests {
 
     #[test]
     fn a_missing_controller_is_not_called_a_missing_file() {
-        assert!(meaning("memory.high", Errno::NOENT).contains("controller"));
-        assert!(!meaning("cgroup.kill", Errno::NOENT).contains("controller"));
+        let said = |verb, file| meaning(verb, file, Errno::NOENT);
+        assert!(said("write", "memory.high").contains("controller"));
+        assert!(!said("write", "cgroup.kill").contains("controller"));
+        assert!(!said("list", "bulkhead.service").contains("controller"));
     }
 }

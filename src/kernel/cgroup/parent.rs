@@ -30,7 +30,6 @@ pub struct Parent {
 pub(super) struct Hierarchy {
     /// Those of ours; none for `name=systemd`, which only tracks processes.
     pub(super) controllers: Vec<Controller>,
-    mount: PathBuf,
     path: PathBuf,
 }
 
@@ -59,8 +58,9 @@ impl Hierarchy {
         if let Some(dir) = Dir::open(&self.path)? {
             return Ok(dir);
         }
-        let absent = || CgroupError::file("open", &self.mount, Errno::NOENT);
-        let root = Dir::open(&self.mount)?.ok_or_else(absent)?;
+        let above = self.path.parent().unwrap_or(&self.path);
+        let absent = || CgroupError::file("open", above, Errno::NOENT);
+        let root = Dir::open(above)?.ok_or_else(absent)?;
         let name = self.path.file_name().and_then(|n| n.to_str());
         let (dir, _) = root.ensure(name.unwrap_or_default())?;
         if self.controllers.contains(&Controller::Cpuset) {
@@ -166,14 +166,14 @@ impl Parent {
     }
 }
 
-/// Our folder in the hierarchy mounted at `root`. A hierarchy that systemd does not manage (such
-/// as cpuset of version 1) has no folder of the service's, and is used from its root.
+/// Our folder in the hierarchy mounted at `root`. Of version 1 only the hierarchy of systemd's own
+/// name has to agree with the service. In the others systemd makes the service's folder when it
+/// sees a need and trims what is empty in it, so there ours is at the root, where it touches
+/// nothing that it did not make.
 fn place(host: &Host, root: &Path, kernel_name: &str) -> PathBuf {
-    if host.systemd {
-        let managed = root.join(service::cgroup(kernel_name));
-        if host.v2.as_deref() == Some(root) || managed.is_dir() {
-            return managed;
-        }
+    let named = host.v1.get("name=systemd").map(PathBuf::as_path);
+    if host.systemd && (host.v2.as_deref() == Some(root) || named == Some(root)) {
+        return root.join(service::cgroup(kernel_name));
     }
     root.join(kernel_name)
 }
@@ -206,7 +206,6 @@ fn hierarchies(host: &Host, kernel_name: &str) -> Vec<Hierarchy> {
             found.push(Hierarchy {
                 path: place(host, mount, kernel_name),
                 controllers,
-                mount: mount.clone(),
             });
         }
     }

@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::fs::AtFlags;
+use rustix::io::Errno;
 
 use super::dir::{Dir, keyed};
 use super::{CgroupError, Result, walk};
@@ -31,15 +32,21 @@ pub(super) fn in_use(dir: &Dir) -> Result<bool> {
     let ours = walk::find_child(dir, |name| {
         (name.to_bytes() != HOLDER.as_bytes()).then_some(())
     });
-    let ours = ours.map_err(|e| CgroupError::file("list", dir.path(), e))?;
-    Ok(ours.is_some() || holds(dir)?)
+    match ours {
+        Ok(Some(())) => Ok(true),
+        Ok(None) => holds(dir),
+        // systemd has just taken it away.
+        Err(Errno::NOENT | Errno::NODEV) => Ok(false),
+        Err(e) => Err(CgroupError::file("list", dir.path(), e)),
+    }
 }
 
 fn holds(dir: &Dir) -> Result<bool> {
     let Some(holder) = dir.child(HOLDER)? else {
         return Ok(false);
     };
-    Ok(keyed(&holder.read("cgroup.events")?, "populated") == Some(1))
+    let events = holder.try_read("cgroup.events")?.unwrap_or_default();
+    Ok(keyed(&events, "populated") == Some(1))
 }
 
 /// Starts the service, if it does not run, and returns its folder in version 2.

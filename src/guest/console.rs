@@ -37,7 +37,7 @@ pub(super) struct Hub {
     viewers: Vec<OwnedFd>,
     console: Option<OwnedFd>,
     /// Held open so that the console never reads as hung up between two programs of the guest.
-    _other_end: Option<OwnedFd>,
+    other_end: Option<OwnedFd>,
     log: Log,
 }
 
@@ -60,7 +60,7 @@ impl Hub {
             listener,
             viewers: Vec::new(),
             console,
-            _other_end: other_end,
+            other_end,
             log: Log::open(log, keep),
         })
     }
@@ -135,8 +135,13 @@ impl Hub {
                 true
             }
             Err(Errno::AGAIN | Errno::INTR) => false,
+            // A getty hangs up its terminal before it begins (vhangup(2)), ours with it: opened
+            // again it is as new. Where that fails the guest has taken its devpts away.
             _ => {
-                self.console = None;
+                match terminal::other_end(console.as_fd()) {
+                    Ok(end) => self.other_end = Some(end),
+                    Err(_) => self.console = None,
+                }
                 false
             }
         }

@@ -211,20 +211,30 @@ fn exit_info(pidfd: BorrowedFd<'_>) -> Ended {
     const PIDFD_GET_INFO: libc::c_ulong =
         0xC000_FF0B | ((size_of::<PidfdInfo>() as libc::c_ulong) << 16);
     const PIDFD_INFO_EXIT: u64 = 1 << 3;
-    let mut info = PidfdInfo {
-        mask: PIDFD_INFO_EXIT,
-        ..PidfdInfo::default()
-    };
-    // SAFETY: the request number carries the size of `info`, which outlives the call.
-    let done = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO, &raw mut info) };
-    if done != 0 || info.mask & PIDFD_INFO_EXIT == 0 {
-        return Ended::Unknown;
+    // The kernel tells when its parent has collected it, which takes a moment.
+    let until = Instant::now() + Duration::from_secs(1);
+    while Instant::now() < until {
+        let mut info = PidfdInfo {
+            mask: PIDFD_INFO_EXIT,
+            ..PidfdInfo::default()
+        };
+        // SAFETY: the request number carries the size of `info`, which outlives the call.
+        let done = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO, &raw mut info) };
+        let errno = std::io::Error::last_os_error().raw_os_error();
+        if done == 0 && info.mask & PIDFD_INFO_EXIT != 0 {
+            return if libc::WIFSIGNALED(info.exit_code) {
+                Ended::Signal(libc::WTERMSIG(info.exit_code))
+            } else {
+                Ended::Code(libc::WEXITSTATUS(info.exit_code))
+            };
+        }
+        // ESRCH is "collected, and not kept"; EINVAL and ENOTTY are kernels without the call.
+        if done != 0 && errno != Some(libc::ESRCH) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
-    if libc::WIFSIGNALED(info.exit_code) {
-        Ended::Signal(libc::WTERMSIG(info.exit_code))
-    } else {
-        Ended::Code(libc::WEXITSTATUS(info.exit_code))
-    }
+    Ended::Unknown
 }
 
 /// Has the kernel send us `signal` when our parent ends (prctl(2) PR_SET_PDEATHSIG); `None` takes

@@ -417,6 +417,8 @@ fn new_console(channel: &Channel) -> Result<(), Refusal> {
         let dev = tree::open_root(Path::new("/dev"))?;
         let pty = terminal::open_pty(dev.as_fd())?;
         let slave = mount::clone_tree_fd(pty.slave.as_fd(), false, "the console")?;
+        // The old one's terminal is gone, and nothing can be mounted on what is gone.
+        mount::detach(Path::new("/dev/console"))?;
         let at = tree::mount_point(dev.as_fd(), Path::new("/console"), tree::Point::File)?;
         mount::attach(slave.as_fd(), at.as_fd(), "/dev/console")?;
         tell(channel, &Word::Terminal, Some(&pty.master))

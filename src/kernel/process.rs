@@ -212,7 +212,7 @@ fn exit_info(pidfd: BorrowedFd<'_>) -> Ended {
         0xC000_FF0B | ((size_of::<PidfdInfo>() as libc::c_ulong) << 16);
     const PIDFD_INFO_EXIT: u64 = 1 << 3;
     // The kernel tells when its parent has collected it, which takes a moment.
-    let until = Instant::now() + Duration::from_secs(1);
+    let until = Instant::now() + Duration::from_secs(5);
     while Instant::now() < until {
         let mut info = PidfdInfo {
             mask: PIDFD_INFO_EXIT,
@@ -232,7 +232,7 @@ fn exit_info(pidfd: BorrowedFd<'_>) -> Ended {
         if done != 0 && errno != Some(libc::ESRCH) {
             break;
         }
-        std::thread::sleep(Duration::from_millis(5));
+        std::thread::sleep(Duration::from_millis(20));
     }
     Ended::Unknown
 }

@@ -101,20 +101,29 @@ impl Ground {
     }
 }
 
-impl Drop for Ground {
-    fn drop(&mut self) {
+impl Ground {
+    fn clear(&self) -> cgroup::Result<bool> {
         // Not the one held: under systemd the folder may have been made anew.
-        if let Some(parent) = Parent::look(&self.host, &self.name).unwrap() {
-            for name in cgroup::list(&parent).unwrap() {
-                Group::open(&parent, &name).unwrap().remove().unwrap();
+        if let Some(parent) = Parent::look(&self.host, &self.name)? {
+            for name in cgroup::list(&parent)? {
+                Group::open(&parent, &name)?.remove()?;
             }
         }
-        let gone = cgroup::remove_parent_if_empty(&self.host, &self.name, &self.lock).unwrap();
-        assert!(gone, "the parent group stayed");
+        cgroup::remove_parent_if_empty(&self.host, &self.name, &self.lock)
+    }
+}
+
+impl Drop for Ground {
+    fn drop(&mut self) {
+        let cleared = self.clear();
+        let _gone = std::fs::remove_file(&self.lock);
+        if std::thread::panicking() {
+            return;
+        }
+        assert!(cleared.unwrap(), "the parent group stayed");
         for folder in self.folders() {
             assert!(!folder.exists(), "{} stayed", folder.display());
         }
-        std::fs::remove_file(&self.lock).unwrap();
     }
 }
 
@@ -810,4 +819,69 @@ fn under_systemd_groups_outlive_the_process_that_holds_them() {
         .unwrap()
         .remove()
         .unwrap();
+}
+
+#[test]
+fn a_process_is_cloned_into_its_group() {
+    use std::os::fd::AsRawFd;
+    let ground = Ground::new();
+    let group = ground.create(&Limits {
+        pids: Some(5),
+        ..Limits::default()
+    });
+    // SAFETY: clone_args is numbers only, for which zero is a value.
+    let none: libc::clone_args = unsafe { std::mem::zeroed() };
+    let args = libc::clone_args {
+        // libc's constant of that name is too narrow, and 0.
+        flags: 0x2_0000_0000,
+        exit_signal: libc::SIGCHLD as u64,
+        cgroup: group.v2_fd().unwrap().as_raw_fd() as u64,
+        ..none
+    };
+    // SAFETY: args is a whole clone_args without addresses, so the child is like one of fork; it
+    // makes only system calls, allocates nothing unless one fails, and does not return.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &args, size_of_val(&args)) };
+    if pid == 0 {
+        let entered = group.enter_self().is_ok();
+        // SAFETY: neither call takes addresses.
+        unsafe {
+            // Nobody waits for ever for one that a failed test forgot.
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            if entered {
+                libc::raise(libc::SIGSTOP);
+            }
+            libc::_exit(1)
+        }
+    }
+    assert!(pid > 0, "{}", std::io::Error::last_os_error());
+    let pid = i32::try_from(pid).unwrap();
+    let state = |letter| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        stat.contains(letter)
+    };
+    until("the child is in", || state(") T ") || state(") Z "));
+    assert_eq!(group.processes().unwrap(), [pid]);
+    assert_eq!(group.stats().unwrap().processes, 1);
+    group.kill_all(WAIT).unwrap();
+    let waited = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None).unwrap();
+    assert!(matches!(
+        waited,
+        nix::sys::wait::WaitStatus::Signaled(_, nix::sys::signal::Signal::SIGKILL, _)
+    ));
+}
+
+#[test]
+fn one_who_is_only_in_version_1_does_not_keep_the_group() {
+    let ground = Ground::new();
+    if !ground.on_v1("pids") {
+        eprintln!("skipped: there are no such processes here");
+        return;
+    }
+    let group = ground.create(&Limits::default());
+    let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+    let procs = ground.folder("pids").join("g/cgroup.procs");
+    std::fs::write(procs, child.id().to_string()).unwrap();
+    group.remove().unwrap();
+    assert!(ground.left().is_empty(), "{:?}", ground.left());
+    assert!(!child.wait().unwrap().success());
 }

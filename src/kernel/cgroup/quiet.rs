@@ -165,7 +165,8 @@ fn read_pids(file: &OwnedFd, pids: &mut Vec<i32>) -> rustix::io::Result<()> {
     Ok(())
 }
 
-fn signal(pids: &[i32]) {
+/// Kills processes one by one.
+pub(super) fn signal(pids: &[i32]) {
     for pid in pids.iter().filter_map(|&pid| Pid::from_raw(pid)) {
         // Gone already is as good.
         let _gone = rustix::process::kill_process(pid, Signal::KILL);

@@ -9,6 +9,7 @@ use rustix::fs::AtFlags;
 use rustix::io::Errno;
 
 use super::dir::Dir;
+use super::quiet::{pids_in, signal};
 use super::{CgroupError, Group, Result, walk};
 
 /// How long a group may stay busy after its processes are gone: the kernel takes the last of them
@@ -39,7 +40,11 @@ fn remove_dir(dir: &Dir, until: Instant) -> Result<()> {
         match rustix::fs::unlinkat(rustix::fs::CWD, dir.path(), AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT) => return Ok(()),
             Err(Errno::BUSY) if walk::has_children(dir) => empty(dir, until)?,
-            Err(Errno::BUSY) if Instant::now() < until => back_off(&mut pause),
+            Err(Errno::BUSY) if Instant::now() < until => {
+                // Whoever is in version 1 only has escaped the killing in version 2.
+                signal(&pids_in(dir)?);
+                back_off(&mut pause);
+            }
             Err(e) => return Err(CgroupError::file("remove", dir.path(), e)),
         }
     }

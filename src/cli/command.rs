@@ -78,8 +78,6 @@ pub(super) fn tree(called: &'static str) -> Command {
         .about("Slices one Linux server into many guests on the one running kernel")
         .after_help(CODES)
         .max_term_width(100)
-        .subcommand_required(true)
-        .arg_required_else_help(true)
         .args(globals())
         .subcommands(verbs)
 }
@@ -90,17 +88,19 @@ fn globals() -> [Arg; 3] {
             .long("root")
             .value_name("DIR")
             .env("BULKHEAD_ROOT")
-            .hide_env_values(true)
+            .hide_env(true)
             .value_parser(value_parser!(PathBuf))
             .default_value("/")
             .hide_default_value(true)
-            .help("Installation to work on: everything is kept below DIR [default: /]"),
+            .help("Installation to work on: everything is kept below DIR [default: $BULKHEAD_ROOT, or /]"),
         Arg::new("format")
             .long("format")
             .value_name("FORMAT")
             .value_parser(value_parser!(Format))
             .default_value("table")
-            .help("How data is printed"),
+            .hide_default_value(true)
+            .hide_possible_values(true)
+            .help("How data is printed: table, json, yaml or csv [default: table]"),
         Arg::new("quiet")
             .short('q')
             .long("quiet")

@@ -41,6 +41,7 @@ mod wait;
 mod yaml;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -53,7 +54,8 @@ pub fn main() -> ExitCode {
 }
 
 fn run(arguments: Vec<OsString>) -> u8 {
-    let matches = match command::tree(called_as(&arguments)).try_get_matches_from(arguments) {
+    let called = called_as(&arguments);
+    let matches = match command::tree(called).try_get_matches_from(arguments) {
         Ok(matches) => matches,
         Err(error) => {
             // A closed pipe is the reader's business.
@@ -61,11 +63,20 @@ fn run(arguments: Vec<OsString>) -> u8 {
             return u8::from(error.use_stderr()) * 2;
         }
     };
+    if matches.subcommand_name().is_none() {
+        let _closed = std::io::stderr().write_all(&help(called).into_bytes());
+        return fault::USAGE;
+    }
     let done = Context::new(&matches).and_then(|context| command::dispatch(&context, &matches));
     done.unwrap_or_else(|fault| {
         fault.print();
         fault.code
     })
+}
+
+/// What there is, for whoever named no verb.
+fn help(called: &'static str) -> String {
+    command::tree(called).render_help().to_string()
 }
 
 /// `bh` if it was called so; the keeper has a title in that place.

@@ -17,7 +17,6 @@ pub(super) const PROFILE: Verb = Verb {
     build: |command| {
         command
             .subcommand_required(true)
-            .arg_required_else_help(true)
             .subcommand(Command::new("list").about("List profiles"))
             .subcommand(
                 Command::new("show")

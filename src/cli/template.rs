@@ -20,7 +20,6 @@ pub(super) const TEMPLATE: Verb = Verb {
     build: |command| {
         command
             .subcommand_required(true)
-            .arg_required_else_help(true)
             .subcommand(Command::new("list").about("List templates"))
             .subcommand(
                 Command::new("info")

@@ -1,1 +1,90 @@
 //! The manager's front door: `bulkhead VERB GUEST`.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `command` | the one clap tree: the table of verbs, the flags all have |
+//! | `context` | what every verb gets: the installation, where and how to print |
+//! | `fault` | errors to heading, causes, hint and exit code; the only place that prints them |
+//! | `render`, `yaml`, `clock` | values to text: tables, JSON, YAML, CSV, times |
+//! | `progress` | long work on standard error |
+//! | `settings` | the flags made from `define::KEYS` |
+//! | `select`, `order`, `many` | verbs on many guests: which, in what order, side by side |
+//! | `create`, `life`, `delete`, `list`, `info`, `enter`, `logs`, `change`, `plan`, `wait`, `template`, `profile`, `doctor`, `keeper`, `generate` | the verbs |
+//!
+//! The program has one thread: a launch forks. What runs side by side (`-j`) runs as processes.
+
+mod change;
+mod clock;
+mod command;
+mod context;
+mod create;
+mod delete;
+mod doctor;
+mod enter;
+mod fault;
+mod generate;
+pub mod info;
+mod keeper;
+mod life;
+pub mod list;
+mod logs;
+mod many;
+mod order;
+mod plan;
+mod profile;
+mod progress;
+pub mod render;
+mod select;
+mod settings;
+mod template;
+mod wait;
+mod yaml;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use context::Context;
+
+/// The whole program: parses, calls one verb, prints what went wrong.
+#[must_use]
+pub fn main() -> ExitCode {
+    ExitCode::from(run(std::env::args_os().collect()))
+}
+
+fn run(arguments: Vec<OsString>) -> u8 {
+    let called = called_as(&arguments);
+    let matches = match command::tree(called).try_get_matches_from(arguments) {
+        Ok(matches) => matches,
+        Err(error) => {
+            // A closed pipe is the reader's business.
+            let _closed = error.print();
+            return u8::from(error.use_stderr()) * 2;
+        }
+    };
+    if matches.subcommand_name().is_none() {
+        let _closed = std::io::stderr().write_all(&help(called).into_bytes());
+        return fault::USAGE;
+    }
+    let done = Context::new(&matches).and_then(|context| command::dispatch(&context, &matches));
+    done.unwrap_or_else(|fault| {
+        fault.print();
+        fault.code
+    })
+}
+
+/// What there is, for whoever named no verb.
+fn help(called: &'static str) -> String {
+    command::tree(called).render_help().to_string()
+}
+
+/// `bh` if it was called so; the keeper has a title in that place.
+fn called_as(arguments: &[OsString]) -> &'static str {
+    let name = arguments.first().and_then(|a| Path::new(a).file_name());
+    if name.is_some_and(|name| name == "bh") {
+        "bh"
+    } else {
+        "bulkhead"
+    }
+}

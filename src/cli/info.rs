@@ -1,0 +1,192 @@
+//! `info`: everything about one guest. Reads, takes no lock.
+
+use super::clock::{span, time};
+use super::command::{Verb, name, name_of};
+use super::list::tone;
+use super::logs;
+use super::render::{safe, toned};
+use crate::guest::view::{Info, Row, bytes_text, reason_text};
+use crate::model::{Event, EventKind, Guest, ID_BLOCK, NetworkKind, RestartPolicy, Sample};
+
+pub(super) const INFO: Verb = Verb {
+    name: "info",
+    about: "Show everything about a guest: limits, use, what opens it, how it ended",
+    build: |command| command.arg(name()),
+    run: |context, matches| {
+        let name = name_of(matches)?;
+        let manager = context.manager()?;
+        let info = manager.info(&name)?;
+        let recent = logs::recent(manager, &name)?;
+        context.one(&info, |colour| text(&info, &recent, colour))?;
+        Ok(0)
+    },
+    hidden: false,
+};
+
+/// Lines of `what: …`.
+struct Lines(String);
+
+impl Lines {
+    fn add(&mut self, what: &str, text: &str) {
+        if !text.is_empty() {
+            let what = format!("{what}:");
+            self.0 += &format!("{what:<14}{}\n", safe(text));
+        }
+    }
+
+    fn all(&mut self, what: &str, texts: impl IntoIterator<Item = String>) {
+        for (i, text) in texts.into_iter().enumerate() {
+            if i == 0 {
+                self.add(what, &text);
+            } else {
+                self.0 += &format!("{:<14}{}\n", "", safe(&text));
+            }
+        }
+    }
+}
+
+/// A guest for people, with what happened to it lately.
+#[must_use]
+pub fn text(info: &Info, recent: &[Event], colour: bool) -> String {
+    let row = &info.row;
+    let mut lines = Lines(String::new());
+    lines.add("name", row.name.as_str());
+    let status = toned(&row.status.to_string(), tone(row.status), colour);
+    lines.0 += &format!("{:<14}{status}{}\n", "status:", safe(&running(info)));
+    lines.add("note", row.note.as_deref().unwrap_or_default());
+    if let Some(guest) = &info.guest {
+        what_it_is(&mut lines, guest);
+    }
+    lines.add("image", info.image.as_deref().unwrap_or_default());
+    lines.add(
+        "address",
+        &row.address.map(|a| a.to_string()).unwrap_or_default(),
+    );
+    let ids = info
+        .ids
+        .map(|base| format!("{base} to {} on the host", base + ID_BLOCK - 1));
+    lines.add("ids", &ids.unwrap_or_default());
+    lines.add("created", &info.created_ms.map(time).unwrap_or_default());
+    if let Some(guest) = &info.guest {
+        limits(&mut lines, guest, row, info.usage.as_ref());
+        restart(&mut lines, guest, info.restarts);
+    }
+    if let Some(last) = &info.last_end {
+        let end = format!("{}, {}", reason_text(&last.reason), time(last.time_ms));
+        lines.add("last end", &end);
+    }
+    if info.relaxations.is_empty() && info.guest.is_some() {
+        lines.add("relaxations", "none");
+    }
+    lines.all("relaxations", info.relaxations.iter().cloned());
+    let shown = recent.iter().filter(|event| matters(&event.kind));
+    lines.all(
+        "lately",
+        shown.map(|e| format!("{}  {}", time(e.time_ms), logs::in_words(&e.kind))),
+    );
+    lines.0
+}
+
+/// Ends, restarts and kills; a start or a change is no news.
+fn matters(kind: &EventKind) -> bool {
+    matches!(
+        kind,
+        EventKind::Exited { .. }
+            | EventKind::OutOfMemory { .. }
+            | EventKind::Restarted { .. }
+            | EventKind::GaveUp { .. }
+            | EventKind::KeeperReplaced
+    )
+}
+
+fn running(info: &Info) -> String {
+    let mut text = String::new();
+    if let Some(pid) = info.row.pid {
+        text += &format!(", process {pid}");
+    }
+    if let Some(up) = info.row.up_s {
+        text += &format!(", up {}", span(up));
+    }
+    if let Some(us) = info.launch_us {
+        text += &format!(", launched in {}.{:02} ms", us / 1000, us % 1000 / 10);
+    }
+    text
+}
+
+fn what_it_is(lines: &mut Lines, guest: &Guest) {
+    lines.add("description", &guest.description);
+    lines.all(
+        "labels",
+        guest.labels.iter().map(|(k, v)| format!("{k}={v}")),
+    );
+    let options = guest
+        .template
+        .options
+        .iter()
+        .map(|(k, v)| format!(" {k}={v}"));
+    let template = format!("{}{}", guest.template.name, options.collect::<String>());
+    lines.add("template", &template);
+    lines.add("profiles", &guest.profiles.join(", "));
+    lines.add("hostname", &guest.hostname);
+    let network = match guest.network.kind {
+        NetworkKind::Bridge => "bridge",
+        NetworkKind::None => "none",
+        NetworkKind::Host => "host",
+    };
+    lines.add("network", network);
+}
+
+fn limits(lines: &mut Lines, guest: &Guest, row: &Row, usage: Option<&Sample>) {
+    let limit = row
+        .cpus
+        .as_deref()
+        .map_or("all CPUs".to_owned(), |c| format!("{c} CPUs"));
+    let mut cpu = format!("{limit}, weight {}", guest.cpu.weight);
+    if let Some(set) = &guest.cpu.cpuset {
+        cpu += &format!(", on {set}");
+    }
+    let memory = &guest.memory;
+    let (mut memory_text, mut swap) = (memory.limit.to_string(), memory.swap.to_string());
+    let mut processes = guest.processes.to_string();
+    if let Some(used) = usage {
+        let seconds = used.cpu_us / 1000;
+        cpu += &format!("; used {}.{:03} s", seconds / 1000, seconds % 1000);
+        if used.throttled > 0 {
+            cpu += &format!(", held back {} times", used.throttled);
+        }
+        let peak = bytes_text(used.memory_peak);
+        memory_text = format!("{} of {memory_text}, peak {peak}", bytes_text(used.memory));
+        if used.oom_kills > 0 {
+            memory_text += &format!(", {} killed for want of it", used.oom_kills);
+        }
+        swap = format!("{} of {swap}", bytes_text(used.swap));
+        processes = format!("{} of {processes}", used.processes);
+    }
+    lines.add("cpu", &cpu);
+    lines.add("memory", &memory_text);
+    lines.add("swap", &swap);
+    lines.add("processes", &processes);
+    if let Some(used) = usage {
+        let (read, written) = (bytes_text(used.io_read), bytes_text(used.io_write));
+        lines.add("disk", &format!("{read} read, {written} written"));
+    }
+}
+
+fn restart(lines: &mut Lines, guest: &Guest, restarts: u32) {
+    let mut text = match guest.restart.policy {
+        RestartPolicy::No => "no",
+        RestartPolicy::OnFailure => "on-failure",
+        RestartPolicy::Always => "always",
+    }
+    .to_owned();
+    if restarts > 0 {
+        text += &format!(", {restarts} so far");
+    }
+    lines.add("restart", &text);
+    if guest.autostart.enabled {
+        lines.add(
+            "autostart",
+            &format!("yes, priority {}", guest.autostart.priority),
+        );
+    }
+}

@@ -1,0 +1,57 @@
+//! `wait`: until a guest is in a state.
+
+use std::time::Duration;
+
+use clap::{Arg, ValueEnum, value_parser};
+
+use super::clock;
+use super::command::{Verb, name, name_of, required};
+use crate::guest::change::Until;
+
+pub(super) const WAIT: Verb = Verb {
+    name: "wait",
+    about: "Wait until a guest is running, ready, has an address, or is stopped",
+    build: |command| {
+        command
+            .arg(name())
+            .arg(
+                Arg::new("state")
+                    .value_name("STATE")
+                    .required(true)
+                    .value_parser(value_parser!(State))
+                    .help("What to wait for"),
+            )
+            .arg(
+                Arg::new("timeout")
+                    .short('t')
+                    .long("timeout")
+                    .value_name("TIME")
+                    .value_parser(clock::duration)
+                    .help("Give up after this time, with exit code 1 [default: never]"),
+            )
+    },
+    run: |context, matches| {
+        let until = match required::<State>(matches, "state")? {
+            State::Running => Until::Running,
+            State::Ready => Until::Ready,
+            State::Ip => Until::Address,
+            State::Stopped => Until::Stopped,
+        };
+        let limit = matches.get_one::<Duration>("timeout").copied();
+        context.manager()?.wait(&name_of(matches)?, until, limit)?;
+        Ok(0)
+    },
+    hidden: false,
+};
+
+#[derive(Clone, Copy, ValueEnum)]
+enum State {
+    /// It runs
+    Running,
+    /// It has started all it starts
+    Ready,
+    /// It runs and has an address
+    Ip,
+    /// It does not run
+    Stopped,
+}

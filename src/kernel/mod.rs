@@ -8,6 +8,7 @@ pub mod cgroup;
 pub mod channel;
 pub mod credentials;
 pub mod file;
+pub mod interrupt;
 pub mod mount;
 pub mod namespace;
 pub mod netlink;

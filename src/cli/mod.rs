@@ -1,1 +1,2 @@
 //! The manager's front door: `bulkhead VERB GUEST`.
+pub mod demo;

@@ -13,6 +13,8 @@ use crate::model::{EventKind, Sample};
 const MEMORY: u64 = 64 << 20;
 /// Limit of `bomb`, as its definition has it.
 const PROCESSES: u64 = 64;
+/// A line that never ends, which tail has to keep whole; slow enough to watch.
+const HOG: &str = "while dd if=/dev/zero bs=1M count=1 2>/dev/null; do usleep 5000; done | tail &";
 /// How long a hog or a bomb has to reach its limit.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How much less memory the host may have while a hog fills its guest: the limit, and as much again
@@ -86,8 +88,7 @@ impl Hog {
         let (before, host_kills) = (usage(site, "hog")?, host_kills());
         let available = host_available();
         let mut lowest = available;
-        // A line that never ends, which tail has to keep whole.
-        site.tell("hog", "tail /dev/zero &")?;
+        site.tell("hog", HOG)?;
         let until = Instant::now() + PATIENCE;
         let after = loop {
             lowest = lowest.min(host_available());

@@ -9,8 +9,8 @@ use super::context::Context;
 use super::fault::{Fault, Result};
 use super::render::Format;
 use super::{
-    change, create, delete, doctor, enter, generate, info, keeper, life, list, logs, plan, profile,
-    template, wait,
+    change, create, delete, demo, doctor, enter, generate, info, keeper, life, list, logs, plan,
+    profile, template, wait,
 };
 
 /// One verb.
@@ -56,6 +56,7 @@ const VERBS: &[Verb] = &[
     generate::COMPLETIONS,
     generate::MAN,
     keeper::KEEPER,
+    demo::DEMO,
 ];
 
 const CODES: &str = "\

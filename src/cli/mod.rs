@@ -19,6 +19,7 @@ mod command;
 mod context;
 mod create;
 mod delete;
+mod demo;
 mod doctor;
 mod enter;
 mod fault;

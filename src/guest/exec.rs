@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use oci_spec::runtime::Spec;
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::pipe::PipeFlags;
 
 use super::console::write_all;
 use super::error::{GuestError, Result};
@@ -38,6 +39,15 @@ pub struct ExecRequest {
     pub quiet: bool,
 }
 
+/// What a program said, and how it ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// As [`Manager::exec`] gives it.
+    pub code: i32,
+    /// Its standard output and error; not safe for a terminal (see `view::printable`).
+    pub text: Vec<u8>,
+}
+
 impl Manager {
     /// Executes a program in a guest, relays its input and output, and gives its exit code: 128 and
     /// the signal when it was killed, 124 when its time was up.
@@ -56,6 +66,7 @@ impl Manager {
             environment: request.environment.clone(),
             terminal: wants_terminal,
             quiet: request.quiet,
+            output: None,
         };
         let entered = self.enter(name, task)?;
         let deadline = request.timeout.map(|t| Instant::now() + t);
@@ -72,20 +83,39 @@ impl Manager {
             }
             None => !process::wait_gone(entered.pidfd.as_fd(), request.timeout)?,
         };
-        if timed_out {
-            process::send_signal(
-                entered.pidfd.as_fd(),
-                rustix::process::Signal::KILL.as_raw(),
-            )?;
-            process::wait_gone(entered.pidfd.as_fd(), Some(Duration::from_secs(5)))?;
-            process::collect(entered.pidfd.as_fd());
-            return Ok(124);
-        }
-        Ok(match process::collect(entered.pidfd.as_fd()) {
-            Ended::Code(code) => code,
-            Ended::Signal(signal) => 128 + signal,
-            Ended::Unknown => 255,
-        })
+        exit_code(&entered.pidfd, timed_out)
+    }
+
+    /// Executes a program in a guest without input, and keeps up to `most` bytes of what it says on
+    /// standard output and error; the rest is thrown away. Comes back when the program has ended,
+    /// whatever it left running.
+    ///
+    /// # Errors
+    /// As [`Manager::exec`].
+    pub fn exec_output(
+        &self,
+        name: &GuestName,
+        request: &ExecRequest,
+        most: usize,
+    ) -> Result<Output> {
+        let _ = self.ensure_keeper(name);
+        let (ours, theirs) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
+            .map_err(KernelError::on("make", "a pipe"))?;
+        let task = Task::Execute {
+            argv: request.argv.clone(),
+            user: request.user.clone(),
+            folder: request.folder.clone(),
+            environment: request.environment.clone(),
+            terminal: false,
+            quiet: true,
+            output: Some(theirs),
+        };
+        let entered = self.enter(name, task)?;
+        let deadline = request.timeout.map(|t| Instant::now() + t);
+        let mut text = Vec::new();
+        let timed_out = collect_output(&entered.pidfd, &ours, deadline, most, &mut text)?;
+        let code = exit_code(&entered.pidfd, timed_out)?;
+        Ok(Output { code, text })
     }
 
     fn enter(&self, name: &GuestName, task: Task) -> Result<launch::Entered> {
@@ -141,6 +171,68 @@ impl Manager {
         let entered = self.enter(name, Task::Rewrite { path, content })?;
         process::collect_when_ended(entered.pidfd.as_fd());
         Ok(())
+    }
+}
+
+/// 128 and the signal when it was killed; a program whose time was up is killed here.
+fn exit_code(program: &OwnedFd, timed_out: bool) -> Result<i32> {
+    if timed_out {
+        process::send_signal(program.as_fd(), rustix::process::Signal::KILL.as_raw())?;
+        process::wait_gone(program.as_fd(), Some(Duration::from_secs(5)))?;
+        process::collect(program.as_fd());
+        return Ok(124);
+    }
+    Ok(match process::collect(program.as_fd()) {
+        Ended::Code(code) => code,
+        Ended::Signal(signal) => 128 + signal,
+        Ended::Unknown => 255,
+    })
+}
+
+/// Reads what a program says until it has ended; `true` when its time was up.
+fn collect_output(
+    program: &OwnedFd,
+    pipe: &OwnedFd,
+    deadline: Option<Instant>,
+    most: usize,
+    text: &mut Vec<u8>,
+) -> Result<bool> {
+    let mut open = true;
+    let mut data = [0_u8; 8192];
+    loop {
+        let mut fds = vec![PollFd::new(program, PollFlags::IN)];
+        if open {
+            fds.push(PollFd::new(pipe, PollFlags::IN));
+        }
+        let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
+        match poll(&mut fds, left.map(super::keeper::poll_timeout).as_ref()) {
+            Ok(0) => return Ok(true),
+            Ok(_) => {}
+            Err(Errno::INTR) => continue,
+            Err(errno) => return Err(KernelError::new("wait for", "the program", errno).into()),
+        }
+        let hot = |n: usize| fds.get(n).is_some_and(|fd| !fd.revents().is_empty());
+        // What it said before it ended is in the pipe; what its children say later is theirs.
+        let (ended, said) = (hot(0), hot(1));
+        if said {
+            match rustix::io::read(pipe, &mut data) {
+                Ok(n) if n > 0 => {
+                    let room = most.saturating_sub(text.len());
+                    text.extend_from_slice(&data[..n.min(room)]);
+                }
+                Err(Errno::INTR | Errno::AGAIN) => {}
+                _ => open = false,
+            }
+            // A child that never stops talking must not keep us.
+            if ended && text.len() >= most {
+                return Ok(false);
+            }
+        } else if ended {
+            return Ok(false);
+        }
+        if !ended && deadline.is_some_and(|d| Instant::now() >= d) {
+            return Ok(true);
+        }
     }
 }
 

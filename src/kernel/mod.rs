@@ -9,6 +9,7 @@ pub mod channel;
 pub mod credentials;
 pub mod file;
 pub mod inherited;
+pub mod interrupt;
 pub mod mount;
 pub mod namespace;
 pub mod netlink;

@@ -83,6 +83,13 @@ pub fn put_on_standard(fd: BorrowedFd<'_>) -> Result<()> {
         .map_err(failed)
 }
 
+/// Puts a descriptor on 1 and 2.
+pub fn put_on_output(fd: BorrowedFd<'_>) -> Result<()> {
+    rustix::stdio::dup2_stdout(fd)
+        .and_then(|()| rustix::stdio::dup2_stderr(fd))
+        .map_err(KernelError::on("use as output", "a descriptor"))
+}
+
 /// The person's terminal in raw mode while this lives; put back when dropped.
 #[derive(Debug)]
 pub struct RawMode {

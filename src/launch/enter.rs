@@ -27,7 +27,7 @@ use crate::plan::EnterPlan;
 use crate::plan::seccomp::to_filter;
 
 /// What is to be done inside.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Task {
     /// Execute a program of the guest's.
     Execute {
@@ -43,6 +43,8 @@ pub enum Task {
         terminal: bool,
         /// Whether it gets neither: input and output are thrown away.
         quiet: bool,
+        /// Where its output goes, standard error included, whatever the others say.
+        output: Option<OwnedFd>,
     },
     /// Open a new console and put it on /dev/console.
     Console,
@@ -244,6 +246,7 @@ fn entered(request: &EnterRequest<'_>, program: Option<&Program>, channel: &Chan
             environment,
             terminal,
             quiet,
+            output,
         } => {
             let wish = Wish {
                 argv,
@@ -252,6 +255,7 @@ fn entered(request: &EnterRequest<'_>, program: Option<&Program>, channel: &Chan
                 environment,
                 terminal: *terminal,
                 quiet: *quiet,
+                output: output.as_ref(),
             };
             execute(request.plan, program, channel, &wish)
         }
@@ -280,6 +284,7 @@ struct Wish<'a> {
     environment: &'a [String],
     terminal: bool,
     quiet: bool,
+    output: Option<&'a OwnedFd>,
 }
 
 fn execute(
@@ -309,6 +314,9 @@ fn execute(
                 .map_err(KernelError::on("open", "/dev/null"))?;
                 terminal::put_on_standard(null.as_fd())?;
             }
+        }
+        if let Some(output) = wish.output {
+            terminal::put_on_output(output.as_fd())?;
         }
         set_limits(&plan.limits)?;
         if plan.no_new_privileges {

@@ -487,11 +487,19 @@ impl Host {
         mount::attach(tree, at.as_fd(), &target.display().to_string())
     }
 
+    /// Stage and init are two processes, so either may be the first to be heard.
     fn await_init(&mut self) -> Result<(), Cause> {
-        let (word, pidfd) = self.expect_word()?;
-        let (Word::Init { pid }, Some(pidfd)) = (word, pidfd) else {
-            return Err(Box::new(missing("the pid")));
-        };
+        for _ in 0..2 {
+            match self.expect_word()? {
+                (Word::Init { pid }, Some(pidfd)) => self.take_init(pid, pidfd)?,
+                (Word::Ready, console) => self.console = console,
+                _ => return Err(Box::new(missing("the pid"))),
+            }
+        }
+        Ok(())
+    }
+
+    fn take_init(&mut self, pid: u32, pidfd: OwnedFd) -> Result<(), Cause> {
         let kill = pidfd.try_clone()?;
         self.undo.push(move || {
             let _gone = process::send_signal(kill.as_fd(), 9);
@@ -502,8 +510,6 @@ impl Host {
         if let Some((_, stage)) = self.stage.take() {
             process::collect(stage.as_fd());
         }
-        let (_, console) = self.expect_word()?;
-        self.console = console;
         Ok(())
     }
 

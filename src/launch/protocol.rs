@@ -5,7 +5,7 @@
 //!   UserNamespace            ──▶
 //!                            ◀──    Go            + the root, as a descriptor
 //!   Init { pid }  + pidfd    ──▶                    (the stage ends)
-//!   Ready         + console  ──▶
+//!   Ready         + console  ──▶                    (of another process: may overtake Init)
 //!                            ◀──    Go
 //!   (closed by execve)       ──▶                    the guest runs
 //!
@@ -57,6 +57,8 @@ pub(super) enum Awaiting {
     Init,
     /// `Ready`.
     Ready,
+    /// `Init`, which `Ready` has overtaken.
+    LateInit,
     /// The end of the dialogue by execve.
     Exec,
     /// Nothing more.
@@ -85,7 +87,9 @@ impl Dialogue {
         self.0 = match (self.0, word) {
             (Awaiting::UserNamespace, Some(Word::UserNamespace)) => Awaiting::Init,
             (Awaiting::Init, Some(Word::Init { .. })) => Awaiting::Ready,
+            (Awaiting::Init, Some(Word::Ready)) => Awaiting::LateInit,
             (Awaiting::Ready, Some(Word::Ready)) => Awaiting::Exec,
+            (Awaiting::LateInit, Some(Word::Init { .. })) => Awaiting::Exec,
             (Awaiting::Exec, None) => Awaiting::Done,
             (awaiting, word) => {
                 let got = word.map_or("the end".to_owned(), |w| format!("{w:?}"));
@@ -154,6 +158,20 @@ mod tests {
     }
 
     #[test]
+    fn init_may_be_ready_before_the_stage_tells_of_it() {
+        let mut dialogue = Dialogue::begin();
+        for at in [0, 2, 1, 3] {
+            dialogue.hear(SCRIPT[at].as_ref()).unwrap();
+        }
+        assert_eq!(dialogue.0, Awaiting::Done);
+        let mut twice = Dialogue::begin();
+        for at in [0, 2] {
+            twice.hear(SCRIPT[at].as_ref()).unwrap();
+        }
+        assert!(twice.hear(SCRIPT[2].as_ref()).is_err());
+    }
+
+    #[test]
     fn every_word_out_of_turn_is_refused() {
         for at in 0..SCRIPT.len() {
             for other in SCRIPT
@@ -166,7 +184,9 @@ mod tests {
                 for word in &SCRIPT[..at] {
                     dialogue.hear(word.as_ref()).unwrap();
                 }
-                assert!(dialogue.hear(other.as_ref()).is_err(), "{other:?} at {at}");
+                let overtakes = at == 1 && *other == Some(Word::Ready);
+                let heard = dialogue.hear(other.as_ref());
+                assert_eq!(heard.is_ok(), overtakes, "{other:?} at {at}");
             }
         }
     }

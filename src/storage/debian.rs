@@ -9,11 +9,13 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use rustix::io::FdFlags;
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::build::{Built, Job};
 use super::image::{ImageError, Progress};
 use super::seed::Seed;
 use super::systemd_units;
+use crate::kernel::interrupt;
 
 /// Beyond the essential ones.
 const PACKAGES: [&str; 14] = [
@@ -243,8 +245,15 @@ fn run(job: &mut Job<'_>, mut command: Command) -> Result<(), ImageError> {
     // Its copies of the pipe's end would keep the reader waiting for ever.
     drop(command);
     let mut last = VecDeque::new();
+    let mut stopped = false;
     for line in BufReader::new(reader).split(b'\n') {
         let Ok(line) = line else { break };
+        // Somebody wants us to end: so is the tool to, which cleans up after itself. It may have
+        // got the signal as well, when it came from the terminal.
+        if !stopped && interrupt::caught().is_some() {
+            stopped = true;
+            let _ended = kill_process(Pid::from_child(&child), Signal::TERM);
+        }
         // A progress bar rewrites its line; what it showed last is what counts.
         let text = String::from_utf8_lossy(&line);
         let shown = text.rsplit('\r').find(|part| !part.is_empty());

@@ -4,11 +4,12 @@
 
 use std::collections::BTreeSet;
 use std::collections::VecDeque;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, PipeReader, Read};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use rustix::io::FdFlags;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno, FdFlags};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::build::{Built, Job};
@@ -245,15 +246,13 @@ fn run(job: &mut Job<'_>, mut command: Command) -> Result<(), ImageError> {
     // Its copies of the pipe's end would keep the reader waiting for ever.
     drop(command);
     let mut last = VecDeque::new();
-    let mut stopped = false;
-    for line in BufReader::new(reader).split(b'\n') {
+    let said = Said {
+        pipe: reader,
+        tool: Pid::from_child(&child),
+        told: false,
+    };
+    for line in BufReader::new(said).split(b'\n') {
         let Ok(line) = line else { break };
-        // Somebody wants us to end: so is the tool to, which cleans up after itself. It may have
-        // got the signal as well, when it came from the terminal.
-        if !stopped && interrupt::caught().is_some() {
-            stopped = true;
-            let _ended = kill_process(Pid::from_child(&child), Signal::TERM);
-        }
         // A progress bar rewrites its line; what it showed last is what counts.
         let text = String::from_utf8_lossy(&line);
         let shown = text.rsplit('\r').find(|part| !part.is_empty());
@@ -290,6 +289,36 @@ fn run(job: &mut Job<'_>, mut command: Command) -> Result<(), ImageError> {
         "{name} ended with {status}{hint}; its last lines:\n{}",
         lines.join("\n")
     )))
+}
+
+/// What a tool says. When somebody asks this program to end, the tool is asked as well, and what it
+/// says while it cleans up is still read. It may have got the signal already, from the terminal.
+struct Said {
+    pipe: PipeReader,
+    tool: Pid,
+    told: bool,
+}
+
+impl Read for Said {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        const LOOK: Timespec = Timespec {
+            tv_sec: 0,
+            tv_nsec: 200_000_000,
+        };
+        loop {
+            if !self.told && interrupt::caught().is_some() {
+                self.told = true;
+                // Not collected yet, so the pid is still the tool's; one that has ended needs none.
+                let _ended = kill_process(self.tool, Signal::TERM);
+            }
+            let mut fds = [PollFd::new(&self.pipe, PollFlags::IN)];
+            match poll(&mut fds, Some(&LOOK)) {
+                Ok(0) | Err(Errno::INTR) => {}
+                Ok(_) => return self.pipe.read(buffer),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
 }
 
 fn refuse_run(template: &str, program: &str, reason: &str) -> ImageError {

@@ -5,6 +5,7 @@
 
 mod cost;
 mod cpu;
+mod host;
 mod limits;
 mod report;
 mod server;

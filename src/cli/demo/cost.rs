@@ -3,10 +3,9 @@
 
 use std::time::Duration;
 
-use super::limits::number_after;
 use super::report::Report;
 use super::site::{GUESTS, Site};
-use super::{Result, Stop, pause};
+use super::{Result, Stop, host, pause};
 use crate::guest::view::bytes_text;
 
 /// Most a start may take at the median, microseconds.
@@ -115,26 +114,13 @@ fn cost(site: &Site, guest: &str) -> Result<Option<Cost>> {
     else {
         return Ok(None);
     };
-    let keeper = keeper_of(pid).and_then(private_memory);
+    let keeper = host::parent_of(pid).and_then(host::private_memory);
     let unknown = || Stop::Failed(format!("the keeper of guest {guest} cannot be looked at"));
     Ok(Some(Cost {
         launch_us,
         memory: usage.memory,
         keeper: keeper.ok_or_else(unknown)?,
     }))
-}
-
-/// A guest's keeper is the parent of its first process.
-fn keeper_of(pid: u32) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    number_after(&status, "PPid:")
-}
-
-/// Bytes that a process has for itself alone, from /proc/PID/smaps_rollup (Linux 4.14).
-fn private_memory(pid: u64) -> Option<u64> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-    let of = |key| number_after(&text, key);
-    Some((of("Private_Clean:")? + of("Private_Dirty:")?) << 10)
 }
 
 /// Of many numbers the least, the middle one and the most.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::report::Report;
 use super::site::Site;
-use super::{Result, Stop, pause, pause_until};
+use super::{Result, Stop, host, pause, pause_until};
 
 /// A whole number of the kernel's periods of 100 ms, long enough that a limit's granularity and the
 /// moment of reading do not show.
@@ -100,10 +100,10 @@ fn window(site: &Site, guests: &[&str]) -> Result<(Vec<f64>, f64)> {
     let read = || -> Result<Vec<(Instant, u64)>> {
         guests.iter().map(|guest| reading(site, guest)).collect()
     };
-    let (began, busy, first) = (Instant::now(), machine_us()?, read()?);
+    let (began, busy, first) = (Instant::now(), host::busy_us()?, read()?);
     pause_until(began + WINDOW)?;
     let last = read()?;
-    let everybody = (machine_us()?.saturating_sub(busy)) as f64 / micros(began, Instant::now());
+    let everybody = (host::busy_us()?.saturating_sub(busy)) as f64 / micros(began, Instant::now());
     let shares: Vec<f64> = first
         .iter()
         .zip(&last)
@@ -134,9 +134,9 @@ fn settle(report: &mut Report) -> Result<()> {
     let until = Instant::now() + Duration::from_secs(20);
     let mut told = false;
     loop {
-        let (from, busy) = (Instant::now(), machine_us()?);
+        let (from, busy) = (Instant::now(), host::busy_us()?);
         pause(Duration::from_millis(500))?;
-        let used = machine_us()?.saturating_sub(busy) as f64 / micros(from, Instant::now());
+        let used = host::busy_us()?.saturating_sub(busy) as f64 / micros(from, Instant::now());
         if used < CALM {
             return Ok(());
         }
@@ -155,38 +155,9 @@ fn settle(report: &mut Report) -> Result<()> {
     }
 }
 
-/// CPU time that all CPUs together were busy or taken away by a hypervisor, microseconds since
-/// boot, from the first line of /proc/stat (proc_stat(5)); its unit is 1/100 s.
-fn machine_us() -> Result<u64> {
-    let text = std::fs::read_to_string("/proc/stat")
-        .map_err(|error| Stop::Failed(format!("cannot read /proc/stat: {error}")))?;
-    busy_ticks(&text)
-        .map(|ticks| ticks * 10_000)
-        .ok_or_else(|| Stop::Failed("/proc/stat does not begin with the CPUs".to_owned()))
-}
-
-fn busy_ticks(stat: &str) -> Option<u64> {
-    let fields = stat.lines().next()?.strip_prefix("cpu ")?;
-    let ticks: Vec<u64> = fields
-        .split_whitespace()
-        .map_while(|f| f.parse().ok())
-        .collect();
-    // user nice system IDLE IOWAIT irq softirq steal; guest time is in user already.
-    let of = |columns: &[usize]| columns.iter().filter_map(|&n| ticks.get(n)).sum();
-    (ticks.len() >= 4).then(|| of(&[0, 1, 2, 5, 6, 7]))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn idle_time_is_not_busy() {
-        let stat = "cpu  1 2 3 1000 2000 4 5 6 7 8\ncpu0 1 1 1 1\n";
-        assert_eq!(busy_ticks(stat), Some(21));
-        assert_eq!(busy_ticks("cpu  1 2 3 4\n"), Some(6));
-        assert_eq!(busy_ticks("intr 1\n"), None);
-    }
 
     #[test]
     fn errors_are_relative() {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::report::Report;
 use super::site::Site;
-use super::{Result, Stop, pause};
+use super::{Result, Stop, host, pause};
 use crate::guest::view::bytes_text;
 use crate::model::{EventKind, Sample};
 
@@ -85,13 +85,13 @@ impl Hog {
     fn let_loose(site: &Site) -> Result<Self> {
         let name = Site::name("hog")?;
         let pid = site.manager.row(&name).pid;
-        let (before, host_kills) = (usage(site, "hog")?, host_kills());
-        let available = host_available();
+        let (before, host_kills) = (usage(site, "hog")?, host::kills());
+        let available = host::available();
         let mut lowest = available;
         site.tell("hog", HOG)?;
         let until = Instant::now() + PATIENCE;
         let after = loop {
-            lowest = lowest.min(host_available());
+            lowest = lowest.min(host::available());
             let now = usage(site, "hog")?;
             if now.oom_kills > before.oom_kills || Instant::now() >= until {
                 break now;
@@ -106,7 +106,9 @@ impl Hog {
             peak: usage(site, "hog")?.memory_peak,
             told: told(site)?,
             goes_on: pid.is_some() && site.manager.row(&name).pid == pid,
-            killed_elsewhere: host_kills_since(host_kills).saturating_sub(kills),
+            killed_elsewhere: host::kills()
+                .saturating_sub(host_kills)
+                .saturating_sub(kills),
             host_down: available.saturating_sub(lowest),
         })
     }
@@ -200,42 +202,4 @@ pub(super) fn processes(site: &Site, report: &mut Report) -> Result<()> {
 fn usage(site: &Site, guest: &str) -> Result<Sample> {
     let gone = || Stop::Failed(format!("guest {guest} does not run any more"));
     site.manager.usage(&Site::name(guest)?).ok_or_else(gone)
-}
-
-/// Bytes the host can still give out: MemAvailable of /proc/meminfo; 0 if it does not say.
-fn host_available() -> u64 {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    number_after(&text, "MemAvailable:").map_or(0, |kib| kib << 10)
-}
-
-/// Processes that this machine ever killed for want of memory, those in guests included.
-fn host_kills() -> u64 {
-    let text = std::fs::read_to_string("/proc/vmstat").unwrap_or_default();
-    number_after(&text, "oom_kill ").unwrap_or(0)
-}
-
-fn host_kills_since(before: u64) -> u64 {
-    host_kills().saturating_sub(before)
-}
-
-/// The number in the line that begins with `key`.
-pub(super) fn number_after(text: &str, key: &str) -> Option<u64> {
-    let rest = text.lines().find_map(|line| line.strip_prefix(key))?;
-    rest.split_whitespace().next()?.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_are_found_by_their_line() {
-        let text = "MemFree:     1 kB\nMemAvailable:   42 kB\n";
-        assert_eq!(number_after(text, "MemAvailable:"), Some(42));
-        assert_eq!(
-            number_after("oom_kill_x 3\noom_kill 7\n", "oom_kill "),
-            Some(7)
-        );
-        assert_eq!(number_after(text, "Swap:"), None);
-    }
 }

@@ -11,13 +11,26 @@ use crate::guest::change::Until;
 use crate::guest::view::Row;
 
 /// Its name.
-const SERVER: &str = "server";
+pub(super) const SERVER: &str = "server";
 /// How long systemd has to start everything.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Most seconds it may take on a machine that is not busy.
 const QUICK: f64 = 10.0;
 
-/// Shows it.
+/// How long it takes from the start until all its services run.
+pub(super) fn boots(site: &Site, began: Instant, report: &mut Report) -> Result<()> {
+    wait_ready(site, SERVER)?;
+    let took = began.elapsed().as_secs_f64();
+    report.line(
+        "Debian, all services up",
+        &format!("under {QUICK:.0} s"),
+        &format!("{took:.2} s after its start"),
+        took < QUICK,
+    );
+    Ok(())
+}
+
+/// Shows the rest.
 pub(super) fn show(site: &Site, report: &mut Report) -> Result<()> {
     let first = running(site)?;
     report.say("Debian: looking around in guest server");

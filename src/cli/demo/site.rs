@@ -3,9 +3,10 @@
 //! it was called on: of all it makes only built images stay there, so that the next one is quick.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::report::Report;
+use super::server::SERVER;
 use super::{Result, Stop, go_on};
 use crate::guest::exec::{ExecRequest, Output};
 use crate::guest::{GuestError, Manager, view};
@@ -50,7 +51,7 @@ pub(super) const GUESTS: [(&str, &str); 10] = [
         "template = \"busybox\"\nprocesses = 64\nmemory.limit = \"64M\"\ncpu.limit = 0.5\n",
     ),
     ("host", "template = \"host\"\nmemory.limit = \"512M\"\n"),
-    ("server", "template = \"debian\"\nmemory.limit = \"1G\"\n"),
+    (SERVER, "template = \"debian\"\nmemory.limit = \"1G\"\n"),
 ];
 
 /// The installation, held by this process alone.
@@ -145,8 +146,8 @@ impl Site {
         let layout = &self.manager.layout;
         let var = layout.var();
         for path in [
-            layout.run(),
-            layout.etc(),
+            self.home.join("run"),
+            self.home.join("etc"),
             layout.guests(),
             var.join("network"),
             var.join("events.jsonl"),
@@ -247,11 +248,15 @@ fn begin(site: &Site, guest: &str, definition: &str, report: &mut Report) -> Res
             _ => {}
         })?;
     go_on()?;
+    let began = Instant::now();
     let started = site.manager.start(&name)?;
     report.say(&format!(
         "guest {guest} ({}) runs after {:.1} ms",
         created.guest.template.name,
         started.took.as_secs_f64() * 1000.0
     ));
+    if guest == SERVER {
+        super::server::boots(site, began, report)?;
+    }
     Ok(())
 }

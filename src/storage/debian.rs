@@ -5,12 +5,13 @@
 use std::collections::BTreeSet;
 use std::collections::VecDeque;
 use std::io::{BufRead as _, BufReader, PipeReader, Read};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, FdFlags};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::build::{Built, Job};
 use super::image::{ImageError, Progress};
@@ -234,7 +235,9 @@ fn run(job: &mut Job<'_>, mut command: Command) -> Result<(), ImageError> {
     let name = command.get_program().to_string_lossy().into_owned();
     let cannot = |e: std::io::Error| refuse_run(job.template.name.as_str(), &name, &e.to_string());
     let (reader, writer) = std::io::pipe().map_err(cannot)?;
+    // A group of its own: mmdebstrap waits for its children, which do not hear what it hears.
     command
+        .process_group(0)
         .stderr(writer.try_clone().map_err(cannot)?)
         .stdout(writer);
     // The tool inherits the lock: should this command be killed, what the tool still writes to is
@@ -291,8 +294,8 @@ fn run(job: &mut Job<'_>, mut command: Command) -> Result<(), ImageError> {
     )))
 }
 
-/// What a tool says. When somebody asks this program to end, the tool is asked as well, and what it
-/// says while it cleans up is still read. It may have got the signal already, from the terminal.
+/// What a tool says. When somebody asks this program to end, the tool is asked as well, with all it
+/// has started, and what it says while it cleans up is still read.
 struct Said {
     pipe: PipeReader,
     tool: Pid,
@@ -308,8 +311,8 @@ impl Read for Said {
         loop {
             if !self.told && interrupt::caught().is_some() {
                 self.told = true;
-                // Not collected yet, so the pid is still the tool's; one that has ended needs none.
-                let _ended = kill_process(self.tool, Signal::TERM);
+                // Not collected yet, so the number is still the tool's.
+                let _ended = kill_process_group(self.tool, Signal::INT);
             }
             let mut fds = [PollFd::new(&self.pipe, PollFlags::IN)];
             match poll(&mut fds, Some(&LOOK)) {

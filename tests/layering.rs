@@ -18,7 +18,12 @@ const HOMES: &[(&str, &[&str])] = &[
     // Its safe calls on descriptors are also how storage works on files.
     ("nix", &["kernel", "storage"]),
     // Safe calls on owned descriptors: everywhere but in the rooms that do no I/O.
-    ("rustix", &["kernel", "define", "storage", "network", "launch", "guest", "cli"]),
+    (
+        "rustix",
+        &[
+            "kernel", "define", "storage", "network", "launch", "guest", "cli",
+        ],
+    ),
     ("tar", &["storage"]),
     ("clap", &["cli", "oci"]),
     ("clap_complete", &["cli", "oci"]),

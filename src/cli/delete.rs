@@ -47,7 +47,7 @@ pub(super) const RENAME: Verb = Verb {
 fn delete(context: &Context, matches: &ArgMatches) -> Result<u8> {
     let force = matches.get_flag("force");
     let names = select::chosen(context, matches)?;
-    if !(force || matches.get_flag("yes") || matches.get_flag("dry-run")) && !names.is_empty() {
+    if !(force || matches.get_flag("yes") || matches.get_flag("dry-run") || names.is_empty()) {
         may_go_on(&names, matches.contains_id("names"))?;
     }
     let mut arguments = vec!["delete".to_owned(), "--yes".to_owned()];

@@ -101,7 +101,7 @@ impl Manager {
         };
         plan::spec::supported(guest, &self.facts)?;
         let blocks = self.block_numbers(guest)?;
-        let resources = plan::spec::limits(guest, &blocks)?;
+        let resources = plan::resources::limits(guest, &blocks)?;
         let limits = launch::limits(&resources, guest.cgroups)?;
         group.update(&limits)?;
         let orders = super::keeper::Orders::of(guest);

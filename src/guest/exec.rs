@@ -156,22 +156,6 @@ impl Manager {
             .ok_or_else(|| damaged("the guest has no run state".into()))?;
         Ok((plan::enter::enter(&spec)?, state))
     }
-
-    /// Brings `/etc/hosts` of a running guest up to date, by a process that is the guest's own root.
-    /// A guest that has made something else of the file keeps that.
-    ///
-    /// # Errors
-    /// The guest cannot be entered.
-    pub(super) fn rewrite_in(
-        &self,
-        name: &GuestName,
-        path: PathBuf,
-        content: Vec<u8>,
-    ) -> Result<()> {
-        let entered = self.enter(name, Task::Rewrite { path, content })?;
-        process::collect_when_ended(entered.pidfd.as_fd());
-        Ok(())
-    }
 }
 
 /// 128 and the signal when it was killed; a program whose time was up is killed here.

@@ -36,7 +36,7 @@ pub fn open_pty(dev: BorrowedFd<'_>) -> Result<Pty> {
     )
     .map_err(failed)?;
     let fs = rustix::fs::fstatfs(&pts).map_err(failed)?;
-    if i64::try_from(fs.f_type) != Ok(DEVPTS_SUPER_MAGIC) {
+    if fs.f_type != DEVPTS_SUPER_MAGIC {
         return Err(failed(Errno::NODEV).because("what is mounted there is no devpts"));
     }
     let master =

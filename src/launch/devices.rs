@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::fs::{Mode, OFlags};
 
 use crate::kernel::{KernelError, Result, mount};
-use crate::plan::steps::Node;
+use crate::plan::step::Node;
 
 const LINKS: [(&str, &str); 5] = [
     ("fd", "/proc/self/fd"),

@@ -9,27 +9,21 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use super::protocol::{self, Dialogue, Word};
+use super::protocol::{Dialogue, Word};
+use super::root::attr;
 use super::undo::Undo;
-use super::{devices, fault, resources, stage};
+use super::{devices, fault, resources};
 use crate::kernel::cgroup::{Group, Parent};
 use crate::kernel::channel::Channel;
 use crate::kernel::credentials::FileSystemUser;
 use crate::kernel::mount::{self, Attr};
 use crate::kernel::namespace::{self, IdMap, MountsOf};
-use crate::kernel::netlink::{Netlink, Veth};
-use crate::kernel::process::{self, CloneFlags, Forked};
 use crate::kernel::seccomp::Program;
 use crate::kernel::tree::{self, Point};
 use crate::kernel::{Errno, KernelError};
-use crate::model::{NetOp, RootOp};
-use crate::plan::steps::{Attributes, IdMapLine};
+use crate::plan::step::IdMapLine;
 use crate::plan::{HostStep, LaunchPlan};
-
-/// Longest time the guest's side may take for one step; only a stuck kernel needs more.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why a launch failed. Nothing of it is left.
 #[derive(Debug, thiserror::Error)]
@@ -156,31 +150,31 @@ impl Prepared {
     }
 }
 
-type Cause = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type Cause = Box<dyn std::error::Error + Send + Sync>;
 
-fn missing(what: &str) -> KernelError {
+pub(super) fn missing(what: &str) -> KernelError {
     KernelError::new("find", what, Errno::NOENT).because("the plan's steps are out of order")
 }
 
 /// What the steps have brought about so far. Fields drop in this order: first the processes and
 /// cgroups go, then the mounts.
 #[derive(Debug)]
-struct Host {
-    undo: Undo,
-    number: usize,
-    dialogue: Dialogue,
-    channel: Option<Channel>,
-    program: Option<Program>,
-    group: Option<std::rc::Rc<Group>>,
-    stage: Option<(u32, OwnedFd)>,
-    init: Option<(u32, OwnedFd)>,
-    console: Option<OwnedFd>,
-    user_namespace: Option<OwnedFd>,
-    trees: BTreeMap<PathBuf, OwnedFd>,
-    root: Option<OwnedFd>,
-    file_user: Option<FileSystemUser>,
-    mounts: Option<MountsOf>,
-    said: Option<Word>,
+pub(super) struct Host {
+    pub(super) undo: Undo,
+    pub(super) number: usize,
+    pub(super) dialogue: Dialogue,
+    pub(super) channel: Option<Channel>,
+    pub(super) program: Option<Program>,
+    pub(super) group: Option<std::rc::Rc<Group>>,
+    pub(super) stage: Option<(u32, OwnedFd)>,
+    pub(super) init: Option<(u32, OwnedFd)>,
+    pub(super) console: Option<OwnedFd>,
+    pub(super) user_namespace: Option<OwnedFd>,
+    pub(super) trees: BTreeMap<PathBuf, OwnedFd>,
+    pub(super) root: Option<OwnedFd>,
+    pub(super) file_user: Option<FileSystemUser>,
+    pub(super) mounts: Option<MountsOf>,
+    pub(super) said: Option<Word>,
 }
 
 impl Default for Host {
@@ -324,299 +318,19 @@ impl Host {
         self.group.as_deref().ok_or_else(|| missing("the cgroup"))
     }
 
-    fn root(&self) -> Result<BorrowedFd<'_>, KernelError> {
+    pub(super) fn root(&self) -> Result<BorrowedFd<'_>, KernelError> {
         self.root
             .as_ref()
             .map(AsFd::as_fd)
             .ok_or_else(|| missing("the root"))
     }
 
-    fn channel(&self) -> Result<&Channel, KernelError> {
+    pub(super) fn channel(&self) -> Result<&Channel, KernelError> {
         self.channel.as_ref().ok_or_else(|| missing("the channel"))
-    }
-
-    fn make_stage(&mut self, plan: &LaunchPlan) -> Result<(), Cause> {
-        let (ours, theirs) = Channel::pair()?;
-        let group = self.group.clone().ok_or_else(|| missing("the cgroup"))?;
-        match process::fork_with(CloneFlags::default(), Some(group.v2_fd()?))? {
-            Forked::Child => {
-                let _guard = process::NoReturn;
-                drop(ours);
-                let trees = std::mem::take(&mut self.trees);
-                stage::run(
-                    plan,
-                    &stage::Inherited {
-                        channel: theirs,
-                        group: &group,
-                        program: self.program.as_ref(),
-                        trees,
-                    },
-                )
-            }
-            Forked::Parent { pid, pidfd } => {
-                let kill = pidfd.try_clone()?;
-                self.undo.push(move || {
-                    // It may have ended already; then there is nothing to kill and only to collect.
-                    let _gone = process::send_signal(kill.as_fd(), 9);
-                    process::collect(kill.as_fd());
-                });
-                self.channel = Some(ours);
-                self.stage = Some((pid, pidfd));
-                Ok(())
-            }
-        }
-    }
-
-    fn mount_root(&mut self, root: &RootOp, owner: u32, scratch: &Path) -> Result<(), Cause> {
-        let users = self
-            .user_namespace
-            .as_ref()
-            .ok_or_else(|| missing("the user namespace"))?;
-        let place = scratch.join("root");
-        make_dir(&place)?;
-        let mounted = match root {
-            RootOp::Overlay { lower, writable } => {
-                let layer = |path: &Path, name: &str, attr: Attr| -> Result<String, Cause> {
-                    let tree = mount::clone_tree(path, false)?;
-                    let what = path.display().to_string();
-                    mount::set_attr(
-                        tree.as_fd(),
-                        attr,
-                        Attr::empty(),
-                        false,
-                        Some(users.as_fd()),
-                        &what,
-                    )?;
-                    let at = scratch.join(name);
-                    make_dir(&at)?;
-                    mount::attach(tree.as_fd(), tree::open_root(&at)?.as_fd(), &what)?;
-                    Ok(at.display().to_string())
-                };
-                let mut layers = Vec::new();
-                for (n, path) in lower.iter().enumerate() {
-                    layers.push(layer(path, &format!("lower{n}"), Attr::MOUNT_ATTR_RDONLY)?);
-                }
-                let writable = layer(writable, "writable", Attr::empty())?;
-                self.file_user = Some(FileSystemUser::become_id(owner)?);
-                let (upper, work) = (format!("{writable}/upper"), format!("{writable}/work"));
-                mount::new_filesystem(
-                    "overlay",
-                    &[
-                        ("lowerdir", &layers.join(":")),
-                        ("upperdir", &upper),
-                        ("workdir", &work),
-                    ],
-                    Attr::empty(),
-                )?
-            }
-            RootOp::Directory {
-                path,
-                idmap,
-                read_only,
-            } => {
-                let tree = mount::clone_tree(path, false)?;
-                let set = if *read_only {
-                    Attr::MOUNT_ATTR_RDONLY
-                } else {
-                    Attr::empty()
-                };
-                let map = idmap.then_some(users.as_fd());
-                mount::set_attr(
-                    tree.as_fd(),
-                    set,
-                    Attr::empty(),
-                    false,
-                    map,
-                    &path.display().to_string(),
-                )?;
-                self.file_user = Some(FileSystemUser::become_id(owner)?);
-                tree
-            }
-        };
-        mount::attach(
-            mounted.as_fd(),
-            tree::open_root(&place)?.as_fd(),
-            "the guest's root",
-        )?;
-        self.root = Some(mounted);
-        Ok(())
-    }
-
-    fn attach_tree(
-        &mut self,
-        target: &Path,
-        attributes: Attributes,
-        idmap: bool,
-        recursive: bool,
-    ) -> Result<(), Cause> {
-        let tree = self
-            .trees
-            .remove(target)
-            .ok_or_else(|| missing("the tree"))?;
-        let users = self
-            .user_namespace
-            .as_ref()
-            .ok_or_else(|| missing("the user namespace"))?;
-        let map = idmap.then_some(users.as_fd());
-        mount::set_attr(
-            tree.as_fd(),
-            attr(attributes),
-            Attr::empty(),
-            recursive,
-            map,
-            &target.display().to_string(),
-        )?;
-        let stat =
-            rustix::fs::fstat(&tree).map_err(KernelError::on("look at", target.display()))?;
-        let folder =
-            rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory;
-        self.put(
-            tree.as_fd(),
-            target,
-            if folder {
-                Point::Directory
-            } else {
-                Point::File
-            },
-        )?;
-        Ok(())
-    }
-
-    fn put(&self, tree: BorrowedFd<'_>, target: &Path, point: Point) -> Result<(), KernelError> {
-        let at = tree::mount_point(self.root()?, target, point)?;
-        mount::attach(tree, at.as_fd(), &target.display().to_string())
-    }
-
-    /// Stage and init are two processes, so either may be the first to be heard.
-    fn await_init(&mut self) -> Result<(), Cause> {
-        for _ in 0..2 {
-            match self.expect_word()? {
-                (Word::Init { pid }, Some(pidfd)) => self.take_init(pid, pidfd)?,
-                (Word::Ready, console) => self.console = console,
-                _ => return Err(Box::new(missing("the pid"))),
-            }
-        }
-        Ok(())
-    }
-
-    fn take_init(&mut self, pid: u32, pidfd: OwnedFd) -> Result<(), Cause> {
-        let kill = pidfd.try_clone()?;
-        self.undo.push(move || {
-            let _gone = process::send_signal(kill.as_fd(), 9);
-            process::collect(kill.as_fd());
-        });
-        self.init = Some((pid, pidfd));
-        // The stage has nothing more to do; collected here so that it is no zombie of ours.
-        if let Some((_, stage)) = self.stage.take() {
-            process::collect(stage.as_fd());
-        }
-        Ok(())
-    }
-
-    fn connect(&mut self, ops: &[NetOp]) -> Result<(), Cause> {
-        let (pid, _) = self
-            .init
-            .as_ref()
-            .ok_or_else(|| missing("the guest's first process"))?;
-        if ops.is_empty() {
-            return Ok(());
-        }
-        let inside = namespace::open(*pid, "net")?;
-        let mut netlink = Netlink::open()?;
-        for op in ops {
-            let NetOp::Veth {
-                host_name,
-                guest_name,
-                bridge,
-                mac,
-                mtu,
-            } = op
-            else {
-                continue;
-            };
-            let bridge = netlink
-                .link(bridge)?
-                .ok_or_else(|| KernelError::new("find the bridge", bridge, Errno::NODEV))?;
-            netlink.create_veth(&Veth {
-                host_name,
-                bridge: Some(bridge.index),
-                guest_netns: inside.as_fd(),
-                guest_name,
-                mac: *mac,
-                mtu: *mtu,
-            })?;
-            let name = host_name.clone();
-            self.undo.push(move || {
-                if let Ok(mut netlink) = Netlink::open() {
-                    // An interface that is gone with its namespace is what we want.
-                    let _gone = netlink.delete_link(&name);
-                }
-            });
-            netlink.set_up(host_name)?;
-        }
-        Ok(())
-    }
-
-    fn say_go(&self, fd: Option<BorrowedFd<'_>>) -> Result<(), Cause> {
-        Ok(protocol::say(self.channel()?, &Word::Go, fd)?)
-    }
-
-    fn expect_word(&mut self) -> Result<(Word, Option<OwnedFd>), Cause> {
-        let heard = protocol::hear(self.channel()?, Some(PATIENCE))?;
-        let Some((word, fd)) = heard else {
-            return Err(Box::new(Silence));
-        };
-        if matches!(word, Word::Failed { .. }) {
-            self.said = Some(word);
-            return Err(Box::new(Silence));
-        }
-        self.dialogue.hear(Some(&word))?;
-        Ok((word, fd))
-    }
-
-    fn hear_end(&mut self) -> Result<(), Cause> {
-        match protocol::hear(self.channel()?, Some(PATIENCE))? {
-            None => Ok(self.dialogue.hear(None)?),
-            Some((word, _)) => {
-                self.said = Some(word);
-                Err(Box::new(Silence))
-            }
-        }
-    }
-
-    /// The error of a failed step: what the other side told, if it told something.
-    fn explain(&mut self, step: &HostStep, source: Cause) -> LaunchError {
-        let step = name_of(step);
-        match self.said.take() {
-            Some(Word::Failed { process, step, why }) => LaunchError::Inside { process, step, why },
-            _ if source.is::<Silence>() => LaunchError::Vanished {
-                step,
-                hint: self.hint(),
-            },
-            _ => LaunchError::Step { step, source },
-        }
-    }
-
-    fn hint(&self) -> String {
-        let kills = self
-            .group
-            .as_ref()
-            .and_then(|g| g.stats().ok())
-            .map_or(0, |s| s.oom_kills);
-        if kills > 0 {
-            "they were killed for want of memory: raise memory.limit".into()
-        } else {
-            "look into the host's kernel log".into()
-        }
     }
 }
 
-/// The other side closed the connection or said that it failed.
-#[derive(Debug, thiserror::Error)]
-#[error("no answer")]
-struct Silence;
-
-fn name_of(step: &HostStep) -> String {
+pub(super) fn name_of(step: &HostStep) -> String {
     let value = serde_json::to_value(step).unwrap_or_default();
     value["step"].as_str().unwrap_or("a step").to_owned()
 }
@@ -629,19 +343,4 @@ fn lines(from: &[IdMapLine]) -> Vec<IdMap> {
             count: l.count,
         })
         .collect()
-}
-
-/// Attributes as the kernel has them.
-pub(super) fn attr(from: Attributes) -> Attr {
-    let mut attr = Attr::empty();
-    attr.set(Attr::MOUNT_ATTR_RDONLY, from.read_only);
-    attr.set(Attr::MOUNT_ATTR_NOSUID, from.nosuid);
-    attr.set(Attr::MOUNT_ATTR_NODEV, from.nodev);
-    attr.set(Attr::MOUNT_ATTR_NOEXEC, from.noexec);
-    attr
-}
-
-fn make_dir(path: &Path) -> Result<(), KernelError> {
-    rustix::fs::mkdir(path, rustix::fs::Mode::from_raw_mode(0o755))
-        .map_err(KernelError::on("make the folder", path.display()))
 }

@@ -6,13 +6,13 @@
 //! root. The host waits for its words; it dies with the host until it executes.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::OFlags;
 
 use super::fault;
-use super::host::attr;
 use super::protocol::{self, Word};
+use super::root::attr;
 use super::stage::{Inherited, give_up, set_limits};
 use crate::kernel::mount::{self, Attr};
 use crate::kernel::netlink::Netlink;
@@ -20,7 +20,7 @@ use crate::kernel::terminal::{self, Pty};
 use crate::kernel::tree::{self, Point};
 use crate::kernel::{Errno, KernelError, capability, credentials, namespace, process};
 use crate::model::NetOp;
-use crate::plan::steps::Attributes;
+use crate::plan::step::Attributes;
 use crate::plan::{InitStep, LaunchPlan};
 
 type Cause = Box<dyn std::error::Error>;
@@ -171,7 +171,7 @@ impl Init<'_> {
     }
 
     /// What kind it is is asked first: a bind of a file on a folder fails, and slowly.
-    fn mask(&mut self, path: &PathBuf) -> Result<(), KernelError> {
+    fn mask(&mut self, path: &Path) -> Result<(), KernelError> {
         let Some(at) = self.existing(path)? else {
             return Ok(());
         };

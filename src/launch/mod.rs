@@ -7,12 +7,15 @@
 
 mod devices;
 pub mod enter;
+mod entered;
 mod fault;
 pub mod host;
 mod init;
 mod protocol;
 mod resources;
+mod root;
 mod stage;
+mod talk;
 mod undo;
 mod user;
 

@@ -17,7 +17,7 @@ use crate::kernel::namespace::{self, kind};
 use crate::kernel::process::{self, CloneFlags, Forked};
 use crate::kernel::seccomp::Program;
 use crate::kernel::{Errno, KernelError, Result};
-use crate::plan::steps::Limit;
+use crate::plan::step::Limit;
 use crate::plan::{LaunchPlan, StageStep};
 
 /// What stage and init have from the launching process.

@@ -4,7 +4,8 @@
 use oci_spec::runtime::{LinuxNamespaceType, LinuxSeccomp, Spec};
 
 use super::spec::PlanError;
-use super::steps::{Limit, bounding_of, limits_of};
+use super::step::Limit;
+use super::steps::{bounding_of, limits_of};
 
 /// What entering takes on.
 #[derive(Clone, Debug)]

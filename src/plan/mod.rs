@@ -3,10 +3,14 @@
 
 mod defaults;
 pub mod enter;
+mod mounts;
+mod options;
+pub mod resources;
 pub mod seccomp;
 pub mod spec;
+pub mod step;
 pub mod steps;
 
 pub use enter::EnterPlan;
 pub use spec::{Placement, PlanError};
-pub use steps::{HostStep, InitStep, LaunchPlan, StageStep};
+pub use step::{HostStep, InitStep, LaunchPlan, StageStep};

@@ -3,21 +3,20 @@
 //! What OCI has no field for travels as annotations under [`PREFIX`].
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::str::FromStr;
 
 use oci_spec::runtime::{
-    Capability, LinuxBlockIoBuilder, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxCpuBuilder,
-    LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxIdMappingBuilder, LinuxMemoryBuilder,
-    LinuxNamespaceBuilder, LinuxNamespaceType, LinuxPidsBuilder, LinuxResources,
-    LinuxResourcesBuilder, LinuxSeccomp, LinuxThrottleDeviceBuilder, Mount, MountBuilder,
-    PosixRlimitBuilder, PosixRlimitType, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
-    UserBuilder,
+    Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxIdMappingBuilder,
+    LinuxNamespaceBuilder, LinuxNamespaceType, LinuxSeccomp, PosixRlimitBuilder, PosixRlimitType,
+    ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
 };
 
 use oci_spec::OciSpecError;
 
 use super::defaults;
+use super::mounts::mounts;
+use super::resources::{devices, resources};
 use crate::model::{
     CgroupMode, Guest, HostFacts, ID_BLOCK, IdBlock, MountOp, NetOp, NetworkKind, RootOp,
 };
@@ -246,273 +245,6 @@ fn rlimits(
         .collect()
 }
 
-/// Limits and the device list as OCI has them.
-fn resources(guest: &Guest, place: &Placement) -> Result<LinuxResources, PlanError> {
-    let mut resources = limits(guest, &place.block_devices)?;
-    resources.set_devices(Some(device_rules(guest, place)?));
-    Ok(resources)
-}
-
-/// Limits as OCI has them, without devices; what only cgroup v2 knows goes to `unified`.
-/// `block_devices` are the numbers of those that the guest's I/O limits name.
-pub fn limits(guest: &Guest, block_devices: &[(u64, u64)]) -> Result<LinuxResources, PlanError> {
-    let mut cpu = LinuxCpuBuilder::default().shares(u64::from(guest.cpu.weight) * 1024 / 100);
-    if let Some(limit) = guest.cpu.limit {
-        cpu = cpu
-            .quota(i64::try_from(limit.quota_us(PERIOD_US)).unwrap_or(i64::MAX))
-            .period(PERIOD_US);
-        if guest.cpu.burst_us > 0 {
-            cpu = cpu.burst(guest.cpu.burst_us);
-        }
-    }
-    if let Some(cpuset) = &guest.cpu.cpuset {
-        cpu = cpu.cpus(cpuset.to_string());
-    }
-    let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-    let mut memory = LinuxMemoryBuilder::default()
-        .limit(signed(guest.memory.limit.0))
-        .swap(signed(
-            guest.memory.limit.0.saturating_add(guest.memory.swap.0),
-        ));
-    if guest.memory.low.0 > 0 {
-        memory = memory.reservation(signed(guest.memory.low.0));
-    }
-    let mut unified = HashMap::new();
-    if let Some(high) = guest.memory.high {
-        unified.insert("memory.high".to_owned(), high.0.to_string());
-    }
-    if guest.memory.min.0 > 0 {
-        unified.insert("memory.min".to_owned(), guest.memory.min.0.to_string());
-    }
-    if guest.memory.oom_group {
-        unified.insert("memory.oom.group".to_owned(), "1".to_owned());
-    }
-    let mut resources = LinuxResourcesBuilder::default()
-        .cpu(cpu.build()?)
-        .memory(memory.build()?)
-        .pids(
-            LinuxPidsBuilder::default()
-                .limit(i64::from(guest.processes))
-                .build()?,
-        );
-    if !unified.is_empty() {
-        resources = resources.unified(unified);
-    }
-    if guest.io.weight.is_some() || !guest.io.devices.is_empty() {
-        resources = resources.block_io(block_io(guest, block_devices)?);
-    }
-    Ok(resources.build()?)
-}
-
-fn block_io(
-    guest: &Guest,
-    block_devices: &[(u64, u64)],
-) -> Result<oci_spec::runtime::LinuxBlockIo, PlanError> {
-    let mut io = LinuxBlockIoBuilder::default();
-    if let Some(weight) = guest.io.weight {
-        io = io.weight(u16::try_from(weight).unwrap_or(u16::MAX));
-    }
-    type Rate = fn(&crate::model::BlockLimit) -> Option<u64>;
-    let throttles = |rate: Rate| {
-        guest
-            .io
-            .devices
-            .iter()
-            .zip(block_devices)
-            .filter_map(|(limit, numbers)| rate(limit).map(|rate| (rate, numbers)))
-            .map(|(rate, (major, minor))| {
-                Ok(LinuxThrottleDeviceBuilder::default()
-                    .major(i64::try_from(*major).unwrap_or(0))
-                    .minor(i64::try_from(*minor).unwrap_or(0))
-                    .rate(rate)
-                    .build()?)
-            })
-            .collect::<Result<Vec<_>, PlanError>>()
-    };
-    io = io
-        .throttle_read_bps_device(throttles(|l| l.read.map(|b| b.0))?)
-        .throttle_write_bps_device(throttles(|l| l.write.map(|b| b.0))?)
-        .throttle_read_iops_device(throttles(|l| l.read_iops)?)
-        .throttle_write_iops_device(throttles(|l| l.write_iops)?);
-    Ok(io.build()?)
-}
-
-/// All devices denied, then the usual few and those asked for allowed.
-fn device_rules(
-    guest: &Guest,
-    place: &Placement,
-) -> Result<Vec<oci_spec::runtime::LinuxDeviceCgroup>, PlanError> {
-    let rule = |kind: char, major: i64, minor: Option<i64>, access: &str| {
-        let mut rule = LinuxDeviceCgroupBuilder::default()
-            .allow(true)
-            .typ(if kind == 'b' {
-                LinuxDeviceType::B
-            } else {
-                LinuxDeviceType::C
-            })
-            .major(major)
-            .access(access.to_owned());
-        if let Some(minor) = minor {
-            rule = rule.minor(minor);
-        }
-        rule.build()
-    };
-    let mut rules = vec![
-        LinuxDeviceCgroupBuilder::default()
-            .allow(false)
-            .typ(LinuxDeviceType::A)
-            .access("rwm".to_owned())
-            .build()?,
-    ];
-    for (_, kind, major, minor) in defaults::DEVICES {
-        rules.push(rule(kind, major, Some(minor), "rwm")?);
-    }
-    for (kind, major, minor) in defaults::OPEN_ONLY {
-        rules.push(rule(kind, major, minor, "rw")?);
-    }
-    for (device, (kind, major, minor)) in guest.devices.iter().zip(&place.devices) {
-        let number = |n: &u64| i64::try_from(*n).unwrap_or(0);
-        rules.push(rule(
-            *kind,
-            number(major),
-            Some(number(minor)),
-            &device.access,
-        )?);
-    }
-    Ok(rules)
-}
-
-/// Device nodes made in the guest's /dev.
-fn devices(
-    guest: &Guest,
-    place: &Placement,
-) -> Result<Vec<oci_spec::runtime::LinuxDevice>, PlanError> {
-    let node = |path: PathBuf, kind: char, major: i64, minor: i64| {
-        oci_spec::runtime::LinuxDeviceBuilder::default()
-            .path(path)
-            .typ(if kind == 'b' {
-                LinuxDeviceType::B
-            } else {
-                LinuxDeviceType::C
-            })
-            .major(major)
-            .minor(minor)
-            .file_mode(0o666_u32)
-            .build()
-    };
-    let mut nodes = Vec::new();
-    for (path, kind, major, minor) in defaults::DEVICES {
-        nodes.push(node(PathBuf::from(path), kind, major, minor)?);
-    }
-    for (device, (kind, major, minor)) in guest.devices.iter().zip(&place.devices) {
-        let number = |n: &u64| i64::try_from(*n).unwrap_or(0);
-        nodes.push(node(
-            device.path.clone(),
-            *kind,
-            number(major),
-            number(minor),
-        )?);
-    }
-    Ok(nodes)
-}
-
-fn mounts(guest: &Guest, place: &Placement) -> Result<Vec<Mount>, PlanError> {
-    let mount = |target: &str, kind: &str, options: &[&str]| {
-        MountBuilder::default()
-            .destination(target)
-            .typ(kind)
-            .source(kind)
-            .options(options.iter().map(|o| (*o).to_owned()).collect::<Vec<_>>())
-            .build()
-    };
-    let ptys = format!("max={}", guest.ptys);
-    // A quarter of the guest's memory each: both are charged to it, and neither alone can fill it.
-    let quarter = format!("size={}", guest.memory.limit.0 / 4);
-    let mut all = vec![
-        mount(
-            "/dev",
-            "tmpfs",
-            &["nosuid", "noexec", "strictatime", "mode=755", "size=64k"],
-        )?,
-        mount(
-            "/dev/shm",
-            "tmpfs",
-            &["nosuid", "nodev", "noexec", "mode=1777", &quarter],
-        )?,
-        mount("/run", "tmpfs", &["nosuid", "nodev", "mode=755", &quarter])?,
-        mount("/proc", "proc", &["nosuid", "nodev", "noexec"])?,
-        mount("/sys", "sysfs", &["nosuid", "nodev", "noexec", "ro"])?,
-        mount("/sys/fs/cgroup", "cgroup", &["nosuid", "nodev", "noexec"])?,
-        mount(
-            "/dev/pts",
-            "devpts",
-            &[
-                "nosuid",
-                "noexec",
-                "gid=5",
-                "mode=620",
-                "ptmxmode=666",
-                &ptys,
-            ],
-        )?,
-        mount("/dev/mqueue", "mqueue", &["nosuid", "nodev", "noexec"])?,
-    ];
-    for op in &place.mounts {
-        all.push(template_mount(op)?);
-    }
-    for tmpfs in &guest.tmpfs {
-        let target = text(&tmpfs.target)?;
-        let size = format!("size={}", tmpfs.size.0);
-        let mode = format!("mode={:o}", tmpfs.mode);
-        all.push(mount(target, "tmpfs", &["nosuid", "nodev", &mode, &size])?);
-    }
-    for bind in &guest.mounts {
-        all.push(template_mount(&MountOp::Bind {
-            source: bind.source.clone(),
-            target: bind.target.clone(),
-            read_only: bind.read_only,
-            idmap: bind.idmap,
-            recursive: false,
-        })?);
-    }
-    Ok(all)
-}
-
-fn template_mount(op: &MountOp) -> Result<Mount, PlanError> {
-    let mut options: Vec<String> = Vec::new();
-    let builder = match op {
-        MountOp::Bind {
-            source,
-            target,
-            read_only,
-            idmap,
-            recursive,
-        } => {
-            options.push(if *recursive { "rbind" } else { "bind" }.into());
-            options.push("nodev".into());
-            options.extend(read_only.then(|| "ro".into()));
-            options.extend(idmap.then(|| if *recursive { "ridmap" } else { "idmap" }.into()));
-            MountBuilder::default()
-                .destination(target)
-                .typ("bind")
-                .source(source)
-        }
-        MountOp::Tmpfs { target, size, mode } => {
-            options.extend([
-                "nosuid".into(),
-                "nodev".into(),
-                format!("size={size}"),
-                format!("mode={mode:o}"),
-            ]);
-            MountBuilder::default()
-                .destination(target)
-                .typ("tmpfs")
-                .source("tmpfs")
-        }
-    };
-    Ok(builder.options(options).build()?)
-}
-
 fn annotations(guest: &Guest, place: &Placement) -> Result<HashMap<String, String>, PlanError> {
     let json = |name, text: serde_json::Result<String>| {
         text.map_err(|error| PlanError::Annotation(name, error))
@@ -541,7 +273,7 @@ fn annotations(guest: &Guest, place: &Placement) -> Result<HashMap<String, Strin
     ]))
 }
 
-fn text(path: &Path) -> Result<&str, PlanError> {
+pub(super) fn text(path: &Path) -> Result<&str, PlanError> {
     path.to_str()
         .ok_or_else(|| value(path.display().to_string(), "not valid UTF-8"))
 }

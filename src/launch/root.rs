@@ -1,0 +1,159 @@
+//! The host's part in building the guest's root, inside the private copy of the host's mounts.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+
+use super::host::{Cause, Host, missing};
+use crate::kernel::KernelError;
+use crate::kernel::credentials::FileSystemUser;
+use crate::kernel::mount::{self, Attr};
+use crate::kernel::tree::{self, Point};
+use crate::model::RootOp;
+use crate::plan::step::Attributes;
+
+impl Host {
+    pub(super) fn mount_root(
+        &mut self,
+        root: &RootOp,
+        owner: u32,
+        scratch: &Path,
+    ) -> Result<(), Cause> {
+        let users = self
+            .user_namespace
+            .as_ref()
+            .ok_or_else(|| missing("the user namespace"))?;
+        let place = scratch.join("root");
+        make_dir(&place)?;
+        let mounted = match root {
+            RootOp::Overlay { lower, writable } => {
+                let layer = |path: &Path, name: &str, attr: Attr| -> Result<String, Cause> {
+                    let tree = mount::clone_tree(path, false)?;
+                    let what = path.display().to_string();
+                    mount::set_attr(
+                        tree.as_fd(),
+                        attr,
+                        Attr::empty(),
+                        false,
+                        Some(users.as_fd()),
+                        &what,
+                    )?;
+                    let at = scratch.join(name);
+                    make_dir(&at)?;
+                    mount::attach(tree.as_fd(), tree::open_root(&at)?.as_fd(), &what)?;
+                    Ok(at.display().to_string())
+                };
+                let mut layers = Vec::new();
+                for (n, path) in lower.iter().enumerate() {
+                    layers.push(layer(path, &format!("lower{n}"), Attr::MOUNT_ATTR_RDONLY)?);
+                }
+                let writable = layer(writable, "writable", Attr::empty())?;
+                self.file_user = Some(FileSystemUser::become_id(owner)?);
+                let (upper, work) = (format!("{writable}/upper"), format!("{writable}/work"));
+                mount::new_filesystem(
+                    "overlay",
+                    &[
+                        ("lowerdir", &layers.join(":")),
+                        ("upperdir", &upper),
+                        ("workdir", &work),
+                    ],
+                    Attr::empty(),
+                )?
+            }
+            RootOp::Directory {
+                path,
+                idmap,
+                read_only,
+            } => {
+                let tree = mount::clone_tree(path, false)?;
+                let set = if *read_only {
+                    Attr::MOUNT_ATTR_RDONLY
+                } else {
+                    Attr::empty()
+                };
+                let map = idmap.then_some(users.as_fd());
+                mount::set_attr(
+                    tree.as_fd(),
+                    set,
+                    Attr::empty(),
+                    false,
+                    map,
+                    &path.display().to_string(),
+                )?;
+                self.file_user = Some(FileSystemUser::become_id(owner)?);
+                tree
+            }
+        };
+        mount::attach(
+            mounted.as_fd(),
+            tree::open_root(&place)?.as_fd(),
+            "the guest's root",
+        )?;
+        self.root = Some(mounted);
+        Ok(())
+    }
+
+    pub(super) fn attach_tree(
+        &mut self,
+        target: &Path,
+        attributes: Attributes,
+        idmap: bool,
+        recursive: bool,
+    ) -> Result<(), Cause> {
+        let tree = self
+            .trees
+            .remove(target)
+            .ok_or_else(|| missing("the tree"))?;
+        let users = self
+            .user_namespace
+            .as_ref()
+            .ok_or_else(|| missing("the user namespace"))?;
+        let map = idmap.then_some(users.as_fd());
+        mount::set_attr(
+            tree.as_fd(),
+            attr(attributes),
+            Attr::empty(),
+            recursive,
+            map,
+            &target.display().to_string(),
+        )?;
+        let stat =
+            rustix::fs::fstat(&tree).map_err(KernelError::on("look at", target.display()))?;
+        let folder =
+            rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory;
+        self.put(
+            tree.as_fd(),
+            target,
+            if folder {
+                Point::Directory
+            } else {
+                Point::File
+            },
+        )?;
+        Ok(())
+    }
+
+    pub(super) fn put(
+        &self,
+        tree: BorrowedFd<'_>,
+        target: &Path,
+        point: Point,
+    ) -> Result<(), KernelError> {
+        let at = tree::mount_point(self.root()?, target, point)?;
+        mount::attach(tree, at.as_fd(), &target.display().to_string())
+    }
+}
+
+/// Attributes as the kernel has them.
+pub(super) fn attr(from: Attributes) -> Attr {
+    let mut attr = Attr::empty();
+    attr.set(Attr::MOUNT_ATTR_RDONLY, from.read_only);
+    attr.set(Attr::MOUNT_ATTR_NOSUID, from.nosuid);
+    attr.set(Attr::MOUNT_ATTR_NODEV, from.nodev);
+    attr.set(Attr::MOUNT_ATTR_NOEXEC, from.noexec);
+    attr
+}
+
+fn make_dir(path: &Path) -> Result<(), KernelError> {
+    rustix::fs::mkdir(path, rustix::fs::Mode::from_raw_mode(0o755))
+        .map_err(KernelError::on("make the folder", path.display()))
+}

@@ -1,0 +1,180 @@
+//! The host's part in the dialogue with the guest's side: making the stage, hearing it and init,
+//! connecting the network in between, and saying why it ended when it did not end well.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use super::host::{Cause, Host, LaunchError, missing, name_of};
+use super::protocol::{self, Word};
+use super::stage;
+use crate::kernel::channel::Channel;
+use crate::kernel::netlink::{Netlink, Veth};
+use crate::kernel::process::{self, CloneFlags, Forked};
+use crate::kernel::{Errno, KernelError, namespace};
+use crate::model::NetOp;
+use crate::plan::{HostStep, LaunchPlan};
+
+/// Longest time the guest's side may take for one step; only a stuck kernel needs more.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+impl Host {
+    pub(super) fn make_stage(&mut self, plan: &LaunchPlan) -> Result<(), Cause> {
+        let (ours, theirs) = Channel::pair()?;
+        let group = self.group.clone().ok_or_else(|| missing("the cgroup"))?;
+        match process::fork_with(CloneFlags::default(), Some(group.v2_fd()?))? {
+            Forked::Child => {
+                let _guard = process::NoReturn;
+                drop(ours);
+                let trees = std::mem::take(&mut self.trees);
+                stage::run(
+                    plan,
+                    &stage::Inherited {
+                        channel: theirs,
+                        group: &group,
+                        program: self.program.as_ref(),
+                        trees,
+                    },
+                )
+            }
+            Forked::Parent { pid, pidfd } => {
+                let kill = pidfd.try_clone()?;
+                self.undo.push(move || {
+                    // It may have ended already; then there is nothing to kill and only to collect.
+                    let _gone = process::send_signal(kill.as_fd(), 9);
+                    process::collect(kill.as_fd());
+                });
+                self.channel = Some(ours);
+                self.stage = Some((pid, pidfd));
+                Ok(())
+            }
+        }
+    }
+
+    /// Stage and init are two processes, so either may be the first to be heard.
+    pub(super) fn await_init(&mut self) -> Result<(), Cause> {
+        for _ in 0..2 {
+            match self.expect_word()? {
+                (Word::Init { pid }, Some(pidfd)) => self.take_init(pid, pidfd)?,
+                (Word::Ready, console) => self.console = console,
+                _ => return Err(Box::new(missing("the pid"))),
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn take_init(&mut self, pid: u32, pidfd: OwnedFd) -> Result<(), Cause> {
+        let kill = pidfd.try_clone()?;
+        self.undo.push(move || {
+            let _gone = process::send_signal(kill.as_fd(), 9);
+            process::collect(kill.as_fd());
+        });
+        self.init = Some((pid, pidfd));
+        // The stage has nothing more to do; collected here so that it is no zombie of ours.
+        if let Some((_, stage)) = self.stage.take() {
+            process::collect(stage.as_fd());
+        }
+        Ok(())
+    }
+
+    pub(super) fn connect(&mut self, ops: &[NetOp]) -> Result<(), Cause> {
+        let (pid, _) = self
+            .init
+            .as_ref()
+            .ok_or_else(|| missing("the guest's first process"))?;
+        if ops.is_empty() {
+            return Ok(());
+        }
+        let inside = namespace::open(*pid, "net")?;
+        let mut netlink = Netlink::open()?;
+        for op in ops {
+            let NetOp::Veth {
+                host_name,
+                guest_name,
+                bridge,
+                mac,
+                mtu,
+            } = op
+            else {
+                continue;
+            };
+            let bridge = netlink
+                .link(bridge)?
+                .ok_or_else(|| KernelError::new("find the bridge", bridge, Errno::NODEV))?;
+            netlink.create_veth(&Veth {
+                host_name,
+                bridge: Some(bridge.index),
+                guest_netns: inside.as_fd(),
+                guest_name,
+                mac: *mac,
+                mtu: *mtu,
+            })?;
+            let name = host_name.clone();
+            self.undo.push(move || {
+                if let Ok(mut netlink) = Netlink::open() {
+                    // An interface that is gone with its namespace is what we want.
+                    let _gone = netlink.delete_link(&name);
+                }
+            });
+            netlink.set_up(host_name)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn say_go(&self, fd: Option<BorrowedFd<'_>>) -> Result<(), Cause> {
+        Ok(protocol::say(self.channel()?, &Word::Go, fd)?)
+    }
+
+    pub(super) fn expect_word(&mut self) -> Result<(Word, Option<OwnedFd>), Cause> {
+        let heard = protocol::hear(self.channel()?, Some(PATIENCE))?;
+        let Some((word, fd)) = heard else {
+            return Err(Box::new(Silence));
+        };
+        if matches!(word, Word::Failed { .. }) {
+            self.said = Some(word);
+            return Err(Box::new(Silence));
+        }
+        self.dialogue.hear(Some(&word))?;
+        Ok((word, fd))
+    }
+
+    pub(super) fn hear_end(&mut self) -> Result<(), Cause> {
+        match protocol::hear(self.channel()?, Some(PATIENCE))? {
+            None => Ok(self.dialogue.hear(None)?),
+            Some((word, _)) => {
+                self.said = Some(word);
+                Err(Box::new(Silence))
+            }
+        }
+    }
+
+    /// The error of a failed step: what the other side told, if it told something.
+    pub(super) fn explain(&mut self, step: &HostStep, source: Cause) -> LaunchError {
+        let step = name_of(step);
+        match self.said.take() {
+            Some(Word::Failed { process, step, why }) => LaunchError::Inside { process, step, why },
+            _ if source.is::<Silence>() => LaunchError::Vanished {
+                step,
+                hint: self.hint(),
+            },
+            _ => LaunchError::Step { step, source },
+        }
+    }
+
+    pub(super) fn hint(&self) -> String {
+        let kills = self
+            .group
+            .as_ref()
+            .and_then(|g| g.stats().ok())
+            .map_or(0, |s| s.oom_kills);
+        if kills > 0 {
+            "they were killed for want of memory: raise memory.limit".into()
+        } else {
+            "look into the host's kernel log".into()
+        }
+    }
+}
+
+/// The other side closed the connection or said that it failed.
+#[derive(Debug, thiserror::Error)]
+#[error("no answer")]
+struct Silence;

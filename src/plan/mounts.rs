@@ -1,0 +1,103 @@
+//! The mounts of a guest in OCI's words: those every guest has, those of its template, its own.
+
+use oci_spec::runtime::{Mount, MountBuilder};
+
+use super::spec::{Placement, PlanError, text};
+use crate::model::{Guest, MountOp};
+
+pub(super) fn mounts(guest: &Guest, place: &Placement) -> Result<Vec<Mount>, PlanError> {
+    let mount = |target: &str, kind: &str, options: &[&str]| {
+        MountBuilder::default()
+            .destination(target)
+            .typ(kind)
+            .source(kind)
+            .options(options.iter().map(|o| (*o).to_owned()).collect::<Vec<_>>())
+            .build()
+    };
+    let ptys = format!("max={}", guest.ptys);
+    // A quarter of the guest's memory each: both are charged to it, and neither alone can fill it.
+    let quarter = format!("size={}", guest.memory.limit.0 / 4);
+    let mut all = vec![
+        mount(
+            "/dev",
+            "tmpfs",
+            &["nosuid", "noexec", "strictatime", "mode=755", "size=64k"],
+        )?,
+        mount(
+            "/dev/shm",
+            "tmpfs",
+            &["nosuid", "nodev", "noexec", "mode=1777", &quarter],
+        )?,
+        mount("/run", "tmpfs", &["nosuid", "nodev", "mode=755", &quarter])?,
+        mount("/proc", "proc", &["nosuid", "nodev", "noexec"])?,
+        mount("/sys", "sysfs", &["nosuid", "nodev", "noexec", "ro"])?,
+        mount("/sys/fs/cgroup", "cgroup", &["nosuid", "nodev", "noexec"])?,
+        mount(
+            "/dev/pts",
+            "devpts",
+            &[
+                "nosuid",
+                "noexec",
+                "gid=5",
+                "mode=620",
+                "ptmxmode=666",
+                &ptys,
+            ],
+        )?,
+        mount("/dev/mqueue", "mqueue", &["nosuid", "nodev", "noexec"])?,
+    ];
+    for op in &place.mounts {
+        all.push(template_mount(op)?);
+    }
+    for tmpfs in &guest.tmpfs {
+        let target = text(&tmpfs.target)?;
+        let size = format!("size={}", tmpfs.size.0);
+        let mode = format!("mode={:o}", tmpfs.mode);
+        all.push(mount(target, "tmpfs", &["nosuid", "nodev", &mode, &size])?);
+    }
+    for bind in &guest.mounts {
+        all.push(template_mount(&MountOp::Bind {
+            source: bind.source.clone(),
+            target: bind.target.clone(),
+            read_only: bind.read_only,
+            idmap: bind.idmap,
+            recursive: false,
+        })?);
+    }
+    Ok(all)
+}
+
+fn template_mount(op: &MountOp) -> Result<Mount, PlanError> {
+    let mut options: Vec<String> = Vec::new();
+    let builder = match op {
+        MountOp::Bind {
+            source,
+            target,
+            read_only,
+            idmap,
+            recursive,
+        } => {
+            options.push(if *recursive { "rbind" } else { "bind" }.into());
+            options.push("nodev".into());
+            options.extend(read_only.then(|| "ro".into()));
+            options.extend(idmap.then(|| if *recursive { "ridmap" } else { "idmap" }.into()));
+            MountBuilder::default()
+                .destination(target)
+                .typ("bind")
+                .source(source)
+        }
+        MountOp::Tmpfs { target, size, mode } => {
+            options.extend([
+                "nosuid".into(),
+                "nodev".into(),
+                format!("size={size}"),
+                format!("mode={mode:o}"),
+            ]);
+            MountBuilder::default()
+                .destination(target)
+                .typ("tmpfs")
+                .source("tmpfs")
+        }
+    };
+    Ok(builder.options(options).build()?)
+}

@@ -1,0 +1,293 @@
+//! The steps of a launch as data: what each process can be told to do. How a Spec becomes a list of
+//! them is next door in `steps`; who carries them out is `launch`.
+//!
+//! Three lists because three processes do it, three types because a step must not run in the wrong
+//! one. Why a step stands where it stands is said by `why`, which `bulkhead plan` prints.
+
+use std::path::PathBuf;
+
+use oci_spec::runtime::LinuxResources;
+use serde::Serialize;
+
+use crate::model::{Filter, NetOp, RootOp};
+
+/// Attributes of a mount.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Attributes {
+    /// Not to be written through.
+    pub read_only: bool,
+    /// setuid bits mean nothing.
+    pub nosuid: bool,
+    /// Device nodes mean nothing.
+    pub nodev: bool,
+    /// Nothing can be executed.
+    pub noexec: bool,
+}
+
+/// A device node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Node {
+    /// Name below /dev, may hold slashes.
+    pub name: String,
+    /// Whether it is a block device.
+    pub block: bool,
+    /// Major number.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
+    /// Permission bits.
+    pub mode: u32,
+}
+
+/// A resource limit as numbers; `u64::MAX` is none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Limit {
+    /// Lower-case name.
+    pub name: String,
+    /// In force.
+    pub soft: u64,
+    /// Ceiling.
+    pub hard: u64,
+}
+
+/// A step of the launching process.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "step", rename_all = "kebab-case")]
+pub enum HostStep {
+    /// Have the compiled system call filter ready, so that nothing is compiled in the guest.
+    PrepareFilter {
+        /// The filter.
+        filter: Box<Filter>,
+    },
+    /// Make the cgroups and set the limits.
+    MakeCgroup {
+        /// Name below the program's own parent.
+        name: String,
+        /// Limits.
+        resources: Box<LinuxResources>,
+        /// Most cgroups the guest may make.
+        descendants: u32,
+        /// Host uid and gid the guest's own subtree is handed to.
+        delegate: (u32, u32),
+    },
+    /// Take a detached clone of a host path.
+    CloneTree {
+        /// Host path.
+        source: PathBuf,
+        /// Where it goes later, which also names the clone.
+        target: PathBuf,
+        /// With everything mounted below.
+        recursive: bool,
+    },
+    /// Take a detached clone of the guest's own cgroup.
+    CloneCgroup {
+        /// Where it goes later.
+        target: PathBuf,
+    },
+    /// Work in a private copy of the host's mounts from here on.
+    PrivateMounts,
+    /// Make the stage process, in the cgroup.
+    MakeStage,
+    /// Wait until the stage has made the user namespace.
+    AwaitUserNamespace,
+    /// Write its id maps.
+    WriteIdMaps {
+        /// User ids.
+        users: Vec<IdMapLine>,
+        /// Group ids.
+        groups: Vec<IdMapLine>,
+    },
+    /// Set its clocks to begin now.
+    WriteClock,
+    /// Mount the root filesystem.
+    MountRoot {
+        /// How.
+        root: RootOp,
+        /// Host id that is root inside, as which an overlay works on its layers.
+        owner: u32,
+    },
+    /// Put a memory file system into the root.
+    MountTmpfs {
+        /// Where.
+        target: PathBuf,
+        /// Mount options.
+        options: Vec<(String, String)>,
+        /// Attributes.
+        attributes: Attributes,
+    },
+    /// Make the device nodes and links in the /dev just mounted.
+    MakeDevices {
+        /// Nodes.
+        nodes: Vec<Node>,
+        /// Host id that owns them.
+        owner: u32,
+    },
+    /// Put a cloned tree into the root.
+    AttachTree {
+        /// Where.
+        target: PathBuf,
+        /// Attributes.
+        attributes: Attributes,
+        /// Whether ids are shifted into the guest's block.
+        idmap: bool,
+        /// With everything mounted below.
+        recursive: bool,
+    },
+    /// Let the stage make the guest's first process.
+    ReleaseStage,
+    /// Wait for that process to have its namespaces and console.
+    AwaitInit,
+    /// Go back to the host's own mounts; the guest has taken its tree along.
+    LeaveMounts,
+    /// Connect its network namespace.
+    ConnectNetwork {
+        /// Operations on the host's side.
+        ops: Vec<NetOp>,
+    },
+    /// Let it go on to execute.
+    ReleaseInit,
+    /// Wait until it has executed.
+    AwaitExec,
+}
+
+/// One line of an id map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct IdMapLine {
+    /// First id inside.
+    pub inside: u32,
+    /// First id on the host.
+    pub outside: u32,
+    /// How many.
+    pub count: u32,
+}
+
+/// A step of the stage: the process between host and guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "step", rename_all = "kebab-case")]
+pub enum StageStep {
+    /// Enter the version 1 cgroups (version 2 it was born in).
+    EnterCgroups,
+    /// Set the limits that become ceilings of the whole user namespace.
+    SetCeilings {
+        /// Limits.
+        limits: Vec<Limit>,
+    },
+    /// Become the host uid that belongs to this guest alone.
+    BecomeOwner {
+        /// Host uid and gid.
+        owner: u32,
+    },
+    /// Make the user namespace, and a time namespace.
+    MakeUserNamespace {
+        /// Whether clocks are the guest's own.
+        time: bool,
+    },
+    /// Tell the host, wait until it has written the maps and mounted the root.
+    AwaitMaps,
+    /// Become root inside.
+    BecomeRoot,
+    /// Make the guest's first process in the other namespaces.
+    MakeInit {
+        /// CLONE_NEW* bits.
+        namespaces: u64,
+    },
+}
+
+/// A step of the guest's first process.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "step", rename_all = "kebab-case")]
+pub enum InitStep {
+    /// Leave the session keyring of whoever started us.
+    LeaveKeyring,
+    /// Name the guest.
+    SetNames {
+        /// Host name.
+        host: String,
+        /// Domain name.
+        domain: String,
+    },
+    /// Take the tree that the host built.
+    TakeRoot,
+    /// Mount a file system that belongs to the guest's namespaces.
+    Mount {
+        /// Where.
+        target: PathBuf,
+        /// Kind.
+        kind: String,
+        /// Options.
+        options: Vec<(String, String)>,
+        /// Attributes.
+        attributes: Attributes,
+    },
+    /// Put the guest's own cgroup there.
+    MountCgroup {
+        /// Where.
+        target: PathBuf,
+        /// Attributes.
+        attributes: Attributes,
+    },
+    /// Show these paths as empty.
+    Mask {
+        /// Paths; those that do not exist are fine.
+        paths: Vec<PathBuf>,
+    },
+    /// Show these paths read-only.
+    ReadOnly {
+        /// Paths; those that do not exist are fine.
+        paths: Vec<PathBuf>,
+    },
+    /// Open the console in the guest's own devpts.
+    OpenConsole,
+    /// Tell the host that the network namespace stands, wait until it is connected.
+    AwaitNetwork,
+    /// Addresses and routes.
+    ConfigureNetwork {
+        /// Operations inside.
+        ops: Vec<NetOp>,
+    },
+    /// Write kernel settings of the guest's namespaces.
+    WriteSysctls {
+        /// Name with dots, value.
+        settings: Vec<(String, String)>,
+    },
+    /// Let go of the host's mounts.
+    BecomeRoot,
+    /// Set resource limits of the first process.
+    SetLimits {
+        /// Limits.
+        limits: Vec<Limit>,
+    },
+    /// Take the console as standard input and output.
+    TakeConsole {
+        /// Whether it becomes the controlling terminal. An init hands its console to the getty it
+        /// starts, which could not take it from a session that owns it.
+        controlling: bool,
+    },
+    /// Executing can add no privileges from here on.
+    NoNewPrivileges,
+    /// Cut the capability sets.
+    CutCapabilities {
+        /// Names that stay in the bounding set.
+        keep: Vec<String>,
+    },
+    /// Load the system call filter that the host has prepared.
+    LoadSeccomp,
+    /// Close all descriptors and execute.
+    Execute {
+        /// Program and arguments.
+        argv: Vec<String>,
+        /// Environment.
+        environment: Vec<String>,
+    },
+}
+
+/// A launch as data.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LaunchPlan {
+    /// The launching process.
+    pub host: Vec<HostStep>,
+    /// The stage.
+    pub stage: Vec<StageStep>,
+    /// The guest's first process.
+    pub init: Vec<InitStep>,
+}

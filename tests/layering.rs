@@ -113,7 +113,11 @@ fn bad_shape(source: &Source) -> Vec<String> {
             source.path
         ));
     }
-    let length = source.lines_before_tests();
+    // A file that is all tests has no lines before them.
+    let length = match source.path.ends_with("_tests.rs") {
+        true => 0,
+        false => source.lines_before_tests(),
+    };
     if length > LONGEST {
         found.push(format!(
             "{}: {length} lines, more than {LONGEST}",
@@ -272,7 +276,7 @@ fn planted_bad_crates_are_caught() {
         1
     );
     assert_eq!(
-        abroad("src/guest/a.rs", "use {std::fs, rustix::fs as r};"),
+        abroad("src/plan/a.rs", "use {std::fs, rustix::fs as r};"),
         1
     );
     assert_eq!(abroad("src/guest/a.rs", "use tar;"), 1);

@@ -84,7 +84,7 @@ mod tests {
             {"b": 1, "a": {"x": [], "y": [1, [2, 3]], "z": {}}, "c": null},
             "text"
         ]);
-        let expected = "- b: 1\n  a:\n    x: []\n    y:\n      - 1\n      - - 2\n        - 3\n    \
+        let expected = "- b: 1\n  a:\n    x: []\n    \"y\":\n      - 1\n      - - 2\n        - 3\n    \
                         z: {}\n  c: null\n- text\n";
         assert_eq!(text(&value), expected);
     }

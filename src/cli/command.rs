@@ -56,6 +56,7 @@ const VERBS: &[Verb] = &[
     generate::COMPLETIONS,
     generate::MAN,
     keeper::KEEPER,
+    keeper::NEIGHBOURS,
     demo::DEMO,
 ];
 

@@ -1,4 +1,5 @@
-//! The hidden verb `keeper`: the process that a launch becomes. People never type it.
+//! The hidden verbs, which people never type: `keeper`, the process that a launch becomes, and
+//! `neighbours`, which tells running guests each other's names.
 
 use clap::{Arg, ArgMatches, value_parser};
 
@@ -39,3 +40,14 @@ fn keep(context: &Context, matches: &ArgMatches) -> Result<u8> {
     let console = console.map(inherited::take).transpose()?;
     keeper::keep(context.manager()?, &name, pidfd, console)
 }
+
+pub(super) const NEIGHBOURS: Verb = Verb {
+    name: "neighbours",
+    about: "Bring /etc/hosts of running guests up to date (started by `create` and others)",
+    build: |command| command,
+    run: |context, _| {
+        context.manager()?.update_neighbours()?;
+        Ok(0)
+    },
+    hidden: true,
+};

@@ -60,6 +60,7 @@ impl Manager {
         }
         let image = done?;
         self.record(name, EventKind::Created)?;
+        self.tell_neighbours(name);
         Ok(Created { guest, image })
     }
 

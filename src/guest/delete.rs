@@ -35,8 +35,7 @@ impl Manager {
         }
         self.discard(name)?;
         self.record(name, EventKind::Deleted)?;
-        // Whoever waits for this lock looks whether its file is still there.
-        let _gone = std::fs::remove_file(self.layout.lock(name));
+        self.tell_neighbours(name);
         Ok(())
     }
 
@@ -82,6 +81,7 @@ impl Manager {
             self.network.rename(to, from)?;
             return Err(KernelError::io("rename", old.display())(error).into());
         }
+        self.tell_neighbours(to);
         self.record(
             to,
             EventKind::Renamed {

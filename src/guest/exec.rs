@@ -140,6 +140,17 @@ impl Manager {
         })?)
     }
 
+    /// Enters a guest for a small task of the program's own and waits for its end.
+    pub(super) fn enter_briefly(&self, name: &GuestName, task: Task) -> Result<()> {
+        let entered = self.enter(name, task)?;
+        if process::wait_gone(entered.pidfd.as_fd(), Some(Duration::from_secs(2)))? {
+            process::collect(entered.pidfd.as_fd());
+        } else {
+            launch::put_down(&entered.pidfd);
+        }
+        Ok(())
+    }
+
     /// What entering a running guest takes on, from the Spec it was launched with.
     pub(super) fn enter_plan(&self, name: &GuestName) -> Result<(EnterPlan, RunState)> {
         let damaged = |why: String| GuestError::Damaged {

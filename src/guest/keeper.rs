@@ -322,7 +322,7 @@ impl Manager {
             task: Task::Console,
         };
         let entered = launch::enter(&request).ok()?;
-        process::collect_when_ended(entered.pidfd.as_fd());
+        launch::put_down(&entered.pidfd);
         entered.terminal
     }
 }

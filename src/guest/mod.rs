@@ -9,6 +9,7 @@
 //! | `create`, `start`, `stop`, `delete`, `change`, `exec` | the verbs |
 //! | `keeper`, `console` | the small process beside a guest, and its viewers |
 //! | `view` | what `list` and `info` show |
+//! | `neighbours` | guests' names for each other while they run |
 //! | `events` | what happened |
 //! | `doctor` | leftovers, and what this host can do |
 //!
@@ -28,6 +29,7 @@ mod ids;
 pub mod keeper;
 mod life;
 pub mod manager;
+mod neighbours;
 pub mod start;
 pub mod stop;
 mod store;

@@ -14,9 +14,9 @@ use super::error::{GuestError, Result};
 use super::keeper::Orders;
 use super::life::Verb;
 use super::manager::{Manager, now_ms};
-use super::store::{Machine, Phase, RunState};
+use super::store::{GuestLock, Machine, Phase, RunState};
 use crate::kernel::channel::Channel;
-use crate::kernel::file::{self, Lock};
+use crate::kernel::file;
 use crate::kernel::process::{self, CloneFlags, Forked, Identity};
 use crate::kernel::{KernelError, terminal};
 use crate::launch::{self, Workplace};
@@ -278,7 +278,7 @@ impl Manager {
 pub(super) fn become_keeper(
     manager: &Manager,
     name: &GuestName,
-    lock: Lock,
+    lock: GuestLock,
     report: Option<&Channel>,
     restarts: u32,
 ) -> ! {

@@ -213,6 +213,10 @@ impl Manager {
         }
         state.paused = paused;
         self.write_run_state(name, &state)?;
+        if !paused {
+            // What happened meanwhile.
+            self.tell_neighbours(name);
+        }
         self.record(
             name,
             if paused {

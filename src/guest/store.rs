@@ -78,6 +78,23 @@ pub struct LastEnd {
     pub reason: ExitReason,
 }
 
+/// A guest's lock, held. Its file goes with the guest: whoever lets go of the lock of a guest that is
+/// not there removes it, and [`Lock::take`] notices when what it took is no file any more.
+#[derive(Debug)]
+pub(super) struct GuestLock {
+    _held: Lock,
+    path: PathBuf,
+    folder: PathBuf,
+}
+
+impl Drop for GuestLock {
+    fn drop(&mut self) {
+        if !self.folder.exists() {
+            let _gone = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
 impl Manager {
     /// Names of all guests, also half-made ones, sorted.
     ///
@@ -95,7 +112,7 @@ impl Manager {
     }
 
     /// Takes a guest's lock; the message of whoever comes too late names the holder.
-    pub(super) fn lock(&self, name: &GuestName, verb: &str) -> Result<Lock> {
+    pub(super) fn lock(&self, name: &GuestName, verb: &str) -> Result<GuestLock> {
         self.lock_within(name, verb, PATIENCE)
     }
 
@@ -104,7 +121,7 @@ impl Manager {
         name: &GuestName,
         verb: &str,
         limit: Duration,
-    ) -> Result<Lock> {
+    ) -> Result<GuestLock> {
         let path = self.layout.lock(name);
         let Some(lock) = Lock::take(&path, limit)? else {
             let holder = Lock::holder(&path).unwrap_or_else(|| "another command".into());
@@ -117,7 +134,11 @@ impl Manager {
             "`bulkhead {verb}` (process {})",
             std::process::id()
         ));
-        Ok(lock)
+        Ok(GuestLock {
+            _held: lock,
+            path,
+            folder: self.layout.guest(name),
+        })
     }
 
     pub(super) fn machine(&self, name: &GuestName) -> Result<Machine> {

@@ -11,6 +11,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -45,12 +46,10 @@ pub enum Task {
     },
     /// Open a new console and put it on /dev/console.
     Console,
-    /// Write a file, through no link, if it is there as a regular file.
-    Rewrite {
-        /// Absolute path inside.
-        path: PathBuf,
-        /// New content.
-        content: Vec<u8>,
+    /// Put the program's block into /etc/hosts.
+    Hosts {
+        /// As from [`crate::model::hosts_block`].
+        block: String,
     },
 }
 
@@ -126,6 +125,9 @@ pub(super) enum Word {
     Failed { why: String, errno: Option<i32> },
 }
 
+/// Longest time that entering may take; only a guest that hinders it needs more.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// Enters the guest. Comes back when the program has been executed, or the task is done.
 pub fn enter(request: &EnterRequest<'_>) -> Result<Entered, EnterError> {
     let filter = request.plan.filter.as_ref().map(to_filter).transpose();
@@ -151,31 +153,55 @@ pub fn enter(request: &EnterRequest<'_>) -> Result<Entered, EnterError> {
             Err(error) => return Err(error.into()),
         }
     };
-    let listened = listen(&ours, &request.task);
-    process::collect(middle.as_fd());
-    if listened.is_err() {
-        // What was made on the way has told and ends; nothing of it stays a zombie.
+    let mut made = None;
+    let listened = listen(&ours, &request.task, &mut made);
+    if listened.is_ok() {
+        process::collect(middle.as_fd());
+    } else {
+        for who in [Some(&middle), made.as_ref()].into_iter().flatten() {
+            put_down(who);
+        }
+        // Nothing of it stays a zombie.
         while let Ok(Some(_)) = rustix::process::wait(rustix::process::WaitOptions::NOHANG) {}
     }
     listened
 }
 
-fn listen(channel: &Channel, task: &Task) -> Result<Entered, EnterError> {
-    let (mut pidfd, mut terminal) = (None, None);
+/// Ends what has entered. A guest's root can stop it for ever (SIGSTOP), but not keep it from dying;
+/// in a guest that is being frozen it dies when that is thawed, and is nobody's loss until then.
+pub fn put_down(entered: &OwnedFd) {
+    let _gone = process::send_signal(entered.as_fd(), rustix::process::Signal::KILL.as_raw());
+    if matches!(
+        process::wait_gone(entered.as_fd(), Some(Duration::from_secs(2))),
+        Ok(true)
+    ) {
+        process::collect(entered.as_fd());
+    }
+}
+
+/// `made` is the entered process as soon as there is one.
+fn listen(
+    channel: &Channel,
+    task: &Task,
+    made: &mut Option<OwnedFd>,
+) -> Result<Entered, EnterError> {
+    let mut terminal = None;
     loop {
-        let Some((text, fd)) = channel.receive(None)? else {
+        let Some((text, fd)) = channel.receive(Some(PATIENCE))? else {
             break;
         };
         let word =
             serde_json::from_slice(&text).map_err(|e| EnterError::Entering(e.to_string()))?;
         match word {
-            Word::Made => pidfd = fd,
+            Word::Made => *made = fd,
             Word::Terminal => terminal = fd,
             Word::Done => {}
             Word::Failed { why, errno } => return Err(refused(task, why, errno)),
         }
     }
-    let pidfd = pidfd.ok_or_else(|| EnterError::Entering("it ended while being entered".into()))?;
+    let pidfd = made
+        .take()
+        .ok_or_else(|| EnterError::Entering("it ended while being entered".into()))?;
     Ok(Entered { pidfd, terminal })
 }
 

@@ -13,7 +13,11 @@ use super::user::{User, look_up};
 use crate::kernel::channel::Channel;
 use crate::kernel::seccomp::Program;
 use crate::kernel::{Errno, KernelError, credentials, mount, process, terminal, tree};
+use crate::model::merge_hosts;
 use crate::plan::EnterPlan;
+
+/// Largest /etc/hosts that is brought up to date, bytes.
+const LARGEST_HOSTS: usize = 1 << 20;
 
 /// The second: root of the guest, in all of its namespaces.
 pub(super) fn entered(
@@ -43,7 +47,7 @@ pub(super) fn entered(
             execute(request.plan, program, channel, &wish)
         }
         Task::Console => new_console(channel),
-        Task::Rewrite { path, content } => rewrite(path, content),
+        Task::Hosts { block } => merge_into_hosts(block),
     };
     match done {
         Ok(()) => {
@@ -212,18 +216,30 @@ fn new_console(channel: &Channel) -> Result<(), Refusal> {
     .map_err(plain)
 }
 
-fn rewrite(path: &Path, content: &[u8]) -> Result<(), Refusal> {
+/// Through no link, and only if it is a regular file: a guest that has made something else of it
+/// keeps that. Written over in place, since the file may be a mount point.
+fn merge_into_hosts(block: &str) -> Result<(), Refusal> {
     (|| {
+        let path = Path::new("/etc/hosts");
         let failed = |errno| KernelError::new("write in the guest", path.display(), errno);
         let root = tree::open_root(Path::new("/"))?;
+        let old = tree::read_file(root.as_fd(), path, LARGEST_HOSTS)?.unwrap_or_default();
+        let new = merge_hosts(&String::from_utf8_lossy(&old), block);
+        if new.as_bytes() == old {
+            return Ok(());
+        }
         let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
         let file = tree::resolve(root.as_fd(), path, flags).map_err(failed)?;
         let stat = rustix::fs::fstat(&file).map_err(failed)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(failed(Errno::INVAL).because("not a regular file"));
         }
-        rustix::fs::ftruncate(&file, 0).map_err(failed)?;
-        rustix::io::write(&file, content).map(drop).map_err(failed)
+        let mut rest = new.as_bytes();
+        while !rest.is_empty() {
+            let n = rustix::io::write(&file, rest).map_err(failed)?;
+            rest = &rest[n..];
+        }
+        rustix::fs::ftruncate(&file, new.len() as u64).map_err(failed)
     })()
     .map_err(plain)
 }

@@ -19,6 +19,6 @@ mod talk;
 mod undo;
 mod user;
 
-pub use enter::{EnterError, EnterRequest, Entered, Task, enter};
+pub use enter::{EnterError, EnterRequest, Entered, Task, enter, put_down};
 pub use host::{LaunchError, Launched, Prepared, Workplace, prepare};
 pub use resources::limits;

@@ -4,6 +4,7 @@ mod amount;
 mod facts;
 mod filter;
 mod guest;
+mod hosts;
 mod ids;
 mod layout;
 mod name;
@@ -18,6 +19,7 @@ pub use guest::{
     MemoryLimits, NetworkKind, NetworkWish, RestartPolicy, RestartRule, Rlimit, Security,
     TemplateRef, Tmpfs,
 };
+pub use hosts::{hosts_block, merge_hosts};
 pub use ids::{ID_BLOCK, IdBlock};
 pub use layout::Layout;
 pub use name::{GuestName, NameError, nearest};

@@ -10,7 +10,7 @@ use super::init_kind::InitKind;
 use super::merged::Merged;
 use super::network_files as text;
 use super::ssh_keys::host_keys;
-use crate::model::{GuestName, Layout};
+use crate::model::{GuestName, Layout, merge_hosts};
 
 /// What makes a guest this guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -106,6 +106,15 @@ pub fn update_hosts(
     Ok(hosts(&Merged::open(layout, name, image), boot)?)
 }
 
+/// The program's block of a guest's `/etc/hosts`, for a guest that runs and is told from inside.
+///
+/// # Errors
+/// As for [`first_boot`].
+pub fn hosts_of(name: &GuestName, boot: &FirstBoot) -> Result<String, FirstBootError> {
+    check(name, boot)?;
+    Ok(text::hosts(boot))
+}
+
 /// Brings address and name server files up to date, those that the guest has not made its own: a
 /// file is the program's as long as its first line says so.
 ///
@@ -128,7 +137,7 @@ pub fn update_network(
 
 fn hosts(tree: &Merged, boot: &FirstBoot) -> Result<(), FileError> {
     let (old, owner) = tree.read("etc/hosts")?.unwrap_or((Vec::new(), WORLD));
-    let new = text::hosts(&String::from_utf8_lossy(&old), boot);
+    let new = merge_hosts(&String::from_utf8_lossy(&old), &text::hosts(boot));
     if new.as_bytes() == old {
         return Ok(());
     }

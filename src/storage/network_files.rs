@@ -4,16 +4,14 @@
 use std::fmt::Write as _;
 
 use super::first_boot::FirstBoot;
+use crate::model::hosts_block;
 
 /// First line of a file that is the program's to rewrite.
 pub(super) const HEADER: &str =
     "# Written by bulkhead at each start; delete this line to keep your own version.\n";
-const BEGIN: &str = "# bulkhead: begin";
-const END: &str = "# bulkhead: end";
-
-/// `/etc/hosts`: the old text with the block between the marks made new.
-pub(super) fn hosts(old: &str, boot: &FirstBoot) -> String {
-    let mut block = format!("{BEGIN} (rewritten at each start)\n");
+/// The program's block of `/etc/hosts`: the guest itself and its neighbours.
+pub(super) fn hosts(boot: &FirstBoot) -> String {
+    let mut lines = String::new();
     let own = boot
         .address
         .map_or("127.0.1.1".into(), |(a, _)| a.to_string());
@@ -23,39 +21,11 @@ pub(super) fn hosts(old: &str, boot: &FirstBoot) -> String {
         format!("{0}.{1} {0}", boot.hostname, boot.domain)
     };
     // Writing to a String cannot fail.
-    writeln!(block, "{own} {names}").ok();
+    writeln!(lines, "{own} {names}").ok();
     for (address, names) in &boot.hosts {
-        writeln!(block, "{address} {names}").ok();
+        writeln!(lines, "{address} {names}").ok();
     }
-    block.push_str(END);
-    block.push('\n');
-    if old.trim().is_empty() {
-        return format!("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n{block}");
-    }
-    let (mut new, mut inside, mut placed) = (String::new(), false, false);
-    let mut ends = old.lines().filter(|l| l.starts_with(END)).count();
-    for line in old.lines() {
-        if line.starts_with(END) {
-            ends -= 1;
-        }
-        if line.starts_with(BEGIN) {
-            // Without an end below, what follows is the guest's own.
-            inside = ends > 0;
-            if !placed {
-                new.push_str(&block);
-                placed = true;
-            }
-        } else if line.starts_with(END) {
-            inside = false;
-        } else if !inside {
-            new.push_str(line);
-            new.push('\n');
-        }
-    }
-    if !placed {
-        new.push_str(&block);
-    }
-    new
+    hosts_block(&lines)
 }
 
 /// `/etc/resolv.conf`.
@@ -117,36 +87,17 @@ mod tests {
     }
 
     #[test]
-    fn hosts_keeps_the_guests_own_lines() {
-        let first = hosts("", &boot());
+    fn a_guest_knows_itself_and_its_neighbours() {
+        let block = hosts(&boot());
         assert!(
-            first.contains("10.1.0.2 web.example.org web\n10.1.0.3 db\n"),
-            "{first}"
+            block.contains("10.1.0.2 web.example.org web\n10.1.0.3 db\n"),
+            "{block}"
         );
-        let edited = format!("# mine\n{first}192.0.2.1 printer\n");
-        let mut moved = boot();
-        moved.address = Some(([10, 1, 0, 9].into(), 16));
-        let second = hosts(&edited, &moved);
-        assert!(
-            second.starts_with("# mine\n127.0.0.1 localhost\n"),
-            "{second}"
-        );
-        assert!(second.ends_with("192.0.2.1 printer\n"), "{second}");
-        assert!(
-            second.contains("10.1.0.9 web") && !second.contains("10.1.0.2"),
-            "{second}"
-        );
-        assert_eq!(
-            hosts(&second, &moved),
-            second,
-            "the second time changes nothing"
-        );
-        let broken = hosts(&format!("a\n{BEGIN}\nb\n"), &moved);
-        assert!(
-            broken.starts_with("a\n") && broken.ends_with("\nb\n"),
-            "{broken}"
-        );
-        assert_eq!(hosts(&broken, &moved), broken);
+        let alone = FirstBoot {
+            hostname: "web".into(),
+            ..FirstBoot::default()
+        };
+        assert!(hosts(&alone).contains("\n127.0.1.1 web\n"));
     }
 
     #[test]

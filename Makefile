@@ -39,6 +39,9 @@ lint:
 install: build
 	install -D -m 755 $(RELEASE)/bulkhead $(DESTDIR)$(PREFIX)/bin/bulkhead
 	ln -sf bulkhead $(DESTDIR)$(PREFIX)/bin/bh
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	sed 's|/usr/local|$(PREFIX)|' dist/bulkhead.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/bulkhead.service
 
 uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/bin/bulkhead $(DESTDIR)$(PREFIX)/bin/bh
+	rm -f $(DESTDIR)$(PREFIX)/lib/systemd/system/bulkhead.service

@@ -40,8 +40,8 @@ install: build
 	install -D -m 755 $(RELEASE)/bulkhead $(DESTDIR)$(PREFIX)/bin/bulkhead
 	ln -sf bulkhead $(DESTDIR)$(PREFIX)/bin/bh
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
-	sed 's|/usr/local|$(PREFIX)|' dist/bulkhead.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/bulkhead.service
+	sed 's|/usr/local|$(PREFIX)|' dist/bulkhead-autostart.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/bulkhead-autostart.service
 
 uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/bin/bulkhead $(DESTDIR)$(PREFIX)/bin/bh
-	rm -f $(DESTDIR)$(PREFIX)/lib/systemd/system/bulkhead.service
+	rm -f $(DESTDIR)$(PREFIX)/lib/systemd/system/bulkhead-autostart.service

@@ -229,7 +229,7 @@ impl Manager {
             return Ok(());
         };
         for name in cgroup::list(&parent)? {
-            if name == "holder" || names.iter().any(|n| n.as_str() == name) {
+            if names.iter().any(|n| n.as_str() == name) {
                 continue;
             }
             let done = fix.then(|| {

@@ -128,7 +128,7 @@ fn join_holder(manager: &Manager) {
     }
     if let Ok(Some(parent)) = manager.existing_cgroups() {
         // Not being there only means that the end of that session ends the keeper too.
-        let _stays = std::fs::write(parent.path().join("holder/cgroup.procs"), "0");
+        let _stays = parent.shelter();
     }
 }
 

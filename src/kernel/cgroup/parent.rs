@@ -111,6 +111,21 @@ impl Parent {
         Ok(possible.iter().all(given) && !unmanaged(host))
     }
 
+    /// Takes the calling process out of the session it was started from and into the service that
+    /// holds the groups, beside the process that sleeps there. Only under systemd is there one.
+    ///
+    /// # Errors
+    /// When there is no service, or the kernel refuses.
+    pub fn shelter(&self) -> Result<()> {
+        match self.v2.child(service::HOLDER)? {
+            Some(holder) => holder.write("cgroup.procs", "0"),
+            None => Err(CgroupError::Absent {
+                name: service::HOLDER.to_owned(),
+                parent: self.v2.path().to_owned(),
+            }),
+        }
+    }
+
     /// Opens the parent if it is there in every hierarchy that all groups use.
     ///
     /// # Errors

@@ -94,11 +94,7 @@ impl Manager {
             root,
             mounts,
             net,
-            init: if guest.init.command.is_empty() {
-                vec!["/sbin/init".into()]
-            } else {
-                guest.init.command.clone()
-            },
+            init: first_program(&guest.init.command, &image.command),
             seccomp: plan::seccomp::profile(seccomp).map_err(|error| GuestError::Host {
                 key: "security.seccomp",
                 what: seccomp.to_owned(),
@@ -321,6 +317,16 @@ pub(super) fn become_keeper(
     }
 }
 
+/// The definition's word, else the image's, else what every distribution has.
+fn first_program(wanted: &[String], of_image: &[String]) -> Vec<String> {
+    let usual = ["/sbin/init".to_owned()];
+    [wanted, of_image, &usual]
+        .into_iter()
+        .find(|command| !command.is_empty())
+        .map(<[String]>::to_vec)
+        .unwrap_or_default()
+}
+
 fn detach_from_terminal() -> Result<()> {
     // A keeper that restarts its guest leads a session already.
     let _leader = rustix::process::setsid();
@@ -363,5 +369,18 @@ pub(super) fn execute_keeper(
             &["PATH=/usr/sbin:/usr/bin:/sbin:/bin".to_owned()],
         ),
         Err(error) => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_definition_wins_over_its_image() {
+        let [own, image] = ["/own", "/image"].map(|program| vec![program.to_owned()]);
+        assert_eq!(first_program(&own, &image), own);
+        assert_eq!(first_program(&[], &image), image);
+        assert_eq!(first_program(&[], &[]), ["/sbin/init"]);
     }
 }

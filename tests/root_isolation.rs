@@ -28,20 +28,24 @@ struct Hog {
 impl Hog {
     fn start(mut command: Command) -> Self {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let mut taken = Taken::new();
-        for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+        let child = command.spawn().unwrap();
+        let mut hog = Self {
+            child,
+            taken: Taken::new(),
+        };
+        let mut ended = false;
+        for line in BufReader::new(hog.child.stdout.take().unwrap()).lines() {
             let line = line.unwrap();
-            if line == "end" {
-                return Self { child, taken };
-            }
             let words: Vec<_> = line.split(' ').collect();
-            taken.insert(
-                words[0].into(),
-                (words[1].parse().unwrap(), words[2].into()),
-            );
+            let [kind, count, why] = words[..] else {
+                ended = true;
+                break;
+            };
+            let count = count.parse().unwrap();
+            hog.taken.insert(kind.into(), (count, why.into()));
         }
-        panic!("the hog ended early, after {taken:?}");
+        assert!(ended, "the hog ended early, after {:?}", hog.taken);
+        hog
     }
 
     #[track_caller]

@@ -293,8 +293,10 @@ impl Manager {
         match process::fork_with(process::CloneFlags::default(), None)? {
             process::Forked::Child => {
                 let _guard = process::NoReturn;
-                // The lock is the command's; a copy of it must not live on in the keeper.
-                let _session = rustix::process::setsid();
+                // The command's output must not wait for the keeper's end, nor its lock.
+                if super::start::detach_from_terminal().is_err() {
+                    process::leave(1);
+                }
                 super::start::execute_keeper(self, name, &pidfd, console.as_ref());
                 process::leave(1)
             }

@@ -327,7 +327,7 @@ fn first_program(wanted: &[String], of_image: &[String]) -> Vec<String> {
         .unwrap_or_default()
 }
 
-fn detach_from_terminal() -> Result<()> {
+pub(super) fn detach_from_terminal() -> Result<()> {
     // A keeper that restarts its guest leads a session already.
     let _leader = rustix::process::setsid();
     let null = rustix::fs::open(
@@ -357,7 +357,8 @@ pub(super) fn execute_keeper(
         "--pidfd".to_owned(),
         pidfd.as_raw_fd().to_string(),
     ];
-    let mut kept = process::keep_over_exec(pidfd);
+    // What the person's shell had open is not the keeper's.
+    let mut kept = process::close_on_exec_from(3).and_then(|()| process::keep_over_exec(pidfd));
     if let Some(console) = console {
         argv.extend(["--console".to_owned(), console.as_raw_fd().to_string()]);
         kept = kept.and_then(|()| process::keep_over_exec(console));

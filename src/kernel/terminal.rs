@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 use rustix::termios::{
     OptionalActions, Termios, Winsize, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize,
@@ -39,9 +39,12 @@ pub fn open_pty(dev: BorrowedFd<'_>) -> Result<Pty> {
     if fs.f_type != DEVPTS_SUPER_MAGIC {
         return Err(failed(Errno::NODEV).because("what is mounted there is no devpts"));
     }
+    // Nothing that the guest has mounted on it, which could keep us waiting.
+    let inside = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS;
     let master =
-        rustix::fs::openat(&pts, "ptmx", flags, Mode::empty()).map_err(|errno| match errno {
+        openat2(&pts, "ptmx", flags, Mode::empty(), inside).map_err(|errno| match errno {
             Errno::NOSPC => failed(errno).because("the guest has as many terminals as it may have"),
+            Errno::XDEV => failed(errno).because("something is mounted on its ptmx"),
             other => failed(other),
         })?;
     rustix::pty::unlockpt(&master).map_err(failed)?;

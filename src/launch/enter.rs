@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::FileType;
 use serde::{Deserialize, Serialize};
 
 use super::entered::entered;
@@ -136,6 +137,7 @@ pub fn enter(request: &EnterRequest<'_>) -> Result<Entered, EnterError> {
         .map(|f| Program::cached(request.cache, &f).map(|p| p.0))
         .transpose();
     let program = program.map_err(|error| EnterError::Filter(error.into()))?;
+    refuse_folders(&request.task)?;
     let owner = Some((request.base, request.base));
     let mut leaf = false;
     let (ours, middle) = loop {
@@ -179,6 +181,34 @@ pub fn put_down(entered: &OwnedFd) {
     }
 }
 
+/// A folder of the host's as standard input or output would be a way out of the guest's root.
+fn refuse_folders(task: &Task) -> Result<(), EnterError> {
+    let Task::Execute {
+        terminal: false,
+        quiet: false,
+        ..
+    } = task
+    else {
+        return Ok(());
+    };
+    let (input, output, error) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    let all = [
+        (input.as_fd(), "input"),
+        (output.as_fd(), "output"),
+        (error.as_fd(), "error"),
+    ];
+    for (fd, what) in all {
+        let stat = rustix::fs::fstat(fd).map_err(KernelError::on("look at", what))?;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            return Err(EnterError::Entering(format!(
+                "standard {what} is a folder, through which the guest would see the host's files: \
+                 give it a file, or /dev/null"
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// `made` is the entered process as soon as there is one.
 fn listen(
     channel: &Channel,
@@ -187,7 +217,16 @@ fn listen(
 ) -> Result<Entered, EnterError> {
     let mut terminal = None;
     loop {
-        let Some((text, fd)) = channel.receive(Some(PATIENCE))? else {
+        let heard = channel.receive(Some(PATIENCE)).map_err(|error| {
+            if error.errno != Errno::TIMEDOUT {
+                return error.into();
+            }
+            EnterError::Entering(format!(
+                "nothing happened for {} seconds: the guest may be frozen, or hold up whoever enters",
+                PATIENCE.as_secs()
+            ))
+        });
+        let Some((text, fd)) = heard? else {
             break;
         };
         let word =

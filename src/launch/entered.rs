@@ -117,6 +117,8 @@ fn execute(
                 .map_err(|error| inner("load", "the filter", &error))?;
         }
         credentials::become_user(user.uid, user.gid, &user.groups)?;
+        // A host with fs.suid_dumpable=1 shows again whoever has changed its user.
+        process::hide_from_others()?;
         enter_folder(wish.folder, &user.home)?;
         process::reset_signals()?;
         process::close_on_exec_from(3)?;

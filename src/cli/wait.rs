@@ -19,7 +19,11 @@ pub(super) const WAIT: Verb = Verb {
                     .value_name("STATE")
                     .required(true)
                     .value_parser(value_parser!(State))
-                    .help("What to wait for"),
+                    .hide_possible_values(true)
+                    .help(
+                        "running, ready (all it starts has started), ip (it runs and has an \
+                         address) or stopped",
+                    ),
             )
             .arg(
                 Arg::new("timeout")
@@ -46,12 +50,8 @@ pub(super) const WAIT: Verb = Verb {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum State {
-    /// It runs
     Running,
-    /// It has started all it starts
     Ready,
-    /// It runs and has an address
     Ip,
-    /// It does not run
     Stopped,
 }

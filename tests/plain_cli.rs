@@ -134,6 +134,52 @@ fn one_letter_means_one_thing() {
     }
 }
 
+/// Every `bulkhead …` line of a page's `sh` blocks, as words, without what follows `--`.
+fn typed(page: &str) -> Vec<Vec<&str>> {
+    let blocks = page.split("```sh\n").skip(1);
+    let lines = blocks.flat_map(|block| block.split("```").next().unwrap_or("").lines());
+    let commands = lines.flat_map(|line| line.split(['|', '&', '(', ';']));
+    commands
+        .map(|command| command.split_whitespace().collect::<Vec<_>>())
+        .filter(|words| words.first().is_some_and(|word| *word == "bulkhead"))
+        .map(|words| {
+            words
+                .into_iter()
+                .skip(1)
+                .take_while(|word| *word != "--")
+                .collect()
+        })
+        .collect()
+}
+
+#[test]
+fn what_pages_tell_people_to_type_is_there() {
+    let mut seen = BTreeSet::new();
+    for (page, text) in [
+        ("README.md", include_str!("../README.md")),
+        ("docs/commands.md", include_str!("../docs/commands.md")),
+        ("docs/host.md", include_str!("../docs/host.md")),
+    ] {
+        for words in typed(text) {
+            let groups = ["template", "profile"].contains(&words[0]);
+            let known = help(&words[..if groups { 2 } else { 1 }]);
+            for flag in words.iter().filter(|word| word.starts_with('-')) {
+                let mut there = known.split([' ', ',', '\n']);
+                assert!(there.any(|word| word == *flag), "{page}: {words:?}: {flag}");
+            }
+            if page == "docs/commands.md" {
+                seen.insert(words[0].to_owned());
+            }
+        }
+    }
+    for verb in verbs(&help(&[])) {
+        assert!(
+            seen.contains(&verb),
+            "docs/commands.md does not show {verb}"
+        );
+    }
+}
+
 #[test]
 fn usage_errors() {
     let mut text = String::new();

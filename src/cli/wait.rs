@@ -22,7 +22,7 @@ pub(super) const WAIT: Verb = Verb {
                     .hide_possible_values(true)
                     .help(
                         "running, ready (all it starts has started), ip (it runs and has an \
-                         address) or stopped",
+                         address, which is printed) or stopped",
                     ),
             )
             .arg(
@@ -42,7 +42,13 @@ pub(super) const WAIT: Verb = Verb {
             State::Stopped => Until::Stopped,
         };
         let limit = matches.get_one::<Duration>("timeout").copied();
-        context.manager()?.wait(&name_of(matches)?, until, limit)?;
+        let (manager, name) = (context.manager()?, name_of(matches)?);
+        manager.wait(&name, until, limit)?;
+        if until == Until::Address
+            && let Some(address) = manager.row(&name).address
+        {
+            context.out(&format!("{address}\n"))?;
+        }
         Ok(0)
     },
     hidden: false,

@@ -5,9 +5,10 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 PREFIX ?= /usr/local
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 RELEASE := $(TARGET)/x86_64-unknown-linux-gnu/release
+COMPLETIONS := bash-completion/completions/bulkhead zsh/site-functions/_bulkhead fish/vendor_completions.d/bulkhead.fish
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: run build test test-here test-vm lint install uninstall
+.PHONY: run build test test-here test-vm lint man install uninstall
 
 # Slices this machine into guests, measures them, removes them. Make waits for the program when
 # Ctrl-C comes, so it can remove what it made.
@@ -36,12 +37,27 @@ lint:
 	@cargo fmt --check
 	@cargo clippy --locked --all-targets -- -D warnings
 
+# The man pages, one a command, without installing anything: `man -l target/man/bulkhead.1`.
+man: build
+	$(RELEASE)/bulkhead --quiet man $(TARGET)/man
+
 install: build
 	install -D -m 755 $(RELEASE)/bulkhead $(DESTDIR)$(PREFIX)/bin/bulkhead
 	ln -sf bulkhead $(DESTDIR)$(PREFIX)/bin/bh
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
 	sed 's|/usr/local|$(PREFIX)|' dist/bulkhead-autostart.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/bulkhead-autostart.service
+	$(RELEASE)/bulkhead --quiet man $(DESTDIR)$(PREFIX)/share/man/man1
+	ln -sf bulkhead.1 $(DESTDIR)$(PREFIX)/share/man/man1/bh.1
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/share/,$(dir $(COMPLETIONS)))
+	$(RELEASE)/bulkhead completions bash >$(DESTDIR)$(PREFIX)/share/$(word 1,$(COMPLETIONS))
+	$(RELEASE)/bulkhead completions zsh >$(DESTDIR)$(PREFIX)/share/$(word 2,$(COMPLETIONS))
+	$(RELEASE)/bulkhead completions fish >$(DESTDIR)$(PREFIX)/share/$(word 3,$(COMPLETIONS))
+	ln -sf bulkhead $(DESTDIR)$(PREFIX)/share/$(dir $(word 1,$(COMPLETIONS)))bh
+	ln -sf bulkhead.fish $(DESTDIR)$(PREFIX)/share/$(dir $(word 3,$(COMPLETIONS)))bh.fish
 
 uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/bin/bulkhead $(DESTDIR)$(PREFIX)/bin/bh
 	rm -f $(DESTDIR)$(PREFIX)/lib/systemd/system/bulkhead-autostart.service
+	rm -f $(DESTDIR)$(PREFIX)/share/man/man1/bulkhead.1 $(DESTDIR)$(PREFIX)/share/man/man1/bulkhead-*.1 $(DESTDIR)$(PREFIX)/share/man/man1/bh.1
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/share/,$(COMPLETIONS))
+	rm -f $(DESTDIR)$(PREFIX)/share/$(dir $(word 1,$(COMPLETIONS)))bh $(DESTDIR)$(PREFIX)/share/$(dir $(word 3,$(COMPLETIONS)))bh.fish

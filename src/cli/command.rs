@@ -68,7 +68,16 @@ there, 124 when its time was up.";
 
 /// The tree, for a program called `bulkhead` or `bh`.
 pub(super) fn tree(called: &'static str) -> Command {
-    let verbs = VERBS.iter().map(|verb| {
+    tree_of(called, VERBS.iter())
+}
+
+/// The same without the verbs that people are not shown.
+pub(super) fn shown_tree(called: &'static str) -> Command {
+    tree_of(called, VERBS.iter().filter(|verb| !verb.hidden))
+}
+
+fn tree_of(called: &'static str, verbs: impl Iterator<Item = &'static Verb>) -> Command {
+    let verbs = verbs.map(|verb| {
         Command::new(verb.name)
             .about(verb.about)
             .hide(verb.hidden)

@@ -31,6 +31,11 @@ pub(super) const CREATE: Verb = Verb {
             .arg(switch("start", "Start it when it is made"))
             .arg(dry_run().help("Print the definition and what would be done, change nothing"))
             .args(settings::flags())
+            .after_help(
+                "Examples:\n  bulkhead create cell --template busybox --memory 64M --cpus 0.5 --start\n  \
+                 bulkhead create web --template debian --profile small --ssh-key \"$(cat \
+                 ~/.ssh/id_ed25519.pub)\"",
+            )
     },
     run: create,
     hidden: false,

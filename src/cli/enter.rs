@@ -52,6 +52,10 @@ pub(super) const EXEC: Verb = Verb {
                     .trailing_var_arg(true)
                     .help("Program and arguments, after --"),
             )
+            .after_help(
+                "Examples:\n  bulkhead exec web -- systemctl status\n  \
+                 tar c site | bulkhead exec web -- tar x -C /var/www",
+            )
     },
     run: |context, matches| {
         let argv = matches.get_many::<String>("command").into_iter().flatten();

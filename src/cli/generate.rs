@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Arg, ArgMatches, Command, value_parser};
 use clap_complete::Shell;
 
-use super::command::{Verb, required, tree};
+use super::command::{Verb, required, shown_tree};
 use super::context::Context;
 use super::fault::{FAILED, Fault, Result};
 
@@ -47,17 +47,29 @@ fn completions(context: &Context, matches: &ArgMatches) -> Result<u8> {
         "fish" => Shell::Fish,
         _ => Shell::Bash,
     };
-    for name in ["bulkhead", "bh"] {
-        let mut script = Vec::new();
-        let mut command = shown(tree(name)).name(name);
-        clap_complete::generate(shell, &mut command, name, &mut script);
-        context.out(&String::from_utf8_lossy(&script))?;
-    }
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut shown(), "bulkhead", &mut script);
+    context.out(&for_both(shell, &String::from_utf8_lossy(&script)))?;
     Ok(0)
 }
 
+/// The script for `bulkhead`, which then serves `bh` as well: a shell loads one file for both.
+fn for_both(shell: Shell, script: &str) -> String {
+    match shell {
+        Shell::Fish => format!("{script}complete -c bh -w bulkhead\n"),
+        Shell::Zsh => script
+            .replace("#compdef bulkhead\n", "#compdef bulkhead bh\n")
+            .replace(
+                "compdef _bulkhead bulkhead\n",
+                "compdef _bulkhead bulkhead bh\n",
+            ),
+        _ => script.replace(" default bulkhead\n", " default bulkhead bh\n"),
+    }
+}
+
 /// The tree without what people are not shown.
-fn shown(mut command: Command) -> Command {
+fn shown() -> Command {
+    let mut command = shown_tree("bulkhead");
     command.build();
     command
 }
@@ -68,8 +80,7 @@ fn man(context: &Context, folder: &Path) -> Result<u8> {
         move |error: std::io::Error| Fault::new(FAILED, format!("cannot write {path}: {error}"))
     };
     std::fs::create_dir_all(folder).map_err(failed(folder))?;
-    let command = shown(tree("bulkhead"));
-    for (name, command) in pages(&command, "bulkhead") {
+    for (name, command) in pages(&shown(), "bulkhead") {
         let path = folder.join(format!("{name}.1"));
         let mut page = Vec::new();
         clap_mangen::Man::new(command)
@@ -86,7 +97,7 @@ fn man(context: &Context, folder: &Path) -> Result<u8> {
 fn pages(command: &Command, name: &str) -> Vec<(String, Command)> {
     let mut all = vec![(name.to_owned(), command.clone())];
     let below = command.get_subcommands();
-    for sub in below.filter(|sub| !sub.is_hide_set() && sub.get_name() != "help") {
+    for sub in below.filter(|sub| sub.get_name() != "help") {
         all.extend(pages(sub, &format!("{name}-{}", sub.get_name())));
     }
     all
@@ -98,7 +109,7 @@ mod tests {
 
     #[test]
     fn every_command_has_a_page() {
-        let names: Vec<String> = pages(&shown(tree("bulkhead")), "bulkhead")
+        let names: Vec<String> = pages(&shown(), "bulkhead")
             .into_iter()
             .map(|(name, _)| name)
             .collect();

@@ -28,9 +28,7 @@ pub(super) const START: Verb = Verb {
                 )
                 .conflicts_with("names"),
             )
-            .mut_arg("names", |names| {
-                names.required_unless_present_any(["all", "select", "autostart"])
-            })
+            .mut_group("which", |which| which.arg("autostart"))
             .after_help(
                 "Several guests chosen by --all, --select or --autostart start by \
                  autostart.priority, higher first, each after the guests that autostart.after \

@@ -20,6 +20,7 @@ pub(super) const PROFILE: Verb = Verb {
             .subcommand(Command::new("list").about("List profiles"))
             .subcommand(
                 Command::new("show")
+                    .alias("info")
                     .about("Show a profile and why it says what it says")
                     .arg(
                         Arg::new("profile")

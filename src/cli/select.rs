@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
 
 use super::context::Context;
 use super::fault::{Fault, Result};
@@ -16,7 +16,6 @@ pub(super) fn many(command: Command) -> Command {
                 .value_name("NAME")
                 .num_args(0..)
                 .value_parser(value_parser!(GuestName))
-                .required_unless_present_any(["all", "select"])
                 .help("Guests, in this order"),
         )
         .arg(
@@ -27,6 +26,12 @@ pub(super) fn many(command: Command) -> Command {
                 .help("All guests"),
         )
         .arg(by_label())
+        .group(
+            ArgGroup::new("which")
+                .args(["names", "all", "select"])
+                .required(true)
+                .multiple(true),
+        )
         .arg(
             Arg::new("jobs")
                 .short('j')

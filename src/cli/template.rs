@@ -23,6 +23,7 @@ pub(super) const TEMPLATE: Verb = Verb {
             .subcommand(Command::new("list").about("List templates"))
             .subcommand(
                 Command::new("info")
+                    .alias("show")
                     .about("Show a template and its options")
                     .arg(template()),
             )

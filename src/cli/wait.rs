@@ -19,7 +19,11 @@ pub(super) const WAIT: Verb = Verb {
                     .value_name("STATE")
                     .required(true)
                     .value_parser(value_parser!(State))
-                    .help("What to wait for"),
+                    .hide_possible_values(true)
+                    .help(
+                        "running, ready (all it starts has started), ip (it runs and has an \
+                         address, which is printed) or stopped",
+                    ),
             )
             .arg(
                 Arg::new("timeout")
@@ -38,7 +42,13 @@ pub(super) const WAIT: Verb = Verb {
             State::Stopped => Until::Stopped,
         };
         let limit = matches.get_one::<Duration>("timeout").copied();
-        context.manager()?.wait(&name_of(matches)?, until, limit)?;
+        let (manager, name) = (context.manager()?, name_of(matches)?);
+        manager.wait(&name, until, limit)?;
+        if until == Until::Address
+            && let Some(address) = manager.row(&name).address
+        {
+            context.out(&format!("{address}\n"))?;
+        }
         Ok(0)
     },
     hidden: false,
@@ -46,12 +56,8 @@ pub(super) const WAIT: Verb = Verb {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum State {
-    /// It runs
     Running,
-    /// It has started all it starts
     Ready,
-    /// It runs and has an address
     Ip,
-    /// It does not run
     Stopped,
 }

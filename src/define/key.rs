@@ -264,9 +264,19 @@ impl KeyPath {
             })
             .ok_or_else(|| KeyError::Unknown {
                 path: quoted(text),
-                hint: suggestion(text, KEYS.iter().map(|key| key.path)),
+                hint: suggestion(nearly(text), KEYS.iter().map(|key| key.path)),
             })
     }
+}
+
+/// Of the name of a table (`memory`), its first setting, which is the one most people mean.
+fn nearly(text: &str) -> &str {
+    let below = |key: &&Key| {
+        key.path
+            .strip_prefix(text)
+            .is_some_and(|rest| rest.starts_with('.'))
+    };
+    KEYS.iter().find(below).map_or(text, |key| key.path)
 }
 
 impl std::fmt::Display for KeyPath {
@@ -377,5 +387,12 @@ mod tests {
             "there is no setting \"memory.limt\": did you mean \"memory.limit\"?"
         );
         assert!(parse("cpu.limit.x").is_err() && parse("labels.").is_err());
+        for (table, setting) in [("memory", "memory.limit"), ("restart", "restart.policy")] {
+            let error = parse(table).unwrap_err().to_string();
+            assert!(
+                error.ends_with(&format!("did you mean {setting:?}?")),
+                "{error}"
+            );
+        }
     }
 }

@@ -71,7 +71,7 @@ impl Manager {
                 } else {
                     "hybrid"
                 };
-                let lacks = "memory.high, memory.min and oom_group need version 2";
+                let lacks = "memory.high, low, min and oom_group need version 2";
                 say(
                     Grade::Partial,
                     "cgroups",

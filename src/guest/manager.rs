@@ -35,6 +35,7 @@ impl Manager {
     pub fn open(root: &Path) -> Result<Self> {
         let layout = Layout::new(root);
         let settings = Settings::load(&layout.etc().join("bulkhead.toml"))?;
+        let layout = layout.with_images(settings.images.clone());
         for folder in [
             layout.guests(),
             layout.images(),

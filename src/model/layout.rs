@@ -10,6 +10,7 @@ use super::GuestName;
 pub struct Layout {
     root: PathBuf,
     tag: String,
+    images: Option<PathBuf>,
 }
 
 impl Layout {
@@ -33,7 +34,15 @@ impl Layout {
         Self {
             root: root.to_owned(),
             tag,
+            images: None,
         }
+    }
+
+    /// The same with images elsewhere; `None` leaves them where they are.
+    #[must_use]
+    pub fn with_images(mut self, folder: Option<PathBuf>) -> Self {
+        self.images = folder.or(self.images);
+        self
     }
 
     /// The prefix itself.
@@ -82,10 +91,11 @@ impl Layout {
         self.root.join("var/cache/bulkhead")
     }
 
-    /// Built images, by digest.
+    /// Built images, by digest: `/var/lib/bulkhead/images`, or where the settings want them.
     #[must_use]
     pub fn images(&self) -> PathBuf {
-        self.var().join("images")
+        let usual = || self.var().join("images");
+        self.images.clone().unwrap_or_else(usual)
     }
 
     /// All guests' folders.
@@ -130,5 +140,14 @@ mod tests {
             Layout::new(Path::new("/tmp/y")).kernel_name()
         );
         assert!(test.run().starts_with("/tmp/x"));
+    }
+
+    #[test]
+    fn only_images_may_lie_elsewhere() {
+        let plain = Layout::new(Path::new("/tmp/x"));
+        let moved = plain.clone().with_images(Some("/srv/images".into()));
+        assert_eq!(moved.images(), Path::new("/srv/images"));
+        assert_eq!(moved.guests(), plain.guests());
+        assert_eq!(plain.clone().with_images(None), plain);
     }
 }

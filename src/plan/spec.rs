@@ -148,6 +148,9 @@ pub fn supported(guest: &Guest, facts: &HostFacts) -> Result<(), PlanError> {
     if guest.memory.high.is_some() {
         return unsupported("memory.high");
     }
+    if guest.memory.low.0 > 0 {
+        return unsupported("memory.low");
+    }
     if guest.memory.min.0 > 0 {
         return unsupported("memory.min");
     }

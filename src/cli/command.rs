@@ -55,7 +55,6 @@ const VERBS: &[Verb] = &[
     logs::EVENTS,
     generate::COMPLETIONS,
     generate::MAN,
-    keeper::KEEPER,
     keeper::NEIGHBOURS,
     demo::DEMO,
 ];

@@ -1,44 +1,34 @@
-//! The hidden verbs, which people never type: `keeper`, the process that a launch becomes, and
+//! What people never type: `--keeper`, the process that a launch becomes, and the hidden verb
 //! `neighbours`, which tells running guests each other's names.
 
-use clap::{Arg, ArgMatches, value_parser};
+use std::ffi::OsString;
 
-use super::command::{Verb, name, name_of, required};
-use super::context::Context;
-use super::fault::Result;
-use crate::guest::keeper;
-use crate::kernel::inherited;
+use super::command::Verb;
+use super::fault::{Fault, Result};
+use crate::guest::successor::Successor;
+use crate::guest::{Manager, keeper};
 
-pub(super) const KEEPER: Verb = Verb {
-    name: "keeper",
-    about: "Stay with a guest (started by `start`)",
-    build: |command| {
-        let descriptor = |name: &'static str| {
-            Arg::new(name)
-                .long(name)
-                .value_name("N")
-                .value_parser(value_parser!(i32).range(3..))
-        };
-        command
-            .arg(name())
-            .arg(
-                descriptor("pidfd")
-                    .required(true)
-                    .help("Descriptor of its first process"),
-            )
-            .arg(descriptor("console").help("Descriptor of its console"))
-    },
-    run: keep,
-    hidden: true,
-};
+/// Stays with a guest, if that is what the arguments ask for.
+pub(super) fn called(arguments: &[OsString]) -> Option<u8> {
+    Successor::is_called(arguments).then(|| {
+        keep(arguments).unwrap_or_else(|fault| {
+            fault.print();
+            fault.code
+        })
+    })
+}
 
-fn keep(context: &Context, matches: &ArgMatches) -> Result<u8> {
-    let name = name_of(matches)?;
-    // First of all: what is opened from here on gets other numbers.
-    let pidfd = inherited::take(required(matches, "pidfd")?)?;
-    let console = matches.get_one::<i32>("console").copied();
-    let console = console.map(inherited::take).transpose()?;
-    keeper::keep(context.manager()?, &name, pidfd, console)
+fn keep(arguments: &[OsString]) -> Result<u8> {
+    let Some(successor) = Successor::take_over(arguments) else {
+        return Err(Fault::usage("--keeper is for `bulkhead start` itself"));
+    };
+    let manager = Manager::open(&successor.root)?;
+    keeper::keep(
+        &manager,
+        &successor.name,
+        successor.pidfd,
+        successor.console,
+    )
 }
 
 pub(super) const NEIGHBOURS: Verb = Verb {

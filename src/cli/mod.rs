@@ -55,6 +55,9 @@ pub fn main() -> ExitCode {
 }
 
 fn run(arguments: Vec<OsString>) -> u8 {
+    if let Some(code) = keeper::called(&arguments) {
+        return code;
+    }
     let called = called_as(&arguments);
     let matches = match command::tree(called).try_get_matches_from(arguments) {
         Ok(matches) => matches,
@@ -80,7 +83,7 @@ fn help(called: &'static str) -> String {
     command::tree(called).render_help().to_string()
 }
 
-/// `bh` if it was called so; the keeper has a title in that place.
+/// `bh` if it was called so.
 fn called_as(arguments: &[OsString]) -> &'static str {
     let name = arguments.first().and_then(|a| Path::new(a).file_name());
     if name.is_some_and(|name| name == "bh") {

@@ -4,7 +4,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use oci_spec::runtime::Spec;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::pipe::PipeFlags;
 
@@ -18,7 +17,7 @@ use crate::kernel::terminal::{self, RawMode};
 use crate::kernel::{Errno, KernelError, file};
 use crate::launch::{self, EnterRequest, Task};
 use crate::model::{GuestName, Status};
-use crate::plan::{self, EnterPlan};
+use crate::plan::EnterPlan;
 
 /// What to execute and how.
 #[derive(Clone, Debug, Default)]
@@ -151,21 +150,20 @@ impl Manager {
         Ok(())
     }
 
-    /// What entering a running guest takes on, from the Spec it was launched with.
+    /// What entering a running guest takes on, as it was launched.
     pub(super) fn enter_plan(&self, name: &GuestName) -> Result<(EnterPlan, RunState)> {
         let damaged = |why: String| GuestError::Damaged {
-            path: self.spec_path(name).display().to_string(),
+            path: self.enter_path(name).display().to_string(),
             why,
             advice: "stop the guest and start it again",
         };
-        let text = file::read_small(&self.spec_path(name), 8 * RECORD)?;
+        let text = file::read_small(&self.enter_path(name), 8 * RECORD)?;
         let text = text.ok_or_else(|| damaged("it is missing".into()))?;
-        let spec: Spec =
-            serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
+        let plan = serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
         let state = self
             .run_state(name)?
             .ok_or_else(|| damaged("the guest has no run state".into()))?;
-        Ok((plan::enter::enter(&spec)?, state))
+        Ok((plan, state))
     }
 }
 

@@ -150,6 +150,8 @@ fn watch(
     // Without a memory controller there is nothing to watch.
     let mut oom: Option<OomWatch> = group.oom_watch().ok();
     let mut kills = 0;
+    // What it took to get here is not needed again before the guest ends.
+    process::give_memory_back();
     loop {
         let (ended, oom_ready, ready) = {
             let mut fds = vec![PollFd::new(guest, PollFlags::IN)];
@@ -297,7 +299,7 @@ impl Manager {
                 if super::start::detach_from_terminal().is_err() {
                     process::leave(1);
                 }
-                super::start::execute_keeper(self, name, &pidfd, console.as_ref());
+                super::successor::execute_keeper(self, name, &pidfd, console.as_ref());
                 process::leave(1)
             }
             process::Forked::Parent { pid, .. } => {

@@ -8,6 +8,7 @@
 //! | `life` | the table of verbs and states |
 //! | `create`, `start`, `stop`, `delete`, `change`, `exec` | the verbs |
 //! | `keeper`, `console` | the small process beside a guest, and its viewers |
+//! | `successor` | how the launching process becomes the keeper |
 //! | `view` | what `list` and `info` show |
 //! | `neighbours` | guests' names for each other while they run |
 //! | `events` | what happened |
@@ -33,6 +34,7 @@ mod neighbours;
 pub mod start;
 pub mod stop;
 mod store;
+pub mod successor;
 pub mod view;
 
 pub use error::GuestError;

@@ -5,7 +5,7 @@
 //! the parent, its memory is as small as a fresh program's, and the launch itself never waits for
 //! an exec.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -18,6 +18,7 @@ use super::store::{GuestLock, Machine, Phase, RunState};
 use crate::kernel::channel::Channel;
 use crate::kernel::file;
 use crate::kernel::process::{self, CloneFlags, Forked, Identity};
+use crate::kernel::timing::timed;
 use crate::kernel::{KernelError, terminal};
 use crate::launch::{self, Workplace};
 use crate::model::{EventKind, Guest, GuestName, NetOp, NetworkKind, Status};
@@ -193,9 +194,11 @@ impl Manager {
     /// Launches the guest. Its lock is held; the caller becomes its keeper.
     fn launch(&self, name: &GuestName, restarts: u32) -> Result<(launch::Launched, Orders)> {
         let began = Instant::now();
-        let guest = self.guest(name)?;
+        let guest = phase("read-definition", || self.guest(name))?;
         let machine = self.machine(name)?;
-        let image = storage::load_image(&self.layout, &machine.image)?;
+        let image = phase("read-image", || {
+            storage::load_image(&self.layout, &machine.image)
+        })?;
         let mut state = RunState {
             boot_id: self.facts.boot_id.clone(),
             phase: Phase::Starting,
@@ -209,10 +212,13 @@ impl Manager {
         };
         self.write_run_state(name, &state)?;
         let net = self.connect(name, &guest, &machine, &image)?;
-        let planned = self.plan_with(name, guest, &machine, &image, net)?;
-        let spec = serde_json::to_vec(&planned.spec).unwrap_or_default();
-        file::write_runtime(&self.spec_path(name), &spec, 0o600)?;
-        let cgroups = self.cgroups()?;
+        let planned = phase("plan", || {
+            self.plan_with(name, guest, &machine, &image, net)
+        })?;
+        let enter = plan::enter::enter(&planned.spec)?;
+        let enter = serde_json::to_vec(&enter).unwrap_or_default();
+        file::write_runtime(&self.enter_path(name), &enter, 0o600)?;
+        let cgroups = phase("open-cgroups", || self.cgroups())?;
         let place = Workplace {
             cgroups: &cgroups,
             cache: self.layout.cache().join("seccomp"),
@@ -248,26 +254,32 @@ impl Manager {
         machine: &Machine,
         image: &Image,
     ) -> Result<Vec<NetOp>> {
-        let boot = self.first_boot_data(name, guest, machine)?;
+        let boot = phase("read-names", || self.first_boot_data(name, guest, machine))?;
         let failed = |error: storage::FirstBootError| GuestError::Root {
             name: name.clone(),
             source: error.into(),
         };
-        storage::update_hosts(&self.layout, name, image, &boot).map_err(failed)?;
-        storage::update_network(&self.layout, name, image, &boot).map_err(failed)?;
+        phase("write-files", || {
+            storage::update_hosts(&self.layout, name, image, &boot)?;
+            storage::update_network(&self.layout, name, image, &boot)
+        })
+        .map_err(failed)?;
         match guest.network.kind {
             NetworkKind::Bridge => {
-                let host = self
-                    .network
-                    .ensure_host()
+                let host = phase("look-at-bridge", || self.network.ensure_host())
                     .map_err(|error| GuestError::Network(error.into()))?;
-                let lease = self.network.lease(name, guest.network.address)?;
+                let lease = phase("lease", || self.network.lease(name, guest.network.address))?;
                 Ok(self.network.ops(&lease, host.mtu))
             }
             NetworkKind::None => Ok(Network::loopback_ops()),
             NetworkKind::Host => Ok(Vec::new()),
         }
     }
+}
+
+/// A part of a start, for whoever wants to know how long it takes.
+fn phase<T>(step: &str, act: impl FnOnce() -> T) -> T {
+    timed("start", || step.to_owned(), act)
 }
 
 /// Launches the guest in this process, tells `report`, and goes on as its keeper.
@@ -296,7 +308,12 @@ pub(super) fn become_keeper(
             let _lost = manager.record(name, kind);
             tell(&Report::Running { pid: launched.pid });
             drop(lock);
-            let error = execute_keeper(manager, name, &launched.pidfd, Some(&launched.console));
+            let error = super::successor::execute_keeper(
+                manager,
+                name,
+                &launched.pidfd,
+                Some(&launched.console),
+            );
             // Without the exec this process keeps the guest all the same, only larger.
             let _why = error;
             super::keeper::keep(manager, name, launched.pidfd, Some(launched.console))
@@ -339,38 +356,6 @@ pub(super) fn detach_from_terminal() -> Result<()> {
     terminal::put_on_standard(null.as_fd())?;
     rustix::process::chdir("/").map_err(KernelError::on("change to", "/"))?;
     Ok(())
-}
-
-/// Executes this program again as the keeper, with its two descriptors; returns only on failure.
-pub(super) fn execute_keeper(
-    manager: &Manager,
-    name: &GuestName,
-    pidfd: &OwnedFd,
-    console: Option<&OwnedFd>,
-) -> KernelError {
-    let mut argv = vec![
-        format!("bulkhead: keeper of {name}"),
-        "--root".to_owned(),
-        manager.layout.root().display().to_string(),
-        "keeper".to_owned(),
-        name.to_string(),
-        "--pidfd".to_owned(),
-        pidfd.as_raw_fd().to_string(),
-    ];
-    // What the person's shell had open is not the keeper's.
-    let mut kept = process::close_on_exec_from(3).and_then(|()| process::keep_over_exec(pidfd));
-    if let Some(console) = console {
-        argv.extend(["--console".to_owned(), console.as_raw_fd().to_string()]);
-        kept = kept.and_then(|()| process::keep_over_exec(console));
-    }
-    match kept {
-        Ok(()) => process::execute(
-            "/proc/self/exe",
-            &argv,
-            &["PATH=/usr/sbin:/usr/bin:/sbin:/bin".to_owned()],
-        ),
-        Err(error) => error,
-    }
 }
 
 #[cfg(test)]

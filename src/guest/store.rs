@@ -2,7 +2,8 @@
 //!
 //! `/var/lib/bulkhead/guests/NAME/`: `guest.toml` (written last at create, so a folder without it is
 //! half-made), `machine.json` ([`Machine`]), `root/`, `console.log`, `last.json` (how it ended).
-//! `/run/bulkhead/guests/NAME/`: `state.json` ([`RunState`]), `spec.json`, `console.sock`.
+//! `/run/bulkhead/guests/NAME/`: `state.json` ([`RunState`]), `enter.json` (what entering it
+//! takes on), `orders.json` (what its keeper needs of the definition), `console.sock`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -183,8 +184,8 @@ impl Manager {
         self.layout.guest_run(name).join("state.json")
     }
 
-    pub(super) fn spec_path(&self, name: &GuestName) -> PathBuf {
-        self.layout.guest_run(name).join("spec.json")
+    pub(super) fn enter_path(&self, name: &GuestName) -> PathBuf {
+        self.layout.guest_run(name).join("enter.json")
     }
 
     fn read_record<T: serde::de::DeserializeOwned>(

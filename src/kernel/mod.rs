@@ -21,6 +21,7 @@ pub mod process;
 pub mod random;
 pub mod seccomp;
 pub mod terminal;
+pub mod timing;
 pub mod tree;
 
 pub use error::{KernelError, Result};

@@ -23,7 +23,6 @@ use crate::kernel::process::{self, CloneFlags, Forked};
 use crate::kernel::seccomp::Program;
 use crate::kernel::{Errno, KernelError, credentials, namespace};
 use crate::plan::EnterPlan;
-use crate::plan::seccomp::to_filter;
 
 /// What is to be done inside.
 #[derive(Debug)]
@@ -131,10 +130,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Enters the guest. Comes back when the program has been executed, or the task is done.
 pub fn enter(request: &EnterRequest<'_>) -> Result<Entered, EnterError> {
-    let filter = request.plan.filter.as_ref().map(to_filter).transpose();
-    let filter = filter.map_err(|error| EnterError::Filter(error.into()))?;
+    let filter = request.plan.filter.as_ref();
     let program = filter
-        .map(|f| Program::cached(request.cache, &f).map(|p| p.0))
+        .map(|f| Program::cached(request.cache, f).map(|p| p.0))
         .transpose();
     let program = program.map_err(|error| EnterError::Filter(error.into()))?;
     refuse_folders(&request.task)?;

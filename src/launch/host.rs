@@ -20,6 +20,7 @@ use crate::kernel::credentials::FileSystemUser;
 use crate::kernel::mount::{self, Attr};
 use crate::kernel::namespace::{self, IdMap, MountsOf};
 use crate::kernel::seccomp::Program;
+use crate::kernel::timing::timed;
 use crate::kernel::tree::{self, Point};
 use crate::kernel::{Errno, KernelError};
 use crate::plan::step::IdMapLine;
@@ -102,8 +103,12 @@ pub fn prepare(plan: &LaunchPlan, place: &Workplace<'_>) -> Result<Prepared, Lau
     for (number, step) in plan.host[..split].iter().enumerate() {
         fault::point("host", number);
         host.number = number;
-        host.carry_out(step, plan, place)
-            .map_err(|source| host.explain(step, source))?;
+        timed(
+            "host",
+            || name_of(step),
+            || host.carry_out(step, plan, place),
+        )
+        .map_err(|source| host.explain(step, source))?;
     }
     fault::point("host", split);
     let last = plan
@@ -134,10 +139,14 @@ impl Prepared {
         let first = self.host.number + 1;
         for (number, step) in self.left.iter().enumerate() {
             fault::point("host", first + number);
-            let done = match step {
-                HostStep::ReleaseInit => self.host.say_go(None),
-                _ => self.host.hear_end(),
-            };
+            let done = timed(
+                "host",
+                || name_of(step),
+                || match step {
+                    HostStep::ReleaseInit => self.host.say_go(None),
+                    _ => self.host.hear_end(),
+                },
+            );
             done.map_err(|source| self.host.explain(step, source))?;
         }
         fault::point("host", first + self.left.len());

@@ -17,6 +17,7 @@ use super::stage::{Inherited, give_up, set_limits};
 use crate::kernel::mount::{self, Attr};
 use crate::kernel::netlink::Netlink;
 use crate::kernel::terminal::{self, Pty};
+use crate::kernel::timing::{moment, timed};
 use crate::kernel::tree::{self, Point};
 use crate::kernel::{Errno, KernelError, capability, credentials, namespace, process};
 use crate::model::NetOp;
@@ -35,7 +36,7 @@ pub(super) fn run(plan: &LaunchPlan, inherited: &Inherited<'_>) -> ! {
     };
     for (number, step) in plan.init.iter().enumerate() {
         fault::point("init", number);
-        if let Err(error) = init.carry_out(step) {
+        if let Err(error) = timed("init", || step_name(step), || init.carry_out(step)) {
             give_up(&inherited.channel, "init", &step_name(step), error.as_ref());
         }
     }
@@ -284,6 +285,7 @@ fn execute(argv: &[String], environment: &[String]) -> Result<(), Cause> {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     // Last: from here on the guest outlives us.
     process::on_parent_death(None)?;
+    moment("init", "execute");
     Err(Box::new(process::execute(program, argv, environment)))
 }
 

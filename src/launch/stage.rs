@@ -16,6 +16,7 @@ use crate::kernel::credentials::{self};
 use crate::kernel::namespace::{self, kind};
 use crate::kernel::process::{self, CloneFlags, Forked};
 use crate::kernel::seccomp::Program;
+use crate::kernel::timing::timed;
 use crate::kernel::{Errno, KernelError, Result};
 use crate::plan::step::Limit;
 use crate::plan::{LaunchPlan, StageStep};
@@ -37,7 +38,8 @@ pub(super) fn run(plan: &LaunchPlan, inherited: &Inherited<'_>) -> ! {
     let mut root = None;
     for (number, step) in plan.stage.iter().enumerate() {
         fault::point("stage", number);
-        if let Err(error) = carry_out(step, plan, inherited, &mut root) {
+        let act = || carry_out(step, plan, inherited, &mut root);
+        if let Err(error) = timed("stage", || step_name(step), act) {
             give_up(&inherited.channel, "stage", &step_name(step), &error);
         }
     }

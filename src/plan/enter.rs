@@ -1,14 +1,17 @@
 //! OCI Spec → what a process that enters a running guest must take on: the same limits, sets and
 //! filter that the guest's first process has, never more.
 
-use oci_spec::runtime::{LinuxNamespaceType, LinuxSeccomp, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use serde::{Deserialize, Serialize};
 
+use super::seccomp::to_filter;
 use super::spec::PlanError;
 use super::step::Limit;
 use super::steps::{bounding_of, limits_of};
+use crate::model::Filter;
 
-/// What entering takes on.
-#[derive(Clone, Debug)]
+/// What entering takes on. Written down at the start, and all that is read of a launch afterwards.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct EnterPlan {
     /// CLONE_NEW* bits of the guest's namespaces.
     pub namespaces: u64,
@@ -19,7 +22,7 @@ pub struct EnterPlan {
     /// Whether executing can add privileges.
     pub no_new_privileges: bool,
     /// System call filter.
-    pub filter: Option<LinuxSeccomp>,
+    pub filter: Option<Filter>,
     /// Environment.
     pub environment: Vec<String>,
 }
@@ -51,7 +54,7 @@ pub fn enter(spec: &Spec) -> Result<EnterPlan, PlanError> {
         limits: limits_of(process),
         capabilities: bounding_of(process),
         no_new_privileges: process.no_new_privileges().unwrap_or(false),
-        filter: linux.seccomp().clone(),
+        filter: linux.seccomp().as_ref().map(to_filter).transpose()?,
         environment: process.env().clone().unwrap_or_default(),
     })
 }

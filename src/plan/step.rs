@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 
 use oci_spec::runtime::LinuxResources;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::model::{Filter, NetOp, RootOp};
 
@@ -40,7 +40,7 @@ pub struct Node {
 }
 
 /// A resource limit as numbers; `u64::MAX` is none.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limit {
     /// Lower-case name.
     pub name: String,

@@ -1,0 +1,128 @@
+//! How a process becomes a guest's keeper: it executes this program again with a few words, so that
+//! nothing of the launch stays in its memory.
+//!
+//! The words are read before anything else of the command line is looked at: the tree of verbs and
+//! flags is as large as all the rest that a keeper holds.
+
+use std::ffi::OsString;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+
+use super::manager::Manager;
+use crate::kernel::{KernelError, inherited, process};
+use crate::model::GuestName;
+
+/// The word that stands where a command has its verb or first flag.
+const WORD: &str = "--keeper";
+
+/// A keeper that is to be.
+#[derive(Debug)]
+pub struct Successor {
+    /// Prefix of the installation.
+    pub root: PathBuf,
+    /// The guest.
+    pub name: GuestName,
+    /// Its first process.
+    pub pidfd: OwnedFd,
+    /// The master end of its console, if there is one.
+    pub console: Option<OwnedFd>,
+}
+
+impl Successor {
+    /// Whether these are a keeper's arguments.
+    #[must_use]
+    pub fn is_called(arguments: &[OsString]) -> bool {
+        arguments.get(1).is_some_and(|word| word == WORD)
+    }
+
+    /// The keeper that these arguments ask for. To be called before this process opens anything:
+    /// the numbers among them are descriptors it has inherited. `None` when a word is missing or
+    /// wrong, which happens when a person types them.
+    #[must_use]
+    pub fn take_over(arguments: &[OsString]) -> Option<Self> {
+        let [_, _, root, name, pidfd, console @ ..] = arguments else {
+            return None;
+        };
+        let descriptor = |text: &OsString| inherited::take(text.to_str()?.parse().ok()?).ok();
+        Some(Self {
+            root: root.into(),
+            name: name.to_str()?.parse().ok()?,
+            pidfd: descriptor(pidfd)?,
+            console: match console {
+                [] => None,
+                [console] => Some(descriptor(console)?),
+                _ => return None,
+            },
+        })
+    }
+}
+
+/// Executes this program again as the keeper, with its descriptors; returns only on failure.
+pub(super) fn execute_keeper(
+    manager: &Manager,
+    name: &GuestName,
+    pidfd: &OwnedFd,
+    console: Option<&OwnedFd>,
+) -> KernelError {
+    let mut argv = vec![
+        format!("bulkhead: keeper of {name}"),
+        WORD.to_owned(),
+        manager.layout.root().display().to_string(),
+        name.to_string(),
+        pidfd.as_raw_fd().to_string(),
+    ];
+    argv.extend(console.map(|console| console.as_raw_fd().to_string()));
+    // What the person's shell had open is not the keeper's.
+    let kept = process::close_on_exec_from(3).and_then(|()| {
+        [Some(pidfd), console]
+            .into_iter()
+            .flatten()
+            .try_for_each(process::keep_over_exec)
+    });
+    match kept {
+        Ok(()) => process::execute(
+            "/proc/self/exe",
+            &argv,
+            &["PATH=/usr/sbin:/usr/bin:/sbin:/bin".to_owned()],
+        ),
+        Err(error) => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::IntoRawFd;
+
+    use super::*;
+
+    fn call(words: &[&str]) -> Vec<OsString> {
+        words.iter().map(OsString::from).collect()
+    }
+
+    #[test]
+    fn a_keeper_has_what_it_was_given() {
+        let open = || std::fs::File::open("/dev/null").unwrap().into_raw_fd();
+        let (guest, console) = (open().to_string(), open().to_string());
+        let words = call(&["title", WORD, "/srv", "web", &guest, &console]);
+        assert!(Successor::is_called(&words));
+        let keeper = Successor::take_over(&words).unwrap();
+        assert_eq!(keeper.root, PathBuf::from("/srv"));
+        assert_eq!(keeper.name.as_str(), "web");
+        assert_eq!(keeper.pidfd.as_raw_fd().to_string(), guest);
+        assert_eq!(keeper.console.unwrap().as_raw_fd().to_string(), console);
+    }
+
+    #[test]
+    fn what_a_person_types_is_refused() {
+        assert!(!Successor::is_called(&call(&["bulkhead", "list"])));
+        for words in [
+            &["bulkhead", WORD][..],
+            &["bulkhead", WORD, "/", "web"],
+            &["bulkhead", WORD, "/", "web", "1"],
+            &["bulkhead", WORD, "/", "no name", "3"],
+            &["bulkhead", WORD, "/", "web", "three"],
+        ] {
+            assert!(Successor::take_over(&call(words)).is_none(), "{words:?}");
+        }
+    }
+}

@@ -68,6 +68,7 @@ impl Manager {
         dry_run: bool,
     ) -> Result<Changed> {
         let guest = self.define(name, text)?;
+        plan::spec::supported(&guest, &self.facts)?;
         self.check_host_side(&guest)?;
         let status = self.status(name)?;
         let runs = matches!(status, Status::Running | Status::Paused);
@@ -78,7 +79,7 @@ impl Manager {
             applied: just_names(applied),
             waiting: just_names(waiting),
         };
-        if let Some(wish) = guest.network.address.filter(|_| !runs) {
+        if let Some(wish) = guest.network.address {
             self.network.preview(name, Some(wish))?;
         }
         if dry_run {
@@ -99,7 +100,6 @@ impl Manager {
         let Some(mut group) = self.group(name)? else {
             return Ok(());
         };
-        plan::spec::supported(guest, &self.facts)?;
         let blocks = self.block_numbers(guest)?;
         let resources = plan::resources::limits(guest, &blocks)?;
         let limits = launch::limits(&resources, guest.cgroups)?;

@@ -29,6 +29,7 @@ impl Manager {
             return Err(GuestError::Exists(name.clone()));
         }
         let guest = self.define(name, text)?;
+        crate::plan::spec::supported(&guest, &self.facts)?;
         self.templates()?
             .resolve(&guest.template)
             .map_err(storage::ImageError::from)?;

@@ -2,7 +2,7 @@
 //! them is next door in `steps`; who carries them out is `launch`.
 //!
 //! Three lists because three processes do it, three types because a step must not run in the wrong
-//! one. Why a step stands where it stands is said by `why`, which `bulkhead plan` prints.
+//! one. Why a step stands where it stands is said next door in `why`, which `bulkhead plan` prints.
 
 use std::path::PathBuf;
 

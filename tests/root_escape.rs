@@ -8,10 +8,12 @@ mod support;
 
 use std::process::{Command, Stdio};
 
-use support::{Bulkhead, Need, Outcome, need, run};
+use support::{Bulkhead, Need, Outcome, TestDir, need, run};
 
 /// The ways that need only a shell.
 const WAYS: &str = include_str!("hostile/ways.sh");
+/// Lies in wait for who enters.
+const WATCH: &str = include_str!("hostile/watch.pl");
 
 /// An installation with the running guest `evil`, whose first process only sleeps.
 fn evil(flags: &[&str]) -> Bulkhead {
@@ -118,4 +120,185 @@ fn keeper_links(bulkhead: &Bulkhead) -> Vec<String> {
         link.display().to_string()
     });
     links.collect()
+}
+
+/// CVE-2016-9962, lxc-attach: a process on its way in has descriptors, memory and a program of the
+/// host's. The guest's root sees it, and may look at nothing of it.
+#[test]
+fn who_enters_shows_nothing_to_the_guest() {
+    if !need(Need::Root) {
+        return;
+    }
+    let bulkhead = evil(&[]);
+    let watch = bulkhead.command(&["exec", "evil", "--", "perl", "-e", WATCH]);
+    let watch = std::thread::spawn(move || run(watch));
+    for round in 0..25 {
+        let user = if round % 2 == 0 { "0" } else { "65534" };
+        bulkhead.ok(&["exec", "-u", user, "evil", "--", "sleep", "0.02"]);
+    }
+    bulkhead.ok(&["exec", "evil", "--", "touch", "/dev/shm/enough"]);
+    let seen = watch.join().unwrap();
+    let last = seen.stdout.lines().last().unwrap_or_default();
+    let own: u32 = last.split(' ').nth(2).unwrap_or("0").parse().unwrap();
+    assert!(own >= 10, "it did not look: {}", seen.report());
+    assert_eq!(seen.stdout.lines().count(), 2, "{}", seen.report());
+}
+
+/// CVE-2019-5736: a program of the guest's that leads to the program of whoever enters or starts it.
+#[test]
+fn the_hosts_program_is_not_written_by_what_it_executes() {
+    if !need(Need::Root) {
+        return;
+    }
+    let bulkhead = evil(&[]);
+    let program = support::program();
+    let before = std::fs::read(&program).unwrap();
+    // As an interpreter, the link means the program that is just executing the script.
+    let script = "printf '#!/proc/self/exe\n' > /trap; chmod 755 /trap; cp /trap /sbin-init";
+    assert_eq!(shell(&bulkhead, script).code, 0);
+    let overwrite = "perl -e '
+        for (;;) {
+            for my $exe (glob q(/proc/[0-9]*/exe)) {
+                print qq($exe\n) if open my $file, q(+<), $exe;
+                print qq($exe truncated\n) if open $file, q(>), $exe;
+            }
+            exit if -e q(/dev/shm/enough);
+        }'";
+    let overwriter = bulkhead.command(&["exec", "evil", "--", "sh", "-c", overwrite]);
+    let overwriter = std::thread::spawn(move || run(overwriter));
+    for _ in 0..10 {
+        // It is `bulkhead /trap` inside, which knows no such verb.
+        let outcome = bulkhead.run(&["exec", "evil", "--", "/trap"]);
+        assert_ne!(outcome.code, 0, "{}", outcome.report());
+    }
+    bulkhead.ok(&["exec", "evil", "--", "touch", "/dev/shm/enough"]);
+    let written = overwriter.join().unwrap();
+    assert_eq!(written.stdout, "", "{}", written.report());
+    assert!(
+        std::fs::read(&program).unwrap() == before,
+        "the program has changed"
+    );
+}
+
+/// What a guest may leave behind in its own tree, as commands in its layer; `$OUT` is a folder of the
+/// host's with everything in it that such links hope to find.
+const TRAPS: [&str; 44] = [
+    "ln -s $OUT dev",
+    "ln -s $OUT proc",
+    "ln -s $OUT sys",
+    "ln -s $OUT run",
+    "ln -s $OUT tmp",
+    "rm -r etc; ln -s $OUT etc",
+    "rm -r etc; ln -s ../../../../../../../../../../../../../..$OUT etc",
+    "ln -sf $OUT/hosts etc/hosts",
+    "ln -sf $OUT/resolv.conf etc/resolv.conf",
+    "ln -sf $OUT/hostname etc/hostname",
+    "ln -sf $OUT/machine-id etc/machine-id",
+    "ln -sf $OUT/passwd etc/passwd",
+    "ln -sf $OUT/shadow etc/shadow",
+    "rm -rf etc/systemd; ln -s $OUT etc/systemd",
+    "rm -rf etc/systemd; mkdir etc/systemd; ln -s $OUT etc/systemd/network",
+    "rm -rf etc/network; ln -s $OUT etc/network",
+    "ln -s $OUT bin",
+    "ln -s $OUT sbin",
+    "ln -s $OUT usr",
+    "rm -rf var; ln -s $OUT var",
+    "rm -f etc/hosts; mkfifo etc/hosts",
+    "rm -f etc/resolv.conf; mkfifo etc/resolv.conf",
+    "rm -f etc/passwd; mkfifo etc/passwd",
+    "rm -f etc/hosts; mkdir etc/hosts",
+    "rm -f etc/hosts; mkdir -p etc/hosts/full",
+    "rm -f etc/hosts; ln -s hosts etc/hosts",
+    "rm -f etc/hosts; truncate -s 1T etc/hosts",
+    "rm -f etc/hosts; chmod 0 etc; touch etc/hosts; chmod 0 etc/hosts",
+    "rm -r etc; mkfifo etc",
+    "rm -r etc; touch etc",
+    "mkfifo dev",
+    "touch proc",
+    "mknod sys c 0 0",
+    "mknod dev c 0 0",
+    "ln -s /dev/pts proc",
+    "ln -s /proc dev",
+    "ln -s /proc/self/fd run",
+    "ln -s /proc/1/root$OUT run",
+    "ln -s /proc/sys sys",
+    "ln -s dev proc",
+    "ln -s sys dev; ln -s dev sys",
+    "ln -s . dev",
+    "ln -s .. usr",
+    "ln -s /run/../run/x/../.. proc",
+];
+
+/// CVE-2021-30465, CVE-2025-31133, CVE-2025-52565 and many more: the guest's tree is rewritten while
+/// the host believes in it. A start succeeds or refuses, soon, and nothing of the host is touched.
+#[test]
+fn a_tree_of_traps_touches_nothing_of_the_hosts() {
+    if !need(Need::Root) {
+        return;
+    }
+    let bulkhead = evil(&[]);
+    bulkhead.ok(&["stop", "evil", "-t", "0s"]);
+    let folder = TestDir::new();
+    let (out, kept) = (folder.join("out"), folder.join("kept"));
+    let layer = bulkhead
+        .root()
+        .join("var/lib/bulkhead/guests/evil/root/upper");
+    let on_host = |script: &str| {
+        let mut command = Command::new("sh");
+        command.args(["-euc", script]).current_dir(&layer);
+        command.env("OUT", &out).env("KEPT", &kept);
+        run(command)
+    };
+    let made = on_host(
+        "mkdir -p $OUT/systemd/network $OUT/network $OUT/lib $OUT/pts $OUT/shm $OUT/bin
+        for f in hosts resolv.conf hostname machine-id passwd shadow console null zero full random \
+            tty ptmx kcore kmsg sleep init network/10-bulkhead.network network/interfaces; do
+            echo the host\\'s > $OUT/$f; chmod 666 $OUT/$f; done
+        cp -a . $KEPT",
+    );
+    assert_eq!(made.code, 0, "{}", made.report());
+    // Sizes, owners and times of all that the links lead to, and of their usual targets.
+    let look =
+        "find $OUT /dev/null /dev/console /dev/ptmx /etc/hosts /etc/resolv.conf /etc/passwd \
+        /etc/machine-id /etc/shadow -printf '%p %y %l %s %m %U %G %T@ %C@\\n' 2>/dev/null || true
+        cut -d' ' -f5- /proc/self/mountinfo | grep -c bulkhead-test || true";
+    let before = on_host(look).stdout;
+    for trap in TRAPS {
+        let laid = on_host(trap);
+        assert_eq!(laid.code, 0, "{trap}: {}", laid.report());
+        let began = std::time::Instant::now();
+        let started = bulkhead.run(&["start", "evil"]);
+        assert!(
+            matches!(started.code, 0 | 1),
+            "{trap}: {}",
+            started.report()
+        );
+        assert!(
+            began.elapsed().as_secs() < 20,
+            "{trap}: {}",
+            started.report()
+        );
+        if started.code == 0 {
+            // Whatever it finds inside: an answer, not a hang, and no word of the host's.
+            let inside = bulkhead.run(&["exec", "evil", "--", "/bin/cat", "/etc/hosts"]);
+            assert!(
+                !inside.stdout.contains("the host's"),
+                "{trap}: {}",
+                inside.report()
+            );
+            bulkhead.run(&["exec", "-t", "-u", "nobody", "evil", "--", "/bin/true"]);
+            bulkhead.ok(&["info", "evil"]);
+            bulkhead.ok(&["stop", "evil", "-t", "0s"]);
+        }
+        let after = on_host(look).stdout;
+        let pairs = before.lines().zip(after.lines());
+        let changed: Vec<_> = pairs.filter(|(before, after)| before != after).collect();
+        assert!(
+            changed.is_empty() && before.len() == after.len(),
+            "{trap}: {changed:#?}"
+        );
+        let reset = on_host("find . -mindepth 1 -delete; cp -a $KEPT/. .");
+        assert_eq!(reset.code, 0, "{trap}: {}", reset.report());
+    }
+    bulkhead.ok(&["start", "evil"]);
 }

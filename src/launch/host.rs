@@ -304,6 +304,7 @@ impl Host {
             } => {
                 self.attach_tree(target, *attributes, *idmap, *recursive)?;
             }
+            HostStep::Hide { paths } => self.hide(paths)?,
             HostStep::ReleaseStage => {
                 self.file_user = None;
                 let root = self.root.take().ok_or_else(|| missing("the root"))?;

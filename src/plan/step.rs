@@ -133,6 +133,11 @@ pub enum HostStep {
         /// With everything mounted below.
         recursive: bool,
     },
+    /// Cover these paths of the root for good; those that do not exist are fine.
+    Hide {
+        /// Paths.
+        paths: Vec<PathBuf>,
+    },
     /// Let the stage make the guest's first process.
     ReleaseStage,
     /// Wait for that process to have its namespaces and console.

@@ -10,10 +10,10 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
-use super::fault;
 use super::protocol::{self, Word};
 use super::root::attr;
 use super::stage::{Inherited, give_up, set_limits};
+use crate::kernel::fault;
 use crate::kernel::mount::{self, Attr};
 use crate::kernel::netlink::Netlink;
 use crate::kernel::terminal::{self, Pty};
@@ -34,8 +34,8 @@ pub(super) fn run(plan: &LaunchPlan, inherited: &Inherited<'_>) -> ! {
         empty: None,
     };
     for (number, step) in plan.init.iter().enumerate() {
-        fault::point("init", number);
-        if let Err(error) = init.carry_out(step) {
+        let done = fault::step("init", number).map_err(Cause::from);
+        if let Err(error) = done.and_then(|()| init.carry_out(step)) {
             give_up(&inherited.channel, "init", &step_name(step), error.as_ref());
         }
     }

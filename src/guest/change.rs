@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::error::{GuestError, Result};
 use super::manager::Manager;
 use crate::define::{self, Change, KeyPath};
-use crate::kernel::file;
+use crate::kernel::{fault, file};
 use crate::launch;
 use crate::model::{EventKind, Guest, GuestName, Status};
 use crate::plan;
@@ -85,13 +85,28 @@ impl Manager {
         if dry_run {
             return Ok(changed);
         }
-        if runs {
-            self.apply(name, &guest)?;
+        let old = self.guest(name).ok();
+        let done = if runs {
+            self.apply(name, &guest)
+        } else {
+            Ok(())
+        };
+        let done = done.and_then(|()| {
+            fault::point()?;
+            file::write_whole(&self.definition_path(name), text.as_bytes(), 0o600)?;
+            Ok(())
+        });
+        if let Err(error) = done {
+            if let Some(old) = old.filter(|_| runs) {
+                // The kernel had these limits a moment ago; the error that matters is the one above.
+                let _same = self.apply(name, &old);
+            }
+            return Err(error);
         }
-        file::write_whole(&self.definition_path(name), text.as_bytes(), 0o600)?;
         let mut keys = changed.applied.clone();
         keys.extend(changed.waiting.clone());
-        self.record(name, EventKind::Changed { keys })?;
+        // It is changed; a full disk must not make that an error.
+        let _lost = self.record(name, EventKind::Changed { keys });
         Ok(changed)
     }
 

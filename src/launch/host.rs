@@ -13,10 +13,11 @@ use std::path::{Path, PathBuf};
 use super::protocol::{Dialogue, Word};
 use super::root::attr;
 use super::undo::Undo;
-use super::{devices, fault, resources};
+use super::{devices, resources};
 use crate::kernel::cgroup::{Group, Parent};
 use crate::kernel::channel::Channel;
 use crate::kernel::credentials::FileSystemUser;
+use crate::kernel::fault;
 use crate::kernel::mount::{self, Attr};
 use crate::kernel::namespace::{self, IdMap, MountsOf};
 use crate::kernel::seccomp::Program;
@@ -101,16 +102,13 @@ pub fn prepare(plan: &LaunchPlan, place: &Workplace<'_>) -> Result<Prepared, Lau
         .unwrap_or(plan.host.len());
     let mut host = Host::default();
     for (number, step) in plan.host[..split].iter().enumerate() {
-        fault::point("host", number);
         host.number = number;
-        timed(
-            "host",
-            || name_of(step),
-            || host.carry_out(step, plan, place),
-        )
-        .map_err(|source| host.explain(step, source))?;
+        let act = || {
+            fault::step("host", number)?;
+            host.carry_out(step, plan, place)
+        };
+        timed("host", || name_of(step), act).map_err(|source| host.explain(step, source))?;
     }
-    fault::point("host", split);
     let last = plan
         .host
         .get(split.saturating_sub(1))
@@ -138,18 +136,16 @@ impl Prepared {
     pub fn release(mut self) -> Result<Launched, LaunchError> {
         let first = self.host.number + 1;
         for (number, step) in self.left.iter().enumerate() {
-            fault::point("host", first + number);
-            let done = timed(
-                "host",
-                || name_of(step),
-                || match step {
+            let act = || {
+                fault::step("host", first + number)?;
+                match step {
                     HostStep::ReleaseInit => self.host.say_go(None),
                     _ => self.host.hear_end(),
-                },
-            );
+                }
+            };
+            let done = timed("host", || name_of(step), act);
             done.map_err(|source| self.host.explain(step, source))?;
         }
-        fault::point("host", first + self.left.len());
         self.host.undo.keep();
         Ok(Launched {
             pid: self.pid,

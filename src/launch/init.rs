@@ -10,10 +10,10 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
-use super::fault;
 use super::protocol::{self, Word};
 use super::root::attr;
 use super::stage::{Inherited, give_up, set_limits};
+use crate::kernel::fault;
 use crate::kernel::mount::{self, Attr};
 use crate::kernel::netlink::Netlink;
 use crate::kernel::terminal::{self, Pty};
@@ -35,8 +35,11 @@ pub(super) fn run(plan: &LaunchPlan, inherited: &Inherited<'_>) -> ! {
         empty: None,
     };
     for (number, step) in plan.init.iter().enumerate() {
-        fault::point("init", number);
-        if let Err(error) = timed("init", || step_name(step), || init.carry_out(step)) {
+        let act = || {
+            fault::step("init", number)?;
+            init.carry_out(step)
+        };
+        if let Err(error) = timed("init", || step_name(step), act) {
             give_up(&inherited.channel, "init", &step_name(step), error.as_ref());
         }
     }

@@ -8,11 +8,12 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
+use super::init;
 use super::protocol::{self, Word};
-use super::{fault, init};
 use crate::kernel::cgroup::Group;
 use crate::kernel::channel::Channel;
 use crate::kernel::credentials::{self};
+use crate::kernel::fault;
 use crate::kernel::namespace::{self, kind};
 use crate::kernel::process::{self, CloneFlags, Forked};
 use crate::kernel::seccomp::Program;
@@ -37,8 +38,10 @@ pub(super) struct Inherited<'a> {
 pub(super) fn run(plan: &LaunchPlan, inherited: &Inherited<'_>) -> ! {
     let mut root = None;
     for (number, step) in plan.stage.iter().enumerate() {
-        fault::point("stage", number);
-        let act = || carry_out(step, plan, inherited, &mut root);
+        let act = || {
+            fault::step("stage", number)?;
+            carry_out(step, plan, inherited, &mut root)
+        };
         if let Err(error) = timed("stage", || step_name(step), act) {
             give_up(&inherited.channel, "stage", &step_name(step), &error);
         }

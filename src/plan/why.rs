@@ -38,6 +38,9 @@ impl HostStep {
             Self::AttachTree { .. } => {
                 "in the order of the definition; read-only is locked when the guest copies the mounts"
             }
+            Self::Hide { .. } => {
+                "by the host and after all trees: the guest can uncover nothing that was covered here"
+            }
             Self::ReleaseStage => "the tree is whole: init can be born with a copy of it",
             Self::AwaitInit => "its network namespace must stand before an interface can go there",
             Self::LeaveMounts => "the guest has its copy; ours would keep its tree busy",

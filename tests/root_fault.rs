@@ -20,6 +20,19 @@ impl Site {
     fn new(definition: &[&str]) -> Self {
         let bulkhead = Bulkhead::new();
         bulkhead.ok(&[&["create", "a", "--template", "busybox"], definition].concat());
+        Self::with(bulkhead)
+    }
+
+    /// A guest whose init ends as soon as it is asked to.
+    fn obedient() -> Self {
+        let bulkhead = Bulkhead::new();
+        let file = bulkhead.root().join("a.toml");
+        std::fs::write(&file, OBEDIENT).expect("a folder of ours");
+        bulkhead.ok(&["create", "a", "--from", &file.to_string_lossy()]);
+        Self::with(bulkhead)
+    }
+
+    fn with(bulkhead: Bulkhead) -> Self {
         bulkhead.ok(&["start", "a"]);
         bulkhead.ok(&["kill", "a"]);
         let site = Self {
@@ -29,6 +42,24 @@ impl Site {
         site.settle();
         let clean = traces::of(site.root());
         Self { clean, ..site }
+    }
+
+    fn exists(&self, name: &str) -> bool {
+        self.bulkhead.run(&["info", name]).code == 0
+    }
+
+    fn runs(&self, name: &str) -> bool {
+        let info = self
+            .bulkhead
+            .run(&["info", name, "--format", "json"])
+            .stdout;
+        info.contains("\"running\"")
+    }
+
+    fn address(&self, name: &str) -> String {
+        let info = self.bulkhead.ok(&["info", name, "--format", "json"]);
+        let info: serde_json::Value = serde_json::from_str(&info).expect("JSON");
+        info["address"].to_string()
     }
 
     fn root(&self) -> &Path {
@@ -104,9 +135,22 @@ impl Site {
             left.is_empty() || !named.is_empty(),
             "{what}: doctor is blind to {left:#?}"
         );
-        assert_eq!(self.doctor(true), named_removed(named), "{what}");
-        assert_eq!(self.doctor(false), [] as [serde_json::Value; 0], "{what}");
+        self.named_and_cleared(what);
         self.is_clean(&format!("doctor --fix after {what}"));
+    }
+
+    /// The same where a guest may go on running.
+    #[track_caller]
+    fn named_and_cleared(&self, what: &str) {
+        // A keeper may be at work on some of it, and one thing may go with another.
+        let named = named_removed(self.doctor(false));
+        let more = self
+            .doctor(true)
+            .into_iter()
+            .find(|one| !named.contains(one));
+        assert_eq!(more, None, "{what}");
+        assert_eq!(self.doctor(false), [] as [serde_json::Value; 0], "{what}");
+        assert_eq!(traces::debris(self.root()), Traces::new(), "{what}");
     }
 
     #[track_caller]
@@ -116,6 +160,17 @@ impl Site {
         self.bulkhead.ok(&["exec", "a", "true"]);
         self.bulkhead.ok(&["kill", "a"]);
         self.is_clean(&format!("start and kill after {what}"));
+    }
+
+    /// Points lie close together, so one is cleared and the next is left to the next start.
+    #[track_caller]
+    fn cleared_or_started(&self, number: usize, what: &str) {
+        if number.is_multiple_of(2) {
+            self.cleared(what);
+        } else {
+            self.settle();
+            self.starts(what);
+        }
     }
 
     /// Number of steps that the plan has for a process.
@@ -169,13 +224,71 @@ fn named_removed(mut named: Vec<serde_json::Value>) -> Vec<serde_json::Value> {
     named
 }
 
-/// A definition with a step of every kind.
+/// What a killed or failing verb may have done: looked at after `doctor --fix`.
+type Check<'a> = &'a dyn Fn(&Site, &str);
+
+/// A verb at every point that its command passes, killed and failing, until none is left.
+struct Sweep<'a> {
+    /// Brings the installation to where the verb begins.
+    before: Check<'a>,
+    /// The verb.
+    args: &'a [&'a str],
+    /// Whether it leaves nothing when it fails; one that takes things away cannot bring them back.
+    whole: bool,
+    /// What must hold after it was cut short.
+    after: Check<'a>,
+}
+
+impl Sweep<'_> {
+    /// Returns the number of points.
+    fn over(&self, site: &Site) -> usize {
+        for number in 0..200 {
+            (self.before)(site, "");
+            let fault = format!("command:{number}");
+            let what = format!("{:?} with {fault}", self.args);
+            let killed = site.faulty(&fault, self.args);
+            if killed.code != -1 {
+                assert_eq!(killed.code, 0, "{what}: {}", killed.report());
+                return number;
+            }
+            site.named_and_cleared(&what);
+            (self.after)(site, &what);
+
+            // One that is lost on the way, such as an event, may be no error.
+            (self.before)(site, "");
+            let fault = format!("command:{number}:fail");
+            let what = format!("{:?} with {fault}", self.args);
+            let failed = site.faulty(&fault, self.args);
+            assert!(matches!(failed.code, 0 | 1), "{what}: {}", failed.report());
+            assert!(
+                failed.code == 0 || failed.stderr.contains("Input/output error"),
+                "{}",
+                failed.stderr
+            );
+            match self.whole {
+                true => assert_eq!(site.doctor(false), [] as [serde_json::Value; 0], "{what}"),
+                false => site.named_and_cleared(&what),
+            }
+            (self.after)(site, &what);
+        }
+        panic!("{:?} passes more than 200 points", self.args);
+    }
+}
+
+/// A definition whose launch has a step of every kind.
 const RICH: &[&str] = &[
     "--mount",
     "/usr/share:/mnt/share:ro",
     "--tmpfs",
     "/mnt/tmp:1M",
 ];
+
+const OBEDIENT: &str = r#"
+template = "busybox"
+[init]
+command = ["/bin/sh", "-c", "trap 'exit 0' TERM; sleep 1000 & wait"]
+stop_signal = "SIGTERM"
+"#;
 
 #[test]
 fn every_step_of_the_launching_process() {
@@ -196,4 +309,231 @@ fn every_step_of_init() {
     if need(Need::Root) {
         Site::new(RICH).every_step("init");
     }
+}
+
+/// Kills and deletes whatever has this name.
+fn no_more(site: &Site, name: &str) {
+    let gone = site.bulkhead.run(&["delete", "--force", name]);
+    assert!(matches!(gone.code, 0 | 3), "{}", gone.report());
+}
+
+#[test]
+fn every_point_of_create() {
+    if !need(Need::Root) {
+        return;
+    }
+    let site = Site::new(&[]);
+    let create: &[&str] = &["create", "b", "--template", "busybox"];
+    let sweep = Sweep {
+        before: &|site, _| no_more(site, "b"),
+        args: create,
+        whole: true,
+        after: &|site, what| {
+            if site.exists("b") {
+                assert_eq!(
+                    site.bulkhead.run(&["start", "b"]).code,
+                    0,
+                    "start after {what}"
+                );
+            } else {
+                site.bulkhead.ok(create);
+            }
+        },
+    };
+    let points = sweep.over(&site);
+    assert!(points > 20, "{points} points");
+}
+
+#[test]
+fn every_point_of_a_build() {
+    if !need(Need::Root) {
+        return;
+    }
+    let site = Site::new(&[]);
+    no_more(&site, "a");
+    let images = site.root().join("var/lib/bulkhead/images");
+    let build: &[&str] = &["template", "build", "busybox"];
+    let sweep = Sweep {
+        before: &|_, _| std::fs::remove_dir_all(&images).expect("images"),
+        args: build,
+        whole: true,
+        after: &|site, _| drop(site.bulkhead.ok(build)),
+    };
+    let points = sweep.over(&site);
+    assert!(points > 5, "{points} points");
+}
+
+#[test]
+fn every_point_of_delete() {
+    if !need(Need::Root) {
+        return;
+    }
+    let site = Site::new(&[]);
+    let sweep = Sweep {
+        before: &|site, _| {
+            if !site.exists("b") {
+                site.bulkhead.ok(&["create", "b", "--template", "busybox"]);
+            }
+            if !site.runs("b") {
+                site.bulkhead.ok(&["start", "b"]);
+            }
+        },
+        args: &["delete", "--force", "b"],
+        whole: false,
+        after: &|site, _| no_more(site, "b"),
+    };
+    let points = sweep.over(&site);
+    assert!(points > 10, "{points} points");
+    site.is_clean("all of it");
+}
+
+#[test]
+fn every_point_of_stop() {
+    if !need(Need::Root) {
+        return;
+    }
+    let site = Site::obedient();
+    let sweep = Sweep {
+        before: &|site, _| {
+            if !site.runs("a") {
+                site.bulkhead.ok(&["start", "a"]);
+            }
+        },
+        args: &["stop", "a"],
+        whole: false,
+        after: &|site, what| {
+            let state = site.bulkhead.ok(&["list"]);
+            assert!(!state.contains("stopping"), "{what}: {state}");
+            site.bulkhead.ok(&["stop", "a"]);
+            site.is_clean(what);
+        },
+    };
+    let points = sweep.over(&site);
+    assert!(points > 10, "{points} points");
+}
+
+#[test]
+fn every_point_of_rename_and_set() {
+    if !need(Need::Root) {
+        return;
+    }
+    let site = Site::new(&[]);
+    let address = site.address("a");
+    let sweep = Sweep {
+        before: &|site, _| {
+            if !site.exists("a") {
+                site.bulkhead.ok(&["rename", "b", "a"]);
+            }
+        },
+        args: &["rename", "a", "b"],
+        whole: false,
+        after: &|site, what| {
+            let (one, other) = (site.exists("a"), site.exists("b"));
+            assert!(one ^ other, "a: {one}, b: {other} after {what}");
+            let name = if one { "a" } else { "b" };
+            site.bulkhead.ok(&["start", name]);
+            site.bulkhead.ok(&["kill", name]);
+            assert_eq!(site.address(name), address, "{what}");
+        },
+    };
+    let points = sweep.over(&site);
+    assert!(points > 5, "{points} points");
+
+    site.bulkhead.ok(&["rename", "b", "a"]);
+    site.bulkhead.ok(&["start", "a"]);
+    let memory = |site: &Site| site.bulkhead.ok(&["get", "a", "memory.limit"]);
+    let sweep = Sweep {
+        before: &|site, _| drop(site.bulkhead.ok(&["set", "a", "memory.limit=128M"])),
+        args: &["set", "a", "memory.limit=64M"],
+        whole: true,
+        after: &|site, what| {
+            let now = memory(site);
+            assert!(now.contains("128M") || now.contains("64M"), "{what}: {now}");
+            assert!(site.runs("a"), "{what}");
+            site.bulkhead.ok(&["set", "a", "memory.limit=96M"]);
+            assert!(memory(site).contains("96M"), "{what}");
+        },
+    };
+    let points = sweep.over(&site);
+    assert!(points > 3, "{points} points");
+}
+
+/// Whether the guest has its keeper.
+fn has_keeper(site: &Site) -> bool {
+    let all = traces::processes(site.root());
+    all.iter().any(|line| line.contains("keeper of a"))
+}
+
+/// The process that a command forks for a launch, between what is not in the plan: network, files,
+/// records, becoming the keeper.
+#[test]
+fn every_point_around_a_launch() {
+    if !need(Need::Root) {
+        return;
+    }
+    let site = Site::new(&[]);
+    for number in 0..200 {
+        // Both are killed, or only the one that launches.
+        for fault in [
+            format!("command:0,launch:{number}"),
+            format!("launch:{number}"),
+        ] {
+            let done = site.faulty(&fault, &["start", "a"]);
+            let launching = || {
+                traces::processes(site.root())
+                    .iter()
+                    .any(|p| p.contains(" start a"))
+            };
+            eventually("the launch has ended", 20, || !launching());
+            if site.runs("a") {
+                if has_keeper(&site) && done.code == 0 {
+                    assert!(number > 10, "{number} points");
+                    site.bulkhead.ok(&["kill", "a"]);
+                    return;
+                }
+                site.end_if_it_runs();
+            } else {
+                assert_ne!(done.code, 0, "{fault}");
+            }
+            site.cleared_or_started(number, &fault);
+        }
+    }
+    panic!("more than 200 points");
+}
+
+/// A keeper that starts its guest again.
+#[test]
+fn every_point_of_a_restart() {
+    if !need(Need::Root) {
+        return;
+    }
+    let site = Site::new(&[]);
+    for number in 0..200 {
+        let fault = format!("keeper:{number}");
+        site.faulty(&fault, &["start", "a"]);
+        let booted = |site: &Site| {
+            site.bulkhead
+                .run(&["exec", "a", "cat", "/proc/sys/kernel/random/uuid"])
+        };
+        assert_eq!(booted(&site).code, 0, "{fault}");
+        // Its own reboot; the command may be ended by it.
+        let _ended = site.bulkhead.run(&["exec", "a", "reboot", "-f"]);
+        let again = || site.runs("a") && has_keeper(&site);
+        eventually("it runs again, or its keeper is dead", 20, || {
+            again() || !has_keeper(&site)
+        });
+        if again() {
+            assert!(number > 10, "{number} points");
+            site.bulkhead.ok(&["kill", "a"]);
+            return;
+        }
+        // An init that was not let go on dies with the keeper, a moment later.
+        let lives = || site.bulkhead.run(&["exec", "a", "true"]).code == 0;
+        eventually("it is enterable or dead", 20, || lives() || !site.runs("a"));
+        if site.runs("a") {
+            site.bulkhead.ok(&["kill", "a"]);
+        }
+        site.cleared_or_started(number, &fault);
+    }
+    panic!("more than 200 points");
 }

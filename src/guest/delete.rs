@@ -84,9 +84,8 @@ impl Manager {
         self.discard(to)?;
         let mut machine = self.machine(from)?;
         machine.renaming = Some(to.clone());
-        self.write_machine(from, &machine)?;
-        let moved = self.network.rename(from, to).map_err(GuestError::from);
-        let moved = moved.and_then(|()| {
+        let moved = self.write_machine(from, &machine).and_then(|()| {
+            self.network.rename(from, to)?;
             fault::point()?;
             let (old, new) = (self.layout.guest(from), self.layout.guest(to));
             std::fs::rename(&old, &new).map_err(KernelError::io("rename", old.display()))?;

@@ -227,7 +227,14 @@ fn follow(manager: &Manager, name: &GuestName, orders: &Orders, reason: ExitReas
     let Some(state) = manager.run_state(name)? else {
         return Ok(());
     };
-    if state.keeper != me || state.phase != Phase::Running {
+    if state.keeper != me {
+        return Ok(());
+    }
+    if state.phase == Phase::Stopping {
+        // We have the lock: the command that was shutting it down died.
+        return manager.put_away(name, Some(ExitReason::Stopped));
+    }
+    if state.phase != Phase::Running {
         return Ok(());
     }
     let ran = Duration::from_millis(now_ms().saturating_sub(state.started_ms));

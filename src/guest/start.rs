@@ -219,6 +219,7 @@ impl Manager {
             keeper: Identity::of(std::process::id()),
             started_ms: now_ms(),
             launch_us: 0,
+            stopper: None,
             paused: false,
             restarts,
             ids: machine.ids,

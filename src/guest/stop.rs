@@ -10,6 +10,7 @@ use super::manager::{Manager, now_ms};
 use super::store::{LastEnd, Phase, RunState};
 use crate::kernel::KernelError;
 use crate::kernel::cgroup::{self, Group};
+use crate::kernel::process::Identity;
 use crate::kernel::{fault, process};
 use crate::model::{EventKind, ExitReason, GuestName, Status};
 use crate::storage;
@@ -94,6 +95,7 @@ impl Manager {
     /// then its keeper finds nothing to follow when it gets the lock.
     fn note_stopping(&self, name: &GuestName, state: &mut RunState) -> Result<()> {
         state.phase = Phase::Stopping;
+        state.stopper = Identity::of(std::process::id());
         match self.write_run_state(name, state) {
             Err(GuestError::Kernel(error)) if error.is_disk_full() => Ok(()),
             done => done,
@@ -219,26 +221,30 @@ impl Manager {
                 advice: None,
             });
         };
-        if paused {
-            group.freeze(KILL)?;
+        // Frozen is written down before it is so, and until it is no longer so: cut short in between,
+        // `resume` can be said, and a guest that nobody could enter is never called running.
+        let kind = if paused {
+            self.note_paused(name, &mut state, true)?;
+            if let Err(error) = group.freeze(KILL) {
+                self.note_paused(name, &mut state, false)?;
+                return Err(error.into());
+            }
+            EventKind::Paused
         } else {
             group.thaw(KILL)?;
-        }
-        state.paused = paused;
-        self.write_run_state(name, &state)?;
-        if !paused {
+            self.note_paused(name, &mut state, false)?;
             // What happened meanwhile.
             self.tell_neighbours(name);
-        }
-        self.record(
-            name,
-            if paused {
-                EventKind::Paused
-            } else {
-                EventKind::Resumed
-            },
-        )?;
+            EventKind::Resumed
+        };
+        // It is so; a full disk must not make that an error.
+        let _lost = self.record(name, kind);
         Ok(true)
+    }
+
+    fn note_paused(&self, name: &GuestName, state: &mut RunState, paused: bool) -> Result<()> {
+        state.paused = paused;
+        self.write_run_state(name, state)
     }
 }
 

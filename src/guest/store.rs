@@ -64,6 +64,9 @@ pub struct RunState {
     pub started_ms: u64,
     /// How long the launch took, microseconds.
     pub launch_us: u64,
+    /// The command that shuts it down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopper: Option<Identity>,
     /// Whether it is frozen.
     pub paused: bool,
     /// Restarts by policy since it last ran for long.
@@ -237,7 +240,10 @@ impl Manager {
         match (state.phase, lives(state.init)) {
             (Phase::Running, true) if state.paused => Status::Paused,
             (Phase::Running, true) => Status::Running,
-            (Phase::Stopping, true) => Status::Stopping,
+            (Phase::Stopping, true) if lives(state.stopper) => Status::Stopping,
+            // The command that was at it died: the guest may go on, or be stopped again.
+            (Phase::Stopping, true) if state.paused => Status::Paused,
+            (Phase::Stopping, true) => Status::Running,
             // A launch that died between the two left a running guest that nobody wrote down.
             (Phase::Starting, true) if !lives(state.keeper) => Status::Running,
             (Phase::Starting, _) if lives(state.keeper) => Status::Starting,

@@ -152,6 +152,26 @@ pub fn list(folder: &Path, found: &mut Traces) {
     }
 }
 
+/// Half-written and half-removed things among the files that last. (One inside a guest's own tree is
+/// removed by its next start.)
+pub fn debris(root: &Path) -> Traces {
+    fn walk(folder: &Path, found: &mut Traces) {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let path = entry.path();
+            if name.starts_with('.') || name.starts_with("tmp-") {
+                found.insert(format!("file {}", path.display()));
+            } else if name != "upper" && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                walk(&path, found);
+            }
+        }
+    }
+    let mut found = Traces::new();
+    walk(&root.join("var"), &mut found);
+    walk(&root.join("run"), &mut found);
+    found
+}
+
 /// What is in `after` and was not in `before`.
 pub fn new(before: &Traces, after: &Traces) -> Vec<String> {
     after.difference(before).cloned().collect()

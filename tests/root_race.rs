@@ -1,0 +1,296 @@
+//! Commands killed at a random moment, and commands at once: on one guest they are serialised, on
+//! different guests they run side by side; nothing is left behind either way.
+
+mod support;
+mod traces;
+
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use support::{Bulkhead, Need, eventually, need, run};
+
+/// An init that ends as soon as it is asked to.
+const OBEDIENT: &str = r#"
+template = "busybox"
+memory.limit = "64M"
+[init]
+command = ["/bin/sh", "-c", "trap 'exit 0' TERM; sleep 1000 & wait"]
+stop_signal = "SIGTERM"
+"#;
+
+/// An installation with a definition to create guests from.
+struct Site {
+    bulkhead: Bulkhead,
+    definition: String,
+}
+
+impl Site {
+    fn new() -> Self {
+        let bulkhead = Bulkhead::new();
+        let file = bulkhead.root().join("definition.toml");
+        std::fs::write(&file, OBEDIENT).expect("a folder of ours");
+        bulkhead.ok(&["template", "build", "busybox"]);
+        Self {
+            bulkhead,
+            definition: file.to_string_lossy().into_owned(),
+        }
+    }
+
+    fn create<'a>(&'a self, name: &'a str) -> [&'a str; 4] {
+        ["create", name, "--from", &self.definition]
+    }
+
+    /// A command in the background, without output.
+    fn spawn(&self, args: &[&str]) -> Child {
+        let mut command = self.bulkhead.command(args);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().expect("the program")
+    }
+
+    /// The states that `list` shows, by name.
+    fn states(&self) -> Vec<(String, String)> {
+        let text = self.bulkhead.ok(&["list", "--format", "json"]);
+        let list: Vec<serde_json::Value> = serde_json::from_str(&text).expect("JSON");
+        let word = |one: &serde_json::Value, key: &str| one[key].as_str().unwrap_or("?").to_owned();
+        list.iter()
+            .map(|one| (word(one, "name"), word(one, "status")))
+            .collect()
+    }
+
+    /// No command is at work, and no interface waits for its namespace to go.
+    fn settle(&self) {
+        let root = self.bulkhead.root();
+        let at_work = |line: &String| line.contains("--root") && !line.contains("keeper of");
+        eventually("every command has ended", 30, || {
+            !traces::processes(root).iter().any(|line| at_work(line))
+        });
+    }
+
+    /// Deletes every guest; afterwards nothing may be there but what the installation keeps.
+    fn end(&self) {
+        let root = self.bulkhead.root();
+        self.settle();
+        self.bulkhead.ok(&["doctor", "--fix"]);
+        self.bulkhead.ok(&["delete", "--all", "--force"]);
+        self.bulkhead.ok(&["doctor", "--fix"]);
+        eventually("nothing is left in the kernel", 20, || {
+            traces::kernel_objects(root).is_empty()
+        });
+        assert_eq!(traces::debris(root), traces::Traces::new());
+        for folder in [
+            "run/bulkhead/guests",
+            "run/bulkhead/locks",
+            "var/lib/bulkhead/guests",
+        ] {
+            let mut left = traces::Traces::new();
+            traces::list(&root.join(folder), &mut left);
+            assert_eq!(left, traces::Traces::new(), "{folder}");
+        }
+    }
+}
+
+/// Numbers that look random and are the same in every run (xorshift).
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+}
+
+#[test]
+fn commands_killed_at_any_moment() {
+    if !need(Need::Root) {
+        return;
+    }
+    let site = Site::new();
+    let bulkhead = &site.bulkhead;
+    let create = site.create("a");
+    let verbs: [&[&str]; 5] = [
+        &create,
+        &["start", "a"],
+        &["restart", "a"],
+        &["stop", "a"],
+        &["delete", "--force", "a"],
+    ];
+    let mut numbers = Numbers(0x5eed);
+    let mut killed = 0;
+    for round in 0..60 {
+        let args = verbs[round % verbs.len()];
+        let mut command = site.spawn(args);
+        std::thread::sleep(Duration::from_micros(500 + numbers.below(60_000)));
+        command.kill().expect("a child of ours");
+        killed += usize::from(command.wait().expect("a child of ours").code().is_none());
+        site.settle();
+        if round % 2 == 0 {
+            bulkhead.ok(&["doctor", "--fix"]);
+        }
+        // Whatever became of it, what people do next works.
+        let state = site
+            .states()
+            .pop()
+            .map_or("none".to_owned(), |(_, state)| state);
+        match state.as_str() {
+            "none" | "creating" => drop(bulkhead.ok(&create)),
+            "stopped" => drop(bulkhead.ok(&["start", "a"])),
+            "running" => drop(bulkhead.ok(&["exec", "a", "true"])),
+            other => panic!("{other} after {args:?} was killed in round {round}"),
+        }
+    }
+    assert!(
+        killed > 10,
+        "only {killed} of 60 were killed before their end"
+    );
+    site.end();
+}
+
+#[test]
+fn eight_at_one_guest_are_serialised() {
+    if !need(Need::Root) {
+        return;
+    }
+    let site = Site::new();
+    let create = site.create("a");
+    let verbs: [&[&str]; 4] = [
+        &create,
+        &["start", "a"],
+        &["stop", "a"],
+        &["delete", "--force", "a"],
+    ];
+    std::thread::scope(|scope| {
+        for worker in 0..8_u64 {
+            let (site, verbs) = (&site, &verbs);
+            scope.spawn(move || {
+                let mut numbers = Numbers(0xace + worker);
+                for _ in 0..8 {
+                    let pick = usize::try_from(numbers.below(4)).expect("small");
+                    let done = site.bulkhead.run(verbs[pick]);
+                    // Refused because it is there, not there, or in another state; never broken.
+                    assert!(
+                        matches!(done.code, 0 | 3 | 4),
+                        "{:?}: {}",
+                        verbs[pick],
+                        done.report()
+                    );
+                }
+            });
+        }
+    });
+    site.settle();
+    let left = site.bulkhead.ok(&["doctor", "--format", "json"]);
+    let left: serde_json::Value = serde_json::from_str(&left).expect("JSON");
+    assert_eq!(
+        left["leftovers"].as_array().map(Vec::len),
+        Some(0),
+        "{left}"
+    );
+    match site.states().as_slice() {
+        [] => drop(site.bulkhead.ok(&create)),
+        [(_, state)] if state == "running" => drop(site.bulkhead.ok(&["exec", "a", "true"])),
+        [(_, state)] => assert_eq!(state, "stopped"),
+        more => panic!("{more:?}"),
+    }
+    site.end();
+}
+
+#[test]
+fn guests_side_by_side() {
+    if !need(Need::Root) {
+        return;
+    }
+    let site = Site::new();
+    let names: Vec<String> = (0..12).map(|n| format!("g{n}")).collect();
+    let all = |verb: &'static str, more: &[&'static str]| {
+        let mut args = vec![verb, "-j", "4"];
+        args.extend(more);
+        args.extend(names.iter().map(String::as_str));
+        site.bulkhead.ok(&args)
+    };
+    let mut creating: Vec<Child> = names
+        .iter()
+        .map(|name| site.spawn(&site.create(name)))
+        .collect();
+    for child in &mut creating {
+        assert!(child.wait().expect("a child of ours").success());
+    }
+    for _ in 0..2 {
+        all("start", &[]);
+        assert!(
+            site.states().iter().all(|(_, state)| state == "running"),
+            "{:?}",
+            site.states()
+        );
+        all("stop", &[]);
+        assert!(
+            site.states().iter().all(|(_, state)| state == "stopped"),
+            "{:?}",
+            site.states()
+        );
+    }
+    all("start", &[]);
+    all("delete", &["--force"]);
+    assert_eq!(site.states(), []);
+    site.end();
+}
+
+/// A launch that hangs holds up its own guest and no other: no lock is held by all.
+#[test]
+fn a_launch_that_waits_holds_up_nobody_else() {
+    if !need(Need::Root) {
+        return;
+    }
+    let site = Site::new();
+    for name in ["slow", "quick"] {
+        site.bulkhead.ok(&site.create(name));
+    }
+    let mut slow = site.spawn(&["start", "slow"]);
+    let stopped = stop_its_launch(&site);
+    let began = Instant::now();
+    site.bulkhead.ok(&["start", "quick"]);
+    site.bulkhead
+        .ok(&["create", "third", "--from", &site.definition]);
+    site.bulkhead.ok(&["stop", "quick"]);
+    assert!(
+        began.elapsed() < Duration::from_secs(20),
+        "{:?}",
+        began.elapsed()
+    );
+    assert!(
+        slow.try_wait().expect("a child of ours").is_none(),
+        "it waits"
+    );
+    for pid in stopped {
+        run(signal("CONT", &pid));
+    }
+    assert!(slow.wait().expect("a child of ours").success());
+    site.end();
+}
+
+/// Stops (SIGSTOP) the process that launches guest `slow`, once it is at work on the cgroup.
+fn stop_its_launch(site: &Site) -> Vec<String> {
+    let root = site.bulkhead.root();
+    let group = || {
+        traces::cgroups(root)
+            .iter()
+            .any(|line| line.ends_with("/slow"))
+    };
+    eventually("its cgroup is made", 20, || group());
+    let all = traces::processes(root);
+    let launching = all.iter().filter(|line| line.contains("start slow"));
+    let pids: Vec<String> = launching
+        .filter_map(|line| Some(line.split(' ').nth(1)?.to_owned()))
+        .collect();
+    for pid in &pids {
+        run(signal("STOP", pid));
+    }
+    pids
+}
+
+fn signal(name: &str, pid: &str) -> std::process::Command {
+    let mut command = std::process::Command::new("kill");
+    command.args(["-s", name, pid]);
+    command
+}

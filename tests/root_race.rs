@@ -62,7 +62,7 @@ impl Site {
         let root = self.bulkhead.root();
         let at_work = |line: &String| line.contains("--root") && !line.contains("keeper of");
         eventually("every command has ended", 30, || {
-            !traces::processes(root).iter().any(|line| at_work(line))
+            !traces::processes(root).iter().any(at_work)
         });
     }
 
@@ -136,7 +136,14 @@ fn commands_killed_at_any_moment() {
         match state.as_str() {
             "none" | "creating" => drop(bulkhead.ok(&create)),
             "stopped" => drop(bulkhead.ok(&["start", "a"])),
-            "running" => drop(bulkhead.ok(&["exec", "a", "true"])),
+            // Asked to stop by a command that was killed, it may be about to end.
+            "running" => {
+                let enters = || bulkhead.run(&["exec", "a", "true"]).code == 0;
+                let stopped = || site.states().iter().any(|(_, state)| state == "stopped");
+                eventually("it can be entered or is stopped", 20, || {
+                    enters() || stopped()
+                });
+            }
             other => panic!("{other} after {args:?} was killed in round {round}"),
         }
     }
@@ -246,8 +253,11 @@ fn a_launch_that_waits_holds_up_nobody_else() {
     for name in ["slow", "quick"] {
         site.bulkhead.ok(&site.create(name));
     }
-    let mut slow = site.spawn(&["start", "slow"]);
-    let stopped = stop_its_launch(&site);
+    let mut slow = site.bulkhead.command(&["start", "slow"]);
+    slow.env("BULKHEAD_FAULT", "host:5:stop");
+    slow.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut slow = slow.spawn().expect("the program");
+    eventually("its launch is stopped", 20, || !stopped(&site).is_empty());
     let began = Instant::now();
     site.bulkhead.ok(&["start", "quick"]);
     site.bulkhead
@@ -262,35 +272,25 @@ fn a_launch_that_waits_holds_up_nobody_else() {
         slow.try_wait().expect("a child of ours").is_none(),
         "it waits"
     );
-    for pid in stopped {
-        run(signal("CONT", &pid));
+    for pid in stopped(&site) {
+        let mut go_on = std::process::Command::new("kill");
+        go_on.args(["-s", "CONT", &pid]);
+        assert_eq!(run(go_on).code, 0);
     }
     assert!(slow.wait().expect("a child of ours").success());
     site.end();
 }
 
-/// Stops (SIGSTOP) the process that launches guest `slow`, once it is at work on the cgroup.
-fn stop_its_launch(site: &Site) -> Vec<String> {
-    let root = site.bulkhead.root();
-    let group = || {
-        traces::cgroups(root)
-            .iter()
-            .any(|line| line.ends_with("/slow"))
-    };
-    eventually("its cgroup is made", 20, || group());
-    let all = traces::processes(root);
-    let launching = all.iter().filter(|line| line.contains("start slow"));
-    let pids: Vec<String> = launching
-        .filter_map(|line| Some(line.split(' ').nth(1)?.to_owned()))
-        .collect();
-    for pid in &pids {
-        run(signal("STOP", pid));
-    }
-    pids
-}
-
-fn signal(name: &str, pid: &str) -> std::process::Command {
-    let mut command = std::process::Command::new("kill");
-    command.args(["-s", name, pid]);
-    command
+/// Processes of a launch of guest `slow` that are stopped.
+fn stopped(site: &Site) -> Vec<String> {
+    let all = traces::processes(site.bulkhead.root());
+    let pids = all
+        .iter()
+        .filter(|line| line.contains("start slow"))
+        .filter_map(|line| Some(line.split(' ').nth(1)?.to_owned()));
+    pids.filter(|pid| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"));
+        status.is_ok_and(|text| text.contains("State:\tT"))
+    })
+    .collect()
 }

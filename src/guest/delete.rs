@@ -6,7 +6,7 @@ use super::error::{GuestError, Result};
 use super::life::Verb;
 use super::manager::Manager;
 use crate::kernel::{KernelError, fault};
-use crate::model::{EventKind, GuestName, Status};
+use crate::model::{EventKind, ExitReason, GuestName, Status};
 use crate::storage;
 
 impl Manager {
@@ -27,7 +27,8 @@ impl Manager {
         }
         self.settle_rename(name)?;
         fault::point()?;
-        self.put_away(name, None)?;
+        let ran = !matches!(status, Status::Stopped | Status::Creating | Status::Broken);
+        self.put_away(name, ran.then_some(ExitReason::Killed))?;
         // From here on it is a folder without a definition: half gone, never half there.
         let path = self.definition_path(name);
         match std::fs::remove_file(&path) {

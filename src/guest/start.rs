@@ -22,7 +22,7 @@ use crate::kernel::process::{self, CloneFlags, Forked, Identity};
 use crate::kernel::timing::timed;
 use crate::kernel::{KernelError, terminal};
 use crate::launch::{self, Workplace};
-use crate::model::{EventKind, Guest, GuestName, NetOp, NetworkKind, Status};
+use crate::model::{EventKind, ExitReason, Guest, GuestName, NetOp, NetworkKind, Status};
 use crate::network::Network;
 use crate::plan::{self, LaunchPlan, Placement};
 use crate::storage::{self, Image};
@@ -116,7 +116,7 @@ impl Manager {
     /// It runs already, its definition is wrong, the launch fails, or its init ends at once; the
     /// message carries the last lines of its console. Nothing of a failed launch is left.
     pub fn start(&self, name: &GuestName) -> Result<Started> {
-        let began = Instant::now();
+        let (began, began_ms) = (Instant::now(), now_ms());
         let lock = self.lock(name, "start")?;
         if !Verb::Start.check(name, self.status(name)?)? {
             return Err(self.missing(name));
@@ -153,7 +153,7 @@ impl Manager {
             Some(Report::Running { pid }) => {
                 let took = began.elapsed();
                 drop(lock);
-                self.look_after(name, pid)?;
+                self.look_after(name, pid, began_ms)?;
                 Ok(Started { pid, took })
             }
             other => {
@@ -169,34 +169,42 @@ impl Manager {
     }
 
     /// Waits a moment for an init that ends at once.
-    fn look_after(&self, name: &GuestName, pid: u32) -> Result<()> {
+    fn look_after(&self, name: &GuestName, pid: u32, began_ms: u64) -> Result<()> {
         let Ok(pidfd) = process::open_pid(pid) else {
-            return self.ended_at_once(name);
+            return self.ended_at_once(name, began_ms);
         };
         if process::wait_gone(pidfd.as_fd(), Some(AT_ONCE))? {
-            self.ended_at_once(name)
+            self.ended_at_once(name, began_ms)
         } else {
             Ok(())
         }
     }
 
-    fn ended_at_once(&self, name: &GuestName) -> Result<()> {
+    fn ended_at_once(&self, name: &GuestName, began_ms: u64) -> Result<()> {
         // Its keeper writes down why; a restart policy may have started it again meanwhile.
         let until = Instant::now() + Duration::from_secs(5);
         while self.state_path(name).exists() && Instant::now() < until {
-            if matches!(self.status(name)?, Status::Running | Status::Restarting) {
-                return Ok(());
+            match self.status(name) {
+                Ok(Status::Running | Status::Restarting) => return Ok(()),
+                Ok(_) | Err(GuestError::Missing { .. }) => {}
+                Err(error) => return Err(error),
             }
             std::thread::sleep(Duration::from_millis(2));
         }
-        let why = self
-            .last_end(name)
-            .map_or("its init ended at once".to_owned(), |last| {
-                format!(
-                    "its init ended at once: {}",
-                    super::view::reason_text(&last.reason)
-                )
-            });
+        let last = self.last_end(name).filter(|last| last.time_ms >= began_ms);
+        let asked_for = last
+            .as_ref()
+            .is_some_and(|last| matches!(last.reason, ExitReason::Stopped | ExitReason::Killed));
+        if asked_for || !self.layout.guest(name).exists() {
+            // It was started, and another command has stopped or deleted it since.
+            return Ok(());
+        }
+        let why = last.map_or("its init ended at once".to_owned(), |last| {
+            format!(
+                "its init ended at once: {}",
+                super::view::reason_text(&last.reason)
+            )
+        });
         Err(GuestError::Start {
             name: name.clone(),
             why,

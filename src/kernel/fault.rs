@@ -1,14 +1,14 @@
-//! Fault points: places where a test has this process killed, or has what it is doing fail.
+//! Fault points: places where a test has this process killed or stopped, or what it does fail.
 //!
 //! `BULKHEAD_FAULT=host:7` kills the launching process, as SIGKILL would, before step 7 of its plan
 //! (counted from 0); `stage:` and `init:` the two others. `command:7` kills a command at the eighth
 //! point it passes, `launch:` the process it forks for a launch, `keeper:` a keeper. With `:fail`
-//! at the end the process lives and the step is refused. Several, with commas between them, kill
-//! several processes.
+//! at the end the process lives and the step is refused; with `:stop` it waits there for SIGCONT.
+//! Several, with commas between them, meet several processes.
 //!
-//! Read once, and only for real root: a variable that comes along over a border of privilege
-//! (sudo(8), a set-user-ID program) does nothing, and a guest's environment is never this process's.
-//! Costs a comparison where it is not set.
+//! Read once, and only where both user ids are root's: the caller of a set-user-ID program cannot
+//! use it, sudo(8) does not pass it on, and a guest's environment is never this process's. Costs a
+//! comparison where it is not set.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
@@ -25,7 +25,15 @@ const VARIABLE: &str = "BULKHEAD_FAULT";
 struct Wish {
     place: String,
     number: usize,
-    fail: bool,
+    act: Act,
+}
+
+/// What happens there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Act {
+    Kill,
+    Fail,
+    Stop,
 }
 
 /// What this process is, for points that are counted.
@@ -69,10 +77,15 @@ pub fn point() -> Result<()> {
 /// If it is asked for.
 pub fn step(process: &str, number: usize) -> Result<()> {
     let here = |wish: &&Wish| wish.number == number && wish.place == process;
-    match wishes().iter().find(here) {
+    match wishes().iter().find(here).map(|wish| wish.act) {
         None => Ok(()),
-        Some(Wish { fail: false, .. }) => kill_self(),
-        Some(_) => {
+        Some(Act::Kill) => kill_self(),
+        Some(Act::Stop) => {
+            let me = rustix::process::getpid();
+            rustix::process::kill_process(me, rustix::process::Signal::STOP)
+                .map_err(KernelError::on("stop", "this process"))
+        }
+        Some(Act::Fail) => {
             let what = format!("{process}:{number}");
             Err(KernelError::new("pass the fault point", what, Errno::IO).because(VARIABLE))
         }
@@ -99,7 +112,11 @@ fn wishes() -> &'static [Wish] {
 
 impl std::fmt::Display for Wish {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let end = if self.fail { ":fail" } else { "" };
+        let end = match self.act {
+            Act::Kill => "",
+            Act::Fail => ":fail",
+            Act::Stop => ":stop",
+        };
         write!(f, "{}:{}{end}", self.place, self.number)
     }
 }
@@ -107,16 +124,16 @@ impl std::fmt::Display for Wish {
 fn parse(text: &str) -> Option<Wish> {
     let mut words = text.split(':');
     let (place, number) = (words.next()?.to_owned(), words.next()?.parse().ok()?);
-    let fail = match words.next() {
-        None => false,
-        Some("fail") => true,
+    let act = match words.next() {
+        None => Act::Kill,
+        Some("fail") => Act::Fail,
+        Some("stop") => Act::Stop,
         Some(_) => return None,
     };
-    words.next().is_none().then_some(Wish {
-        place,
-        number,
-        fail,
-    })
+    words
+        .next()
+        .is_none()
+        .then_some(Wish { place, number, act })
 }
 
 #[cfg(test)]
@@ -125,14 +142,16 @@ mod tests {
 
     #[test]
     fn a_wish_is_understood_whole_or_not_at_all() {
-        let wish = |place: &str, number, fail| Wish {
-            place: place.to_owned(),
-            number,
-            fail,
-        };
-        assert_eq!(parse("host:7"), Some(wish("host", 7, false)));
-        assert_eq!(parse("keeper:0:fail"), Some(wish("keeper", 0, true)));
-        assert_eq!(wish("keeper", 0, true).to_string(), "keeper:0:fail");
+        for (text, place, number, act) in [
+            ("host:7", "host", 7, Act::Kill),
+            ("keeper:0:fail", "keeper", 0, Act::Fail),
+            ("launch:12:stop", "launch", 12, Act::Stop),
+        ] {
+            let place = place.to_owned();
+            let wish = Wish { place, number, act };
+            assert_eq!(wish.to_string(), text);
+            assert_eq!(parse(text), Some(wish));
+        }
         for text in [
             "",
             "host",

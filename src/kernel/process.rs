@@ -83,6 +83,20 @@ pub struct Identity {
     pub start: u64,
 }
 
+/// Whether a process, which may be dead but not collected, has executed a program since it was
+/// forked: the kernel takes PF_FORKNOEXEC (field 9 of proc_pid_stat(5)) off on the way in, before
+/// it closes descriptors.
+#[must_use]
+pub fn has_executed(pid: u32) -> bool {
+    const FORK_NO_EXEC: u64 = 0x40;
+    let flags = || -> Option<u64> {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let rest = text.rsplit_once(')')?.1;
+        rest.split_whitespace().nth(6)?.parse().ok()
+    };
+    flags().is_some_and(|flags| flags & FORK_NO_EXEC == 0)
+}
+
 impl Identity {
     /// The identity of a process now; `None` if there is none, or only its dead body.
     #[must_use]
@@ -370,6 +384,18 @@ pub fn execute(program: &str, argv: &[String], environment: &[String]) -> Kernel
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_fork_has_executed_nothing() {
+        assert!(has_executed(std::process::id()));
+        let Forked::Parent { pid, pidfd } = fork_with(CloneFlags::default(), None).unwrap() else {
+            leave(0)
+        };
+        assert!(wait_gone(pidfd.as_fd(), None).unwrap());
+        assert!(!has_executed(pid), "dead, not collected");
+        collect(pidfd.as_fd());
+        assert!(!has_executed(pid), "no such process");
+    }
 
     #[test]
     fn signals_by_name() {

@@ -137,8 +137,10 @@ impl Host {
         Ok((word, fd))
     }
 
-    pub(super) fn hear_end(&mut self) -> Result<(), Cause> {
+    /// The other end is closed when init executes, and also when it dies before.
+    pub(super) fn hear_end(&mut self, init: u32) -> Result<(), Cause> {
         match protocol::hear(self.channel()?, Some(PATIENCE))? {
+            None if !process::has_executed(init) => Err(Box::new(Silence)),
             None => Ok(self.dialogue.hear(None)?),
             Some((word, _)) => {
                 self.said = Some(word);

@@ -1,0 +1,116 @@
+//! Two hundred guests, made, started, listed, stopped and deleted: nothing of them is left, counted
+//! from outside. How long each start takes is measured by `bench/scale.py`.
+
+mod support;
+mod traces;
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use support::{Bulkhead, Need, eventually, need};
+
+const GUESTS: usize = 200;
+
+/// How many there are of each kind of thing on the machine, of this installation or of none.
+fn counts(bulkhead: &Bulkhead) -> BTreeMap<&'static str, usize> {
+    let root = bulkhead.root();
+    let entries = |path: &str| fs::read_dir(path).expect("a folder").count();
+    let mut stored = traces::Traces::new();
+    for folder in [
+        "run",
+        "etc",
+        "var/lib/bulkhead/guests",
+        "var/lib/bulkhead/network",
+        "var/cache",
+    ] {
+        traces::list(&root.join(folder), &mut stored);
+    }
+    BTreeMap::from([
+        ("mounts", traces::mounts(root).len()),
+        ("cgroups", traces::cgroups(root).len()),
+        ("interfaces", traces::interfaces(root).len()),
+        ("loop devices", traces::loops(root).len()),
+        ("processes", traces::processes(root).len()),
+        ("files", stored.len()),
+        (
+            "images",
+            entries(&root.join("var/lib/bulkhead/images").to_string_lossy()),
+        ),
+    ])
+}
+
+/// Descriptors of the keepers, of one guest's on average.
+fn descriptors(bulkhead: &Bulkhead) -> usize {
+    let all = traces::processes(bulkhead.root());
+    let keepers: Vec<&str> = all
+        .iter()
+        .filter(|line| line.contains("keeper of"))
+        .filter_map(|line| line.split(' ').nth(1))
+        .collect();
+    let open = |pid: &&str| fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
+    keepers.iter().map(open).sum()
+}
+
+fn states(bulkhead: &Bulkhead, state: &str) -> usize {
+    let text = bulkhead.ok(&["list", "--format", "json"]);
+    let list: Vec<serde_json::Value> = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(list.len(), GUESTS);
+    list.iter().filter(|one| one["status"] == state).count()
+}
+
+#[test]
+fn alone_two_hundred_guests_leave_nothing() {
+    if !need(Need::Root) {
+        return;
+    }
+    let bulkhead = Bulkhead::new();
+    let definition = bulkhead.root().join("definition.toml");
+    let text = "template = \"busybox\"\nmemory.limit = \"32M\"\nprocesses = 64\n";
+    fs::write(&definition, text).expect("a folder of ours");
+    let definition = definition.to_string_lossy().into_owned();
+    // What an installation keeps is there after its first guest.
+    bulkhead.ok(&["create", "first", "--from", &definition, "--start"]);
+    bulkhead.ok(&["delete", "--force", "first"]);
+    let settled = || traces::interfaces(bulkhead.root()).len() <= 1;
+    eventually("the first guest's interface is gone", 20, settled);
+    let before = counts(&bulkhead);
+
+    let names: Vec<String> = (0..GUESTS).map(|n| format!("g{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    for name in &names {
+        bulkhead.ok(&["create", name, "--from", &definition]);
+    }
+    // One after the other, and side by side.
+    let (alone, together) = names.split_at(GUESTS / 4);
+    for name in alone {
+        bulkhead.ok(&["start", name]);
+    }
+    bulkhead.ok(&[&["start", "-j", "4"], together].concat());
+    assert_eq!(states(&bulkhead, "running"), GUESTS);
+    let running = counts(&bulkhead);
+    assert!(running["processes"] >= 2 * GUESTS, "{running:?}");
+    assert_eq!(running["interfaces"], GUESTS + 1, "{running:?}");
+    assert_eq!(
+        (running["mounts"], running["loop devices"]),
+        (0, 0),
+        "{running:?}"
+    );
+    assert!(
+        descriptors(&bulkhead) <= 16 * GUESTS,
+        "{}",
+        descriptors(&bulkhead)
+    );
+
+    bulkhead.ok(&[&["stop", "-j", "16"], alone].concat());
+    bulkhead.ok(&["kill", "-j", "4", "--all"]);
+    assert_eq!(states(&bulkhead, "stopped"), GUESTS);
+    bulkhead.ok(&["delete", "--all", "--force", "-j", "4"]);
+    eventually("it is as before", 30, || counts(&bulkhead) == before);
+    let left: serde_json::Value =
+        serde_json::from_str(&bulkhead.run(&["doctor", "--format", "json"]).stdout).expect("JSON");
+    assert_eq!(
+        left["leftovers"].as_array().map(Vec::len),
+        Some(0),
+        "{left}"
+    );
+}

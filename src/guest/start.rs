@@ -14,7 +14,7 @@ use super::error::{GuestError, Result};
 use super::keeper::Orders;
 use super::life::Verb;
 use super::manager::{Manager, now_ms};
-use super::store::{Machine, Phase, RunState};
+use super::store::{Machine, Names, Phase, RunState};
 use crate::kernel::channel::Channel;
 use crate::kernel::file::{self, Lock};
 use crate::kernel::process::{self, CloneFlags, Forked, Identity};
@@ -259,6 +259,11 @@ impl Manager {
         };
         storage::update_hosts(&self.layout, name, image, &boot).map_err(failed)?;
         storage::update_network(&self.layout, name, image, &boot).map_err(failed)?;
+        let names = Names::of(guest);
+        if self.names_written(name).as_ref() != Some(&names) {
+            storage::update_names(&self.layout, name, image, &boot).map_err(failed)?;
+            self.write_names(name, &names)?;
+        }
         match guest.network.kind {
             NetworkKind::Bridge => {
                 let host = self

@@ -49,7 +49,9 @@ mod walk;
 pub use archive_entry::ArchiveError;
 pub use build::{ensure_image, verify_image};
 pub use dirfd::FileError;
-pub use first_boot::{FirstBoot, FirstBootError, first_boot, update_hosts, update_network};
+pub use first_boot::{
+    FirstBoot, FirstBootError, first_boot, update_hosts, update_names, update_network,
+};
 pub use image::{
     Image, ImageError, Leftover, Progress, images, leftovers, load_image, remove_image,
     remove_leftover,

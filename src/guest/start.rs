@@ -14,7 +14,7 @@ use super::error::{GuestError, Result};
 use super::keeper::Orders;
 use super::life::Verb;
 use super::manager::{Manager, now_ms};
-use super::store::{GuestLock, Machine, Phase, RunState};
+use super::store::{GuestLock, Machine, Names, Phase, RunState};
 use crate::kernel::channel::Channel;
 use crate::kernel::fault::{self, Role};
 use crate::kernel::file;
@@ -280,6 +280,11 @@ impl Manager {
             storage::update_network(&self.layout, name, image, &boot)
         })
         .map_err(failed)?;
+        let names = Names::of(guest);
+        if self.names_written(name).as_ref() != Some(&names) {
+            storage::update_names(&self.layout, name, image, &boot).map_err(failed)?;
+            self.write_names(name, &names)?;
+        }
         fault::point()?;
         match lease {
             Some(lease) => {

@@ -67,7 +67,12 @@ fn head(text: &str) -> String {
         .collect();
     let paragraph = paragraph.join(" ");
     let sentence = paragraph.split(". ").next().unwrap_or_default();
-    let plain = sentence.trim_end_matches('.').replace('|', "\\|");
+    let mut plain = sentence.trim_end_matches('.').replace('|', "\\|");
+    // Links of rustdoc mean nothing on a page.
+    while let Some((before, after)) = plain.split_once("`](") {
+        let rest = after.split_once(')').map_or("", |(_, rest)| rest);
+        plain = format!("{before}`{rest}");
+    }
     plain.replace("[`", "`").replace("`]", "`")
 }
 

@@ -249,6 +249,19 @@ fn every_dependency_is_accounted_for() {
 }
 
 #[test]
+fn every_variable_the_program_looks_at_is_told() {
+    let page = read("CONTRIBUTING.md");
+    for path in files("src") {
+        let text = read(&path);
+        for (at, start) in text.match_indices("\"BULKHEAD_") {
+            let name = text[at + 1..].split('"').next().unwrap_or(start);
+            let told = page.contains(&format!("`{name}`"));
+            assert!(told, "{path}: CONTRIBUTING.md does not tell of {name}");
+        }
+    }
+}
+
+#[test]
 fn both_licences_are_there() {
     assert!(read("LICENSE-APACHE").contains("Version 2.0, January 2004"));
     assert!(read("LICENSE-MIT").starts_with("MIT License"));

@@ -27,8 +27,10 @@ use crate::network::Network;
 use crate::plan::{self, LaunchPlan, Placement};
 use crate::storage::{self, Image};
 
-/// How long an init has to end by itself to count as one that "exits at once".
+/// How long an init has to end by itself to count as one that "exits at once", at most.
 const AT_ONCE: Duration = Duration::from_millis(15);
+/// An init that sleeps for so long waits for something: it has begun well.
+const SETTLED: Duration = Duration::from_millis(2);
 
 /// A guest that was started.
 #[derive(Clone, Copy, Debug)]
@@ -168,16 +170,25 @@ impl Manager {
         }
     }
 
-    /// Waits a moment for an init that ends at once.
+    /// Waits a moment for an init that ends at once: until it has settled down to wait for
+    /// something, or been busy for long enough.
     fn look_after(&self, name: &GuestName, pid: u32) -> Result<()> {
         let Ok(pidfd) = process::open_pid(pid) else {
             return self.ended_at_once(name);
         };
-        if process::wait_gone(pidfd.as_fd(), Some(AT_ONCE))? {
-            self.ended_at_once(name)
-        } else {
-            Ok(())
+        let until = Instant::now() + AT_ONCE;
+        let mut slept = None;
+        while Instant::now() < until {
+            if process::wait_gone(pidfd.as_fd(), Some(SETTLED))? {
+                return self.ended_at_once(name);
+            }
+            let sleeps = process::asleep(pid);
+            if sleeps.is_some() && sleeps == slept {
+                break;
+            }
+            slept = sleeps;
         }
+        Ok(())
     }
 
     fn ended_at_once(&self, name: &GuestName) -> Result<()> {

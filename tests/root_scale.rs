@@ -39,7 +39,7 @@ fn counts(bulkhead: &Bulkhead) -> BTreeMap<&'static str, usize> {
     ])
 }
 
-/// Descriptors of the keepers, of one guest's on average.
+/// Descriptors that all keepers have open.
 fn descriptors(bulkhead: &Bulkhead) -> usize {
     let all = traces::processes(bulkhead.root());
     let keepers: Vec<&str> = all
@@ -77,9 +77,16 @@ fn alone_two_hundred_guests_leave_nothing() {
 
     let names: Vec<String> = (0..GUESTS).map(|n| format!("g{n}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    for name in &names {
-        bulkhead.ok(&["create", name, "--from", &definition]);
-    }
+    std::thread::scope(|scope| {
+        for share in names.chunks(GUESTS / 4) {
+            let (bulkhead, definition) = (&bulkhead, &definition);
+            scope.spawn(move || {
+                for name in share {
+                    bulkhead.ok(&["create", name, "--from", definition]);
+                }
+            });
+        }
+    });
     // One after the other, and side by side.
     let (alone, together) = names.split_at(GUESTS / 4);
     for name in alone {

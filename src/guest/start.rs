@@ -14,7 +14,7 @@ use super::error::{GuestError, Result};
 use super::keeper::Orders;
 use super::life::Verb;
 use super::manager::{Manager, now_ms};
-use super::store::{GuestLock, Machine, Phase, RunState};
+use super::store::{GuestLock, Machine, Names, Phase, RunState};
 use crate::kernel::channel::Channel;
 use crate::kernel::fault::{self, Role};
 use crate::kernel::file;
@@ -27,8 +27,10 @@ use crate::network::Network;
 use crate::plan::{self, LaunchPlan, Placement};
 use crate::storage::{self, Image};
 
-/// How long an init has to end by itself to count as one that "exits at once".
+/// How long an init has to end by itself to count as one that "exits at once", at most.
 const AT_ONCE: Duration = Duration::from_millis(15);
+/// An init that sleeps for so long waits for something: it has begun well.
+const SETTLED: Duration = Duration::from_millis(2);
 
 /// A guest that was started.
 #[derive(Clone, Copy, Debug)]
@@ -168,16 +170,25 @@ impl Manager {
         }
     }
 
-    /// Waits a moment for an init that ends at once.
+    /// Waits a moment for an init that ends at once: until it has settled down to wait for
+    /// something, or been busy for long enough.
     fn look_after(&self, name: &GuestName, pid: u32, began_ms: u64) -> Result<()> {
         let Ok(pidfd) = process::open_pid(pid) else {
             return self.ended_at_once(name, began_ms);
         };
-        if process::wait_gone(pidfd.as_fd(), Some(AT_ONCE))? {
-            self.ended_at_once(name, began_ms)
-        } else {
-            Ok(())
+        let until = Instant::now() + AT_ONCE;
+        let mut slept = None;
+        while Instant::now() < until {
+            if process::wait_gone(pidfd.as_fd(), Some(SETTLED))? {
+                return self.ended_at_once(name, began_ms);
+            }
+            let sleeps = process::asleep(pid);
+            if sleeps.is_some() && sleeps == slept {
+                break;
+            }
+            slept = sleeps;
         }
+        Ok(())
     }
 
     fn ended_at_once(&self, name: &GuestName, began_ms: u64) -> Result<()> {
@@ -289,6 +300,11 @@ impl Manager {
             storage::update_network(&self.layout, name, image, &boot)
         })
         .map_err(failed)?;
+        let names = Names::of(guest);
+        if self.names_written(name).as_ref() != Some(&names) {
+            storage::update_names(&self.layout, name, image, &boot).map_err(failed)?;
+            self.write_names(name, &names)?;
+        }
         fault::point()?;
         match lease {
             Some(lease) => {

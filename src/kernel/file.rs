@@ -14,6 +14,9 @@ use super::error::{KernelError, Result};
 use super::fault;
 use super::process::Identity;
 
+/// Room for what most files hold, so that one call reads it. Without it the first ones are small.
+const ONE_READ: usize = 8192;
+
 /// Writes a file whole: to a temporary name beside it, synced, renamed over it, the folder synced.
 /// Whoever reads sees the old content or the new, also after a power cut.
 pub fn write_whole(path: &Path, data: &[u8], mode: u32) -> Result<()> {
@@ -100,7 +103,7 @@ pub fn read_small(path: &Path, most: u64) -> Result<Option<Vec<u8>>> {
     if !meta.is_file() {
         return Err(wrong("not a regular file".into()));
     }
-    let mut data = Vec::new();
+    let mut data = Vec::with_capacity(ONE_READ);
     file.take(most + 1).read_to_end(&mut data).map_err(failed)?;
     if data.len() as u64 > most {
         Err(wrong(format!("more than {most} bytes")))

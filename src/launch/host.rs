@@ -24,7 +24,7 @@ use crate::kernel::seccomp::Program;
 use crate::kernel::timing::timed;
 use crate::kernel::tree::{self, Point};
 use crate::kernel::{Errno, KernelError};
-use crate::plan::step::IdMapLine;
+use crate::plan::step::{IdMapLine, name_of};
 use crate::plan::{HostStep, LaunchPlan};
 
 /// Why a launch failed. Nothing of it is left.
@@ -334,11 +334,6 @@ impl Host {
     pub(super) fn channel(&self) -> Result<&Channel, KernelError> {
         self.channel.as_ref().ok_or_else(|| missing("the channel"))
     }
-}
-
-pub(super) fn name_of(step: &HostStep) -> String {
-    let value = serde_json::to_value(step).unwrap_or_default();
-    value["step"].as_str().unwrap_or("a step").to_owned()
 }
 
 fn lines(from: &[IdMapLine]) -> Vec<IdMap> {

@@ -21,7 +21,7 @@ use crate::kernel::timing::{moment, timed};
 use crate::kernel::tree::{self, Point};
 use crate::kernel::{Errno, KernelError, capability, credentials, namespace, process};
 use crate::model::NetOp;
-use crate::plan::step::Attributes;
+use crate::plan::step::{Attributes, name_of};
 use crate::plan::{InitStep, LaunchPlan};
 
 type Cause = Box<dyn std::error::Error>;
@@ -39,16 +39,11 @@ pub(super) fn run(plan: &LaunchPlan, inherited: &Inherited<'_>) -> ! {
             fault::step("init", number)?;
             init.carry_out(step)
         };
-        if let Err(error) = timed("init", || step_name(step), act) {
-            give_up(&inherited.channel, "init", &step_name(step), error.as_ref());
+        if let Err(error) = timed("init", || name_of(step), act) {
+            give_up(&inherited.channel, "init", &name_of(step), error.as_ref());
         }
     }
     process::leave(1)
-}
-
-fn step_name(step: &InitStep) -> String {
-    let value = serde_json::to_value(step).unwrap_or_default();
-    value["step"].as_str().unwrap_or("a step").to_owned()
 }
 
 struct Init<'a> {

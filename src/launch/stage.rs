@@ -19,7 +19,7 @@ use crate::kernel::process::{self, CloneFlags, Forked};
 use crate::kernel::seccomp::Program;
 use crate::kernel::timing::timed;
 use crate::kernel::{Errno, KernelError, Result};
-use crate::plan::step::Limit;
+use crate::plan::step::{Limit, name_of};
 use crate::plan::{LaunchPlan, StageStep};
 
 /// What stage and init have from the launching process.
@@ -42,8 +42,8 @@ pub(super) fn run(plan: &LaunchPlan, inherited: &Inherited<'_>) -> ! {
             fault::step("stage", number)?;
             carry_out(step, plan, inherited, &mut root)
         };
-        if let Err(error) = timed("stage", || step_name(step), act) {
-            give_up(&inherited.channel, "stage", &step_name(step), &error);
+        if let Err(error) = timed("stage", || name_of(step), act) {
+            give_up(&inherited.channel, "stage", &name_of(step), &error);
         }
     }
     process::leave(0)
@@ -74,11 +74,6 @@ fn chain(error: &dyn std::error::Error) -> String {
         next = cause.source();
     }
     text
-}
-
-fn step_name(step: &StageStep) -> String {
-    let value = serde_json::to_value(step).unwrap_or_default();
-    value["step"].as_str().unwrap_or("a step").to_owned()
 }
 
 fn carry_out(

@@ -107,7 +107,8 @@ pub(super) fn read_bytes(path: &Path, longest: u64) -> Result<Option<Vec<u8>>, F
         Ok(found) if !found.is_file() => return Err(damaged("it is no regular file".to_owned())),
         Ok(_) => {}
     }
-    let mut bytes = Vec::new();
+    // Most are read by one call so.
+    let mut bytes = Vec::with_capacity(8192);
     File::open(path)
         .and_then(|file| file.take(longest + 1).read_to_end(&mut bytes))
         .map_err(FileError::io("read", path))?;

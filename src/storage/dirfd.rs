@@ -153,7 +153,8 @@ pub(crate) fn names(dir: impl AsFd) -> rustix::io::Result<Vec<CString>> {
 /// # Errors
 /// `FileTooLarge` when there is more.
 pub(crate) fn read_limited(file: impl Read, limit: u64) -> io::Result<Vec<u8>> {
-    let mut data = Vec::new();
+    // Most files are read by one call so.
+    let mut data = Vec::with_capacity(8192);
     file.take(limit + 1).read_to_end(&mut data)?;
     if data.len() as u64 > limit {
         return Err(io::ErrorKind::FileTooLarge.into());

@@ -152,7 +152,7 @@ pub fn list(folder: &Path, found: &mut Traces) {
     }
 }
 
-/// Half-written and half-removed things among the files that last. (One inside a guest's own tree is
+/// Half-written and half-removed things among the files that last. (One inside a guest's tree is
 /// removed by its next start.)
 pub fn debris(root: &Path) -> Traces {
     fn walk(folder: &Path, found: &mut Traces) {
@@ -161,7 +161,7 @@ pub fn debris(root: &Path) -> Traces {
             let path = entry.path();
             if name.starts_with('.') || name.starts_with("tmp-") {
                 found.insert(format!("file {}", path.display()));
-            } else if name != "upper" && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            } else if name != "root" && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 walk(&path, found);
             }
         }

@@ -10,12 +10,13 @@ use std::process::{Child, Command, Stdio};
 
 use support::{Bulkhead, Need, eventually, need, run};
 
-/// What it says at the moments at which it is ended; before the part that needs a Debian mirror.
+/// What it says at the moments at which it is ended, in every run; before the part that needs a
+/// Debian mirror.
 const MOMENTS: [&str; 4] = [
     "this machine:",
     "guest cpu25",
+    "guest neighbour",
     "guest bomb",
-    "around the host's /usr",
 ];
 
 /// Starts the demonstration and sends it a signal when it has said this. Returns how it ended.

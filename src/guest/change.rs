@@ -120,6 +120,8 @@ impl Manager {
     /// The time is up, or it can never come to be.
     pub fn wait(&self, name: &GuestName, until: Until, limit: Option<Duration>) -> Result<()> {
         let deadline = limit.map(|limit| Instant::now() + limit);
+        // One deleted meanwhile has stopped; a name that was wrong from the start has not.
+        self.status(name)?;
         let mut pause = Duration::from_millis(5);
         loop {
             if self.is(name, until)? {

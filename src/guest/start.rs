@@ -14,7 +14,7 @@ use super::error::{GuestError, Result};
 use super::keeper::Orders;
 use super::life::Verb;
 use super::manager::{Manager, now_ms};
-use super::store::{GuestLock, Machine, Phase, RunState};
+use super::store::{GuestLock, Machine, Names, Phase, RunState};
 use crate::kernel::channel::Channel;
 use crate::kernel::file;
 use crate::kernel::process::{self, CloneFlags, Forked, Identity};
@@ -28,6 +28,9 @@ use crate::storage::{self, Image};
 
 /// How long an init has to end by itself to count as one that "exits at once".
 const AT_ONCE: Duration = Duration::from_millis(15);
+
+/// The same on a loaded host, for an init that has not come to rest in that time.
+const AT_ONCE_BUSY: Duration = Duration::from_millis(250);
 
 /// A guest that was started.
 #[derive(Clone, Copy, Debug)]
@@ -160,7 +163,12 @@ impl Manager {
         let Ok(pidfd) = process::open_pid(pid) else {
             return self.ended_at_once(name);
         };
-        if process::wait_gone(pidfd.as_fd(), Some(AT_ONCE))? {
+        let until = Instant::now() + AT_ONCE_BUSY;
+        let mut gone = process::wait_gone(pidfd.as_fd(), Some(AT_ONCE))?;
+        while !gone && process::is_busy(pid) && Instant::now() < until {
+            gone = process::wait_gone(pidfd.as_fd(), Some(Duration::from_millis(5)))?;
+        }
+        if gone {
             self.ended_at_once(name)
         } else {
             Ok(())
@@ -264,6 +272,11 @@ impl Manager {
             storage::update_network(&self.layout, name, image, &boot)
         })
         .map_err(failed)?;
+        let names = Names::of(guest);
+        if self.names_written(name).as_ref() != Some(&names) {
+            storage::update_names(&self.layout, name, image, &boot).map_err(failed)?;
+            self.write_names(name, &names)?;
+        }
         match guest.network.kind {
             NetworkKind::Bridge => {
                 let host = phase("look-at-bridge", || self.network.ensure_host())

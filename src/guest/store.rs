@@ -1,7 +1,8 @@
 //! A guest's folders, its lock and its records.
 //!
 //! `/var/lib/bulkhead/guests/NAME/`: `guest.toml` (written last at create, so a folder without it is
-//! half-made), `machine.json` ([`Machine`]), `root/`, `console.log`, `last.json` (how it ended).
+//! half-made), `machine.json` ([`Machine`]), `names.json` (`Names`), `root/`, `console.log`,
+//! `last.json` (how it ended).
 //! `/run/bulkhead/guests/NAME/`: `state.json` ([`RunState`]), `enter.json` (what entering it
 //! takes on), `orders.json` (what its keeper needs of the definition), `console.sock`.
 
@@ -14,7 +15,7 @@ use super::error::{GuestError, Result};
 use super::manager::{Manager, RECORD};
 use crate::kernel::file::{self, Lock};
 use crate::kernel::process::Identity;
-use crate::model::{ExitReason, GuestName, IdBlock, Status};
+use crate::model::{ExitReason, Guest, GuestName, IdBlock, Status};
 
 /// How long a command waits for another one's lock.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -30,6 +31,23 @@ pub struct Machine {
     pub created_ms: u64,
     /// Its machine id, see machine-id(5).
     pub machine_id: String,
+}
+
+/// What its definition said when its host name and time zone were written into its files. Until the
+/// definition says something else, what is changed inside stays.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Names {
+    hostname: String,
+    timezone: String,
+}
+
+impl Names {
+    pub(super) fn of(guest: &Guest) -> Self {
+        Self {
+            hostname: guest.hostname.clone(),
+            timezone: guest.timezone.clone(),
+        }
+    }
 }
 
 /// What a command or the keeper is doing with it.
@@ -151,6 +169,16 @@ impl Manager {
     pub(super) fn write_machine(&self, name: &GuestName, machine: &Machine) -> Result<()> {
         let path = self.layout.guest(name).join("machine.json");
         Ok(file::write_whole(&path, &json(machine), 0o600)?)
+    }
+
+    pub(super) fn names_written(&self, name: &GuestName) -> Option<Names> {
+        let text = file::read_small(&self.layout.guest(name).join("names.json"), RECORD).ok()??;
+        serde_json::from_slice(&text).ok()
+    }
+
+    pub(super) fn write_names(&self, name: &GuestName, names: &Names) -> Result<()> {
+        let path = self.layout.guest(name).join("names.json");
+        Ok(file::write_runtime(&path, &json(names), 0o600)?)
     }
 
     pub(super) fn write_last(&self, name: &GuestName, last: &LastEnd) -> Result<()> {

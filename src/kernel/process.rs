@@ -87,16 +87,8 @@ impl Identity {
     /// The identity of a process now; `None` if there is none, or only its dead body.
     #[must_use]
     pub fn of(pid: u32) -> Option<Self> {
-        let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The second field is the command in parentheses and may hold anything.
-        let rest: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
-        if matches!(*rest.first()?, "Z" | "X") {
-            return None;
-        }
-        Some(Self {
-            pid,
-            start: rest.get(19)?.parse().ok()?,
-        })
+        let (state, start) = state_and_start(pid)?;
+        (!matches!(state, 'Z' | 'X')).then_some(Self { pid, start })
     }
 
     /// A pidfd of this very process; `None` if it is gone.
@@ -106,6 +98,20 @@ impl Identity {
         // Looked at after opening: from here on the descriptor means this process.
         (Self::of(self.pid)? == self).then_some(pidfd)
     }
+}
+
+/// Fields 3 and 22 of /proc/PID/stat.
+fn state_and_start(pid: u32) -> Option<(char, u64)> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the command in parentheses and may hold anything.
+    let rest: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
+    Some((rest.first()?.chars().next()?, rest.get(19)?.parse().ok()?))
+}
+
+/// Whether a process runs, or waits for a CPU or a disk; not whether it sleeps.
+#[must_use]
+pub fn is_busy(pid: u32) -> bool {
+    state_and_start(pid).is_some_and(|(state, _)| matches!(state, 'R' | 'D'))
 }
 
 /// A pidfd of a process (pidfd_open(2), Linux 5.3).

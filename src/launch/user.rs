@@ -27,8 +27,8 @@ pub(super) fn look_up(root: &OwnedFd, wanted: &str) -> Result<User> {
         Ok(String::from_utf8_lossy(&data).into_owned())
     };
     find(wanted, &read("/etc/passwd")?, &read("/etc/group")?).ok_or_else(|| {
-        KernelError::new("find", format!("the user {wanted:?}"), Errno::NOENT)
-            .because("the guest's /etc/passwd has no such entry")
+        KernelError::new("become", format!("user {wanted:?}"), Errno::NOENT)
+            .because("the guest's /etc/passwd has no such entry; a number needs none")
     })
 }
 

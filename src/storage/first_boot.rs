@@ -79,11 +79,7 @@ pub fn first_boot(
 ) -> Result<(), FirstBootError> {
     check(name, boot)?;
     let tree = Merged::open(layout, name, image);
-    tree.write(
-        "etc/hostname",
-        format!("{}\n", boot.hostname).as_bytes(),
-        WORLD,
-    )?;
+    hostname(&tree, boot)?;
     hosts(&tree, boot)?;
     network(&tree, image, boot, true)?;
     identity(&tree, boot)?;
@@ -133,6 +129,27 @@ pub fn update_network(
         boot,
         false,
     )?)
+}
+
+/// Writes the host name and the time zone again, which have changed in the definition.
+///
+/// # Errors
+/// As for [`first_boot`].
+pub fn update_names(
+    layout: &Layout,
+    name: &GuestName,
+    image: &Image,
+    boot: &FirstBoot,
+) -> Result<(), FirstBootError> {
+    check(name, boot)?;
+    let tree = Merged::open(layout, name, image);
+    hostname(&tree, boot)?;
+    Ok(timezone(&tree, boot)?)
+}
+
+fn hostname(tree: &Merged, boot: &FirstBoot) -> Result<(), FileError> {
+    let line = format!("{}\n", boot.hostname);
+    tree.write("etc/hostname", line.as_bytes(), WORLD)
 }
 
 fn hosts(tree: &Merged, boot: &FirstBoot) -> Result<(), FileError> {

@@ -167,7 +167,7 @@ pub const KEYS: &[Key] = &[
     key("network.dns", "dns", "IP", Kind::List, RESTART,
         "Name server, up to three [default: the host's]"),
     key("access.ssh_keys", "ssh-key", "KEY", Kind::Words, RESTART,
-        "Public key, one line, that may log in as root; written at the first start"),
+        "Public key, one line, that may log in as root; written at the start after a change"),
     key("access.root_password_hash", "root-password-hash", "HASH", Kind::Text, RESTART,
         "crypt(5) hash of root's password, or none [default: none]"),
     key("ptys", "ptys", "COUNT", Kind::Number, RESTART,

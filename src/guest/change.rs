@@ -69,6 +69,14 @@ impl Manager {
     ) -> Result<Changed> {
         let guest = self.define(name, text)?;
         self.check_host_side(&guest)?;
+        if let Ok(before) = self.guest(name)
+            && before.template != guest.template
+        {
+            return Err(GuestError::Fixed {
+                name: name.clone(),
+                template: before.template.name,
+            });
+        }
         let status = self.status(name)?;
         let runs = matches!(status, Status::Running | Status::Paused);
         let (applied, waiting): (Vec<_>, Vec<_>) =
@@ -146,7 +154,11 @@ impl Manager {
         let runs = status == Status::Running;
         Ok(match until {
             Until::Running => runs,
-            Until::Stopped => status == Status::Stopped,
+            // Until its keeper has put it away it may start again, and how it ended is not written.
+            Until::Stopped => {
+                let put_away = !self.state_path(name).exists() || !self.has_keeper(name);
+                status == Status::Stopped && put_away
+            }
             Until::Address => {
                 runs && self
                     .network

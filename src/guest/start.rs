@@ -14,7 +14,7 @@ use super::error::{GuestError, Result};
 use super::keeper::Orders;
 use super::life::Verb;
 use super::manager::{Manager, now_ms};
-use super::store::{GuestLock, Machine, Names, Phase, RunState};
+use super::store::{GuestLock, Machine, Phase, RunState, Written};
 use crate::kernel::channel::Channel;
 use crate::kernel::file;
 use crate::kernel::process::{self, CloneFlags, Forked, Identity};
@@ -272,10 +272,13 @@ impl Manager {
             storage::update_network(&self.layout, name, image, &boot)
         })
         .map_err(failed)?;
-        let names = Names::of(guest);
-        if self.names_written(name).as_ref() != Some(&names) {
-            storage::update_names(&self.layout, name, image, &boot).map_err(failed)?;
-            self.write_names(name, &names)?;
+        let written = Written::of(guest);
+        let before = self.written(name);
+        if before.as_ref() != Some(&written) {
+            let stale = before.map(|before| before.stale(&written));
+            storage::update_stale(&self.layout, name, image, &boot, stale.unwrap_or_default())
+                .map_err(failed)?;
+            self.write_written(name, &written)?;
         }
         match guest.network.kind {
             NetworkKind::Bridge => {

@@ -286,17 +286,27 @@ pub fn keep_over_exec(fd: impl AsFd) -> Result<()> {
 pub fn signal_number(name: &str) -> Option<i32> {
     let name = name.trim().to_ascii_uppercase();
     let name = name.strip_prefix("SIG").unwrap_or(&name);
-    if let Some(rest) = name.strip_prefix("RTMIN") {
-        let offset = if rest.is_empty() {
-            0
-        } else {
-            rest.strip_prefix('+')?.parse().ok()?
+    let real_time = [
+        ("RTMIN", '+', libc::SIGRTMIN()),
+        ("RTMAX", '-', libc::SIGRTMAX()),
+    ];
+    for (base, sign, number) in real_time {
+        let Some(rest) = name.strip_prefix(base) else {
+            continue;
         };
-        let number = libc::SIGRTMIN() + offset;
-        return (0..=30)
-            .contains(&offset)
-            .then_some(number)
-            .filter(|n| *n <= libc::SIGRTMAX());
+        let offset = match rest.strip_prefix(sign) {
+            Some(offset) => offset.parse::<u8>().ok()?,
+            None if rest.is_empty() => 0,
+            None => return None,
+        };
+        let number = if sign == '+' {
+            number + i32::from(offset)
+        } else {
+            number - i32::from(offset)
+        };
+        return (libc::SIGRTMIN()..=libc::SIGRTMAX())
+            .contains(&number)
+            .then_some(number);
     }
     if let Ok(number) = name.parse::<i32>() {
         return (1..=libc::SIGRTMAX()).contains(&number).then_some(number);
@@ -382,8 +392,9 @@ mod tests {
         assert_eq!(signal_number("SIGTERM"), Some(15));
         assert_eq!(signal_number("kill"), Some(9));
         assert_eq!(signal_number("SIGRTMIN+3"), Some(libc::SIGRTMIN() + 3));
+        assert_eq!(signal_number("SIGRTMAX-1"), Some(libc::SIGRTMAX() - 1));
         assert_eq!(signal_number("9"), Some(9));
-        for bad in ["", "SIGNOPE", "0", "-1", "RTMIN+99", "RTMIN-1"] {
+        for bad in ["", "SIGNOPE", "0", "-1", "RTMIN+99", "RTMIN-1", "RTMAX+1"] {
             assert_eq!(signal_number(bad), None, "{bad}");
         }
     }

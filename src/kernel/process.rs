@@ -87,16 +87,8 @@ impl Identity {
     /// The identity of a process now; `None` if there is none, or only its dead body.
     #[must_use]
     pub fn of(pid: u32) -> Option<Self> {
-        let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The second field is the command in parentheses and may hold anything.
-        let rest: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
-        if matches!(*rest.first()?, "Z" | "X") {
-            return None;
-        }
-        Some(Self {
-            pid,
-            start: rest.get(19)?.parse().ok()?,
-        })
+        let (state, start) = state_and_start(pid)?;
+        (!matches!(state, 'Z' | 'X')).then_some(Self { pid, start })
     }
 
     /// A pidfd of this very process; `None` if it is gone.
@@ -106,6 +98,14 @@ impl Identity {
         // Looked at after opening: from here on the descriptor means this process.
         (Self::of(self.pid)? == self).then_some(pidfd)
     }
+}
+
+/// Fields 3 and 22 of /proc/PID/stat.
+fn state_and_start(pid: u32) -> Option<(char, u64)> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the command in parentheses and may hold anything.
+    let rest: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
+    Some((rest.first()?.chars().next()?, rest.get(19)?.parse().ok()?))
 }
 
 /// A pidfd of a process (pidfd_open(2), Linux 5.3).
@@ -191,6 +191,14 @@ pub fn asleep(pid: u32) -> Option<u64> {
     };
     field("State:")?.strip_prefix('S')?;
     field("voluntary_ctxt_switches:")?.parse().ok()
+}
+
+/// How long a process has had a CPU since it was made (/proc/PID/schedstat); `None` on a kernel that
+/// does not count it.
+#[must_use]
+pub fn cpu_time(pid: u32) -> Option<Duration> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).ok()?;
+    Some(Duration::from_nanos(text.split(' ').next()?.parse().ok()?))
 }
 
 /// A duration for poll(2).
@@ -312,17 +320,27 @@ pub fn keep_over_exec(fd: impl AsFd) -> Result<()> {
 pub fn signal_number(name: &str) -> Option<i32> {
     let name = name.trim().to_ascii_uppercase();
     let name = name.strip_prefix("SIG").unwrap_or(&name);
-    if let Some(rest) = name.strip_prefix("RTMIN") {
-        let offset = if rest.is_empty() {
-            0
-        } else {
-            rest.strip_prefix('+')?.parse().ok()?
+    let real_time = [
+        ("RTMIN", '+', libc::SIGRTMIN()),
+        ("RTMAX", '-', libc::SIGRTMAX()),
+    ];
+    for (base, sign, number) in real_time {
+        let Some(rest) = name.strip_prefix(base) else {
+            continue;
         };
-        let number = libc::SIGRTMIN() + offset;
-        return (0..=30)
-            .contains(&offset)
-            .then_some(number)
-            .filter(|n| *n <= libc::SIGRTMAX());
+        let offset = match rest.strip_prefix(sign) {
+            Some(offset) => offset.parse::<u8>().ok()?,
+            None if rest.is_empty() => 0,
+            None => return None,
+        };
+        let number = if sign == '+' {
+            number + i32::from(offset)
+        } else {
+            number - i32::from(offset)
+        };
+        return (libc::SIGRTMIN()..=libc::SIGRTMAX())
+            .contains(&number)
+            .then_some(number);
     }
     if let Ok(number) = name.parse::<i32>() {
         return (1..=libc::SIGRTMAX()).contains(&number).then_some(number);
@@ -408,8 +426,9 @@ mod tests {
         assert_eq!(signal_number("SIGTERM"), Some(15));
         assert_eq!(signal_number("kill"), Some(9));
         assert_eq!(signal_number("SIGRTMIN+3"), Some(libc::SIGRTMIN() + 3));
+        assert_eq!(signal_number("SIGRTMAX-1"), Some(libc::SIGRTMAX() - 1));
         assert_eq!(signal_number("9"), Some(9));
-        for bad in ["", "SIGNOPE", "0", "-1", "RTMIN+99", "RTMIN-1"] {
+        for bad in ["", "SIGNOPE", "0", "-1", "RTMIN+99", "RTMIN-1", "RTMAX+1"] {
             assert_eq!(signal_number(bad), None, "{bad}");
         }
     }

@@ -16,8 +16,8 @@ use super::fault::{FAILED, Fault, Result};
 use super::render::{self, Cell, Format};
 use super::settings;
 use crate::define::{self, KEYS};
-use crate::guest::Manager;
 use crate::guest::change::Changed;
+use crate::guest::{GuestError, Manager};
 use crate::model::{GuestName, Status};
 
 pub(super) const SET: Verb = Verb {
@@ -90,8 +90,28 @@ fn set(context: &Context, matches: &ArgMatches) -> Result<u8> {
     if !dry_run {
         let _kept = manager.ensure_keeper(&name);
     }
-    let changed = manager.change(&name, &changes, dry_run)?;
+    let changed = manager
+        .change(&name, &changes, dry_run)
+        .map_err(|error| by_key(manager, &name, error))?;
     tell(context, manager, &name, &changed, dry_run)
+}
+
+/// What is wrong with a new value is told by its key: its line is in no file that anybody can look
+/// at. Unless the file was wrong before.
+fn by_key(manager: &Manager, name: &GuestName, error: GuestError) -> Fault {
+    match error {
+        GuestError::Definition(mut error) if manager.guest(name).is_ok() => {
+            let own = manager.definition_path(name).display().to_string();
+            for fault in &mut error.faults {
+                if fault.source == own {
+                    fault.source.clear();
+                    fault.line = None;
+                }
+            }
+            error.into()
+        }
+        other => other.into(),
+    }
 }
 
 fn tell(

@@ -196,6 +196,7 @@ fn code(error: &GuestError) -> u8 {
         GuestError::Definition(_)
         | GuestError::Plan(_)
         | GuestError::Host { .. }
+        | GuestError::Fixed { .. }
         | GuestError::Exhausted(_) => REFUSED,
         GuestError::Lease(LeaseError::File(_) | LeaseError::Host(_)) => FAILED,
         GuestError::Lease(_) => REFUSED,

@@ -167,7 +167,7 @@ pub const KEYS: &[Key] = &[
     key("network.dns", "dns", "IP", Kind::List, RESTART,
         "Name server, up to three [default: the host's]"),
     key("access.ssh_keys", "ssh-key", "KEY", Kind::Words, RESTART,
-        "Public key, one line, that may log in as root; written at the first start"),
+        "Public key, one line, that may log in as root; written at the start after a change"),
     key("access.root_password_hash", "root-password-hash", "HASH", Kind::Text, RESTART,
         "crypt(5) hash of root's password, or none [default: none]"),
     key("ptys", "ptys", "COUNT", Kind::Number, RESTART,
@@ -269,14 +269,18 @@ impl KeyPath {
     }
 }
 
-/// Of the name of a table (`memory`), its first setting, which is the one most people mean.
+/// Of a flag's name (`cpus`) its setting; of the name of a table (`memory`) its first setting, which
+/// is the one most people mean.
 fn nearly(text: &str) -> &str {
     let below = |key: &&Key| {
         key.path
             .strip_prefix(text)
             .is_some_and(|rest| rest.starts_with('.'))
     };
-    KEYS.iter().find(below).map_or(text, |key| key.path)
+    let of_flag = KEYS.iter().find(|key| key.flag == text);
+    of_flag
+        .or_else(|| KEYS.iter().find(below))
+        .map_or(text, |key| key.path)
 }
 
 impl std::fmt::Display for KeyPath {
@@ -386,6 +390,16 @@ mod tests {
             error,
             "there is no setting \"memory.limt\": did you mean \"memory.limit\"?"
         );
+        for (wrong, hint) in [
+            ("memory", "did you mean \"memory.limit\"?"),
+            (
+                "cpu",
+                "there is cpu.limit, cpu.weight, cpu.cpuset, cpu.burst",
+            ),
+        ] {
+            let error = parse(wrong).unwrap_err().to_string();
+            assert!(error.ends_with(hint), "{error}");
+        }
         assert!(parse("cpu.limit.x").is_err() && parse("labels.").is_err());
         for (table, setting) in [("memory", "memory.limit"), ("restart", "restart.policy")] {
             let error = parse(table).unwrap_err().to_string();

@@ -136,12 +136,10 @@ pub(super) fn variable_name(text: &str) -> Rule {
     })
 }
 
-/// Whether a text names a signal: `SIGTERM`, `SIGRTMIN+3`.
+/// Whether a text names a signal: `SIGTERM`, `TERM`, `SIGRTMIN+3`.
 #[must_use]
 pub fn is_signal(text: &str) -> bool {
-    let Some(name) = text.strip_prefix("SIG") else {
-        return false;
-    };
+    let name = text.strip_prefix("SIG").unwrap_or(text);
     // 64 signals, 34 to 64 for programs, two of them used by the C library: RTMIN is 34.
     let real_time = |rest: &str, sign: char| {
         rest.is_empty()
@@ -303,11 +301,17 @@ mod tests {
 
     #[test]
     fn signals_by_name() {
-        for good in ["SIGTERM", "SIGRTMIN+3", "SIGRTMIN", "SIGRTMAX-1", "SIGPWR"] {
+        for good in [
+            "SIGTERM",
+            "TERM",
+            "SIGRTMIN+3",
+            "SIGRTMIN",
+            "SIGRTMAX-1",
+            "SIGPWR",
+        ] {
             assert!(is_signal(good), "{good}");
         }
         for bad in [
-            "TERM",
             "15",
             "SIGRTMIN+31",
             "SIGRTMIN+",

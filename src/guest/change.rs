@@ -70,6 +70,14 @@ impl Manager {
         let guest = self.define(name, text)?;
         plan::spec::supported(&guest, &self.facts)?;
         self.check_host_side(&guest)?;
+        if let Ok(before) = self.guest(name)
+            && before.template != guest.template
+        {
+            return Err(GuestError::Fixed {
+                name: name.clone(),
+                template: before.template.name,
+            });
+        }
         let status = self.status(name)?;
         let runs = matches!(status, Status::Running | Status::Paused);
         let (applied, waiting): (Vec<_>, Vec<_>) =
@@ -135,6 +143,8 @@ impl Manager {
     /// The time is up, or it can never come to be.
     pub fn wait(&self, name: &GuestName, until: Until, limit: Option<Duration>) -> Result<()> {
         let deadline = limit.map(|limit| Instant::now() + limit);
+        // One deleted meanwhile has stopped; a name that was wrong from the start has not.
+        self.status(name)?;
         let mut pause = Duration::from_millis(5);
         loop {
             if self.is(name, until)? {
@@ -159,7 +169,11 @@ impl Manager {
         let runs = status == Status::Running;
         Ok(match until {
             Until::Running => runs,
-            Until::Stopped => status == Status::Stopped,
+            // Until its keeper has put it away it may start again, and how it ended is not written.
+            Until::Stopped => {
+                let put_away = !self.state_path(name).exists() || !self.has_keeper(name);
+                status == Status::Stopped && put_away
+            }
             Until::Address => {
                 runs && self
                     .network

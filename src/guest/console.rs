@@ -404,16 +404,19 @@ fn relay(keeper: &OwnedFd, input: BorrowedFd<'_>, output: BorrowedFd<'_>) -> Res
         }
         if from_input {
             let n = rustix::io::read(input, &mut data[1..]).unwrap_or(0);
-            if n == 0 || data[1..=n].contains(&LEAVE) {
-                if n > 0 {
-                    return Ok(true);
-                }
+            if n == 0 {
                 // Piped input has ended; what the guest answers is still to be seen for a moment.
                 std::thread::sleep(Duration::from_millis(300));
                 return Ok(drain_to(keeper, output));
             }
+            // What was typed before the key that leaves, or pasted with it, is for the guest.
+            let leave = data[1..=n].iter().position(|byte| *byte == LEAVE);
+            let n = leave.unwrap_or(n);
             data[0] = b'i';
             let _gone = rustix::net::send(keeper, &data[..=n], SendFlags::NOSIGNAL);
+            if leave.is_some() {
+                return Ok(true);
+            }
         }
     }
 }

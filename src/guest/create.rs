@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::error::{GuestError, Result};
 use super::manager::{Manager, now_ms};
-use super::store::{Machine, Names};
+use super::store::{Machine, Written};
 use crate::kernel::{KernelError, fault, file, random};
 use crate::model::{EventKind, Guest, GuestName, NetworkKind, Status};
 use crate::network::Lease;
@@ -101,7 +101,7 @@ impl Manager {
         fault::point()?;
         storage::first_boot(&self.layout, name, &image, &boot)
             .map_err(|error| failed(error.into()))?;
-        self.write_names(name, &Names::of(guest))?;
+        self.write_written(name, &Written::of(guest))?;
         file::write_whole(&self.definition_path(name), text.as_bytes(), 0o600)?;
         Ok(image)
     }

@@ -61,6 +61,17 @@ pub enum GuestError {
     /// No ids, no addresses left (exit code 5).
     #[error("{0}")]
     Exhausted(String),
+    /// Its root is there already (exit code 5).
+    #[error(
+        "template: the root of guest {name} is made from template {template} and stays so: create \
+         another guest for another template or other options of it"
+    )]
+    Fixed {
+        /// Guest.
+        name: GuestName,
+        /// What it was made from.
+        template: String,
+    },
     /// Its address (exit code 5).
     #[error(transparent)]
     Lease(#[from] crate::network::LeaseError),

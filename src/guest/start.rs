@@ -14,7 +14,7 @@ use super::error::{GuestError, Result};
 use super::keeper::Orders;
 use super::life::Verb;
 use super::manager::{Manager, now_ms};
-use super::store::{GuestLock, Machine, Names, Phase, RunState};
+use super::store::{GuestLock, Machine, Phase, RunState, Written};
 use crate::kernel::channel::Channel;
 use crate::kernel::fault::{self, Role};
 use crate::kernel::file;
@@ -27,10 +27,13 @@ use crate::network::Network;
 use crate::plan::{self, LaunchPlan, Placement};
 use crate::storage::{self, Image};
 
-/// How long an init has to end by itself to count as one that "exits at once", at most.
-const AT_ONCE: Duration = Duration::from_millis(15);
+/// How long an init that has not come to rest has to end by itself to count as one that "exits at
+/// once"; on a loaded host it may take long to get as far as that.
+const AT_ONCE: Duration = Duration::from_millis(250);
 /// An init that sleeps for so long waits for something: it has begun well.
 const SETTLED: Duration = Duration::from_millis(2);
+/// So has one that has used this much of a CPU.
+const RAN_WELL: Duration = Duration::from_millis(10);
 
 /// A guest that was started.
 #[derive(Clone, Copy, Debug)]
@@ -131,7 +134,7 @@ impl Manager {
             let _guard = process::NoReturn;
             drop(ours);
             fault::role(Role::Launch);
-            become_keeper(self, name, lock, Some(&theirs), 0)
+            become_keeper(self, name, lock, Some(&theirs), Round::default())
         };
         drop(theirs);
         let report = fault::point().and_then(|()| ours.receive(None));
@@ -171,7 +174,7 @@ impl Manager {
     }
 
     /// Waits a moment for an init that ends at once: until it has settled down to wait for
-    /// something, or been busy for long enough.
+    /// something, or has worked for long enough.
     fn look_after(&self, name: &GuestName, pid: u32, began_ms: u64) -> Result<()> {
         let Ok(pidfd) = process::open_pid(pid) else {
             return self.ended_at_once(name, began_ms);
@@ -183,7 +186,8 @@ impl Manager {
                 return self.ended_at_once(name, began_ms);
             }
             let sleeps = process::asleep(pid);
-            if sleeps.is_some() && sleeps == slept {
+            let settled = sleeps.is_some() && sleeps == slept;
+            if settled || process::cpu_time(pid).is_some_and(|ran| ran >= RAN_WELL) {
                 break;
             }
             slept = sleeps;
@@ -300,10 +304,13 @@ impl Manager {
             storage::update_network(&self.layout, name, image, &boot)
         })
         .map_err(failed)?;
-        let names = Names::of(guest);
-        if self.names_written(name).as_ref() != Some(&names) {
-            storage::update_names(&self.layout, name, image, &boot).map_err(failed)?;
-            self.write_names(name, &names)?;
+        let written = Written::of(guest);
+        let before = self.written(name);
+        if before.as_ref() != Some(&written) {
+            let stale = before.map(|before| before.stale(&written));
+            storage::update_stale(&self.layout, name, image, &boot, stale.unwrap_or_default())
+                .map_err(failed)?;
+            self.write_written(name, &written)?;
         }
         fault::point()?;
         match lease {
@@ -323,13 +330,22 @@ fn phase<T>(step: &str, act: impl FnOnce() -> T) -> T {
     timed("start", || step.to_owned(), act)
 }
 
+/// Which start of a guest it is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Round {
+    /// Restarts by its policy since it last ran for long.
+    pub(super) restarts: u32,
+    /// Whether this one is such a restart; else a command or the guest itself asked for it.
+    pub(super) by_policy: bool,
+}
+
 /// Launches the guest in this process, tells `report`, and goes on as its keeper.
 pub(super) fn become_keeper(
     manager: &Manager,
     name: &GuestName,
     lock: GuestLock,
     report: Option<&Channel>,
-    restarts: u32,
+    round: Round,
 ) -> ! {
     let tell = |word: &Report| {
         if let Some(channel) = report {
@@ -337,13 +353,13 @@ pub(super) fn become_keeper(
             let _gone = channel.send(&serde_json::to_vec(word).unwrap_or_default(), None);
         }
     };
-    let done = detach_from_terminal().and_then(|()| manager.launch(name, restarts));
+    let done = detach_from_terminal().and_then(|()| manager.launch(name, round.restarts));
     match done {
         Ok(launched) => {
-            let kind = if restarts == 0 {
-                EventKind::Started
-            } else {
-                EventKind::Restarted { attempt: restarts }
+            let attempt = round.restarts;
+            let kind = match round.by_policy {
+                true => EventKind::Restarted { attempt },
+                false => EventKind::Started,
             };
             // The guest runs; an event that cannot be written must not end it.
             let _lost = manager.record(name, kind);

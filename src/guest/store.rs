@@ -1,7 +1,7 @@
 //! A guest's folders, its lock and its records.
 //!
 //! `/var/lib/bulkhead/guests/NAME/`: `guest.toml` (written last at create, so a folder without it is
-//! half-made), `machine.json` ([`Machine`]), `names.json` (`Names`), `root/`, `console.log`,
+//! half-made), `machine.json` ([`Machine`]), `written.json` (`Written`), `root/`, `console.log`,
 //! `last.json` (how it ended).
 //! `/run/bulkhead/guests/NAME/`: `state.json` ([`RunState`]), `enter.json` (what entering it
 //! takes on), `orders.json` (what its keeper needs of the definition), `console.sock`.
@@ -16,6 +16,7 @@ use super::manager::{Manager, RECORD};
 use crate::kernel::file::{self, Lock};
 use crate::kernel::process::Identity;
 use crate::model::{ExitReason, Guest, GuestName, IdBlock, Status};
+use crate::storage::Stale;
 
 /// How long a command waits for another one's lock.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -36,19 +37,33 @@ pub struct Machine {
     pub renaming: Option<GuestName>,
 }
 
-/// What its definition said when its host name and time zone were written into its files. Until the
+/// What its definition said of what is written into its files, when it was written. Until the
 /// definition says something else, what is changed inside stays.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Names {
+pub(super) struct Written {
     hostname: String,
     timezone: String,
+    ssh_keys: Vec<String>,
+    root_password_hash: Option<String>,
 }
 
-impl Names {
+impl Written {
     pub(super) fn of(guest: &Guest) -> Self {
         Self {
             hostname: guest.hostname.clone(),
             timezone: guest.timezone.clone(),
+            ssh_keys: guest.access.ssh_keys.clone(),
+            root_password_hash: guest.access.root_password_hash.clone(),
+        }
+    }
+
+    /// What is to be written again.
+    pub(super) fn stale(&self, now: &Self) -> Stale {
+        Stale {
+            hostname: self.hostname != now.hostname,
+            timezone: self.timezone != now.timezone,
+            ssh_keys: self.ssh_keys != now.ssh_keys,
+            password: self.root_password_hash != now.root_password_hash,
         }
     }
 }
@@ -182,14 +197,15 @@ impl Manager {
         Ok(file::write_whole(&path, &json(machine), 0o600)?)
     }
 
-    pub(super) fn names_written(&self, name: &GuestName) -> Option<Names> {
-        let text = file::read_small(&self.layout.guest(name).join("names.json"), RECORD).ok()??;
+    pub(super) fn written(&self, name: &GuestName) -> Option<Written> {
+        let text =
+            file::read_small(&self.layout.guest(name).join("written.json"), RECORD).ok()??;
         serde_json::from_slice(&text).ok()
     }
 
-    pub(super) fn write_names(&self, name: &GuestName, names: &Names) -> Result<()> {
-        let path = self.layout.guest(name).join("names.json");
-        Ok(file::write_runtime(&path, &json(names), 0o600)?)
+    pub(super) fn write_written(&self, name: &GuestName, written: &Written) -> Result<()> {
+        let path = self.layout.guest(name).join("written.json");
+        Ok(file::write_runtime(&path, &json(written), 0o600)?)
     }
 
     pub(super) fn write_last(&self, name: &GuestName, last: &LastEnd) -> Result<()> {

@@ -83,34 +83,12 @@ pub struct Identity {
     pub start: u64,
 }
 
-/// Whether a process, which may be dead but not collected, has executed a program since it was
-/// forked: the kernel takes PF_FORKNOEXEC (field 9 of proc_pid_stat(5)) off on the way in, before
-/// it closes descriptors.
-#[must_use]
-pub fn has_executed(pid: u32) -> bool {
-    const FORK_NO_EXEC: u64 = 0x40;
-    let flags = || -> Option<u64> {
-        let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        let rest = text.rsplit_once(')')?.1;
-        rest.split_whitespace().nth(6)?.parse().ok()
-    };
-    flags().is_some_and(|flags| flags & FORK_NO_EXEC == 0)
-}
-
 impl Identity {
     /// The identity of a process now; `None` if there is none, or only its dead body.
     #[must_use]
     pub fn of(pid: u32) -> Option<Self> {
-        let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The second field is the command in parentheses and may hold anything.
-        let rest: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
-        if matches!(*rest.first()?, "Z" | "X") {
-            return None;
-        }
-        Some(Self {
-            pid,
-            start: rest.get(19)?.parse().ok()?,
-        })
+        let (state, start) = state_and_start(pid)?;
+        (!matches!(state, 'Z' | 'X')).then_some(Self { pid, start })
     }
 
     /// A pidfd of this very process; `None` if it is gone.
@@ -120,6 +98,14 @@ impl Identity {
         // Looked at after opening: from here on the descriptor means this process.
         (Self::of(self.pid)? == self).then_some(pidfd)
     }
+}
+
+/// Fields 3 and 22 of /proc/PID/stat.
+fn state_and_start(pid: u32) -> Option<(char, u64)> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the command in parentheses and may hold anything.
+    let rest: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
+    Some((rest.first()?.chars().next()?, rest.get(19)?.parse().ok()?))
 }
 
 /// A pidfd of a process (pidfd_open(2), Linux 5.3).
@@ -175,10 +161,29 @@ pub fn wait_gone(pidfd: BorrowedFd<'_>, limit: Option<Duration>) -> Result<bool>
     }
 }
 
+/// Field 9 of /proc/PID/stat: PF_* of the kernel's include/linux/sched.h.
+fn flags_of(pid: u32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    text.rsplit_once(')')?.1.split(' ').nth(7)?.parse().ok()
+}
+
+/// Whether a process has executed a program since it was made (PF_FORKNOEXEC is gone). Its
+/// close-on-exec descriptors are closed by that, but also by its death.
+#[must_use]
+pub fn has_executed(pid: u32) -> bool {
+    const FORK_NO_EXEC: u64 = 0x40;
+    flags_of(pid).is_some_and(|flags| flags & FORK_NO_EXEC == 0)
+}
+
 /// How often a process has gone to sleep so far, if it sleeps now (/proc/PID/status). The same
-/// number twice means that it did not run in between.
+/// number twice means that it did not run in between. One that is ending may sleep on its way
+/// (PF_EXITING), and is not asleep.
 #[must_use]
 pub fn asleep(pid: u32) -> Option<u64> {
+    const EXITING: u64 = 0x4;
+    if flags_of(pid)? & EXITING != 0 {
+        return None;
+    }
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let field = |name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name))?;
@@ -186,6 +191,14 @@ pub fn asleep(pid: u32) -> Option<u64> {
     };
     field("State:")?.strip_prefix('S')?;
     field("voluntary_ctxt_switches:")?.parse().ok()
+}
+
+/// How long a process has had a CPU since it was made (/proc/PID/schedstat); `None` on a kernel that
+/// does not count it.
+#[must_use]
+pub fn cpu_time(pid: u32) -> Option<Duration> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).ok()?;
+    Some(Duration::from_nanos(text.split(' ').next()?.parse().ok()?))
 }
 
 /// A duration for poll(2).
@@ -307,17 +320,27 @@ pub fn keep_over_exec(fd: impl AsFd) -> Result<()> {
 pub fn signal_number(name: &str) -> Option<i32> {
     let name = name.trim().to_ascii_uppercase();
     let name = name.strip_prefix("SIG").unwrap_or(&name);
-    if let Some(rest) = name.strip_prefix("RTMIN") {
-        let offset = if rest.is_empty() {
-            0
-        } else {
-            rest.strip_prefix('+')?.parse().ok()?
+    let real_time = [
+        ("RTMIN", '+', libc::SIGRTMIN()),
+        ("RTMAX", '-', libc::SIGRTMAX()),
+    ];
+    for (base, sign, number) in real_time {
+        let Some(rest) = name.strip_prefix(base) else {
+            continue;
         };
-        let number = libc::SIGRTMIN() + offset;
-        return (0..=30)
-            .contains(&offset)
-            .then_some(number)
-            .filter(|n| *n <= libc::SIGRTMAX());
+        let offset = match rest.strip_prefix(sign) {
+            Some(offset) => offset.parse::<u8>().ok()?,
+            None if rest.is_empty() => 0,
+            None => return None,
+        };
+        let number = if sign == '+' {
+            number + i32::from(offset)
+        } else {
+            number - i32::from(offset)
+        };
+        return (libc::SIGRTMIN()..=libc::SIGRTMAX())
+            .contains(&number)
+            .then_some(number);
     }
     if let Ok(number) = name.parse::<i32>() {
         return (1..=libc::SIGRTMAX()).contains(&number).then_some(number);
@@ -399,24 +422,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fork_has_executed_nothing() {
-        assert!(has_executed(std::process::id()));
-        let Forked::Parent { pid, pidfd } = fork_with(CloneFlags::default(), None).unwrap() else {
-            leave(0)
-        };
-        assert!(wait_gone(pidfd.as_fd(), None).unwrap());
-        assert!(!has_executed(pid), "dead, not collected");
-        collect(pidfd.as_fd());
-        assert!(!has_executed(pid), "no such process");
-    }
-
-    #[test]
     fn signals_by_name() {
         assert_eq!(signal_number("SIGTERM"), Some(15));
         assert_eq!(signal_number("kill"), Some(9));
         assert_eq!(signal_number("SIGRTMIN+3"), Some(libc::SIGRTMIN() + 3));
+        assert_eq!(signal_number("SIGRTMAX-1"), Some(libc::SIGRTMAX() - 1));
         assert_eq!(signal_number("9"), Some(9));
-        for bad in ["", "SIGNOPE", "0", "-1", "RTMIN+99", "RTMIN-1"] {
+        for bad in ["", "SIGNOPE", "0", "-1", "RTMIN+99", "RTMIN-1", "RTMAX+1"] {
             assert_eq!(signal_number(bad), None, "{bad}");
         }
     }
@@ -433,6 +445,20 @@ mod tests {
             .open()
             .is_none()
         );
+    }
+
+    #[test]
+    fn a_fork_has_executed_nothing() {
+        let Forked::Parent { pid, pidfd } = fork_with(CloneFlags::default(), None).unwrap() else {
+            std::thread::sleep(Duration::from_secs(60));
+            leave(0)
+        };
+        assert!(!has_executed(pid));
+        send_signal(pidfd.as_fd(), Signal::KILL.as_raw()).unwrap();
+        assert!(wait_gone(pidfd.as_fd(), None).unwrap());
+        assert!(!has_executed(pid), "dead, and never was anything else");
+        collect(pidfd.as_fd());
+        assert!(has_executed(std::process::id()));
     }
 
     #[test]

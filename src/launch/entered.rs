@@ -88,6 +88,8 @@ fn execute(
         if wish.terminal {
             let dev = tree::open_root(Path::new("/dev"))?;
             let pty = terminal::open_pty(dev.as_fd())?;
+            // Still the terminal of whoever asked: a program may look at its size at once.
+            terminal::copy_size(std::io::stdout().as_fd(), pty.master.as_fd());
             terminal::take_terminal(pty.slave.as_fd(), true)?;
             tell(channel, &Word::Terminal, Some(&pty.master))?;
         } else {

@@ -137,11 +137,11 @@ impl Host {
         Ok((word, fd))
     }
 
-    /// The other end is closed when init executes, and also when it dies before.
-    pub(super) fn hear_end(&mut self, init: u32) -> Result<(), Cause> {
+    /// The connection closes by execve, or because init died on its last steps.
+    pub(super) fn hear_exec(&mut self, init: u32) -> Result<(), Cause> {
         match protocol::hear(self.channel()?, Some(PATIENCE))? {
-            None if !process::has_executed(init) => Err(Box::new(Silence)),
-            None => Ok(self.dialogue.hear(None)?),
+            None if process::has_executed(init) => Ok(self.dialogue.hear(None)?),
+            None => Err(Box::new(Silence)),
             Some((word, _)) => {
                 self.said = Some(word);
                 Err(Box::new(Silence))

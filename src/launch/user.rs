@@ -32,8 +32,8 @@ pub(super) fn look_up(root: &OwnedFd, wanted: &str) -> Result<User> {
         }
     };
     find(wanted, &read("/etc/passwd")?, &read("/etc/group")?).ok_or_else(|| {
-        KernelError::new("find", format!("the user {wanted:?}"), Errno::NOENT)
-            .because("the guest's /etc/passwd has no such entry")
+        KernelError::new("become", format!("user {wanted:?}"), Errno::NOENT)
+            .because("the guest's /etc/passwd has no such entry; a number needs none")
     })
 }
 

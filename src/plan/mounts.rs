@@ -3,7 +3,7 @@
 use oci_spec::runtime::{Mount, MountBuilder};
 
 use super::spec::{Placement, PlanError, text};
-use crate::model::{Guest, MountOp};
+use crate::model::{Guest, MountOp, NetworkKind};
 
 pub(super) fn mounts(guest: &Guest, place: &Placement) -> Result<Vec<Mount>, PlanError> {
     let mount = |target: &str, kind: &str, options: &[&str]| {
@@ -30,7 +30,7 @@ pub(super) fn mounts(guest: &Guest, place: &Placement) -> Result<Vec<Mount>, Pla
         )?,
         mount("/run", "tmpfs", &["nosuid", "nodev", "mode=755", &quarter])?,
         mount("/proc", "proc", &["nosuid", "nodev", "noexec"])?,
-        mount("/sys", "sysfs", &["nosuid", "nodev", "noexec", "ro"])?,
+        sys(guest)?,
         mount("/sys/fs/cgroup", "cgroup", &["nosuid", "nodev", "noexec"])?,
         mount(
             "/dev/pts",
@@ -65,6 +65,22 @@ pub(super) fn mounts(guest: &Guest, place: &Placement) -> Result<Vec<Mount>, Pla
         })?);
     }
     Ok(all)
+}
+
+/// A sysfs of its own, which shows its own network. The kernel gives that only to who owns the
+/// network: with the host's, it is the host's, read-only.
+fn sys(guest: &Guest) -> Result<Mount, PlanError> {
+    let (kind, source, more) = match guest.network.kind {
+        NetworkKind::Host => ("bind", "/sys", Some("bind")),
+        NetworkKind::Bridge | NetworkKind::None => ("sysfs", "sysfs", None),
+    };
+    let options = ["nosuid", "nodev", "noexec", "ro"].into_iter().chain(more);
+    Ok(MountBuilder::default()
+        .destination("/sys")
+        .typ(kind)
+        .source(source)
+        .options(options.map(str::to_owned).collect::<Vec<_>>())
+        .build()?)
 }
 
 /// `None` for what is no mount in OCI's words.

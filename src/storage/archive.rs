@@ -37,7 +37,6 @@ pub(super) fn build(job: &mut Job<'_>) -> Result<Built, ImageError> {
             "option archive is {given:?}: give the absolute path of a .tar, .tar.gz, .tar.xz or .tar.zst"
         )));
     }
-    job.phase(format!("unpacking {}", path.display()));
     let failed = |source: ArchiveError| ImageError::Archive {
         path: path.clone(),
         source: Box::new(source),
@@ -48,11 +47,19 @@ pub(super) fn build(job: &mut Job<'_>) -> Result<Built, ImageError> {
             source,
         })
     };
+    // Looked at before it is opened: opening a FIFO would wait for a writer.
+    let refused = |what: &str| job.refuse(format!("archive {} {what}", path.display()));
+    match std::fs::metadata(&path) {
+        Ok(meta) if meta.is_file() => {}
+        Ok(_) => return Err(refused("is not a regular file")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(refused("is not there"));
+        }
+        Err(error) => return Err(refused(&format!("cannot be looked at: {error}"))),
+    }
+    job.phase(format!("unpacking {}", path.display()));
     let file = File::open(&path).map_err(unreadable)?;
     let meta = file.metadata().map_err(unreadable)?;
-    if !meta.is_file() {
-        return Err(job.refuse(format!("{} is not a regular file", path.display())));
-    }
     let root = dirfd::open_dir(&job.root)?;
     let counted = Counted {
         input: file,

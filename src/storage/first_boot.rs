@@ -131,20 +131,45 @@ pub fn update_network(
     )?)
 }
 
-/// Writes the host name and the time zone again, which have changed in the definition.
+/// What of a guest's files no longer says what its definition says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stale {
+    /// `/etc/hostname`.
+    pub hostname: bool,
+    /// `/etc/localtime`.
+    pub timezone: bool,
+    /// The keys that may log in as root.
+    pub ssh_keys: bool,
+    /// Root's password.
+    pub password: bool,
+}
+
+/// Writes again what has changed in the definition.
 ///
 /// # Errors
 /// As for [`first_boot`].
-pub fn update_names(
+pub fn update_stale(
     layout: &Layout,
     name: &GuestName,
     image: &Image,
     boot: &FirstBoot,
+    stale: Stale,
 ) -> Result<(), FirstBootError> {
     check(name, boot)?;
     let tree = Merged::open(layout, name, image);
-    hostname(&tree, boot)?;
-    Ok(timezone(&tree, boot)?)
+    if stale.hostname {
+        hostname(&tree, boot)?;
+    }
+    if stale.timezone {
+        timezone(&tree, boot)?;
+    }
+    if stale.ssh_keys {
+        authorized_keys(&tree, boot)?;
+    }
+    if stale.password {
+        root_account(&tree, boot)?;
+    }
+    Ok(())
 }
 
 fn hostname(tree: &Merged, boot: &FirstBoot) -> Result<(), FileError> {
@@ -258,20 +283,18 @@ fn ssh(tree: &Merged, name: &GuestName, boot: &FirstBoot) -> Result<(), FirstBoo
         }
     }
     if !boot.ssh_keys.is_empty() {
-        tree.dir("root", 0o700)?;
-        tree.dir("root/.ssh", 0o700)?;
-        let lines: String = boot
-            .ssh_keys
-            .iter()
-            .flat_map(|key| [key.trim(), "\n"])
-            .collect();
-        tree.write(
-            "root/.ssh/authorized_keys",
-            lines.as_bytes(),
-            Owner::root(0o600),
-        )?;
+        authorized_keys(tree, boot)?;
     }
     Ok(())
+}
+
+fn authorized_keys(tree: &Merged, boot: &FirstBoot) -> Result<(), FileError> {
+    tree.dir("root", 0o700)?;
+    tree.dir("root/.ssh", 0o700)?;
+    let keys = boot.ssh_keys.iter();
+    let lines: String = keys.flat_map(|key| [key.trim(), "\n"]).collect();
+    let path = "root/.ssh/authorized_keys";
+    tree.write(path, lines.as_bytes(), Owner::root(0o600))
 }
 
 /// Refuses whatever could end a line or a field of the file it goes into.

@@ -50,7 +50,8 @@ pub use archive_entry::ArchiveError;
 pub use build::{ensure_image, verify_image};
 pub use dirfd::FileError;
 pub use first_boot::{
-    FirstBoot, FirstBootError, first_boot, hosts_of, update_hosts, update_names, update_network,
+    FirstBoot, FirstBootError, Stale, first_boot, hosts_of, update_hosts, update_network,
+    update_stale,
 };
 pub use image::{
     Image, ImageError, Leftover, Progress, images, leftovers, load_image, remove_image,

@@ -1,0 +1,230 @@
+//! Guests as the tests of a guest's life make and look at them. Knows the command line and nothing
+//! of the rooms.
+#![allow(dead_code)] // each test file compiles this for itself and uses a part of it
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::support::{Bulkhead, Outcome, program, run};
+
+/// A busybox guest, made with these flags.
+#[track_caller]
+pub fn made(host: &Bulkhead, name: &str, flags: &[&str]) {
+    host.ok(&[&["create", name, "--template", "busybox"], flags].concat());
+}
+
+/// A busybox guest, made with these flags and started.
+#[track_caller]
+pub fn started(host: &Bulkhead, name: &str, flags: &[&str]) {
+    made(host, name, &[flags, &["--start"]].concat());
+}
+
+/// A busybox guest whose init is a shell with this script; not started.
+#[track_caller]
+pub fn scripted(host: &Bulkhead, name: &str, script: &str, flags: &[&str]) {
+    let file = host.root().join(format!("{name}.toml"));
+    let text = format!(
+        "template = \"busybox\"\n[init]\ncommand = [\"/bin/sh\", \"-c\", '''{script}''']\n"
+    );
+    std::fs::write(&file, text).expect("a folder of ours");
+    let from = file.to_str().expect("a plain path");
+    host.ok(&[&["create", name, "--from", from], flags].concat());
+}
+
+/// What a shell in the guest prints, without the end of the last line.
+#[track_caller]
+pub fn inside(host: &Bulkhead, name: &str, line: &str) -> String {
+    let text = host.ok(&["exec", name, "--", "sh", "-c", line]);
+    text.trim_end().to_owned()
+}
+
+/// What `info` says of a guest, as data.
+#[track_caller]
+pub fn info(host: &Bulkhead, name: &str) -> Value {
+    data(host, &["info", name])
+}
+
+/// What a command says, as data.
+#[track_caller]
+pub fn data(host: &Bulkhead, args: &[&str]) -> Value {
+    let text = host.ok(&[args, &["--format", "json"]].concat());
+    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{args:?}: {e}: {text}"))
+}
+
+/// Whether the guest's state is this one.
+pub fn is(host: &Bulkhead, name: &str, status: &str) -> bool {
+    info(host, name)["status"] == status
+}
+
+/// The events of a guest by their names, oldest first.
+#[track_caller]
+pub fn events(host: &Bulkhead, name: &str) -> Vec<String> {
+    let all = data(host, &["events", name]);
+    let all = all.as_array().expect("a list");
+    let kind = |event: &Value| event["event"].as_str().map(str::to_owned);
+    all.iter().filter_map(kind).collect()
+}
+
+/// Runs it with this on standard input.
+#[track_caller]
+pub fn fed(host: &Bulkhead, args: &[&str], input: &str) -> Outcome {
+    let mut child = host.command(args);
+    child
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = child.spawn().expect("the program");
+    // A program that does not read its input is no failure of the test's.
+    let _closed = child
+        .stdin
+        .take()
+        .expect("piped")
+        .write_all(input.as_bytes());
+    let done = child.wait_with_output().expect("a child of ours");
+    Outcome {
+        code: done.status.code().unwrap_or(-1),
+        stdout: String::from_utf8_lossy(&done.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&done.stderr).into_owned(),
+    }
+}
+
+/// Runs it on a terminal of 33 rows and 77 columns, on which these keys are typed after a second.
+#[track_caller]
+pub fn on_terminal(host: &Bulkhead, args: &[&str], keys: &str) -> Outcome {
+    let quoted = |word: &str| format!("'{}'", word.replace('\'', r"'\''"));
+    let words: Vec<String> = args.iter().map(|word| quoted(word)).collect();
+    let line = format!(
+        "stty rows 33 cols 77; exec {} --root {} {}",
+        quoted(&program().to_string_lossy()),
+        quoted(&host.root().to_string_lossy()),
+        words.join(" ")
+    );
+    // Held open a while: the end of its input would be typed as Ctrl-D.
+    let script = format!(
+        "{{ sleep 1; printf {}; sleep 1; }} | TERM=vt100 script -qec {} /dev/null",
+        quoted(keys),
+        quoted(&line)
+    );
+    let mut shell = Command::new("bash");
+    shell.args(["-c", &script]).stdin(Stdio::null());
+    run(shell)
+}
+
+/// Everything that refusing a command must leave as it was: every file of the installation with its
+/// content's length and time, and the guests' cgroups. Locks, caches of the host's facts and what
+/// is written down about the past are no state of a guest.
+pub fn snapshot(host: &Bulkhead) -> BTreeMap<PathBuf, String> {
+    let mut all = BTreeMap::new();
+    collect(host.root(), &mut all);
+    for cgroup in cgroups(host) {
+        all.insert(cgroup, "cgroup".to_owned());
+    }
+    all
+}
+
+/// Fails if anything is different from what it was, and says what.
+#[track_caller]
+pub fn unchanged(host: &Bulkhead, before: &BTreeMap<PathBuf, String>) {
+    let after = snapshot(host);
+    let gone = before.iter().filter(|(path, _)| !after.contains_key(*path));
+    let new = after
+        .iter()
+        .filter(|(path, what)| before.get(*path) != Some(*what));
+    let different: Vec<_> = gone.chain(new).collect();
+    assert!(different.is_empty(), "changed: {different:#?}");
+}
+
+fn collect(folder: &Path, all: &mut BTreeMap<PathBuf, String>) {
+    use std::os::unix::fs::MetadataExt;
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let Ok(meta) = path.symlink_metadata() else {
+            continue;
+        };
+        let text = path.to_string_lossy().into_owned();
+        let passing = [
+            "/run/bulkhead/locks",
+            ".lock",
+            "/network/lock",
+            "facts.json",
+        ];
+        if passing.iter().any(|part| text.contains(part)) {
+            continue;
+        }
+        if meta.is_dir() {
+            all.insert(path.clone(), "folder".to_owned());
+            collect(&path, all);
+        } else {
+            let what = format!("{} {}.{}", meta.len(), meta.mtime(), meta.mtime_nsec());
+            all.insert(path, what);
+        }
+    }
+}
+
+/// The installation's own part of every cgroup hierarchy, as a running guest tells it.
+fn cgroups(host: &Bulkhead) -> Vec<PathBuf> {
+    let rows = data(host, &["list"]);
+    let running = rows.as_array().expect("a list").iter();
+    let Some(row) = running.clone().find(|row| row["pid"].is_number()) else {
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    for group in groups_of(row["pid"].as_u64().expect("a pid"), &row["name"]) {
+        let parent = group.1.parent().expect("a guest's group has a parent");
+        let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
+        found.extend(
+            entries
+                .map(|entry| entry.path())
+                .filter(|path| path.is_dir()),
+        );
+    }
+    found
+}
+
+/// Controllers and folder of each hierarchy that a guest with this first process is limited in.
+fn groups_of(pid: u64, name: &Value) -> Vec<(String, PathBuf)> {
+    let name = name.as_str().expect("a name");
+    let table = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("a running guest");
+    let of_line = |line: &str| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (parts.next()?, parts.next()?);
+        let mounts = match controllers {
+            "" => ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].map(str::to_owned),
+            list => [list, list.split(',').next()?].map(|name| format!("/sys/fs/cgroup/{name}")),
+        };
+        let there = |at: &&String| Path::new(at).join("cgroup.procs").exists();
+        let mount = mounts.iter().find(there)?;
+        // The guest's own group is above those that it has made itself.
+        let end = path.find(&format!("/{name}"))? + name.len() + 1;
+        let folder = format!("{mount}{}", &path[..end]);
+        Some((controllers.to_owned(), PathBuf::from(folder)))
+    };
+    table.lines().filter_map(of_line).collect()
+}
+
+/// What the kernel says of a guest's limit: `memory.limit_in_bytes` on version 1 of cgroups,
+/// `memory.max` on version 2.
+#[track_caller]
+pub fn in_force(host: &Bulkhead, name: &str, controller: &str, one: &str, two: &str) -> String {
+    let info = info(host, name);
+    let groups = groups_of(info["pid"].as_u64().expect("it runs"), &info["name"]);
+    let has = |list: &str| list.split(',').any(|one| one == controller);
+    let (folder, file) = match groups.iter().find(|(list, _)| has(list)) {
+        Some((_, folder)) => (folder, one),
+        None => (
+            &groups
+                .iter()
+                .find(|(list, _)| list.is_empty())
+                .expect("v2")
+                .1,
+            two,
+        ),
+    };
+    let path = folder.join(file);
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    text.trim().to_owned()
+}

@@ -294,7 +294,7 @@ static void ask(int netlink)
 static void veth(int bridge, int inside, int n)
 {
     char name[IFNAMSIZ];
-    snprintf(name, sizeof name, "bhfloor%d", n);
+    snprintf(name, sizeof name, "bf%d-%d", getpid(), n);
     int netlink = TRY(socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE));
     struct ifinfomsg up = {.ifi_flags = IFF_UP, .ifi_change = IFF_UP}, peer = {0};
     begin(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &up, sizeof up);

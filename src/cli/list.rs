@@ -39,11 +39,10 @@ fn list(context: &Context, matches: &ArgMatches) -> Result<u8> {
     let patterns: Vec<&String> = matches.get_many("patterns").into_iter().flatten().collect();
     let wanted = select::selectors(matches)?;
     let fits = |name: &str| patterns.is_empty() || patterns.iter().any(|p| select::fits(p, name));
+    let names = manager.names()?;
     let rows: Vec<Row> = manager
-        .names()?
-        .iter()
-        .filter(|name| fits(name.as_str()))
-        .map(|name| manager.row(name))
+        .rows(names.iter().filter(|name| fits(name.as_str())))
+        .into_iter()
         .filter(|row| select::selected(&wanted, &row.labels))
         .collect();
     let plain = |pattern: &&&String| !pattern.contains(['*', '?']);

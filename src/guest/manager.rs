@@ -102,12 +102,22 @@ impl Manager {
 
     /// What a definition means, checked against this host.
     pub(super) fn define(&self, name: &GuestName, text: &str) -> Result<Guest> {
+        self.define_by(name, text, &self.profiles()?)
+    }
+
+    /// The same, with profiles at hand.
+    pub(super) fn define_by(
+        &self,
+        name: &GuestName,
+        text: &str,
+        profiles: &Profiles,
+    ) -> Result<Guest> {
         let source = self.definition_path(name).display().to_string();
         Ok(crate::define::define(
             name,
             &source,
             text,
-            &self.profiles()?,
+            profiles,
             &self.facts,
         )?)
     }

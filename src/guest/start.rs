@@ -35,6 +35,9 @@ const SETTLED: Duration = Duration::from_millis(2);
 /// So has one that has used this much of a CPU.
 const RAN_WELL: Duration = Duration::from_millis(10);
 
+/// How long an init that has begun to end may take for it.
+const END: Duration = Duration::from_secs(5);
+
 /// A guest that was started.
 #[derive(Clone, Copy, Debug)]
 pub struct Started {
@@ -191,6 +194,10 @@ impl Manager {
                 break;
             }
             slept = sleeps;
+        }
+        // On a busy machine one that was killed lets go of its files long before it has ended.
+        if process::is_ending(pid) && process::wait_gone(pidfd.as_fd(), Some(END))? {
+            return self.ended_at_once(name);
         }
         Ok(())
     }

@@ -72,10 +72,41 @@ impl Manager {
         self.row_with(
             name,
             self.guest(name).map_err(|error| chain(&error)).as_ref(),
+            self.address(name),
         )
     }
 
-    fn row_with(&self, name: &GuestName, guest: std::result::Result<&Guest, &String>) -> Row {
+    /// The same for many; profiles and addresses are read once.
+    #[must_use]
+    pub fn rows<'a>(&self, names: impl Iterator<Item = &'a GuestName>) -> Vec<Row> {
+        // With a wrong profile file each row says so.
+        let Ok(profiles) = self.profiles() else {
+            return names.map(|name| self.row(name)).collect();
+        };
+        let addresses: BTreeMap<String, Ipv4Addr> = self
+            .network
+            .hosts()
+            .unwrap_or_default()
+            .into_iter()
+            .map(|(address, guest)| (guest, address))
+            .collect();
+        let row = |name: &GuestName| {
+            let guest = self
+                .definition_text(name)
+                .and_then(|text| self.define_by(name, &text, &profiles))
+                .map_err(|error| chain(&error));
+            let address = addresses.get(name.as_str()).copied();
+            self.row_with(name, guest.as_ref(), address)
+        };
+        names.map(row).collect()
+    }
+
+    fn row_with(
+        &self,
+        name: &GuestName,
+        guest: std::result::Result<&Guest, &String>,
+        address: Option<Ipv4Addr>,
+    ) -> Row {
         let state = self.run_state(name).ok().flatten();
         let mut status = self.status_of(name, state.as_ref());
         let mut note = None;
@@ -92,12 +123,11 @@ impl Manager {
         }
         let state = state.filter(|_| runs);
         let usage = if runs { self.usage(name) } else { None };
-        let lease = self.network.find(name).ok().flatten();
         let guest = guest.ok();
         Row {
             name: name.clone(),
             status,
-            address: lease.map(|lease| lease.address),
+            address,
             pid: state.as_ref().and_then(|s| s.init).map(|init| init.pid),
             up_s: state
                 .as_ref()
@@ -110,6 +140,11 @@ impl Manager {
             labels: guest.map(|g| g.labels.clone()).unwrap_or_default(),
             note,
         }
+    }
+
+    fn address(&self, name: &GuestName) -> Option<Ipv4Addr> {
+        let lease = self.network.find(name).ok().flatten()?;
+        Some(lease.address)
     }
 
     /// A running guest's counters.
@@ -125,7 +160,7 @@ impl Manager {
     pub fn info(&self, name: &GuestName) -> Result<Info> {
         self.status(name)?;
         let guest = self.guest(name).map_err(|error| chain(&error));
-        let row = self.row_with(name, guest.as_ref());
+        let row = self.row_with(name, guest.as_ref(), self.address(name));
         let machine = self.machine(name).ok();
         let state = self.run_state(name)?;
         let runs = row.pid.is_some();

@@ -201,6 +201,20 @@ pub fn cpu_time(pid: u32) -> Option<Duration> {
     Some(Duration::from_nanos(text.split(' ').next()?.parse().ok()?))
 }
 
+/// Whether a process is on its way out: killed or leaving, and not yet to be collected.
+#[must_use]
+pub fn is_ending(pid: u32) -> bool {
+    /// PF_EXITING of linux/sched.h.
+    const EXITING: u64 = 4;
+    // Field 9 of /proc/PID/stat; the second is the command in parentheses and may hold anything.
+    let flags = || {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let (_, rest) = text.rsplit_once(')')?;
+        rest.split_whitespace().nth(6)?.parse::<u64>().ok()
+    };
+    flags().is_none_or(|flags| flags & EXITING != 0)
+}
+
 /// A duration for poll(2).
 #[must_use]
 pub fn timespec(duration: Duration) -> Timespec {
@@ -480,6 +494,17 @@ mod tests {
         // The main thread of a test runs no test; this one, which runs, has its own number.
         let me = rustix::thread::gettid().as_raw_nonzero().get();
         assert_eq!(asleep(me.cast_unsigned()), None);
+    }
+
+    #[test]
+    fn a_dead_body_is_ending_and_we_are_not() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pidfd = open_pid(child.id()).unwrap();
+        assert!(wait_gone(pidfd.as_fd(), Some(Duration::from_secs(10))).unwrap());
+        assert!(is_ending(child.id()));
+        child.wait().unwrap();
+        assert!(is_ending(child.id()), "there is none any more");
+        assert!(!is_ending(std::process::id()));
     }
 
     #[test]

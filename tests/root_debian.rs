@@ -27,12 +27,16 @@ impl Site {
         }
     }
 
-    /// Images kept for the next run of a test, apart from guests: the mirror is asked once.
+    /// Images are kept for other tests and the next run: unpacking and the mirror take long.
     fn with_kept_images() -> Self {
         let site = Self::new();
         let etc = site.bulkhead.root().join("etc/bulkhead");
         std::fs::create_dir_all(&etc).expect("a folder of ours");
-        let images = Path::new(env!("CARGO_TARGET_TMPDIR")).join("images");
+        // In the VM the project folder is on a file system that cannot hold roots of guests.
+        let images = std::env::var_os("BULKHEAD_TEST_IMAGES").map_or_else(
+            || Path::new(env!("CARGO_TARGET_TMPDIR")).join("images"),
+            PathBuf::from,
+        );
         let settings = format!("[images]\ndir = {:?}\n", images.display().to_string());
         std::fs::write(etc.join("bulkhead.toml"), settings).expect("a folder of ours");
         site
@@ -108,10 +112,10 @@ impl Site {
     #[track_caller]
     fn last_end(&self, guest: &str) -> String {
         let events = self.bulkhead.ok(&["events"]);
-        let ends = events
+        let mut ends = events
             .lines()
             .filter(|line| line.contains(&format!(" {guest} ")) && line.contains("ended"));
-        ends.last()
+        ends.next_back()
             .unwrap_or_else(|| panic!("no end of {guest} in\n{events}"))
             .to_owned()
     }
@@ -164,7 +168,7 @@ fn systemd_runs_all_it_should() {
     if !need(Need::Root) || !need(Need::DebianImage) {
         return;
     }
-    let site = Site::new();
+    let site = Site::with_kept_images();
     let began = Instant::now();
     let hash = PASSWORD_HASH;
     site.server(
@@ -244,7 +248,7 @@ fn web_and_ssh_answer() {
     if !need(Need::Root) || !need(Need::DebianImage) {
         return;
     }
-    let site = Site::new();
+    let site = Site::with_kept_images();
     let (key, public) = ssh_key(site.bulkhead.root());
     site.server("web", &["--ssh-key", &public]);
     let address = site.address("web");
@@ -277,7 +281,7 @@ fn reboot_poweroff_and_stop() {
     if !need(Need::Root) || !need(Need::DebianImage) {
         return;
     }
-    let site = Site::new();
+    let site = Site::with_kept_images();
     site.server("web", &[]);
     let (before, address) = (site.row("web"), site.address("web"));
     site.sh("web", "touch /var/kept");

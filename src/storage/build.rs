@@ -23,7 +23,7 @@ use crate::kernel::{fault, file};
 use crate::model::{Layout, MountOp, TemplateRef};
 
 /// Raised when builds of the same options must give other trees than before.
-const RECIPE_VERSION: &[u8] = b"bulkhead-recipe-1";
+const RECIPE_VERSION: &[u8] = b"bulkhead-recipe-2";
 
 /// What a kind's builder says about the tree it has made.
 #[derive(Debug, Default)]

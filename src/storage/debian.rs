@@ -20,13 +20,14 @@ use super::systemd_units;
 use crate::kernel::interrupt;
 
 /// Beyond the essential ones.
-const PACKAGES: [&str; 14] = [
+const PACKAGES: [&str; 15] = [
     "apt",
     "ca-certificates",
     "dbus",
     "iproute2",
     "iputils-ping",
     "less",
+    "libpam-systemd",
     "login",
     "nano",
     "netbase",
@@ -64,18 +65,19 @@ pub(super) fn build(job: &mut Job<'_>) -> Result<Built, ImageError> {
     }
     let archives = archives(job)?;
     let sources = archives.sources(&suite);
+    let settings = host_settings();
     if let Some(tool) = find("mmdebstrap") {
         job.phase(format!("building Debian {suite} with mmdebstrap"));
         run(
             job,
-            mmdebstrap(&tool, &suite, &packages, &job.root, &sources),
+            mmdebstrap(&tool, &suite, &packages, &job.root, &sources, &settings),
         )?;
     } else if let Some(tool) = find("debootstrap") {
         job.phase(format!("building Debian {suite} with debootstrap"));
         let root = &job.root;
         run(
             job,
-            debootstrap(&tool, &suite, &packages, root, &archives.main),
+            debootstrap(&tool, &suite, &packages, root, &archives.main, &settings),
         )?;
     } else {
         return Err(job.refuse(
@@ -84,7 +86,7 @@ pub(super) fn build(job: &mut Job<'_>) -> Result<Built, ImageError> {
         ));
     }
     job.phase("making it fit for a guest");
-    finish(job, &sources)?;
+    finish(job, &sources, &settings)?;
     Ok(Built::default())
 }
 
@@ -160,6 +162,36 @@ fn parse_targets(text: &str) -> Option<Archives> {
     })
 }
 
+/// What the host's apt needs to reach its archives: proxies, and whether old lists are accepted, as
+/// lines of apt.conf(5).
+fn host_settings() -> Vec<String> {
+    let output = find("apt-config").and_then(|path| tool(&path).arg("dump").output().ok());
+    output.map_or_else(Vec::new, |output| {
+        parse_settings(&String::from_utf8_lossy(&output.stdout))
+    })
+}
+
+fn parse_settings(dump: &str) -> Vec<String> {
+    const WANTED: [&str; 4] = [
+        "Acquire::http::Proxy",
+        "Acquire::https::Proxy",
+        "Acquire::Check-Valid-Until",
+        "Acquire::Check-Date",
+    ];
+    let wanted = |line: &&str| {
+        line.split_once(' ').is_some_and(|(name, value)| {
+            WANTED.iter().any(|w| w.eq_ignore_ascii_case(name)) && value != "\"\";"
+        })
+    };
+    dump.lines().filter(wanted).map(str::to_owned).collect()
+}
+
+/// Whether a guest may and can use it: no password of the host's, no proxy on the host's loopback.
+fn is_for_guests(setting: &str) -> bool {
+    let of_host = ["@", "://127.", "://localhost", "://[::1]"];
+    !of_host.iter().any(|part| setting.contains(part))
+}
+
 impl Archives {
     /// Lines of sources.list(5).
     fn sources(&self, suite: &str) -> Vec<String> {
@@ -204,9 +236,11 @@ fn mmdebstrap(
     packages: &str,
     root: &Path,
     sources: &[String],
+    settings: &[String],
 ) -> Command {
     let mut command = tool(program);
     command
+        .args(settings.iter().map(|line| format!("--aptopt={line}")))
         .args(["--mode=root", "--variant=minbase", "--format=directory"])
         .args(["--dpkgopt=path-exclude=/usr/share/man/*"])
         .args(["--dpkgopt=path-exclude=/usr/share/doc/*"])
@@ -218,8 +252,25 @@ fn mmdebstrap(
     command
 }
 
-fn debootstrap(program: &str, suite: &str, packages: &str, root: &Path, mirror: &str) -> Command {
+fn debootstrap(
+    program: &str,
+    suite: &str,
+    packages: &str,
+    root: &Path,
+    mirror: &str,
+    settings: &[String],
+) -> Command {
     let mut command = tool(program);
+    // It fetches with wget, which takes proxies from the environment.
+    for line in settings {
+        let mut words = line.splitn(2, ' ');
+        let value = |text: &str| text.trim_matches(['"', ';']).to_owned();
+        match (words.next().unwrap_or(""), words.next().map(value)) {
+            ("Acquire::http::Proxy", Some(proxy)) => _ = command.env("http_proxy", proxy),
+            ("Acquire::https::Proxy", Some(proxy)) => _ = command.env("https_proxy", proxy),
+            _ => {}
+        }
+    }
     command
         .arg("--variant=minbase")
         .arg(format!("--keyring={KEYRING}"))
@@ -332,7 +383,7 @@ fn refuse_run(template: &str, program: &str, reason: &str) -> ImageError {
 }
 
 /// Takes out what belongs to one machine, and puts in what a guest needs.
-fn finish(job: &Job<'_>, sources: &[String]) -> Result<(), ImageError> {
+fn finish(job: &Job<'_>, sources: &[String], settings: &[String]) -> Result<(), ImageError> {
     let seed = Seed::open(&job.root)?;
     for name in seed.names("etc/ssh") {
         if name.starts_with("ssh_host_") {
@@ -344,6 +395,7 @@ fn finish(job: &Job<'_>, sources: &[String]) -> Result<(), ImageError> {
         "etc/hostname",
         "etc/resolv.conf",
         "var/lib/systemd/random-seed",
+        "etc/apt/apt.conf.d/99mmdebstrap",
         "var/log/bootstrap.log",
         "var/log/dpkg.log",
         "var/log/apt/history.log",
@@ -363,6 +415,14 @@ fn finish(job: &Job<'_>, sources: &[String]) -> Result<(), ImageError> {
     seed.file("etc/fstab", 0o644, b"")?;
     let sources: String = sources.iter().flat_map(|line| [line, "\n"]).collect();
     seed.file("etc/apt/sources.list", 0o644, sources.as_bytes())?;
+    let settings: String = settings
+        .iter()
+        .filter(|line| is_for_guests(line))
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    if !settings.is_empty() {
+        seed.file("etc/apt/apt.conf.d/90host", 0o644, settings.as_bytes())?;
+    }
     systemd_units::prepare(&seed, |unit| {
         seed.stat(&format!("usr/lib/systemd/system/{unit}"))
             .is_some()
@@ -374,6 +434,25 @@ fn finish(job: &Job<'_>, sources: &[String]) -> Result<(), ImageError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn settings_of_the_hosts_apt_reach_a_guest_but_no_secrets() {
+        let dump = "Acquire::http::Proxy \"http://proxy.example:3128/\";\n\
+                    Acquire::https::Proxy \"http://user:pass@proxy.example/\";\n\
+                    Acquire::http::Proxy \"http://127.0.0.1:3142\";\nAcquire::Check-Date \"\";\n\
+                    Acquire::Check-Valid-Until \"false\";\nDPkg::Post-Invoke \"x\";\n\
+                    Acquire::AllowInsecureRepositories \"1\";\n";
+        let settings = parse_settings(dump);
+        assert_eq!(settings.len(), 4, "{settings:?}");
+        let inside: Vec<_> = settings.iter().filter(|s| is_for_guests(s)).collect();
+        assert_eq!(
+            inside,
+            [
+                "Acquire::http::Proxy \"http://proxy.example:3128/\";",
+                "Acquire::Check-Valid-Until \"false\";"
+            ]
+        );
+    }
 
     #[test]
     fn debian_archives_are_found_among_others() {

@@ -18,8 +18,9 @@ use std::time::{Duration, Instant};
 
 pub use folder::TestDir;
 
-/// No command of the program takes longer than this in a test, not even under emulation.
-const PATIENCE: Duration = Duration::from_secs(150);
+/// No command of the program takes longer than this in a test, not even under emulation or from a
+/// slow mirror.
+const PATIENCE: Duration = Duration::from_secs(240);
 
 /// Within this time of a command's end its output must have ended too.
 const LINGER: Duration = Duration::from_secs(3);
@@ -35,6 +36,8 @@ pub enum Need {
     CgroupV2,
     /// systemd as process 1.
     Systemd,
+    /// The program systemd, which guests of the `host` template boot.
+    SystemdProgram,
     /// Two CPUs to run on.
     TwoCpus,
     /// Loop devices.
@@ -53,6 +56,7 @@ impl Need {
             Self::CgroupV1 => "cgroup-v1",
             Self::CgroupV2 => "cgroup-v2-only",
             Self::Systemd => "systemd-pid1",
+            Self::SystemdProgram => "systemd-program",
             Self::TwoCpus => "two-cpus",
             Self::LoopDevice => "loop-device",
             Self::DebianMirror => "debian-mirror",
@@ -68,6 +72,7 @@ impl Need {
             Self::CgroupV1 => there("/sys/fs/cgroup/memory/tasks"),
             Self::CgroupV2 => there("/sys/fs/cgroup/cgroup.controllers"),
             Self::Systemd => there("/run/systemd/system"),
+            Self::SystemdProgram => there("/usr/lib/systemd/systemd"),
             Self::TwoCpus => std::thread::available_parallelism().is_ok_and(|n| n.get() >= 2),
             Self::LoopDevice => there("/dev/loop-control"),
             Self::DebianMirror => mirror_answers(),

@@ -8,7 +8,7 @@ RELEASE := $(TARGET)/x86_64-unknown-linux-gnu/release
 COMPLETIONS := bash-completion/completions/bulkhead zsh/site-functions/_bulkhead fish/vendor_completions.d/bulkhead.fish
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: run build test test-here test-vm lint man install uninstall
+.PHONY: run build test test-here test-vm bench lint man install uninstall
 
 # Slices this machine into guests, measures them, removes them. Make waits for the program when
 # Ctrl-C comes, so it can remove what it made.
@@ -31,6 +31,10 @@ test-here: build
 test-vm: build
 	@scripts/setup --tests
 	@scripts/test vm
+
+# What a launch costs, beside the floor of the kernel and, where installed, crun and LXC.
+bench: build
+	@$(SUDO) bench/launch --bulkhead $(RELEASE)/bulkhead $(BENCH)
 
 lint:
 	@scripts/setup

@@ -331,6 +331,11 @@ fn every_command_has_a_man_page() {
         for part in [".TH ", ".SH NAME", ".SH SYNOPSIS", ".SH OPTIONS"] {
             assert!(text.contains(part), "{page}: {part}");
         }
+        // Every page it points to is there.
+        for other in text.lines().filter_map(|line| line.strip_suffix("(1)")) {
+            let other = format!("{}.1", other.replace('\\', ""));
+            assert!(there.contains(&other), "{page} points to {other}");
+        }
     }
 }
 

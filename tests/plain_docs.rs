@@ -67,7 +67,12 @@ fn head(text: &str) -> String {
         .collect();
     let paragraph = paragraph.join(" ");
     let sentence = paragraph.split(". ").next().unwrap_or_default();
-    let plain = sentence.trim_end_matches('.').replace('|', "\\|");
+    let mut plain = sentence.trim_end_matches('.').replace('|', "\\|");
+    // Links of rustdoc mean nothing on a page.
+    while let Some((before, after)) = plain.split_once("`](") {
+        let rest = after.split_once(')').map_or("", |(_, rest)| rest);
+        plain = format!("{before}`{rest}");
+    }
     plain.replace("[`", "`").replace("`]", "`")
 }
 
@@ -240,6 +245,19 @@ fn every_dependency_is_accounted_for() {
             names.iter().any(|name| name == row),
             "{row} is no dependency"
         );
+    }
+}
+
+#[test]
+fn every_variable_the_program_looks_at_is_told() {
+    let page = read("CONTRIBUTING.md");
+    for path in files("src") {
+        let text = read(&path);
+        for (at, start) in text.match_indices("\"BULKHEAD_") {
+            let name = text[at + 1..].split('"').next().unwrap_or(start);
+            let told = page.contains(&format!("`{name}`"));
+            assert!(told, "{path}: CONTRIBUTING.md does not tell of {name}");
+        }
     }
 }
 

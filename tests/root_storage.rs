@@ -261,7 +261,14 @@ fn the_host_template_takes_no_secret_along() {
         idmap: true,
         recursive: false,
     };
-    assert_eq!(image.mounts, [usr]);
+    assert_eq!(image.mounts[0], usr);
+    // And over it only what hides parts of it.
+    for more in &image.mounts[1..] {
+        let MountOp::Hide { targets } = more else {
+            panic!("{more:?}");
+        };
+        assert!(targets.iter().all(|path| path.starts_with("/usr")));
+    }
     let root = image.root();
     assert_eq!(std::fs::read_dir(root.join("usr")).unwrap().count(), 0);
     assert_eq!(

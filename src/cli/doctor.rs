@@ -7,7 +7,8 @@ use super::command::{Verb, switch};
 use super::context::Context;
 use super::fault::{FAILED, Result};
 use super::render::{self, Cell, Format, Tone};
-use crate::guest::doctor::{Finding, Grade, Leftover};
+use crate::guest::doctor::{Finding, Grade};
+use crate::guest::leftover::Leftover;
 
 pub(super) const DOCTOR: Verb = Verb {
     name: "doctor",

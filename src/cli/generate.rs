@@ -48,7 +48,7 @@ fn completions(context: &Context, matches: &ArgMatches) -> Result<u8> {
         _ => Shell::Bash,
     };
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut shown(), "bulkhead", &mut script);
+    clap_complete::generate(shell, &mut shown(true), "bulkhead", &mut script);
     context.out(&for_both(shell, &String::from_utf8_lossy(&script)))?;
     Ok(0)
 }
@@ -67,9 +67,12 @@ fn for_both(shell: Shell, script: &str) -> String {
     }
 }
 
-/// The tree without what people are not shown.
-fn shown() -> Command {
+/// The tree without what people are not shown, with or without the verb `help`.
+fn shown(help: bool) -> Command {
     let mut command = shown_tree("bulkhead");
+    if !help {
+        command = command.disable_help_subcommand(true);
+    }
     command.build();
     command
 }
@@ -80,7 +83,7 @@ fn man(context: &Context, folder: &Path) -> Result<u8> {
         move |error: std::io::Error| Fault::new(FAILED, format!("cannot write {path}: {error}"))
     };
     std::fs::create_dir_all(folder).map_err(failed(folder))?;
-    for (name, command) in pages(&shown(), "bulkhead") {
+    for (name, command) in pages(&shown(false), "bulkhead") {
         let path = folder.join(format!("{name}.1"));
         let mut page = Vec::new();
         clap_mangen::Man::new(command)
@@ -93,11 +96,11 @@ fn man(context: &Context, folder: &Path) -> Result<u8> {
     Ok(0)
 }
 
-/// Every command that people are shown, by the name of its page.
+/// Every command that people are shown, by the name of its page. `help` is the program's own man(1)
+/// and has none.
 fn pages(command: &Command, name: &str) -> Vec<(String, Command)> {
     let mut all = vec![(name.to_owned(), command.clone())];
-    let below = command.get_subcommands();
-    for sub in below.filter(|sub| sub.get_name() != "help") {
+    for sub in command.get_subcommands() {
         all.extend(pages(sub, &format!("{name}-{}", sub.get_name())));
     }
     all
@@ -109,7 +112,7 @@ mod tests {
 
     #[test]
     fn every_command_has_a_page() {
-        let names: Vec<String> = pages(&shown(), "bulkhead")
+        let names: Vec<String> = pages(&shown(false), "bulkhead")
             .into_iter()
             .map(|(name, _)| name)
             .collect();

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::command::{Verb, name, name_of};
 use super::render::{Format, safe};
-use crate::plan::LaunchPlan;
+use crate::plan::{HostStep, InitStep, LaunchPlan, StageStep};
 
 pub(super) const PLAN: Verb = Verb {
     name: "plan",
@@ -44,29 +44,43 @@ const LONGEST: usize = 100;
 
 fn steps_text(plan: &LaunchPlan) -> String {
     let mut text = String::new();
-    let lists = [
-        ("host: the launching process", values(&plan.host)),
-        ("stage: between host and guest", values(&plan.stage)),
-        ("init: the guest's first process", values(&plan.init)),
-    ];
-    for (title, steps) in lists {
-        text += &format!("{title}\n");
-        for (i, step) in steps.iter().enumerate() {
-            let name = step.get("step").and_then(Value::as_str).unwrap_or_default();
-            text += &format!("{:>4}. {name}\n", i + 1);
-            for (key, value) in step.as_object().into_iter().flatten() {
-                if key != "step" {
-                    text += &format!("        {key}: {}\n", short(value));
-                }
-            }
-        }
-    }
+    list(
+        &mut text,
+        "host: the launching process",
+        &plan.host,
+        HostStep::why,
+    );
+    list(
+        &mut text,
+        "stage: between host and guest",
+        &plan.stage,
+        StageStep::why,
+    );
+    list(
+        &mut text,
+        "init: the guest's first process",
+        &plan.init,
+        InitStep::why,
+    );
     text
 }
 
-fn values<T: Serialize>(steps: &[T]) -> Vec<Value> {
-    let value = |step| serde_json::to_value(step).unwrap_or_default();
-    steps.iter().map(value).collect()
+/// The steps of one process: number, name and reason, then what it is done with.
+fn list<T: Serialize>(text: &mut String, title: &str, steps: &[T], why: fn(&T) -> &'static str) {
+    *text += &format!("{title}\n");
+    for (i, step) in steps.iter().enumerate() {
+        let value = serde_json::to_value(step).unwrap_or_default();
+        let name = value
+            .get("step")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        *text += &format!("{:>4}. {name}: {}\n", i + 1, why(step));
+        for (key, value) in value.as_object().into_iter().flatten() {
+            if key != "step" {
+                *text += &format!("        {key}: {}\n", short(value));
+            }
+        }
+    }
 }
 
 fn short(value: &Value) -> String {

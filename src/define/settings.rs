@@ -16,7 +16,7 @@ use crate::model::IdBlock;
 pub struct Subnet {
     /// First address of it: all bits after the prefix are zero.
     pub network: Ipv4Addr,
-    /// Bits that all its addresses share, 8 to 30.
+    /// Bits that all its addresses share, 16 to 30.
     pub prefix: u8,
 }
 
@@ -31,9 +31,9 @@ impl Word for Subnet {
         let (address, prefix) = text.split_once('/').ok_or_else(wrong)?;
         let network: Ipv4Addr = address.parse().map_err(|_| wrong())?;
         let prefix: u8 = prefix.parse().map_err(|_| wrong())?;
-        if !(8..=30).contains(&prefix) {
+        if !(16..=30).contains(&prefix) {
             return Err(format!(
-                "{}: the prefix is out of range: 8 to 30",
+                "{}: the prefix is out of range: 16 to 30",
                 quoted(text)
             ));
         }
@@ -290,6 +290,10 @@ mod tests {
         assert_eq!(
             refused("[ids]\nfirst = 5"),
             "s:2: ids.first: is out of range: at least 65536, the ids below are the host's"
+        );
+        assert_eq!(
+            refused("[network]\nsubnet = \"10.0.0.0/8\""),
+            "s:2: network.subnet: \"10.0.0.0/8\": the prefix is out of range: 16 to 30"
         );
         assert_eq!(
             refused("[netwrk]"),

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::error::{GuestError, Result};
 use super::manager::Manager;
 use crate::define::{self, Change, KeyPath};
-use crate::kernel::file;
+use crate::kernel::{fault, file};
 use crate::launch;
 use crate::model::{EventKind, Guest, GuestName, Status};
 use crate::plan;
@@ -68,6 +68,7 @@ impl Manager {
         dry_run: bool,
     ) -> Result<Changed> {
         let guest = self.define(name, text)?;
+        plan::spec::supported(&guest, &self.facts)?;
         self.check_host_side(&guest)?;
         if let Ok(before) = self.guest(name)
             && before.template != guest.template
@@ -86,19 +87,34 @@ impl Manager {
             applied: just_names(applied),
             waiting: just_names(waiting),
         };
-        if let Some(wish) = guest.network.address.filter(|_| !runs) {
+        if let Some(wish) = guest.network.address {
             self.network.preview(name, Some(wish))?;
         }
         if dry_run {
             return Ok(changed);
         }
-        if runs {
-            self.apply(name, &guest)?;
+        let old = self.guest(name).ok();
+        let done = if runs {
+            self.apply(name, &guest)
+        } else {
+            Ok(())
+        };
+        let done = done.and_then(|()| {
+            fault::point()?;
+            file::write_whole(&self.definition_path(name), text.as_bytes(), 0o600)?;
+            Ok(())
+        });
+        if let Err(error) = done {
+            if let Some(old) = old.filter(|_| runs) {
+                // The kernel had these limits a moment ago; the error that matters is the one above.
+                let _same = self.apply(name, &old);
+            }
+            return Err(error);
         }
-        file::write_whole(&self.definition_path(name), text.as_bytes(), 0o600)?;
         let mut keys = changed.applied.clone();
         keys.extend(changed.waiting.clone());
-        self.record(name, EventKind::Changed { keys })?;
+        // It is changed; a full disk must not make that an error.
+        let _lost = self.record(name, EventKind::Changed { keys });
         Ok(changed)
     }
 
@@ -107,7 +123,6 @@ impl Manager {
         let Some(mut group) = self.group(name)? else {
             return Ok(());
         };
-        plan::spec::supported(guest, &self.facts)?;
         let blocks = self.block_numbers(guest)?;
         let resources = plan::resources::limits(guest, &blocks)?;
         let limits = launch::limits(&resources, guest.cgroups)?;

@@ -6,8 +6,9 @@ use std::net::IpAddr;
 use super::error::{GuestError, Result};
 use super::manager::{Manager, now_ms};
 use super::store::{Machine, Written};
-use crate::kernel::{KernelError, file, random};
+use crate::kernel::{KernelError, fault, file, random};
 use crate::model::{EventKind, Guest, GuestName, NetworkKind, Status};
+use crate::network::Lease;
 use crate::storage::{self, FirstBoot, Image, Progress};
 
 /// A guest that was made.
@@ -29,6 +30,7 @@ impl Manager {
             return Err(GuestError::Exists(name.clone()));
         }
         let guest = self.define(name, text)?;
+        crate::plan::spec::supported(&guest, &self.facts)?;
         self.templates()?
             .resolve(&guest.template)
             .map_err(storage::ImageError::from)?;
@@ -53,15 +55,18 @@ impl Manager {
         let _lock = self.lock(name, "create")?;
         let guest = self.check_new(name, text)?;
         self.discard(name)?;
-        let done = self.make(name, text, &guest, progress);
+        let done = self.make(name, text, &guest, progress).and_then(|image| {
+            self.record(name, EventKind::Created)?;
+            Ok(Created { guest, image })
+        });
         if done.is_err() {
             // The error that matters is the one above; what this leaves, `doctor` names.
+            let _none = std::fs::remove_file(self.definition_path(name));
             let _left = self.discard(name);
+        } else {
+            self.tell_neighbours(name);
         }
-        let image = done?;
-        self.record(name, EventKind::Created)?;
-        self.tell_neighbours(name);
-        Ok(Created { guest, image })
+        done
     }
 
     fn make(
@@ -75,11 +80,13 @@ impl Manager {
             storage::ensure_image(&self.layout, &self.templates()?, &guest.template, progress)?;
         let machine = self.with_free_ids(|ids| {
             file::make_private_dir(&self.layout.guest(name))?;
+            fault::point()?;
             let machine = Machine {
                 ids,
                 image: image.digest.clone(),
                 created_ms: now_ms(),
                 machine_id: random::hex(16)?,
+                renaming: None,
             };
             self.write_machine(name, &machine)?;
             Ok(machine)
@@ -89,7 +96,9 @@ impl Manager {
             source,
         };
         storage::create_root(&self.layout, name, &image).map_err(|error| failed(error.into()))?;
-        let boot = self.first_boot_data(name, guest, &machine)?;
+        let lease = self.lease(name, guest)?;
+        let boot = self.first_boot_data(guest, &machine, lease.as_ref())?;
+        fault::point()?;
         storage::first_boot(&self.layout, name, &image, &boot)
             .map_err(|error| failed(error.into()))?;
         self.write_written(name, &Written::of(guest))?;
@@ -97,17 +106,21 @@ impl Manager {
         Ok(image)
     }
 
-    /// What the host writes into the guest's files, with its address, which is taken if need be.
-    pub(super) fn first_boot_data(
-        &self,
-        name: &GuestName,
-        guest: &Guest,
-        machine: &Machine,
-    ) -> Result<FirstBoot> {
-        let lease = match guest.network.kind {
+    /// The guest's address on the bridge, taken if it has none yet. Its lock is held.
+    pub(super) fn lease(&self, name: &GuestName, guest: &Guest) -> Result<Option<Lease>> {
+        Ok(match guest.network.kind {
             NetworkKind::Bridge => Some(self.network.lease(name, guest.network.address)?),
             NetworkKind::None | NetworkKind::Host => None,
-        };
+        })
+    }
+
+    /// What the host writes into the guest's files.
+    pub(super) fn first_boot_data(
+        &self,
+        guest: &Guest,
+        machine: &Machine,
+        lease: Option<&Lease>,
+    ) -> Result<FirstBoot> {
         let hosts = match lease {
             Some(_) => self
                 .network
@@ -115,12 +128,12 @@ impl Manager {
                 .map_err(|error| GuestError::Network(error.into()))?,
             None => Vec::new(),
         };
-        let own = lease.as_ref().map(|lease| lease.address);
+        let own = lease.map(|lease| lease.address);
         Ok(FirstBoot {
             hostname: guest.hostname.clone(),
             domain: guest.domain.clone(),
-            address: lease.as_ref().map(|lease| (lease.address, lease.prefix)),
-            gateway: lease.as_ref().map(|lease| lease.gateway),
+            address: lease.map(|lease| (lease.address, lease.prefix)),
+            gateway: lease.map(|lease| lease.gateway),
             dns: if lease.is_some() {
                 self.network.dns(&guest.network.dns)
             } else {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::error::{GuestError, Result};
 use super::life::Verb;
 use super::manager::Manager;
-use crate::kernel::KernelError;
+use crate::kernel::{KernelError, fault};
 use crate::model::{EventKind, GuestName, Status};
 use crate::storage;
 
@@ -25,6 +25,8 @@ impl Manager {
             Err(_) if force => {}
             Err(error) => return Err(error),
         }
+        self.settle_rename(name)?;
+        fault::point()?;
         self.put_away(name, None)?;
         // From here on it is a folder without a definition: half gone, never half there.
         let path = self.definition_path(name);
@@ -33,8 +35,11 @@ impl Manager {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(KernelError::io("remove", path.display())(error).into()),
         }
+        fault::point()?;
         self.discard(name)?;
-        self.record(name, EventKind::Deleted)?;
+        fault::point()?;
+        // It is gone; a full disk must not make that an error.
+        let _lost = self.record(name, EventKind::Deleted);
         self.tell_neighbours(name);
         Ok(())
     }
@@ -54,10 +59,12 @@ impl Manager {
                 .teardown_guest(&lease)
                 .map_err(|error| GuestError::Network(error.into()))?;
         }
+        fault::point()?;
         storage::delete_root(&self.layout, name).map_err(|error| GuestError::Root {
             name: name.clone(),
             source: error.into(),
         })?;
+        fault::point()?;
         std::fs::remove_dir_all(&folder).map_err(KernelError::io("remove", folder.display()))?;
         Ok(())
     }
@@ -75,18 +82,47 @@ impl Manager {
         }
         self.clean_up(from)?;
         self.discard(to)?;
-        self.network.rename(from, to)?;
-        let (old, new) = (self.layout.guest(from), self.layout.guest(to));
-        if let Err(error) = std::fs::rename(&old, &new) {
-            self.network.rename(to, from)?;
-            return Err(KernelError::io("rename", old.display())(error).into());
+        let mut machine = self.machine(from)?;
+        machine.renaming = Some(to.clone());
+        self.write_machine(from, &machine)?;
+        let moved = self.network.rename(from, to).map_err(GuestError::from);
+        let moved = moved.and_then(|()| {
+            fault::point()?;
+            let (old, new) = (self.layout.guest(from), self.layout.guest(to));
+            std::fs::rename(&old, &new).map_err(KernelError::io("rename", old.display()))?;
+            Ok(())
+        });
+        if let Err(error) = moved {
+            // The error that matters is the one above; what this leaves, the next command settles.
+            let _later = self.settle_rename(from);
+            return Err(error);
         }
+        fault::point()?;
+        // It has its new name; a full disk must not make that an error.
+        let _later = self.settle_rename(to);
         self.tell_neighbours(to);
-        self.record(
-            to,
-            EventKind::Renamed {
-                from: from.to_string(),
-            },
-        )
+        let from = from.to_string();
+        let _lost = self.record(to, EventKind::Renamed { from });
+        Ok(())
+    }
+
+    /// Undoes a rename that was cut short before the folder had its new name, finishes one that was
+    /// cut short after it. The lock is held.
+    pub(super) fn settle_rename(&self, name: &GuestName) -> Result<()> {
+        let Some(mut machine) = self.machine_if_there(name)? else {
+            return Ok(());
+        };
+        let Some(other) = machine.renaming.take() else {
+            return Ok(());
+        };
+        let find = |name| {
+            let lease = self.network.find(name);
+            lease.map_err(|error| GuestError::Network(error.into()))
+        };
+        let passed_on = other != *name && !self.layout.guest(&other).exists();
+        if passed_on && find(name)?.is_none() {
+            self.network.rename(&other, name)?;
+        }
+        self.write_machine(name, &machine)
     }
 }

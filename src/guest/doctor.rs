@@ -1,12 +1,9 @@
-//! What this host can and cannot do, and what commands that died have left: named, and removed.
+//! What this host can and cannot do. What commands that died have left is in `leftover`.
 
 use serde::Serialize;
 
-use super::error::{GuestError, Result};
 use super::manager::Manager;
-use crate::kernel::cgroup::{self, Group};
-use crate::model::{CgroupMode, GuestName, Status};
-use crate::storage;
+use crate::model::CgroupMode;
 
 /// How good a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -29,19 +26,6 @@ pub struct Finding {
     pub subject: String,
     /// What was found, and what it means.
     pub text: String,
-}
-
-/// Something that is left of a command that died.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Leftover {
-    /// `cgroup`, `interface`, `run state`, `half-made guest`, `file`, `address`.
-    pub kind: &'static str,
-    /// Its name.
-    pub name: String,
-    /// Whether it was removed.
-    pub removed: bool,
-    /// Why not.
-    pub why: Option<String>,
 }
 
 impl Manager {
@@ -150,153 +134,6 @@ impl Manager {
             }
         }
         all
-    }
-
-    /// What is left of commands that died; with `fix`, removes it.
-    ///
-    /// # Errors
-    /// The folders of this installation cannot be read.
-    pub fn leftovers(&self, fix: bool) -> Result<Vec<Leftover>> {
-        let names = self.names()?;
-        let mut found = Vec::new();
-        for name in &names {
-            found.extend(self.leftover_of(name, fix)?);
-        }
-        self.stray_groups(&names, fix, &mut found)?;
-        self.stray_run_folders(&names, fix, &mut found)?;
-        let network =
-            |error: &dyn std::error::Error| GuestError::Network(super::view::chain(error).into());
-        for stray in self.network.leftovers(&names).map_err(|e| network(&e))? {
-            let done = fix.then(|| {
-                self.network
-                    .remove_leftover(&stray)
-                    .map_err(|e| e.to_string())
-            });
-            found.push(leftover("interface", stray.interface.clone(), done));
-        }
-        for guest in self.network.orphans(&names).map_err(|e| network(&e))? {
-            let done = fix.then(|| {
-                self.network
-                    .release(&guest)
-                    .map(drop)
-                    .map_err(|e| e.to_string())
-            });
-            found.push(leftover("address", guest.to_string(), done));
-        }
-        for stray in storage::leftovers(&self.layout).map_err(|e| GuestError::Image(e.into()))? {
-            let done = fix.then(|| storage::remove_leftover(&stray).map_err(|e| e.to_string()));
-            found.push(leftover("file", stray.path.display().to_string(), done));
-        }
-        Ok(found)
-    }
-
-    /// A guest that is half-made, or whose run was cut short. One that a command is at work on is
-    /// left alone.
-    fn leftover_of(&self, name: &GuestName, fix: bool) -> Result<Option<Leftover>> {
-        let Ok(_lock) = self.lock_within(name, "doctor", std::time::Duration::from_millis(200))
-        else {
-            return Ok(None);
-        };
-        let Ok(status) = self.status(name) else {
-            return Ok(None);
-        };
-        match status {
-            Status::Creating => {
-                let done = fix.then(|| {
-                    self.put_away(name, None)
-                        .and_then(|()| self.discard(name))
-                        .map_err(|e| super::view::chain(&e))
-                });
-                Ok(Some(leftover("half-made guest", name.to_string(), done)))
-            }
-            Status::Stopped
-                if self.layout.guest_run(name).exists() || self.group(name)?.is_some() =>
-            {
-                let done = fix.then(|| self.clean_up(name).map_err(|e| super::view::chain(&e)));
-                Ok(Some(leftover("run state", name.to_string(), done)))
-            }
-            _ => Ok(None),
-        }
-    }
-
-    fn stray_groups(
-        &self,
-        names: &[GuestName],
-        fix: bool,
-        found: &mut Vec<Leftover>,
-    ) -> Result<()> {
-        let Some(parent) = self.existing_cgroups()? else {
-            return Ok(());
-        };
-        for name in cgroup::list(&parent)? {
-            if names.iter().any(|n| n.as_str() == name) {
-                continue;
-            }
-            let done = fix.then(|| {
-                Group::open(&parent, &name)
-                    .and_then(|g| g.remove())
-                    .map_err(|e| e.to_string())
-            });
-            found.push(leftover("cgroup", name, done));
-        }
-        Ok(())
-    }
-
-    fn stray_run_folders(
-        &self,
-        names: &[GuestName],
-        fix: bool,
-        found: &mut Vec<Leftover>,
-    ) -> Result<()> {
-        let folder = self.layout.run().join("guests");
-        let Ok(entries) = std::fs::read_dir(&folder) else {
-            return Ok(());
-        };
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            if names.iter().any(|n| name == n.as_str()) {
-                continue;
-            }
-            let done =
-                fix.then(|| std::fs::remove_dir_all(entry.path()).map_err(|e| e.to_string()));
-            found.push(leftover(
-                "run state",
-                entry.path().display().to_string(),
-                done,
-            ));
-        }
-        Ok(())
-    }
-
-    /// Takes away what all guests share, when there is no guest: the bridge, the firewall table and
-    /// the cgroup. They come again with the next start.
-    ///
-    /// # Errors
-    /// The kernel refuses.
-    pub fn remove_shared(&self) -> Result<()> {
-        self.network
-            .remove_host_if_unused()
-            .map_err(|error| GuestError::Network(error.into()))?;
-        cgroup::remove_parent_if_empty(
-            &self.cgroup_host()?,
-            &self.layout.kernel_name(),
-            &self.cgroup_lock(),
-        )?;
-        Ok(())
-    }
-}
-
-fn leftover(
-    kind: &'static str,
-    name: String,
-    done: Option<std::result::Result<(), String>>,
-) -> Leftover {
-    let removed = matches!(done, Some(Ok(())));
-    Leftover {
-        kind,
-        name,
-        removed,
-        why: done.and_then(std::result::Result::err),
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::error::Result;
 use super::manager::{Manager, now_ms};
-use crate::kernel::KernelError;
+use crate::kernel::{KernelError, fault};
 use crate::model::{Event, EventKind, GuestName};
 
 /// Bytes after which the file is set aside as `events.jsonl.1`; so at most twice that is kept.
@@ -24,6 +24,7 @@ impl Manager {
     /// # Errors
     /// The file cannot be written.
     pub(super) fn record(&self, name: &GuestName, kind: EventKind) -> Result<()> {
+        fault::point()?;
         let path = self.events_path();
         let event = Event {
             time_ms: now_ms(),

@@ -18,6 +18,7 @@ use super::error::Result;
 use super::manager::{Manager, now_ms};
 use super::store::Phase;
 use crate::kernel::cgroup::{Group, OomWatch};
+use crate::kernel::fault::{self, Role};
 use crate::kernel::process::{self, Ended, Identity, timespec};
 use crate::kernel::{Errno, file};
 use crate::launch::{self, EnterRequest, Task};
@@ -87,6 +88,7 @@ enum Next {
 
 /// Keeps the guest until it has ended, then does what its restart policy says. Never comes back.
 pub fn keep(manager: &Manager, name: &GuestName, pidfd: OwnedFd, console: Option<OwnedFd>) -> ! {
+    fault::role(Role::Keeper);
     let code = match watch_and_follow(manager, name, pidfd, console) {
         Ok(()) => 0,
         // Nobody is there to be told; the guest's state says that its keeper is gone.
@@ -220,6 +222,7 @@ fn reason(ended: Ended, kills: u64) -> ExitReason {
 /// The guest has ended. If a command is at work on it, that one puts everything away; else this.
 fn follow(manager: &Manager, name: &GuestName, orders: &Orders, reason: ExitReason) -> Result<()> {
     let me = Identity::of(std::process::id());
+    fault::point()?;
     let lock = manager.lock_within(name, "keeper", Duration::from_secs(300))?;
     let Some(state) = manager.run_state(name)? else {
         return Ok(());
@@ -232,6 +235,7 @@ fn follow(manager: &Manager, name: &GuestName, orders: &Orders, reason: ExitReas
     let next = orders.next(&reason, restarts);
     let reboot = reason == ExitReason::Reboot;
     manager.put_away(name, Some(reason))?;
+    fault::point()?;
     match next {
         Next::Stay => return Ok(()),
         Next::GiveUp(attempts) => return manager.record(name, EventKind::GaveUp { attempts }),
@@ -240,6 +244,7 @@ fn follow(manager: &Manager, name: &GuestName, orders: &Orders, reason: ExitReas
             (waiting.phase, waiting.init) = (Phase::Restarting, None);
             manager.write_run_state(name, &waiting)?;
             drop(lock);
+            fault::point()?;
             std::thread::sleep(pause);
         }
     }

@@ -12,7 +12,8 @@
 //! | `view` | what `list` and `info` show |
 //! | `neighbours` | guests' names for each other while they run |
 //! | `events` | what happened |
-//! | `doctor` | leftovers, and what this host can do |
+//! | `doctor` | what this host can do |
+//! | `leftover` | what commands that died have left, named and removed |
 //!
 //! The kernel is the truth: a guest runs when its first process lives, whatever a file says. A
 //! command that died is finished or undone by the next one that takes the guest's lock, with the
@@ -28,6 +29,7 @@ pub mod events;
 pub mod exec;
 mod ids;
 pub mod keeper;
+pub mod leftover;
 mod life;
 pub mod manager;
 mod neighbours;

@@ -74,7 +74,10 @@ impl Manager {
         if guest.network.kind != NetworkKind::Bridge {
             return Ok(());
         }
-        let boot = self.first_boot_data(name, &guest, &self.machine(name)?)?;
+        // No lock is held: one that is being deleted must not be given an address anew.
+        let lease = self.network.find(name);
+        let lease = lease.map_err(|error| super::GuestError::Network(error.into()))?;
+        let boot = self.first_boot_data(&guest, &self.machine(name)?, lease.as_ref())?;
         let block = storage::hosts_of(name, &boot).map_err(|error| super::GuestError::Root {
             name: name.clone(),
             source: error.into(),

@@ -16,6 +16,7 @@ use super::life::Verb;
 use super::manager::{Manager, now_ms};
 use super::store::{GuestLock, Machine, Phase, RunState, Written};
 use crate::kernel::channel::Channel;
+use crate::kernel::fault::{self, Role};
 use crate::kernel::file;
 use crate::kernel::process::{self, CloneFlags, Forked, Identity};
 use crate::kernel::timing::timed;
@@ -26,8 +27,10 @@ use crate::network::Network;
 use crate::plan::{self, LaunchPlan, Placement};
 use crate::storage::{self, Image};
 
-/// How long an init has to end by itself to count as one that "exits at once".
+/// How long an init has to end by itself to count as one that "exits at once", at most.
 const AT_ONCE: Duration = Duration::from_millis(15);
+/// An init that sleeps for so long waits for something: it has begun well.
+const SETTLED: Duration = Duration::from_millis(2);
 
 /// The same on a loaded host, for an init that has not come to rest in that time.
 const AT_ONCE_BUSY: Duration = Duration::from_millis(250);
@@ -130,10 +133,21 @@ impl Manager {
         else {
             let _guard = process::NoReturn;
             drop(ours);
+            fault::role(Role::Launch);
             become_keeper(self, name, lock, Some(&theirs), 0)
         };
         drop(theirs);
-        let report = ours.receive(None)?;
+        let report = fault::point().and_then(|()| ours.receive(None));
+        let report = match report {
+            Ok(report) => report,
+            Err(error) => {
+                // Nobody would learn what became of it. It may have ended already.
+                let _gone = process::send_signal(pidfd.as_fd(), 9);
+                process::collect(pidfd.as_fd());
+                self.put_away(name, None)?;
+                return Err(error.into());
+            }
+        };
         let failed = |why: String| GuestError::Start {
             name: name.clone(),
             why,
@@ -149,7 +163,8 @@ impl Manager {
             }
             other => {
                 process::collect(pidfd.as_fd());
-                self.clean_up(name)?;
+                // Not `clean_up`: a guest whose launch died when it ran already is put away too.
+                self.put_away(name, None)?;
                 Err(match other {
                     Some(Report::Failed { why }) => failed(why),
                     _ => failed(format!("the launching process {keeper} was killed")),
@@ -158,21 +173,27 @@ impl Manager {
         }
     }
 
-    /// Waits a moment for an init that ends at once.
+    /// Waits a moment for an init that ends at once: until it has settled down to wait for
+    /// something, or been busy for long enough.
     fn look_after(&self, name: &GuestName, pid: u32) -> Result<()> {
         let Ok(pidfd) = process::open_pid(pid) else {
             return self.ended_at_once(name);
         };
-        let until = Instant::now() + AT_ONCE_BUSY;
-        let mut gone = process::wait_gone(pidfd.as_fd(), Some(AT_ONCE))?;
-        while !gone && process::is_busy(pid) && Instant::now() < until {
-            gone = process::wait_gone(pidfd.as_fd(), Some(Duration::from_millis(5)))?;
+        let began = Instant::now();
+        let mut slept = None;
+        // On a loaded host an init may need longer to come to an end, or to rest.
+        while began.elapsed() < AT_ONCE || (process::is_busy(pid) && began.elapsed() < AT_ONCE_BUSY)
+        {
+            if process::wait_gone(pidfd.as_fd(), Some(SETTLED))? {
+                return self.ended_at_once(name);
+            }
+            let sleeps = process::asleep(pid);
+            if sleeps.is_some() && sleeps == slept {
+                break;
+            }
+            slept = sleeps;
         }
-        if gone {
-            self.ended_at_once(name)
-        } else {
-            Ok(())
-        }
+        Ok(())
     }
 
     fn ended_at_once(&self, name: &GuestName) -> Result<()> {
@@ -200,7 +221,7 @@ impl Manager {
     }
 
     /// Launches the guest. Its lock is held; the caller becomes its keeper.
-    fn launch(&self, name: &GuestName, restarts: u32) -> Result<(launch::Launched, Orders)> {
+    fn launch(&self, name: &GuestName, restarts: u32) -> Result<launch::Launched> {
         let began = Instant::now();
         let guest = phase("read-definition", || self.guest(name))?;
         let machine = self.machine(name)?;
@@ -226,6 +247,12 @@ impl Manager {
         let enter = plan::enter::enter(&planned.spec)?;
         let enter = serde_json::to_vec(&enter).unwrap_or_default();
         file::write_runtime(&self.enter_path(name), &enter, 0o600)?;
+        let orders = Orders::of(&planned.guest);
+        file::write_runtime(
+            &self.orders_path(name),
+            &serde_json::to_vec(&orders).unwrap_or_default(),
+            0o600,
+        )?;
         let cgroups = phase("open-cgroups", || self.cgroups())?;
         let place = Workplace {
             cgroups: &cgroups,
@@ -245,13 +272,7 @@ impl Manager {
         state.phase = Phase::Running;
         state.launch_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.write_run_state(name, &state)?;
-        let orders = Orders::of(&planned.guest);
-        file::write_runtime(
-            &self.orders_path(name),
-            &serde_json::to_vec(&orders).unwrap_or_default(),
-            0o600,
-        )?;
-        Ok((launched, orders))
+        Ok(launched)
     }
 
     /// The host's side of the network, and the guest's files that tell it.
@@ -262,7 +283,10 @@ impl Manager {
         machine: &Machine,
         image: &Image,
     ) -> Result<Vec<NetOp>> {
-        let boot = phase("read-names", || self.first_boot_data(name, guest, machine))?;
+        let lease = phase("lease", || self.lease(name, guest))?;
+        let boot = phase("read-names", || {
+            self.first_boot_data(guest, machine, lease.as_ref())
+        })?;
         let failed = |error: storage::FirstBootError| GuestError::Root {
             name: name.clone(),
             source: error.into(),
@@ -280,15 +304,15 @@ impl Manager {
                 .map_err(failed)?;
             self.write_written(name, &written)?;
         }
-        match guest.network.kind {
-            NetworkKind::Bridge => {
+        fault::point()?;
+        match lease {
+            Some(lease) => {
                 let host = phase("look-at-bridge", || self.network.ensure_host())
                     .map_err(|error| GuestError::Network(error.into()))?;
-                let lease = phase("lease", || self.network.lease(name, guest.network.address))?;
                 Ok(self.network.ops(&lease, host.mtu))
             }
-            NetworkKind::None => Ok(Network::loopback_ops()),
-            NetworkKind::Host => Ok(Vec::new()),
+            None if guest.network.kind == NetworkKind::Host => Ok(Vec::new()),
+            None => Ok(Network::loopback_ops()),
         }
     }
 }
@@ -314,7 +338,7 @@ pub(super) fn become_keeper(
     };
     let done = detach_from_terminal().and_then(|()| manager.launch(name, restarts));
     match done {
-        Ok((launched, _)) => {
+        Ok(launched) => {
             let kind = if restarts == 0 {
                 EventKind::Started
             } else {

@@ -10,7 +10,7 @@ use super::manager::{Manager, now_ms};
 use super::store::{LastEnd, Phase, RunState};
 use crate::kernel::KernelError;
 use crate::kernel::cgroup::{self, Group};
-use crate::kernel::process;
+use crate::kernel::{fault, process};
 use crate::model::{EventKind, ExitReason, GuestName, Status};
 use crate::storage;
 
@@ -39,8 +39,7 @@ impl Manager {
         let Some(mut state) = self.runs(name, Verb::Stop)? else {
             return Ok(Outcome::Already);
         };
-        state.phase = Phase::Stopping;
-        self.write_run_state(name, &state)?;
+        self.note_stopping(name, &mut state)?;
         let group = self.group(name)?;
         if state.paused {
             // A frozen init could not hear the signal.
@@ -53,9 +52,11 @@ impl Manager {
             None => true,
             Some(pidfd) => {
                 process::send_signal(pidfd.as_fd(), signal)?;
+                fault::point()?;
                 process::wait_gone(pidfd.as_fd(), Some(timeout.unwrap_or(usual)))?
             }
         };
+        fault::point()?;
         let reason = if down {
             ExitReason::Stopped
         } else {
@@ -84,10 +85,19 @@ impl Manager {
             }
             return Ok(Outcome::ShutDown);
         }
-        state.phase = Phase::Stopping;
-        self.write_run_state(name, &state)?;
+        self.note_stopping(name, &mut state)?;
         self.put_away(name, Some(ExitReason::Killed))?;
         Ok(Outcome::Killed)
+    }
+
+    /// Writes down that it is being stopped. A full disk must not keep a guest from being stopped;
+    /// then its keeper finds nothing to follow when it gets the lock.
+    fn note_stopping(&self, name: &GuestName, state: &mut RunState) -> Result<()> {
+        state.phase = Phase::Stopping;
+        match self.write_run_state(name, state) {
+            Err(GuestError::Kernel(error)) if error.is_disk_full() => Ok(()),
+            done => done,
+        }
     }
 
     fn runs(&self, name: &GuestName, verb: Verb) -> Result<Option<RunState>> {
@@ -143,6 +153,7 @@ impl Manager {
             group.kill_all(KILL)?;
             group.remove()?;
         }
+        fault::point()?;
         // The interface goes with the guest's network namespace.
         if let Some(reason) = reason {
             let last = LastEnd {
@@ -153,6 +164,7 @@ impl Manager {
             let _lost = self.write_last(name, &last);
             let _lost = self.record(name, EventKind::Exited { reason });
         }
+        fault::point()?;
         let run = self.layout.guest_run(name);
         match std::fs::remove_dir_all(&run) {
             Ok(()) => Ok(()),
@@ -164,6 +176,7 @@ impl Manager {
     /// Puts away what a command that was killed, or the time before a reboot, has left. The guest's
     /// lock is held and it does not run.
     pub(super) fn clean_up(&self, name: &GuestName) -> Result<()> {
+        self.settle_rename(name)?;
         let clean = !self.layout.guest_run(name).exists();
         if clean && self.group(name)?.is_none() {
             return Ok(());

@@ -32,6 +32,9 @@ pub struct Machine {
     pub created_ms: u64,
     /// Its machine id, see machine-id(5).
     pub machine_id: String,
+    /// The name it is being given; left there when the command that gave it died.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renaming: Option<GuestName>,
 }
 
 /// What its definition said of what is written into its files, when it was written. Until the
@@ -176,9 +179,14 @@ impl Manager {
     }
 
     pub(super) fn machine(&self, name: &GuestName) -> Result<Machine> {
-        let path = self.layout.guest(name).join("machine.json");
-        self.read_record(&path, "restore it from a backup, or delete the guest")?
+        self.machine_if_there(name)?
             .ok_or_else(|| self.missing(name))
+    }
+
+    /// The same; `None` for a guest that is half-made.
+    pub(super) fn machine_if_there(&self, name: &GuestName) -> Result<Option<Machine>> {
+        let path = self.layout.guest(name).join("machine.json");
+        self.read_record(&path, "restore it from a backup, or delete the guest")
     }
 
     pub(super) fn write_machine(&self, name: &GuestName, machine: &Machine) -> Result<()> {

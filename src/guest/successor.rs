@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
 use super::manager::Manager;
-use crate::kernel::{KernelError, inherited, process};
+use crate::kernel::{KernelError, fault, inherited, process};
 use crate::model::GuestName;
 
 /// The word that stands where a command has its verb or first flag.
@@ -72,19 +72,20 @@ pub(super) fn execute_keeper(
         pidfd.as_raw_fd().to_string(),
     ];
     argv.extend(console.map(|console| console.as_raw_fd().to_string()));
+    let environment: Vec<String> = fault::setting()
+        .into_iter()
+        .chain(["PATH=/usr/sbin:/usr/bin:/sbin:/bin".to_owned()])
+        .collect();
     // What the person's shell had open is not the keeper's.
-    let kept = process::close_on_exec_from(3).and_then(|()| {
+    let closed = fault::point().and_then(|()| process::close_on_exec_from(3));
+    let kept = closed.and_then(|()| {
         [Some(pidfd), console]
             .into_iter()
             .flatten()
             .try_for_each(process::keep_over_exec)
     });
     match kept {
-        Ok(()) => process::execute(
-            "/proc/self/exe",
-            &argv,
-            &["PATH=/usr/sbin:/usr/bin:/sbin:/bin".to_owned()],
-        ),
+        Ok(()) => process::execute("/proc/self/exe", &argv, &environment),
         Err(error) => error,
     }
 }

@@ -35,6 +35,12 @@ impl KernelError {
         self
     }
 
+    /// Whether the disk (or its quota) is full.
+    #[must_use]
+    pub fn is_disk_full(&self) -> bool {
+        matches!(self.errno, Errno::NOSPC | Errno::DQUOT)
+    }
+
     /// The error of the last libc call.
     pub fn last(verb: &'static str, object: impl fmt::Display) -> Self {
         let code = std::io::Error::last_os_error()

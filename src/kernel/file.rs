@@ -11,6 +11,11 @@ use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
 
 use super::error::{KernelError, Result};
+use super::fault;
+use super::process::Identity;
+
+/// Room for what most files hold, so that one call reads it. Without it the first ones are small.
+const ONE_READ: usize = 8192;
 
 /// Writes a file whole: to a temporary name beside it, synced, renamed over it, the folder synced.
 /// Whoever reads sees the old content or the new, also after a power cut.
@@ -28,6 +33,7 @@ pub fn write_runtime(path: &Path, data: &[u8], mode: u32) -> Result<()> {
 }
 
 fn replace(path: &Path, data: &[u8], mode: u32, sync: bool) -> Result<()> {
+    fault::point()?;
     let temporary = temporary_name(path);
     let failed = |error| KernelError::io("write", path.display())(error);
     let done = (|| {
@@ -41,19 +47,40 @@ fn replace(path: &Path, data: &[u8], mode: u32, sync: bool) -> Result<()> {
         if sync {
             file.sync_all()?;
         }
+        fault::point().map_err(|error| error.errno)?;
         std::fs::rename(&temporary, path)
     })();
     if done.is_err() {
         // The error that matters is the one above.
         let _ignored = std::fs::remove_file(&temporary);
     }
-    done.map_err(failed)
+    done.map_err(failed)?;
+    fault::point()
 }
 
 /// `.NAME.PID.tmp` beside `path`: found by `doctor` when a writer was killed.
 fn temporary_name(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.{}.tmp", std::process::id()))
+}
+
+/// Files in `folder` that a writer of [`write_whole`] left when it died.
+pub fn abandoned(folder: &Path) -> Vec<PathBuf> {
+    let writer = |name: &str| -> Option<u32> {
+        let (_, pid) = name
+            .strip_prefix('.')?
+            .strip_suffix(".tmp")?
+            .rsplit_once('.')?;
+        pid.parse().ok()
+    };
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| {
+            let pid = entry.file_name().to_str().and_then(writer);
+            pid.is_some_and(|pid| Identity::of(pid).is_none())
+        })
+        .map(|entry| entry.path())
+        .collect()
 }
 
 /// Reads a regular file of at most `most` bytes; `None` if there is none. Links are not followed.
@@ -76,7 +103,7 @@ pub fn read_small(path: &Path, most: u64) -> Result<Option<Vec<u8>>> {
     if !meta.is_file() {
         return Err(wrong("not a regular file".into()));
     }
-    let mut data = Vec::new();
+    let mut data = Vec::with_capacity(ONE_READ);
     file.take(most + 1).read_to_end(&mut data).map_err(failed)?;
     if data.len() as u64 > most {
         Err(wrong(format!("more than {most} bytes")))
@@ -169,6 +196,21 @@ mod tests {
         assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 1);
         assert!(read_small(&path, 2).is_err());
         assert!(read_small(&dir, 10).is_err());
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn only_what_the_dead_left_is_abandoned() {
+        let dir = folder("abandoned");
+        let mut gone = std::process::Command::new("true").spawn().unwrap();
+        gone.wait().unwrap();
+        let dead = format!(".a.json.{}.tmp", gone.id());
+        let living = format!(".a.json.{}.tmp", std::process::id());
+        for name in [&dead, &living, "a.json", ".a.tmp", ".1.tmp.x"] {
+            std::fs::write(dir.join(name), "x").unwrap();
+        }
+        assert_eq!(abandoned(&dir), [dir.join(dead)]);
+        assert_eq!(abandoned(&dir.join("none")), [] as [PathBuf; 0]);
         std::fs::remove_dir_all(dir).unwrap();
     }
 

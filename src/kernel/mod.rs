@@ -7,6 +7,7 @@ pub mod capability;
 pub mod cgroup;
 pub mod channel;
 pub mod credentials;
+pub mod fault;
 pub mod file;
 pub mod inherited;
 pub mod interrupt;

@@ -167,6 +167,19 @@ pub fn wait_gone(pidfd: BorrowedFd<'_>, limit: Option<Duration>) -> Result<bool>
     }
 }
 
+/// How often a process has gone to sleep so far, if it sleeps now (/proc/PID/status). The same
+/// number twice means that it did not run in between.
+#[must_use]
+pub fn asleep(pid: u32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let field = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        Some(line.trim())
+    };
+    field("State:")?.strip_prefix('S')?;
+    field("voluntary_ctxt_switches:")?.parse().ok()
+}
+
 /// A duration for poll(2).
 #[must_use]
 pub fn timespec(duration: Duration) -> Timespec {
@@ -411,6 +424,27 @@ mod tests {
             .open()
             .is_none()
         );
+    }
+
+    #[test]
+    fn who_waits_is_asleep_and_who_runs_is_not() {
+        let mut child = std::process::Command::new("sleep")
+            .arg("100")
+            .spawn()
+            .unwrap();
+        let until = Instant::now() + Duration::from_secs(20);
+        let mut seen = None;
+        while seen.is_none() || asleep(child.id()) != seen {
+            assert!(Instant::now() < until, "it never slept twice: {seen:?}");
+            seen = asleep(child.id());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(asleep(child.id()), None);
+        // The main thread of a test runs no test; this one, which runs, has its own number.
+        let me = rustix::thread::gettid().as_raw_nonzero().get();
+        assert_eq!(asleep(me.cast_unsigned()), None);
     }
 
     #[test]

@@ -13,17 +13,18 @@ use std::path::{Path, PathBuf};
 use super::protocol::{Dialogue, Word};
 use super::root::attr;
 use super::undo::Undo;
-use super::{devices, fault, resources};
+use super::{devices, resources};
 use crate::kernel::cgroup::{Group, Parent};
 use crate::kernel::channel::Channel;
 use crate::kernel::credentials::FileSystemUser;
+use crate::kernel::fault;
 use crate::kernel::mount::{self, Attr};
 use crate::kernel::namespace::{self, IdMap, MountsOf};
 use crate::kernel::seccomp::Program;
 use crate::kernel::timing::timed;
 use crate::kernel::tree::{self, Point};
 use crate::kernel::{Errno, KernelError};
-use crate::plan::step::IdMapLine;
+use crate::plan::step::{IdMapLine, name_of};
 use crate::plan::{HostStep, LaunchPlan};
 
 /// Why a launch failed. Nothing of it is left.
@@ -101,16 +102,13 @@ pub fn prepare(plan: &LaunchPlan, place: &Workplace<'_>) -> Result<Prepared, Lau
         .unwrap_or(plan.host.len());
     let mut host = Host::default();
     for (number, step) in plan.host[..split].iter().enumerate() {
-        fault::point("host", number);
         host.number = number;
-        timed(
-            "host",
-            || name_of(step),
-            || host.carry_out(step, plan, place),
-        )
-        .map_err(|source| host.explain(step, source))?;
+        let act = || {
+            fault::step("host", number)?;
+            host.carry_out(step, plan, place)
+        };
+        timed("host", || name_of(step), act).map_err(|source| host.explain(step, source))?;
     }
-    fault::point("host", split);
     let last = plan
         .host
         .get(split.saturating_sub(1))
@@ -138,18 +136,16 @@ impl Prepared {
     pub fn release(mut self) -> Result<Launched, LaunchError> {
         let first = self.host.number + 1;
         for (number, step) in self.left.iter().enumerate() {
-            fault::point("host", first + number);
-            let done = timed(
-                "host",
-                || name_of(step),
-                || match step {
+            let act = || {
+                fault::step("host", first + number)?;
+                match step {
                     HostStep::ReleaseInit => self.host.say_go(None),
                     _ => self.host.hear_end(),
-                },
-            );
+                }
+            };
+            let done = timed("host", || name_of(step), act);
             done.map_err(|source| self.host.explain(step, source))?;
         }
-        fault::point("host", first + self.left.len());
         self.host.undo.keep();
         Ok(Launched {
             pid: self.pid,
@@ -304,6 +300,7 @@ impl Host {
             } => {
                 self.attach_tree(target, *attributes, *idmap, *recursive)?;
             }
+            HostStep::Hide { paths } => self.hide(paths)?,
             HostStep::ReleaseStage => {
                 self.file_user = None;
                 let root = self.root.take().ok_or_else(|| missing("the root"))?;
@@ -337,11 +334,6 @@ impl Host {
     pub(super) fn channel(&self) -> Result<&Channel, KernelError> {
         self.channel.as_ref().ok_or_else(|| missing("the channel"))
     }
-}
-
-pub(super) fn name_of(step: &HostStep) -> String {
-    let value = serde_json::to_value(step).unwrap_or_default();
-    value["step"].as_str().unwrap_or("a step").to_owned()
 }
 
 fn lines(from: &[IdMapLine]) -> Vec<IdMap> {

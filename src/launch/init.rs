@@ -10,10 +10,10 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
-use super::fault;
 use super::protocol::{self, Word};
 use super::root::attr;
 use super::stage::{Inherited, give_up, set_limits};
+use crate::kernel::fault;
 use crate::kernel::mount::{self, Attr};
 use crate::kernel::netlink::Netlink;
 use crate::kernel::terminal::{self, Pty};
@@ -21,7 +21,7 @@ use crate::kernel::timing::{moment, timed};
 use crate::kernel::tree::{self, Point};
 use crate::kernel::{Errno, KernelError, capability, credentials, namespace, process};
 use crate::model::NetOp;
-use crate::plan::step::Attributes;
+use crate::plan::step::{Attributes, name_of};
 use crate::plan::{InitStep, LaunchPlan};
 
 type Cause = Box<dyn std::error::Error>;
@@ -35,17 +35,15 @@ pub(super) fn run(plan: &LaunchPlan, inherited: &Inherited<'_>) -> ! {
         empty: None,
     };
     for (number, step) in plan.init.iter().enumerate() {
-        fault::point("init", number);
-        if let Err(error) = timed("init", || step_name(step), || init.carry_out(step)) {
-            give_up(&inherited.channel, "init", &step_name(step), error.as_ref());
+        let act = || {
+            fault::step("init", number)?;
+            init.carry_out(step)
+        };
+        if let Err(error) = timed("init", || name_of(step), act) {
+            give_up(&inherited.channel, "init", &name_of(step), error.as_ref());
         }
     }
     process::leave(1)
-}
-
-fn step_name(step: &InitStep) -> String {
-    let value = serde_json::to_value(step).unwrap_or_default();
-    value["step"].as_str().unwrap_or("a step").to_owned()
 }
 
 struct Init<'a> {

@@ -8,7 +8,6 @@
 mod devices;
 pub mod enter;
 mod entered;
-mod fault;
 pub mod host;
 mod init;
 mod protocol;

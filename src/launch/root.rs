@@ -1,13 +1,15 @@
 //! The host's part in building the guest's root, inside the private copy of the host's mounts.
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FileType, OFlags};
 
 use super::host::{Cause, Host, missing};
-use crate::kernel::KernelError;
 use crate::kernel::credentials::FileSystemUser;
 use crate::kernel::mount::{self, Attr};
 use crate::kernel::tree::{self, Point};
+use crate::kernel::{Errno, KernelError};
 use crate::model::RootOp;
 use crate::plan::step::Attributes;
 
@@ -118,8 +120,7 @@ impl Host {
         )?;
         let stat =
             rustix::fs::fstat(&tree).map_err(KernelError::on("look at", target.display()))?;
-        let folder =
-            rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory;
+        let folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
         self.put(
             tree.as_fd(),
             target,
@@ -129,6 +130,37 @@ impl Host {
                 Point::File
             },
         )?;
+        Ok(())
+    }
+
+    /// Covers folders with an empty one and files with /dev/null, which `nodev` makes unreadable.
+    pub(super) fn hide(&self, paths: &[PathBuf]) -> Result<(), Cause> {
+        let root = self.root()?;
+        let all = Attr::MOUNT_ATTR_RDONLY
+            | Attr::MOUNT_ATTR_NOSUID
+            | Attr::MOUNT_ATTR_NODEV
+            | Attr::MOUNT_ATTR_NOEXEC;
+        let options = [("size", "4k"), ("nr_inodes", "1"), ("mode", "0")];
+        let folder = mount::new_filesystem("tmpfs", &options, all)?;
+        let file = mount::clone_tree(Path::new("/dev/null"), false)?;
+        mount::set_attr(file.as_fd(), all, Attr::empty(), false, None, "/dev/null")?;
+        for path in paths {
+            let what = path.display().to_string();
+            let at = match tree::resolve(root, path, OFlags::PATH | OFlags::NOFOLLOW) {
+                Ok(at) => at,
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
+                Err(errno) => return Err(KernelError::new("hide", what, errno).into()),
+            };
+            let stat = rustix::fs::fstat(&at).map_err(KernelError::on("look at", &what))?;
+            let cover = match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Directory => &folder,
+                // Whoever put a link there hides nothing by it.
+                FileType::Symlink => continue,
+                _ => &file,
+            };
+            let cover = mount::clone_tree_fd(cover.as_fd(), false, "the cover")?;
+            mount::attach(cover.as_fd(), at.as_fd(), &what)?;
+        }
         Ok(())
     }
 

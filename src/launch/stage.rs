@@ -8,17 +8,18 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
+use super::init;
 use super::protocol::{self, Word};
-use super::{fault, init};
 use crate::kernel::cgroup::Group;
 use crate::kernel::channel::Channel;
 use crate::kernel::credentials::{self};
+use crate::kernel::fault;
 use crate::kernel::namespace::{self, kind};
 use crate::kernel::process::{self, CloneFlags, Forked};
 use crate::kernel::seccomp::Program;
 use crate::kernel::timing::timed;
 use crate::kernel::{Errno, KernelError, Result};
-use crate::plan::step::Limit;
+use crate::plan::step::{Limit, name_of};
 use crate::plan::{LaunchPlan, StageStep};
 
 /// What stage and init have from the launching process.
@@ -37,10 +38,12 @@ pub(super) struct Inherited<'a> {
 pub(super) fn run(plan: &LaunchPlan, inherited: &Inherited<'_>) -> ! {
     let mut root = None;
     for (number, step) in plan.stage.iter().enumerate() {
-        fault::point("stage", number);
-        let act = || carry_out(step, plan, inherited, &mut root);
-        if let Err(error) = timed("stage", || step_name(step), act) {
-            give_up(&inherited.channel, "stage", &step_name(step), &error);
+        let act = || {
+            fault::step("stage", number)?;
+            carry_out(step, plan, inherited, &mut root)
+        };
+        if let Err(error) = timed("stage", || name_of(step), act) {
+            give_up(&inherited.channel, "stage", &name_of(step), &error);
         }
     }
     process::leave(0)
@@ -71,11 +74,6 @@ fn chain(error: &dyn std::error::Error) -> String {
         next = cause.source();
     }
     text
-}
-
-fn step_name(step: &StageStep) -> String {
-    let value = serde_json::to_value(step).unwrap_or_default();
-    value["step"].as_str().unwrap_or("a step").to_owned()
 }
 
 fn carry_out(

@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use super::host::{Cause, Host, LaunchError, missing, name_of};
+use super::host::{Cause, Host, LaunchError, missing};
 use super::protocol::{self, Word};
 use super::stage;
 use crate::kernel::channel::Channel;
@@ -12,6 +12,7 @@ use crate::kernel::netlink::{Netlink, Veth};
 use crate::kernel::process::{self, CloneFlags, Forked};
 use crate::kernel::{Errno, KernelError, namespace};
 use crate::model::NetOp;
+use crate::plan::step::name_of;
 use crate::plan::{HostStep, LaunchPlan};
 
 /// Longest time the guest's side may take for one step; only a stuck kernel needs more.
@@ -115,7 +116,6 @@ impl Host {
                     let _gone = netlink.delete_link(&name);
                 }
             });
-            netlink.set_up(host_name)?;
         }
         Ok(())
     }

@@ -20,11 +20,16 @@ pub(super) struct User {
     pub(super) shell: String,
 }
 
-/// Looks a user up by name or number. Root needs no entry, nor does a bare number.
+/// Looks a user up by name or number. Root needs no entry, nor does a bare number; for those a file
+/// that cannot be read, as a hostile guest leaves it, is as good as none.
 pub(super) fn look_up(root: &OwnedFd, wanted: &str) -> Result<User> {
+    let number = wanted.parse::<u32>().is_ok();
     let read = |path: &str| -> Result<String> {
-        let data = tree::read_file(root.as_fd(), Path::new(path), LARGEST)?.unwrap_or_default();
-        Ok(String::from_utf8_lossy(&data).into_owned())
+        match tree::read_file(root.as_fd(), Path::new(path), LARGEST) {
+            Ok(data) => Ok(String::from_utf8_lossy(&data.unwrap_or_default()).into_owned()),
+            Err(_) if number => Ok(String::new()),
+            Err(error) => Err(error),
+        }
     };
     find(wanted, &read("/etc/passwd")?, &read("/etc/group")?).ok_or_else(|| {
         KernelError::new("become", format!("user {wanted:?}"), Errno::NOENT)

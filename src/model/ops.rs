@@ -32,6 +32,11 @@ pub enum MountOp {
         /// Mode of the top folder.
         mode: u32,
     },
+    /// Paths shown as empty; the guest cannot uncover them. Those that are not there are fine.
+    Hide {
+        /// Absolute paths inside.
+        targets: Vec<PathBuf>,
+    },
 }
 
 /// How a guest's root filesystem comes about.

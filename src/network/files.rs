@@ -2,13 +2,15 @@
 //! may not be what it should. Which files there are is `book.rs` and `host.rs`.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+use crate::kernel::{fault, file};
 
 /// Longest file this room reads, bytes: leases of 65,000 guests are a third of it.
 const LONGEST: u64 = 16 << 20;
@@ -105,7 +107,8 @@ pub(super) fn read_bytes(path: &Path, longest: u64) -> Result<Option<Vec<u8>>, F
         Ok(found) if !found.is_file() => return Err(damaged("it is no regular file".to_owned())),
         Ok(_) => {}
     }
-    let mut bytes = Vec::new();
+    // Most are read by one call so.
+    let mut bytes = Vec::with_capacity(8192);
     File::open(path)
         .and_then(|file| file.take(longest + 1).read_to_end(&mut bytes))
         .map_err(FileError::io("read", path))?;
@@ -118,32 +121,16 @@ pub(super) fn read_bytes(path: &Path, longest: u64) -> Result<Option<Vec<u8>>, F
 /// Replaces a JSON file as a whole: a reader, or a power cut, finds the old one or the new one.
 /// The caller holds the lock.
 pub(super) fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), FileError> {
-    let new = path.with_extension("new");
-    let written = serde_json::to_vec_pretty(value)
-        .map_err(io::Error::from)
-        .and_then(|bytes| write_new(&new, &bytes))
-        .and_then(|()| fs::rename(&new, path))
-        .and_then(|()| path.parent().map_or(Ok(()), sync_folder));
-    written.map_err(|e| {
-        // The name is free again, or the next write truncates it.
-        let _second_failure = fs::remove_file(&new);
-        FileError::io("write", path)(e)
-    })
+    let failed = FileError::io("write", path);
+    match serde_json::to_vec_pretty(value) {
+        Ok(bytes) => file::write_whole(path, &bytes, 0o600).map_err(|e| failed(e.errno.into())),
+        Err(error) => Err(failed(error.into())),
+    }
 }
 
-fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .mode(0o600)
-        .open(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
-}
-
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
+/// A fault point on the way to `what`.
+pub(super) fn pause(what: &Path) -> Result<(), FileError> {
+    fault::point().map_err(|e| FileError::io("set up", what)(e.errno.into()))
 }
 
 /// Removes a file; it may be gone already.

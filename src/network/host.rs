@@ -173,12 +173,17 @@ impl Network {
                 forwarded: forwarded_before(kernel)?,
             },
         };
+        let pause = || files::pause(Path::new(&self.bridge));
         kernel.create_bridge(&self.bridge, mac_of(subnet.gateway()))?;
+        pause()?;
         kernel.set_alias(&self.bridge, &self.alias(mark))?;
+        pause()?;
         self.close_ipv6()?;
         kernel.add_address(&self.bridge, subnet.gateway(), subnet.prefix())?;
+        pause()?;
         kernel.set_up(&self.bridge)?;
         // After the bridge is there: whoever takes the last bridge down looks again after writing.
+        pause()?;
         files::write_sysctl(Path::new(IP_FORWARD), "1")?;
         let rules = self.rules(subnet);
         let table = self.layout.kernel_name();
@@ -187,6 +192,7 @@ impl Network {
             None if inet_table_exists(&table)? => firewall::delete(&table)?,
             None => {}
         }
+        pause()?;
         let bridge = self.own_bridge(kernel)?;
         let host = HostNetwork {
             bridge: self.bridge.clone(),
@@ -272,12 +278,15 @@ impl Network {
         if let Some((link, _)) = &bridge {
             self.refuse_ports(kernel, link, "remove")?;
         }
+        let pause = || files::pause(Path::new(&self.bridge));
         let table = self.layout.kernel_name();
         if inet_table_exists(&table)? {
             firewall::delete(&table)?;
         }
+        pause()?;
         if let Some((_, mark)) = bridge {
             kernel.delete_link(&self.bridge)?;
+            pause()?;
             if mark.is_some_and(|m| !m.forwarded) {
                 stop_forwarding(kernel)?;
             }

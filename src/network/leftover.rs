@@ -25,6 +25,9 @@ impl Network {
     pub fn leftovers(&self, live: &[GuestName]) -> Result<Vec<Leftover>, HostError> {
         let mut kernel = Netlink::open()?;
         let bridge = kernel.link(&self.bridge)?.map(|l| l.index);
+        let prefix = format!("bh{}", self.layout.tag());
+        // Before the leases are read: whoever makes an interface has a lease by then.
+        let links = kernel.links(&prefix)?;
         let subnet = self.known_subnet()?;
         let leases = self.leases()?;
         let owner = |interface: &str| {
@@ -33,8 +36,6 @@ impl Network {
                 (lease.host_interface == interface).then(|| guest.clone())
             })
         };
-        let prefix = format!("bh{}", self.layout.tag());
-        let links = kernel.links(&prefix)?;
         Ok(links
             .into_iter()
             .filter(|link| is_guest_interface(link, &prefix, bridge))

@@ -10,6 +10,7 @@ pub mod seccomp;
 pub mod spec;
 pub mod step;
 pub mod steps;
+mod why;
 
 pub use enter::EnterPlan;
 pub use spec::{Placement, PlanError};

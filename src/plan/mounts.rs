@@ -47,7 +47,7 @@ pub(super) fn mounts(guest: &Guest, place: &Placement) -> Result<Vec<Mount>, Pla
         mount("/dev/mqueue", "mqueue", &["nosuid", "nodev", "noexec"])?,
     ];
     for op in &place.mounts {
-        all.push(template_mount(op)?);
+        all.extend(template_mount(op)?);
     }
     for tmpfs in &guest.tmpfs {
         let target = text(&tmpfs.target)?;
@@ -56,7 +56,7 @@ pub(super) fn mounts(guest: &Guest, place: &Placement) -> Result<Vec<Mount>, Pla
         all.push(mount(target, "tmpfs", &["nosuid", "nodev", &mode, &size])?);
     }
     for bind in &guest.mounts {
-        all.push(template_mount(&MountOp::Bind {
+        all.extend(template_mount(&MountOp::Bind {
             source: bind.source.clone(),
             target: bind.target.clone(),
             read_only: bind.read_only,
@@ -83,7 +83,8 @@ fn sys(guest: &Guest) -> Result<Mount, PlanError> {
         .build()?)
 }
 
-fn template_mount(op: &MountOp) -> Result<Mount, PlanError> {
+/// `None` for what is no mount in OCI's words.
+fn template_mount(op: &MountOp) -> Result<Option<Mount>, PlanError> {
     let mut options: Vec<String> = Vec::new();
     let builder = match op {
         MountOp::Bind {
@@ -114,6 +115,7 @@ fn template_mount(op: &MountOp) -> Result<Mount, PlanError> {
                 .typ("tmpfs")
                 .source("tmpfs")
         }
+        MountOp::Hide { .. } => return Ok(None),
     };
-    Ok(builder.options(options).build()?)
+    Ok(Some(builder.options(options).build()?))
 }

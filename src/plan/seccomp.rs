@@ -167,9 +167,18 @@ impl Profile {
     /// # Errors
     /// The text is no profile; the message says where.
     pub fn parse(name: &str, text: &str) -> Result<Self, ProfileError> {
-        Self::from_text(name, text, 0)
+        let profile = Self::from_text(name, text, 0)?;
+        match profile.contradiction() {
+            Some((why, what)) => Err(ProfileError::Rule {
+                name: name.to_owned(),
+                why: why.to_owned(),
+                what,
+            }),
+            None => Ok(profile),
+        }
     }
 
+    /// Not looked at for contradictions at each start: a test does that for all of them.
     fn embedded(name: &str, depth: u32) -> Result<Self, ProfileError> {
         let file = PROFILES.get_file(format!("{name}.toml"));
         match file.and_then(|f| f.contents_utf8()) {
@@ -222,10 +231,7 @@ impl Profile {
             profile.default = action(text).map_err(|what| wrong("default", what))?;
         }
         profile.put_before(groups?);
-        match profile.contradiction() {
-            Some((why, what)) => Err(wrong(why, what)),
-            None => Ok(profile),
-        }
+        Ok(profile)
     }
 
     /// A rule that would not do what it says, and why: see the precedence at `model::Filter`.

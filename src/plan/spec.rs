@@ -29,6 +29,8 @@ pub const OWNER: &str = "org.bulkhead.owner";
 pub const ROOT: &str = "org.bulkhead.root";
 /// Annotation: the network, a list of [`NetOp`] as JSON.
 pub const NET: &str = "org.bulkhead.net";
+/// Annotation: paths shown as empty that the guest cannot uncover, a list as JSON.
+pub const HIDDEN: &str = "org.bulkhead.hidden";
 /// Annotation: most cgroups below the guest's own.
 pub const CGROUPS: &str = "org.bulkhead.cgroups";
 /// Annotation: the clocks that count from boot begin at the guest's start.
@@ -252,7 +254,20 @@ fn annotations(guest: &Guest, place: &Placement) -> Result<HashMap<String, Strin
     let json = |name, text: serde_json::Result<String>| {
         text.map_err(|error| PlanError::Annotation(name, error))
     };
+    let hidden: Vec<&std::path::PathBuf> = place
+        .mounts
+        .iter()
+        .filter_map(|op| match op {
+            MountOp::Hide { targets } => Some(targets),
+            _ => None,
+        })
+        .flatten()
+        .collect();
     Ok(HashMap::from([
+        (
+            HIDDEN.to_owned(),
+            json(HIDDEN, serde_json::to_string(&hidden))?,
+        ),
         (OWNER.to_owned(), place.ids.owner().to_string()),
         (
             ROOT.to_owned(),

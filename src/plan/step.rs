@@ -2,7 +2,7 @@
 //! them is next door in `steps`; who carries them out is `launch`.
 //!
 //! Three lists because three processes do it, three types because a step must not run in the wrong
-//! one. Why a step stands where it stands is said by `why`, which `bulkhead plan` prints.
+//! one. Why a step stands where it stands is said next door in `why`, which `bulkhead plan` prints.
 
 use std::path::PathBuf;
 
@@ -10,6 +10,29 @@ use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Filter, NetOp, RootOp};
+
+/// The name of a step of any process, as `bulkhead plan` prints it.
+pub fn name_of(step: &impl Serialize) -> String {
+    /// Takes the beginning, `{"step":"NAME"`, and refuses the rest, which can be a whole filter.
+    struct Head(Vec<u8>);
+    impl std::io::Write for Head {
+        fn write(&mut self, part: &[u8]) -> std::io::Result<usize> {
+            if self.0.len() > 64 {
+                return Err(std::io::ErrorKind::StorageFull.into());
+            }
+            self.0.extend_from_slice(part);
+            Ok(part.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut head = Head(Vec::new());
+    // Its end is meant to fail.
+    let _cut = serde_json::to_writer(&mut head, step);
+    let text = String::from_utf8_lossy(&head.0);
+    text.split('"').nth(3).unwrap_or("a step").to_owned()
+}
 
 /// Attributes of a mount.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -132,6 +155,11 @@ pub enum HostStep {
         idmap: bool,
         /// With everything mounted below.
         recursive: bool,
+    },
+    /// Cover these paths of the root for good; those that do not exist are fine.
+    Hide {
+        /// Paths.
+        paths: Vec<PathBuf>,
     },
     /// Let the stage make the guest's first process.
     ReleaseStage,
@@ -290,4 +318,22 @@ pub struct LaunchPlan {
     pub stage: Vec<StageStep>,
     /// The guest's first process.
     pub init: Vec<InitStep>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_has_its_name_whatever_it_holds() {
+        let argv = vec!["x".repeat(9000)];
+        let environment = Vec::new();
+        assert_eq!(name_of(&InitStep::Execute { argv, environment }), "execute");
+        assert_eq!(name_of(&HostStep::PrivateMounts), "private-mounts");
+        let time = true;
+        assert_eq!(
+            name_of(&StageStep::MakeUserNamespace { time }),
+            "make-user-namespace"
+        );
+    }
 }

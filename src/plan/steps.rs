@@ -153,6 +153,11 @@ fn host(parts: &Parts<'_>) -> Result<Vec<HostStep>, PlanError> {
     for mount in &parts.mounts {
         steps.extend(host_mount(parts, mount));
     }
+    let hidden: Option<Vec<PathBuf>> = annotation(parts.spec, spec::HIDDEN)?;
+    let hidden = hidden.unwrap_or_default();
+    if !hidden.is_empty() {
+        steps.push(HostStep::Hide { paths: hidden });
+    }
     let outside = |op: &&NetOp| matches!(op, NetOp::Veth { .. });
     steps.extend([
         HostStep::ReleaseStage,

@@ -19,6 +19,7 @@ use super::remove::remove_tree;
 use super::seed::Seed;
 use super::template::{Kind, Template, Templates};
 use super::{archive, busybox, debian, digest, host};
+use crate::kernel::{fault, file};
 use crate::model::{Layout, MountOp, TemplateRef};
 
 /// Raised when builds of the same options must give other trees than before.
@@ -85,21 +86,19 @@ pub fn ensure_image(
     let (template, options) = templates.resolve(wanted)?;
     let recipe = recipe(template, &options);
     let by_recipe = layout.images().join("by-recipe");
-    let file = by_recipe.join(format!("{recipe}.json"));
-    if let Some(image) = known(layout, &file) {
+    let path = by_recipe.join(format!("{recipe}.json"));
+    if let Some(image) = known(layout, &path) {
         return Ok(image);
     }
     let folder = ensure_private(&by_recipe)?;
     let _lock = lock_recipe(&folder, &by_recipe, &recipe, progress)?;
-    if let Some(image) = known(layout, &file) {
+    if let Some(image) = known(layout, &path) {
         return Ok(image);
     }
     let image = build(layout, template, &options, &recipe, progress)?;
     let text = serde_json::json!({ "digest": image.digest }).to_string();
-    let name = format!("{recipe}.json");
-    cname(name)
-        .and_then(|n| dirfd::write_whole(&folder, &n, text.as_bytes(), Owner::root(0o600), true))
-        .map_err(|e| FileError::new("write", &file, e))?;
+    file::write_whole(&path, text.as_bytes(), 0o600)
+        .map_err(|e| FileError::new("write", &path, e.errno))?;
     Ok(image)
 }
 
@@ -235,6 +234,8 @@ fn build(
 ) -> Result<Image, ImageError> {
     let workshop = Workshop::open(layout, recipe)?;
     let root = workshop.shown.join("root");
+    let pause = || fault::point().map_err(|e| FileError::new("build", &root, e.errno));
+    pause()?;
     let mut job = Job {
         template,
         options,
@@ -248,6 +249,7 @@ fn build(
         Kind::Host => host::build(&mut job)?,
         Kind::Debian => debian::build(&mut job)?,
     };
+    pause()?;
     let seed = Seed::open(&root)?;
     for (path, data) in &template.files {
         // An embedded file has no mode: what begins like a program is one.
@@ -292,7 +294,9 @@ fn build(
             dirfd::write_whole(&workshop.lock, c"image.json", &text, owner, false)
         })
         .map_err(|e| FileError::new("write", &record, e))?;
+    pause()?;
     workshop.keep(&image.digest)?;
+    pause()?;
     load_image(layout, &image.digest)
 }
 

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{self, AtFlags, CWD, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
+use crate::kernel::fault;
+
 /// A step on a file that failed: what was tried, on what, why, and what helps.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {verb} {}: {source}{}", path.display(), hint(source))]
@@ -151,7 +153,8 @@ pub(crate) fn names(dir: impl AsFd) -> rustix::io::Result<Vec<CString>> {
 /// # Errors
 /// `FileTooLarge` when there is more.
 pub(crate) fn read_limited(file: impl Read, limit: u64) -> io::Result<Vec<u8>> {
-    let mut data = Vec::new();
+    // Most files are read by one call so.
+    let mut data = Vec::with_capacity(8192);
     file.take(limit + 1).read_to_end(&mut data)?;
     if data.len() as u64 > limit {
         return Err(io::ErrorKind::FileTooLarge.into());
@@ -213,32 +216,28 @@ pub(crate) fn write_whole(
     sync: bool,
 ) -> io::Result<()> {
     let dir = dir.as_fd();
-    let temporary = CString::new(format!(".bulkhead-{}", std::process::id()))?;
+    let temporary = c".bulkhead-new";
     let made = || -> io::Result<()> {
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut file = File::from(fs::openat(
-            dir,
-            &*temporary,
-            flags,
-            Mode::RUSR | Mode::WUSR,
-        )?);
+        let mut file = File::from(fs::openat(dir, temporary, flags, Mode::RUSR | Mode::WUSR)?);
         file.write_all(data)?;
         owner.apply(&file)?;
         if sync {
             file.sync_all()?;
         }
-        fs::renameat(dir, &*temporary, dir, name)?;
+        fault::point().map_err(|e| e.errno)?;
+        fs::renameat(dir, temporary, dir, name)?;
         Ok(())
     };
-    // A file left by a command that died has this name only if pids came round; it is nobody's.
-    match fs::unlinkat(dir, &*temporary, AtFlags::empty()) {
+    // What a command that died has left of this: whoever writes here holds a lock, so it is nobody's.
+    match fs::unlinkat(dir, temporary, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => {}
         Err(e) => return Err(e.into()),
     }
     made().inspect_err(|_| {
-        // The first error is the one to report; what cannot be removed is found by name later.
-        fs::unlinkat(dir, &*temporary, AtFlags::empty()).ok();
+        // The first error is the one to report; the next write removes what is left.
+        fs::unlinkat(dir, temporary, AtFlags::empty()).ok();
     })
 }
 

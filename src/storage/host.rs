@@ -125,11 +125,42 @@ pub(super) fn build(job: &mut Job<'_>) -> Result<Built, ImageError> {
         idmap: true,
         recursive: false,
     };
+    let mut mounts = vec![usr];
+    let mut secret = Vec::new();
+    private_paths(Path::new("/usr"), &mut secret);
+    // As the image's digest covers them.
+    secret.sort();
+    if !secret.is_empty() {
+        mounts.push(MountOp::Hide { targets: secret });
+    }
     Ok(Built {
         init: Some(init),
         command,
-        mounts: vec![usr],
+        mounts,
     })
+}
+
+/// What below a folder of the host's not everybody there may read or use: the guest's root, to whom
+/// ids are shifted, could. What cannot be looked at is left to the mount, which shows it to nobody.
+fn private_paths(folder: &Path, found: &mut Vec<PathBuf>) {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let Ok(meta) = entry.metadata() else { continue };
+        if meta.is_symlink() {
+            continue;
+        }
+        let mode = std::os::unix::fs::PermissionsExt::mode(&meta.permissions());
+        // A program may be executed that is not to be read; a folder that is not to be searched has
+        // nothing for others, whether or not its names can be read.
+        let open = if meta.is_dir() { 0o001 } else { 0o005 };
+        if mode & open == 0 {
+            found.push(entry.path());
+        } else if meta.is_dir() {
+            private_paths(&entry.path(), found);
+        }
+    }
 }
 
 /// The links such as `bin -> usr/bin` of a host whose programs all lie in `/usr`.
@@ -240,4 +271,46 @@ fn sysusers(text: impl Fn(&str) -> String) -> String {
     files.sort();
     let texts: Vec<String> = files.iter().filter_map(|p| p.to_str()).map(text).collect();
     texts.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::super::seed::tests::TempDir;
+    use super::*;
+
+    #[test]
+    fn what_others_may_not_read_is_found() {
+        let temp = TempDir::new("private");
+        let put = |path: &str, mode: u32| {
+            let path = temp.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, "").unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        for (path, mode) in [
+            ("bin/open", 0o755),
+            ("bin/setuid", 0o4754),
+            ("bin/execute-only", 0o4711),
+            ("etc/key", 0o600),
+            ("etc/group", 0o640),
+            ("etc/text", 0o644),
+            ("closed/text", 0o644),
+            ("names/text", 0o644),
+            ("search/key", 0o640),
+        ] {
+            put(path, mode);
+        }
+        symlink("/etc/shadow", temp.path().join("etc/link")).unwrap();
+        for (folder, mode) in [("closed", 0o700), ("names", 0o744), ("search", 0o711)] {
+            let mode = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(temp.path().join(folder), mode).unwrap();
+        }
+        let mut found = Vec::new();
+        private_paths(temp.path(), &mut found);
+        found.sort();
+        let expected = ["closed", "etc/group", "etc/key", "names", "search/key"];
+        assert_eq!(found, expected.map(|path| temp.path().join(path)));
+    }
 }

@@ -13,6 +13,7 @@ use super::dirfd::{self, FileError, Owner, child_dir, cname, ensure_private, mak
 use super::image::Image;
 use super::remove::remove_tree;
 use super::walk::walk;
+use crate::kernel::fault;
 use crate::model::{GuestName, Layout, MountOp, RootOp};
 
 /// A guest's root that cannot be made, read or deleted.
@@ -74,6 +75,7 @@ pub fn create_root(layout: &Layout, name: &GuestName, image: &Image) -> Result<(
         .map_err(|e| FileError::new("create", &path, e))?;
     let result = fill(&parent, &temporary, image)
         .and_then(|_lock| {
+            fault::point().map_err(|e| e.errno)?;
             fs::renameat_with(
                 &parent,
                 &*temporary,
@@ -81,6 +83,7 @@ pub fn create_root(layout: &Layout, name: &GuestName, image: &Image) -> Result<(
                 c"root",
                 RenameFlags::NOREPLACE,
             )?;
+            fault::point().map_err(|e| e.errno)?;
             fs::fsync(&parent)?;
             Ok(())
         })
@@ -171,6 +174,7 @@ pub fn delete_root(layout: &Layout, name: &GuestName) -> Result<(), FileError> {
         Err(Errno::NOENT) => return Ok(()),
         Err(e) => return Err(failed(e.into())),
     }
+    fault::point().map_err(|e| failed(e.errno.into()))?;
     remove_tree(&guests, &trash, &path)
 }
 

@@ -11,6 +11,7 @@ use super::dir::Dir;
 use super::limits::{Extent, Site};
 use super::parent::{Hierarchy, enable_all, inherit_cpuset};
 use super::{CgroupError, Controller, Limits, Parent, Result, Version, devices};
+use crate::kernel::fault;
 use crate::model::CgroupMode;
 
 /// The delegated child in version 2.
@@ -129,6 +130,7 @@ impl Group {
         // Version 2 first: whoever makes this folder has the name.
         let v2 = self.v2.insert(parent.v2.make(&self.name)?);
         enable_all(v2, &self.v2_controllers)?;
+        fault::point().map_err(|e| CgroupError::file("make a group in", v2.path(), e.errno))?;
         let guest = self.guest.insert(v2.make(GUEST)?);
         if let Some(owner) = delegate_to {
             delegate(
@@ -151,6 +153,8 @@ impl Group {
                     &made
                 }
             };
+            fault::point()
+                .map_err(|e| CgroupError::file("make a group in", above.path(), e.errno))?;
             let dir = above.make(&self.name)?;
             self.place(hierarchy, Some(dir));
             if hierarchy.controllers.contains(&Controller::Cpuset) {
@@ -162,6 +166,8 @@ impl Group {
             }
         }
         for mut knob in limits.knobs(&parent.site(&mems), Extent::Fresh)? {
+            fault::point()
+                .map_err(|e| CgroupError::file("limit", Path::new(&self.name), e.errno))?;
             let (dir, version) = self.home(knob.controller)?;
             knob.settle(dir, self.mode)?;
             knob.write(dir, version)?;

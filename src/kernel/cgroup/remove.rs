@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use super::dir::Dir;
 use super::quiet::{pids_in, signal};
 use super::{CgroupError, Group, Result, walk};
+use crate::kernel::fault;
 
 /// How long a group may stay busy after its processes are gone: the kernel takes the last of them
 /// out of it only when they have been torn down.
@@ -27,6 +28,7 @@ impl Group {
         let until = Instant::now() + PATIENCE;
         self.kill_all(PATIENCE)?;
         for dir in self.dirs() {
+            fault::point().map_err(|e| CgroupError::file("remove", dir.path(), e.errno))?;
             remove_dir(dir, until)?;
         }
         Ok(())

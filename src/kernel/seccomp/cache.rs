@@ -167,7 +167,7 @@ fn write(folder: &OwnedFd, key: &Key, program: &Program) -> Result<(), String> {
         return Err("it has too many warnings".into());
     }
     let target = name(key);
-    let temporary = format!("{target}.{}", std::process::id());
+    let temporary = format!(".{target}.{}.tmp", std::process::id());
     let attempt = || {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let open = || rustix::fs::openat(folder, &temporary, flags, Mode::from_raw_mode(0o600));

@@ -1,0 +1,242 @@
+//! What commands that died have left: named, and removed. A command at work holds its guest's lock,
+//! so whatever is looked at here is looked at under that lock; what is locked is left alone.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::error::{GuestError, Result};
+use super::manager::Manager;
+use super::store::GuestLock;
+use crate::kernel::cgroup::{self, Group};
+use crate::kernel::file::{self, Lock};
+use crate::model::{GuestName, Status};
+use crate::storage;
+
+/// How long a command at work is waited for before its guest is passed over.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// Something that is left of a command that died.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Leftover {
+    /// `half-made guest`, `half-renamed guest`, `run state`, `cgroup`, `interface`, `address`,
+    /// `lock`, `file`.
+    pub kind: &'static str,
+    /// Its name.
+    pub name: String,
+    /// Whether it was removed.
+    pub removed: bool,
+    /// Why not.
+    pub why: Option<String>,
+}
+
+impl Manager {
+    /// What is left of commands that died; with `fix`, removes it.
+    ///
+    /// # Errors
+    /// The folders of this installation cannot be read.
+    pub fn leftovers(&self, fix: bool) -> Result<Vec<Leftover>> {
+        let mut found = Vec::new();
+        for name in self.names()? {
+            self.of_guest(&name, fix, &mut found)?;
+        }
+        self.interfaces(fix, &mut found)?;
+        for name in self.without_guest()? {
+            self.of_nobody(&name, fix, &mut found)?;
+        }
+        for path in self.temporaries() {
+            let done = fix.then(|| std::fs::remove_file(&path).map_err(|e| e.to_string()));
+            found.push(leftover("file", path.display().to_string(), done));
+        }
+        for stray in storage::leftovers(&self.layout).map_err(|e| GuestError::Image(e.into()))? {
+            let done = fix.then(|| storage::remove_leftover(&stray).map_err(|e| e.to_string()));
+            found.push(leftover("file", stray.path.display().to_string(), done));
+        }
+        Ok(found)
+    }
+
+    /// The lock, unless a command is at work on that guest.
+    fn idle(&self, name: &GuestName) -> Option<GuestLock> {
+        self.lock_within(name, "doctor", PATIENCE).ok()
+    }
+
+    /// A guest that is half-made or half-renamed, or whose run was cut short.
+    fn of_guest(&self, name: &GuestName, fix: bool, found: &mut Vec<Leftover>) -> Result<()> {
+        let Some(_lock) = self.idle(name) else {
+            return Ok(());
+        };
+        let Ok(status) = self.status(name) else {
+            return Ok(());
+        };
+        if status == Status::Creating {
+            let done = fix.then(|| self.put_away(name, None).and_then(|()| self.discard(name)));
+            found.push(leftover("half-made guest", name.to_string(), told(done)));
+            return Ok(());
+        }
+        if self
+            .machine_if_there(name)
+            .is_ok_and(|m| m.is_some_and(|m| m.renaming.is_some()))
+        {
+            let done = fix.then(|| self.settle_rename(name));
+            found.push(leftover("half-renamed guest", name.to_string(), told(done)));
+        }
+        let left = || {
+            Ok::<_, GuestError>(self.layout.guest_run(name).exists() || self.group(name)?.is_some())
+        };
+        if status == Status::Stopped && left()? {
+            let done = fix.then(|| self.clean_up(name));
+            found.push(leftover("run state", name.to_string(), told(done)));
+        }
+        Ok(())
+    }
+
+    /// Interfaces of guests that do not run, and of nobody.
+    fn interfaces(&self, fix: bool, found: &mut Vec<Leftover>) -> Result<()> {
+        let strays = self.network.leftovers(&[]).map_err(|e| network(&e))?;
+        for stray in strays {
+            let mut lock = None;
+            if let Some(guest) = &stray.guest {
+                lock = self.idle(guest);
+                let runs = !matches!(
+                    self.status(guest),
+                    Ok(Status::Stopped | Status::Creating) | Err(_)
+                );
+                if lock.is_none() || runs {
+                    continue;
+                }
+            }
+            let remove = || self.network.remove_leftover(&stray);
+            let done = fix.then(|| remove().map_err(|e| super::view::chain(&e)));
+            found.push(leftover("interface", stray.interface.clone(), done));
+            drop(lock);
+        }
+        Ok(())
+    }
+
+    /// Names under which something is there, but no guest.
+    fn without_guest(&self) -> Result<BTreeSet<String>> {
+        let mut names = BTreeSet::new();
+        if let Some(parent) = self.existing_cgroups()? {
+            names.extend(cgroup::list(&parent)?);
+        }
+        for folder in ["guests", "locks"] {
+            names.extend(entries(&self.layout.run().join(folder)));
+        }
+        let leases = self.network.orphans(&[]);
+        let leases = leases.map_err(|e| network(&e))?;
+        names.extend(leases.iter().map(GuestName::to_string));
+        names.retain(|name| !self.layout.guests().join(name).exists());
+        Ok(names)
+    }
+
+    /// Everything there is under a name that no guest has.
+    fn of_nobody(&self, name: &str, fix: bool, found: &mut Vec<Leftover>) -> Result<()> {
+        let file = self.layout.run().join("locks").join(name);
+        let run = self.layout.run().join("guests").join(name);
+        let locked = file.exists();
+        // Not by `lock`: its file is not to be made, and goes only with `fix`.
+        let lock = match locked {
+            true => Lock::take(&file, PATIENCE)?,
+            false => None,
+        };
+        let taken = locked && lock.is_none();
+        if taken || self.layout.guests().join(name).exists() {
+            return Ok(());
+        }
+        if let Some(parent) = self.existing_cgroups()?
+            && let Ok(group) = Group::open(&parent, name)
+        {
+            let done = fix.then(|| group.remove().map_err(|e| super::view::chain(&e)));
+            found.push(leftover("cgroup", name.to_owned(), done));
+        }
+        if run.exists() {
+            let done = fix.then(|| std::fs::remove_dir_all(&run).map_err(|e| e.to_string()));
+            found.push(leftover("run state", run.display().to_string(), done));
+        }
+        if let Ok(guest) = name.parse::<GuestName>()
+            && self
+                .network
+                .find(&guest)
+                .map_err(|e| network(&e))?
+                .is_some()
+        {
+            let done = fix.then(|| self.network.release(&guest).map(drop));
+            let done = done.map(|done| done.map_err(|e| super::view::chain(&e)));
+            found.push(leftover("address", name.to_owned(), done));
+        }
+        if locked {
+            let done = fix.then(|| std::fs::remove_file(&file).map_err(|e| e.to_string()));
+            found.push(leftover("lock", name.to_owned(), done));
+        }
+        Ok(())
+    }
+
+    /// Files of writers that died in the middle of one.
+    fn temporaries(&self) -> Vec<PathBuf> {
+        let (var, run) = (self.layout.var(), self.layout.run());
+        let mut folders = vec![
+            var.clone(),
+            var.join("network"),
+            run.clone(),
+            run.join("network"),
+            self.layout.images().join("by-recipe"),
+            self.layout.cache().join("seccomp"),
+        ];
+        for guests in [self.layout.guests(), run.join("guests")] {
+            folders.extend(entries(&guests).iter().map(|name| guests.join(name)));
+        }
+        folders
+            .iter()
+            .flat_map(|folder| file::abandoned(folder))
+            .collect()
+    }
+
+    /// Takes away what all guests share, when there is no guest: the bridge, the firewall table and
+    /// the cgroup. They come again with the next start.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn remove_shared(&self) -> Result<()> {
+        self.network
+            .remove_host_if_unused()
+            .map_err(|error| GuestError::Network(error.into()))?;
+        cgroup::remove_parent_if_empty(
+            &self.cgroup_host()?,
+            &self.layout.kernel_name(),
+            &self.cgroup_lock(),
+        )?;
+        Ok(())
+    }
+}
+
+fn network(error: &dyn std::error::Error) -> GuestError {
+    GuestError::Network(super::view::chain(error).into())
+}
+
+/// Names in a folder; none if it is not there.
+fn entries(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect()
+}
+
+fn told(done: Option<Result<()>>) -> Option<std::result::Result<(), String>> {
+    done.map(|done| done.map_err(|error| super::view::chain(&error)))
+}
+
+fn leftover(
+    kind: &'static str,
+    name: String,
+    done: Option<std::result::Result<(), String>>,
+) -> Leftover {
+    let removed = matches!(done, Some(Ok(())));
+    Leftover {
+        kind,
+        name,
+        removed,
+        why: done.and_then(std::result::Result::err),
+    }
+}

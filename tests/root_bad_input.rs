@@ -79,24 +79,24 @@ fn values_out_of_range_and_names_that_are_none() {
     no(&["--cpu-weight", "0"], 5, &["cpu.weight", "1 to 10000"]);
     no(&["--processes", "0"], 5, &["processes"]);
     no(&["--memroy", "64M"], 2, &["--memroy", "--memory"]);
-    no(&["--hostname", "-bad-"], 5, &["hostname"]);
+    no(&["--hostname", "bad name"], 5, &["hostname"]);
     no(&["--sysctl", "kernel.panic=1"], 5, &["kernel.panic"]);
-    no(&["--rlimit", "nofles=1"], 2, &["nofile"]);
+    no(&["--rlimit", "nofles=1"], 5, &["nofile"]);
     no(&["--cap-add", "CAP_NOPE"], 2, &["CAP_NOPE"]);
     no(&["--device", "/no/such"], 5, &["/no/such"]);
     no(
         &["--device", "/etc/passwd"],
         5,
-        &["/etc/passwd", "no device"],
+        &["/etc/passwd is not a device"],
     );
     no(&["--mount", "/no/such:/mnt"], 5, &["/no/such"]);
     no(&["--mount", "relative:/mnt"], 5, &["relative"]);
-    no(&["--stop-signal", "SIGNOPE"], 2, &["is not a signal"]);
+    no(&["--stop-signal", "SIGNOPE"], 5, &["is not a signal"]);
     no(&["--restart", "sometimes"], 2, &["no, on-failure, always"]);
     no(&["--network", "bridg"], 2, &["did you mean \"bridge\"?"]);
     no(&["--profile", "tyni"], 5, &["did you mean \"tiny\"?"]);
     no(&["--timezone", "Europe/../../etc"], 5, &["timezone"]);
-    no(&["--ssh-key", "two\nlines"], 5, &["ssh_keys"]);
+    no(&["--ssh-key", "two\nlines"], 2, &["control character"]);
     no(
         &["--option", "program=/no/such"],
         1,

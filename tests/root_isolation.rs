@@ -182,7 +182,9 @@ fn what_the_kernel_keeps_for_a_guest_is_charged_to_it() {
             "{kind}: {}",
             outcome.report()
         );
-        assert!(usage(&bulkhead, "greedy", "memory_peak") <= limit, "{kind}");
+        // The kernel may go beyond by what it cannot wait for.
+        let peak = usage(&bulkhead, "greedy", "memory_peak");
+        assert!(peak <= limit + (1 << 20), "{kind}: {peak}");
         // What a killed hog left in memory file systems goes, so that the next one has room.
         bulkhead.ok(&["stop", "greedy", "-t", "0s"]);
         bulkhead.ok(&["start", "greedy"]);

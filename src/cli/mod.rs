@@ -48,6 +48,11 @@ use std::process::ExitCode;
 
 use context::Context;
 
+use crate::kernel::sealed;
+
+/// Verbs that have a guest's program executed, and so run from a sealed mount.
+const ENTERING: [&str; 4] = ["exec", "shell", "wait", "demo"];
+
 /// The whole program: parses, calls one verb, prints what went wrong.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -70,6 +75,14 @@ fn run(arguments: Vec<OsString>) -> u8 {
     if matches.subcommand_name().is_none() {
         let _closed = std::io::stderr().write_all(&help(called).into_bytes());
         return fault::USAGE;
+    }
+    let enters = matches
+        .subcommand_name()
+        .is_some_and(|verb| ENTERING.contains(&verb));
+    if let (true, Err(error)) = (enters, sealed::ensure()) {
+        let fault = fault::Fault::of(fault::FAILED, &error);
+        fault.print();
+        return fault.code;
     }
     let done = Context::new(&matches).and_then(|context| command::dispatch(&context, &matches));
     done.unwrap_or_else(|fault| {

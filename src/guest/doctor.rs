@@ -147,7 +147,7 @@ fn find_tool(name: &str) -> Option<String> {
 type Knob = (&'static str, fn(&str) -> bool, &'static str);
 
 /// Kernel settings that guests are safer with.
-const KNOBS: [Knob; 5] = [
+const KNOBS: [Knob; 6] = [
     (
         "/proc/sys/kernel/core_pattern",
         |v| !v.starts_with('|'),
@@ -162,6 +162,11 @@ const KNOBS: [Knob; 5] = [
         "/proc/sys/kernel/dmesg_restrict",
         |v| v == "1",
         "guests without the default filter could read the kernel log",
+    ),
+    (
+        "/proc/sys/kernel/kptr_restrict",
+        |v| v != "0",
+        "guests could learn addresses of the kernel: set it to 1",
     ),
     (
         "/proc/sys/fs/protected_symlinks",

@@ -27,13 +27,13 @@ use crate::network::Network;
 use crate::plan::{self, LaunchPlan, Placement};
 use crate::storage::{self, Image};
 
-/// How long an init has to end by itself to count as one that "exits at once", at most.
-const AT_ONCE: Duration = Duration::from_millis(15);
+/// How long an init that has not come to rest has to end by itself to count as one that "exits at
+/// once"; on a loaded host it may take long to get as far as that.
+const AT_ONCE: Duration = Duration::from_millis(250);
 /// An init that sleeps for so long waits for something: it has begun well.
 const SETTLED: Duration = Duration::from_millis(2);
-
-/// The same on a loaded host, for an init that has not come to rest in that time.
-const AT_ONCE_BUSY: Duration = Duration::from_millis(250);
+/// So has one that has used this much of a CPU.
+const RAN_WELL: Duration = Duration::from_millis(10);
 
 /// A guest that was started.
 #[derive(Clone, Copy, Debug)]
@@ -175,21 +175,20 @@ impl Manager {
     }
 
     /// Waits a moment for an init that ends at once: until it has settled down to wait for
-    /// something, or been busy for long enough.
+    /// something, or has worked for long enough.
     fn look_after(&self, name: &GuestName, pid: u32) -> Result<()> {
         let Ok(pidfd) = process::open_pid(pid) else {
             return self.ended_at_once(name);
         };
-        let began = Instant::now();
+        let until = Instant::now() + AT_ONCE;
         let mut slept = None;
-        // On a loaded host an init may need longer to come to an end, or to rest.
-        while began.elapsed() < AT_ONCE || (process::is_busy(pid) && began.elapsed() < AT_ONCE_BUSY)
-        {
+        while Instant::now() < until {
             if process::wait_gone(pidfd.as_fd(), Some(SETTLED))? {
                 return self.ended_at_once(name);
             }
             let sleeps = process::asleep(pid);
-            if sleeps.is_some() && sleeps == slept {
+            let settled = sleeps.is_some() && sleeps == slept;
+            if settled || process::cpu_time(pid).is_some_and(|ran| ran >= RAN_WELL) {
                 break;
             }
             slept = sleeps;

@@ -172,13 +172,14 @@ fn relaxations(guest: &Guest) -> Vec<String> {
             .iter()
             .map(|d| format!("device: {}", d.path.display())),
     );
-    all.extend(
-        guest
-            .mounts
-            .iter()
-            .filter(|m| !m.read_only)
-            .map(|m| format!("mount: {} is writable", m.source.display())),
-    );
+    all.extend(guest.mounts.iter().filter(|m| !m.read_only).map(|m| {
+        let what = if m.idmap {
+            "is writable; keep host users out of it, for it can hold set-user-ID files of root"
+        } else {
+            "is writable"
+        };
+        format!("mount: {} {what}", m.source.display())
+    }));
     all
 }
 

@@ -20,6 +20,7 @@ mod netlink_socket;
 pub mod probe;
 pub mod process;
 pub mod random;
+pub mod sealed;
 pub mod seccomp;
 pub mod terminal;
 pub mod timing;

@@ -108,12 +108,6 @@ fn state_and_start(pid: u32) -> Option<(char, u64)> {
     Some((rest.first()?.chars().next()?, rest.get(19)?.parse().ok()?))
 }
 
-/// Whether a process runs, or waits for a CPU or a disk; not whether it sleeps.
-#[must_use]
-pub fn is_busy(pid: u32) -> bool {
-    state_and_start(pid).is_some_and(|(state, _)| matches!(state, 'R' | 'D'))
-}
-
 /// A pidfd of a process (pidfd_open(2), Linux 5.3).
 pub fn open_pid(pid: u32) -> Result<OwnedFd> {
     let target = i32::try_from(pid).ok().and_then(Pid::from_raw);
@@ -167,10 +161,29 @@ pub fn wait_gone(pidfd: BorrowedFd<'_>, limit: Option<Duration>) -> Result<bool>
     }
 }
 
+/// Field 9 of /proc/PID/stat: PF_* of the kernel's include/linux/sched.h.
+fn flags_of(pid: u32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    text.rsplit_once(')')?.1.split(' ').nth(7)?.parse().ok()
+}
+
+/// Whether a process has executed a program since it was made (PF_FORKNOEXEC is gone). Its
+/// close-on-exec descriptors are closed by that, but also by its death.
+#[must_use]
+pub fn has_executed(pid: u32) -> bool {
+    const FORK_NO_EXEC: u64 = 0x40;
+    flags_of(pid).is_some_and(|flags| flags & FORK_NO_EXEC == 0)
+}
+
 /// How often a process has gone to sleep so far, if it sleeps now (/proc/PID/status). The same
-/// number twice means that it did not run in between.
+/// number twice means that it did not run in between. One that is ending may sleep on its way
+/// (PF_EXITING), and is not asleep.
 #[must_use]
 pub fn asleep(pid: u32) -> Option<u64> {
+    const EXITING: u64 = 0x4;
+    if flags_of(pid)? & EXITING != 0 {
+        return None;
+    }
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let field = |name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name))?;
@@ -178,6 +191,14 @@ pub fn asleep(pid: u32) -> Option<u64> {
     };
     field("State:")?.strip_prefix('S')?;
     field("voluntary_ctxt_switches:")?.parse().ok()
+}
+
+/// How long a process has had a CPU since it was made (/proc/PID/schedstat); `None` on a kernel that
+/// does not count it.
+#[must_use]
+pub fn cpu_time(pid: u32) -> Option<Duration> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).ok()?;
+    Some(Duration::from_nanos(text.split(' ').next()?.parse().ok()?))
 }
 
 /// A duration for poll(2).
@@ -424,6 +445,20 @@ mod tests {
             .open()
             .is_none()
         );
+    }
+
+    #[test]
+    fn a_fork_has_executed_nothing() {
+        let Forked::Parent { pid, pidfd } = fork_with(CloneFlags::default(), None).unwrap() else {
+            std::thread::sleep(Duration::from_secs(60));
+            leave(0)
+        };
+        assert!(!has_executed(pid));
+        send_signal(pidfd.as_fd(), Signal::KILL.as_raw()).unwrap();
+        assert!(wait_gone(pidfd.as_fd(), None).unwrap());
+        assert!(!has_executed(pid), "dead, and never was anything else");
+        collect(pidfd.as_fd());
+        assert!(has_executed(std::process::id()));
     }
 
     #[test]

@@ -140,7 +140,7 @@ impl Prepared {
                 fault::step("host", first + number)?;
                 match step {
                     HostStep::ReleaseInit => self.host.say_go(None),
-                    _ => self.host.hear_end(),
+                    _ => self.host.hear_exec(self.pid),
                 }
             };
             let done = timed("host", || name_of(step), act);

@@ -137,9 +137,11 @@ impl Host {
         Ok((word, fd))
     }
 
-    pub(super) fn hear_end(&mut self) -> Result<(), Cause> {
+    /// The connection closes by execve, or because init died on its last steps.
+    pub(super) fn hear_exec(&mut self, init: u32) -> Result<(), Cause> {
         match protocol::hear(self.channel()?, Some(PATIENCE))? {
-            None => Ok(self.dialogue.hear(None)?),
+            None if process::has_executed(init) => Ok(self.dialogue.hear(None)?),
+            None => Err(Box::new(Silence)),
             Some((word, _)) => {
                 self.said = Some(word);
                 Err(Box::new(Silence))

@@ -7,7 +7,7 @@ use std::io;
 /// What an archive may ask for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
-    /// Headers of all kinds.
+    /// Headers of all kinds, and folders that no header of their own names.
     pub(super) entries: u64,
     /// Bytes of all files, and of the largest one with its holes.
     pub(super) bytes: u64,

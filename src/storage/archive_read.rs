@@ -46,6 +46,17 @@ impl<R: Read> Reader<R> {
         }
     }
 
+    /// Counts entries, and folders that had to be made for them.
+    pub(super) fn count(&mut self, more: u64) -> Result<(), ArchiveError> {
+        self.headers += more;
+        if self.headers > self.limits.entries {
+            let most = self.limits.entries;
+            let reason = "entries, with the folders they lie in";
+            return Err(self.wrong(format!("the archive has more than {most} {reason}")));
+        }
+        Ok(())
+    }
+
     /// An error at the current entry.
     pub(super) fn wrong(&self, reason: impl Into<String>) -> ArchiveError {
         ArchiveError::Entry {
@@ -147,11 +158,7 @@ impl<R: Read> Reader<R> {
         if block.iter().all(|b| *b == 0) {
             return Ok(None);
         }
-        self.headers += 1;
-        if self.headers > self.limits.entries {
-            let most = self.limits.entries;
-            return Err(self.wrong(format!("the archive has more than {most} entries")));
-        }
+        self.count(1)?;
         let mut header = Header::new_old();
         header.as_mut_bytes().copy_from_slice(&block);
         let field = 148..156;

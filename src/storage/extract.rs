@@ -51,6 +51,7 @@ pub(super) fn extract(
         folders: Vec::new(),
         parents: HashMap::new(),
         buffer: vec![0; 256 << 10],
+        made: 0,
         done: Extracted::default(),
     };
     while let Some(entry) = reader.next()? {
@@ -67,6 +68,8 @@ struct Writer<'a> {
     /// Parents by path; forgotten whenever a name is replaced.
     parents: HashMap<Vec<u8>, Rc<OwnedFd>>,
     buffer: Vec<u8>,
+    /// Folders made for entries below them and not counted yet.
+    made: u64,
     done: Extracted,
 }
 
@@ -104,6 +107,7 @@ impl Writer<'_> {
             return self.finish_folder(&top, entry).map_err(failed);
         };
         let parent = self.parent(parents).map_err(failed)?;
+        reader.count(std::mem::take(&mut self.made))?;
         let name = cname(name.clone()).map_err(|e| failed(("name", e)))?;
         match entry.kind {
             EntryKind::Folder => self.folder(&parent, &name, entry).map_err(failed),
@@ -190,7 +194,7 @@ impl Writer<'_> {
         retry(|| fs::openat2(self.root, path, OPEN_DIR, Mode::empty(), INSIDE))
     }
 
-    fn ensure(&self, parts: &[Vec<u8>], links: u32) -> Step<OwnedFd> {
+    fn ensure(&mut self, parts: &[Vec<u8>], links: u32) -> Step<OwnedFd> {
         match self.open_inside(&path_of(parts)) {
             Err(Errno::NOENT) => {}
             other => return at("open folder", other),
@@ -201,7 +205,10 @@ impl Writer<'_> {
         let parent = self.ensure(above, links)?;
         let name = cname(name.clone()).map_err(|e| ("name", e))?;
         match fs::mkdirat(&parent, &*name, Mode::from_raw_mode(0o755)) {
-            Ok(()) => return at("open folder", self.open_inside(&path_of(parts))),
+            Ok(()) => {
+                self.made += 1;
+                return at("open folder", self.open_inside(&path_of(parts)));
+            }
             Err(Errno::EXIST) => {}
             Err(e) => return Err(("create folder", e.into())),
         }

@@ -310,6 +310,17 @@ fn sizes_that_disagree_or_are_too_large_are_refused() {
         ..Limits::default()
     };
     Outcome::of(&many.bytes(), limits).refused("", "more than 20 entries");
+    // Folders that an entry only implies take as much room on the disk as it does.
+    let deep = Tar::new()
+        .file(&"d/".repeat(40), "")
+        .file(&format!("{}f", "e/".repeat(40)), "")
+        .bytes();
+    let most = |entries| Limits {
+        entries,
+        ..Limits::default()
+    };
+    Outcome::of(&deep, most(60)).refused("e/e", "folders they lie in");
+    assert!(Outcome::of(&deep, most(90)).result.is_ok());
     let limits = Limits {
         bytes: 1000,
         ..Limits::default()

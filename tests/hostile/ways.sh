@@ -81,6 +81,7 @@ try 'a user namespace with its root' unshare -Ur true
 try 'modprobe' modprobe -f dummy
 try 'the clock' date -s '2001-01-01'
 try 'the hardware clock' hwclock -w
+try 'a file nobody can remove' sh -c 'touch fixed; chattr +i fixed'
 try 'swap' sh -c 'dd if=/dev/zero of=swap bs=4096 count=20; mkswap swap; swapon swap'
 try 'a higher nice' nice -n -20 sh -c 'test $(nice) = -20'
 try 'a real-time scheduler' chrt -f 50 true

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::console::Hub;
 use super::error::Result;
 use super::manager::{Manager, now_ms};
+use super::start::Round;
 use super::store::Phase;
 use crate::kernel::cgroup::{Group, OomWatch};
 use crate::kernel::fault::{self, Role};
@@ -26,6 +27,9 @@ use crate::model::{EventKind, ExitReason, Guest, GuestName, RestartPolicy, Statu
 
 /// A guest that has run this long has started well: its restarts count from one again.
 const LONG: Duration = Duration::from_secs(600);
+/// One that reboots itself sooner than this waits for [`REBOOT_PAUSE`].
+const SHORT: Duration = Duration::from_secs(2);
+const REBOOT_PAUSE: Duration = Duration::from_secs(1);
 
 /// What the keeper needs of a definition, written at the start so that it reads no TOML.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,9 +61,11 @@ impl Orders {
     }
 
     /// What follows an end: `None` for nothing, else the pause before the next start.
-    fn next(&self, reason: &ExitReason, restarts: u32) -> Next {
+    fn next(&self, reason: &ExitReason, restarts: u32, ran: Duration) -> Next {
         let wanted = match reason {
             // The guest's own reboot is no failure and needs no policy.
+            // One that does nothing else must not keep the host busy with launches.
+            ExitReason::Reboot if ran < SHORT => return Next::Start(REBOOT_PAUSE),
             ExitReason::Reboot => return Next::Start(Duration::ZERO),
             ExitReason::Stopped | ExitReason::Killed | ExitReason::Poweroff => false,
             ExitReason::Exited { code: 0 } => self.policy == "always",
@@ -238,7 +244,7 @@ fn follow(manager: &Manager, name: &GuestName, orders: &Orders, reason: ExitReas
     }
     let ran = Duration::from_millis(now_ms().saturating_sub(state.started_ms));
     let restarts = if ran > LONG { 0 } else { state.restarts };
-    let next = orders.next(&reason, restarts);
+    let next = orders.next(&reason, restarts, ran);
     let reboot = reason == ExitReason::Reboot;
     manager.put_away(name, Some(reason))?;
     fault::point()?;
@@ -260,8 +266,11 @@ fn follow(manager: &Manager, name: &GuestName, orders: &Orders, reason: ExitReas
         // Somebody stopped or started it meanwhile.
         return Ok(());
     }
-    let restarts = if reboot { restarts } else { restarts + 1 };
-    super::start::become_keeper(manager, name, lock, None, restarts.max(1))
+    let round = Round {
+        restarts: if reboot { restarts } else { restarts + 1 },
+        by_policy: !reboot,
+    };
+    super::start::become_keeper(manager, name, lock, None, round)
 }
 
 impl Manager {
@@ -364,8 +373,12 @@ mod tests {
     #[test]
     fn a_reboot_needs_no_policy_and_a_poweroff_heeds_none() {
         assert_eq!(
-            orders("no").next(&ExitReason::Reboot, 99),
+            orders("no").next(&ExitReason::Reboot, 99, SHORT),
             Next::Start(Duration::ZERO)
+        );
+        assert_eq!(
+            orders("no").next(&ExitReason::Reboot, 0, SHORT / 2),
+            Next::Start(REBOOT_PAUSE)
         );
         for policy in ["no", "on-failure", "always"] {
             for reason in [
@@ -374,7 +387,7 @@ mod tests {
                 ExitReason::Killed,
             ] {
                 assert_eq!(
-                    orders(policy).next(&reason, 0),
+                    orders(policy).next(&reason, 0, SHORT),
                     Next::Stay,
                     "{policy} {reason:?}"
                 );
@@ -389,18 +402,21 @@ mod tests {
             ExitReason::Exited { code: 0 },
         );
         let seconds: Vec<_> = (0..11)
-            .map(|n| orders("on-failure").next(&failure, n))
+            .map(|n| orders("on-failure").next(&failure, n, SHORT))
             .collect();
         assert_eq!(seconds[0], Next::Start(Duration::from_secs(1)));
         assert_eq!(seconds[3], Next::Start(Duration::from_secs(8)));
         assert_eq!(seconds[9], Next::Start(Duration::from_secs(60)));
         assert_eq!(seconds[10], Next::GiveUp(10));
-        assert_eq!(orders("on-failure").next(&fine, 0), Next::Stay);
+        assert_eq!(orders("on-failure").next(&fine, 0, SHORT), Next::Stay);
         assert_eq!(
-            orders("always").next(&fine, 0),
+            orders("always").next(&fine, 0, SHORT),
             Next::Start(Duration::from_secs(1))
         );
-        assert_eq!(orders("no").next(&ExitReason::OutOfMemory, 0), Next::Stay);
+        assert_eq!(
+            orders("no").next(&ExitReason::OutOfMemory, 0, SHORT),
+            Next::Stay
+        );
     }
 
     #[test]

@@ -134,7 +134,7 @@ impl Manager {
             let _guard = process::NoReturn;
             drop(ours);
             fault::role(Role::Launch);
-            become_keeper(self, name, lock, Some(&theirs), 0)
+            become_keeper(self, name, lock, Some(&theirs), Round::default())
         };
         drop(theirs);
         let report = fault::point().and_then(|()| ours.receive(None));
@@ -324,13 +324,22 @@ fn phase<T>(step: &str, act: impl FnOnce() -> T) -> T {
     timed("start", || step.to_owned(), act)
 }
 
+/// Which start of a guest it is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Round {
+    /// Restarts by its policy since it last ran for long.
+    pub(super) restarts: u32,
+    /// Whether this one is such a restart; else a command or the guest itself asked for it.
+    pub(super) by_policy: bool,
+}
+
 /// Launches the guest in this process, tells `report`, and goes on as its keeper.
 pub(super) fn become_keeper(
     manager: &Manager,
     name: &GuestName,
     lock: GuestLock,
     report: Option<&Channel>,
-    restarts: u32,
+    round: Round,
 ) -> ! {
     let tell = |word: &Report| {
         if let Some(channel) = report {
@@ -338,13 +347,13 @@ pub(super) fn become_keeper(
             let _gone = channel.send(&serde_json::to_vec(word).unwrap_or_default(), None);
         }
     };
-    let done = detach_from_terminal().and_then(|()| manager.launch(name, restarts));
+    let done = detach_from_terminal().and_then(|()| manager.launch(name, round.restarts));
     match done {
         Ok(launched) => {
-            let kind = if restarts == 0 {
-                EventKind::Started
-            } else {
-                EventKind::Restarted { attempt: restarts }
+            let attempt = round.restarts;
+            let kind = match round.by_policy {
+                true => EventKind::Restarted { attempt },
+                false => EventKind::Started,
             };
             // The guest runs; an event that cannot be written must not end it.
             let _lost = manager.record(name, kind);

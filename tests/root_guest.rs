@@ -355,6 +355,21 @@ fn restart_policies_back_off_and_give_up() {
     assert!(is(&host, "fails", "stopped"));
     let text = host.ok(&["events", "fails"]);
     assert!(text.contains("ended: exited with code 3"), "{text}");
+    // A policy given to a running guest is in force at once.
+    scripted(&host, "late", "sleep 1; exit 3", &["--start"]);
+    let said = host.ok(&[
+        "set",
+        "late",
+        "restart.policy=always",
+        "restart.delay=100ms",
+    ]);
+    assert!(
+        said.contains("in force: restart.policy, restart.delay"),
+        "{said}"
+    );
+    eventually("it starts again", 20, || {
+        events(&host, "late").contains(&"restarted".to_owned())
+    });
     let end = info(&host, "fine");
     assert_eq!(
         (&end["status"], &end["last_end"]["code"]),

@@ -10,7 +10,6 @@ use crate::guest::{GuestError, view};
 use crate::kernel::cgroup::CgroupError;
 use crate::kernel::{Errno, KernelError};
 use crate::launch::EnterError;
-use crate::network::LeaseError;
 use crate::storage::{ImageError, TemplateError};
 
 /// Something failed.
@@ -193,13 +192,7 @@ fn code(error: &GuestError) -> u8 {
     match error {
         GuestError::Missing { .. } => MISSING,
         GuestError::Exists(_) | GuestError::WrongState { .. } | GuestError::Busy { .. } => STATE,
-        GuestError::Definition(_)
-        | GuestError::Plan(_)
-        | GuestError::Host { .. }
-        | GuestError::Fixed { .. }
-        | GuestError::Exhausted(_) => REFUSED,
-        GuestError::Lease(LeaseError::File(_) | LeaseError::Host(_)) => FAILED,
-        GuestError::Lease(_) => REFUSED,
+        error if error.is_refusal() => REFUSED,
         GuestError::Key(_) => USAGE,
         GuestError::Image(error) => image_code(error),
         GuestError::Cgroup(error) => cgroup_code(error),

@@ -1,6 +1,7 @@
 //! What can go wrong with a guest, by what a person can do about it.
 
 use crate::model::{GuestName, Status};
+use crate::network::LeaseError;
 
 /// A verb that was not carried out. Nothing has changed, unless it says otherwise.
 #[derive(Debug, thiserror::Error)]
@@ -100,6 +101,8 @@ pub enum GuestError {
         name: GuestName,
         /// Why.
         why: String,
+        /// Whether the definition asks for what it cannot have (exit code 5).
+        refused: bool,
         /// The last lines of its console.
         console: Option<String>,
     },
@@ -122,6 +125,23 @@ pub enum GuestError {
     /// Time was up.
     #[error("{0}")]
     TimedOut(String),
+}
+
+impl GuestError {
+    /// Whether a limit, a policy or the definition is why: the same will be refused again.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Definition(_)
+            | Self::Plan(_)
+            | Self::Host { .. }
+            | Self::Fixed { .. }
+            | Self::Exhausted(_) => true,
+            Self::Lease(error) => !matches!(error, LeaseError::File(_) | LeaseError::Host(_)),
+            Self::Start { refused, .. } => *refused,
+            _ => false,
+        }
+    }
 }
 
 /// Result of this room.

@@ -109,15 +109,7 @@ fn watch_and_follow(
     pidfd: OwnedFd,
     console: Option<OwnedFd>,
 ) -> Result<()> {
-    let orders: Orders = file::read_small(&manager.orders_path(name), 1 << 16)?
-        .and_then(|text| serde_json::from_slice(&text).ok())
-        .unwrap_or(Orders {
-            policy: "no".into(),
-            delay_ms: 0,
-            delay_max_ms: 0,
-            attempts: 0,
-            console_log: 1 << 19,
-        });
+    let orders = orders(manager, name)?;
     join_holder(manager);
     let group = manager.group(name)?;
     let kills = match &group {
@@ -126,7 +118,21 @@ fn watch_and_follow(
     };
     let ended = process::collect(pidfd.as_fd());
     drop((group, pidfd));
+    // What `set` has changed since counts.
+    let orders = self::orders(manager, name)?;
     follow(manager, name, &orders, reason(ended, kills))
+}
+
+fn orders(manager: &Manager, name: &GuestName) -> Result<Orders> {
+    Ok(file::read_small(&manager.orders_path(name), 1 << 16)?
+        .and_then(|text| serde_json::from_slice(&text).ok())
+        .unwrap_or(Orders {
+            policy: "no".into(),
+            delay_ms: 0,
+            delay_max_ms: 0,
+            attempts: 0,
+            console_log: 1 << 19,
+        }))
 }
 
 /// Under systemd, out of the session of whoever typed the command: into the service's own group.

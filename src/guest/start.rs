@@ -51,7 +51,7 @@ pub struct Started {
 #[derive(Debug, Serialize, Deserialize)]
 enum Report {
     Running { pid: u32 },
-    Failed { why: String },
+    Failed { why: String, refused: bool },
 }
 
 /// A guest planned for launch.
@@ -151,9 +151,10 @@ impl Manager {
                 return Err(error.into());
             }
         };
-        let failed = |why: String| GuestError::Start {
+        let failed = |why: String, refused| GuestError::Start {
             name: name.clone(),
             why,
+            refused,
             console: None,
         };
         let report = report.and_then(|(text, _)| serde_json::from_slice(&text).ok());
@@ -169,8 +170,8 @@ impl Manager {
                 // Not `clean_up`: a guest whose launch died when it ran already is put away too.
                 self.put_away(name, None)?;
                 Err(match other {
-                    Some(Report::Failed { why }) => failed(why),
-                    _ => failed(format!("the launching process {keeper} was killed")),
+                    Some(Report::Failed { why, refused }) => failed(why, refused),
+                    _ => failed(format!("the launching process {keeper} was killed"), false),
                 })
             }
         }
@@ -230,6 +231,7 @@ impl Manager {
         Err(GuestError::Start {
             name: name.clone(),
             why,
+            refused: false,
             console: self.console_tail(name, 10),
         })
     }
@@ -277,6 +279,7 @@ impl Manager {
         let failed = |error: &dyn std::error::Error| GuestError::Start {
             name: name.clone(),
             why: super::view::chain(error),
+            refused: false,
             console: None,
         };
         let prepared = launch::prepare(&planned.plan, &place).map_err(|error| failed(&error))?;
@@ -392,7 +395,10 @@ pub(super) fn become_keeper(
                 let _lost = manager.record(name, EventKind::Exited { reason });
                 let _left = manager.clean_up(name);
             }
-            tell(&Report::Failed { why });
+            tell(&Report::Failed {
+                why,
+                refused: error.is_refusal(),
+            });
             process::leave(1)
         }
     }

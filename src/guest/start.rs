@@ -198,7 +198,7 @@ impl Manager {
         }
         // On a busy machine one that was killed lets go of its files long before it has ended.
         if process::is_ending(pid) && process::wait_gone(pidfd.as_fd(), Some(END))? {
-            return self.ended_at_once(name);
+            return self.ended_at_once(name, began_ms);
         }
         Ok(())
     }

@@ -161,6 +161,9 @@ pub fn wait_gone(pidfd: BorrowedFd<'_>, limit: Option<Duration>) -> Result<bool>
     }
 }
 
+/// PF_EXITING.
+const EXITING: u64 = 0x4;
+
 /// Field 9 of /proc/PID/stat: PF_* of the kernel's include/linux/sched.h.
 fn flags_of(pid: u32) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -180,8 +183,7 @@ pub fn has_executed(pid: u32) -> bool {
 /// (PF_EXITING), and is not asleep.
 #[must_use]
 pub fn asleep(pid: u32) -> Option<u64> {
-    const EXITING: u64 = 0x4;
-    if flags_of(pid)? & EXITING != 0 {
+    if is_ending(pid) {
         return None;
     }
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
@@ -204,15 +206,7 @@ pub fn cpu_time(pid: u32) -> Option<Duration> {
 /// Whether a process is on its way out: killed or leaving, and not yet to be collected.
 #[must_use]
 pub fn is_ending(pid: u32) -> bool {
-    /// PF_EXITING of linux/sched.h.
-    const EXITING: u64 = 4;
-    // Field 9 of /proc/PID/stat; the second is the command in parentheses and may hold anything.
-    let flags = || {
-        let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        let (_, rest) = text.rsplit_once(')')?;
-        rest.split_whitespace().nth(6)?.parse::<u64>().ok()
-    };
-    flags().is_none_or(|flags| flags & EXITING != 0)
+    flags_of(pid).is_none_or(|flags| flags & EXITING != 0)
 }
 
 /// A duration for poll(2).

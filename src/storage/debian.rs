@@ -230,6 +230,14 @@ fn tool(program: &str) -> Command {
     command
 }
 
+/// The tools mount into the root they build: in a mount namespace of their own, so that the mounts
+/// end with them however they end.
+fn in_own_mounts(program: &str) -> Command {
+    let mut command = tool("/usr/bin/unshare");
+    command.args(["--mount", "--", program]);
+    command
+}
+
 fn mmdebstrap(
     program: &str,
     suite: &str,
@@ -238,7 +246,7 @@ fn mmdebstrap(
     sources: &[String],
     settings: &[String],
 ) -> Command {
-    let mut command = tool(program);
+    let mut command = in_own_mounts(program);
     command
         .args(settings.iter().map(|line| format!("--aptopt={line}")))
         .args(["--mode=root", "--variant=minbase", "--format=directory"])
@@ -260,7 +268,7 @@ fn debootstrap(
     mirror: &str,
     settings: &[String],
 ) -> Command {
-    let mut command = tool(program);
+    let mut command = in_own_mounts(program);
     // It fetches with wget, which takes proxies from the environment.
     for line in settings {
         let mut words = line.splitn(2, ' ');
@@ -283,7 +291,9 @@ fn debootstrap(
 
 /// Runs a tool, hands its lines on, and fails with the last ones.
 fn run(job: &mut Job<'_>, mut command: Command) -> Result<(), ImageError> {
-    let name = command.get_program().to_string_lossy().into_owned();
+    // `unshare --mount -- TOOL`: the tool is who speaks.
+    let shown = command.get_args().nth(2).unwrap_or(command.get_program());
+    let name = shown.to_string_lossy().into_owned();
     let cannot = |e: std::io::Error| refuse_run(job.template.name.as_str(), &name, &e.to_string());
     let (reader, writer) = std::io::pipe().map_err(cannot)?;
     // A group of its own: mmdebstrap waits for its children, which do not hear what it hears.

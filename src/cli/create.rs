@@ -13,6 +13,7 @@ use super::progress::Teller;
 use super::settings;
 use crate::define::{self, DefineError, MAX_FILE};
 use crate::guest::{GuestError, Manager};
+use crate::kernel::interrupt;
 use crate::model::GuestName;
 
 pub(super) const CREATE: Verb = Verb {
@@ -77,10 +78,11 @@ fn create(context: &Context, matches: &ArgMatches) -> Result<u8> {
         ));
         return Ok(0);
     }
+    interrupt::catch()?;
     let mut teller = Teller::new(context.quiet);
     let created = manager.create(&name, &text, &mut |step| teller.tell(step));
     drop(teller);
-    let created = created.map_err(refused)?;
+    let created = created.map_err(|error| refused(error).or_interrupted())?;
     let mut made = Made {
         guest: name.to_string(),
         template: created.guest.template.name.clone(),

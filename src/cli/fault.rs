@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use crate::define::{DefineError, KeyError, ProfileError, ReadError};
 use crate::guest::{GuestError, view};
 use crate::kernel::cgroup::CgroupError;
-use crate::kernel::{Errno, KernelError};
+use crate::kernel::{Errno, KernelError, interrupt};
 use crate::launch::EnterError;
 use crate::storage::{ImageError, TemplateError};
 
@@ -54,6 +54,15 @@ impl Fault {
             causes: Vec::new(),
             hint: None,
         }
+    }
+
+    /// The same, with the exit code of a shell for a command that a signal ended (128 and the
+    /// signal) if one has asked this one to end.
+    pub(super) fn or_interrupted(mut self) -> Self {
+        if let Some(signal) = interrupt::caught() {
+            self.code = u8::try_from(128 + signal).unwrap_or(FAILED);
+        }
+        self
     }
 
     /// A command line that clap could not find fault with.

@@ -11,6 +11,7 @@ use super::fault::{Fault, Result};
 use super::progress::Teller;
 use super::render::{Cell, safe};
 use crate::guest::view::bytes_text;
+use crate::kernel::interrupt;
 use crate::model::TemplateRef;
 use crate::storage::{self, Kind, OptionSpec, Template};
 
@@ -141,12 +142,13 @@ fn build(context: &Context, matches: &ArgMatches) -> Result<u8> {
         )))?;
         return Ok(0);
     }
+    interrupt::catch()?;
     let mut teller = Teller::new(context.quiet);
     let image = storage::ensure_image(&manager.layout, &templates, &wanted, &mut |step| {
         teller.tell(step);
     });
     drop(teller);
-    let image = image?;
+    let image = image.map_err(|error| Fault::from(error).or_interrupted())?;
     let built = Built {
         template: &image.template,
         image: &image.digest,

@@ -12,6 +12,7 @@ use tar::{EntryType, Header};
 
 use super::archive_entry::{ArchiveError, Entry, EntryKind, Limits, number, shown};
 use super::archive_pax::Pax;
+use crate::kernel::interrupt;
 
 /// Extension headers that may come before one entry.
 const EXTENSIONS_MOST: u32 = 8;
@@ -120,6 +121,7 @@ impl<R: Read> Reader<R> {
         if want == 0 {
             return Ok(0);
         }
+        self.go_on()?;
         let n = loop {
             match self.input.read(&mut buffer[..want]) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -133,7 +135,16 @@ impl<R: Read> Reader<R> {
         Ok(n)
     }
 
+    /// A command that a signal asked to end ends between two reads.
+    fn go_on(&self) -> Result<(), ArchiveError> {
+        match interrupt::caught() {
+            Some(_) => Err(self.wrong("reading it was interrupted by a signal")),
+            None => Ok(()),
+        }
+    }
+
     fn skip(&mut self) -> Result<(), ArchiveError> {
+        self.go_on()?;
         let left = self.left + self.padding;
         (self.left, self.padding) = (0, 0);
         let passed = io::copy(&mut (&mut self.input).take(left), &mut io::sink())

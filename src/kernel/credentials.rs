@@ -141,6 +141,25 @@ pub fn set_rlimit(name: &str, soft: u64, hard: u64) -> Result<()> {
     }
 }
 
+/// Raises a hard limit of this process to `hard` where it is lower; the soft one stays. Raising needs
+/// CAP_SYS_RESOURCE in the host's user namespace.
+pub fn raise_hard_limit(name: &str, hard: u64) -> Result<()> {
+    let resource =
+        rlimit_resource(name).ok_or_else(|| KernelError::new("raise limit", name, Errno::INVAL))?;
+    let mut now = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: `now` is live and of the type the call writes.
+    if unsafe { libc::getrlimit(resource, &raw mut now) } != 0 {
+        return Err(KernelError::last("read limit", name));
+    }
+    if now.rlim_max >= hard {
+        return Ok(());
+    }
+    set_rlimit(name, now.rlim_cur, hard)
+}
+
 /// Execution can no longer add privileges (prctl(2) PR_SET_NO_NEW_PRIVS).
 pub fn no_new_privileges() -> Result<()> {
     rustix::thread::set_no_new_privs(true).map_err(KernelError::on("set", "no_new_privs"))

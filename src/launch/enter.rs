@@ -17,6 +17,7 @@ use rustix::fs::FileType;
 use serde::{Deserialize, Serialize};
 
 use super::entered::entered;
+use super::stage::raise_limits;
 use crate::kernel::cgroup::Group;
 use crate::kernel::channel::Channel;
 use crate::kernel::process::{self, CloneFlags, Forked};
@@ -280,6 +281,7 @@ fn entering(request: &EnterRequest<'_>, program: Option<&Program>, channel: &Cha
             KernelError::new("enter", "the guest's cgroups", Errno::IO).because(error.to_string())
         })?;
         process::hide_from_others()?;
+        raise_limits(&request.plan.limits)?;
         namespace::join(request.guest.as_fd(), request.plan.namespaces)?;
         credentials::become_user(0, 0, &[])?;
         process::hide_from_others()?;

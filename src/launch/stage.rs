@@ -86,6 +86,7 @@ fn carry_out(
         StageStep::EnterCgroups => inherited.group.enter_self().map_err(|error| {
             KernelError::new("enter", "the guest's cgroups", Errno::IO).because(error.to_string())
         }),
+        StageStep::RaiseLimits { limits } => raise_limits(limits),
         StageStep::SetCeilings { limits } => set_limits(limits),
         StageStep::BecomeOwner { owner } => {
             // Capabilities stay, so that a host which forbids unprivileged user namespaces still
@@ -118,6 +119,12 @@ fn carry_out(
 /// Any change of user takes the request back (prctl(2)), so it is made after each.
 fn die_with_host() -> Result<()> {
     process::on_parent_death(Some(rustix::process::Signal::KILL))
+}
+
+pub(super) fn raise_limits(limits: &[Limit]) -> Result<()> {
+    limits
+        .iter()
+        .try_for_each(|limit| credentials::raise_hard_limit(&limit.name, limit.hard))
 }
 
 pub(super) fn set_limits(limits: &[Limit]) -> Result<()> {

@@ -195,6 +195,11 @@ pub struct IdMapLine {
 pub enum StageStep {
     /// Enter the version 1 cgroups (version 2 it was born in).
     EnterCgroups,
+    /// Raise hard limits that are lower than what the guest is to have.
+    RaiseLimits {
+        /// Limits.
+        limits: Vec<Limit>,
+    },
     /// Set the limits that become ceilings of the whole user namespace.
     SetCeilings {
         /// Limits.

@@ -237,6 +237,9 @@ fn stage(parts: &Parts<'_>) -> Vec<StageStep> {
         .filter(|l| PER_USER.contains(&l.name.as_str()));
     vec![
         StageStep::EnterCgroups,
+        StageStep::RaiseLimits {
+            limits: limits(parts),
+        },
         StageStep::SetCeilings {
             limits: ceilings.collect(),
         },

@@ -59,6 +59,9 @@ impl StageStep {
     pub fn why(&self) -> &'static str {
         match self {
             Self::EnterCgroups => "while it is root: version 1 has no birth into a cgroup",
+            Self::RaiseLimits { .. } => {
+                "only root of the host may raise them; inside, init can set what is not above"
+            }
             Self::SetCeilings { .. } => {
                 "limits in force when the user namespace is made hold for the whole guest"
             }

@@ -385,8 +385,8 @@ fn a_guest_that_waits_for_its_restart_can_be_stopped() {
     }
     let host = Bulkhead::new();
     let flags = ["--restart", "always", "--restart-delay", "1m", "--start"];
-    scripted(&host, "web", "sleep 0.3; exit 1", &flags);
-    eventually("it waits", 10, || is(&host, "web", "restarting"));
+    scripted(&host, "web", "sleep 3; exit 1", &flags);
+    eventually("it waits", 30, || is(&host, "web", "restarting"));
     host.ok(&["stop", "web"]);
     assert!(is(&host, "web", "stopped"));
     host.ok(&["start", "web"]);
@@ -553,12 +553,21 @@ fn a_guest_outlives_its_keeper() {
         inside(&host, "web", "echo again > /dev/console");
         host.ok(&["logs", "web"]).contains("again")
     });
-    // The new keeper sees how it ends, as far as the kernel tells one that is no parent.
+    // The new keeper sees how it ends, as far as the kernel tells one that is no parent (since 6.15).
     host.run(&["exec", "web", "poweroff", "-f"]);
     host.ok(&["wait", "web", "stopped", "--timeout", "10s"]);
     let end = &info(&host, "web")["last_end"];
-    assert_eq!(
-        (&end["reason"], &end["signal"]),
-        (&"signal".into(), &9.into())
-    );
+    let told = (&end["reason"], &end["signal"]);
+    if kernel_version() >= (6, 15) {
+        assert_eq!(told, (&"signal".into(), &9.into()));
+    } else {
+        assert_eq!(told, (&"unknown".into(), &serde_json::Value::Null));
+    }
+}
+
+/// Major and minor number of the running kernel.
+fn kernel_version() -> (u32, u32) {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("a mounted /proc");
+    let mut numbers = release.split('.').map(|n| n.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }

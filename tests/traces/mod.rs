@@ -126,7 +126,7 @@ pub fn processes(root: &Path) -> Traces {
         // The dead wait for a parent, which may take its time.
         let dead = String::from_utf8_lossy(&read("status")).contains("State:\tZ");
         // Under systemd one process sleeps in the guests' service as long as there is that.
-        let holder = groups.contains(".holder") && command.starts_with("sleep\0infinity");
+        let holder = groups.contains(".holder") && command.contains("sleep\0infinity");
         if pid != std::process::id()
             && !dead
             && !holder

@@ -285,3 +285,43 @@ fn networks_none_host_and_an_address_of_choice() {
     made(&host, "late", &[]);
     assert_ne!(info(&host, "late")["address"], *wish);
 }
+
+#[test]
+fn running_guests_learn_each_others_names_and_traps_hold_nobody_up() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    for name in ["here", "trap", "stopped"] {
+        started(&host, name, &[]);
+    }
+    inside(&host, "here", "echo '192.0.2.1 printer' >> /etc/hosts");
+    // What a hostile one makes of its file is left as it is, and the others are told all the same.
+    inside(&host, "trap", "rm /etc/hosts && mkfifo /etc/hosts");
+    host.ok(&["pause", "stopped"]);
+    made(&host, "late", &[]);
+    let hosts = |name: &str| inside(&host, name, "cat /etc/hosts");
+    let address = info(&host, "late")["address"]
+        .as_str()
+        .expect("an address")
+        .to_owned();
+    let line = format!("{address} late");
+    eventually("it is told of the new one", 20, || {
+        hosts("here").contains(&line)
+    });
+    assert!(hosts("here").contains("192.0.2.1 printer"));
+    assert_eq!(inside(&host, "trap", "test -p /etc/hosts; echo $?"), "0");
+    // A frozen one is told when it goes on.
+    host.ok(&["resume", "stopped"]);
+    eventually("it is told later", 20, || hosts("stopped").contains(&line));
+    host.ok(&["rename", "late", "later"]);
+    eventually("it is told of the name", 20, || {
+        let all = hosts("here");
+        all.contains(&format!("{address} later")) && !all.contains(&format!("{line}\n"))
+    });
+    host.ok(&["delete", "later"]);
+    eventually("it is told of the end", 20, || {
+        !hosts("here").contains("later")
+    });
+    assert!(hosts("here").contains("192.0.2.1 printer"));
+}

@@ -424,6 +424,7 @@ fn a_build_that_is_ended_leaves_nothing_that_doctor_does_not_clear() {
         return;
     }
     let site = Site::new();
+    let before = tools_files();
     for signal in ["INT", "KILL"] {
         let mut command = site.bulkhead.command(&["template", "build", "debian"]);
         command.stdout(Stdio::null()).stderr(Stdio::null());
@@ -446,4 +447,13 @@ fn a_build_that_is_ended_leaves_nothing_that_doctor_does_not_clear() {
             builds(&site.bulkhead).is_empty()
         });
     }
+    let left: Vec<_> = tools_files().difference(&before).cloned().collect();
+    assert_eq!(left, Vec::<String>::new(), "in /tmp");
+}
+
+/// What mmdebstrap leaves in /tmp when it is killed and was not given another place.
+fn tools_files() -> std::collections::BTreeSet<String> {
+    let entries = std::fs::read_dir("/tmp").expect("/tmp").flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter(|n| n.starts_with("mmdebstrap.")).collect()
 }

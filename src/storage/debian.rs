@@ -13,8 +13,11 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, FdFlags};
 use rustix::process::{Pid, Signal, kill_process_group};
 
+use super::apt_settings::{host_settings, is_for_guests};
 use super::build::{Built, Job};
+use super::dirfd::{self, Owner};
 use super::image::{ImageError, Progress};
+use super::remove::remove_tree;
 use super::seed::Seed;
 use super::systemd_units;
 use crate::kernel::interrupt;
@@ -162,36 +165,6 @@ fn parse_targets(text: &str) -> Option<Archives> {
     })
 }
 
-/// What the host's apt needs to reach its archives: proxies, and whether old lists are accepted, as
-/// lines of apt.conf(5).
-fn host_settings() -> Vec<String> {
-    let output = find("apt-config").and_then(|path| tool(&path).arg("dump").output().ok());
-    output.map_or_else(Vec::new, |output| {
-        parse_settings(&String::from_utf8_lossy(&output.stdout))
-    })
-}
-
-fn parse_settings(dump: &str) -> Vec<String> {
-    const WANTED: [&str; 4] = [
-        "Acquire::http::Proxy",
-        "Acquire::https::Proxy",
-        "Acquire::Check-Valid-Until",
-        "Acquire::Check-Date",
-    ];
-    let wanted = |line: &&str| {
-        line.split_once(' ').is_some_and(|(name, value)| {
-            WANTED.iter().any(|w| w.eq_ignore_ascii_case(name)) && value != "\"\";"
-        })
-    };
-    dump.lines().filter(wanted).map(str::to_owned).collect()
-}
-
-/// Whether a guest may and can use it: no password of the host's, no proxy on the host's loopback.
-fn is_for_guests(setting: &str) -> bool {
-    let of_host = ["@", "://127.", "://localhost", "://[::1]"];
-    !of_host.iter().any(|part| setting.contains(part))
-}
-
 impl Archives {
     /// Lines of sources.list(5).
     fn sources(&self, suite: &str) -> Vec<String> {
@@ -209,7 +182,7 @@ impl Archives {
 }
 
 /// Finds a program where the system keeps its own.
-fn find(name: &str) -> Option<String> {
+pub(super) fn find(name: &str) -> Option<String> {
     ["/usr/bin", "/usr/sbin", "/bin", "/sbin"]
         .into_iter()
         .map(|folder| format!("{folder}/{name}"))
@@ -217,7 +190,7 @@ fn find(name: &str) -> Option<String> {
 }
 
 /// A command with an environment of its own.
-fn tool(program: &str) -> Command {
+pub(super) fn tool(program: &str) -> Command {
     let mut command = Command::new(program);
     command
         .env_clear()
@@ -296,6 +269,11 @@ fn run(job: &mut Job<'_>, mut command: Command) -> Result<(), ImageError> {
     let name = shown.to_string_lossy().into_owned();
     let cannot = |e: std::io::Error| refuse_run(job.template.name.as_str(), &name, &e.to_string());
     let (reader, writer) = std::io::pipe().map_err(cannot)?;
+    // Its temporary files go with the build, however that ends.
+    let failed = |e: rustix::io::Errno| cannot(e.into());
+    dirfd::make_dir(job.lock, c"tools", Owner::root(0o700)).map_err(failed)?;
+    let own = job.root.with_file_name("tools");
+    command.env("TMPDIR", &own);
     // A group of its own: mmdebstrap waits for its children, which do not hear what it hears.
     command
         .process_group(0)
@@ -338,7 +316,7 @@ fn run(job: &mut Job<'_>, mut command: Command) -> Result<(), ImageError> {
         .wait()
         .map_err(|e| refuse_run(&job.template.name, &name, &e.to_string()))?;
     if status.success() {
-        return Ok(());
+        return Ok(remove_tree(job.lock, c"tools", &own)?);
     }
     let lines: Vec<String> = last.into();
     let full = lines
@@ -444,25 +422,6 @@ fn finish(job: &Job<'_>, sources: &[String], settings: &[String]) -> Result<(), 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn settings_of_the_hosts_apt_reach_a_guest_but_no_secrets() {
-        let dump = "Acquire::http::Proxy \"http://proxy.example:3128/\";\n\
-                    Acquire::https::Proxy \"http://user:pass@proxy.example/\";\n\
-                    Acquire::http::Proxy \"http://127.0.0.1:3142\";\nAcquire::Check-Date \"\";\n\
-                    Acquire::Check-Valid-Until \"false\";\nDPkg::Post-Invoke \"x\";\n\
-                    Acquire::AllowInsecureRepositories \"1\";\n";
-        let settings = parse_settings(dump);
-        assert_eq!(settings.len(), 4, "{settings:?}");
-        let inside: Vec<_> = settings.iter().filter(|s| is_for_guests(s)).collect();
-        assert_eq!(
-            inside,
-            [
-                "Acquire::http::Proxy \"http://proxy.example:3128/\";",
-                "Acquire::Check-Valid-Until \"false\";"
-            ]
-        );
-    }
 
     #[test]
     fn debian_archives_are_found_among_others() {

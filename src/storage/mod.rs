@@ -19,6 +19,7 @@
 //! at a time through descriptors, never by a joined path.
 
 mod accounts;
+mod apt_settings;
 mod archive;
 mod archive_entry;
 mod archive_pax;

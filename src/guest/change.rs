@@ -127,13 +127,7 @@ impl Manager {
         let resources = plan::resources::limits(guest, &blocks)?;
         let limits = launch::limits(&resources, guest.cgroups)?;
         group.update(&limits)?;
-        let orders = super::keeper::Orders::of(guest);
-        file::write_runtime(
-            &self.orders_path(name),
-            &serde_json::to_vec(&orders).unwrap_or_default(),
-            0o600,
-        )?;
-        Ok(())
+        self.write_orders(name, guest)
     }
 
     /// Waits until a guest is `running`, `stopped`, has an address (`ip`), or is `ready`: its init

@@ -33,7 +33,7 @@ const REBOOT_PAUSE: Duration = Duration::from_secs(1);
 
 /// What the keeper needs of a definition, written at the start so that it reads no TOML.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Orders {
+struct Orders {
     /// When to start again.
     policy: String,
     delay_ms: u64,
@@ -44,7 +44,7 @@ pub struct Orders {
 }
 
 impl Orders {
-    pub(super) fn of(guest: &Guest) -> Self {
+    fn of(guest: &Guest) -> Self {
         let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         let policy = match guest.restart.policy {
             RestartPolicy::No => "no",
@@ -281,8 +281,18 @@ fn follow(manager: &Manager, name: &GuestName, orders: &Orders, reason: ExitReas
 }
 
 impl Manager {
-    pub(super) fn orders_path(&self, name: &GuestName) -> PathBuf {
+    fn orders_path(&self, name: &GuestName) -> PathBuf {
         self.layout.guest_run(name).join("orders.json")
+    }
+
+    /// Writes down what its keeper needs of a definition.
+    pub(super) fn write_orders(&self, name: &GuestName, guest: &Guest) -> Result<()> {
+        let orders = serde_json::to_vec(&Orders::of(guest)).unwrap_or_default();
+        Ok(file::write_runtime(
+            &self.orders_path(name),
+            &orders,
+            0o600,
+        )?)
     }
 
     /// Whether a running guest has its keeper.

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::error::{GuestError, Result};
-use super::keeper::Orders;
 use super::life::Verb;
 use super::manager::{Manager, now_ms};
 use super::store::{GuestLock, Machine, Phase, RunState, Written};
@@ -264,12 +263,7 @@ impl Manager {
         let enter = plan::enter::enter(&planned.spec)?;
         let enter = serde_json::to_vec(&enter).unwrap_or_default();
         file::write_runtime(&self.enter_path(name), &enter, 0o600)?;
-        let orders = Orders::of(&planned.guest);
-        file::write_runtime(
-            &self.orders_path(name),
-            &serde_json::to_vec(&orders).unwrap_or_default(),
-            0o600,
-        )?;
+        self.write_orders(name, &planned.guest)?;
         let cgroups = phase("open-cgroups", || self.cgroups())?;
         let place = Workplace {
             cgroups: &cgroups,

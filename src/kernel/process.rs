@@ -87,8 +87,11 @@ impl Identity {
     /// The identity of a process now; `None` if there is none, or only its dead body.
     #[must_use]
     pub fn of(pid: u32) -> Option<Self> {
-        let (state, start) = state_and_start(pid)?;
-        (!matches!(state, 'Z' | 'X')).then_some(Self { pid, start })
+        let stat = Stat::of(pid)?;
+        (!matches!(stat.state, 'Z' | 'X')).then_some(Self {
+            pid,
+            start: stat.start,
+        })
     }
 
     /// A pidfd of this very process; `None` if it is gone.
@@ -100,12 +103,27 @@ impl Identity {
     }
 }
 
-/// Fields 3 and 22 of /proc/PID/stat.
-fn state_and_start(pid: u32) -> Option<(char, u64)> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field is the command in parentheses and may hold anything.
-    let rest: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
-    Some((rest.first()?.chars().next()?, rest.get(19)?.parse().ok()?))
+/// What is used of /proc/PID/stat (proc_pid_stat(5)).
+struct Stat {
+    /// Field 3.
+    state: char,
+    /// Field 9: PF_* of the kernel's include/linux/sched.h.
+    flags: u64,
+    /// Field 22: clock ticks since boot.
+    start: u64,
+}
+
+impl Stat {
+    fn of(pid: u32) -> Option<Self> {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The second field is the command in parentheses and may hold anything.
+        let rest: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
+        Some(Self {
+            state: rest.first()?.chars().next()?,
+            flags: rest.get(6)?.parse().ok()?,
+            start: rest.get(19)?.parse().ok()?,
+        })
+    }
 }
 
 /// A pidfd of a process (pidfd_open(2), Linux 5.3).
@@ -161,21 +179,12 @@ pub fn wait_gone(pidfd: BorrowedFd<'_>, limit: Option<Duration>) -> Result<bool>
     }
 }
 
-/// PF_EXITING.
-const EXITING: u64 = 0x4;
-
-/// Field 9 of /proc/PID/stat: PF_* of the kernel's include/linux/sched.h.
-fn flags_of(pid: u32) -> Option<u64> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    text.rsplit_once(')')?.1.split(' ').nth(7)?.parse().ok()
-}
-
 /// Whether a process has executed a program since it was made (PF_FORKNOEXEC is gone). Its
 /// close-on-exec descriptors are closed by that, but also by its death.
 #[must_use]
 pub fn has_executed(pid: u32) -> bool {
     const FORK_NO_EXEC: u64 = 0x40;
-    flags_of(pid).is_some_and(|flags| flags & FORK_NO_EXEC == 0)
+    Stat::of(pid).is_some_and(|stat| stat.flags & FORK_NO_EXEC == 0)
 }
 
 /// How often a process has gone to sleep so far, if it sleeps now (/proc/PID/status). The same
@@ -206,7 +215,8 @@ pub fn cpu_time(pid: u32) -> Option<Duration> {
 /// Whether a process is on its way out: killed or leaving, and not yet to be collected.
 #[must_use]
 pub fn is_ending(pid: u32) -> bool {
-    flags_of(pid).is_none_or(|flags| flags & EXITING != 0)
+    const EXITING: u64 = 0x4;
+    Stat::of(pid).is_none_or(|stat| stat.flags & EXITING != 0)
 }
 
 /// A duration for poll(2).

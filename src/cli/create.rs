@@ -98,7 +98,8 @@ fn create(context: &Context, matches: &ArgMatches) -> Result<u8> {
     if matches.get_flag("start") {
         let started = manager.start(&name).map_err(|error| {
             Fault::from(error).hint(format!(
-                "guest {name} is made; `bulkhead start {name}` tries again"
+                "guest {name} is made; mend it with `bulkhead edit {name}` if need be, then \
+                 `bulkhead start {name}` tries again"
             ))
         })?;
         made.pid = Some(started.pid);

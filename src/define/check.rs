@@ -295,14 +295,14 @@ fn kernel_settings(guest: &Guest, found: &mut Found) {
 
 fn life(guest: &Guest, found: &mut Found) {
     if let Some(program) = guest.init.command.first() {
-        if program.contains('/') && !program.starts_with('/') {
+        if program.is_empty() {
+            found.add("init.command", "the program is missing");
+        } else if !program.starts_with('/') {
+            // No search path: which program it is must not depend on what the guest has.
             found.add(
                 "init.command",
                 format!("{program:?} is relative: begin with /"),
             );
-        }
-        if program.is_empty() {
-            found.add("init.command", "the program is missing");
         }
     }
     if let Some(signal) = &guest.init.stop_signal {

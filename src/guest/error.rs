@@ -7,7 +7,7 @@ use crate::network::LeaseError;
 #[derive(Debug, thiserror::Error)]
 pub enum GuestError {
     /// No such guest (exit code 3).
-    #[error("there is no guest {name}{}", hint.as_ref().map(|h| format!(": did you mean {h}?")).unwrap_or_default())]
+    #[error("there is no guest {name}: {}", hint.as_ref().map_or_else(|| "`bulkhead list` shows those there are".to_owned(), |h| format!("did you mean {h}?")))]
     Missing {
         /// Name asked for.
         name: GuestName,

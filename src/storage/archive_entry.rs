@@ -39,6 +39,11 @@ pub enum ArchiveError {
         /// What is wrong.
         reason: String,
     },
+    /// Not even its beginning is one.
+    #[error(
+        "it is no tar archive, neither plain nor compressed with gzip, xz or zstd; or it is damaged"
+    )]
+    NoArchive,
     /// The stream ends in the middle.
     #[error("it ends in the middle, after entry {entry}: it is cut off or damaged; fetch it again")]
     Truncated {

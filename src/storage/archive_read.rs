@@ -179,6 +179,9 @@ impl<R: Read> Reader<R> {
             .map(|(at, byte)| u64::from(if field.contains(&at) { b' ' } else { *byte }))
             .sum();
         if number(&header.as_old().cksum) != Some(sum) {
+            if self.headers == 1 {
+                return Err(ArchiveError::NoArchive);
+            }
             let what = "what follows is no tar header (wrong checksum): the file is damaged, or no tar archive";
             return Err(self.wrong(what));
         }

@@ -346,7 +346,7 @@ fn a_cut_archive_is_never_whole() {
             "{cut}"
         );
     }
-    Outcome::of(&vec![b'x'; 2048], Limits::default()).refused("", "no tar header");
+    Outcome::of(&vec![b'x'; 2048], Limits::default()).refused("", "it is no tar archive");
     let mut damaged = whole;
     damaged[1536] ^= 1;
     Outcome::of(&damaged, Limits::default()).refused("", "checksum");

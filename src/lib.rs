@@ -12,6 +12,7 @@
 //! | L2 | [`meter`] | counters of a running guest |
 //! | L3 | [`guest`] | the life of one guest: store, verbs, keeper |
 //! | L4 | [`cli`] | the manager's front door |
+//! | L4 | [`oci`] | the front door with runc's command line, for containerd, Podman and Kubernetes |
 //!
 //! A room uses only the rooms of lower layers; `tests/layering.rs` reads the `use` lines and fails
 //! on an arrow that points up or sideways.
@@ -33,5 +34,6 @@ pub mod launch;
 pub mod meter;
 pub mod model;
 pub mod network;
+pub mod oci;
 pub mod plan;
 pub mod storage;

@@ -15,13 +15,14 @@ const HOMES: &[(&str, &[&str])] = &[
     ("netlink_packet_core", &["kernel"]),
     ("netlink_packet_route", &["kernel"]),
     ("netlink_sys", &["kernel"]),
+    ("zbus", &["kernel"]),
     // Its safe calls on descriptors are also how storage works on files.
     ("nix", &["kernel", "storage"]),
     // Safe calls on owned descriptors: everywhere but in the rooms that do no I/O.
     (
         "rustix",
         &[
-            "kernel", "define", "storage", "network", "launch", "guest", "cli",
+            "kernel", "define", "storage", "network", "launch", "guest", "cli", "oci",
         ],
     ),
     ("tar", &["storage"]),

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
-use super::clock;
 use super::command::{Verb, name, name_of, switch};
 use super::context::Context;
 use super::fault::{EXEC_FAILED, Fault, Result};
 use crate::guest::exec::ExecRequest;
+use crate::model::clock;
 
 pub(super) const EXEC: Verb = Verb {
     name: "exec",

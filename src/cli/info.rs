@@ -1,11 +1,11 @@
 //! `info`: everything about one guest. Reads, takes no lock.
 
-use super::clock::{span, time};
 use super::command::{Verb, name, name_of};
 use super::list::tone;
 use super::logs;
 use super::render::{safe, toned};
 use crate::guest::view::{Info, Row, bytes_text, reason_text};
+use crate::model::clock::{span, time};
 use crate::model::{Event, EventKind, Guest, ID_BLOCK, NetworkKind, RestartPolicy, Sample};
 
 pub(super) const INFO: Verb = Verb {

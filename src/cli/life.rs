@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use clap::{Arg, ArgMatches};
 
-use super::clock;
 use super::command::{Verb, switch};
 use super::context::Context;
 use super::fault::{Fault, Result, STATE};
@@ -14,6 +13,7 @@ use super::select;
 use crate::guest::Manager;
 use crate::guest::stop::Outcome;
 use crate::kernel::process::signal_number;
+use crate::model::clock;
 use crate::model::{GuestName, Status};
 
 pub(super) const START: Verb = Verb {

@@ -3,7 +3,6 @@
 
 use clap::{Arg, ArgMatches};
 
-use super::clock;
 use super::command::Verb;
 use super::context::Context;
 use super::fault::{Fault, MISSING, Result};
@@ -11,6 +10,7 @@ use super::render::{self, Cell, Format, Tone};
 use super::select;
 use crate::guest::view::{Row, bytes_text};
 use crate::model::Status;
+use crate::model::clock;
 
 pub(super) const LIST: Verb = Verb {
     name: "list",

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use clap::{Arg, ArgMatches, value_parser};
 
-use super::clock::{self, time};
 use super::command::{Verb, name, name_of, switch};
 use super::context::Context;
 use super::fault::{Fault, Result};
 use super::render::{self, Cell, Format};
 use crate::guest::Manager;
 use crate::guest::view::{printable, reason_text};
+use crate::model::clock::{self, time};
 use crate::model::{Event, EventKind, GuestName};
 
 pub(super) const LOGS: Verb = Verb {

@@ -5,7 +5,7 @@
 //! | `command` | the one clap tree: the table of verbs, the flags all have |
 //! | `context` | what every verb gets: the installation, where and how to print |
 //! | `fault` | errors to heading, causes, hint and exit code; the only place that prints them |
-//! | `render`, `yaml`, `clock` | values to text: tables, JSON, YAML, CSV, times |
+//! | `render`, `yaml` | values to text: tables, JSON, YAML, CSV |
 //! | `progress` | long work on standard error |
 //! | `settings` | the flags made from `define::KEYS` |
 //! | `select`, `order`, `many` | verbs on many guests: which, in what order, side by side |
@@ -14,7 +14,6 @@
 //! The program has one thread: a launch forks. What runs side by side (`-j`) runs as processes.
 
 mod change;
-mod clock;
 mod command;
 mod context;
 mod create;

@@ -86,7 +86,7 @@ impl Drop for Teller {
 
 /// `120M of 300M, 40M/s, 4s left`.
 fn amount(done: u64, total: Option<u64>, took: Duration) -> String {
-    let ms = super::clock::ms(took).max(1);
+    let ms = crate::model::clock::ms(took).max(1);
     let rate = done.saturating_mul(1000) / ms;
     let mut text = bytes_text(done);
     if let Some(total) = total {
@@ -95,7 +95,7 @@ fn amount(done: u64, total: Option<u64>, took: Duration) -> String {
     text += &format!(", {}/s", bytes_text(rate));
     if let (Some(total), true) = (total, rate > 0) {
         let left = total.saturating_sub(done) / rate;
-        text += &format!(", {} left", super::clock::span(left));
+        text += &format!(", {} left", crate::model::clock::span(left));
     }
     text
 }

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use clap::{Arg, ValueEnum, value_parser};
 
-use super::clock;
 use super::command::{Verb, name, name_of, required};
 use crate::guest::change::Until;
+use crate::model::clock;
 
 pub(super) const WAIT: Verb = Verb {
     name: "wait",

@@ -20,7 +20,7 @@ use crate::kernel::file;
 use crate::kernel::process::{self, CloneFlags, Forked, Identity};
 use crate::kernel::timing::timed;
 use crate::kernel::{KernelError, terminal};
-use crate::launch::{self, Workplace};
+use crate::launch::{self, GuestPlace};
 use crate::model::{EventKind, ExitReason, Guest, GuestName, NetOp, NetworkKind, Status};
 use crate::network::Network;
 use crate::plan::{self, LaunchPlan, Placement};
@@ -265,7 +265,7 @@ impl Manager {
         file::write_runtime(&self.enter_path(name), &enter, 0o600)?;
         self.write_orders(name, &planned.guest)?;
         let cgroups = phase("open-cgroups", || self.cgroups())?;
-        let place = Workplace {
+        let place = GuestPlace {
             cgroups: &cgroups,
             cache: self.layout.cache().join("seccomp"),
             scratch: self.layout.run().join("scratch"),

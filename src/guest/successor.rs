@@ -77,12 +77,12 @@ pub(super) fn execute_keeper(
         .chain(["PATH=/usr/sbin:/usr/bin:/sbin:/bin".to_owned()])
         .collect();
     // What the person's shell had open is not the keeper's.
-    let closed = fault::point().and_then(|()| process::close_on_exec_from(3));
+    let closed = fault::point().and_then(|()| inherited::close_on_exec_from(3));
     let kept = closed.and_then(|()| {
         [Some(pidfd), console]
             .into_iter()
             .flatten()
-            .try_for_each(process::keep_over_exec)
+            .try_for_each(inherited::keep_over_exec)
     });
     match kept {
         Ok(()) => process::execute("/proc/self/exe", &argv, &environment),

@@ -38,12 +38,18 @@ impl Channel {
 
     /// Sends one message, with a descriptor if given.
     pub fn send(&self, message: &[u8], fd: Option<BorrowedFd<'_>>) -> Result<()> {
+        let failed = KernelError::on("send to", "the other process of the launch");
+        let Some(fd) = fd else {
+            // The plainest call, which every filter in force allows. SIGPIPE is ignored here, as in
+            // every Rust program.
+            return rustix::io::retry_on_intr(|| rustix::io::write(&self.0, message))
+                .map(drop)
+                .map_err(failed);
+        };
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
-        let fds: Vec<BorrowedFd<'_>> = fd.into_iter().collect();
-        if !fds.is_empty() {
-            control.push(SendAncillaryMessage::ScmRights(&fds));
-        }
+        let fds = [fd];
+        control.push(SendAncillaryMessage::ScmRights(&fds));
         rustix::io::retry_on_intr(|| {
             sendmsg(
                 &self.0,
@@ -53,10 +59,16 @@ impl Channel {
             )
         })
         .map(drop)
-        .map_err(KernelError::on(
-            "send to",
-            "the other process of the launch",
-        ))
+        .map_err(failed)
+    }
+
+    /// One message without a descriptor, by read(2) alone; empty when the other side is gone.
+    pub fn read_plain(&self) -> Result<Vec<u8>> {
+        let mut data = [0; 256];
+        let n = rustix::io::retry_on_intr(|| rustix::io::read(&self.0, &mut data)).map_err(
+            KernelError::on("hear from", "the other process of the launch"),
+        )?;
+        Ok(data[..n].to_vec())
     }
 
     /// Receives one message; `None` when the other side has closed all its ends. `limit` bounds the

@@ -14,6 +14,11 @@ pub fn become_user(uid: u32, gid: u32, groups: &[u32]) -> Result<()> {
     if done != 0 {
         return Err(KernelError::last("set", "the further groups"));
     }
+    become_id(uid, gid)
+}
+
+/// The same, and the further groups stay: for who may not change them (a rootless launch).
+pub fn become_id(uid: u32, gid: u32) -> Result<()> {
     // SAFETY: no pointers.
     if unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) } != 0 {
         return Err(KernelError::last("become group", gid));

@@ -1,9 +1,9 @@
-//! Descriptors that the program before an exec left open for this one, by the number it told. What
-//! a process opens itself never comes through here.
+//! Descriptors over an exec: those that the program before left open for this one, by the number it
+//! told, and which of ours the next one gets.
 #![allow(unsafe_code)]
 
 use std::collections::BTreeSet;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Mutex;
 
 use rustix::io::Errno;
@@ -45,6 +45,69 @@ pub fn take(number: RawFd) -> Result<OwnedFd> {
     // SAFETY: the number is open, as just seen; it was inherited, so that nothing in this process
     // owns it, and `taken` keeps a second call from owning it again.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Closes every descriptor from `first` on at the next exec (close_range(2), Linux 5.11).
+pub fn close_on_exec_from(first: u32) -> Result<()> {
+    // SAFETY: no pointers; descriptors only get their close-on-exec flag set.
+    let done = unsafe {
+        libc::close_range(
+            first,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC.cast_signed(),
+        )
+    };
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(KernelError::last("close", "descriptors"))
+    }
+}
+
+/// Closes all descriptors from 3 on but these, now: for a process that will wait long and must hold
+/// nothing of its maker's. What owned the others must never be dropped after it: its caller ends by
+/// execve(2) or _exit(2).
+pub fn close_all_but(keep: &mut Vec<i32>) -> Result<()> {
+    keep.retain(|fd| *fd >= 3);
+    keep.sort_unstable();
+    let mut first = 3;
+    for last in keep.iter().copied().chain([i32::MAX]) {
+        if last > first {
+            let (from, to) = (first.cast_unsigned(), (last - 1).cast_unsigned());
+            // SAFETY: no pointers; that nothing uses the closed numbers is the caller's promise.
+            if unsafe { libc::close_range(from, to, 0) } != 0 {
+                return Err(KernelError::last("close", "descriptors"));
+            }
+        }
+        first = last.saturating_add(1);
+    }
+    Ok(())
+}
+
+/// Makes the descriptors from `first` to before `end` survive the next exec, those that are open.
+pub fn keep_over_exec_range(first: u32, end: u32) -> Result<()> {
+    for number in first..end {
+        let number = number.cast_signed();
+        // SAFETY: F_GETFD takes no argument and only reads; any number may be asked about.
+        let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+        if flags < 0 {
+            continue;
+        }
+        // SAFETY: F_SETFD takes an int by value and changes only a flag of an open descriptor.
+        if unsafe { libc::fcntl(number, libc::F_SETFD, flags & !libc::FD_CLOEXEC) } < 0 {
+            return Err(KernelError::last(
+                "keep open",
+                format!("descriptor {number}"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Makes `fd` survive the next exec.
+pub fn keep_over_exec(fd: impl AsFd) -> Result<()> {
+    rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())
+        .map_err(KernelError::on("keep open", "a descriptor"))
 }
 
 #[cfg(test)]

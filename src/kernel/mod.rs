@@ -3,12 +3,14 @@
 
 mod error;
 
+mod bus;
 pub mod capability;
 pub mod cgroup;
 pub mod channel;
 pub mod credentials;
 pub mod fault;
 pub mod file;
+pub mod forward;
 pub mod inherited;
 pub mod interrupt;
 pub mod mount;
@@ -19,9 +21,13 @@ pub mod netlink_nft;
 mod netlink_socket;
 pub mod probe;
 pub mod process;
+pub mod procfs;
 pub mod random;
+pub mod rdt;
+pub mod schedule;
 pub mod sealed;
 pub mod seccomp;
+pub mod socket;
 pub mod terminal;
 pub mod timing;
 pub mod tree;

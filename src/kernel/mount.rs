@@ -85,6 +85,51 @@ pub fn set_attr(
     })
 }
 
+/// What is to be changed about a mount.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Change {
+    /// MOUNT_ATTR_* bits to set.
+    pub set: u64,
+    /// Those to clear.
+    pub clear: u64,
+    /// MS_SHARED, MS_SLAVE, MS_PRIVATE or MS_UNBINDABLE; 0 leaves it.
+    pub propagation: u64,
+    /// The same for everything mounted below.
+    pub recursive: bool,
+}
+
+/// Changes attributes or propagation of a mount (mount_setattr(2), Linux 5.12).
+pub fn change(mount: BorrowedFd<'_>, what: Change, name: &str) -> Result<()> {
+    let attr = libc::mount_attr {
+        attr_set: what.set,
+        attr_clr: what.clear,
+        propagation: what.propagation,
+        userns_fd: 0,
+    };
+    let flags = libc::AT_EMPTY_PATH
+        | if what.recursive {
+            libc::AT_RECURSIVE
+        } else {
+            0
+        };
+    // SAFETY: `attr` lives over the call and its size is passed; the path is a static empty string.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attr,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(KernelError::last("set mount attributes of", name))
+    }
+}
+
 /// Puts a detached mount on `target` (move_mount(2), Linux 5.2).
 pub fn attach(tree: BorrowedFd<'_>, target: BorrowedFd<'_>, what: &str) -> Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
@@ -177,6 +222,27 @@ pub fn become_root(root: BorrowedFd<'_>) -> Result<()> {
     rustix::process::pivot_root(".", ".").map_err(KernelError::on("pivot to", "the new root"))?;
     unmount(".", UnmountFlags::DETACH).map_err(KernelError::on("detach", "the old root"))?;
     rustix::process::chdir("/").map_err(KernelError::on("change to", "/"))
+}
+
+/// The same without pivoting, for a root that pivot_root(2) refuses (an initramfs): the tree is
+/// moved over `/` and entered; what was there stays below, out of reach of paths.
+pub fn cover_and_enter(root: BorrowedFd<'_>) -> Result<()> {
+    rustix::process::fchdir(root).map_err(KernelError::on("change to", "the new root"))?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    move_mount(root, "", CWD, "/", flags).map_err(KernelError::on("move the new root to", "/"))?;
+    enter_folder()
+}
+
+/// Makes the working folder the root of this process (chroot(2)).
+pub fn enter_folder() -> Result<()> {
+    rustix::process::chroot(".").map_err(KernelError::on("change the root to", "the folder"))?;
+    rustix::process::chdir("/").map_err(KernelError::on("change to", "/"))
+}
+
+/// Sets the propagation of every mount of this namespace.
+pub fn set_propagation_of_all(kind: u64, recursive: bool) -> Result<()> {
+    let rec = if recursive { libc::MS_REC } else { 0 };
+    change_propagation(kind | rec)
 }
 
 /// Detaches the mount at a host path; a path that is no mount point is fine.

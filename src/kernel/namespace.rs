@@ -1,8 +1,11 @@
 //! Namespaces: leaving, joining, id maps, clocks, names. See namespaces(7).
+#![allow(unsafe_code)]
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::sched::CloneFlags;
+
+use rustix::io::Errno;
 
 use super::error::{KernelError, Result};
 
@@ -85,6 +88,52 @@ pub fn write_id_maps(pid: u32, users: &[IdMap], groups: &[IdMap]) -> Result<()> 
     Ok(())
 }
 
+/// A user namespace with these maps and nobody in it, for idmapped mounts: made by a process that
+/// then ends.
+pub fn user_with_maps(users: &[IdMap], groups: &[IdMap]) -> Result<OwnedFd> {
+    use super::process::{self, CloneFlags, Forked};
+    let flags = CloneFlags {
+        namespaces: kind::USER,
+        sibling: false,
+    };
+    let (pid, pidfd) = match process::fork_with(flags, None)? {
+        Forked::Child => {
+            let _guard = process::NoReturn;
+            loop {
+                std::thread::sleep(std::time::Duration::from_secs(60));
+            }
+        }
+        Forked::Parent { pid, pidfd } => (pid, pidfd),
+    };
+    let made = write_id_maps(pid, users, groups).and_then(|()| open(pid, "user"));
+    process::send_signal(pidfd.as_fd(), libc::SIGKILL)?;
+    process::collect(pidfd.as_fd());
+    made
+}
+
+/// A file that names a namespace of this kind, opened; anything else there is refused, and cannot
+/// make us wait.
+pub fn open_path(path: &std::path::Path, kind: u64) -> Result<OwnedFd> {
+    use rustix::fs::{Mode, OFlags};
+    /// NS_GET_NSTYPE of linux/nsfs.h, Linux 4.11.
+    const GET_TYPE: libc::c_ulong = 0xb703;
+    const NSFS_MAGIC: i64 = 0x6e73_6673;
+    let failed = |errno| KernelError::new("open the namespace", path.display(), errno);
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(failed)?;
+    let fs = rustix::fs::fstatfs(&fd).map_err(failed)?;
+    if fs.f_type != NSFS_MAGIC {
+        return Err(failed(Errno::INVAL).because("it is no namespace"));
+    }
+    // SAFETY: the request takes no argument and answers with a number.
+    let found = unsafe { libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(&fd), GET_TYPE) };
+    if u64::try_from(found) == Ok(kind) {
+        Ok(fd)
+    } else {
+        Err(failed(Errno::INVAL).because("it is a namespace of another kind"))
+    }
+}
+
 /// Sets the clocks of a time namespace that a process has made and nobody has entered: nanoseconds
 /// added to the monotonic and the boot clock.
 pub fn write_time_offsets(pid: u32, monotonic: i128, boot: i128) -> Result<()> {
@@ -98,6 +147,18 @@ pub fn write_time_offsets(pid: u32, monotonic: i128, boot: i128) -> Result<()> {
     };
     let text = line("monotonic", monotonic) + &line("boottime", boot);
     write_proc(pid, "timens_offsets", &text)
+}
+
+/// Makes a time namespace with these offsets and enters it (setns(2) of one's own
+/// `time_for_children`; only for a single thread).
+pub fn enter_new_clock(monotonic: i128, boot: i128) -> Result<()> {
+    unshare(kind::TIME)?;
+    let own = std::path::Path::new("/proc/self");
+    // Through /proc/self: what our number is depends on whose procfs this is.
+    let text = std::fs::read_link(own).map_err(KernelError::io("read", "/proc/self"))?;
+    let pid = text.to_str().and_then(|t| t.parse().ok()).unwrap_or(0);
+    write_time_offsets(pid, monotonic, boot)?;
+    join_one(open(pid, "time_for_children")?.as_fd(), kind::TIME)
 }
 
 /// The monotonic and the boot clock now, nanoseconds.

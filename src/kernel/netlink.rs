@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
@@ -17,6 +18,7 @@ use netlink_packet_route::route::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
+use rustix::io::Errno;
 
 pub use super::netlink_message::{Link, Route, Veth};
 use super::netlink_message::{link_of, named, quiet, route_of, veth_message};
@@ -208,6 +210,37 @@ impl Netlink {
             .ask(RouteNetlinkMessage::NewLink(message), 0)
             .map(drop)
             .map_err(|e| NetlinkError::new("isolate the bridge port", name, e))
+    }
+
+    /// Moves an interface into another network namespace under a new name.
+    ///
+    /// # Errors
+    /// When there is no such interface, the name is taken over there, or the kernel refuses.
+    pub fn move_link(
+        &mut self,
+        name: &str,
+        new_name: &str,
+        netns: BorrowedFd<'_>,
+    ) -> Result<(), NetlinkError> {
+        let attributes = vec![
+            LinkAttribute::NetNsFd(netns.as_raw_fd()),
+            LinkAttribute::IfName(new_name.to_owned()),
+        ];
+        let index = match self.link(name)? {
+            Some(link) => link.index,
+            None => {
+                let refusal = io::Error::from_raw_os_error(Errno::NODEV.raw_os_error());
+                return Err(NetlinkError::new(
+                    "move the interface",
+                    name,
+                    refusal.into(),
+                ));
+            }
+        };
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.attributes = attributes;
+        self.set_link("move the interface", name, message)
     }
 
     fn set_link(

@@ -1,7 +1,7 @@
 //! Processes: clone3 with a pidfd, waiting, signals by descriptor, identity that survives pid reuse.
 #![allow(unsafe_code)]
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -310,29 +310,6 @@ pub fn hide_from_others() -> Result<()> {
         .map_err(KernelError::on("hide", "this process"))
 }
 
-/// Closes every descriptor from `first` on at the next exec (close_range(2), Linux 5.11).
-pub fn close_on_exec_from(first: u32) -> Result<()> {
-    // SAFETY: no pointers; descriptors only get their close-on-exec flag set.
-    let done = unsafe {
-        libc::close_range(
-            first,
-            libc::c_uint::MAX,
-            libc::CLOSE_RANGE_CLOEXEC.cast_signed(),
-        )
-    };
-    if done == 0 {
-        Ok(())
-    } else {
-        Err(KernelError::last("close", "descriptors"))
-    }
-}
-
-/// Makes `fd` survive the next exec.
-pub fn keep_over_exec(fd: impl AsFd) -> Result<()> {
-    rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())
-        .map_err(KernelError::on("keep open", "a descriptor"))
-}
-
 /// The number of a signal by name, with or without `SIG`, or `RTMIN+3`, or a plain number.
 #[must_use]
 pub fn signal_number(name: &str) -> Option<i32> {
@@ -415,9 +392,17 @@ impl Drop for NoReturn {
 
 /// Replaces this process by a program (execve(2)); returns only on failure.
 pub fn execute(program: &str, argv: &[String], environment: &[String]) -> KernelError {
+    match std::ffi::CString::new(program) {
+        Ok(path) => execute_path(&path, argv, environment),
+        Err(_) => KernelError::new("execute", program, Errno::INVAL),
+    }
+}
+
+/// The same for a path as the kernel takes it.
+pub fn execute_path(path: &std::ffi::CStr, argv: &[String], environment: &[String]) -> KernelError {
+    let program = path.to_string_lossy();
     let text = |s: &String| std::ffi::CString::new(s.as_bytes());
     let strings = (
-        std::ffi::CString::new(program),
         argv.iter()
             .map(text)
             .collect::<std::result::Result<Vec<_>, _>>(),
@@ -426,10 +411,10 @@ pub fn execute(program: &str, argv: &[String], environment: &[String]) -> Kernel
             .map(text)
             .collect::<std::result::Result<Vec<_>, _>>(),
     );
-    let (Ok(path), Ok(argv), Ok(environment)) = strings else {
+    let (Ok(argv), Ok(environment)) = strings else {
         return KernelError::new("execute", program, Errno::INVAL);
     };
-    match nix::unistd::execve(&path, &argv, &environment) {
+    match nix::unistd::execve(path, &argv, &environment) {
         Err(errno) => KernelError::nix("execute", program)(errno),
         Ok(never) => match never {},
     }
@@ -437,6 +422,8 @@ pub fn execute(program: &str, argv: &[String], environment: &[String]) -> Kernel
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd as _;
+
     use super::*;
 
     #[test]

@@ -12,7 +12,7 @@ use super::stage::set_limits;
 use super::user::{User, look_up};
 use crate::kernel::channel::Channel;
 use crate::kernel::seccomp::Program;
-use crate::kernel::{Errno, KernelError, credentials, mount, process, terminal, tree};
+use crate::kernel::{Errno, KernelError, credentials, inherited, mount, process, terminal, tree};
 use crate::model::merge_hosts;
 use crate::plan::EnterPlan;
 
@@ -123,7 +123,7 @@ fn execute(
         process::hide_from_others()?;
         enter_folder(wish.folder, &user.home)?;
         process::reset_signals()?;
-        process::close_on_exec_from(3)?;
+        inherited::close_on_exec_from(3)?;
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
         Ok(())
     })()

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use super::protocol::{Dialogue, Word};
 use super::root::attr;
 use super::undo::Undo;
-use super::{devices, resources};
+use super::{container, devices, resources};
 use crate::kernel::cgroup::{Group, Parent};
 use crate::kernel::channel::Channel;
 use crate::kernel::credentials::FileSystemUser;
@@ -62,8 +62,40 @@ pub enum LaunchError {
 }
 
 /// Where a launch takes place.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Workplace<'a> {
+    /// A guest's.
+    Guest(&'a GuestPlace<'a>),
+    /// A container's.
+    Container(&'a container::Place),
+}
+
+impl<'a> Workplace<'a> {
+    fn cache(&self) -> &'a Path {
+        match self {
+            Self::Guest(place) => &place.cache,
+            Self::Container(place) => &place.cache,
+        }
+    }
+
+    fn guest(&self) -> Result<&'a GuestPlace<'a>, KernelError> {
+        match self {
+            Self::Guest(place) => Ok(place),
+            Self::Container(_) => Err(missing("a guest")),
+        }
+    }
+
+    pub(super) fn container(&self) -> Result<&'a container::Place, KernelError> {
+        match self {
+            Self::Container(place) => Ok(place),
+            Self::Guest(_) => Err(missing("a container")),
+        }
+    }
+}
+
+/// Where the launch of a guest takes place.
 #[derive(Debug)]
-pub struct Workplace<'a> {
+pub struct GuestPlace<'a> {
     /// The program's own cgroup, below which the guest's is made.
     pub cgroups: &'a Parent,
     /// Folder of compiled seccomp programs.
@@ -94,7 +126,25 @@ pub struct Launched {
 }
 
 /// Carries the plan out up to the point where only the guest's own program is missing.
-pub fn prepare(plan: &LaunchPlan, place: &Workplace<'_>) -> Result<Prepared, LaunchError> {
+pub fn prepare(plan: &LaunchPlan, place: &GuestPlace<'_>) -> Result<Prepared, LaunchError> {
+    let (mut host, left) = carry_out_until_release(plan, &Workplace::Guest(place))?;
+    let (Some((pid, pidfd)), Some(console)) = (host.init.take(), host.console.take()) else {
+        return Err(host.nothing_made(plan));
+    };
+    Ok(Prepared {
+        host,
+        pid,
+        pidfd,
+        console,
+        left,
+    })
+}
+
+/// Everything before the word that lets the first process go on; and what is left then.
+pub(super) fn carry_out_until_release(
+    plan: &LaunchPlan,
+    place: &Workplace<'_>,
+) -> Result<(Host, Vec<HostStep>), LaunchError> {
     let split = plan
         .host
         .iter()
@@ -109,20 +159,25 @@ pub fn prepare(plan: &LaunchPlan, place: &Workplace<'_>) -> Result<Prepared, Lau
         };
         timed("host", || name_of(step), act).map_err(|source| host.explain(step, source))?;
     }
-    let last = plan
-        .host
-        .get(split.saturating_sub(1))
-        .unwrap_or(&HostStep::AwaitInit);
-    let (Some((pid, pidfd)), Some(console)) = (host.init.take(), host.console.take()) else {
-        return Err(host.explain(last, Box::new(missing("the guest's first process"))));
-    };
-    Ok(Prepared {
-        host,
-        pid,
-        pidfd,
-        console,
-        left: plan.host[split..].to_vec(),
-    })
+    Ok((host, plan.host[split..].to_vec()))
+}
+
+/// The steps that are left.
+pub(super) fn release(host: &mut Host, init: u32, left: &[HostStep]) -> Result<(), LaunchError> {
+    let first = host.number + 1;
+    for (number, step) in left.iter().enumerate() {
+        let act = || {
+            fault::step("host", first + number)?;
+            match step {
+                HostStep::ReleaseInit => host.say_go(None),
+                _ => host.hear_exec(init),
+            }
+        };
+        let done = timed("host", || name_of(step), act);
+        done.map_err(|source| host.explain(step, source))?;
+    }
+    host.undo.keep();
+    Ok(())
 }
 
 impl Prepared {
@@ -134,19 +189,7 @@ impl Prepared {
 
     /// Lets the guest execute its program.
     pub fn release(mut self) -> Result<Launched, LaunchError> {
-        let first = self.host.number + 1;
-        for (number, step) in self.left.iter().enumerate() {
-            let act = || {
-                fault::step("host", first + number)?;
-                match step {
-                    HostStep::ReleaseInit => self.host.say_go(None),
-                    _ => self.host.hear_exec(self.pid),
-                }
-            };
-            let done = timed("host", || name_of(step), act);
-            done.map_err(|source| self.host.explain(step, source))?;
-        }
-        self.host.undo.keep();
+        release(&mut self.host, self.pid, &self.left)?;
         Ok(Launched {
             pid: self.pid,
             pidfd: self.pidfd,
@@ -180,6 +223,7 @@ pub(super) struct Host {
     pub(super) file_user: Option<FileSystemUser>,
     pub(super) mounts: Option<MountsOf>,
     pub(super) said: Option<Word>,
+    pub(super) container: container::Outside,
 }
 
 impl Default for Host {
@@ -200,6 +244,7 @@ impl Default for Host {
             file_user: None,
             mounts: None,
             said: None,
+            container: container::Outside::default(),
         }
     }
 }
@@ -213,7 +258,7 @@ impl Host {
     ) -> Result<(), Cause> {
         match step {
             HostStep::PrepareFilter { filter } => {
-                self.program = Some(Program::cached(&place.cache, filter)?.0);
+                self.program = Some(Program::cached(place.cache(), filter)?.0);
             }
             HostStep::MakeCgroup {
                 name,
@@ -223,7 +268,7 @@ impl Host {
             } => {
                 let limits = resources::limits(resources, *descendants)?;
                 let group = std::rc::Rc::new(Group::create(
-                    place.cgroups,
+                    place.guest()?.cgroups,
                     name,
                     &limits,
                     Some(*delegate),
@@ -255,11 +300,11 @@ impl Host {
                 )?;
                 mount::attach(
                     scratch.as_fd(),
-                    tree::open_root(&place.scratch)?.as_fd(),
+                    tree::open_root(&place.guest()?.scratch)?.as_fd(),
                     "the scratch folder",
                 )?;
             }
-            HostStep::MakeStage => self.make_stage(plan)?,
+            HostStep::MakeStage => self.make_stage(plan, place)?,
             HostStep::AwaitUserNamespace => {
                 self.expect_word()?;
                 let (pid, _) = self.stage.as_ref().ok_or_else(|| missing("the stage"))?;
@@ -274,7 +319,9 @@ impl Host {
                 let (monotonic, boot) = namespace::clocks();
                 namespace::write_time_offsets(*pid, -monotonic, -boot)?;
             }
-            HostStep::MountRoot { root, owner } => self.mount_root(root, *owner, &place.scratch)?,
+            HostStep::MountRoot { root, owner } => {
+                self.mount_root(root, *owner, &place.guest()?.scratch)?;
+            }
             HostStep::MountTmpfs {
                 target,
                 options,
@@ -313,6 +360,9 @@ impl Host {
                 .ok_or_else(|| missing("the mounts"))?
                 .leave()?,
             HostStep::ConnectNetwork { ops } => self.connect(ops)?,
+            HostStep::Container(step) => {
+                self.carry_out_container(step, plan, place.container()?)?;
+            }
             HostStep::ReleaseInit | HostStep::AwaitExec => {
                 return Err(Box::new(missing("an earlier step")));
             }

@@ -10,6 +10,7 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
+use super::container::Inside;
 use super::protocol::{self, Word};
 use super::root::attr;
 use super::stage::{Inherited, give_up, set_limits};
@@ -19,7 +20,7 @@ use crate::kernel::netlink::Netlink;
 use crate::kernel::terminal::{self, Pty};
 use crate::kernel::timing::{moment, timed};
 use crate::kernel::tree::{self, Point};
-use crate::kernel::{Errno, KernelError, capability, credentials, namespace, process};
+use crate::kernel::{Errno, KernelError, capability, credentials, inherited, namespace, process};
 use crate::model::NetOp;
 use crate::plan::step::{Attributes, name_of};
 use crate::plan::{InitStep, LaunchPlan};
@@ -27,12 +28,13 @@ use crate::plan::{InitStep, LaunchPlan};
 type Cause = Box<dyn std::error::Error>;
 
 /// Carries out init's steps; the last one does not come back.
-pub(super) fn run(plan: &LaunchPlan, inherited: &Inherited<'_>) -> ! {
+pub(super) fn run(plan: &LaunchPlan, inherited: &Inherited<'_>, inside: Option<Inside<'_>>) -> ! {
     let mut init = Init {
         inherited,
         root: None,
         console: None,
         empty: None,
+        inside,
     };
     for (number, step) in plan.init.iter().enumerate() {
         let act = || {
@@ -40,21 +42,31 @@ pub(super) fn run(plan: &LaunchPlan, inherited: &Inherited<'_>) -> ! {
             init.carry_out(step)
         };
         if let Err(error) = timed("init", || name_of(step), act) {
-            give_up(&inherited.channel, "init", &name_of(step), error.as_ref());
+            init.give_up(step, error.as_ref());
         }
     }
     process::leave(1)
 }
 
-struct Init<'a> {
-    inherited: &'a Inherited<'a>,
-    root: Option<OwnedFd>,
+pub(super) struct Init<'a> {
+    pub(super) inherited: &'a Inherited<'a>,
+    pub(super) root: Option<OwnedFd>,
     console: Option<Pty>,
     /// Where the one empty file system for masked folders is mounted.
     empty: Option<OwnedFd>,
+    /// What a container's has.
+    pub(super) inside: Option<Inside<'a>>,
 }
 
 impl Init<'_> {
+    fn give_up(&self, step: &InitStep, error: &dyn std::error::Error) -> ! {
+        if let Some(inside) = self.inside.as_ref().filter(|inside| inside.alone) {
+            inside.complain(&error.to_string());
+            process::leave(1);
+        }
+        give_up(&self.inherited.channel, "init", &name_of(step), error)
+    }
+
     fn carry_out(&mut self, step: &InitStep) -> Result<(), Cause> {
         match step {
             InitStep::LeaveKeyring => {
@@ -118,11 +130,12 @@ impl Init<'_> {
                 program.load(Default::default())?;
             }
             InitStep::Execute { argv, environment } => execute(argv, environment)?,
+            InitStep::Container(step) => self.carry_out_container(step)?,
         }
         Ok(())
     }
 
-    fn root(&self) -> Result<BorrowedFd<'_>, KernelError> {
+    pub(super) fn root(&self) -> Result<BorrowedFd<'_>, KernelError> {
         self.root
             .as_ref()
             .map(AsFd::as_fd)
@@ -232,6 +245,9 @@ impl Init<'_> {
 
     /// Through the guest's new procfs, which is ours until we execute.
     fn write_sysctl(&self, name: &str, value: &str) -> Result<(), KernelError> {
+        if let Some(inside) = &self.inside {
+            return inside.write_sysctl(name, value);
+        }
         let failed =
             |errno| KernelError::new("write the kernel setting", format!("{name}={value}"), errno);
         let path = Path::new("/proc/sys").join(name.replace('.', "/"));
@@ -279,7 +295,7 @@ fn configure(ops: &[NetOp]) -> Result<(), Cause> {
 fn execute(argv: &[String], environment: &[String]) -> Result<(), Cause> {
     let program = argv.first().ok_or_else(|| missing("the program"))?;
     process::reset_signals()?;
-    process::close_on_exec_from(3)?;
+    inherited::close_on_exec_from(3)?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     // Last: from here on the guest outlives us.
     process::on_parent_death(None)?;

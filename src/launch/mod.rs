@@ -5,6 +5,7 @@
 //! it executes). They talk in the words of `protocol`. What they have made is on the stack of
 //! `undo` until the launch has succeeded.
 
+pub mod container;
 mod devices;
 pub mod enter;
 mod entered;
@@ -19,5 +20,5 @@ mod undo;
 mod user;
 
 pub use enter::{EnterError, EnterRequest, Entered, Task, enter, put_down};
-pub use host::{LaunchError, Launched, Prepared, Workplace, prepare};
+pub use host::{GuestPlace, LaunchError, Launched, Prepared, prepare};
 pub use resources::limits;

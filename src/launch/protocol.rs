@@ -35,6 +35,15 @@ pub(super) enum Word {
     },
     /// Namespaces and mounts stand; the console comes along.
     Ready,
+    /// Of a container: its terminal comes along.
+    Terminal,
+    /// Of a container: the filter is loaded, and this is its listener's descriptor.
+    Listener {
+        /// Number in the process that says so.
+        fd: i32,
+    },
+    /// Of a container: only the program is missing.
+    Standing,
     /// It cannot go on.
     Failed {
         /// `stage` or `init`.
@@ -63,6 +72,8 @@ pub(super) enum Awaiting {
     Exec,
     /// Nothing more.
     Done,
+    /// What the plan says: a container's has its waiting in its steps.
+    Planned,
 }
 
 /// The host's side of the dialogue.
@@ -82,6 +93,11 @@ impl Dialogue {
         Self(Awaiting::UserNamespace)
     }
 
+    /// From here on the plan's steps say which word comes next.
+    pub(super) fn follow_the_plan(&mut self) {
+        self.0 = Awaiting::Planned;
+    }
+
     /// Takes the next word, `None` for the end of the connection.
     pub(super) fn hear(&mut self, word: Option<&Word>) -> Result<(), OutOfTurn> {
         self.0 = match (self.0, word) {
@@ -91,6 +107,7 @@ impl Dialogue {
             (Awaiting::Ready, Some(Word::Ready)) => Awaiting::Exec,
             (Awaiting::LateInit, Some(Word::Init { .. })) => Awaiting::Exec,
             (Awaiting::Exec, None) => Awaiting::Done,
+            (Awaiting::Planned, _) => Awaiting::Planned,
             (awaiting, word) => {
                 let got = word.map_or("the end".to_owned(), |w| format!("{w:?}"));
                 return Err(OutOfTurn { awaiting, got });
@@ -129,6 +146,19 @@ pub(super) fn hear(
 pub(super) fn await_go(channel: &Channel) -> Result<Option<OwnedFd>, KernelError> {
     match hear(channel, None)? {
         Some((Word::Go, fd)) => Ok(fd),
+        _ => Err(KernelError::new(
+            "wait for",
+            "the launching program",
+            Errno::PIPE,
+        )),
+    }
+}
+
+/// The same with read(2) alone, for a process whose filter is in force.
+pub(super) fn await_plain_go(channel: &Channel) -> Result<(), KernelError> {
+    let heard = channel.read_plain()?;
+    match serde_json::from_slice(&heard) {
+        Ok(Word::Go) => Ok(()),
         _ => Err(KernelError::new(
             "wait for",
             "the launching program",

@@ -4,9 +4,11 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use super::host::{Cause, Host, LaunchError, missing};
+use super::container::Inside;
+use super::host::{Cause, Host, LaunchError, Workplace, missing};
+use super::init;
 use super::protocol::{self, Word};
-use super::stage;
+use super::stage::{self, Inherited};
 use crate::kernel::channel::Channel;
 use crate::kernel::netlink::{Netlink, Veth};
 use crate::kernel::process::{self, CloneFlags, Forked};
@@ -19,23 +21,58 @@ use crate::plan::{HostStep, LaunchPlan};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Host {
-    pub(super) fn make_stage(&mut self, plan: &LaunchPlan) -> Result<(), Cause> {
+    pub(super) fn make_stage(
+        &mut self,
+        plan: &LaunchPlan,
+        place: &Workplace<'_>,
+    ) -> Result<(), Cause> {
+        self.stage = Some(self.fork(place, 0, |inherited, inside| {
+            stage::run(plan, &inherited, inside)
+        })?);
+        Ok(())
+    }
+
+    /// A container's first process, without a stage.
+    pub(super) fn make_init(
+        &mut self,
+        plan: &LaunchPlan,
+        place: &Workplace<'_>,
+        namespaces: u64,
+    ) -> Result<(), Cause> {
+        self.init = Some(self.fork(place, namespaces, |inherited, inside| {
+            init::run(plan, &inherited, inside)
+        })?);
+        Ok(())
+    }
+
+    /// A process in the cgroup, with all that the steps so far have opened.
+    fn fork(
+        &mut self,
+        place: &Workplace<'_>,
+        namespaces: u64,
+        run: impl FnOnce(Inherited<'_>, Option<Inside<'_>>),
+    ) -> Result<(u32, OwnedFd), Cause> {
         let (ours, theirs) = Channel::pair()?;
-        let group = self.group.clone().ok_or_else(|| missing("the cgroup"))?;
-        match process::fork_with(CloneFlags::default(), Some(group.v2_fd()?))? {
+        let flags = CloneFlags {
+            namespaces,
+            sibling: false,
+        };
+        let cgroup = self.birthplace(place)?;
+        match process::fork_with(flags, cgroup.as_ref().map(AsFd::as_fd))? {
             Forked::Child => {
                 let _guard = process::NoReturn;
                 drop(ours);
-                let trees = std::mem::take(&mut self.trees);
-                stage::run(
-                    plan,
-                    &stage::Inherited {
-                        channel: theirs,
-                        group: &group,
-                        program: self.program.as_ref(),
-                        trees,
-                    },
-                )
+                let outside = std::mem::take(&mut self.container);
+                let inside = place.container().ok().map(|at| Inside::new(outside, at));
+                let group = self.group.clone();
+                let inherited = Inherited {
+                    channel: theirs,
+                    group: group.as_deref(),
+                    program: self.program.as_ref(),
+                    trees: std::mem::take(&mut self.trees),
+                };
+                run(inherited, inside);
+                process::leave(0)
             }
             Forked::Parent { pid, pidfd } => {
                 let kill = pidfd.try_clone()?;
@@ -45,10 +82,30 @@ impl Host {
                     process::collect(kill.as_fd());
                 });
                 self.channel = Some(ours);
-                self.stage = Some((pid, pidfd));
-                Ok(())
+                Ok((pid, pidfd))
             }
         }
+    }
+
+    /// The version 2 group that a new process is born into.
+    fn birthplace(&self, place: &Workplace<'_>) -> Result<Option<OwnedFd>, Cause> {
+        if let Some(group) = &self.group {
+            return Ok(Some(group.v2_fd()?.try_clone_to_owned()?));
+        }
+        let entered = place.container()?.entered.as_ref();
+        if let Some(cgroups) = entered.and_then(|e| e.cgroups.as_ref()) {
+            return Ok(cgroups.exec_fd(None, false)?);
+        }
+        match self.container.cgroups.as_ref().and_then(|c| c.v2_fd()) {
+            Some(fd) => Ok(Some(fd.try_clone_to_owned()?)),
+            None => Ok(None),
+        }
+    }
+
+    /// The error of a plan that ended without a first process.
+    pub(super) fn nothing_made(&mut self, plan: &LaunchPlan) -> LaunchError {
+        let last = plan.host.last().unwrap_or(&HostStep::AwaitInit);
+        self.explain(last, Box::new(missing("the first process")))
     }
 
     /// Stage and init are two processes, so either may be the first to be heard.

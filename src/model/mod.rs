@@ -1,17 +1,24 @@
 //! Nouns that cross rooms. No I/O here: a type, its parser, its rules.
 
 mod amount;
+mod cgroup;
+pub mod clock;
 mod facts;
 mod filter;
 mod guest;
 mod hosts;
 mod ids;
 mod layout;
+mod mount_flags;
 mod name;
 mod ops;
 mod status;
 
 pub use amount::{AmountError, Bytes, CpuSet, Cpus};
+pub use cgroup::{
+    CONTAINER_PREFIX, CgroupHost, CgroupPlace, CgroupPlan, CgroupSetting, DeviceEntry,
+    SystemdScope, UnitValue,
+};
 pub use facts::{CgroupMode, HostFacts};
 pub use filter::{Action, Arch, ArgCmp, Compare, Filter, FilterFlags, Rule};
 pub use guest::{
@@ -22,6 +29,7 @@ pub use guest::{
 pub use hosts::{hosts_block, merge_hosts};
 pub use ids::{ID_BLOCK, IdBlock};
 pub use layout::Layout;
+pub use mount_flags::{FlagChange, MountFlags};
 pub use name::{GuestName, NameError, nearest};
 pub use ops::{DirOp, MountOp, NetOp, RootOp};
 pub use status::{Event, EventKind, ExitReason, Sample, Status};

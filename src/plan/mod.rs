@@ -1,6 +1,8 @@
 //! Pure planning: guest and host facts become an OCI Spec ([`spec`]), and the Spec a launch plan
 //! ([`steps`]). Nothing here touches the machine, so `bulkhead plan` can print it all and stop.
 
+pub mod cgroup;
+pub mod container;
 mod defaults;
 pub mod enter;
 mod mounts;

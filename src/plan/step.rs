@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 
+use super::container::step::{InsideStep, OutsideStep};
 use crate::model::{Filter, NetOp, RootOp};
 
 /// The name of a step of any process, as `bulkhead plan` prints it.
@@ -176,6 +177,9 @@ pub enum HostStep {
     ReleaseInit,
     /// Wait until it has executed.
     AwaitExec,
+    /// What only an OCI container needs.
+    #[serde(untagged)]
+    Container(OutsideStep),
 }
 
 /// One line of an id map.
@@ -190,7 +194,7 @@ pub struct IdMapLine {
 }
 
 /// A step of the stage: the process between host and guest.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "step", rename_all = "kebab-case")]
 pub enum StageStep {
     /// Enter the version 1 cgroups (version 2 it was born in).
@@ -224,6 +228,9 @@ pub enum StageStep {
         /// CLONE_NEW* bits.
         namespaces: u64,
     },
+    /// What only an OCI container needs.
+    #[serde(untagged)]
+    Container(InsideStep),
 }
 
 /// A step of the guest's first process.
@@ -312,6 +319,9 @@ pub enum InitStep {
         /// Environment.
         environment: Vec<String>,
     },
+    /// What only an OCI container needs.
+    #[serde(untagged)]
+    Container(InsideStep),
 }
 
 /// A launch as data.

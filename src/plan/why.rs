@@ -49,6 +49,7 @@ impl HostStep {
             }
             Self::ReleaseInit => "everything the host does for it is done",
             Self::AwaitExec => "a program that cannot be executed is an error of the start",
+            Self::Container(step) => step.why(),
         }
     }
 }
@@ -74,6 +75,7 @@ impl StageStep {
             Self::MakeInit { .. } => {
                 "as a child of the host's process, which keeps its exit status; the stage can leave"
             }
+            Self::Container(step) => step.why(),
         }
     }
 }
@@ -107,6 +109,7 @@ impl InitStep {
             }
             Self::LoadSeccomp => "last but one: our own steps need calls that the guest has not",
             Self::Execute { .. } => "every descriptor but the console is closed by it",
+            Self::Container(step) => step.why(),
         }
     }
 }

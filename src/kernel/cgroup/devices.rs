@@ -7,7 +7,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::io::Errno;
 
-use super::{CgroupError, Controller, DeviceKind, DeviceRule, Group, Result};
+use super::dir::Dir;
+use super::{CgroupError, Controller, DeviceAccess, DeviceKind, DeviceRule, Group, Result};
 
 impl Group {
     /// Replaces the device rules of a group that was made with some.
@@ -17,7 +18,7 @@ impl Group {
     /// kernel refuses one.
     pub fn set_devices(&self, rules: &[DeviceRule]) -> Result<()> {
         if !self.v1_controllers.contains(&Controller::Devices) {
-            return attach(self, rules);
+            return attach(self.v2_dir()?, &ordered(rules), false);
         }
         let Some(dir) = self.v1_dir(Controller::Devices) else {
             return Err(self.site("").unsupported(
@@ -43,7 +44,7 @@ impl Group {
 /// Puts the rules of a new group in force: nothing but these.
 pub(super) fn install(group: &Group, rules: &[DeviceRule]) -> Result<()> {
     let Some(dir) = group.v1_dir(Controller::Devices) else {
-        return attach(group, rules);
+        return attach(group.v2_dir()?, &ordered(rules), false);
     };
     dir.write("devices.deny", "a")?;
     let path = || dir.path().join("devices.allow");
@@ -87,54 +88,105 @@ const MOVE_NUMBER: u8 = 0xb7;
 const AND_NUMBER: u8 = 0x54;
 const SHIFT_RIGHT: u8 = 0x74;
 const JUMP_UNLESS: u8 = 0x55;
+const JUMP_IF: u8 = 0x15;
 const EXIT: u8 = 0x95;
 
-/// The program for `rules`: 1 when one of them allows what is asked, else 0. It is given struct
+/// One rule of an ordered list; `None` is any.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ordered {
+    pub(super) allow: bool,
+    pub(super) kind: Option<DeviceKind>,
+    pub(super) major: Option<u32>,
+    pub(super) minor: Option<u32>,
+    pub(super) access: DeviceAccess,
+}
+
+impl From<&DeviceRule> for Ordered {
+    fn from(rule: &DeviceRule) -> Self {
+        Self {
+            allow: true,
+            kind: Some(rule.kind),
+            major: rule.major,
+            minor: rule.minor,
+            access: rule.access,
+        }
+    }
+}
+
+const CONTEXT: u8 = 1;
+const KIND: u8 = 2;
+/// What is asked for and not yet allowed.
+const LEFT: u8 = 3;
+const MAJOR: u8 = 4;
+const MINOR: u8 = 5;
+const SCRATCH: u8 = 6;
+
+/// The program for an ordered list: 1 when all that is asked is allowed, else 0. For each letter of
+/// `rwm` the last rule that matches counts, so the rules are gone through from the last to the
+/// first: one that denies something still asked for ends it, one that allows takes off what it
+/// allows, until nothing is left. What no rule mentions is denied. The program is given struct
 /// bpf_cgroup_dev_ctx: access and kind in one word, major, minor.
-fn program(rules: &[DeviceRule]) -> Vec<u64> {
-    const CONTEXT: u8 = 1;
-    const KIND: u8 = 2;
-    const ACCESS: u8 = 3;
-    const MAJOR: u8 = 4;
-    const MINOR: u8 = 5;
-    const SCRATCH: u8 = 6;
+fn program(rules: &[Ordered]) -> Vec<u64> {
     let mut out = vec![
         instruction(LOAD_WORD, KIND, CONTEXT, 0, 0),
         instruction(LOAD_WORD, MAJOR, CONTEXT, 4, 0),
         instruction(LOAD_WORD, MINOR, CONTEXT, 8, 0),
-        instruction(MOVE, ACCESS, KIND, 0, 0),
-        instruction(SHIFT_RIGHT, ACCESS, 0, 0, 16),
+        instruction(MOVE, LEFT, KIND, 0, 0),
+        instruction(SHIFT_RIGHT, LEFT, 0, 0, 16),
         instruction(AND_NUMBER, KIND, 0, 0, 0xffff),
     ];
-    for rule in rules {
-        let kind = match rule.kind {
-            DeviceKind::Block => 1,
-            DeviceKind::Char => 2,
-        };
-        let a = rule.access;
-        let allowed = i32::from(a.mknod) | i32::from(a.read) << 1 | i32::from(a.write) << 2;
-        let numbers: Vec<(u8, i32)> = [(MAJOR, rule.major), (MINOR, rule.minor)]
-            .into_iter()
-            // Device numbers end at 2^20; a larger one is never equal, whichever sign it gets.
-            .filter_map(|(register, n)| n.map(|n| (register, n.cast_signed())))
-            .collect();
-        // Each jump leads behind the two instructions that allow.
-        let mut left = 3 + i16::from(numbers.len() == 2) + i16::from(!numbers.is_empty()) + 1;
-        out.push(instruction(JUMP_UNLESS, KIND, 0, left + 1, kind));
-        out.push(instruction(MOVE, SCRATCH, ACCESS, 0, 0));
-        out.push(instruction(AND_NUMBER, SCRATCH, 0, 0, !allowed));
-        left -= 2;
-        out.push(instruction(JUMP_UNLESS, SCRATCH, 0, left, 0));
-        for (register, n) in numbers {
-            left -= 1;
-            out.push(instruction(JUMP_UNLESS, register, 0, left, n));
-        }
-        out.push(instruction(MOVE_NUMBER, 0, 0, 0, 1));
-        out.push(instruction(EXIT, 0, 0, 0, 0));
+    for rule in rules.iter().rev() {
+        emit(rule, &mut out);
     }
     out.push(instruction(MOVE_NUMBER, 0, 0, 0, 0));
     out.push(instruction(EXIT, 0, 0, 0, 0));
     out
+}
+
+/// The instructions of one rule: comparisons, each of which leads behind the rule, then the verdict.
+fn emit(rule: &Ordered, out: &mut Vec<u64>) {
+    let kind = rule.kind.map(|kind| match kind {
+        DeviceKind::Block => 1,
+        DeviceKind::Char => 2,
+    });
+    // Device numbers end at 2^20; a larger one is never equal, whichever sign it gets.
+    let number = |n: Option<u32>| n.map(u32::cast_signed);
+    let compared = [
+        (KIND, kind),
+        (MAJOR, number(rule.major)),
+        (MINOR, number(rule.minor)),
+    ];
+    let a = rule.access;
+    let letters = i32::from(a.mknod) | i32::from(a.read) << 1 | i32::from(a.write) << 2;
+    let verdict = if rule.allow {
+        [
+            instruction(AND_NUMBER, LEFT, 0, 0, !letters),
+            instruction(JUMP_UNLESS, LEFT, 0, 2, 0),
+            instruction(MOVE_NUMBER, 0, 0, 0, 1),
+            instruction(EXIT, 0, 0, 0, 0),
+        ]
+        .to_vec()
+    } else {
+        [
+            instruction(MOVE, SCRATCH, LEFT, 0, 0),
+            instruction(AND_NUMBER, SCRATCH, 0, 0, letters),
+            instruction(JUMP_IF, SCRATCH, 0, 2, 0),
+            instruction(MOVE_NUMBER, 0, 0, 0, 0),
+            instruction(EXIT, 0, 0, 0, 0),
+        ]
+        .to_vec()
+    };
+    let compared: Vec<(u8, i32)> = compared
+        .into_iter()
+        .filter_map(|(register, n)| n.map(|n| (register, n)))
+        .collect();
+    let mut behind: i16 = if rule.allow { 4 } else { 5 };
+    behind += i16::from(compared.len() > 1) + i16::from(compared.len() > 2);
+    for (register, n) in compared {
+        out.push(instruction(JUMP_UNLESS, register, 0, behind, n));
+        behind -= 1;
+    }
+    out.extend(verdict);
 }
 
 const BPF_PROG_LOAD: libc::c_long = 5;
@@ -223,14 +275,20 @@ fn raw(fd: BorrowedFd<'_>) -> u32 {
     fd.as_raw_fd().cast_unsigned()
 }
 
-/// Loads the program for `rules` and attaches it to the group, in place of an earlier one. The
-/// kernel holds it as long as the group lives.
-fn attach(group: &Group, rules: &[DeviceRule]) -> Result<()> {
+fn ordered(rules: &[DeviceRule]) -> Vec<Ordered> {
+    rules.iter().map(Ordered::from).collect()
+}
+
+/// Loads the program for `rules` and attaches it to the group, in place of an earlier one unless the
+/// group is `fresh`. The kernel holds it as long as the group lives.
+pub(super) fn attach(dir: &Dir, rules: &[Ordered], fresh: bool) -> Result<()> {
     use std::os::fd::AsFd;
-    let dir = group.v2_dir()?;
     let failed = |verb| move |e| CgroupError::file(verb, dir.path(), e);
     let program = load(&program(rules)).map_err(failed("load the device program of"))?;
-    let old = attached(dir.as_fd()).map_err(failed("find the device program of"))?;
+    let old = match fresh {
+        true => None,
+        false => attached(dir.as_fd()).map_err(failed("find the device program of"))?,
+    };
     let mut attr = Attach {
         target: raw(dir.as_fd()),
         program: raw(program.as_fd()),
@@ -246,6 +304,14 @@ fn attach(group: &Group, rules: &[DeviceRule]) -> Result<()> {
     unsafe { bpf(BPF_PROG_ATTACH, &mut attr) }
         .map(|_| ())
         .map_err(failed("attach the device program to"))
+}
+
+/// Whether a device program is attached to the group itself.
+pub(super) fn has_program(dir: &Dir) -> Result<bool> {
+    use std::os::fd::AsFd;
+    attached(dir.as_fd())
+        .map(|found| found.is_some())
+        .map_err(|e| CgroupError::file("find the device program of", dir.path(), e))
 }
 
 fn load(instructions: &[u64]) -> rustix::io::Result<OwnedFd> {
@@ -293,8 +359,8 @@ fn attached(target: BorrowedFd<'_>) -> rustix::io::Result<Option<OwnedFd>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::DeviceAccess;
     use super::*;
+    use proptest::prelude::*;
 
     fn rule(kind: DeviceKind, major: Option<u32>, minor: Option<u32>, access: &str) -> DeviceRule {
         let access = DeviceAccess::parse(access).unwrap();
@@ -328,6 +394,11 @@ mod tests {
                         at += jump as usize;
                     }
                 }
+                JUMP_IF => {
+                    if r[to] == n as u64 {
+                        at += jump as usize;
+                    }
+                }
                 EXIT => return r[0],
                 other => panic!("instruction {other:#x}"),
             }
@@ -336,11 +407,11 @@ mod tests {
 
     #[test]
     fn the_program_allows_what_the_rules_allow() {
-        let code = program(&[
+        let code = program(&ordered(&[
             rule(DeviceKind::Char, Some(1), Some(3), "rw"),
             rule(DeviceKind::Char, None, None, "m"),
             rule(DeviceKind::Block, Some(8), None, "r"),
-        ]);
+        ]));
         let (mknod, read, write) = (1 << 16, 2 << 16, 4 << 16);
         let (block, char) = (1, 2);
         assert_eq!(run(&code, char | read | write, 1, 3), 1);
@@ -352,6 +423,53 @@ mod tests {
         assert_eq!(run(&code, block | write, 8, 77), 0);
         assert_eq!(run(&code, block | mknod, 8, 77), 0);
         assert_eq!(run(&program(&[]), char | read, 1, 3), 0);
+    }
+
+    /// What the list means, letter by letter.
+    fn meant(rules: &[Ordered], kind: DeviceKind, major: u32, minor: u32, bits: u32) -> bool {
+        type Letter = fn(&DeviceAccess) -> bool;
+        let last = |letter: Letter| {
+            rules.iter().rev().find(|r| {
+                letter(&r.access)
+                    && r.kind.is_none_or(|k| k == kind)
+                    && r.major.is_none_or(|n| n == major)
+                    && r.minor.is_none_or(|n| n == minor)
+            })
+        };
+        let letters: [(u32, Letter); 3] = [(1, |a| a.mknod), (2, |a| a.read), (4, |a| a.write)];
+        letters
+            .into_iter()
+            .filter(|(bit, _)| bits & bit != 0)
+            .all(|(_, letter)| last(letter).is_some_and(|r| r.allow))
+    }
+
+    proptest! {
+        #[test]
+        fn the_last_matching_rule_counts(
+            list in prop::collection::vec(
+                (any::<bool>(), 0_u8..3, prop::option::of(0_u32..3), prop::option::of(0_u32..3), 1_u8..8),
+                0..12,
+            ),
+            asked in (any::<bool>(), 0_u32..3, 0_u32..3, 1_u32..8),
+        ) {
+            let rules: Vec<Ordered> = list
+                .into_iter()
+                .map(|(allow, kind, major, minor, a)| Ordered {
+                    allow,
+                    kind: [None, Some(DeviceKind::Block), Some(DeviceKind::Char)][usize::from(kind)],
+                    major,
+                    minor,
+                    access: DeviceAccess { mknod: a & 1 != 0, read: a & 2 != 0, write: a & 4 != 0 },
+                })
+                .collect();
+            let (block, major, minor, bits) = asked;
+            let (kind, word) = match block {
+                true => (DeviceKind::Block, 1),
+                false => (DeviceKind::Char, 2),
+            };
+            let allowed = run(&program(&rules), word | bits << 16, major, minor) == 1;
+            prop_assert_eq!(allowed, meant(&rules, kind, major, minor, bits));
+        }
     }
 
     #[test]

@@ -56,6 +56,14 @@ pub enum CgroupError {
         /// Why not, or what to do instead.
         why: &'static str,
     },
+    /// A group that a new container was to have is in use.
+    #[error("the control group {} cannot be taken: {why}", path.display())]
+    Occupied {
+        /// The folder found.
+        path: PathBuf,
+        /// What is in the way, and what to do.
+        why: &'static str,
+    },
     /// No version 2 hierarchy is mounted.
     #[error(
         "no cgroup version 2 hierarchy is mounted: mount one, for instance with \
@@ -78,6 +86,16 @@ pub enum CgroupError {
         /// Name of the unit.
         unit: String,
         /// What was said on standard error, or why the command did not run.
+        said: String,
+    },
+    /// systemd did not do something with a container's scope.
+    #[error("cannot {verb} the systemd scope {unit}: {said}")]
+    Scope {
+        /// What was tried.
+        verb: &'static str,
+        /// Name of the unit.
+        unit: String,
+        /// What systemd said, or why it was not reached.
         said: String,
     },
     /// A value of the caller's that no kernel would take.
@@ -141,6 +159,14 @@ impl CgroupError {
             Self::File { source, .. } => source.raw_os_error(),
             _ => None,
         }
+    }
+
+    /// Whether this user may not change control groups here, or nobody may (mounted read-only): a
+    /// container without limits can go on without groups.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        let denied = [libc::EACCES, libc::EPERM, libc::EROFS];
+        self.errno().is_some_and(|n| denied.contains(&n))
     }
 
     /// The same error with more said about why.

@@ -316,7 +316,7 @@ impl Group {
 
 /// Gives a folder to its owner, with the files that the kernel means to be given
 /// (/sys/kernel/cgroup/delegate) and none that sets its limits.
-fn delegate(dir: &Dir, owner: (u32, u32), memory: bool) -> Result<()> {
+pub(super) fn delegate(dir: &Dir, owner: (u32, u32), memory: bool) -> Result<()> {
     let core = [
         "",
         "cgroup.procs",

@@ -108,7 +108,7 @@ pub(super) fn named<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<Control
         .collect()
 }
 
-fn controllers(v2: &Path) -> Result<Vec<String>> {
+pub(super) fn controllers(v2: &Path) -> Result<Vec<String>> {
     let file = v2.join("cgroup.controllers");
     let text = std::fs::read_to_string(&file).map_err(|e| {
         CgroupError::file("read", &file, Errno::from_io_error(&e).unwrap_or(Errno::IO))

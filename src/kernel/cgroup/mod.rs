@@ -15,10 +15,30 @@
 //! | `remove`, `walk` | take a group away with everything inside it |
 //! | `stats`, `oom` | counters, and a descriptor that tells of out-of-memory kills |
 //!
+//! Containers of the OCI runtime have groups of another kind: at a path that their client chose,
+//! without a parent or a delegated child of ours.
+//!
+//! | file | what |
+//! |---|---|
+//! | `container`, `container_make` | [`Cgroups`]: make, open, enter |
+//! | `container_write` | values into control files, when made and when changed |
+//! | `container_devices` | device rules, as lines or as a program |
+//! | `container_signal` | freeze, thaw, list, signal |
+//! | `container_stats`, `stat_files` | counters as `runc events` has them |
+//! | `scope` | a systemd scope around them |
+//! | `container_remove` | take the groups away |
+//!
 //! A group `PARENT/NAME` carries the limits. In version 2 it has a child `guest`, which may be
 //! given to another uid and is what a cgroup namespace is rooted in, so that the limits stay out
 //! of reach of whoever lives inside.
 
+mod container;
+mod container_devices;
+mod container_make;
+mod container_remove;
+mod container_signal;
+mod container_stats;
+mod container_write;
 mod devices;
 mod dir;
 mod error;
@@ -30,19 +50,25 @@ mod oom;
 mod parent;
 mod quiet;
 mod remove;
+mod scope;
 mod service;
+mod stat_files;
 mod stats;
 mod update;
+mod usual;
 mod v1;
 mod v2;
 mod walk;
 
+pub use container::{CgroupBind, Cgroups};
+pub use container_stats::ContainerStats;
 pub use error::CgroupError;
 pub use group::Group;
 pub use host::{Host, mount_v2};
 pub use limits::{DeviceAccess, DeviceKind, DeviceRule, IoLimit, Limits};
-pub use oom::OomWatch;
+pub use oom::{CountsKills, OomWatch};
 pub use parent::{Parent, list, remove_parent_if_empty};
+pub use scope::{change_scope, start_scope, stop_scope};
 pub use stats::Pressure;
 pub use update::Applied;
 

@@ -3,6 +3,7 @@
 //! do about it belongs above.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::event::EventfdFlags;
@@ -10,12 +11,15 @@ use rustix::fs::OFlags;
 use rustix::fs::inotify::{CreateFlags, WatchFlags};
 use rustix::io::Errno;
 
+use super::container::Cgroups;
+use super::dir::Dir;
 use super::{CgroupError, Controller, Group, Result, Version};
 
 /// Watches a group for out-of-memory kills. Poll it for reading, then call [`OomWatch::drain`].
 #[derive(Debug)]
 pub struct OomWatch {
     fd: OwnedFd,
+    path: PathBuf,
     version: Version,
     seen: u64,
 }
@@ -33,36 +37,77 @@ impl Group {
     /// When there is no memory controller, or the user's inotify instances are used up.
     pub fn oom_watch(&self) -> Result<OomWatch> {
         let (dir, version) = self.home(Controller::Memory)?;
-        let fd = match version {
-            Version::V1 => {
-                let events =
-                    rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-                        .map_err(|e| CgroupError::file("watch", dir.path(), e))?;
-                let control = dir
-                    .file("memory.oom_control", OFlags::RDONLY)
-                    .map_err(|e| {
-                        CgroupError::file("open", &dir.path().join("memory.oom_control"), e)
-                    })?;
-                let line = format!("{} {}", events.as_raw_fd(), control.as_raw_fd());
-                dir.write("cgroup.event_control", &line)?;
-                events
-            }
-            Version::V2 => {
-                let path = dir.path().join("memory.events");
-                rustix::fs::inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)
-                    .and_then(|fd| {
-                        rustix::fs::inotify::add_watch(&fd, &path, WatchFlags::MODIFY)?;
-                        Ok(fd)
-                    })
-                    .map_err(|e| CgroupError::file("watch", &path, e))?
-            }
-        };
-        Ok(OomWatch {
-            fd,
-            version,
-            seen: self.oom_kills()?,
-        })
+        begin(dir, version, self.oom_kills()?)
     }
+}
+
+impl Cgroups {
+    /// Begins to watch a container; kills so far do not count. `None` when nothing counts its
+    /// memory.
+    ///
+    /// # Errors
+    /// When the user's inotify instances are used up.
+    pub fn oom_watch(&self) -> Result<Option<OomWatch>> {
+        let (dir, version) = match (self.v1_dir("memory"), self.home("memory")) {
+            (Some(dir), _) => (dir, Version::V1),
+            (None, Some(dir)) if dir.has("memory.events") => (dir, Version::V2),
+            _ => return Ok(None),
+        };
+        begin(dir, version, self.oom_kills()?).map(Some)
+    }
+}
+
+/// What can tell how many of its processes were killed for want of memory.
+pub trait CountsKills {
+    /// How many there were.
+    ///
+    /// # Errors
+    /// When the counter cannot be read.
+    fn kills(&self) -> Result<u64>;
+}
+
+impl CountsKills for Group {
+    fn kills(&self) -> Result<u64> {
+        self.oom_kills()
+    }
+}
+
+impl CountsKills for Cgroups {
+    fn kills(&self) -> Result<u64> {
+        self.oom_kills()
+    }
+}
+
+fn begin(dir: &Dir, version: Version, seen: u64) -> Result<OomWatch> {
+    let fd = match version {
+        Version::V1 => {
+            let events = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+                .map_err(|e| CgroupError::file("watch", dir.path(), e))?;
+            let control = dir
+                .file("memory.oom_control", OFlags::RDONLY)
+                .map_err(|e| {
+                    CgroupError::file("open", &dir.path().join("memory.oom_control"), e)
+                })?;
+            let line = format!("{} {}", events.as_raw_fd(), control.as_raw_fd());
+            dir.write("cgroup.event_control", &line)?;
+            events
+        }
+        Version::V2 => {
+            let path = dir.path().join("memory.events");
+            rustix::fs::inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)
+                .and_then(|fd| {
+                    rustix::fs::inotify::add_watch(&fd, &path, WatchFlags::MODIFY)?;
+                    Ok(fd)
+                })
+                .map_err(|e| CgroupError::file("watch", &path, e))?
+        }
+    };
+    Ok(OomWatch {
+        fd,
+        path: dir.path().to_owned(),
+        version,
+        seen,
+    })
 }
 
 impl OomWatch {
@@ -72,7 +117,7 @@ impl OomWatch {
     ///
     /// # Errors
     /// When the counter cannot be read.
-    pub fn drain(&mut self, group: &Group) -> Result<u64> {
+    pub fn drain(&mut self, group: &impl CountsKills) -> Result<u64> {
         let mut buffer = [0_u8; 4096];
         let mut told = false;
         loop {
@@ -80,23 +125,20 @@ impl OomWatch {
                 Ok(n) if n > 0 => told = true,
                 Err(Errno::INTR) => {}
                 Ok(_) | Err(Errno::AGAIN) => break,
-                Err(e) => {
-                    let path = group.home(Controller::Memory)?.0.path();
-                    return Err(CgroupError::file("watch", path, e));
-                }
+                Err(e) => return Err(CgroupError::file("watch", &self.path, e)),
             }
             if self.version == Version::V1 {
                 break;
             }
         }
-        let mut now = group.oom_kills()?;
+        let mut now = group.kills()?;
         // Version 1 tells before it kills: the count follows within the same system call.
         for _ in 0..20 {
             if !(told && self.version == Version::V1 && now == self.seen) {
                 break;
             }
             std::thread::sleep(Duration::from_millis(1));
-            now = group.oom_kills()?;
+            now = group.kills()?;
         }
         let new = now.saturating_sub(self.seen);
         self.seen = self.seen.max(now);

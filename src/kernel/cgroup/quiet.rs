@@ -122,7 +122,7 @@ impl Group {
     }
 }
 
-fn timed_out(what: &'static str, dir: &Dir, after: Duration) -> CgroupError {
+pub(super) fn timed_out(what: &'static str, dir: &Dir, after: Duration) -> CgroupError {
     CgroupError::TimedOut {
         what,
         path: dir.path().to_owned(),
@@ -146,7 +146,7 @@ pub(super) fn pids_in(dir: &Dir) -> Result<Vec<i32>> {
     Ok(pids)
 }
 
-fn read_pids(file: &OwnedFd, pids: &mut Vec<i32>) -> rustix::io::Result<()> {
+pub(super) fn read_pids(file: &OwnedFd, pids: &mut Vec<i32>) -> rustix::io::Result<()> {
     let mut text = Vec::new();
     let mut page = [0_u8; 4096];
     loop {

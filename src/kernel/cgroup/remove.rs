@@ -15,7 +15,7 @@ use crate::kernel::fault;
 
 /// How long a group may stay busy after its processes are gone: the kernel takes the last of them
 /// out of it only when they have been torn down.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 impl Group {
     /// Kills what is left inside and removes the group with all groups in it, in every hierarchy.
@@ -36,7 +36,7 @@ impl Group {
 }
 
 /// Removes a group and those in it, waiting for its last processes to be torn down.
-fn remove_dir(dir: &Dir, until: Instant) -> Result<()> {
+pub(super) fn remove_dir(dir: &Dir, until: Instant) -> Result<()> {
     let mut pause = Duration::from_micros(200);
     loop {
         match rustix::fs::unlinkat(rustix::fs::CWD, dir.path(), AtFlags::REMOVEDIR) {

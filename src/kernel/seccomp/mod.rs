@@ -68,6 +68,15 @@ pub enum CompileError {
     TooLong(usize),
 }
 
+/// Version of the library that knows the names, such as `2.5.4`.
+#[must_use]
+pub fn library_version() -> String {
+    libseccomp::ScmpVersion::current().map_or_else(
+        |_| "unknown".to_owned(),
+        |v| format!("{}.{}.{}", v.major, v.minor, v.micro),
+    )
+}
+
 /// A compiled filter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Program {

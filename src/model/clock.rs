@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 const DAY: u64 = 86_400;
 
 /// `2026-03-01T12:00:00Z` for milliseconds since 1970.
-pub(super) fn time(ms: u64) -> String {
+pub fn time(ms: u64) -> String {
     let seconds = ms / 1000;
     let (year, month, day) = date(seconds / DAY);
     let (hour, minute, second) = (seconds % DAY / 3600, seconds % 3600 / 60, seconds % 60);
@@ -31,7 +31,7 @@ fn date(days: u64) -> (u64, u64, u64) {
 }
 
 /// `3d 4h`, `5m 12s`: the two largest units.
-pub(super) fn span(seconds: u64) -> String {
+pub fn span(seconds: u64) -> String {
     let (days, hours) = (seconds / DAY, seconds % DAY / 3600);
     let (minutes, rest) = (seconds % 3600 / 60, seconds % 60);
     match (days, hours, minutes) {
@@ -43,7 +43,7 @@ pub(super) fn span(seconds: u64) -> String {
 }
 
 /// A duration: `500ms`, `30s`, `2m`, `1h`, `7d`; a plain number is seconds.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || "write a number with ms, s, m, h or d, such as 30s".to_owned();
     let end = text
         .find(|c: char| !(c.is_ascii_digit() || c == '.'))
@@ -62,7 +62,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 
 /// A time in the past, milliseconds since 1970: `10m` before now, or `2026-03-01`, with or without
 /// `T12:00` or `T12:00:00` and `Z`.
-pub(super) fn since(text: &str) -> Result<u64, String> {
+pub fn since(text: &str) -> Result<u64, String> {
     if let Ok(before) = duration(text) {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -97,7 +97,7 @@ pub(super) fn since(text: &str) -> Result<u64, String> {
 }
 
 /// Whole milliseconds.
-pub(super) fn ms(duration: Duration) -> u64 {
+pub fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 

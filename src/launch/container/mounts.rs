@@ -1,0 +1,196 @@
+//! The mounts of a container, made by its first process in its namespaces: each as a detached tree
+//! first, then put on a target that is looked up inside the container's root and nowhere else.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{FileType, Mode, OFlags};
+
+use super::super::init::Init;
+use super::copy;
+use crate::kernel::mount::{self, Attr, Change};
+use crate::kernel::tree::{self, Point};
+use crate::kernel::{Errno, KernelError};
+use crate::model::MountFlags;
+use crate::plan::container::step::{MountEntry, Propagation, Show};
+
+type Cause = Box<dyn std::error::Error>;
+
+/// Mounts one entry.
+pub(super) fn mount(init: &mut Init<'_>, entry: &MountEntry) -> Result<(), Cause> {
+    match &entry.show {
+        Show::Tree { number } => {
+            let tree = taken(init, *number)?;
+            put_tree(init.root()?, entry, &tree)
+        }
+        Show::FileSystem {
+            kind,
+            settings,
+            copy_up,
+        } => {
+            let fs = new(kind, settings, entry.set)?;
+            if *copy_up {
+                copy_into(init.root()?, &entry.target, &fs)?;
+            }
+            finish(&fs, entry, None)?;
+            put(init.root()?, &fs, &entry.target, Point::Directory)
+        }
+        Show::Cgroup { settings } => cgroup(init, entry, settings),
+    }
+}
+
+fn taken(init: &mut Init<'_>, number: usize) -> Result<OwnedFd, Cause> {
+    let trees = &mut init.inside()?.outside.trees;
+    let missing = || KernelError::new("find", "a tree of the host's", Errno::NOENT);
+    // Numbers count from the first; a tree is mounted once, so a copy is not needed.
+    let tree = trees.get(number).ok_or_else(missing)?;
+    Ok(tree
+        .try_clone()
+        .map_err(KernelError::io("keep open", "a tree"))?)
+}
+
+fn new(kind: &str, settings: &[(String, String)], set: MountFlags) -> Result<OwnedFd, Cause> {
+    let settings: Vec<_> = settings
+        .iter()
+        .map(|(k, v)| (k.as_str(), v.as_str()))
+        .collect();
+    // Read-only comes after what is copied in; the rest from the beginning.
+    let first = set.without(MountFlags::READ_ONLY);
+    let attr = Attr::from_bits_retain(u32::try_from(first.0).unwrap_or(0));
+    Ok(mount::new_filesystem(kind, &settings, attr)?)
+}
+
+/// Attributes and propagation of a detached tree.
+fn finish(tree: &OwnedFd, entry: &MountEntry, default: Option<Propagation>) -> Result<(), Cause> {
+    let what = entry.target.display().to_string();
+    if !entry.deep_set.is_empty() || !entry.deep_clear.is_empty() {
+        let deep = Change {
+            set: entry.deep_set.0,
+            clear: entry.deep_clear.0,
+            propagation: 0,
+            recursive: true,
+        };
+        mount::change(tree.as_fd(), deep, &what)?;
+    }
+    // Times of access are one field: what is set replaces what was there.
+    let times = MountFlags(if entry.set.0 & ATIME == 0 { 0 } else { ATIME });
+    if !entry.set.is_empty() {
+        let change = Change {
+            set: entry.set.0,
+            clear: times.0,
+            ..Change::default()
+        };
+        mount::change(tree.as_fd(), change, &what)?;
+    }
+    let clear = entry.clear.without(entry.set).without(times);
+    if !clear.is_empty() {
+        let change = Change {
+            clear: clear.0,
+            ..Change::default()
+        };
+        match mount::change(tree.as_fd(), change, &what) {
+            // Locked in this user namespace: less is allowed than asked for, never more.
+            Err(error) if error.errno == Errno::PERM => {}
+            other => other?,
+        }
+    }
+    if let Some(propagation) = entry.propagation.or(default) {
+        let change = Change {
+            propagation: propagation.kind,
+            recursive: propagation.recursive,
+            ..Change::default()
+        };
+        mount::change(tree.as_fd(), change, &what)?;
+    }
+    Ok(())
+}
+
+/// MOUNT_ATTR__ATIME.
+const ATIME: u64 = 0x70;
+
+/// A tree of the host's: cloned there it would hear and be heard as the original is; the default is
+/// that it hears.
+fn put_tree(root: BorrowedFd<'_>, entry: &MountEntry, tree: &OwnedFd) -> Result<(), Cause> {
+    let slave = Propagation {
+        kind: 1 << 19,
+        recursive: true,
+    };
+    if entry.propagation.is_none_or(|p| !p.recursive) {
+        // What lies below is to be cut off as well.
+        let change = Change {
+            propagation: slave.kind,
+            recursive: true,
+            ..Change::default()
+        };
+        mount::change(tree.as_fd(), change, "a tree of the host's")?;
+    }
+    finish(tree, entry, None)?;
+    let stat =
+        rustix::fs::fstat(tree).map_err(KernelError::on("look at", entry.target.display()))?;
+    let point = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => Point::Directory,
+        _ => Point::File,
+    };
+    put(root, tree, &entry.target, point)
+}
+
+fn put(root: BorrowedFd<'_>, tree: &OwnedFd, target: &Path, point: Point) -> Result<(), Cause> {
+    let at = tree::mount_point(root, target, point)?;
+    Ok(mount::attach(
+        tree.as_fd(),
+        at.as_fd(),
+        &target.display().to_string(),
+    )?)
+}
+
+/// Gives a memory file system what lies where it is to be mounted.
+fn copy_into(root: BorrowedFd<'_>, target: &Path, fs: &OwnedFd) -> Result<(), Cause> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+    match tree::resolve(root, target, flags) {
+        Ok(from) => Ok(copy::folder(&from, fs)?),
+        Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(KernelError::new("read", target.display(), errno).into()),
+    }
+}
+
+/// The container's own groups: on version 2 the one folder, on version 1 a folder with one for each
+/// hierarchy, and links for the names that some share.
+fn cgroup(
+    init: &mut Init<'_>,
+    entry: &MountEntry,
+    settings: &[(String, String)],
+) -> Result<(), Cause> {
+    let trees = std::mem::take(&mut init.inside()?.outside.cgroup_trees);
+    let root = init.root()?;
+    if let [(bind, tree)] = &trees[..]
+        && bind.name.is_empty()
+    {
+        finish(tree, entry, None)?;
+        return put(root, tree, &entry.target, Point::Directory);
+    }
+    let mut options = vec![("mode".to_owned(), "755".to_owned())];
+    options.extend(settings.iter().filter(|(key, _)| key != "mode").cloned());
+    let top = new(
+        "tmpfs",
+        &options,
+        MountFlags::NOSUID
+            .with(MountFlags::NODEV)
+            .with(MountFlags::NOEXEC),
+    )?;
+    put(root, &top, &entry.target, Point::Directory)?;
+    for (bind, tree) in &trees {
+        let name = &bind.name;
+        rustix::fs::mkdirat(&top, name.as_str(), Mode::from_raw_mode(0o755))
+            .map_err(KernelError::on("make the folder", name))?;
+        finish(tree, entry, None)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let at = rustix::fs::openat(&top, name.as_str(), flags, Mode::empty())
+            .map_err(KernelError::on("open the folder", name))?;
+        mount::attach(tree.as_fd(), at.as_fd(), name)?;
+        for alias in &bind.aliases {
+            rustix::fs::symlinkat(name.as_str(), &top, alias.as_str())
+                .map_err(KernelError::on("make the link", alias))?;
+        }
+    }
+    finish(&top, entry, None)
+}

@@ -1,0 +1,257 @@
+//! The launching process of a container. It stands in the host's namespaces with the caller's
+//! rights; what a path of the client's means is decided here, once, and passed on as a descriptor.
+
+use std::os::fd::AsFd;
+use std::rc::Rc;
+
+use rustix::fs::{Mode, OFlags};
+
+use super::super::host::{Cause, Host, Workplace, missing};
+use super::super::protocol::Word;
+use super::Place;
+use super::hooks;
+use crate::kernel::cgroup::{self, Cgroups};
+use crate::kernel::mount;
+use crate::kernel::namespace::{self, IdMap, kind};
+use crate::kernel::netlink::Netlink;
+use crate::kernel::procfs::Procfs;
+use crate::kernel::{Errno, KernelError, rdt, socket};
+use crate::model::CgroupPlan;
+use crate::plan::LaunchPlan;
+use crate::plan::container::step::{Existing, OutsideStep};
+use crate::plan::step::IdMapLine;
+
+impl Host {
+    pub(in super::super) fn carry_out_container(
+        &mut self,
+        step: &OutsideStep,
+        plan: &LaunchPlan,
+        place: &Place,
+    ) -> Result<(), Cause> {
+        match step {
+            OutsideStep::Open { root, join } => self.open(root, join)?,
+            OutsideStep::Clone { source, recursive } => {
+                let tree = mount::clone_tree(source, *recursive)?;
+                self.container.trees.push(tree);
+            }
+            OutsideStep::ShiftIds {
+                users,
+                groups,
+                recursive,
+            } => self.shift_ids(users, groups, *recursive)?,
+            OutsideStep::MakeCgroups { plan } => self.make_cgroups(plan, place)?,
+            OutsideStep::MakeScope { plan } => self.make_scope(plan, place)?,
+            OutsideStep::OpenCgroups | OutsideStep::JoinPids => self.enter_step(step, place)?,
+            OutsideStep::CloneCgroups => self.clone_cgroups()?,
+            OutsideStep::MakeInit { namespaces } => {
+                self.make_init(plan, &Workplace::Container(place), *namespaces)?;
+            }
+            OutsideStep::AwaitBirth => match self.expect_word()? {
+                (Word::Init { pid }, Some(pidfd)) => self.take_init(pid, pidfd)?,
+                other => return Err(out_of_turn(&other.0)),
+            },
+            OutsideStep::SetOomScore { score } => self.set_oom_score(*score)?,
+            OutsideStep::MakeRdtGroup { group, schemata } => {
+                let pid = self.pid()?;
+                if rdt::enter(group, schemata, pid)? {
+                    let group = group.clone();
+                    self.undo.push(move || rdt::remove(&group));
+                }
+            }
+            OutsideStep::MoveDevices { devices } => self.move_devices(devices)?,
+            OutsideStep::AwaitMounts => match self.expect_word()? {
+                (Word::Ready, _) => {}
+                other => return Err(out_of_turn(&other.0)),
+            },
+            OutsideStep::RunHooks { hooks } => {
+                let told = place.told.text("creating", Some(self.pid()?));
+                hooks::run(hooks, &told)?;
+            }
+            OutsideStep::Continue => self.say_go(None)?,
+            OutsideStep::SendListener { path, metadata } => {
+                self.send_listener(path, metadata, place)?;
+            }
+            OutsideStep::AwaitStanding => self.await_standing()?,
+            OutsideStep::SendConsole => {
+                let terminal = self.container.terminal.take();
+                let terminal = terminal.ok_or_else(|| missing("the terminal"))?;
+                match &place.console {
+                    Some(socket) => socket::send_console(socket.as_fd(), terminal.as_fd())?,
+                    None => self.console = Some(terminal),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn pid(&self) -> Result<u32, KernelError> {
+        let init = self.init.as_ref();
+        init.map(|(pid, _)| *pid)
+            .ok_or_else(|| missing("the container's first process"))
+    }
+
+    fn open(&mut self, root: &std::path::Path, join: &[Existing]) -> Result<(), KernelError> {
+        self.dialogue.follow_the_plan();
+        self.container.proc = Some(Procfs::open()?);
+        for namespace in join {
+            let fd = namespace::open_path(&namespace.path, namespace.kind)?;
+            self.container.joined.insert(namespace.kind, fd);
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder = rustix::fs::open(root, flags, Mode::empty())
+            .map_err(KernelError::on("open the root file system", root.display()))?;
+        self.container.root_tree = Some(mount::clone_tree_fd(folder.as_fd(), true, "the root")?);
+        // Where a copy of the mounts finds the folder again: descriptors go on meaning ours.
+        rustix::process::fchdir(&folder).map_err(KernelError::on("change to", root.display()))
+    }
+
+    fn shift_ids(
+        &mut self,
+        users: &[IdMapLine],
+        groups: &[IdMapLine],
+        recursive: bool,
+    ) -> Result<(), KernelError> {
+        let lines = |from: &[IdMapLine]| -> Vec<IdMap> {
+            from.iter()
+                .map(|l| IdMap {
+                    inside: l.inside,
+                    outside: l.outside,
+                    count: l.count,
+                })
+                .collect()
+        };
+        let map = namespace::user_with_maps(&lines(users), &lines(groups))?;
+        let tree = self
+            .container
+            .trees
+            .last()
+            .ok_or_else(|| missing("the tree"))?;
+        let none = mount::Attr::empty();
+        let what = "an idmapped mount";
+        mount::set_attr(tree.as_fd(), none, none, recursive, Some(map.as_fd()), what)
+    }
+
+    fn make_cgroups(&mut self, plan: &CgroupPlan, place: &Place) -> Result<(), Cause> {
+        let cgroups = Rc::new(Cgroups::create(&place.host, plan)?);
+        self.keep_cgroups(cgroups, place);
+        Ok(())
+    }
+
+    fn make_scope(&mut self, plan: &CgroupPlan, place: &Place) -> Result<(), Cause> {
+        let pid = self.pid()?;
+        if let Some(scope) = &plan.place.scope {
+            cgroup::start_scope(scope, pid)?;
+            let scope = scope.clone();
+            // One that has ended by itself is gone.
+            self.undo.push(move || drop(cgroup::stop_scope(&scope)));
+        }
+        let cgroups = Rc::new(Cgroups::create(&place.host, plan)?);
+        self.keep_cgroups(cgroups.clone(), place);
+        // Of version 1 systemd moves it only in the hierarchies that it uses itself.
+        Ok(cgroups.enter_pid(i32::try_from(pid).unwrap_or(0))?)
+    }
+
+    fn keep_cgroups(&mut self, cgroups: Rc<Cgroups>, place: &Place) {
+        let (undo, host) = (cgroups.clone(), place.host.clone());
+        // A group that cannot be removed now is removed by `delete`.
+        self.undo.push(move || drop(undo.remove(&host)));
+        self.container.cgroups = Some(cgroups);
+    }
+
+    fn clone_cgroups(&mut self) -> Result<(), Cause> {
+        let Some(cgroups) = &self.container.cgroups else {
+            return Ok(());
+        };
+        for bind in cgroups.binds() {
+            let tree = mount::clone_tree(&bind.path, false)?;
+            self.container.cgroup_trees.push((bind, tree));
+        }
+        Ok(())
+    }
+
+    fn enter_step(&mut self, step: &OutsideStep, place: &Place) -> Result<(), Cause> {
+        let entered = place.entered.as_ref();
+        let entered = entered.ok_or_else(|| missing("the container to enter"))?;
+        if *step == OutsideStep::JoinPids {
+            self.dialogue.follow_the_plan();
+            self.container.proc = Some(Procfs::open()?);
+            namespace::join(entered.pidfd.as_fd(), kind::PID)?;
+        }
+        Ok(())
+    }
+
+    fn set_oom_score(&self, score: i32) -> Result<(), KernelError> {
+        let proc = self
+            .container
+            .proc
+            .as_ref()
+            .ok_or_else(|| missing("/proc"))?;
+        proc.write(
+            &format!("{}/oom_score_adj", self.pid()?),
+            &score.to_string(),
+        )
+    }
+
+    fn move_devices(&self, devices: &[(String, String)]) -> Result<(), Cause> {
+        let inside = namespace::open(self.pid()?, "net")?;
+        let mut netlink = Netlink::open()?;
+        for (name, new_name) in devices {
+            netlink.move_link(name, new_name, inside.as_fd())?;
+        }
+        Ok(())
+    }
+
+    /// The filter is in force over there: the descriptor is fetched, since sending it is a call
+    /// that the filter may have an opinion on.
+    fn send_listener(
+        &mut self,
+        path: &std::path::Path,
+        metadata: &str,
+        place: &Place,
+    ) -> Result<(), Cause> {
+        let (word, _) = self.expect_word()?;
+        let Word::Listener { fd } = word else {
+            return Err(out_of_turn(&word));
+        };
+        let (pid, pidfd) = self
+            .init
+            .as_ref()
+            .ok_or_else(|| missing("the first process"))?;
+        let listener = socket::fetch(pidfd.as_fd(), fd)?;
+        let mut told = serde_json::Map::new();
+        told.insert(
+            "ociVersion".into(),
+            crate::plan::container::OCI_VERSION.into(),
+        );
+        told.insert("fds".into(), vec!["seccompFd"].into());
+        told.insert("pid".into(), (*pid).into());
+        told.insert("metadata".into(), metadata.into());
+        let state: serde_json::Value =
+            serde_json::from_str(&place.told.text("creating", Some(*pid)))?;
+        told.insert("state".into(), state);
+        let text = serde_json::Value::Object(told).to_string();
+        socket::send_once(path, text.as_bytes(), listener.as_fd())?;
+        Ok(())
+    }
+
+    fn await_standing(&mut self) -> Result<(), Cause> {
+        loop {
+            match self.expect_word()? {
+                (Word::Terminal, Some(terminal)) => self.container.terminal = Some(terminal),
+                (Word::Standing, _) => return Ok(()),
+                other => return Err(out_of_turn(&other.0)),
+            }
+        }
+    }
+}
+
+fn out_of_turn(word: &Word) -> Cause {
+    Box::new(
+        KernelError::new(
+            "understand",
+            "the other process of the launch",
+            Errno::PROTO,
+        )
+        .because(format!("{word:?} came out of turn")),
+    )
+}

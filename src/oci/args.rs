@@ -1,0 +1,358 @@
+//! The command line, as runc 1.2 has it: clients call it without asking. What each command does is
+//! in the file of its name.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// OCI container runtime of Bulkhead.
+#[derive(Debug, Parser)]
+#[command(
+    name = "bulkhead-oci",
+    disable_version_flag = true,
+    about = "Runs OCI containers: Bulkhead's engine behind runc's command line",
+    max_term_width = 100
+)]
+pub(super) struct Cli {
+    /// Folder of the containers' state
+    #[arg(long, value_name = "DIR")]
+    pub(super) root: Option<PathBuf>,
+    /// File that errors are written to as well
+    #[arg(long, value_name = "FILE")]
+    pub(super) log: Option<PathBuf>,
+    /// How they are written there
+    #[arg(long, value_enum, default_value = "text", value_name = "FORMAT")]
+    pub(super) log_format: LogFormat,
+    /// Write more to the log
+    #[arg(long)]
+    pub(super) debug: bool,
+    /// Make control groups through systemd
+    #[arg(long)]
+    pub(super) systemd_cgroup: bool,
+    /// Whether to work without root's privileges
+    #[arg(long, value_name = "true|false|auto", default_value = "auto", num_args = 0..=1, default_missing_value = "true")]
+    pub(super) rootless: String,
+    /// Print the version
+    #[arg(short, long)]
+    pub(super) version: bool,
+    /// What to do
+    #[command(subcommand)]
+    pub(super) command: Option<Command>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    Table,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Make a container; its program waits for `start`
+    Create(Create),
+    /// Let the program of a made container run
+    Start(Name),
+    /// Make a container, run it and wait for its end
+    Run(Run),
+    /// Run a further program in a running container
+    Exec(Exec),
+    /// Send a signal to a container
+    Kill(Kill),
+    /// Remove what is left of a container
+    Delete(Delete),
+    /// Print a container's state
+    State(Name),
+    /// Print all containers
+    List(List),
+    /// Print the processes of a container
+    Ps(Ps),
+    /// Freeze all processes of a container
+    Pause(Name),
+    /// Let them go on
+    Resume(Name),
+    /// Change the limits of a container
+    Update(Update),
+    /// Print events and usage of a container
+    Events(Events),
+    /// Print what this runtime can do
+    Features,
+    /// Write a configuration to begin with
+    Spec(Spec),
+    /// Not supported yet
+    Checkpoint(Later),
+    /// Not supported yet
+    Restore(Later),
+}
+
+/// A container by its name.
+#[derive(Debug, Args)]
+pub(super) struct Name {
+    /// Name of the container
+    #[arg(value_name = "CONTAINER")]
+    pub(super) id: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Make {
+    /// Folder with config.json and the root file system
+    #[arg(short, long, value_name = "DIR", default_value = ".")]
+    pub(super) bundle: PathBuf,
+    /// File to write the process number to
+    #[arg(long, value_name = "FILE")]
+    pub(super) pid_file: Option<PathBuf>,
+    /// Socket that is sent the master end of the terminal
+    #[arg(long, value_name = "SOCKET")]
+    pub(super) console_socket: Option<PathBuf>,
+    /// How many descriptors beyond the standard ones the program keeps
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(super) preserve_fds: u32,
+    /// Move the root instead of pivoting to it (for an initramfs)
+    #[arg(long)]
+    pub(super) no_pivot: bool,
+    /// Keep the caller's session keyring
+    #[arg(long)]
+    pub(super) no_new_keyring: bool,
+    /// Accepted and without effect: whoever adopts its children reaps them
+    #[arg(long)]
+    pub(super) no_subreaper: bool,
+    /// Name of the container
+    #[arg(value_name = "CONTAINER")]
+    pub(super) id: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Create {
+    #[command(flatten)]
+    pub(super) make: Make,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Run {
+    #[command(flatten)]
+    pub(super) make: Make,
+    /// Come back when it runs
+    #[arg(short, long)]
+    pub(super) detach: bool,
+    /// Do not remove it when it has ended
+    #[arg(long)]
+    pub(super) keep: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Exec {
+    /// Socket that is sent the master end of the terminal
+    #[arg(long, value_name = "SOCKET")]
+    pub(super) console_socket: Option<PathBuf>,
+    /// Working folder in the container
+    #[arg(long, value_name = "DIR")]
+    pub(super) cwd: Option<PathBuf>,
+    /// Environment beyond the container's, NAME=VALUE
+    #[arg(short, long, value_name = "NAME=VALUE")]
+    pub(super) env: Vec<String>,
+    /// Give it a terminal
+    #[arg(short, long)]
+    pub(super) tty: bool,
+    /// User id, and group id
+    #[arg(short, long, value_name = "UID[:GID]")]
+    pub(super) user: Option<String>,
+    /// Further group ids
+    #[arg(short = 'g', long, value_name = "GID")]
+    pub(super) additional_gids: Vec<u32>,
+    /// File with the process as JSON
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) process: Option<PathBuf>,
+    /// Come back when it runs
+    #[arg(short, long)]
+    pub(super) detach: bool,
+    /// File to write the process number to
+    #[arg(long, value_name = "FILE")]
+    pub(super) pid_file: Option<PathBuf>,
+    /// SELinux context
+    #[arg(long, value_name = "LABEL")]
+    pub(super) process_label: Option<String>,
+    /// AppArmor profile
+    #[arg(long, value_name = "PROFILE")]
+    pub(super) apparmor: Option<String>,
+    /// Executing adds no privileges
+    #[arg(long)]
+    pub(super) no_new_privs: bool,
+    /// Further capabilities
+    #[arg(short, long, value_name = "CAPABILITY")]
+    pub(super) cap: Vec<String>,
+    /// How many descriptors beyond the standard ones the program keeps
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(super) preserve_fds: u32,
+    /// Control group below the container's, or CONTROLLER:PATH
+    #[arg(long, value_name = "PATH")]
+    pub(super) cgroup: Vec<String>,
+    /// Also into a frozen container, where it waits
+    #[arg(long)]
+    pub(super) ignore_paused: bool,
+    /// Accepted and without effect
+    #[arg(long)]
+    pub(super) no_subreaper: bool,
+    /// Name of the container
+    #[arg(value_name = "CONTAINER")]
+    pub(super) id: String,
+    /// Program and arguments
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "COMMAND"
+    )]
+    pub(super) command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Kill {
+    /// To all its processes
+    #[arg(short, long)]
+    pub(super) all: bool,
+    /// Name of the container
+    #[arg(value_name = "CONTAINER")]
+    pub(super) id: String,
+    /// Signal by name or number
+    #[arg(
+        default_value = "SIGTERM",
+        value_name = "SIGNAL",
+        allow_hyphen_values = true
+    )]
+    pub(super) signal: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Delete {
+    /// Kill it first if it runs; no error if there is none
+    #[arg(short, long)]
+    pub(super) force: bool,
+    /// Name of the container
+    #[arg(value_name = "CONTAINER")]
+    pub(super) id: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct List {
+    /// How to print them
+    #[arg(short, long, value_enum, default_value = "table")]
+    pub(super) format: Format,
+    /// Names only
+    #[arg(short, long)]
+    pub(super) quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Ps {
+    /// How to print them
+    #[arg(short, long, value_enum, default_value = "table")]
+    pub(super) format: Format,
+    /// Name of the container
+    #[arg(value_name = "CONTAINER")]
+    pub(super) id: String,
+    /// Options of ps(1); default: -ef
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "OPTIONS"
+    )]
+    pub(super) options: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Update {
+    /// File with linux.resources as JSON; - for standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) resources: Option<PathBuf>,
+    /// Weight of block I/O
+    #[arg(long, value_name = "N")]
+    pub(super) blkio_weight: Option<u16>,
+    /// Period of the CPU limit, microseconds
+    #[arg(long, value_name = "US")]
+    pub(super) cpu_period: Option<u64>,
+    /// CPU time in a period, microseconds
+    #[arg(long, value_name = "US", allow_hyphen_values = true)]
+    pub(super) cpu_quota: Option<i64>,
+    /// CPU time that may be saved up, microseconds
+    #[arg(long, value_name = "US")]
+    pub(super) cpu_burst: Option<u64>,
+    /// CPU shares; 1024 is usual
+    #[arg(long, value_name = "N")]
+    pub(super) cpu_share: Option<u64>,
+    /// Period of real-time scheduling, microseconds
+    #[arg(long, value_name = "US")]
+    pub(super) cpu_rt_period: Option<u64>,
+    /// Real-time CPU time in a period, microseconds
+    #[arg(long, value_name = "US", allow_hyphen_values = true)]
+    pub(super) cpu_rt_runtime: Option<i64>,
+    /// CPUs to run on
+    #[arg(long, value_name = "LIST")]
+    pub(super) cpuset_cpus: Option<String>,
+    /// Memory nodes to use
+    #[arg(long, value_name = "LIST")]
+    pub(super) cpuset_mems: Option<String>,
+    /// 1: runs only when nobody else wants to
+    #[arg(long, value_name = "0|1")]
+    pub(super) cpu_idle: Option<i64>,
+    /// Memory limit, bytes, or with k, m, g; -1 for none
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
+    pub(super) memory: Option<String>,
+    /// Memory reservation
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
+    pub(super) memory_reservation: Option<String>,
+    /// Limit of memory and swap together; -1 for none
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
+    pub(super) memory_swap: Option<String>,
+    /// Accepted and without effect: the kernel has no such limit any more
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
+    pub(super) kernel_memory: Option<String>,
+    /// Accepted and without effect
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
+    pub(super) kernel_memory_tcp: Option<String>,
+    /// Most processes; -1 for no limit
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    pub(super) pids_limit: Option<i64>,
+    /// Schemata of the last level cache (Intel RDT)
+    #[arg(long, value_name = "LINES")]
+    pub(super) l3_cache_schema: Option<String>,
+    /// Schemata of memory bandwidth (Intel RDT)
+    #[arg(long, value_name = "LINES")]
+    pub(super) mem_bw_schema: Option<String>,
+    /// Name of the container
+    #[arg(value_name = "CONTAINER")]
+    pub(super) id: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Events {
+    /// Print usage once and end
+    #[arg(long)]
+    pub(super) stats: bool,
+    /// Time between two lines of usage
+    #[arg(long, value_name = "TIME", default_value = "5s")]
+    pub(super) interval: String,
+    /// Name of the container
+    #[arg(value_name = "CONTAINER")]
+    pub(super) id: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Spec {
+    /// Folder to write config.json to
+    #[arg(short, long, value_name = "DIR", default_value = ".")]
+    pub(super) bundle: PathBuf,
+    /// For a container without root's privileges
+    #[arg(long)]
+    pub(super) rootless: bool,
+}
+
+/// A command that is known and not there yet.
+#[derive(Debug, Args)]
+pub(super) struct Later {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    pub(super) rest: Vec<String>,
+}

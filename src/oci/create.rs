@@ -1,0 +1,205 @@
+//! `create`: a container with everything but its program running. Everything it makes is undone if
+//! a step fails; if it is killed, `delete --force` finds in its folder what to remove.
+
+use std::path::Path;
+
+use super::args::{Cli, Create, Make};
+use super::bundle::Bundle;
+use super::error::{OciError, Result};
+use super::host::{self, HostView};
+use super::log::Log;
+use super::store::{CONFIG, Folder, Record, Store};
+use crate::kernel::process::Identity;
+use crate::kernel::{Errno, KernelError, socket};
+use crate::launch::container::{self, Place, Prepared, Told};
+use crate::model::CgroupPlan;
+use crate::plan::container::{OCI_VERSION, Wish, bit, steps};
+
+/// Makes a container and leaves it waiting.
+pub(super) fn create(cli: &Cli, store: &Store, args: &Create, log: &Log) -> Result<u8> {
+    let made = make(cli, store, &args.make, true, log)?;
+    // Others may have it from here on; the first process has inherited the lock until it closes it.
+    made.folder.get()?.unlock()?;
+    made.prepared.release(false)?;
+    made.folder.done();
+    Ok(0)
+}
+
+/// A container whose first process waits for the word to go on.
+pub(super) struct Made {
+    pub(super) prepared: Prepared,
+    pub(super) folder: Unfinished,
+    pub(super) record: Record,
+    pub(super) bundle: Bundle,
+    pub(super) host: HostView,
+}
+
+/// A folder that goes again unless the container is made.
+pub(super) struct Unfinished(Option<Folder>);
+
+impl Unfinished {
+    pub(super) fn done(mut self) {
+        self.0 = None;
+    }
+
+    pub(super) fn take(&mut self) -> Result<Folder> {
+        let gone = || KernelError::new("use", "the container's folder", Errno::NOENT);
+        self.0.take().ok_or_else(|| gone().into())
+    }
+
+    pub(super) fn get(&self) -> Result<&Folder> {
+        let gone = || KernelError::new("use", "the container's folder", Errno::NOENT);
+        self.0.as_ref().ok_or_else(|| gone().into())
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some(folder) = self.0.take() {
+            // The error that matters is the one that brought us here.
+            let _left = folder.remove();
+        }
+    }
+}
+
+/// Everything up to the word.
+pub(super) fn make(cli: &Cli, store: &Store, args: &Make, waits: bool, log: &Log) -> Result<Made> {
+    super::store::check_id(&args.id)?;
+    let bundle = Bundle::read(&args.bundle)?;
+    let host = HostView::look(store.rootless)?;
+    let cgroup = bundle.cgroups(&args.id, cli.systemd_cgroup, &host)?;
+    let console = console(&bundle, args)?;
+    let wish = Wish {
+        id: &args.id,
+        spec: &bundle.spec,
+        bundle: &bundle.path,
+        cgroup: Some(cgroup.clone()),
+        facts: host.facts,
+        waits,
+        no_pivot: args.no_pivot,
+        keep_keyring: args.no_new_keyring,
+        preserve: args.preserve_fds,
+    };
+    let plan = steps(&wish)?;
+    let folder = Unfinished(Some(store.reserve(&args.id)?));
+    folder.get()?.lock()?;
+    folder.get()?.write(CONFIG, &bundle.text)?;
+    let mut record = record(&args.id, &bundle, &cgroup, args);
+    folder.get()?.save(&record)?;
+    let (start, complaint) = match waits {
+        true => {
+            let (start, complaint) = folder.get()?.make_start()?;
+            (Some(start), Some(complaint))
+        }
+        false => (None, None),
+    };
+    let place = Place {
+        host: host.cgroups.clone(),
+        cache: host::cache(),
+        console,
+        start,
+        complaint,
+        told: told(&record),
+        entered: None,
+    };
+    let prepared = container::prepare(&plan, &place)?;
+    log.debug(&format!(
+        "the container's first process is {}",
+        prepared.pid()
+    ));
+    record.process = Identity::of(prepared.pid());
+    if let Some(place) = prepared.cgroups() {
+        record.cgroup = Some(place.clone());
+    }
+    folder.get()?.save(&record)?;
+    if let Some(path) = &args.pid_file {
+        write_pid(path, prepared.pid())?;
+    }
+    Ok(Made {
+        prepared,
+        folder,
+        record,
+        bundle,
+        host,
+    })
+}
+
+/// A terminal needs somebody to hold its other end, and only a terminal does.
+fn console(bundle: &Bundle, args: &Make) -> Result<Option<std::os::fd::OwnedFd>> {
+    let terminal = bundle.spec.process().as_ref().and_then(|p| p.terminal()) == Some(true);
+    match (&args.console_socket, terminal) {
+        (Some(path), true) => Ok(Some(socket::connect_to(path)?)),
+        (Some(_), false) => Err(OciError::Usage {
+            what: "--console-socket".into(),
+            why: "process.terminal is not true, so there is no terminal to send".into(),
+        }),
+        (None, _) => Ok(None),
+    }
+}
+
+fn record(id: &str, bundle: &Bundle, cgroup: &CgroupPlan, args: &Make) -> Record {
+    let spec = &bundle.spec;
+    let linux = spec.linux().as_ref();
+    let namespaces = linux
+        .and_then(|l| l.namespaces().as_deref())
+        .unwrap_or_default();
+    let some = |list: Option<&Vec<_>>| list.is_some_and(|l| !l.is_empty());
+    let hooks = spec.hooks().as_ref();
+    let mounts = oci_spec::runtime::LinuxNamespaceType::Mount;
+    let rdt = linux.and_then(|l| l.intel_rdt().as_ref());
+    Record {
+        id: id.to_owned(),
+        oci_version: OCI_VERSION.to_owned(),
+        bundle: bundle.path.clone(),
+        rootfs: bundle.rootfs(),
+        process: None,
+        created_ms: now_ms(),
+        owner: owner(),
+        cgroup: Some(cgroup.place.clone()),
+        chrooted: args.no_pivot || namespaces.iter().all(|n| n.typ() != mounts),
+        namespaces: namespaces.iter().fold(0, |all, n| all | bit(n.typ())),
+        poststart: hooks.is_some_and(|h| some(h.poststart().as_ref())),
+        poststop: hooks.is_some_and(|h| some(h.poststop().as_ref())),
+        // A group that the client has named is the client's.
+        rdt: rdt.filter(|r| r.clos_id().is_none()).map(|_| id.to_owned()),
+        annotations: spec
+            .annotations()
+            .iter()
+            .flatten()
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect(),
+    }
+}
+
+fn owner() -> String {
+    match rustix::process::getuid().as_raw() {
+        0 => "root".into(),
+        uid => uid.to_string(),
+    }
+}
+
+pub(super) fn now_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(0))
+}
+
+/// The state that hooks are told, but for its status.
+pub(super) fn told(record: &Record) -> Told {
+    let mut all = serde_json::Map::new();
+    all.insert("ociVersion".into(), record.oci_version.clone().into());
+    all.insert("id".into(), record.id.clone().into());
+    all.insert("status".into(), "creating".into());
+    all.insert("bundle".into(), record.bundle.display().to_string().into());
+    let annotations = serde_json::to_value(&record.annotations).unwrap_or_default();
+    all.insert("annotations".into(), annotations);
+    Told(all)
+}
+
+/// Whole or not at all: a client may be waiting for it.
+pub(super) fn write_pid(path: &Path, pid: u32) -> Result<()> {
+    Ok(crate::kernel::file::write_runtime(
+        path,
+        pid.to_string().as_bytes(),
+        0o644,
+    )?)
+}

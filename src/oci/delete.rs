@@ -1,0 +1,106 @@
+//! `delete`: a container's control groups, its folder, and what its hooks want done after its end.
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use super::bundle::parse;
+use super::create::told;
+use super::error::{OciError, Result};
+use super::host::HostView;
+use super::log::Log;
+use super::store::{CONFIG, Folder, Record, Status, Store};
+use crate::kernel::cgroup::{self, Cgroups};
+use crate::kernel::{process, rdt};
+use crate::launch::container::run_hooks;
+use crate::plan::container::hooks;
+
+/// Longest wait for a killed process; only a stuck kernel needs more.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Removes a container.
+pub(super) fn delete(store: &Store, id: &str, force: bool, log: &Log) -> Result<u8> {
+    let folder = match store.find(id) {
+        Err(OciError::Missing(_)) if force => return Ok(0),
+        other => other?,
+    };
+    folder.lock()?;
+    let host = HostView::look(store.rootless)?;
+    let record = match folder.record() {
+        Ok(record) => record,
+        // Cut short by a power failure or written by somebody else: there is nothing to be learnt.
+        Err(error) if force => {
+            log.warn(&error.to_string());
+            None
+        }
+        Err(error) => return Err(error),
+    };
+    let Some(record) = record else {
+        if !force {
+            return Err(OciError::NotStopped {
+                id: id.to_owned(),
+                status: Status::Creating.word(),
+            });
+        }
+        folder.remove()?;
+        return Ok(0);
+    };
+    let status = folder.status(&record, &host.cgroups);
+    if status != Status::Stopped && !force {
+        return Err(OciError::NotStopped {
+            id: id.to_owned(),
+            status: status.word(),
+        });
+    }
+    if status != Status::Stopped {
+        end(&record, &host)?;
+    }
+    leave(folder, &record, &host, log)?;
+    Ok(0)
+}
+
+/// Kills everything in it and waits for its first process to be gone.
+pub(super) fn end(record: &Record, host: &HostView) -> Result<()> {
+    let pidfd = record.process.and_then(process::Identity::open);
+    if let Some(pidfd) = &pidfd {
+        process::send_signal(pidfd.as_fd(), 9)?;
+    }
+    if let Some(place) = &record.cgroup
+        && let Ok(cgroups) = Cgroups::open(&host.cgroups, place)
+    {
+        // A frozen group is thawed by it: what is frozen cannot die on version 1.
+        cgroups.kill(9)?;
+    }
+    if let Some(pidfd) = &pidfd {
+        process::wait_gone(pidfd.as_fd(), Some(PATIENCE))?;
+    }
+    Ok(())
+}
+
+/// What is left of a container that has ended.
+pub(super) fn leave(folder: Folder, record: &Record, host: &HostView, log: &Log) -> Result<()> {
+    if let Some(place) = &record.cgroup {
+        Cgroups::remove_at(&host.cgroups, place)?;
+        if let Some(scope) = &place.scope {
+            cgroup::stop_scope(scope)?;
+        }
+    }
+    if let Some(group) = &record.rdt {
+        rdt::remove(group);
+    }
+    let after = match record.poststop {
+        true => {
+            let spec = parse(&folder.read(CONFIG)?)?;
+            hooks(spec.hooks().as_ref().and_then(|h| h.poststop().as_ref()))
+        }
+        false => Vec::new(),
+    };
+    folder.remove()?;
+    for hook in after {
+        // The specification: a warning, and on with the next.
+        let text = told(record).text(Status::Stopped.word(), None);
+        if let Err(error) = run_hooks(std::slice::from_ref(&hook), &text) {
+            log.warn(&error.to_string());
+        }
+    }
+    Ok(())
+}

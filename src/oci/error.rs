@@ -1,0 +1,74 @@
+//! What can go wrong at this front door, in words that clients look for: Podman and containerd read
+//! them.
+
+use crate::kernel::KernelError;
+use crate::kernel::cgroup::CgroupError;
+use crate::launch::LaunchError;
+use crate::launch::container::HookError;
+use crate::plan::PlanError;
+use crate::plan::cgroup::CgroupPlanError;
+
+/// An error of a command.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OciError {
+    #[error("container {0:?} does not exist")]
+    Missing(String),
+    #[error("container with id exists already: {0:?}")]
+    Exists(String),
+    #[error("invalid container id {0:?}: use letters, digits and _ + - . (not first), at most 255")]
+    Id(String),
+    #[error("cannot {verb} a container that is {status}")]
+    Status {
+        verb: &'static str,
+        status: &'static str,
+    },
+    #[error("container {id:?} is not stopped: {status}")]
+    NotStopped { id: String, status: &'static str },
+    #[error("container not running")]
+    NotRunning,
+    #[error("{what}: {why}")]
+    Usage { what: String, why: String },
+    #[error("{path}: {why}")]
+    File { path: String, why: String },
+    #[error("config.json: {0}")]
+    Config(#[source] serde_json::Error),
+    #[error("{0}")]
+    Program(String),
+    #[error("{0} is not supported yet")]
+    Later(&'static str),
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    #[error(transparent)]
+    CgroupPlan(#[from] CgroupPlanError),
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    #[error(transparent)]
+    Hook(#[from] HookError),
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    #[error("{}", told(.0))]
+    Launch(#[from] LaunchError),
+    #[error("cannot write the answer: {0}")]
+    Output(#[from] std::io::Error),
+}
+
+/// What a process of the launch told is the whole message: clients look at its words.
+fn told(error: &LaunchError) -> String {
+    match error {
+        LaunchError::Inside { why, .. } => {
+            format!("unable to start container process: {why}")
+        }
+        LaunchError::Step { source, .. } => {
+            let mut text = source.to_string();
+            let mut next = source.source();
+            while let Some(cause) = next {
+                text = format!("{text}: {cause}");
+                next = cause.source();
+            }
+            text
+        }
+        other => other.to_string(),
+    }
+}
+
+pub(super) type Result<T> = std::result::Result<T, OciError>;

@@ -1,0 +1,78 @@
+//! `events`: what happens in a container and what it uses, a JSON object a line.
+
+use std::io::Write as _;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use serde_json::json;
+
+use super::args::Events;
+use super::error::{OciError, Result};
+use super::host::HostView;
+use super::store::{Status, Store};
+use crate::kernel::cgroup::Cgroups;
+use crate::kernel::process::{Identity, timespec};
+use crate::model::clock;
+
+/// Prints events until the container ends, or its usage once.
+pub(super) fn events(store: &Store, args: &Events) -> Result<u8> {
+    let folder = store.find(&args.id)?;
+    let record = folder.made()?;
+    let host = HostView::look(store.rootless)?;
+    let status = folder.status(&record, &host.cgroups);
+    if matches!(status, Status::Stopped | Status::Creating) {
+        return Err(OciError::NotRunning);
+    }
+    let place = record.cgroup.as_ref().ok_or(OciError::NotRunning)?;
+    let cgroups = Cgroups::open(&host.cgroups, place)?;
+    if args.stats {
+        print(&args.id, &cgroups)?;
+        return Ok(0);
+    }
+    let interval = clock::duration(&args.interval)
+        .ok()
+        .filter(|d| !d.is_zero());
+    let interval = interval.ok_or_else(|| OciError::Usage {
+        what: format!("--interval {}", args.interval),
+        why: "write a number with ms, s, m or h, such as 5s".into(),
+    })?;
+    let pidfd = record
+        .process
+        .and_then(Identity::open)
+        .ok_or(OciError::NotRunning)?;
+    let mut watch = cgroups.oom_watch()?;
+    let mut next = Instant::now() + interval;
+    loop {
+        let left = next.saturating_duration_since(Instant::now());
+        let oom = watch.as_ref().map(AsFd::as_fd);
+        let mut fds = vec![PollFd::new(&pidfd, PollFlags::IN)];
+        fds.extend(oom.as_ref().map(|fd| PollFd::new(fd, PollFlags::IN)));
+        let woken = rustix::io::retry_on_intr(|| poll(&mut fds, Some(&timespec(left))));
+        woken.map_err(crate::kernel::KernelError::on("wait for", "events"))?;
+        let ended = !fds[0].revents().is_empty();
+        let killed = fds.get(1).is_some_and(|fd| !fd.revents().is_empty());
+        if let (true, Some(watch)) = (killed, &mut watch)
+            && watch.drain(&cgroups)? > 0
+        {
+            line(&json!({"type": "oom", "id": args.id}))?;
+        }
+        if ended {
+            return Ok(0);
+        }
+        if left <= Duration::ZERO || Instant::now() >= next {
+            print(&args.id, &cgroups)?;
+            next = Instant::now() + interval;
+        }
+    }
+}
+
+fn print(id: &str, cgroups: &Cgroups) -> Result<()> {
+    line(&json!({"type": "stats", "id": id, "data": cgroups.stats()?}))
+}
+
+fn line(value: &serde_json::Value) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{value}")?;
+    Ok(out.flush()?)
+}

@@ -1,0 +1,175 @@
+//! `exec`: one more program in a running container, under its limits and with no more rights.
+
+use oci_spec::runtime::{LinuxCapabilities, Process, Spec, User};
+
+use super::args::{Cli, Exec};
+use super::bundle::parse;
+use super::create::{told, write_pid};
+use super::error::{OciError, Result};
+use super::host::{self, HostView};
+use super::relay;
+use super::store::{CONFIG, LARGEST, Status, Store};
+use crate::kernel::cgroup::Cgroups;
+use crate::kernel::file::read_small;
+use crate::kernel::socket;
+use crate::launch::container::{self, Entered, Place};
+use crate::plan::container::{Entry, capability, check_process, enter};
+
+/// Runs a program in a container.
+pub(super) fn exec(_cli: &Cli, store: &Store, args: &Exec) -> Result<u8> {
+    let folder = store.find(&args.id)?;
+    let record = folder.made()?;
+    let host = HostView::look(store.rootless)?;
+    let status = folder.status(&record, &host.cgroups);
+    match status {
+        Status::Running | Status::Created => {}
+        Status::Paused if args.ignore_paused => {}
+        other => {
+            return Err(OciError::Status {
+                verb: "exec in",
+                status: other.word(),
+            });
+        }
+    }
+    let spec = parse(&folder.read(CONFIG)?)?;
+    let process = process(args, &spec)?;
+    check_process(&process)?;
+    let pidfd = record
+        .process
+        .and_then(crate::kernel::process::Identity::open);
+    let (pidfd, first) = pidfd.zip(record.process).ok_or(OciError::NotRunning)?;
+    let cgroups = match &record.cgroup {
+        Some(place) => Some(Cgroups::open(&host.cgroups, place)?),
+        None => None,
+    };
+    let plan = enter(&Entry {
+        spec: &spec,
+        process: &process,
+        facts: host.facts,
+        cgroups: cgroups.is_some(),
+        keep_keyring: false,
+        preserve: args.preserve_fds,
+    })?;
+    let console = match (&args.console_socket, process.terminal()) {
+        (Some(path), Some(true)) => Some(socket::connect_to(path)?),
+        _ => None,
+    };
+    let place = Place {
+        host: host.cgroups.clone(),
+        cache: host::cache(),
+        console,
+        start: None,
+        complaint: None,
+        told: told(&record),
+        entered: Some(Entered {
+            pidfd,
+            pid: first.pid,
+            cgroups,
+            chrooted: record.chrooted,
+        }),
+    };
+    let mut prepared = container::prepare(&plan, &place).map_err(failed)?;
+    if let Some(path) = &args.pid_file {
+        write_pid(path, prepared.pid())?;
+    }
+    let terminal = prepared.terminal();
+    let (_, pidfd) = prepared.release(true).map_err(failed)?;
+    if args.detach {
+        return Ok(0);
+    }
+    relay::wait(&pidfd, terminal.as_ref())
+}
+
+fn failed(error: crate::launch::LaunchError) -> OciError {
+    OciError::Program(format!("exec failed: {}", OciError::from(error)))
+}
+
+/// What is to be run: as a client wrote it, or the container's own with changes.
+fn process(args: &Exec, spec: &Spec) -> Result<Process> {
+    if let Some(path) = &args.process {
+        let file = |why: String| OciError::File {
+            path: path.display().to_string(),
+            why,
+        };
+        let text = read_small(path, LARGEST)?;
+        let text = text.ok_or_else(|| file("no such file or directory".into()))?;
+        return serde_json::from_slice(&text).map_err(|error| file(error.to_string()));
+    }
+    let mut process = spec.process().clone().unwrap_or_default();
+    if args.command.is_empty() {
+        return Err(OciError::Usage {
+            what: "exec".into(),
+            why: "say which program, or give it with --process".into(),
+        });
+    }
+    process.set_args(Some(args.command.clone()));
+    process.set_terminal(Some(args.tty));
+    if let Some(cwd) = &args.cwd {
+        process.set_cwd(cwd.clone());
+    }
+    let mut env = process.env().clone().unwrap_or_default();
+    env.extend(args.env.iter().cloned());
+    process.set_env(Some(env));
+    if args.no_new_privs {
+        process.set_no_new_privileges(Some(true));
+    }
+    if let Some(profile) = &args.apparmor {
+        process.set_apparmor_profile(Some(profile.clone()));
+    }
+    if let Some(label) = &args.process_label {
+        process.set_selinux_label(Some(label.clone()));
+    }
+    user(args, &mut process)?;
+    capabilities(args, &mut process)?;
+    Ok(process)
+}
+
+fn user(args: &Exec, process: &mut Process) -> Result<()> {
+    let mut user: User = process.user().clone();
+    if let Some(text) = &args.user {
+        let wrong = || OciError::Usage {
+            what: format!("--user {text}"),
+            why: "write a user id, or UID:GID".into(),
+        };
+        let number = |text: &str| text.parse::<u32>().map_err(|_| wrong());
+        match text.split_once(':') {
+            Some((uid, gid)) => {
+                user.set_uid(number(uid)?);
+                user.set_gid(number(gid)?);
+            }
+            None => drop(user.set_uid(number(text)?)),
+        }
+    }
+    if !args.additional_gids.is_empty() {
+        let mut all = user.additional_gids().clone().unwrap_or_default();
+        all.extend(&args.additional_gids);
+        user.set_additional_gids(Some(all));
+    }
+    process.set_user(user);
+    Ok(())
+}
+
+/// Further ones, in the sets that need them to be of use.
+fn capabilities(args: &Exec, process: &mut Process) -> Result<()> {
+    if args.cap.is_empty() {
+        return Ok(());
+    }
+    let mut sets: LinuxCapabilities = process.capabilities().clone().unwrap_or_default();
+    let mut bounding = sets.bounding().clone().unwrap_or_default();
+    let mut effective = sets.effective().clone().unwrap_or_default();
+    let mut permitted = sets.permitted().clone().unwrap_or_default();
+    for name in &args.cap {
+        let capability = capability(name).ok_or_else(|| OciError::Usage {
+            what: format!("--cap {name}"),
+            why: "there is no such capability".into(),
+        })?;
+        bounding.insert(capability);
+        effective.insert(capability);
+        permitted.insert(capability);
+    }
+    sets.set_bounding(Some(bounding));
+    sets.set_effective(Some(effective));
+    sets.set_permitted(Some(permitted));
+    process.set_capabilities(Some(sets));
+    Ok(())
+}

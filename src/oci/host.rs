@@ -1,0 +1,60 @@
+//! What this host is, as far as containers depend on it. Asked anew each time, so that it is cheap:
+//! a few files in usual places, no list of mounts.
+
+use std::path::{Path, PathBuf};
+
+use super::error::Result;
+use crate::kernel::cgroup;
+use crate::model::CgroupHost;
+use crate::plan::container::Facts;
+
+/// The host.
+#[derive(Debug)]
+pub(super) struct HostView {
+    pub(super) cgroups: cgroup::Host,
+    pub(super) facts: Facts,
+}
+
+/// Whether to work without root's privileges.
+pub(super) fn rootless(wish: &str) -> bool {
+    match wish {
+        "true" => true,
+        "false" => false,
+        _ => !rustix::process::geteuid().is_root(),
+    }
+}
+
+impl HostView {
+    pub(super) fn look(rootless: bool) -> Result<Self> {
+        let cgroups = cgroup::Host::quick()?;
+        Ok(Self {
+            facts: Facts {
+                cgroup_mode: cgroups.mode,
+                selinux: Path::new("/sys/fs/selinux/enforce").exists(),
+                apparmor: is_yes("/sys/module/apparmor/parameters/enabled"),
+                rootless,
+            },
+            cgroups,
+        })
+    }
+
+    /// The part of it that a plan for control groups needs.
+    pub(super) fn for_plan(&self) -> CgroupHost {
+        CgroupHost::from(&self.cgroups)
+    }
+}
+
+fn is_yes(path: &str) -> bool {
+    std::fs::read(path).is_ok_and(|text| text.first() == Some(&b'Y'))
+}
+
+/// Folder of compiled seccomp programs, the same for every folder of state.
+pub(super) fn cache() -> PathBuf {
+    runtime_folder().join("bulkhead-oci-cache")
+}
+
+/// Where what a reboot may forget is kept.
+pub(super) fn runtime_folder() -> PathBuf {
+    let own = std::env::var_os("XDG_RUNTIME_DIR").filter(|_| !rustix::process::geteuid().is_root());
+    own.map_or_else(|| PathBuf::from("/run"), PathBuf::from)
+}

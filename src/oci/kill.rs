@@ -1,0 +1,95 @@
+//! `kill`, `pause` and `resume`: signals to a container, and holding it still.
+
+use std::os::fd::AsFd;
+
+use super::args::Kill;
+use super::error::{OciError, Result};
+use super::host::HostView;
+use super::store::{Record, Status, Store};
+use crate::kernel::cgroup::Cgroups;
+use crate::kernel::process;
+use crate::plan::container::bit;
+
+/// Sends a signal.
+pub(super) fn kill(store: &Store, args: &Kill) -> Result<u8> {
+    // 0 only asks whether it is there, see kill(2).
+    let zero = (args.signal == "0").then_some(0);
+    let signal = zero.or_else(|| process::signal_number(&args.signal));
+    let signal = signal.ok_or_else(|| OciError::Usage {
+        what: format!("unknown signal {:?}", args.signal),
+        why: "use a name such as SIGTERM, or a number".into(),
+    })?;
+    let folder = store.find(&args.id)?;
+    let record = folder.made()?;
+    let host = HostView::look(store.rootless)?;
+    let status = folder.status(&record, &host.cgroups);
+    let alive = !matches!(status, Status::Stopped | Status::Creating);
+    if args.all {
+        return match cgroups(&record, &host) {
+            Ok(groups) => {
+                groups.kill(signal)?;
+                Ok(0)
+            }
+            Err(_) if !alive => Ok(0),
+            Err(error) => Err(error),
+        };
+    }
+    let pidfd = record.process.and_then(process::Identity::open);
+    let pidfd = pidfd.filter(|_| alive).ok_or(OciError::NotRunning)?;
+    process::send_signal(pidfd.as_fd(), signal)?;
+    // Without a pid namespace of its own the others do not end with the first.
+    let own_pids = record.namespaces & bit(oci_spec::runtime::LinuxNamespaceType::Pid) != 0;
+    let last = signal == 9 && (status == Status::Paused || !own_pids);
+    if last && let Ok(groups) = cgroups(&record, &host) {
+        groups.kill(signal)?;
+    }
+    Ok(0)
+}
+
+fn cgroups(record: &Record, host: &HostView) -> Result<Cgroups> {
+    let place = record.cgroup.as_ref().ok_or_else(|| OciError::Usage {
+        what: format!("container {:?}", record.id),
+        why: "it has no control groups".into(),
+    })?;
+    Ok(Cgroups::open(&host.cgroups, place)?)
+}
+
+/// Holds it still.
+pub(super) fn pause(store: &Store, id: &str) -> Result<u8> {
+    let (groups, status) = look(store, id)?;
+    match status {
+        Status::Running | Status::Created => groups.freeze()?,
+        Status::Paused => {}
+        other => {
+            return Err(OciError::Status {
+                verb: "pause",
+                status: other.word(),
+            });
+        }
+    }
+    Ok(0)
+}
+
+/// Lets it go on.
+pub(super) fn resume(store: &Store, id: &str) -> Result<u8> {
+    let (groups, status) = look(store, id)?;
+    if status != Status::Paused {
+        return Err(OciError::Status {
+            verb: "resume",
+            status: status.word(),
+        });
+    }
+    groups.thaw()?;
+    Ok(0)
+}
+
+fn look(store: &Store, id: &str) -> Result<(Cgroups, Status)> {
+    let folder = store.find(id)?;
+    let record = folder.made()?;
+    let host = HostView::look(store.rootless)?;
+    let status = folder.status(&record, &host.cgroups);
+    if status == Status::Stopped {
+        return Err(OciError::NotRunning);
+    }
+    Ok((cgroups(&record, &host)?, status))
+}

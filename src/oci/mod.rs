@@ -1,0 +1,98 @@
+//! The second front door: an OCI runtime with runc's command line, for containerd, Podman, CRI-O
+//! and everything above them. A configuration becomes a plan (`plan::container`), a plan a
+//! container (`launch::container`); in between there is only the folder of its state (`store`).
+
+mod args;
+mod bundle;
+mod create;
+mod delete;
+mod error;
+mod events;
+mod exec;
+mod features;
+mod host;
+mod kill;
+mod list;
+mod log;
+mod ps;
+mod relay;
+mod run;
+mod start;
+mod store;
+mod template;
+mod update;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use args::{Cli, Command};
+use error::{OciError, Result};
+use store::Store;
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let words = ["create", "run", "exec"];
+    let enters = std::env::args_os().any(|arg| words.iter().any(|word| arg == *word));
+    // Before anything else: what follows happens a second time in the program executed here.
+    let sealed = match enters {
+        true => crate::kernel::sealed::ensure(),
+        false => Ok(()),
+    };
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    if cli.version {
+        println!("{}", features::version());
+        return ExitCode::SUCCESS;
+    }
+    let log = log::Log::of(&cli);
+    match sealed
+        .map_err(OciError::from)
+        .and_then(|()| carry_out(&cli, &log))
+    {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            log.error(&error.to_string());
+            // As runc: `exec` has the codes of its program for itself.
+            let exec = matches!(cli.command, Some(Command::Exec(_)));
+            ExitCode::from(if exec { 255 } else { 1 })
+        }
+    }
+}
+
+fn usage(error: &clap::Error) -> ExitCode {
+    // Help and version are no errors and go to standard output.
+    let _closed = error.print();
+    ExitCode::from(if error.use_stderr() { 1 } else { 0 })
+}
+
+fn carry_out(cli: &Cli, log: &log::Log) -> Result<u8> {
+    let Some(command) = &cli.command else {
+        return Err(OciError::Usage {
+            what: "bulkhead-oci".into(),
+            why: "say what to do; see --help".into(),
+        });
+    };
+    let store = Store::at(cli.root.as_deref(), host::rootless(&cli.rootless));
+    match command {
+        Command::Create(create) => create::create(cli, &store, create, log),
+        Command::Start(name) => start::start(&store, &name.id, log),
+        Command::Run(run) => run::run(cli, &store, run, log),
+        Command::Exec(exec) => exec::exec(cli, &store, exec),
+        Command::Kill(kill) => kill::kill(&store, kill),
+        Command::Delete(delete) => delete::delete(&store, &delete.id, delete.force, log),
+        Command::State(name) => list::state(&store, &name.id),
+        Command::List(list) => list::list(&store, list),
+        Command::Ps(ps) => ps::ps(&store, ps),
+        Command::Pause(name) => kill::pause(&store, &name.id),
+        Command::Resume(name) => kill::resume(&store, &name.id),
+        Command::Update(update) => update::update(&store, update),
+        Command::Events(events) => events::events(&store, events),
+        Command::Features => features::print(),
+        Command::Spec(spec) => template::write(spec),
+        Command::Checkpoint(_) => Err(OciError::Later("checkpoint")),
+        Command::Restore(_) => Err(OciError::Later("restore")),
+    }
+}

@@ -1,0 +1,37 @@
+//! `run`: a container from its making to its end, in one process.
+
+use super::args::{Cli, Run};
+use super::create::{make, told};
+use super::error::Result;
+use super::log::Log;
+use super::store::{Status, Store};
+use super::{delete, relay};
+use crate::launch::container::run_hooks;
+use crate::plan::container::hooks;
+
+/// Runs a container.
+pub(super) fn run(cli: &Cli, store: &Store, args: &Run, log: &Log) -> Result<u8> {
+    let mut made = make(cli, store, &args.make, false, log)?;
+    let terminal = made.prepared.terminal();
+    let (pid, pidfd) = made.prepared.release(true)?;
+    if made.record.poststart {
+        let spec = &made.bundle.spec;
+        let list = hooks(spec.hooks().as_ref().and_then(|h| h.poststart().as_ref()));
+        let text = told(&made.record).text(Status::Running.word(), Some(pid));
+        if let Err(error) = run_hooks(&list, &text) {
+            delete::end(&made.record, &made.host)?;
+            delete::leave(made.folder.take()?, &made.record, &made.host, log)?;
+            return Err(error.into());
+        }
+    }
+    if args.detach {
+        made.folder.done();
+        return Ok(0);
+    }
+    let code = relay::wait(&pidfd, terminal.as_ref())?;
+    let folder = made.folder.take()?;
+    if !args.keep {
+        delete::leave(folder, &made.record, &made.host, log)?;
+    }
+    Ok(code)
+}

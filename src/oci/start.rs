@@ -1,0 +1,77 @@
+//! `start`: the word that lets a container's program run. It comes back when the program has been
+//! executed, or says why it could not be.
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::OFlags;
+
+use super::bundle::parse;
+use super::create::told;
+use super::error::{OciError, Result};
+use super::host::HostView;
+use super::log::Log;
+use super::store::{COMPLAINT, CONFIG, Folder, Record, START, Status, Store};
+use crate::kernel::{Errno, KernelError};
+use crate::launch::container::run_hooks;
+use crate::plan::container::hooks;
+
+/// Starts a container.
+pub(super) fn start(store: &Store, id: &str, log: &Log) -> Result<u8> {
+    let folder = store.find(id)?;
+    folder.lock()?;
+    let record = folder.made()?;
+    let host = HostView::look(store.rootless)?;
+    let status = folder.status(&record, &host.cgroups);
+    if status != Status::Created {
+        return Err(OciError::Status {
+            verb: "start",
+            status: status.word(),
+        });
+    }
+    say_go(&folder)?;
+    if record.poststart {
+        poststart(&folder, &record, log)?;
+    }
+    Ok(0)
+}
+
+fn say_go(folder: &Folder) -> Result<()> {
+    let stopped = || OciError::Status {
+        verb: "start",
+        status: Status::Stopped.word(),
+    };
+    let start = match folder.file(START, OFlags::WRONLY | OFlags::NONBLOCK) {
+        Ok(start) => start,
+        Err(Errno::NXIO) => return Err(stopped()),
+        Err(errno) => return Err(KernelError::new("open the start of", folder.id(), errno).into()),
+    };
+    folder.forget(START);
+    rustix::io::write(&start, b"0").map_err(KernelError::on("start", folder.id()))?;
+    // The other end closes when the program is executed, or when it never will be.
+    let mut fds = [PollFd::new(&start, PollFlags::empty())];
+    rustix::io::retry_on_intr(|| poll(&mut fds, None))
+        .map_err(KernelError::on("wait for", folder.id()))?;
+    let complaint = folder.read(COMPLAINT).unwrap_or_default();
+    folder.forget(COMPLAINT);
+    if complaint.is_empty() {
+        return Ok(());
+    }
+    let why = String::from_utf8_lossy(&complaint).into_owned();
+    Err(OciError::Program(format!(
+        "unable to start container process: {why}"
+    )))
+}
+
+/// Hooks after the start. One that fails ends the container, as in the runtimes in use.
+fn poststart(folder: &Folder, record: &Record, log: &Log) -> Result<()> {
+    let spec = parse(&folder.read(CONFIG)?)?;
+    let list = hooks(spec.hooks().as_ref().and_then(|h| h.poststart().as_ref()));
+    let pid = record.process.map(|p| p.pid);
+    let done = run_hooks(&list, &told(record).text(Status::Running.word(), pid));
+    if let (Err(error), Some(process)) = (&done, record.process) {
+        log.warn(&format!("{error}: the container is killed"));
+        if let Some(pidfd) = process.open() {
+            crate::kernel::process::send_signal(std::os::fd::AsFd::as_fd(&pidfd), 9)?;
+        }
+    }
+    Ok(done?)
+}

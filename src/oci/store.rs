@@ -1,0 +1,375 @@
+//! The state of containers on disk: one folder for each, by its name, with `state.json`, a copy of
+//! the configuration it was made from, and while its program waits a FIFO `start`. Every path is
+//! looked up from the folder's descriptor. What the kernel knows is asked of the kernel: whether the
+//! process lives, whether its group is frozen.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use serde::{Deserialize, Serialize};
+
+use super::error::{OciError, Result};
+use super::host;
+use crate::kernel::cgroup::{self, Cgroups};
+use crate::kernel::process::Identity;
+use crate::kernel::{Errno, KernelError};
+use crate::model::CgroupPlace;
+
+/// File names in a container's folder.
+pub(super) const STATE: &str = "state.json";
+pub(super) const CONFIG: &str = "config.json";
+pub(super) const START: &str = "start";
+pub(super) const COMPLAINT: &str = "complaint";
+
+/// Largest state or configuration that is read, bytes.
+pub(super) const LARGEST: u64 = 16 << 20;
+
+/// What is kept of a container.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Record {
+    pub(super) id: String,
+    pub(super) oci_version: String,
+    pub(super) bundle: PathBuf,
+    pub(super) rootfs: PathBuf,
+    /// First process; `None` until there is one.
+    pub(super) process: Option<Identity>,
+    /// Milliseconds since 1970.
+    pub(super) created_ms: u64,
+    pub(super) owner: String,
+    pub(super) cgroup: Option<CgroupPlace>,
+    /// Whether its root is not that of its mount namespace.
+    pub(super) chrooted: bool,
+    /// CLONE_NEW* bits of its namespaces.
+    pub(super) namespaces: u64,
+    /// Whether some hook is to run after its start, and after its end.
+    pub(super) poststart: bool,
+    pub(super) poststop: bool,
+    /// Group of Intel's RDT that was made for it.
+    pub(super) rdt: Option<String>,
+    pub(super) annotations: BTreeMap<String, String>,
+}
+
+/// How a container is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Status {
+    Creating,
+    Created,
+    Running,
+    Paused,
+    Stopped,
+}
+
+impl Status {
+    pub(super) const fn word(self) -> &'static str {
+        match self {
+            Self::Creating => "creating",
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// All containers of one folder.
+#[derive(Debug)]
+pub(super) struct Store {
+    root: PathBuf,
+    pub(super) rootless: bool,
+}
+
+impl Store {
+    pub(super) fn at(root: Option<&Path>, rootless: bool) -> Self {
+        let usual = || host::runtime_folder().join("bulkhead-oci");
+        Self {
+            root: root.map_or_else(usual, Path::to_owned),
+            rootless,
+        }
+    }
+
+    fn open(&self) -> rustix::io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::open(&self.root, flags, Mode::empty())
+    }
+
+    /// Makes a container's folder, which reserves its name.
+    pub(super) fn reserve(&self, id: &str) -> Result<Folder> {
+        check_id(id)?;
+        let failed = |errno| KernelError::new("use the state folder", self.root.display(), errno);
+        let root = match self.open() {
+            Err(Errno::NOENT) => {
+                crate::kernel::file::make_private_dir(&self.root)?;
+                self.open()
+            }
+            other => other,
+        }
+        .map_err(failed)?;
+        match rustix::fs::mkdirat(&root, id, Mode::from_raw_mode(0o700)) {
+            Ok(()) => {}
+            Err(Errno::EXIST) => return Err(OciError::Exists(id.to_owned())),
+            Err(errno) => return Err(failed(errno).into()),
+        }
+        Folder::open(root, id)?.ok_or_else(|| OciError::Missing(id.to_owned()))
+    }
+
+    /// A container's folder.
+    pub(super) fn find(&self, id: &str) -> Result<Folder> {
+        check_id(id)?;
+        let missing = || OciError::Missing(id.to_owned());
+        let root = match self.open() {
+            Ok(root) => root,
+            Err(Errno::NOENT | Errno::NOTDIR) => return Err(missing()),
+            Err(errno) => {
+                return Err(KernelError::new("open", self.root.display(), errno).into());
+            }
+        };
+        Folder::open(root, id)?.ok_or_else(missing)
+    }
+
+    /// The names of all, in order.
+    pub(super) fn names(&self) -> Result<(Vec<String>, Option<OwnedFd>)> {
+        let failed = |errno| KernelError::new("list", self.root.display(), errno);
+        let root = match self.open() {
+            Ok(root) => root,
+            Err(Errno::NOENT) => return Ok((Vec::new(), None)),
+            Err(errno) => return Err(failed(errno).into()),
+        };
+        let mut names = Vec::new();
+        for entry in rustix::fs::Dir::read_from(&root).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name().to_string_lossy();
+            if check_id(&name).is_ok() {
+                names.push(name.into_owned());
+            }
+        }
+        names.sort();
+        Ok((names, Some(root)))
+    }
+}
+
+/// Names as runc takes them, but for a leading dot.
+pub(super) fn check_id(id: &str) -> Result<()> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "_+-.".contains(c);
+    if id.is_empty() || id.len() > 255 || id.starts_with('.') || !id.chars().all(allowed) {
+        return Err(OciError::Id(id.chars().take(80).collect()));
+    }
+    Ok(())
+}
+
+/// One container's folder.
+#[derive(Debug)]
+pub(super) struct Folder {
+    root: OwnedFd,
+    fd: OwnedFd,
+    id: String,
+}
+
+impl Folder {
+    pub(super) fn open(root: OwnedFd, id: &str) -> Result<Option<Self>> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match rustix::fs::openat(&root, id, flags, Mode::empty()) {
+            Ok(fd) => Ok(Some(Self {
+                root,
+                fd,
+                id: id.to_owned(),
+            })),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+            Err(errno) => Err(KernelError::new("open the container", id, errno).into()),
+        }
+    }
+
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Keeps other commands that change this container waiting while the folder is open.
+    pub(super) fn lock(&self) -> Result<()> {
+        let lock = || rustix::fs::flock(&self.fd, FlockOperation::LockExclusive);
+        rustix::io::retry_on_intr(lock).map_err(KernelError::on("lock the container", &self.id))?;
+        Ok(())
+    }
+
+    /// Takes the lock back, also from processes that have inherited it.
+    pub(super) fn unlock(&self) -> Result<()> {
+        rustix::fs::flock(&self.fd, FlockOperation::Unlock)
+            .map_err(KernelError::on("unlock the container", &self.id))?;
+        Ok(())
+    }
+
+    /// A file in it, opened.
+    pub(super) fn file(&self, name: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(&self.fd, name, flags, Mode::from_raw_mode(0o600))
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        rustix::fs::accessat(&self.fd, name, rustix::fs::Access::EXISTS, flags).is_ok()
+    }
+
+    /// Writes a file whole: whoever reads sees the old content or the new.
+    pub(super) fn write(&self, name: &str, data: &[u8]) -> Result<()> {
+        crate::kernel::fault::point()?;
+        let new = format!(".{name}");
+        let failed = KernelError::on("write", format!("{name} of container {}", self.id));
+        let done = || {
+            let file = self.file(&new, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC)?;
+            let mut rest = data;
+            while !rest.is_empty() {
+                let n = rustix::io::write(&file, rest)?;
+                rest = &rest[n..];
+            }
+            rustix::fs::renameat(&self.fd, &new, &self.fd, name)
+        };
+        done().map_err(failed)?;
+        Ok(crate::kernel::fault::point()?)
+    }
+
+    pub(super) fn read(&self, name: &str) -> Result<Vec<u8>> {
+        let failed =
+            |errno| KernelError::new("read", format!("{name} of container {}", self.id), errno);
+        let file = self
+            .file(name, OFlags::RDONLY | OFlags::NONBLOCK)
+            .map_err(failed)?;
+        let mut data = Vec::with_capacity(8192);
+        let mut file = std::io::Read::take(std::fs::File::from(file), LARGEST);
+        std::io::Read::read_to_end(&mut file, &mut data)
+            .map_err(|e| failed(Errno::from_io_error(&e).unwrap_or(Errno::IO)))?;
+        Ok(data)
+    }
+
+    /// What is known of the container; `None` while it is being made.
+    pub(super) fn record(&self) -> Result<Option<Record>> {
+        if !self.has(STATE) {
+            return Ok(None);
+        }
+        let data = self.read(STATE)?;
+        let parsed = serde_json::from_slice(&data);
+        parsed.map(Some).map_err(|error| OciError::File {
+            path: format!("{STATE} of container {}", self.id),
+            why: error.to_string(),
+        })
+    }
+
+    /// The same, of one that is made.
+    pub(super) fn made(&self) -> Result<Record> {
+        let record = self.record()?;
+        record.ok_or_else(|| OciError::Missing(self.id.clone()))
+    }
+
+    pub(super) fn save(&self, record: &Record) -> Result<()> {
+        let text = serde_json::to_vec(record).map_err(OciError::Config)?;
+        self.write(STATE, &text)
+    }
+
+    /// How it is now.
+    pub(super) fn status(&self, record: &Record, host: &cgroup::Host) -> Status {
+        let Some(process) = record.process else {
+            return Status::Creating;
+        };
+        if Identity::of(process.pid) != Some(process) {
+            return Status::Stopped;
+        }
+        if self.has(START) {
+            return Status::Created;
+        }
+        let frozen = record
+            .cgroup
+            .as_ref()
+            .is_some_and(|place| Cgroups::is_frozen_at(host, place).unwrap_or(false));
+        if frozen {
+            Status::Paused
+        } else {
+            Status::Running
+        }
+    }
+
+    /// The FIFO its program waits on, and the file for its complaint.
+    pub(super) fn make_start(&self) -> Result<(OwnedFd, OwnedFd)> {
+        let failed = KernelError::on("make the start of container", &self.id);
+        let make = || {
+            let fifo = rustix::fs::FileType::Fifo;
+            rustix::fs::mknodat(&self.fd, START, fifo, Mode::from_raw_mode(0o600), 0)?;
+            // For reading and writing, so that it is never closed by the other side.
+            let start = self.file(START, OFlags::RDWR)?;
+            let complaint = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+            Ok((start, self.file(COMPLAINT, complaint)?))
+        };
+        let made: rustix::io::Result<_> = make();
+        Ok(made.map_err(failed)?)
+    }
+
+    pub(super) fn forget(&self, name: &str) {
+        // Gone already is as good.
+        let _gone = rustix::fs::unlinkat(&self.fd, name, AtFlags::empty());
+    }
+
+    /// Removes the folder and what is in it: files of ours, nothing deeper.
+    pub(super) fn remove(self) -> Result<()> {
+        let failed = |errno| KernelError::new("remove the container", &self.id, errno);
+        for name in [START, COMPLAINT, CONFIG, STATE] {
+            self.forget(name);
+        }
+        match rustix::fs::unlinkat(&self.root, self.id.as_str(), AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            Err(Errno::NOTEMPTY) => {}
+            Err(errno) => return Err(failed(errno).into()),
+        }
+        // What a killed command has left half written.
+        for entry in rustix::fs::Dir::read_from(&self.fd).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name().to_owned();
+            let _folder = rustix::fs::unlinkat(&self.fd, &name, AtFlags::empty());
+        }
+        rustix::fs::unlinkat(&self.root, self.id.as_str(), AtFlags::REMOVEDIR)
+            .map_err(|errno| failed(errno).into())
+    }
+}
+
+impl AsFd for Folder {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_runc() {
+        for good in ["a", "A_b+c-d.e", "0123", "-", &"x".repeat(255)] {
+            assert!(check_id(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            ".",
+            "..",
+            ".cache",
+            "a/b",
+            "a b",
+            "ä",
+            "a\n",
+            &"x".repeat(256),
+        ] {
+            assert!(check_id(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_reserved_once_and_removed_with_what_is_in_it() {
+        let root = std::env::temp_dir().join(format!("bulkhead-store-{}", std::process::id()));
+        let store = Store::at(Some(&root), false);
+        let folder = store.reserve("one").unwrap();
+        assert!(matches!(store.reserve("one"), Err(OciError::Exists(_))));
+        folder.write("half", b"x").unwrap();
+        assert!(folder.record().unwrap().is_none());
+        let (names, _) = store.names().unwrap();
+        assert_eq!(names, ["one"]);
+        folder.remove().unwrap();
+        assert!(matches!(store.find("one"), Err(OciError::Missing(_))));
+        std::fs::remove_dir_all(root).unwrap();
+    }
+}

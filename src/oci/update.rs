@@ -1,0 +1,154 @@
+//! `update`: other limits for a running container, all of them or none.
+
+use std::io::Read as _;
+
+use oci_spec::runtime::{
+    LinuxBlockIoBuilder, LinuxCpu, LinuxMemory, LinuxPidsBuilder, LinuxResources,
+};
+
+use super::args::Update;
+use super::error::{OciError, Result};
+use super::host::HostView;
+use super::store::{LARGEST, Store};
+use crate::kernel::cgroup::{self as kernel_cgroup, Cgroups};
+use crate::kernel::file::read_small;
+use crate::kernel::rdt;
+use crate::plan::cgroup;
+
+/// Changes limits.
+pub(super) fn update(store: &Store, args: &Update) -> Result<u8> {
+    let folder = store.find(&args.id)?;
+    folder.lock()?;
+    let record = folder.made()?;
+    let host = HostView::look(store.rootless)?;
+    let place = record.cgroup.as_ref().ok_or(OciError::NotRunning)?;
+    let resources = match &args.resources {
+        Some(path) => read(path)?,
+        None => from_flags(args)?,
+    };
+    let plan = cgroup::update(place, &resources, &host.for_plan())?;
+    if let Some(scope) = &plan.place.scope {
+        kernel_cgroup::change_scope(scope)?;
+    }
+    Cgroups::open(&host.cgroups, place)?.update(&host.cgroups, &plan)?;
+    let lines: Vec<String> = [&args.l3_cache_schema, &args.mem_bw_schema]
+        .into_iter()
+        .flatten()
+        .cloned()
+        .collect();
+    if !lines.is_empty() {
+        let group = record.rdt.clone().unwrap_or_else(|| record.id.clone());
+        let pid = record.process.map_or(0, |p| p.pid);
+        rdt::enter(&group, &lines, pid)?;
+    }
+    Ok(0)
+}
+
+fn read(path: &std::path::Path) -> Result<LinuxResources> {
+    let wrong = |why: String| OciError::File {
+        path: path.display().to_string(),
+        why,
+    };
+    let text = if path.as_os_str() == "-" {
+        let mut text = Vec::new();
+        std::io::stdin().take(LARGEST).read_to_end(&mut text)?;
+        text
+    } else {
+        let text = read_small(path, LARGEST)?;
+        text.ok_or_else(|| wrong("no such file or directory".into()))?
+    };
+    serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))
+}
+
+fn from_flags(args: &Update) -> Result<LinuxResources> {
+    let bytes = |flag: &'static str, text: &Option<String>| -> Result<Option<i64>> {
+        let Some(text) = text else { return Ok(None) };
+        number(text).map(Some).ok_or_else(|| OciError::Usage {
+            what: format!("{flag} {text}"),
+            why: "write bytes, with k, m or g if you like, or -1 for no limit".into(),
+        })
+    };
+    let mut resources = LinuxResources::default();
+    let mut memory = LinuxMemory::default();
+    memory.set_limit(bytes("--memory", &args.memory)?);
+    memory.set_reservation(bytes("--memory-reservation", &args.memory_reservation)?);
+    memory.set_swap(bytes("--memory-swap", &args.memory_swap)?);
+    bytes("--kernel-memory", &args.kernel_memory)?;
+    bytes("--kernel-memory-tcp", &args.kernel_memory_tcp)?;
+    if memory != LinuxMemory::default() {
+        resources.set_memory(Some(memory));
+    }
+    let mut cpu = LinuxCpu::default();
+    cpu.set_shares(args.cpu_share);
+    cpu.set_quota(args.cpu_quota);
+    cpu.set_period(args.cpu_period);
+    cpu.set_burst(args.cpu_burst);
+    cpu.set_idle(args.cpu_idle);
+    cpu.set_realtime_period(args.cpu_rt_period);
+    cpu.set_realtime_runtime(args.cpu_rt_runtime);
+    cpu.set_cpus(args.cpuset_cpus.clone());
+    cpu.set_mems(args.cpuset_mems.clone());
+    if cpu != LinuxCpu::default() {
+        resources.set_cpu(Some(cpu));
+    }
+    let built = |error: oci_spec::OciSpecError| OciError::Usage {
+        what: "update".into(),
+        why: error.to_string(),
+    };
+    if let Some(limit) = args.pids_limit {
+        let pids = LinuxPidsBuilder::default().limit(limit).build();
+        resources.set_pids(Some(pids.map_err(built)?));
+    }
+    if let Some(weight) = args.blkio_weight {
+        let io = LinuxBlockIoBuilder::default().weight(weight).build();
+        resources.set_block_io(Some(io.map_err(built)?));
+    }
+    Ok(resources)
+}
+
+fn number(text: &str) -> Option<i64> {
+    let lower = text.trim().to_ascii_lowercase();
+    let end = lower
+        .find(|c: char| !(c.is_ascii_digit() || c == '-'))
+        .unwrap_or(lower.len());
+    let scale = match lower[end..].trim_end_matches("ib").trim_end_matches('b') {
+        "" => 1,
+        "k" => 1 << 10,
+        "m" => 1 << 20,
+        "g" => 1 << 30,
+        "t" => 1_i64 << 40,
+        _ => return None,
+    };
+    let number: i64 = lower[..end].parse().ok()?;
+    number.checked_mul(scale).filter(|n| *n >= -1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_written_as_people_write_them() {
+        let cases = [
+            ("-1", -1),
+            ("0", 0),
+            ("64m", 64 << 20),
+            ("1G", 1 << 30),
+            ("10KiB", 10 << 10),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(number(text), Some(expected), "{text}");
+        }
+        for text in [
+            "",
+            "m",
+            "-2",
+            "1x",
+            "9999999999999999999",
+            "99999999t",
+            "1-1",
+        ] {
+            assert_eq!(number(text), None, "{text}");
+        }
+    }
+}

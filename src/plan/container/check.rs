@@ -1,0 +1,306 @@
+//! What a configuration may not say: contradictions, and what would reach beyond the container.
+//! Refused before anything is made. Values that belong to one subject are checked where they are
+//! turned into steps.
+
+use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
+
+use super::{namespaces, refuse, word};
+use crate::plan::PlanError;
+
+type Checked = Result<(), PlanError>;
+
+/// Checks a configuration.
+///
+/// # Errors
+/// Names the key, what is wrong with it, and the rule.
+pub fn check(spec: &Spec) -> Checked {
+    version(spec)?;
+    kinds(spec)?;
+    names(spec)?;
+    needs(spec)?;
+    sysctls(spec)?;
+    match spec.process() {
+        Some(process) => check_process(process),
+        None => Ok(()),
+    }
+}
+
+/// Checks what is to be run.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_process(process: &Process) -> Checked {
+    let cwd = process.cwd();
+    if !cwd.is_absolute() {
+        return Err(refuse(
+            format!("process.cwd {:?}", cwd.display().to_string()),
+            "cwd must be an absolute path",
+        ));
+    }
+    let args = process.args().iter().flatten();
+    let env = process.env().iter().flatten();
+    for text in args.chain(env) {
+        no_nul("process.args and process.env", text)?;
+    }
+    for (n, limit) in process.rlimits().iter().flatten().enumerate() {
+        let rest = process.rlimits().iter().flatten().skip(n + 1);
+        if rest.into_iter().any(|other| other.typ() == limit.typ()) {
+            let what = format!("process.rlimits, {}", limit.typ());
+            return Err(refuse(what, "it is there twice"));
+        }
+    }
+    match process.oom_score_adj() {
+        Some(score) if !(-1000..=1000).contains(&score) => Err(refuse(
+            format!("process.oomScoreAdj {score}"),
+            "use -1000 to 1000",
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn no_nul(what: &str, text: &str) -> Checked {
+    if text.contains('\0') {
+        return Err(refuse(what, "there is a NUL byte in it"));
+    }
+    Ok(())
+}
+
+fn version(spec: &Spec) -> Checked {
+    let text = spec.version();
+    let major = text.split('.').next().unwrap_or_default();
+    if major == "1" {
+        return Ok(());
+    }
+    Err(refuse(
+        format!("ociVersion {text:?}"),
+        "versions 1.0.0 to 1.3.x of the specification can be carried out",
+    ))
+}
+
+fn kinds(spec: &Spec) -> Checked {
+    let all = namespaces(spec);
+    for (n, namespace) in all.iter().enumerate() {
+        if all[n + 1..]
+            .iter()
+            .any(|other| other.typ() == namespace.typ())
+        {
+            let what = format!("linux.namespaces, {}", word(namespace.typ()));
+            return Err(refuse(what, "it is there twice"));
+        }
+    }
+    Ok(())
+}
+
+/// Strings that reach the kernel as C strings.
+fn names(spec: &Spec) -> Checked {
+    let text = |what: &str, value: Option<&String>| match value {
+        Some(value) => no_nul(what, value),
+        None => Ok(()),
+    };
+    text("hostname", spec.hostname().as_ref())?;
+    text("domainname", spec.domainname().as_ref())?;
+    let root = spec.root().as_ref();
+    let root = root.ok_or_else(|| refuse("root", "it is missing"))?;
+    no_nul("root.path", &root.path().to_string_lossy())?;
+    for mount in spec.mounts().iter().flatten() {
+        let target = mount.destination().to_string_lossy();
+        no_nul("mounts, destination", &target)?;
+        let source = mount.source().as_ref().map(|s| s.to_string_lossy());
+        no_nul("mounts, source", &source.unwrap_or_default())?;
+        for option in mount.options().iter().flatten() {
+            no_nul("mounts, options", option)?;
+        }
+    }
+    Ok(())
+}
+
+/// What makes sense only in a namespace of the container's own.
+fn needs(spec: &Spec) -> Checked {
+    use LinuxNamespaceType::{Mount, Network, Time, User, Uts};
+    let has = |kind| namespaces(spec).iter().any(|n| n.typ() == kind);
+    let new = |kind| {
+        let found = namespaces(spec).iter().find(|n| n.typ() == kind);
+        found.is_some_and(|n| super::path_of(n).is_none())
+    };
+    let linux = spec.linux().as_ref();
+    let some = |list: Option<&Vec<String>>| list.is_some_and(|l| !l.is_empty());
+    let filled = |text: Option<&String>| text.is_some_and(|t| !t.is_empty());
+    let maps = linux.is_some_and(|l| {
+        let any = |m: Option<&Vec<_>>| m.is_some_and(|m| !m.is_empty());
+        any(l.uid_mappings().as_ref()) || any(l.gid_mappings().as_ref())
+    });
+    let paths =
+        linux.is_some_and(|l| some(l.masked_paths().as_ref()) || some(l.readonly_paths().as_ref()));
+    let offsets = linux.and_then(|l| l.time_offsets().as_ref());
+    let devices = linux.and_then(|l| l.net_devices().as_ref());
+    let wishes = [
+        ("hostname", filled(spec.hostname().as_ref()), Uts, has(Uts)),
+        (
+            "domainname",
+            filled(spec.domainname().as_ref()),
+            Uts,
+            has(Uts),
+        ),
+        (
+            "linux.maskedPaths and linux.readonlyPaths",
+            paths,
+            Mount,
+            has(Mount),
+        ),
+        (
+            "linux.uidMappings and linux.gidMappings",
+            maps,
+            User,
+            has(User),
+        ),
+        (
+            "linux.timeOffsets",
+            offsets.is_some_and(|o| !o.is_empty()),
+            Time,
+            new(Time),
+        ),
+        (
+            "linux.netDevices",
+            devices.is_some_and(|d| !d.is_empty()),
+            Network,
+            has(Network),
+        ),
+    ];
+    for (what, wanted, kind, there) in wishes {
+        if wanted && !there {
+            let why = format!("it needs a {} namespace of the container's own", word(kind));
+            return Err(refuse(what, why));
+        }
+    }
+    if new(User) && !maps {
+        return Err(refuse(
+            "linux.namespaces, user",
+            "a new one needs linux.uidMappings and linux.gidMappings",
+        ));
+    }
+    Ok(())
+}
+
+/// Settings that belong to a namespace, by their beginning.
+const SETTINGS: [(&str, LinuxNamespaceType); 6] = [
+    ("kernel.msg", LinuxNamespaceType::Ipc),
+    ("kernel.sem", LinuxNamespaceType::Ipc),
+    ("kernel.shm", LinuxNamespaceType::Ipc),
+    ("fs.mqueue.", LinuxNamespaceType::Ipc),
+    ("net.", LinuxNamespaceType::Network),
+    ("kernel.domainname", LinuxNamespaceType::Uts),
+];
+
+fn sysctls(spec: &Spec) -> Checked {
+    let all = spec.linux().as_ref().and_then(|l| l.sysctl().as_ref());
+    for (name, value) in all.into_iter().flatten() {
+        let what = format!("linux.sysctl {name:?}");
+        // Both ways of writing are in use; one that mixes them could name another file.
+        let dotted = if name.contains('/') && !name.contains('.') {
+            name.replace('/', ".")
+        } else {
+            name.clone()
+        };
+        let plain = |c: char| c.is_ascii_alphanumeric() || "._-/:@,".contains(c);
+        let odd = dotted.split('.').any(str::is_empty) || !name.chars().all(plain);
+        if odd || name.contains("..") || name.contains("./") || name.contains("/.") {
+            return Err(refuse(what, "it is no name of a kernel setting"));
+        }
+        if value.contains(['\0', '\n']) {
+            return Err(refuse(what, "its value has a line break in it"));
+        }
+        let known = SETTINGS.iter().find(|(begin, _)| dotted.starts_with(begin));
+        let Some((_, kind)) = known else {
+            return Err(refuse(
+                what,
+                "it belongs to no namespace and would change the host's",
+            ));
+        };
+        if !namespaces(spec).iter().any(|n| n.typ() == *kind) {
+            let why = format!("it needs a {} namespace of the container's own", word(*kind));
+            return Err(refuse(what, why));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(text: &str) -> Result<(), String> {
+        let spec: Spec = serde_json::from_str(text).unwrap();
+        check(&spec).map_err(|error| error.to_string())
+    }
+
+    fn refused(part: &str, expected: &str) {
+        let text = format!(r#"{{"ociVersion": "1.2.0", "root": {{"path": "rootfs"}}, {part}}}"#);
+        let error = verdict(&text).unwrap_err();
+        assert!(error.contains(expected), "{part}: {error}");
+    }
+
+    #[test]
+    fn a_plain_configuration_passes() {
+        let text = r#"{"ociVersion": "1.0.2-dev", "root": {"path": "r"}, "process": {"cwd": "/",
+            "user": {}, "args": ["sh"]}, "linux": {"namespaces": [{"type": "network"}],
+            "sysctl": {"net.ipv4.ip_forward": "1"}}}"#;
+        assert_eq!(verdict(text), Ok(()));
+    }
+
+    #[test]
+    fn contradictions_are_named() {
+        refused(r#""hostname": "x""#, "uts namespace");
+        refused(
+            r#""linux": {"maskedPaths": ["/proc/kcore"]}"#,
+            "mount namespace",
+        );
+        refused(
+            r#""linux": {"namespaces": [{"type": "pid"}, {"type": "pid"}]}"#,
+            "twice",
+        );
+        refused(
+            r#""linux": {"namespaces": [{"type": "user"}]}"#,
+            "uidMappings",
+        );
+        refused(r#""process": {"cwd": "x", "user": {}}"#, "absolute");
+        refused(
+            r#""process": {"cwd": "/", "user": {}, "args": ["a\u0000b"]}"#,
+            "NUL",
+        );
+        refused(
+            r#""process": {"cwd": "/", "user": {}, "oomScoreAdj": 1001}"#,
+            "-1000 to 1000",
+        );
+    }
+
+    #[test]
+    fn settings_of_the_host_are_out_of_reach() {
+        let with = |name: &str| {
+            format!(
+                r#""linux": {{"namespaces": [{{"type": "ipc"}}, {{"type": "network"}}],
+                   "sysctl": {{"{name}": "1"}}}}"#
+            )
+        };
+        for name in ["kernel.core_pattern", "vm.swappiness", "kernel.hostname"] {
+            refused(&with(name), "would change the host's");
+        }
+        for name in [
+            "net..x",
+            "net/../kernel/core_pattern",
+            "net.a/../b",
+            "net.x y",
+            "net.x\\n",
+        ] {
+            refused(&with(name), "no name");
+        }
+        refused(&with("kernel.domainname"), "uts namespace");
+    }
+
+    #[test]
+    fn only_version_one_is_known() {
+        for version in ["2.0.0", "", "0.9", "x"] {
+            let text = format!(r#"{{"ociVersion": "{version}", "root": {{"path": "r"}}}}"#);
+            assert!(verdict(&text).unwrap_err().contains("1.3.x"));
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! The plan of a process that enters a running container: into its groups and namespaces first, then
+//! the same last steps as the container's own first process (`process`).
+
+use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
+
+use super::bit;
+use super::process::{Tail, notifies, numbers, size_of, terminal_of};
+use super::step::{InsideStep, OutsideStep};
+use crate::model::Filter;
+use crate::plan::PlanError;
+use crate::plan::seccomp::to_filter;
+use crate::plan::step::{HostStep, InitStep, LaunchPlan};
+
+/// Who enters a running container, and how.
+#[derive(Debug)]
+pub struct Entry<'a> {
+    /// The container's configuration.
+    pub spec: &'a Spec,
+    /// What is to be run in it.
+    pub process: &'a Process,
+    /// Facts about the host.
+    pub facts: super::Facts,
+    /// Whether it has control groups.
+    pub cgroups: bool,
+    /// Whether the session keyring stays that of the caller.
+    pub keep_keyring: bool,
+    /// Descriptors the program keeps beyond the standard ones.
+    pub preserve: u32,
+}
+
+/// The plan of a process that enters a running container.
+///
+/// # Errors
+/// As for [`super::steps`].
+pub fn enter(entry: &Entry<'_>) -> Result<LaunchPlan, PlanError> {
+    let seccomp = entry
+        .spec
+        .linux()
+        .as_ref()
+        .and_then(|l| l.seccomp().as_ref());
+    let filter = seccomp.map(to_filter).transpose()?;
+    let tail = Tail {
+        process: entry.process,
+        filter: filter.clone(),
+        notifies: notifies(entry.spec),
+        set_groups: !entry.facts.rootless,
+        apparmor: entry.facts.apparmor,
+        selinux: entry.facts.selinux,
+    };
+    Ok(LaunchPlan {
+        host: enter_outside(entry, filter),
+        stage: Vec::new(),
+        init: enter_inside(entry, &tail)?,
+    })
+}
+
+fn enter_outside(entry: &Entry<'_>, filter: Option<Filter>) -> Vec<HostStep> {
+    let mut steps = Vec::new();
+    if let Some(filter) = filter {
+        steps.push(HostStep::PrepareFilter {
+            filter: Box::new(filter),
+        });
+    }
+    let mut push = |step| steps.push(HostStep::Container(step));
+    if entry.cgroups {
+        push(OutsideStep::OpenCgroups);
+    }
+    push(OutsideStep::JoinPids);
+    push(OutsideStep::MakeInit { namespaces: 0 });
+    if let Some(score) = entry.process.oom_score_adj() {
+        push(OutsideStep::SetOomScore { score });
+    }
+    if notifies(entry.spec) {
+        let seccomp = entry
+            .spec
+            .linux()
+            .as_ref()
+            .and_then(|l| l.seccomp().as_ref());
+        if let Some(path) = seccomp.and_then(|s| s.listener_path().clone()) {
+            let metadata = seccomp.and_then(|s| s.listener_metadata().clone());
+            push(OutsideStep::SendListener {
+                path,
+                metadata: metadata.unwrap_or_default(),
+            });
+            push(OutsideStep::Continue);
+        }
+    }
+    push(OutsideStep::AwaitStanding);
+    if terminal_of(entry.process) {
+        push(OutsideStep::SendConsole);
+    }
+    steps.extend([HostStep::ReleaseInit, HostStep::AwaitExec]);
+    steps
+}
+
+fn enter_inside(entry: &Entry<'_>, tail: &Tail<'_>) -> Result<Vec<InitStep>, PlanError> {
+    let mut steps = Vec::new();
+    let mut push = |step| steps.push(InitStep::Container(step));
+    if let Some(affinity) = entry.process.exec_cpu_affinity()
+        && let Some(initial) = affinity.initial()
+    {
+        let cpus = numbers("process.execCPUAffinity.initial", initial)?;
+        push(InsideStep::SetAffinity { cpus });
+    }
+    push(InsideStep::Hide {
+        keyring: !entry.keep_keyring,
+    });
+    if entry.cgroups {
+        push(InsideStep::EnterCgroups);
+    }
+    let pid = bit(LinuxNamespaceType::Pid);
+    let kinds = super::namespaces(entry.spec)
+        .iter()
+        .fold(0, |all, n| all | bit(n.typ()))
+        & !pid;
+    let limits = crate::plan::steps::limits_of(entry.process);
+    if !limits.is_empty() && kinds & bit(LinuxNamespaceType::User) != 0 {
+        push(InsideStep::SetLimits { limits });
+    }
+    push(InsideStep::JoinContainer { kinds });
+    if let Some(affinity) = entry.process.exec_cpu_affinity()
+        && let Some(last) = affinity.cpu_affinity_final()
+    {
+        let cpus = numbers("process.execCPUAffinity.final", last)?;
+        push(InsideStep::SetAffinity { cpus });
+    }
+    if terminal_of(entry.process) {
+        push(InsideStep::OpenTerminal {
+            size: size_of(entry.process),
+            console: false,
+        });
+    }
+    tail.before(&mut steps)?;
+    steps.push(InitStep::Container(InsideStep::Stand));
+    tail.run(entry.preserve, &mut steps);
+    Ok(steps)
+}

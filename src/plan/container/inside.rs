@@ -1,0 +1,198 @@
+//! What the first process of a container does, up to its program, which is `process`'s. What the
+//! host does for it is next door in `outside`.
+
+use std::path::PathBuf;
+
+use oci_spec::runtime::LinuxNamespaceType;
+
+use super::outside::{early_hooks, has_net_devices, joined};
+use super::step::{DeviceNode, InsideStep, MountEntry, Propagation, Show};
+use super::{Wish, bit, hooks, mounts, process, refuse};
+use crate::plan::PlanError;
+use crate::plan::step::InitStep;
+
+/// The default is what mount_namespaces(7) calls a slave: it hears and is not heard.
+fn root_propagation(wish: &Wish<'_>) -> Result<Option<Propagation>, PlanError> {
+    let text = wish.linux().and_then(|l| l.rootfs_propagation().as_deref());
+    match text {
+        None | Some("") => Ok(None),
+        // With and without the `r`: all of the root is meant.
+        Some(text) => match Propagation::parse(text) {
+            Some(found) => Ok(Some(Propagation {
+                recursive: true,
+                ..found
+            })),
+            None => Err(refuse(
+                format!("linux.rootfsPropagation {text:?}"),
+                "it is one of private, shared, slave and unbindable",
+            )),
+        },
+    }
+}
+
+pub(super) fn inside(
+    wish: &Wish<'_>,
+    mounts: Vec<MountEntry>,
+    nodes: Vec<DeviceNode>,
+) -> Result<Vec<InitStep>, PlanError> {
+    let mut steps = Vec::new();
+    let mut push = |step| steps.push(InitStep::Container(step));
+    push(InsideStep::Hide {
+        keyring: !wish.keep_keyring,
+    });
+    if wish
+        .cgroup
+        .as_ref()
+        .is_some_and(|c| c.place.scope.is_some())
+    {
+        push(InsideStep::AwaitHost);
+    } else if wish.cgroup.is_some() && !wish.staged() {
+        push(InsideStep::EnterCgroups);
+    }
+    namespace_steps(wish, &mut push)?;
+    if wish.new_network() {
+        push(InsideStep::LoopbackUp);
+    }
+    if wish.has(LinuxNamespaceType::Mount) {
+        mount_steps(wish, mounts, nodes, &mut push)?;
+    } else {
+        push(InsideStep::EnterFolder);
+    }
+    name_steps(wish, &mut steps);
+    let mut push = |step| steps.push(InitStep::Container(step));
+    if process::terminal(wish.spec) {
+        push(InsideStep::OpenTerminal {
+            size: process::size(wish.spec),
+            console: true,
+        });
+    }
+    if wish.has(LinuxNamespaceType::Mount) {
+        push(InsideStep::FinishRoot {
+            read_only: wish
+                .spec
+                .root()
+                .as_ref()
+                .is_some_and(|r| r.readonly() == Some(true)),
+            propagation: root_propagation(wish)?,
+        });
+    }
+    let paths = |list: Option<&Vec<String>>| -> Vec<PathBuf> {
+        list.into_iter().flatten().map(PathBuf::from).collect()
+    };
+    let read_only = paths(wish.linux().and_then(|l| l.readonly_paths().as_ref()));
+    let masked = paths(wish.linux().and_then(|l| l.masked_paths().as_ref()));
+    if !read_only.is_empty() {
+        steps.push(InitStep::ReadOnly { paths: read_only });
+    }
+    if !masked.is_empty() {
+        steps.push(InitStep::Mask { paths: masked });
+    }
+    let start = hooks(
+        wish.spec
+            .hooks()
+            .as_ref()
+            .and_then(|h| h.start_container().as_ref()),
+    );
+    process::program(wish, start, &mut steps)?;
+    Ok(steps)
+}
+
+fn namespace_steps(wish: &Wish<'_>, push: &mut impl FnMut(InsideStep)) -> Result<(), PlanError> {
+    let pid = bit(LinuxNamespaceType::Pid);
+    let mut kinds: Vec<u64> = joined(wish).iter().map(|e| e.kind).collect();
+    if wish.staged() {
+        kinds.retain(|kind| *kind == bit(LinuxNamespaceType::Mount));
+    }
+    kinds.retain(|kind| *kind != pid);
+    if !kinds.is_empty() {
+        push(InsideStep::JoinNamespaces { kinds });
+    }
+    if wish.is_new(LinuxNamespaceType::Cgroup) {
+        push(InsideStep::NewNamespaces {
+            kinds: bit(LinuxNamespaceType::Cgroup),
+        });
+    }
+    if wish.is_new(LinuxNamespaceType::Time) {
+        let offset = |name: &str| -> i128 {
+            let all = wish.linux().and_then(|l| l.time_offsets().as_ref());
+            let found = all.and_then(|all| all.get(name));
+            found.map_or(0, |o| {
+                i128::from(o.secs().unwrap_or(0)) * 1_000_000_000
+                    + i128::from(o.nanosecs().unwrap_or(0))
+            })
+        };
+        push(InsideStep::NewClock {
+            monotonic: offset("monotonic"),
+            boot: offset("boottime"),
+        });
+    }
+    Ok(())
+}
+
+fn mount_steps(
+    wish: &Wish<'_>,
+    mounts: Vec<MountEntry>,
+    nodes: Vec<DeviceNode>,
+    push: &mut impl FnMut(InsideStep),
+) -> Result<(), PlanError> {
+    let propagation = root_propagation(wish)?;
+    let slave = Propagation {
+        kind: 1 << 19,
+        recursive: true,
+    };
+    push(InsideStep::CutPropagation {
+        propagation: propagation.filter(|p| p.kind != 1 << 20).unwrap_or(slave),
+    });
+    push(InsideStep::PlaceRoot);
+    // A /dev of the host's is as the client wants it.
+    let foreign_dev = mounts
+        .iter()
+        .any(|m| mounts::is_dev(&m.target) && matches!(m.show, Show::Tree { .. }));
+    for mount in mounts {
+        push(InsideStep::Mount {
+            mount: Box::new(mount),
+        });
+    }
+    if !foreign_dev {
+        push(InsideStep::MakeNodes { nodes });
+        push(InsideStep::MakeLinks);
+    }
+    if !early_hooks(wish.spec).is_empty() || has_net_devices(wish) {
+        push(InsideStep::TellMounts);
+    }
+    let create = hooks(
+        wish.spec
+            .hooks()
+            .as_ref()
+            .and_then(|h| h.create_container().as_ref()),
+    );
+    if !create.is_empty() {
+        push(InsideStep::RunHooks {
+            hooks: create,
+            status: "creating".into(),
+        });
+    }
+    push(InsideStep::EnterRoot {
+        pivot: !wish.no_pivot,
+    });
+    Ok(())
+}
+
+/// Names and kernel settings, in the container's namespaces.
+fn name_steps(wish: &Wish<'_>, steps: &mut Vec<InitStep>) {
+    let host = wish.spec.hostname().clone().unwrap_or_default();
+    let domain = wish.spec.domainname().clone().unwrap_or_default();
+    if !host.is_empty() || !domain.is_empty() {
+        steps.push(InitStep::SetNames { host, domain });
+    }
+    let sysctls = wish.linux().and_then(|l| l.sysctl().as_ref());
+    let mut settings: Vec<(String, String)> = sysctls
+        .into_iter()
+        .flatten()
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
+    settings.sort();
+    if !settings.is_empty() {
+        steps.push(InitStep::WriteSysctls { settings });
+    }
+}

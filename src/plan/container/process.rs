@@ -1,0 +1,328 @@
+//! `process` of an OCI configuration → the last steps before its program runs, for the first
+//! process of a container and for one that enters it.
+
+use std::str::FromStr as _;
+
+use oci_spec::runtime::{
+    Capability, LinuxPersonalityDomain, LinuxSchedulerFlag, LinuxSchedulerPolicy,
+    LinuxSeccompAction, MemoryPolicyFlagType, MemoryPolicyModeType, Process, Spec,
+};
+
+use super::step::{CapabilitySets, Hook, InsideStep, MemoryPolicy, Scheduling};
+use super::{Wish, refuse};
+use crate::model::{CpuSet, Filter};
+use crate::plan::PlanError;
+use crate::plan::step::{InitStep, Limit};
+
+/// Resource limits of the first process.
+pub(super) fn limits(spec: &Spec) -> Vec<Limit> {
+    spec.process()
+        .as_ref()
+        .map(crate::plan::steps::limits_of)
+        .unwrap_or_default()
+}
+
+/// Whether the process gets a terminal.
+pub(super) fn terminal(spec: &Spec) -> bool {
+    spec.process()
+        .as_ref()
+        .is_some_and(|p| p.terminal() == Some(true))
+}
+
+/// Rows and columns of it.
+pub(super) fn size(spec: &Spec) -> Option<(u16, u16)> {
+    spec.process().as_ref().and_then(size_of)
+}
+
+pub(super) fn size_of(process: &Process) -> Option<(u16, u16)> {
+    let size = process.console_size()?;
+    let number = |n: u64| u16::try_from(n).ok();
+    number(size.height())
+        .zip(number(size.width()))
+        .filter(|s| *s != (0, 0))
+}
+
+/// Whether some rule of the filter leaves the decision to a listener.
+pub(super) fn notifies(spec: &Spec) -> bool {
+    let seccomp = spec.linux().as_ref().and_then(|l| l.seccomp().as_ref());
+    let rules = seccomp.and_then(|s| s.syscalls().as_ref());
+    let mut rules = rules.into_iter().flatten();
+    rules.any(|rule| rule.action() == LinuxSeccompAction::ScmpActNotify)
+}
+
+/// The last steps of the container's first process.
+pub(super) fn program(
+    wish: &Wish<'_>,
+    start_hooks: Vec<Hook>,
+    steps: &mut Vec<InitStep>,
+) -> Result<(), PlanError> {
+    let Some(process) = wish.spec.process() else {
+        return Err(refuse("process", "it is missing"));
+    };
+    let policy = wish.linux().and_then(|l| l.memory_policy().as_ref());
+    if let Some(policy) = policy {
+        let policy = memory_policy(policy)?;
+        steps.push(InitStep::Container(InsideStep::SetMemoryPolicy { policy }));
+    }
+    if let Some(persona) = wish.linux().and_then(|l| l.personality().as_ref()) {
+        // Numbers of personality(2).
+        let persona = match persona.domain() {
+            LinuxPersonalityDomain::PerLinux => 0,
+            LinuxPersonalityDomain::PerLinux32 => 8,
+        };
+        steps.push(InitStep::Container(InsideStep::SetPersonality { persona }));
+    }
+    let tail = Tail {
+        process,
+        filter: wish.filter()?,
+        notifies: notifies(wish.spec),
+        set_groups: !wish.facts.rootless,
+        apparmor: wish.facts.apparmor,
+        selinux: wish.facts.selinux,
+    };
+    tail.before(steps)?;
+    steps.push(InitStep::Container(InsideStep::Stand));
+    if wish.waits {
+        steps.push(InitStep::Container(InsideStep::AwaitStart {
+            keep: wish.preserve,
+        }));
+    }
+    if !start_hooks.is_empty() {
+        steps.push(InitStep::Container(InsideStep::RunHooks {
+            hooks: start_hooks,
+            status: "created".into(),
+        }));
+    }
+    tail.run(wish.preserve, steps);
+    Ok(())
+}
+
+/// What a process becomes before it executes.
+pub(super) struct Tail<'a> {
+    pub(super) process: &'a Process,
+    pub(super) filter: Option<Filter>,
+    pub(super) notifies: bool,
+    pub(super) set_groups: bool,
+    pub(super) apparmor: bool,
+    pub(super) selinux: bool,
+}
+
+impl Tail<'_> {
+    pub(super) fn before(&self, steps: &mut Vec<InitStep>) -> Result<(), PlanError> {
+        let process = self.process;
+        let args = process.args().as_deref().unwrap_or_default();
+        let program = args.first().cloned().unwrap_or_default();
+        if program.is_empty() {
+            return Err(refuse("process.args", "it is empty"));
+        }
+        let mut push = |step| steps.push(InitStep::Container(step));
+        let limits = crate::plan::steps::limits_of(process);
+        if !limits.is_empty() {
+            push(InsideStep::SetLimits { limits });
+        }
+        self.standing(&mut push)?;
+        if terminal_of(process) {
+            push(InsideStep::TakeTerminal);
+        }
+        push(InsideStep::ChangeFolder {
+            path: process.cwd().clone(),
+            make: true,
+        });
+        push(InsideStep::FindProgram {
+            program,
+            uid: process.user().uid(),
+            environment: process.env().clone().unwrap_or_default(),
+        });
+        let apparmor = process.apparmor_profile().clone().filter(|p| !p.is_empty());
+        let selinux = process.selinux_label().clone().filter(|l| !l.is_empty());
+        let labels = (
+            apparmor.filter(|_| self.apparmor),
+            selinux.filter(|_| self.selinux),
+        );
+        if labels != (None, None) {
+            push(InsideStep::SetLabels {
+                apparmor: labels.0,
+                selinux: labels.1,
+            });
+        }
+        let no_new = process.no_new_privileges() == Some(true);
+        let filter = self.filter.as_ref().map(|filter| InsideStep::LoadFilter {
+            flags: filter.flags,
+            listener: self.notifies,
+        });
+        let user = self.user();
+        if no_new {
+            steps.push(InitStep::NoNewPrivileges);
+            steps.push(InitStep::Container(user));
+            steps.extend(filter.map(InitStep::Container));
+        } else {
+            // Loading needs CAP_SYS_ADMIN then.
+            steps.extend(filter.map(InitStep::Container));
+            steps.push(InitStep::Container(user));
+        }
+        Ok(())
+    }
+
+    fn standing(&self, push: &mut impl FnMut(InsideStep)) -> Result<(), PlanError> {
+        if let Some(scheduler) = self.process.scheduler() {
+            push(InsideStep::SetScheduling {
+                scheduling: scheduling(scheduler)?,
+            });
+        }
+        if let Some(io) = self.process.io_priority() {
+            use oci_spec::runtime::IOPriorityClass as Class;
+            let class = match io.class() {
+                Class::IoprioClassRt => 1,
+                Class::IoprioClassBe => 2,
+                Class::IoprioClassIdle => 3,
+            };
+            let level = u32::try_from(io.priority()).ok().filter(|n| *n < 8);
+            let level = level.ok_or_else(|| {
+                refuse(
+                    format!("process.ioPriority.priority {}", io.priority()),
+                    "use 0 to 7",
+                )
+            })?;
+            push(InsideStep::SetIoPriority {
+                priority: class << 13 | level,
+            });
+        }
+        Ok(())
+    }
+
+    fn user(&self) -> InsideStep {
+        let user = self.process.user();
+        let caps = self.process.capabilities().as_ref();
+        let names = |set: Option<&oci_spec::runtime::Capabilities>| {
+            let mut names: Vec<String> = set.into_iter().flatten().map(cap_name).collect();
+            names.sort();
+            names
+        };
+        let sets = caps.map_or_else(CapabilitySets::default, |c| CapabilitySets {
+            bounding: names(c.bounding().as_ref()),
+            effective: names(c.effective().as_ref()),
+            permitted: names(c.permitted().as_ref()),
+            inheritable: names(c.inheritable().as_ref()),
+            ambient: names(c.ambient().as_ref()),
+        });
+        InsideStep::BecomeUser {
+            uid: user.uid(),
+            gid: user.gid(),
+            groups: user.additional_gids().clone().unwrap_or_default(),
+            set_groups: self.set_groups,
+            umask: user.umask().unwrap_or(0o022),
+            sets: Box::new(sets),
+        }
+    }
+
+    pub(super) fn run(&self, keep: u32, steps: &mut Vec<InitStep>) {
+        steps.push(InitStep::Container(InsideStep::Run {
+            argv: self.process.args().clone().unwrap_or_default(),
+            keep,
+        }));
+    }
+}
+
+pub(super) fn terminal_of(process: &Process) -> bool {
+    process.terminal() == Some(true)
+}
+
+fn cap_name(capability: &Capability) -> String {
+    let name = capability.to_string();
+    if name.starts_with("CAP_") {
+        name
+    } else {
+        format!("CAP_{name}")
+    }
+}
+
+/// A capability as a client writes it on a command line.
+#[must_use]
+pub fn capability(name: &str) -> Option<Capability> {
+    Capability::from_str(name.to_uppercase().trim_start_matches("CAP_")).ok()
+}
+
+/// Numbers of sched_setattr(2).
+fn scheduling(from: &oci_spec::runtime::Scheduler) -> Result<Scheduling, PlanError> {
+    use {LinuxSchedulerFlag as Flag, LinuxSchedulerPolicy as Policy};
+    let policy = match from.policy() {
+        Policy::SchedOther => 0,
+        Policy::SchedFifo => 1,
+        Policy::SchedRr => 2,
+        Policy::SchedBatch => 3,
+        Policy::SchedIso => 4,
+        Policy::SchedIdle => 5,
+        Policy::SchedDeadline => 6,
+    };
+    let bit = |flag: &Flag| match flag {
+        Flag::SchedResetOnFork => 0x01,
+        Flag::SchedFlagReclaim => 0x02,
+        Flag::SchedFlagDLOverrun => 0x04,
+        Flag::SchedFlagKeepPolicy => 0x08,
+        Flag::SchedFlagKeepParams => 0x10,
+        Flag::SchedFlagUtilClampMin => 0x20,
+        Flag::SchedFlagUtilClampMax => 0x40_u64,
+    };
+    let priority = from.priority().unwrap_or(0);
+    let priority = u32::try_from(priority).map_err(|_| {
+        refuse(
+            format!("process.scheduler.priority {priority}"),
+            "it is negative",
+        )
+    })?;
+    Ok(Scheduling {
+        policy,
+        flags: from
+            .flags()
+            .iter()
+            .flatten()
+            .fold(0, |all, flag| all | bit(flag)),
+        nice: from.nice().unwrap_or(0),
+        priority,
+        times: (
+            from.runtime().unwrap_or(0),
+            from.deadline().unwrap_or(0),
+            from.period().unwrap_or(0),
+        ),
+    })
+}
+
+/// Numbers of set_mempolicy(2).
+fn memory_policy(from: &oci_spec::runtime::LinuxMemoryPolicy) -> Result<MemoryPolicy, PlanError> {
+    use {MemoryPolicyFlagType as Flag, MemoryPolicyModeType as Mode};
+    let mode = match from.mode() {
+        Mode::MpolDefault => 0,
+        Mode::MpolPreferred => 1,
+        Mode::MpolBind => 2,
+        Mode::MpolInterleave => 3,
+        Mode::MpolLocal => 4,
+        Mode::MpolPreferredMany => 5,
+        Mode::MpolWeightedInterleave => 6,
+    };
+    let bit = |flag: &Flag| match flag {
+        Flag::MpolFNumaBalancing => 1 << 13,
+        Flag::MpolFRelativeNodes => 1 << 14,
+        Flag::MpolFStaticNodes => 1 << 15,
+    };
+    let nodes = match from.nodes().as_deref() {
+        None | Some("") => Vec::new(),
+        Some(text) => numbers("linux.memoryPolicy.nodes", text)?,
+    };
+    Ok(MemoryPolicy {
+        mode: mode
+            | from
+                .flags()
+                .iter()
+                .flatten()
+                .fold(0, |all, flag| all | bit(flag)),
+        nodes,
+    })
+}
+
+pub(super) fn numbers(what: &str, text: &str) -> Result<Vec<u32>, PlanError> {
+    let set: CpuSet = text
+        .trim()
+        .parse()
+        .map_err(|_| refuse(format!("{what} {text:?}"), "write it like 0-2,4"))?;
+    Ok(set.iter().collect())
+}

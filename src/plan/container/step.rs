@@ -1,0 +1,437 @@
+//! The steps that only the launch of an OCI container has: its client chose every namespace, mount
+//! and control group, its own program waits for a second command, and hooks run in between. What it
+//! shares with a guest's launch is in `plan::step`.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::super::step::IdMapLine;
+use crate::model::{CgroupPlan, FilterFlags, MountFlags};
+
+/// A hook: a program of the client's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Hook {
+    /// Program, absolute.
+    pub path: PathBuf,
+    /// Arguments, with the program's name.
+    pub args: Vec<String>,
+    /// Environment; nothing else is passed.
+    pub env: Vec<String>,
+    /// Seconds after which it is killed.
+    pub timeout: Option<u64>,
+}
+
+/// A namespace that is there already.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Existing {
+    /// CLONE_NEW* bit.
+    pub kind: u64,
+    /// A file in /proc/PID/ns, or one such mounted elsewhere.
+    pub path: PathBuf,
+}
+
+/// What a mount shows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "show", rename_all = "kebab-case")]
+pub enum Show {
+    /// A tree that the host has cloned.
+    Tree {
+        /// Which.
+        number: usize,
+    },
+    /// A file system of its own.
+    FileSystem {
+        /// Kind.
+        kind: String,
+        /// Settings; an empty value is a flag.
+        settings: Vec<(String, String)>,
+        /// Whether it begins with a copy of what it covers.
+        copy_up: bool,
+    },
+    /// The container's control groups.
+    Cgroup {
+        /// Owner and mode of the folder on version 1.
+        settings: Vec<(String, String)>,
+    },
+}
+
+/// How mounts below are to hear of each other (mount_namespaces(7)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Propagation {
+    /// MS_SHARED, MS_SLAVE, MS_PRIVATE or MS_UNBINDABLE.
+    pub kind: u64,
+    /// With everything below.
+    pub recursive: bool,
+}
+
+impl Propagation {
+    /// From an option such as `rslave`.
+    #[must_use]
+    pub fn parse(option: &str) -> Option<Self> {
+        let (name, recursive) = match option.strip_prefix('r') {
+            Some(rest) => (rest, true),
+            None => (option, false),
+        };
+        let kind = match name {
+            "unbindable" => 1 << 17,
+            "private" => 1 << 18,
+            "slave" => 1 << 19,
+            "shared" => 1 << 20,
+            _ => return None,
+        };
+        Some(Self { kind, recursive })
+    }
+}
+
+/// One mount.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MountEntry {
+    /// Where.
+    pub target: PathBuf,
+    /// What.
+    pub show: Show,
+    /// Attributes to set.
+    pub set: MountFlags,
+    /// Attributes to clear.
+    pub clear: MountFlags,
+    /// The same for everything below as well.
+    pub deep_set: MountFlags,
+    /// The same for everything below as well.
+    pub deep_clear: MountFlags,
+    /// Propagation.
+    pub propagation: Option<Propagation>,
+}
+
+/// A device node, or a FIFO.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DeviceNode {
+    /// Where.
+    pub path: PathBuf,
+    /// `c`, `b` or `p`.
+    pub kind: char,
+    /// Major number.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// The host's own node, cloned: in a user namespace none can be made.
+    pub tree: Option<usize>,
+}
+
+/// A process's standing with the scheduler, see sched_setattr(2).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Scheduling {
+    /// SCHED_* number.
+    pub policy: u32,
+    /// SCHED_FLAG_* bits.
+    pub flags: u64,
+    /// Nice value.
+    pub nice: i32,
+    /// Real-time priority.
+    pub priority: u32,
+    /// Nanoseconds of run time, deadline and period.
+    pub times: (u64, u64, u64),
+}
+
+/// Where memory is taken from, see set_mempolicy(2).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MemoryPolicy {
+    /// MPOL_* number with its flags.
+    pub mode: i32,
+    /// Nodes.
+    pub nodes: Vec<u32>,
+}
+
+/// The five sets of capabilities, by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct CapabilitySets {
+    /// What can ever be had.
+    pub bounding: Vec<String>,
+    /// What is in force.
+    pub effective: Vec<String>,
+    /// What can be put in force.
+    pub permitted: Vec<String>,
+    /// What passes to programs that may inherit.
+    pub inheritable: Vec<String>,
+    /// What passes to any program.
+    pub ambient: Vec<String>,
+}
+
+/// A step of the launching process.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "step", rename_all = "kebab-case")]
+pub enum OutsideStep {
+    /// Open the host's procfs, the root file system and the namespaces to be joined.
+    Open {
+        /// Root file system.
+        root: PathBuf,
+        /// Namespaces.
+        join: Vec<Existing>,
+    },
+    /// Take a detached clone of a host path, as the next tree.
+    Clone {
+        /// Host path.
+        source: PathBuf,
+        /// With everything mounted below.
+        recursive: bool,
+    },
+    /// Shift the ids of the last tree.
+    ShiftIds {
+        /// User ids.
+        users: Vec<IdMapLine>,
+        /// Group ids.
+        groups: Vec<IdMapLine>,
+        /// With everything mounted below.
+        recursive: bool,
+    },
+    /// Make the control groups and set the limits.
+    MakeCgroups {
+        /// Where and what.
+        plan: Box<CgroupPlan>,
+    },
+    /// Have systemd make the control groups, for the process that is there, and set the limits.
+    MakeScope {
+        /// Where and what.
+        plan: Box<CgroupPlan>,
+    },
+    /// Open the control groups of a running container, which a process is to enter.
+    OpenCgroups,
+    /// Have what is born next be born into the container's pid namespace.
+    JoinPids,
+    /// Take detached clones of the container's own control groups.
+    CloneCgroups,
+    /// Make the container's first process, or the one that enters it.
+    MakeInit {
+        /// CLONE_NEW* bits.
+        namespaces: u64,
+    },
+    /// Wait for the stage to have made it.
+    AwaitBirth,
+    /// Be outside of the kernel's choice of victims, or first among them.
+    SetOomScore {
+        /// -1000 to 1000.
+        score: i32,
+    },
+    /// Put the process into a resource control group (resctrl).
+    MakeRdtGroup {
+        /// Its name.
+        group: String,
+        /// Lines of schemata.
+        schemata: Vec<String>,
+    },
+    /// Move network interfaces into its network namespace.
+    MoveDevices {
+        /// Name on the host, name inside.
+        devices: Vec<(String, String)>,
+    },
+    /// Wait until its mounts stand; its console may come along.
+    AwaitMounts,
+    /// Run hooks in the host's namespaces.
+    RunHooks {
+        /// Which.
+        hooks: Vec<Hook>,
+    },
+    /// Let it go on.
+    Continue,
+    /// Give its console to whoever listens there.
+    SendConsole,
+    /// Take the seccomp listener from it and give it to whoever listens there.
+    SendListener {
+        /// A unix socket.
+        path: PathBuf,
+        /// What is passed along.
+        metadata: String,
+    },
+    /// Wait until only its program is missing.
+    AwaitStanding,
+}
+
+/// A step of the container's first process, or of one that enters it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "step", rename_all = "kebab-case")]
+pub enum InsideStep {
+    /// Enter the version 1 control groups (version 2 it was born in).
+    EnterCgroups,
+    /// Be opened by nobody, end with the launching process, have a session of one's own.
+    Hide {
+        /// Whether the session's keyring is a new one.
+        keyring: bool,
+    },
+    /// Wait for the host.
+    AwaitHost,
+    /// Enter namespaces that the host has opened.
+    JoinNamespaces {
+        /// CLONE_NEW* bits, in this order.
+        kinds: Vec<u64>,
+    },
+    /// Enter all of these namespaces of the container's first process.
+    JoinContainer {
+        /// CLONE_NEW* bits.
+        kinds: u64,
+    },
+    /// Make the first process, as a child of the launching one.
+    GiveBirth {
+        /// CLONE_NEW* bits.
+        namespaces: u64,
+    },
+    /// Make namespaces that need no new process.
+    NewNamespaces {
+        /// CLONE_NEW* bits.
+        kinds: u64,
+    },
+    /// Make a time namespace, set its clocks, enter it.
+    NewClock {
+        /// Nanoseconds added to the monotonic clock.
+        monotonic: i128,
+        /// Nanoseconds added to the boot clock.
+        boot: i128,
+    },
+    /// Hear of the host's mounts no more than asked for, and tell it nothing.
+    CutPropagation {
+        /// How.
+        propagation: Propagation,
+    },
+    /// Put the root tree where it is to be mounted.
+    PlaceRoot,
+    /// Mount.
+    Mount {
+        /// What and where.
+        mount: Box<MountEntry>,
+    },
+    /// Make device nodes.
+    MakeNodes {
+        /// Nodes.
+        nodes: Vec<DeviceNode>,
+    },
+    /// Make the links that programs look for in /dev.
+    MakeLinks,
+    /// Tell the host that the mounts stand.
+    TellMounts,
+    /// Run hooks.
+    RunHooks {
+        /// Which.
+        hooks: Vec<Hook>,
+        /// What they are told the container is.
+        status: String,
+    },
+    /// See nothing but the root's folder: without a mount namespace there is no more to be had.
+    EnterFolder,
+    /// Make the root tree the root.
+    EnterRoot {
+        /// By pivot_root(2); otherwise moved over the old one, which stays below.
+        pivot: bool,
+    },
+    /// The root's own attributes.
+    FinishRoot {
+        /// Not to be written to.
+        read_only: bool,
+        /// Propagation.
+        propagation: Option<Propagation>,
+    },
+    /// Open a terminal in the container's own devpts, for /dev/console where there is one.
+    OpenTerminal {
+        /// Rows and columns.
+        size: Option<(u16, u16)>,
+        /// Whether /dev/console is to be it.
+        console: bool,
+    },
+    /// Take it as standard input and output.
+    TakeTerminal,
+    /// Bring the loopback interface up.
+    LoopbackUp,
+    /// Security modules: what the program is to be run as.
+    SetLabels {
+        /// Profile of AppArmor.
+        apparmor: Option<String>,
+        /// Context of SELinux.
+        selinux: Option<String>,
+    },
+    /// Execution domain.
+    SetPersonality {
+        /// See personality(2).
+        persona: u64,
+    },
+    /// Standing with the scheduler.
+    SetScheduling {
+        /// How.
+        scheduling: Scheduling,
+    },
+    /// Standing with the block layer.
+    SetIoPriority {
+        /// Number of ioprio_set(2).
+        priority: u32,
+    },
+    /// CPUs to run on.
+    SetAffinity {
+        /// Numbers.
+        cpus: Vec<u32>,
+    },
+    /// Where memory is taken from.
+    SetMemoryPolicy {
+        /// How.
+        policy: MemoryPolicy,
+    },
+    /// Resource limits, none above what the kernel lets us have.
+    SetLimits {
+        /// Limits.
+        limits: Vec<super::super::step::Limit>,
+    },
+    /// Working folder.
+    ChangeFolder {
+        /// Where, in the container.
+        path: PathBuf,
+        /// Whether it is made if it is missing.
+        make: bool,
+    },
+    /// Look for the program.
+    FindProgram {
+        /// As asked for.
+        program: String,
+        /// User it runs as, for a HOME that is missing.
+        uid: u32,
+        /// Environment, for its PATH.
+        environment: Vec<String>,
+    },
+    /// Cut the bounding set, become the user, take on the other sets.
+    BecomeUser {
+        /// User id.
+        uid: u32,
+        /// Group id.
+        gid: u32,
+        /// Further groups.
+        groups: Vec<u32>,
+        /// Whether further groups can be set at all.
+        set_groups: bool,
+        /// File mode creation mask.
+        umask: u32,
+        /// Capabilities.
+        sets: Box<CapabilitySets>,
+    },
+    /// Load the filter; its listener, if it has one, goes to the host.
+    LoadFilter {
+        /// How.
+        flags: FilterFlags,
+        /// Whether there is a listener.
+        listener: bool,
+    },
+    /// Tell the host that only the program is missing.
+    Stand,
+    /// Outlive the host, close what is not needed, and wait for the word to start.
+    AwaitStart {
+        /// Descriptors kept beyond the standard ones.
+        keep: u32,
+    },
+    /// Close all descriptors but these and execute the program found.
+    Run {
+        /// Program and arguments.
+        argv: Vec<String>,
+        /// Descriptors kept beyond the standard ones.
+        keep: u32,
+    },
+}

@@ -125,9 +125,10 @@ fn remove(path: &Path) -> Result<(), String> {
     }
 }
 
-/// Mount points at or below a folder, in the order they were made (proc_pid_mountinfo(5)).
+/// Mount points at or below a folder that this thread sees, in the order they were made
+/// (proc_pid_mountinfo(5)).
 fn mounts_below(folder: &Path) -> Vec<PathBuf> {
-    let table = fs::read_to_string("/proc/self/mountinfo").expect("a mounted /proc");
+    let table = fs::read_to_string("/proc/thread-self/mountinfo").expect("a mounted /proc");
     let points = table.lines().filter_map(|line| line.split(' ').nth(4));
     points
         .map(PathBuf::from)

@@ -46,6 +46,16 @@ pub enum Need {
     DebianMirror,
     /// A Debian root file system made beforehand, named by `BULKHEAD_DEBIAN_IMAGE`.
     DebianImage,
+    /// An OCI runtime: `BULKHEAD_OCI_BIN`, otherwise `bulkhead-oci` beside the program.
+    OciRuntime,
+    /// Podman with conmon.
+    Podman,
+    /// containerd with ctr, CNI plugins, and what speaks its API: curl and protoc.
+    Containerd,
+    /// Buildah.
+    Buildah,
+    /// Docker's engine and its client.
+    Docker,
 }
 
 impl Need {
@@ -61,6 +71,11 @@ impl Need {
             Self::LoopDevice => "loop-device",
             Self::DebianMirror => "debian-mirror",
             Self::DebianImage => "debian-image",
+            Self::OciRuntime => "oci-runtime",
+            Self::Podman => "podman",
+            Self::Containerd => "containerd",
+            Self::Buildah => "buildah",
+            Self::Docker => "docker",
         }
     }
 
@@ -77,6 +92,17 @@ impl Need {
             Self::LoopDevice => there("/dev/loop-control"),
             Self::DebianMirror => mirror_answers(),
             Self::DebianImage => debian_image().is_some(),
+            Self::OciRuntime => oci_program().exists(),
+            Self::Podman => there("/usr/bin/podman") && there("/usr/bin/conmon"),
+            Self::Containerd => {
+                let programs = ["containerd", "ctr", "curl", "protoc"];
+                programs
+                    .iter()
+                    .all(|name| there(&format!("/usr/bin/{name}")))
+                    && there("/usr/lib/cni/bridge")
+            }
+            Self::Buildah => there("/usr/bin/buildah"),
+            Self::Docker => there("/usr/sbin/dockerd") && there("/usr/bin/docker"),
         }
     }
 }
@@ -147,6 +173,14 @@ pub fn program() -> OsString {
     std::env::var_os("BULKHEAD_BIN")
         .filter(|path| !path.is_empty())
         .unwrap_or_else(beside)
+}
+
+/// The OCI runtime to test: `BULKHEAD_OCI_BIN`, otherwise `bulkhead-oci` beside the program.
+pub fn oci_program() -> PathBuf {
+    let beside = || Path::new(&program()).with_file_name("bulkhead-oci");
+    std::env::var_os("BULKHEAD_OCI_BIN")
+        .filter(|path| !path.is_empty())
+        .map_or_else(beside, PathBuf::from)
 }
 
 /// How a command ended.

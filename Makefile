@@ -8,7 +8,7 @@ RELEASE := $(TARGET)/x86_64-unknown-linux-gnu/release
 COMPLETIONS := bash-completion/completions/bulkhead zsh/site-functions/_bulkhead fish/vendor_completions.d/bulkhead.fish
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: run build test test-here test-vm bench lint man install uninstall
+.PHONY: run build test test-here test-vm bench bench-launch lint man install uninstall
 
 # Slices this machine into guests, measures them, removes them. Make waits for the program when
 # Ctrl-C comes, so it can remove what it made.
@@ -36,6 +36,10 @@ test-vm: build
 bench: build
 	@$(SUDO) bench/launch --bulkhead $(RELEASE)/bulkhead $(BENCH)
 
+# What an OCI runtime costs: ours, crun and runc beside the floor, on one bundle (bench/oci --help).
+bench-launch: build
+	@$(SUDO) env CARGO_TARGET_DIR=$(abspath $(TARGET)) bench/oci $(BENCH)
+
 lint:
 	@scripts/setup
 	@cargo fmt --check
@@ -48,6 +52,7 @@ man: build
 install: build
 	install -D -m 755 $(RELEASE)/bulkhead $(DESTDIR)$(PREFIX)/bin/bulkhead
 	ln -sf bulkhead $(DESTDIR)$(PREFIX)/bin/bh
+	install -D -m 755 $(RELEASE)/bulkhead-oci $(DESTDIR)$(PREFIX)/bin/bulkhead-oci
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
 	sed 's|/usr/local|$(PREFIX)|' dist/bulkhead-autostart.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/bulkhead-autostart.service
 	$(RELEASE)/bulkhead --quiet man $(DESTDIR)$(PREFIX)/share/man/man1
@@ -60,7 +65,7 @@ install: build
 	ln -sf bulkhead.fish $(DESTDIR)$(PREFIX)/share/$(dir $(word 3,$(COMPLETIONS)))bh.fish
 
 uninstall:
-	rm -f $(DESTDIR)$(PREFIX)/bin/bulkhead $(DESTDIR)$(PREFIX)/bin/bh
+	rm -f $(DESTDIR)$(PREFIX)/bin/bulkhead $(DESTDIR)$(PREFIX)/bin/bh $(DESTDIR)$(PREFIX)/bin/bulkhead-oci
 	rm -f $(DESTDIR)$(PREFIX)/lib/systemd/system/bulkhead-autostart.service
 	rm -f $(DESTDIR)$(PREFIX)/share/man/man1/bulkhead.1 $(DESTDIR)$(PREFIX)/share/man/man1/bulkhead-*.1 $(DESTDIR)$(PREFIX)/share/man/man1/bh.1
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/share/,$(COMPLETIONS))

@@ -17,7 +17,10 @@ run: build
 
 build:
 	@scripts/setup
-	@cargo build --release --locked
+	@cargo build --release --locked --bin bulkhead
+# Not position-independent: it starts anew for every command of a client, and 16,000 relocations
+# are most of what a start costs (docs/performance.md).
+	@cargo rustc --release --locked --bin bulkhead-oci -- -C relocation-model=static
 
 # All tests on this machine, and the root tier again in a VM (cgroup v2, systemd).
 test: build

@@ -12,6 +12,7 @@ pub mod fault;
 pub mod file;
 pub mod forward;
 pub mod inherited;
+pub mod interface;
 pub mod interrupt;
 pub mod mount;
 pub mod namespace;

@@ -67,7 +67,7 @@ pub(super) enum Workplace<'a> {
     /// A guest's.
     Guest(&'a GuestPlace<'a>),
     /// A container's.
-    Container(&'a container::Place),
+    Container(&'a container::Place<'a>),
 }
 
 impl<'a> Workplace<'a> {
@@ -85,7 +85,7 @@ impl<'a> Workplace<'a> {
         }
     }
 
-    pub(super) fn container(&self) -> Result<&'a container::Place, KernelError> {
+    pub(super) fn container(&self) -> Result<&'a container::Place<'a>, KernelError> {
         match self {
             Self::Container(place) => Ok(place),
             Self::Guest(_) => Err(missing("a container")),

@@ -1,9 +1,10 @@
 //! The command line, as runc 1.2 has it: clients call it without asking. What each command does is
 //! in the file of its name.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 /// OCI container runtime of Bulkhead.
 #[derive(Debug, Parser)]
@@ -14,6 +15,16 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
     max_term_width = 100
 )]
 pub(super) struct Cli {
+    #[command(flatten)]
+    pub(super) global: Global,
+    /// What to do
+    #[command(subcommand)]
+    pub(super) command: Option<Command>,
+}
+
+/// Options before the command.
+#[derive(Debug, Args)]
+pub(super) struct Global {
     /// Folder of the containers' state
     #[arg(long, value_name = "DIR")]
     pub(super) root: Option<PathBuf>,
@@ -35,9 +46,70 @@ pub(super) struct Cli {
     /// Print the version
     #[arg(short, long)]
     pub(super) version: bool,
-    /// What to do
+}
+
+/// The same, with the rest of the line as it is.
+#[derive(Debug, Parser)]
+#[command(disable_version_flag = true, disable_help_subcommand = true)]
+struct Begin {
+    #[command(flatten)]
+    global: Global,
     #[command(subcommand)]
-    pub(super) command: Option<Command>,
+    rest: Option<Rest>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Rest {
+    #[command(external_subcommand)]
+    Words(Vec<OsString>),
+}
+
+impl Cli {
+    /// Reads the command line. Only the options of the one command are made: all of them together
+    /// cost more than most commands do (docs/performance.md). Whatever is out of the ordinary, an
+    /// error or a wish for help, is left to the whole tree, which has the words for it.
+    pub(super) fn read() -> Result<Self, clap::Error> {
+        let begin = Begin::try_parse();
+        let Ok(Begin { global, rest }) = begin else {
+            return Self::try_parse();
+        };
+        let command = match rest {
+            Some(Rest::Words(words)) => one(&words),
+            None => None,
+        };
+        match command {
+            Some(command) => Ok(Self {
+                global,
+                command: Some(command),
+            }),
+            None => Self::try_parse(),
+        }
+    }
+}
+
+/// The command of these words, if it is one and nothing is wrong with it.
+fn one(words: &[OsString]) -> Option<Command> {
+    fn read<T: Args + FromArgMatches>(words: &[OsString]) -> Option<T> {
+        let tree = T::augment_args(clap::Command::new("bulkhead-oci"));
+        let found = tree.try_get_matches_from(words).ok()?;
+        T::from_arg_matches(&found).ok()
+    }
+    Some(match words.first()?.to_str()? {
+        "create" => Command::Create(read(words)?),
+        "start" => Command::Start(read(words)?),
+        "run" => Command::Run(read(words)?),
+        "exec" => Command::Exec(read(words)?),
+        "kill" => Command::Kill(read(words)?),
+        "delete" => Command::Delete(read(words)?),
+        "state" => Command::State(read(words)?),
+        "list" => Command::List(read(words)?),
+        "ps" => Command::Ps(read(words)?),
+        "pause" => Command::Pause(read(words)?),
+        "resume" => Command::Resume(read(words)?),
+        "update" => Command::Update(read(words)?),
+        "events" => Command::Events(read(words)?),
+        _ => return None,
+    })
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

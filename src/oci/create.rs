@@ -1,6 +1,7 @@
 //! `create`: a container with everything but its program running. Everything it makes is undone if
 //! a step fails; if it is killed, `delete --force` finds in its folder what to remove.
 
+use std::cell::RefCell;
 use std::path::Path;
 
 use super::args::{Cli, Create, Make};
@@ -11,8 +12,8 @@ use super::log::Log;
 use super::store::{CONFIG, Folder, Record, Store};
 use crate::kernel::process::Identity;
 use crate::kernel::{Errno, KernelError, socket};
-use crate::launch::container::{self, Place, Prepared, Told};
-use crate::model::CgroupPlan;
+use crate::launch::container::{self, Place, Prepared, RecordError, Recorder, Told};
+use crate::model::{CgroupPlace, CgroupPlan};
 use crate::plan::container::{OCI_VERSION, Wish, bit, steps};
 
 /// Makes a container and leaves it waiting.
@@ -67,7 +68,7 @@ pub(super) fn make(cli: &Cli, store: &Store, args: &Make, waits: bool, log: &Log
     super::store::check_id(&args.id)?;
     let bundle = Bundle::read(&args.bundle)?;
     let host = HostView::look(store.rootless)?;
-    let cgroup = bundle.cgroups(&args.id, cli.systemd_cgroup, &host)?;
+    let cgroup = bundle.cgroups(&args.id, cli.global.systemd_cgroup, &host)?;
     let console = console(&bundle, args)?;
     let wish = Wish {
         id: &args.id,
@@ -83,9 +84,9 @@ pub(super) fn make(cli: &Cli, store: &Store, args: &Make, waits: bool, log: &Log
     let plan = steps(&wish)?;
     let folder = Unfinished(Some(store.reserve(&args.id)?));
     folder.get()?.lock()?;
-    folder.get()?.write(CONFIG, &bundle.text)?;
-    let mut record = record(&args.id, &bundle, &cgroup, args);
-    folder.get()?.save(&record)?;
+    folder.get()?.write_first(CONFIG, &bundle.text)?;
+    let record = record(&args.id, &bundle, &cgroup, args);
+    folder.get()?.save_first(&record)?;
     let (start, complaint) = match waits {
         true => {
             let (start, complaint) = folder.get()?.make_start()?;
@@ -93,13 +94,28 @@ pub(super) fn make(cli: &Cli, store: &Store, args: &Make, waits: bool, log: &Log
         }
         false => (None, None),
     };
+    let told = told(&record);
+    let record = RefCell::new(record);
+    let write = |pid: u32, cgroups: Option<&CgroupPlace>| -> std::result::Result<(), RecordError> {
+        let mut record = record.borrow_mut();
+        record.process = Identity::of(pid);
+        if let Some(place) = cgroups {
+            record.cgroup = Some(place.clone());
+        }
+        folder.get()?.save(&record)?;
+        match &args.pid_file {
+            Some(path) => Ok(write_pid(path, pid)?),
+            None => Ok(()),
+        }
+    };
     let place = Place {
         host: host.cgroups.clone(),
         cache: host::cache(),
         console,
         start,
         complaint,
-        told: told(&record),
+        told,
+        record: Recorder(&write),
         entered: None,
     };
     let prepared = container::prepare(&plan, &place)?;
@@ -107,18 +123,10 @@ pub(super) fn make(cli: &Cli, store: &Store, args: &Make, waits: bool, log: &Log
         "the container's first process is {}",
         prepared.pid()
     ));
-    record.process = Identity::of(prepared.pid());
-    if let Some(place) = prepared.cgroups() {
-        record.cgroup = Some(place.clone());
-    }
-    folder.get()?.save(&record)?;
-    if let Some(path) = &args.pid_file {
-        write_pid(path, prepared.pid())?;
-    }
     Ok(Made {
         prepared,
         folder,
-        record,
+        record: record.into_inner(),
         bundle,
         host,
     })

@@ -12,7 +12,7 @@ use super::store::{CONFIG, LARGEST, Status, Store};
 use crate::kernel::cgroup::Cgroups;
 use crate::kernel::file::read_small;
 use crate::kernel::socket;
-use crate::launch::container::{self, Entered, Place};
+use crate::launch::container::{self, Entered, Place, Recorder};
 use crate::plan::container::{Entry, capability, check_process, enter};
 
 /// Runs a program in a container.
@@ -61,6 +61,7 @@ pub(super) fn exec(_cli: &Cli, store: &Store, args: &Exec) -> Result<u8> {
         start: None,
         complaint: None,
         told: told(&record),
+        record: Recorder::NONE,
         entered: Some(Entered {
             pidfd,
             pid: first.pid,

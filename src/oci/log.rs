@@ -16,9 +16,9 @@ pub(super) struct Log {
 impl Log {
     pub(super) fn of(cli: &Cli) -> Self {
         Self {
-            file: cli.log.clone(),
-            format: cli.log_format,
-            debug: cli.debug,
+            file: cli.global.log.clone(),
+            format: cli.global.log_format,
+            debug: cli.global.debug,
         }
     }
 

@@ -24,8 +24,6 @@ mod update;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
 use args::{Cli, Command};
 use error::{OciError, Result};
 use store::Store;
@@ -39,11 +37,11 @@ pub fn main() -> ExitCode {
         true => crate::kernel::sealed::ensure(),
         false => Ok(()),
     };
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::read() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    if cli.version {
+    if cli.global.version {
         println!("{}", features::version());
         return ExitCode::SUCCESS;
     }
@@ -75,7 +73,10 @@ fn carry_out(cli: &Cli, log: &log::Log) -> Result<u8> {
             why: "say what to do; see --help".into(),
         });
     };
-    let store = Store::at(cli.root.as_deref(), host::rootless(&cli.rootless));
+    let store = Store::at(
+        cli.global.root.as_deref(),
+        host::rootless(&cli.global.rootless),
+    );
     match command {
         Command::Create(create) => create::create(cli, &store, create, log),
         Command::Start(name) => start::start(&store, &name.id, log),

@@ -217,12 +217,21 @@ impl Folder {
         let failed = KernelError::on("write", format!("{name} of container {}", self.id));
         let done = || {
             let file = self.file(&new, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC)?;
-            let mut rest = data;
-            while !rest.is_empty() {
-                let n = rustix::io::write(&file, rest)?;
-                rest = &rest[n..];
-            }
+            write_all(&file, data)?;
             rustix::fs::renameat(&self.fd, &new, &self.fd, name)
+        };
+        done().map_err(failed)?;
+        Ok(crate::kernel::fault::point()?)
+    }
+
+    /// Writes a file that nobody looks for yet: while it is half written the container is being
+    /// made, and whoever lists it sees none.
+    pub(super) fn write_first(&self, name: &str, data: &[u8]) -> Result<()> {
+        crate::kernel::fault::point()?;
+        let failed = KernelError::on("write", format!("{name} of container {}", self.id));
+        let done = || {
+            let file = self.file(name, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL)?;
+            write_all(&file, data)
         };
         done().map_err(failed)?;
         Ok(crate::kernel::fault::point()?)
@@ -258,6 +267,12 @@ impl Folder {
     pub(super) fn made(&self) -> Result<Record> {
         let record = self.record()?;
         record.ok_or_else(|| OciError::Missing(self.id.clone()))
+    }
+
+    /// The first record, of a container that has no process yet.
+    pub(super) fn save_first(&self, record: &Record) -> Result<()> {
+        let text = serde_json::to_vec(record).map_err(OciError::Config)?;
+        self.write_first(STATE, &text)
     }
 
     pub(super) fn save(&self, record: &Record) -> Result<()> {
@@ -326,6 +341,15 @@ impl Folder {
         rustix::fs::unlinkat(&self.root, self.id.as_str(), AtFlags::REMOVEDIR)
             .map_err(|errno| failed(errno).into())
     }
+}
+
+fn write_all(file: &OwnedFd, data: &[u8]) -> rustix::io::Result<()> {
+    let mut rest = data;
+    while !rest.is_empty() {
+        let n = rustix::io::write(file, rest)?;
+        rest = &rest[n..];
+    }
+    Ok(())
 }
 
 impl AsFd for Folder {

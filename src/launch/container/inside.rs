@@ -11,9 +11,8 @@ use rustix::fs::OFlags;
 use super::super::init::Init;
 use super::super::protocol::{self, Word};
 use super::{Outside, Place, hooks, mounts, nodes};
-use crate::kernel::netlink::Netlink;
 use crate::kernel::terminal::Pty;
-use crate::kernel::{Errno, KernelError, credentials, mount, namespace, process};
+use crate::kernel::{Errno, KernelError, credentials, interface, mount, namespace, process};
 use crate::plan::container::step::InsideStep;
 use crate::plan::step::Limit;
 
@@ -22,7 +21,7 @@ pub(super) type Cause = Box<dyn std::error::Error>;
 /// What it has and has found out.
 pub(in super::super) struct Inside<'a> {
     pub(super) outside: Outside,
-    pub(super) place: &'a Place,
+    pub(super) place: &'a Place<'a>,
     /// The root's tree, once it is attached.
     pub(super) console: Option<Pty>,
     /// Where the program is, and its environment.
@@ -38,7 +37,7 @@ pub(super) fn missing(what: &str) -> KernelError {
 }
 
 impl<'a> Inside<'a> {
-    pub(in super::super) fn new(outside: Outside, place: &'a Place) -> Self {
+    pub(in super::super) fn new(outside: Outside, place: &'a Place<'a>) -> Self {
         Self {
             outside,
             place,
@@ -134,7 +133,7 @@ impl Init<'_> {
             InsideStep::NewClock { monotonic, boot } => {
                 namespace::enter_new_clock(*monotonic, *boot)?;
             }
-            InsideStep::LoopbackUp => Netlink::open()?.loopback_up()?,
+            InsideStep::LoopbackUp => interface::loopback_up()?,
             InsideStep::CutPropagation { propagation } => {
                 mount::set_propagation_of_all(propagation.kind, propagation.recursive)?;
             }

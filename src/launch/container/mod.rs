@@ -28,7 +28,7 @@ pub(super) use inside::Inside;
 
 /// Where the launch of a container takes place, and for whom.
 #[derive(Debug)]
-pub struct Place {
+pub struct Place<'a> {
     /// The host's control groups.
     pub host: cgroup::Host,
     /// Folder of compiled seccomp programs.
@@ -41,8 +41,31 @@ pub struct Place {
     pub complaint: Option<OwnedFd>,
     /// The container as hooks are told of it: JSON with `STATUS` and `PID` to be filled in.
     pub told: Told,
+    /// Who writes down which process it is.
+    pub record: Recorder<'a>,
     /// The container that is entered.
     pub entered: Option<Entered>,
+}
+
+/// Why something could not be written down.
+pub type RecordError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Writes down the first process of a container and where its control groups are.
+pub struct Recorder<'a>(pub &'a dyn Fn(u32, Option<&CgroupPlace>) -> Result<(), RecordError>);
+
+impl Recorder<'_> {
+    /// For a launch of which nothing is written down.
+    pub const NONE: Recorder<'static> = Recorder(&|_, _| Ok(()));
+
+    fn write(&self, pid: u32, cgroups: Option<&CgroupPlace>) -> Result<(), RecordError> {
+        (self.0)(pid, cgroups)
+    }
+}
+
+impl std::fmt::Debug for Recorder<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Recorder")
+    }
 }
 
 /// A running container, for a process that enters it.
@@ -100,7 +123,7 @@ pub struct Prepared {
 ///
 /// # Errors
 /// A step failed; nothing is left of the others.
-pub fn prepare(plan: &LaunchPlan, place: &Place) -> Result<Prepared, LaunchError> {
+pub fn prepare(plan: &LaunchPlan, place: &Place<'_>) -> Result<Prepared, LaunchError> {
     let (host, left) = carry_out_until_release(plan, &Workplace::Container(place))?;
     let mut host = host;
     let Some((pid, pidfd)) = host.init.take() else {
@@ -124,12 +147,6 @@ impl Prepared {
     /// The master end of its terminal, if it has one that nobody else was sent.
     pub fn terminal(&mut self) -> Option<OwnedFd> {
         self.host.console.take()
-    }
-
-    /// Where its control groups are.
-    #[must_use]
-    pub fn cgroups(&self) -> Option<&CgroupPlace> {
-        self.host.container.cgroups.as_ref().map(|c| c.place())
     }
 
     /// Lets it go on: to wait for a second command, or with `executes` to its program, and then

@@ -26,7 +26,7 @@ impl Host {
         &mut self,
         step: &OutsideStep,
         plan: &LaunchPlan,
-        place: &Place,
+        place: &Place<'_>,
     ) -> Result<(), Cause> {
         match step {
             OutsideStep::Open { root, join } => self.open(root, join)?,
@@ -45,6 +45,12 @@ impl Host {
             OutsideStep::CloneCgroups => self.clone_cgroups()?,
             OutsideStep::MakeInit { namespaces } => {
                 self.make_init(plan, &Workplace::Container(place), *namespaces)?;
+            }
+            OutsideStep::Record => {
+                let cgroups = self.container.cgroups.as_ref();
+                place
+                    .record
+                    .write(self.pid()?, cgroups.map(|c| c.place()))?;
             }
             OutsideStep::AwaitBirth => match self.expect_word()? {
                 (Word::Init { pid }, Some(pidfd)) => self.take_init(pid, pidfd)?,
@@ -131,13 +137,13 @@ impl Host {
         mount::set_attr(tree.as_fd(), none, none, recursive, Some(map.as_fd()), what)
     }
 
-    fn make_cgroups(&mut self, plan: &CgroupPlan, place: &Place) -> Result<(), Cause> {
+    fn make_cgroups(&mut self, plan: &CgroupPlan, place: &Place<'_>) -> Result<(), Cause> {
         let cgroups = Rc::new(Cgroups::create(&place.host, plan)?);
         self.keep_cgroups(cgroups, place);
         Ok(())
     }
 
-    fn make_scope(&mut self, plan: &CgroupPlan, place: &Place) -> Result<(), Cause> {
+    fn make_scope(&mut self, plan: &CgroupPlan, place: &Place<'_>) -> Result<(), Cause> {
         let pid = self.pid()?;
         if let Some(scope) = &plan.place.scope {
             cgroup::start_scope(scope, pid)?;
@@ -151,7 +157,7 @@ impl Host {
         Ok(cgroups.enter_pid(i32::try_from(pid).unwrap_or(0))?)
     }
 
-    fn keep_cgroups(&mut self, cgroups: Rc<Cgroups>, place: &Place) {
+    fn keep_cgroups(&mut self, cgroups: Rc<Cgroups>, place: &Place<'_>) {
         let (undo, host) = (cgroups.clone(), place.host.clone());
         // A group that cannot be removed now is removed by `delete`.
         self.undo.push(move || drop(undo.remove(&host)));
@@ -169,7 +175,7 @@ impl Host {
         Ok(())
     }
 
-    fn enter_step(&mut self, step: &OutsideStep, place: &Place) -> Result<(), Cause> {
+    fn enter_step(&mut self, step: &OutsideStep, place: &Place<'_>) -> Result<(), Cause> {
         let entered = place.entered.as_ref();
         let entered = entered.ok_or_else(|| missing("the container to enter"))?;
         if *step == OutsideStep::JoinPids {
@@ -207,7 +213,7 @@ impl Host {
         &mut self,
         path: &std::path::Path,
         metadata: &str,
-        place: &Place,
+        place: &Place<'_>,
     ) -> Result<(), Cause> {
         let (word, _) = self.expect_word()?;
         let Word::Listener { fd } = word else {

@@ -83,6 +83,7 @@ pub(super) fn outside(wish: &Wish<'_>, trees: Trees) -> Result<Vec<HostStep>, Pl
         push(OutsideStep::MakeScope { plan });
         push(OutsideStep::Continue);
     }
+    push(OutsideStep::Record);
     let process = wish.spec.process().as_ref();
     if let Some(score) = process.and_then(oci_spec::runtime::Process::oom_score_adj) {
         push(OutsideStep::SetOomScore { score });

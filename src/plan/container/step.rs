@@ -211,6 +211,8 @@ pub enum OutsideStep {
         /// CLONE_NEW* bits.
         namespaces: u64,
     },
+    /// Have whoever launches write down which process it is.
+    Record,
     /// Wait for the stage to have made it.
     AwaitBirth,
     /// Be outside of the kernel's choice of victims, or first among them.

@@ -18,6 +18,7 @@ impl OutsideStep {
             Self::JoinPids => "a process is born into a pid namespace, it cannot move there",
             Self::CloneCgroups => "the container's own groups, and nothing above them",
             Self::MakeInit { .. } => "born in the group and the namespaces: no moving, no waiting",
+            Self::Record => "while it is busy with its mounts: nobody waits for the disk",
             Self::AwaitBirth => {
                 "what the user namespace is to own is made in it, one process later"
             }

@@ -115,7 +115,16 @@ struct Stat {
 
 impl Stat {
     fn of(pid: u32) -> Option<Self> {
-        let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+        let file = rustix::fs::open(
+            format!("/proc/{pid}/stat"),
+            flags,
+            rustix::fs::Mode::empty(),
+        );
+        // The kernel gives all of it to the first read; a line is shorter than this.
+        let mut line = [0_u8; 1024];
+        let n = rustix::io::read(file.ok()?, &mut line).ok()?;
+        let text = String::from_utf8_lossy(&line[..n]);
         // The second field is the command in parentheses and may hold anything.
         let rest: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
         Some(Self {

@@ -243,19 +243,28 @@ impl Folder {
         let file = self
             .file(name, OFlags::RDONLY | OFlags::NONBLOCK)
             .map_err(failed)?;
-        let mut data = Vec::with_capacity(8192);
-        let mut file = std::io::Read::take(std::fs::File::from(file), LARGEST);
-        std::io::Read::read_to_end(&mut file, &mut data)
-            .map_err(|e| failed(Errno::from_io_error(&e).unwrap_or(Errno::IO)))?;
-        Ok(data)
+        let mut data = Vec::new();
+        let mut part = [0_u8; 16 << 10];
+        loop {
+            let n = rustix::io::retry_on_intr(|| rustix::io::read(&file, &mut part[..]))
+                .map_err(failed)?;
+            data.extend_from_slice(&part[..n]);
+            // A regular file gives all it has: less than asked for is its end.
+            if n < part.len() {
+                return Ok(data);
+            }
+            if data.len() as u64 > LARGEST {
+                return Err(failed(Errno::FBIG).into());
+            }
+        }
     }
 
     /// What is known of the container; `None` while it is being made.
     pub(super) fn record(&self) -> Result<Option<Record>> {
-        if !self.has(STATE) {
-            return Ok(None);
-        }
-        let data = self.read(STATE)?;
+        let data = match self.read(STATE) {
+            Err(OciError::Kernel(error)) if error.errno == Errno::NOENT => return Ok(None),
+            other => other?,
+        };
         let parsed = serde_json::from_slice(&data);
         parsed.map(Some).map_err(|error| OciError::File {
             path: format!("{STATE} of container {}", self.id),

@@ -32,7 +32,7 @@ pub(super) fn mount(init: &mut Init<'_>, entry: &MountEntry) -> Result<(), Cause
             if *copy_up {
                 copy_into(init.root()?, &entry.target, &fs)?;
             }
-            finish(&fs, entry, None)?;
+            finish(&fs, entry, Some(entry.set.without(MountFlags::READ_ONLY)))?;
             put(init.root()?, &fs, &entry.target, Point::Directory)
         }
         Show::Cgroup { settings } => cgroup(init, entry, settings),
@@ -60,8 +60,9 @@ fn new(kind: &str, settings: &[(String, String)], set: MountFlags) -> Result<Own
     Ok(mount::new_filesystem(kind, &settings, attr)?)
 }
 
-/// Attributes and propagation of a detached tree.
-fn finish(tree: &OwnedFd, entry: &MountEntry, default: Option<Propagation>) -> Result<(), Cause> {
+/// Attributes and propagation of a detached tree. One that is `fresh` has these attributes already
+/// and no others.
+fn finish(tree: &OwnedFd, entry: &MountEntry, fresh: Option<MountFlags>) -> Result<(), Cause> {
     let what = entry.target.display().to_string();
     if !entry.deep_set.is_empty() || !entry.deep_clear.is_empty() {
         let deep = Change {
@@ -74,7 +75,8 @@ fn finish(tree: &OwnedFd, entry: &MountEntry, default: Option<Propagation>) -> R
     }
     // Times of access are one field: what is set replaces what was there.
     let times = MountFlags(if entry.set.0 & ATIME == 0 { 0 } else { ATIME });
-    if !entry.set.is_empty() {
+    let set = entry.set.without(fresh.unwrap_or_default());
+    if !set.is_empty() {
         let change = Change {
             set: entry.set.0,
             clear: times.0,
@@ -83,7 +85,7 @@ fn finish(tree: &OwnedFd, entry: &MountEntry, default: Option<Propagation>) -> R
         mount::change(tree.as_fd(), change, &what)?;
     }
     let clear = entry.clear.without(entry.set).without(times);
-    if !clear.is_empty() {
+    if !clear.is_empty() && fresh.is_none() {
         let change = Change {
             clear: clear.0,
             ..Change::default()
@@ -94,7 +96,7 @@ fn finish(tree: &OwnedFd, entry: &MountEntry, default: Option<Propagation>) -> R
             other => other?,
         }
     }
-    if let Some(propagation) = entry.propagation.or(default) {
+    if let Some(propagation) = entry.propagation {
         let change = Change {
             propagation: propagation.kind,
             recursive: propagation.recursive,

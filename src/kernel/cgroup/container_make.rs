@@ -18,13 +18,13 @@ use super::{CgroupError, Host, Result};
 use crate::kernel::fault;
 use crate::model::CgroupPlan;
 
-/// Version 1 hierarchies where every container has a folder; in the others only those that ask.
-const ALWAYS: [&str; 8] = [
+/// Version 1 hierarchies where every container has a folder; in the others only those that ask, and
+/// in that of the freezer where version 2 has none.
+const ALWAYS: [&str; 7] = [
     "blkio",
     "cpu",
     "cpuacct",
     "devices",
-    "freezer",
     "memory",
     "name=systemd",
     "pids",
@@ -75,6 +75,9 @@ impl Cgroups {
             .collect();
         if plan.devices.is_some() {
             wanted.insert("devices");
+        }
+        if host.v2.is_none() {
+            wanted.insert("freezer");
         }
         if let Some(at) = &host.v2 {
             let slot = self.make(at, &[])?;

@@ -3,7 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{Process, Spec};
+use serde_json::Value;
 
 use super::error::{OciError, Result};
 use super::host::HostView;
@@ -63,5 +64,63 @@ impl Bundle {
 
 /// A configuration.
 pub(super) fn parse(text: &[u8]) -> Result<Spec> {
-    serde_json::from_slice(text).map_err(OciError::Config)
+    if !spelt_otherwise(text) {
+        return serde_json::from_slice(text).map_err(OciError::Config);
+    }
+    let mut spec: Value = serde_json::from_slice(text).map_err(OciError::Config)?;
+    respell(&mut spec["process"]);
+    serde_json::from_value(spec).map_err(OciError::Config)
+}
+
+/// What is to be run in a container, as a client writes it for `exec`.
+pub(super) fn parse_process(text: &[u8]) -> serde_json::Result<Process> {
+    if !spelt_otherwise(text) {
+        return serde_json::from_slice(text);
+    }
+    let mut process: Value = serde_json::from_slice(text)?;
+    respell(&mut process);
+    serde_json::from_value(process)
+}
+
+/// Flags of process.scheduler in the specification, and as oci-spec 0.10 spells them.
+const SPELLINGS: [(&str, &str); 2] = [
+    ("SCHED_FLAG_RESET_ON_FORK", "SCHED_RESET_ON_FORK"),
+    ("SCHED_FLAG_DL_OVERRUN", "SCHED_FLAG_D_L_OVERRUN"),
+];
+
+fn spelt_otherwise(text: &[u8]) -> bool {
+    let text = std::str::from_utf8(text).unwrap_or_default();
+    SPELLINGS.iter().any(|(theirs, _)| text.contains(theirs))
+}
+
+fn respell(process: &mut Value) {
+    let flags = process.pointer_mut("/scheduler/flags");
+    for flag in flags.and_then(Value::as_array_mut).into_iter().flatten() {
+        let known = SPELLINGS.iter().find(|(theirs, _)| *flag == *theirs);
+        if let Some((_, ours)) = known {
+            *flag = Value::from(*ours);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_flags_of_the_scheduler_are_those_of_the_specification() {
+        let process = r#"{"cwd": "/", "user": {"uid": 0, "gid": 0},
+            "env": ["A=SCHED_FLAG_DL_OVERRUN"], "scheduler": {"policy": "SCHED_OTHER",
+            "flags": ["SCHED_FLAG_RESET_ON_FORK", "SCHED_FLAG_DL_OVERRUN", "SCHED_FLAG_RECLAIM"]}}"#;
+        let parsed = parse_process(process.as_bytes()).unwrap();
+        assert_eq!(parsed.env().as_ref().unwrap(), &["A=SCHED_FLAG_DL_OVERRUN"]);
+        let flags = |process: &Process| {
+            let scheduler = process.scheduler().as_ref().unwrap();
+            scheduler.flags().as_ref().unwrap().len()
+        };
+        assert_eq!(flags(&parsed), 3);
+        let text = format!(r#"{{"ociVersion": "1.1.0", "process": {process}}}"#);
+        let spec = parse(text.as_bytes()).unwrap();
+        assert_eq!(flags(spec.process().as_ref().unwrap()), 3);
+    }
 }

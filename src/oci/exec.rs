@@ -3,7 +3,7 @@
 use oci_spec::runtime::{LinuxCapabilities, Process, Spec, User};
 
 use super::args::{Cli, Exec};
-use super::bundle::parse;
+use super::bundle::{parse, parse_process};
 use super::create::{told, write_pid};
 use super::error::{OciError, Result};
 use super::host::{self, HostView};
@@ -93,7 +93,7 @@ fn process(args: &Exec, spec: &Spec) -> Result<Process> {
         };
         let text = read_small(path, LARGEST)?;
         let text = text.ok_or_else(|| file("no such file or directory".into()))?;
-        return serde_json::from_slice(&text).map_err(|error| file(error.to_string()));
+        return parse_process(&text).map_err(|error| file(error.to_string()));
     }
     let mut process = spec.process().clone().unwrap_or_default();
     if args.command.is_empty() {

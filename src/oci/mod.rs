@@ -39,15 +39,22 @@ pub fn main() -> ExitCode {
         true => crate::kernel::sealed::ensure(),
         false => Ok(()),
     };
-    let cli = match Cli::try_parse() {
+    let mut cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
+    cli.anchor();
     if cli.version {
         println!("{}", features::version());
         return ExitCode::SUCCESS;
     }
-    let log = log::Log::of(&cli);
+    let log = match log::Log::open(&cli) {
+        Ok(log) => log,
+        Err(error) => {
+            log::say(&error.to_string());
+            return ExitCode::FAILURE;
+        }
+    };
     match sealed
         .map_err(OciError::from)
         .and_then(|()| carry_out(&cli, &log))

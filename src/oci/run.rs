@@ -18,7 +18,7 @@ pub(super) fn run(cli: &Cli, store: &Store, args: &Run, log: &Log) -> Result<u8>
         let spec = &made.bundle.spec;
         let list = hooks(spec.hooks().as_ref().and_then(|h| h.poststart().as_ref()));
         let text = told(&made.record).text(Status::Running.word(), Some(pid));
-        if let Err(error) = run_hooks(&list, &text) {
+        if let Err(error) = run_hooks(&list, &text, Some(&made.record.bundle)) {
             delete::end(&made.record, &made.host)?;
             delete::leave(made.folder.take()?, &made.record, &made.host, log)?;
             return Err(error.into());

@@ -55,6 +55,7 @@ impl InsideStep {
             Self::Mount { .. } => "in the order of the configuration",
             Self::MakeNodes { .. } => "in the /dev just mounted, over what the image has",
             Self::MakeLinks => "where they are missing",
+            Self::MakeFolder { .. } => "while the root can still be written to",
             Self::TellMounts => "hooks run now, in the host's namespaces",
             Self::RunHooks { .. } => "by the client's will, in the container's namespaces",
             Self::EnterFolder | Self::EnterRoot { .. } => "the host's files are out of reach now",

@@ -42,13 +42,21 @@ impl Log {
 
     /// Something that its client may want to know, and that changes nothing.
     pub(super) fn warn(&self, text: &str) {
-        self.line("warning", text);
+        self.tell("warning", text);
     }
 
     /// Something for whoever looks for a fault.
     pub(super) fn debug(&self, text: &str) {
         if self.debug {
-            self.line("debug", text);
+            self.tell("debug", text);
+        }
+    }
+
+    /// In the log, or without one on standard error.
+    fn tell(&self, level: &str, text: &str) {
+        match self.file {
+            Some(_) => self.line(level, text),
+            None => say(&format!("level={level} msg={text:?}")),
         }
     }
 

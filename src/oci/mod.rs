@@ -87,7 +87,7 @@ fn carry_out(cli: &Cli, log: &log::Log) -> Result<u8> {
         Command::Create(create) => create::create(cli, &store, create, log),
         Command::Start(name) => start::start(&store, &name.id, log),
         Command::Run(run) => run::run(cli, &store, run, log),
-        Command::Exec(exec) => exec::exec(cli, &store, exec),
+        Command::Exec(exec) => exec::exec(&store, exec, log),
         Command::Kill(kill) => kill::kill(&store, kill),
         Command::Delete(delete) => delete::delete(&store, &delete.id, delete.force, log),
         Command::State(name) => list::state(&store, &name.id),

@@ -13,6 +13,7 @@ use crate::plan::container::hooks;
 pub(super) fn run(cli: &Cli, store: &Store, args: &Run, log: &Log) -> Result<u8> {
     let mut made = make(cli, store, &args.make, false, log)?;
     let terminal = made.prepared.terminal();
+    relay::get_ready(terminal.as_ref());
     let (pid, pidfd) = made.prepared.release(true)?;
     if made.record.poststart {
         let spec = &made.bundle.spec;

@@ -140,6 +140,7 @@ impl Init<'_> {
             }
             InsideStep::PlaceRoot => self.place_root()?,
             InsideStep::Mount { mount } => mounts::mount(self, mount)?,
+            InsideStep::CloseMount { target } => mounts::close(self.root()?, target)?,
             InsideStep::MakeNodes { nodes } => nodes::make(self, nodes)?,
             InsideStep::MakeLinks => nodes::links(self.root()?)?,
             InsideStep::MakeFolder { path } => {

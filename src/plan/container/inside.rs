@@ -8,6 +8,7 @@ use oci_spec::runtime::LinuxNamespaceType;
 use super::outside::{early_hooks, has_net_devices, joined};
 use super::step::{DeviceNode, Hook, InsideStep, MountEntry, Propagation, Show};
 use super::{Wish, bit, hooks, mounts, process, refuse};
+use crate::model::MountFlags;
 use crate::plan::PlanError;
 use crate::plan::step::InitStep;
 
@@ -149,7 +150,14 @@ fn mount_steps(
     let foreign_dev = mounts
         .iter()
         .any(|m| mounts::is_dev(&m.target) && matches!(m.show, Show::Tree { .. }));
-    for mount in mounts {
+    let mut closed = Vec::new();
+    for mut mount in mounts {
+        // Mount points and nodes are still to be made in these.
+        let memory = matches!(&mount.show, Show::FileSystem { kind, .. } if kind == "tmpfs");
+        if memory && mount.set.has(MountFlags::READ_ONLY) {
+            mount.set = mount.set.without(MountFlags::READ_ONLY);
+            closed.push(mount.target.clone());
+        }
         push(InsideStep::Mount {
             mount: Box::new(mount),
         });
@@ -157,6 +165,9 @@ fn mount_steps(
     if !foreign_dev {
         push(InsideStep::MakeNodes { nodes });
         push(InsideStep::MakeLinks);
+    }
+    for target in closed {
+        push(InsideStep::CloseMount { target });
     }
     let read_only = wish.spec.root().as_ref().and_then(|r| r.readonly());
     let cwd = wish.spec.process().as_ref().map(|p| p.cwd().clone());

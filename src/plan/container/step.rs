@@ -304,6 +304,11 @@ pub enum InsideStep {
         /// What and where.
         mount: Box<MountEntry>,
     },
+    /// Make a mount read-only that has been written to until now.
+    CloseMount {
+        /// Where, in the container.
+        target: PathBuf,
+    },
     /// Make device nodes.
     MakeNodes {
         /// Nodes.

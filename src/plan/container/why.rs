@@ -53,6 +53,7 @@ impl InsideStep {
             Self::CutPropagation { .. } => "before the first mount: the host must hear of none",
             Self::PlaceRoot => "where hooks of the client expect it",
             Self::Mount { .. } => "in the order of the configuration",
+            Self::CloseMount { .. } => "nothing more is to be mounted or made in it",
             Self::MakeNodes { .. } => "in the /dev just mounted, over what the image has",
             Self::MakeLinks => "where they are missing",
             Self::MakeFolder { .. } => "while the root can still be written to",

@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 use rustix::termios::{
-    OptionalActions, Termios, Winsize, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize,
+    OptionalActions, OutputModes, Termios, Winsize, tcgetattr, tcgetwinsize, tcsetattr,
+    tcsetwinsize,
 };
 
 use super::error::{KernelError, Result};
@@ -104,10 +105,22 @@ impl RawMode {
     /// Switches; `None` when `fd` is no terminal.
     #[must_use]
     pub fn on(fd: BorrowedFd<'_>) -> Option<Self> {
+        Self::switch(fd, OutputModes::empty())
+    }
+
+    /// The same, but line ends are still made into what a terminal needs: for output of a terminal
+    /// that does not do it ([`keep_newlines`]).
+    #[must_use]
+    pub fn but_output(fd: BorrowedFd<'_>) -> Option<Self> {
+        Self::switch(fd, OutputModes::OPOST)
+    }
+
+    fn switch(fd: BorrowedFd<'_>, output: OutputModes) -> Option<Self> {
         let before = tcgetattr(fd).ok()?;
         let terminal = fd.try_clone_to_owned().ok()?;
         let mut raw = before.clone();
         raw.make_raw();
+        raw.output_modes |= before.output_modes & output;
         tcsetattr(fd, OptionalActions::Drain, &raw).ok()?;
         Some(Self { terminal, before })
     }
@@ -117,6 +130,15 @@ impl Drop for RawMode {
     fn drop(&mut self) {
         // Nothing can be done about a terminal that went away.
         let _ignored = tcsetattr(self.terminal.as_fd(), OptionalActions::Drain, &self.before);
+    }
+}
+
+/// Has a terminal pass on line ends as the program writes them (termios(3), ONLCR).
+pub fn keep_newlines(fd: BorrowedFd<'_>) {
+    if let Ok(mut modes) = tcgetattr(fd) {
+        modes.output_modes.remove(OutputModes::ONLCR);
+        // One that does not take it goes on as it was.
+        let _ignored = tcsetattr(fd, OptionalActions::Now, &modes);
     }
 }
 

@@ -162,6 +162,25 @@ pub(super) enum Command {
     Restore(Later),
 }
 
+impl Cli {
+    /// Makes paths absolute that are used when the launch has left the caller's folder.
+    pub(super) fn anchor(&mut self) {
+        let pid_file = match &mut self.command {
+            Some(Command::Create(Create { make }) | Command::Run(Run { make, .. })) => {
+                make.pid_file.as_mut()
+            }
+            Some(Command::Exec(exec)) => exec.pid_file.as_mut(),
+            _ => None,
+        };
+        for path in self.global.root.as_mut().into_iter().chain(pid_file) {
+            // An empty one stays so and fails where it is used.
+            if let Ok(absolute) = std::path::absolute(&path) {
+                *path = absolute;
+            }
+        }
+    }
+}
+
 /// A container by its name.
 #[derive(Debug, Args)]
 pub(super) struct Name {

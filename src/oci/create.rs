@@ -67,6 +67,7 @@ impl Drop for Unfinished {
 pub(super) fn make(cli: &Cli, store: &Store, args: &Make, waits: bool, log: &Log) -> Result<Made> {
     super::store::check_id(&args.id)?;
     let bundle = Bundle::read(&args.bundle)?;
+    bundle.warnings.iter().for_each(|text| log.warn(text));
     let host = HostView::look(store.rootless)?;
     let cgroup = bundle.cgroups(&args.id, cli.global.systemd_cgroup, &host)?;
     let console = console(&bundle, args)?;

@@ -98,7 +98,8 @@ pub(super) fn leave(folder: Folder, record: &Record, host: &HostView, log: &Log)
     for hook in after {
         // The specification: a warning, and on with the next.
         let text = told(record).text(Status::Stopped.word(), None);
-        if let Err(error) = run_hooks(std::slice::from_ref(&hook), &text) {
+        let hook = std::slice::from_ref(&hook);
+        if let Err(error) = run_hooks(hook, &text, Some(&record.bundle)) {
             log.warn(&error.to_string());
         }
     }

@@ -22,6 +22,8 @@ pub(super) enum OciError {
         verb: &'static str,
         status: &'static str,
     },
+    #[error("cannot exec in a paused container (use --ignore-paused to override)")]
+    Paused,
     #[error("container {id:?} is not stopped: {status}")]
     NotStopped { id: String, status: &'static str },
     #[error("container not running")]

@@ -2,11 +2,12 @@
 
 use oci_spec::runtime::{LinuxCapabilities, Process, Spec, User};
 
-use super::args::{Cli, Exec};
-use super::bundle::parse;
+use super::args::Exec;
+use super::bundle::{parse, parse_process};
 use super::create::{told, write_pid};
 use super::error::{OciError, Result};
 use super::host::{self, HostView};
+use super::log::Log;
 use super::relay;
 use super::store::{CONFIG, LARGEST, Status, Store};
 use crate::kernel::cgroup::Cgroups;
@@ -16,7 +17,7 @@ use crate::launch::container::{self, Entered, Place, Recorder};
 use crate::plan::container::{Entry, capability, check_process, enter};
 
 /// Runs a program in a container.
-pub(super) fn exec(_cli: &Cli, store: &Store, args: &Exec) -> Result<u8> {
+pub(super) fn exec(store: &Store, args: &Exec, log: &Log) -> Result<u8> {
     let folder = store.find(&args.id)?;
     let record = folder.made()?;
     let host = HostView::look(store.rootless)?;
@@ -24,6 +25,7 @@ pub(super) fn exec(_cli: &Cli, store: &Store, args: &Exec) -> Result<u8> {
     match status {
         Status::Running | Status::Created => {}
         Status::Paused if args.ignore_paused => {}
+        Status::Paused => return Err(OciError::Paused),
         other => {
             return Err(OciError::Status {
                 verb: "exec in",
@@ -32,7 +34,7 @@ pub(super) fn exec(_cli: &Cli, store: &Store, args: &Exec) -> Result<u8> {
         }
     }
     let spec = parse(&folder.read(CONFIG)?)?;
-    let process = process(args, &spec)?;
+    let process = process(args, &spec, log)?;
     check_process(&process)?;
     let pidfd = record
         .process
@@ -74,6 +76,7 @@ pub(super) fn exec(_cli: &Cli, store: &Store, args: &Exec) -> Result<u8> {
         write_pid(path, prepared.pid())?;
     }
     let terminal = prepared.terminal();
+    relay::get_ready(terminal.as_ref());
     let (_, pidfd) = prepared.release(true).map_err(failed)?;
     if args.detach {
         return Ok(0);
@@ -86,7 +89,7 @@ fn failed(error: crate::launch::LaunchError) -> OciError {
 }
 
 /// What is to be run: as a client wrote it, or the container's own with changes.
-fn process(args: &Exec, spec: &Spec) -> Result<Process> {
+fn process(args: &Exec, spec: &Spec, log: &Log) -> Result<Process> {
     if let Some(path) = &args.process {
         let file = |why: String| OciError::File {
             path: path.display().to_string(),
@@ -94,7 +97,10 @@ fn process(args: &Exec, spec: &Spec) -> Result<Process> {
         };
         let text = read_small(path, LARGEST)?;
         let text = text.ok_or_else(|| file("no such file or directory".into()))?;
-        return serde_json::from_slice(&text).map_err(|error| file(error.to_string()));
+        let read = parse_process(&text).map_err(|error| file(error.to_string()));
+        let (process, warnings) = read?;
+        warnings.iter().for_each(|text| log.warn(text));
+        return Ok(process);
     }
     let mut process = spec.process().clone().unwrap_or_default();
     if args.command.is_empty() {
@@ -159,6 +165,7 @@ fn capabilities(args: &Exec, process: &mut Process) -> Result<()> {
     let mut bounding = sets.bounding().clone().unwrap_or_default();
     let mut effective = sets.effective().clone().unwrap_or_default();
     let mut permitted = sets.permitted().clone().unwrap_or_default();
+    let mut ambient = sets.ambient().clone().unwrap_or_default();
     for name in &args.cap {
         let capability = capability(name).ok_or_else(|| OciError::Usage {
             what: format!("--cap {name}"),
@@ -167,10 +174,16 @@ fn capabilities(args: &Exec, process: &mut Process) -> Result<()> {
         bounding.insert(capability);
         effective.insert(capability);
         permitted.insert(capability);
+        // What passes to programs that may inherit is to reach this one.
+        let inherits = sets.inheritable().as_ref();
+        if inherits.is_some_and(|set| set.contains(&capability)) {
+            ambient.insert(capability);
+        }
     }
     sets.set_bounding(Some(bounding));
     sets.set_effective(Some(effective));
     sets.set_permitted(Some(permitted));
+    sets.set_ambient(Some(ambient));
     process.set_capabilities(Some(sets));
     Ok(())
 }

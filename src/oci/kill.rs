@@ -34,11 +34,20 @@ pub(super) fn kill(store: &Store, args: &Kill) -> Result<u8> {
             Err(error) => Err(error),
         };
     }
-    let pidfd = record.process.and_then(process::Identity::open);
-    let pidfd = pidfd.filter(|_| alive).ok_or(OciError::NotRunning)?;
-    process::send_signal(pidfd.as_fd(), signal)?;
-    // Without a pid namespace of its own the others do not end with the first.
+    // Without a pid namespace of its own the others do not end with the first, and outlive it.
     let own_pids = record.namespaces & bit(oci_spec::runtime::LinuxNamespaceType::Pid) != 0;
+    let pidfd = record.process.and_then(process::Identity::open);
+    let Some(pidfd) = pidfd.filter(|_| alive) else {
+        let groups = cgroups(&record, &host).ok().filter(|_| !own_pids);
+        return match groups {
+            Some(groups) if signal == 9 && status == Status::Stopped => {
+                groups.kill(signal)?;
+                Ok(0)
+            }
+            _ => Err(OciError::NotRunning),
+        };
+    };
+    process::send_signal(pidfd.as_fd(), signal)?;
     let last = signal == 9 && (status == Status::Paused || !own_pids);
     if last && let Ok(groups) = cgroups(&record, &host) {
         groups.kill(signal)?;

@@ -1,48 +1,67 @@
 //! Errors and warnings: on standard error, and in the file a client has named, in the form it reads.
 
+use std::fs::File;
 use std::io::Write as _;
+use std::path::PathBuf;
 
 use super::args::{Cli, LogFormat};
+use super::error::{OciError, Result};
 use crate::model::clock;
 
 /// Where they go.
 #[derive(Debug)]
 pub(super) struct Log {
-    file: Option<std::path::PathBuf>,
+    file: Option<File>,
     format: LogFormat,
     debug: bool,
 }
 
 impl Log {
-    pub(super) fn of(cli: &Cli) -> Self {
-        Self {
-            file: cli.global.log.clone(),
+    /// Opens the file a client has named: one that looks there for errors has to know at once that
+    /// it will find none.
+    pub(super) fn open(cli: &Cli) -> Result<Self> {
+        let open = |path: &PathBuf| {
+            let file = File::options().append(true).create(true).open(path);
+            file.map_err(|error| OciError::File {
+                path: format!("--log {}", path.display()),
+                why: error.to_string(),
+            })
+        };
+        Ok(Self {
+            file: cli.global.log.as_ref().map(open).transpose()?,
             format: cli.global.log_format,
             debug: cli.global.debug,
-        }
+        })
     }
 
     /// An error that ends the command.
     pub(super) fn error(&self, text: &str) {
         self.line("error", text);
-        // If standard error is closed, the log has it.
-        let _closed = writeln!(std::io::stderr(), "bulkhead-oci: {text}");
+        say(text);
     }
 
     /// Something that its client may want to know, and that changes nothing.
     pub(super) fn warn(&self, text: &str) {
-        self.line("warning", text);
+        self.tell("warning", text);
     }
 
     /// Something for whoever looks for a fault.
     pub(super) fn debug(&self, text: &str) {
         if self.debug {
-            self.line("debug", text);
+            self.tell("debug", text);
+        }
+    }
+
+    /// In the log, or without one on standard error.
+    fn tell(&self, level: &str, text: &str) {
+        match self.file {
+            Some(_) => self.line(level, text),
+            None => say(&format!("level={level} msg={text:?}")),
         }
     }
 
     fn line(&self, level: &str, text: &str) {
-        let Some(path) = &self.file else {
+        let Some(mut file) = self.file.as_ref() else {
             return;
         };
         let time = clock::time(super::create::now_ms());
@@ -52,11 +71,13 @@ impl Log {
             }
             LogFormat::Text => format!("time=\"{time}\" level={level} msg={text:?}"),
         };
-        let file = std::fs::File::options()
-            .append(true)
-            .create(true)
-            .open(path);
-        // A log that cannot be written must not change what the command does.
-        let _unwritten = file.and_then(|mut file| writeln!(file, "{line}"));
+        // A log that is full must not change what the command does.
+        let _unwritten = file.write_all(format!("{line}\n").as_bytes());
     }
+}
+
+/// On standard error.
+pub(super) fn say(text: &str) {
+    // If it is closed, the log has it.
+    let _closed = writeln!(std::io::stderr(), "bulkhead-oci: {text}");
 }

@@ -37,15 +37,22 @@ pub fn main() -> ExitCode {
         true => crate::kernel::sealed::ensure(),
         false => Ok(()),
     };
-    let cli = match Cli::read() {
+    let mut cli = match Cli::read() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
+    cli.anchor();
     if cli.global.version {
         println!("{}", features::version());
         return ExitCode::SUCCESS;
     }
-    let log = log::Log::of(&cli);
+    let log = match log::Log::open(&cli) {
+        Ok(log) => log,
+        Err(error) => {
+            log::say(&error.to_string());
+            return ExitCode::FAILURE;
+        }
+    };
     match sealed
         .map_err(OciError::from)
         .and_then(|()| carry_out(&cli, &log))
@@ -81,7 +88,7 @@ fn carry_out(cli: &Cli, log: &log::Log) -> Result<u8> {
         Command::Create(create) => create::create(cli, &store, create, log),
         Command::Start(name) => start::start(&store, &name.id, log),
         Command::Run(run) => run::run(cli, &store, run, log),
-        Command::Exec(exec) => exec::exec(cli, &store, exec),
+        Command::Exec(exec) => exec::exec(&store, exec, log),
         Command::Kill(kill) => kill::kill(&store, kill),
         Command::Delete(delete) => delete::delete(&store, &delete.id, delete.force, log),
         Command::State(name) => list::state(&store, &name.id),

@@ -12,14 +12,20 @@ use crate::kernel::process::{self, Ended};
 use crate::kernel::terminal::{self, RawMode};
 use crate::kernel::{KernelError, process::signal_number};
 
+/// Before the program runs: the person's terminal breaks lines, this one must not, or a file that
+/// output is sent to has carriage returns in it.
+pub(super) fn get_ready(terminal: Option<&OwnedFd>) {
+    if let Some(master) = terminal {
+        terminal::keep_newlines(master.as_fd());
+        terminal::copy_size(std::io::stdin().as_fd(), master.as_fd());
+    }
+}
+
 /// Waits for the program; the code that it ended with, as a shell counts.
 pub(super) fn wait(pidfd: &OwnedFd, terminal: Option<&OwnedFd>) -> Result<u8> {
     let signals = Signals::hold()?;
     let stdin = std::io::stdin();
-    let _raw = terminal.and_then(|_| RawMode::on(stdin.as_fd()));
-    if let Some(master) = terminal {
-        terminal::copy_size(stdin.as_fd(), master.as_fd());
-    }
+    let _raw = terminal.and_then(|_| RawMode::but_output(stdin.as_fd()));
     let mut open = Open {
         input: terminal.is_some(),
         output: terminal.is_some(),

@@ -13,12 +13,13 @@ use crate::plan::container::hooks;
 pub(super) fn run(cli: &Cli, store: &Store, args: &Run, log: &Log) -> Result<u8> {
     let mut made = make(cli, store, &args.make, false, log)?;
     let terminal = made.prepared.terminal();
+    relay::get_ready(terminal.as_ref());
     let (pid, pidfd) = made.prepared.release(true)?;
     if made.record.poststart {
         let spec = &made.bundle.spec;
         let list = hooks(spec.hooks().as_ref().and_then(|h| h.poststart().as_ref()));
         let text = told(&made.record).text(Status::Running.word(), Some(pid));
-        if let Err(error) = run_hooks(&list, &text) {
+        if let Err(error) = run_hooks(&list, &text, Some(&made.record.bundle)) {
             delete::end(&made.record, &made.host)?;
             delete::leave(made.folder.take()?, &made.record, &made.host, log)?;
             return Err(error.into());

@@ -6,6 +6,7 @@ use rustix::fs::OFlags;
 
 use super::bundle::parse;
 use super::create::told;
+use super::delete;
 use super::error::{OciError, Result};
 use super::host::HostView;
 use super::log::Log;
@@ -28,8 +29,13 @@ pub(super) fn start(store: &Store, id: &str, log: &Log) -> Result<u8> {
         });
     }
     say_go(&folder)?;
-    if record.poststart {
-        poststart(&folder, &record, log)?;
+    if record.poststart
+        && let Err(error) = poststart(&folder, &record)
+    {
+        // The specification: stop it, and undo what `create` did.
+        delete::end(&record, &host)?;
+        delete::leave(folder, &record, &host, log)?;
+        return Err(error);
     }
     Ok(0)
 }
@@ -61,17 +67,11 @@ fn say_go(folder: &Folder) -> Result<()> {
     )))
 }
 
-/// Hooks after the start. One that fails ends the container, as in the runtimes in use.
-fn poststart(folder: &Folder, record: &Record, log: &Log) -> Result<()> {
+/// Hooks after the start.
+fn poststart(folder: &Folder, record: &Record) -> Result<()> {
     let spec = parse(&folder.read(CONFIG)?)?;
     let list = hooks(spec.hooks().as_ref().and_then(|h| h.poststart().as_ref()));
     let pid = record.process.map(|p| p.pid);
-    let done = run_hooks(&list, &told(record).text(Status::Running.word(), pid));
-    if let (Err(error), Some(process)) = (&done, record.process) {
-        log.warn(&format!("{error}: the container is killed"));
-        if let Some(pidfd) = process.open() {
-            crate::kernel::process::send_signal(std::os::fd::AsFd::as_fd(&pidfd), 9)?;
-        }
-    }
-    Ok(done?)
+    let text = told(record).text(Status::Running.word(), pid);
+    Ok(run_hooks(&list, &text, Some(&record.bundle))?)
 }

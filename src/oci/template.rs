@@ -1,5 +1,7 @@
 //! `spec`: a configuration to begin with. Tools edit it, so its shape is the one they know.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use super::args::Spec;
@@ -13,7 +15,8 @@ pub(super) fn write(args: &Spec) -> Result<u8> {
         path: path.display().to_string(),
         why,
     };
-    let mut text = serde_json::to_vec_pretty(&template(args.rootless)).unwrap_or_default();
+    let unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    let mut text = serde_json::to_vec_pretty(&template(args.rootless, unified)).unwrap_or_default();
     text.push(b'\n');
     let file = std::fs::File::options()
         .write(true)
@@ -27,7 +30,8 @@ pub(super) fn write(args: &Spec) -> Result<u8> {
     Ok(0)
 }
 
-fn template(rootless: bool) -> Value {
+/// With version 1 tools add the cgroup namespace themselves, since runc leaves it out there.
+fn template(rootless: bool, unified: bool) -> Value {
     let caps = json!(["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]);
     let mut all = json!({
         "ociVersion": OCI_VERSION,
@@ -51,7 +55,7 @@ fn template(rootless: bool) -> Value {
             "resources": {"devices": [{"allow": false, "access": "rwm"}]},
             "namespaces": [
                 {"type": "pid"}, {"type": "network"}, {"type": "ipc"}, {"type": "uts"},
-                {"type": "mount"}, {"type": "cgroup"}
+                {"type": "mount"}
             ],
             "maskedPaths": [
                 "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
@@ -63,6 +67,9 @@ fn template(rootless: bool) -> Value {
             ]
         }
     });
+    if let (true, Some(kinds)) = (unified, all["linux"]["namespaces"].as_array_mut()) {
+        kinds.push(json!({"type": "cgroup"}));
+    }
     if rootless {
         make_rootless(&mut all);
     }
@@ -122,8 +129,9 @@ mod tests {
 
     #[test]
     fn both_are_configurations_that_pass() {
-        for rootless in [false, true] {
-            let spec: oci_spec::runtime::Spec = serde_json::from_value(template(rootless)).unwrap();
+        for (rootless, unified) in [(false, false), (true, false), (false, true), (true, true)] {
+            let template = template(rootless, unified);
+            let spec: oci_spec::runtime::Spec = serde_json::from_value(template).unwrap();
             crate::plan::container::check(&spec).unwrap();
             assert_eq!(spec.process().as_ref().unwrap().terminal(), Some(true));
         }

@@ -1,8 +1,10 @@
 //! Hooks: programs of the client's that are told the container's state on standard input. They have
-//! no environment but their own, and a time limit if one is set.
+//! their own environment, or if none is given that of whoever runs them, and a time limit if one is
+//! set. On the host's side they begin in the bundle's folder, where clients' scripts look for things.
 
 use std::io::Write as _;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -31,15 +33,18 @@ fn said(output: &str) -> String {
 /// Most of a hook's output that is kept, bytes.
 const KEPT: usize = 4096;
 
-/// Runs them in order; the first that fails ends it.
+/// Runs them in order; the first that fails ends it. They begin in `folder` if it can be entered,
+/// otherwise where we are.
 ///
 /// # Errors
 /// A hook cannot be run, ends with another status than 0, or takes longer than it may.
-pub fn run(hooks: &[Hook], told: &str) -> Result<(), HookError> {
-    hooks.iter().try_for_each(|hook| run_one(hook, told))
+pub fn run(hooks: &[Hook], told: &str, folder: Option<&Path>) -> Result<(), HookError> {
+    let folder = folder.filter(|folder| std::fs::metadata(folder.join(".")).is_ok());
+    let run = |hook| run_one(hook, told, folder);
+    hooks.iter().try_for_each(run)
 }
 
-fn run_one(hook: &Hook, told: &str) -> Result<(), HookError> {
+fn run_one(hook: &Hook, told: &str, folder: Option<&Path>) -> Result<(), HookError> {
     let failed = |why: String| HookError {
         path: hook.path.display().to_string(),
         why,
@@ -54,8 +59,14 @@ fn run_one(hook: &Hook, told: &str) -> Result<(), HookError> {
         .split_first()
         .map_or(("", &[][..]), |(n, r)| (n.as_str(), r));
     std::os::unix::process::CommandExt::arg0(&mut command, name);
-    command.args(rest).env_clear();
-    command.envs(hook.env.iter().filter_map(|line| line.split_once('=')));
+    command.args(rest);
+    if let Some(folder) = folder {
+        command.current_dir(folder);
+    }
+    if let Some(env) = &hook.env {
+        command.env_clear();
+        command.envs(env.iter().filter_map(|line| line.split_once('=')));
+    }
     // A file: a hook that writes much waits for nobody.
     let flags = rustix::fs::MemfdFlags::CLOEXEC;
     let output = rustix::fs::memfd_create("hook", flags).map_err(|e| failed(e.to_string()))?;
@@ -111,7 +122,7 @@ mod tests {
         Hook {
             path: "/bin/sh".into(),
             args: vec!["sh".into(), "-c".into(), script.into()],
-            env: vec!["A=b=c".into()],
+            env: Some(vec!["A=b=c".into()]),
             timeout,
         }
     }
@@ -119,18 +130,43 @@ mod tests {
     #[test]
     fn a_hook_reads_the_state_and_has_its_own_environment_only() {
         let script = r#"test "$(cat)" = told && test "$A" = b=c && test -z "$HOME""#;
-        run(&[hook(script, None)], "told").unwrap();
+        run(&[hook(script, None)], "told", None).unwrap();
+    }
+
+    #[test]
+    fn a_hook_without_an_environment_has_ours() {
+        let inherits = Hook {
+            env: None,
+            ..hook(r#"test -n "$PATH$HOME""#, None)
+        };
+        run(&[inherits], "", None).unwrap();
+        let empty = Hook {
+            env: Some(Vec::new()),
+            ..hook(r#"test -z "$HOME""#, None)
+        };
+        run(&[empty], "", None).unwrap();
+    }
+
+    #[test]
+    fn a_hook_begins_in_the_folder_that_can_be_entered() {
+        let in_folder = |folder: &str, expected: &str| {
+            let script = format!("test \"$(pwd)\" = {expected}");
+            run(&[hook(&script, None)], "", Some(Path::new(folder))).unwrap();
+        };
+        in_folder("/usr", "/usr");
+        let here = std::env::current_dir().unwrap();
+        in_folder("/nowhere", &here.display().to_string());
     }
 
     #[test]
     fn the_first_failure_ends_it_and_says_what_was_said() {
-        let error = run(&[hook("echo no >&2; exit 3", None)], "").unwrap_err();
+        let error = run(&[hook("echo no >&2; exit 3", None)], "", None).unwrap_err();
         let text = error.to_string();
         assert!(
             text.contains("exit status: 3") && text.contains("it said: no"),
             "{text}"
         );
-        let error = run(&[hook("sleep 60", Some(1))], "").unwrap_err();
+        let error = run(&[hook("sleep 60", Some(1))], "", None).unwrap_err();
         assert!(error.to_string().contains("longer than 1 seconds"));
     }
 }

@@ -12,7 +12,7 @@ use super::super::init::Init;
 use super::super::protocol::{self, Word};
 use super::{Outside, Place, hooks, mounts, nodes};
 use crate::kernel::terminal::Pty;
-use crate::kernel::{Errno, KernelError, credentials, interface, mount, namespace, process};
+use crate::kernel::{Errno, KernelError, credentials, interface, mount, namespace, process, tree};
 use crate::plan::container::step::InsideStep;
 use crate::plan::step::Limit;
 
@@ -139,19 +139,30 @@ impl Init<'_> {
             }
             InsideStep::PlaceRoot => self.place_root()?,
             InsideStep::Mount { mount } => mounts::mount(self, mount)?,
+            InsideStep::CloseMount { target } => mounts::close(self.root()?, target)?,
             InsideStep::MakeNodes { nodes } => nodes::make(self, nodes)?,
             InsideStep::MakeLinks => nodes::links(self.root()?)?,
+            InsideStep::MakeFolder { path } => {
+                // Where it cannot be made, the change to it says why.
+                let _made = tree::mount_point(self.root()?, path, tree::Point::Directory);
+            }
             InsideStep::TellMounts => {
                 protocol::say(&self.inherited.channel, &Word::Ready, None)?;
                 protocol::await_go(&self.inherited.channel)?;
             }
-            InsideStep::RunHooks { hooks, status } => {
-                let told = self.inside()?.place.told.text(status, None);
-                hooks::run(hooks, &told)?;
+            InsideStep::RunHooks {
+                hooks,
+                status,
+                folder,
+            } => {
+                // The number is the one in its own pid namespace, as these hooks see it.
+                let pid = std::process::id();
+                let told = self.inside()?.place.told.text(status, Some(pid));
+                hooks::run(hooks, &told, folder.as_deref())?;
             }
             InsideStep::EnterFolder => {
                 mount::enter_folder()?;
-                self.root = Some(crate::kernel::tree::open_root(Path::new("/"))?);
+                self.root = Some(tree::open_root(Path::new("/"))?);
             }
             InsideStep::EnterRoot { pivot } => {
                 let root = self.root()?;
@@ -175,7 +186,7 @@ impl Init<'_> {
         let entered = entered.ok_or_else(|| missing("the container to enter"))?;
         let root = if entered.chrooted {
             let path = PathBuf::from(format!("/proc/{}/root", entered.pid));
-            Some(crate::kernel::tree::open_root(&path)?)
+            Some(tree::open_root(&path)?)
         } else {
             None
         };
@@ -191,7 +202,7 @@ impl Init<'_> {
             process::on_parent_death(Some(rustix::process::Signal::KILL))?;
             process::hide_from_others()?;
         }
-        self.root = Some(crate::kernel::tree::open_root(Path::new("/"))?);
+        self.root = Some(tree::open_root(Path::new("/"))?);
         Ok(())
     }
 

@@ -86,6 +86,13 @@ pub struct Entered {
 pub struct Told(pub serde_json::Map<String, serde_json::Value>);
 
 impl Told {
+    /// The bundle's folder.
+    #[must_use]
+    pub fn bundle(&self) -> Option<&std::path::Path> {
+        let path = self.0.get("bundle").and_then(|b| b.as_str());
+        path.map(std::path::Path::new)
+    }
+
     /// The text for a status and, if there is a process, its number.
     #[must_use]
     pub fn text(&self, status: &str, pid: Option<u32>) -> String {

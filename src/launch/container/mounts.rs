@@ -28,6 +28,9 @@ pub(super) fn mount(init: &mut Init<'_>, entry: &MountEntry) -> Result<(), Cause
             settings,
             copy_up,
         } => {
+            if kind == "proc" || kind == "sysfs" {
+                refuse_link(init.root()?, &entry.target)?;
+            }
             let fs = new(kind, settings, entry.set)?;
             if *copy_up {
                 copy_into(init.root()?, &entry.target, &fs)?;
@@ -37,6 +40,39 @@ pub(super) fn mount(init: &mut Init<'_>, entry: &MountEntry) -> Result<(), Cause
         }
         Show::Cgroup { settings } => cgroup(init, entry, settings),
     }
+}
+
+/// Makes the mount on `target` read-only.
+pub(super) fn close(root: BorrowedFd<'_>, target: &Path) -> Result<(), Cause> {
+    let what = target.display().to_string();
+    let at = tree::resolve(root, target, OFlags::PATH).map_err(KernelError::on("open", &what))?;
+    let change = Change {
+        set: MountFlags::READ_ONLY.0,
+        ..Change::default()
+    };
+    Ok(mount::change(at.as_fd(), change, &what)?)
+}
+
+/// /proc and /sys are where they are looked for, not where an image has a link to: masks and checks
+/// mean the one at the end of the path (CVE-2019-19921).
+fn refuse_link(root: BorrowedFd<'_>, target: &Path) -> Result<(), Cause> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW;
+    match tree::resolve(root, target, flags) {
+        Err(Errno::NOENT) => Ok(()),
+        Ok(found) if is_directory(&found) => Ok(()),
+        Ok(_) => {
+            let failed = KernelError::new("mount on", target.display(), Errno::NOTDIR);
+            Err(failed
+                .because("it must be mounted on ordinary directory")
+                .into())
+        }
+        Err(errno) => Err(KernelError::new("mount on", target.display(), errno).into()),
+    }
+}
+
+fn is_directory(fd: &OwnedFd) -> bool {
+    rustix::fs::fstat(fd)
+        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
 }
 
 fn taken(init: &mut Init<'_>, number: usize) -> Result<OwnedFd, Cause> {

@@ -10,6 +10,7 @@ use super::super::init::Init;
 use crate::kernel::mount;
 use crate::kernel::tree::{self, Point};
 use crate::kernel::{Errno, KernelError};
+use crate::model::MountFlags;
 use crate::plan::container::step::DeviceNode;
 
 type Cause = Box<dyn std::error::Error>;
@@ -80,6 +81,11 @@ fn shown(init: &mut Init<'_>, node: &DeviceNode, number: usize) -> Result<(), Ca
     let tree = tree.ok_or_else(missing)?;
     let at = tree::mount_point(init.root()?, &node.path, Point::File)?;
     let what = node.path.display().to_string();
+    let change = mount::Change {
+        set: MountFlags::NOSUID.with(MountFlags::NOEXEC).0,
+        ..mount::Change::default()
+    };
+    mount::change(tree.as_fd(), change, &what)?;
     Ok(mount::attach(tree.as_fd(), at.as_fd(), &what)?)
 }
 

@@ -71,7 +71,7 @@ impl Host {
             },
             OutsideStep::RunHooks { hooks } => {
                 let told = place.told.text("creating", Some(self.pid()?));
-                hooks::run(hooks, &told)?;
+                hooks::run(hooks, &told, place.told.bundle())?;
             }
             OutsideStep::Continue => self.say_go(None)?,
             OutsideStep::SendListener { path, metadata } => {

@@ -1,6 +1,7 @@
 //! The program a container runs: where it is, what its environment lacks, and the words in which
 //! clients look for what is wrong with it.
 
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt as _;
@@ -77,9 +78,10 @@ fn can_run(path: &Path) -> Result<CString, Errno> {
     CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::INVAL)
 }
 
-/// The environment, with a HOME from the container's /etc/passwd if it has none.
+/// The environment: each name once, the last one counts, and a HOME from the container's
+/// /etc/passwd if it has none.
 pub(super) fn with_home(root: BorrowedFd<'_>, environment: &[String], uid: u32) -> Vec<String> {
-    let mut all = environment.to_vec();
+    let mut all = each_once(environment);
     if all
         .iter()
         .any(|line| line.starts_with("HOME=") && line.len() > 5)
@@ -93,6 +95,17 @@ pub(super) fn with_home(root: BorrowedFd<'_>, environment: &[String], uid: u32) 
     let home = home_of(&String::from_utf8_lossy(&text), uid);
     all.push(format!("HOME={}", home.unwrap_or_else(|| "/".into())));
     all
+}
+
+fn each_once(environment: &[String]) -> Vec<String> {
+    let mut seen = BTreeSet::new();
+    let mut last = Vec::new();
+    for line in environment.iter().rev() {
+        if seen.insert(line.split('=').next().unwrap_or_default()) {
+            last.push(line);
+        }
+    }
+    last.into_iter().rev().cloned().collect()
 }
 
 fn home_of(passwd: &str, uid: u32) -> Option<String> {
@@ -133,6 +146,13 @@ mod tests {
         assert!(said("/no/such").ends_with("no such file or directory"));
         assert!(said("/etc/passwd").ends_with("permission denied"));
         assert!(said("/etc").ends_with("permission denied"));
+    }
+
+    #[test]
+    fn of_a_name_that_is_there_twice_the_last_counts() {
+        let lines = |text: &[&str]| text.iter().map(|l| (*l).to_owned()).collect::<Vec<_>>();
+        let given = lines(&["A=1", "B=2", "A=3", "HOME=/x", "HOME="]);
+        assert_eq!(each_once(&given), lines(&["B=2", "A=3", "HOME="]));
     }
 
     #[test]

@@ -216,6 +216,10 @@ fn sysctls(spec: &Spec) -> Checked {
                 "it belongs to no namespace and would change the host's",
             ));
         };
+        let domain = spec.domainname().as_ref().filter(|d| !d.is_empty());
+        if dotted == "kernel.domainname" && domain.is_some_and(|d| d != value) {
+            return Err(refuse(what, "domainname says otherwise"));
+        }
         if !namespaces(spec).iter().any(|n| n.typ() == *kind) {
             let why = format!(
                 "it needs a {} namespace of the container's own",
@@ -297,6 +301,11 @@ mod tests {
             refused(&with(name), "no name");
         }
         refused(&with("kernel.domainname"), "uts namespace");
+        refused(
+            r#""domainname": "a", "linux": {"namespaces": [{"type": "uts"}],
+               "sysctl": {"kernel.domainname": "b"}}"#,
+            "says otherwise",
+        );
     }
 
     #[test]

@@ -41,6 +41,7 @@ pub fn enter(entry: &Entry<'_>) -> Result<LaunchPlan, PlanError> {
     let filter = seccomp.map(to_filter).transpose()?;
     let tail = Tail {
         process: entry.process,
+        make_folder: false,
         filter: filter.clone(),
         notifies: notifies(entry.spec),
         set_groups: !entry.facts.rootless,

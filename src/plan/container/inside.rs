@@ -1,13 +1,14 @@
 //! What the first process of a container does, up to its program, which is `process`'s. What the
 //! host does for it is next door in `outside`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::LinuxNamespaceType;
 
 use super::outside::{early_hooks, has_net_devices, joined};
-use super::step::{DeviceNode, InsideStep, MountEntry, Propagation, Show};
+use super::step::{DeviceNode, Hook, InsideStep, MountEntry, Propagation, Show};
 use super::{Wish, bit, hooks, mounts, process, refuse};
+use crate::model::MountFlags;
 use crate::plan::PlanError;
 use crate::plan::step::InitStep;
 
@@ -93,6 +94,7 @@ pub(super) fn inside(
             .as_ref()
             .and_then(|h| h.start_container().as_ref()),
     );
+    let start = with_own_environment(wish, start);
     process::program(wish, start, &mut steps)?;
     Ok(steps)
 }
@@ -148,7 +150,14 @@ fn mount_steps(
     let foreign_dev = mounts
         .iter()
         .any(|m| mounts::is_dev(&m.target) && matches!(m.show, Show::Tree { .. }));
-    for mount in mounts {
+    let mut closed = Vec::new();
+    for mut mount in mounts {
+        // Mount points and nodes are still to be made in these.
+        let memory = matches!(&mount.show, Show::FileSystem { kind, .. } if kind == "tmpfs");
+        if memory && mount.set.has(MountFlags::READ_ONLY) {
+            mount.set = mount.set.without(MountFlags::READ_ONLY);
+            closed.push(mount.target.clone());
+        }
         push(InsideStep::Mount {
             mount: Box::new(mount),
         });
@@ -156,6 +165,16 @@ fn mount_steps(
     if !foreign_dev {
         push(InsideStep::MakeNodes { nodes });
         push(InsideStep::MakeLinks);
+    }
+    for target in closed {
+        push(InsideStep::CloseMount { target });
+    }
+    let read_only = wish.spec.root().as_ref().and_then(|r| r.readonly());
+    let cwd = wish.spec.process().as_ref().map(|p| p.cwd().clone());
+    if let (Some(true), Some(path)) = (read_only, cwd)
+        && path != Path::new("/")
+    {
+        push(InsideStep::MakeFolder { path });
     }
     if !early_hooks(wish.spec).is_empty() || has_net_devices(wish) {
         push(InsideStep::TellMounts);
@@ -166,16 +185,29 @@ fn mount_steps(
             .as_ref()
             .and_then(|h| h.create_container().as_ref()),
     );
+    let create = with_own_environment(wish, create);
     if !create.is_empty() {
         push(InsideStep::RunHooks {
             hooks: create,
             status: "creating".into(),
+            folder: Some(wish.bundle.to_owned()),
         });
     }
     push(InsideStep::EnterRoot {
         pivot: !wish.no_pivot,
     });
     Ok(())
+}
+
+/// Hooks in the container's namespaces have its program's environment if they have none of their
+/// own: that of whoever launches is not for a program of the image.
+fn with_own_environment(wish: &Wish<'_>, mut hooks: Vec<Hook>) -> Vec<Hook> {
+    let process = wish.spec.process().as_ref();
+    let env = process.and_then(|p| p.env().clone()).unwrap_or_default();
+    for hook in &mut hooks {
+        hook.env.get_or_insert_with(|| env.clone());
+    }
+    hooks
 }
 
 /// Names and kernel settings, in the container's namespaces.

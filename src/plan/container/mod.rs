@@ -175,7 +175,7 @@ pub fn hooks(list: Option<&Vec<oci_spec::runtime::Hook>>) -> Vec<Hook> {
                 Some(args) if !args.is_empty() => args.clone(),
                 _ => vec![hook.path().display().to_string()],
             },
-            env: hook.env().clone().unwrap_or_default(),
+            env: hook.env().clone(),
             timeout: hook.timeout().and_then(|t| u64::try_from(t).ok()),
         })
         .collect()

@@ -256,13 +256,15 @@ fn file_system(wish: &Wish<'_>, mount: &Mount, kind: &str, options: &mut Options
             kind == "proc" && matches!(key.as_str(), "hidepid" | "subset" | "gid")
         });
     }
-    if !virtual_kind {
-        if let Some(source) = mount.source() {
-            settings.insert(0, ("source".into(), source.display().to_string()));
-        }
-        if options.set.has(MountFlags::READ_ONLY) {
-            settings.push(("ro".into(), String::new()));
-        }
+    // What programs are told the mount comes from; for these kinds it is but a name.
+    let source = mount.source().as_ref().map(|s| s.display().to_string());
+    let named = source.filter(|s| !s.is_empty());
+    let named = named.or_else(|| virtual_kind.then(|| kind.to_owned()));
+    if let Some(name) = named {
+        settings.insert(0, ("source".into(), name));
+    }
+    if !virtual_kind && options.set.has(MountFlags::READ_ONLY) {
+        settings.push(("ro".into(), String::new()));
     }
     let labelled = matches!(kind, "tmpfs" | "devpts" | "mqueue" | "overlay" | "ramfs");
     if let Some(label) = wish.linux().and_then(|l| l.mount_label().as_deref())

@@ -74,6 +74,7 @@ pub(super) fn program(
     }
     let tail = Tail {
         process,
+        make_folder: true,
         filter: wish.filter()?,
         notifies: notifies(wish.spec),
         set_groups: !wish.facts.rootless,
@@ -91,6 +92,7 @@ pub(super) fn program(
         steps.push(InitStep::Container(InsideStep::RunHooks {
             hooks: start_hooks,
             status: "created".into(),
+            folder: None,
         }));
     }
     tail.run(wish.preserve, steps);
@@ -100,6 +102,8 @@ pub(super) fn program(
 /// What a process becomes before it executes.
 pub(super) struct Tail<'a> {
     pub(super) process: &'a Process,
+    /// Whether a working folder that is missing is made.
+    pub(super) make_folder: bool,
     pub(super) filter: Option<Filter>,
     pub(super) notifies: bool,
     pub(super) set_groups: bool,
@@ -126,7 +130,7 @@ impl Tail<'_> {
         }
         push(InsideStep::ChangeFolder {
             path: process.cwd().clone(),
-            make: true,
+            make: self.make_folder,
         });
         push(InsideStep::FindProgram {
             program,

@@ -16,8 +16,8 @@ pub struct Hook {
     pub path: PathBuf,
     /// Arguments, with the program's name.
     pub args: Vec<String>,
-    /// Environment; nothing else is passed.
-    pub env: Vec<String>,
+    /// Environment; nothing else is passed. None is that of whoever runs it.
+    pub env: Option<Vec<String>>,
     /// Seconds after which it is killed.
     pub timeout: Option<u64>,
 }
@@ -306,6 +306,11 @@ pub enum InsideStep {
         /// What and where.
         mount: Box<MountEntry>,
     },
+    /// Make a mount read-only that has been written to until now.
+    CloseMount {
+        /// Where, in the container.
+        target: PathBuf,
+    },
     /// Make device nodes.
     MakeNodes {
         /// Nodes.
@@ -313,6 +318,11 @@ pub enum InsideStep {
     },
     /// Make the links that programs look for in /dev.
     MakeLinks,
+    /// Make a folder that is missing.
+    MakeFolder {
+        /// Where, in the container.
+        path: PathBuf,
+    },
     /// Tell the host that the mounts stand.
     TellMounts,
     /// Run hooks.
@@ -321,6 +331,8 @@ pub enum InsideStep {
         hooks: Vec<Hook>,
         /// What they are told the container is.
         status: String,
+        /// Where they begin, if it is not where the container's first process stands.
+        folder: Option<PathBuf>,
     },
     /// See nothing but the root's folder: without a mount namespace there is no more to be had.
     EnterFolder,

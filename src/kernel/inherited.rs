@@ -84,6 +84,16 @@ pub fn close_all_but(keep: &mut Vec<i32>) -> Result<()> {
     Ok(())
 }
 
+/// Whether all of the `count` descriptors from 3 on are open: to be asked before this process opens
+/// anything, which would otherwise be taken for one of them.
+pub fn are_open(count: u32) -> bool {
+    (0..count).all(|more| {
+        let number = 3_u32.checked_add(more).and_then(|n| i32::try_from(n).ok());
+        // SAFETY: F_GETFD takes no argument and only reads; any number may be asked about.
+        number.is_some_and(|number| unsafe { libc::fcntl(number, libc::F_GETFD) } >= 0)
+    })
+}
+
 /// Makes the descriptors from `first` to before `end` survive the next exec, those that are open.
 pub fn keep_over_exec_range(first: u32, end: u32) -> Result<()> {
     for number in first..end {

@@ -77,6 +77,36 @@ pub fn mount_point(root: BorrowedFd<'_>, path: &Path, kind: Point) -> Result<Own
     resolve(root, path, OFlags::PATH).map_err(failed)
 }
 
+/// The same for a folder that no symbolic link may lead to: what is mounted there is looked for by
+/// this path again, and a link could lead elsewhere by then.
+pub fn plain_mount_point(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
+    let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let inside = path.strip_prefix("/").unwrap_or(path);
+    let mut made = false;
+    loop {
+        match openat2(root, inside, flags, Mode::empty(), how) {
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(Errno::NOENT) if !made => {
+                drop(mount_point(root, path, Point::Directory)?);
+                made = true;
+            }
+            Err(errno) => {
+                let error = KernelError::new("use as a mount point", path.display(), errno);
+                return Err(match errno {
+                    Errno::LOOP => error.because(
+                        "a symbolic link leads there, and could lead elsewhere later: it must be an \
+                         ordinary folder",
+                    ),
+                    Errno::NOTDIR => error.because("it must be an ordinary folder"),
+                    _ => error,
+                });
+            }
+            Ok(found) => return Ok(found),
+        }
+    }
+}
+
 /// Reads a small regular file of the tree; `None` if there is none. Anything but a regular file, or
 /// one larger than `most` bytes, is an error: it cannot block or fill us.
 pub fn read_file(root: BorrowedFd<'_>, path: &Path, most: usize) -> Result<Option<Vec<u8>>> {
@@ -146,6 +176,20 @@ mod tests {
             read_file(root.as_fd(), Path::new("none"), 100).unwrap(),
             None
         );
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn a_plain_mount_point_is_no_link_and_behind_none() {
+        let (dir, root) = tree();
+        std::fs::create_dir(dir.join("real")).unwrap();
+        symlink("real", dir.join("link")).unwrap();
+        let at = |path: &str| plain_mount_point(root.as_fd(), Path::new(path));
+        assert!(at("/real").is_ok() && at("/new/deeper").is_ok());
+        for path in ["/link", "/link/below"] {
+            let error = at(path).unwrap_err().to_string();
+            assert!(error.contains("ordinary folder"), "{error}");
+        }
         std::fs::remove_dir_all(dir).unwrap();
     }
 

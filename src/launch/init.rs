@@ -34,6 +34,7 @@ pub(super) fn run(plan: &LaunchPlan, inherited: &Inherited<'_>, inside: Option<I
         root: None,
         console: None,
         empty: None,
+        null: None,
         inside,
     };
     for (number, step) in plan.init.iter().enumerate() {
@@ -54,6 +55,8 @@ pub(super) struct Init<'a> {
     console: Option<Pty>,
     /// Where the one empty file system for masked folders is mounted.
     empty: Option<OwnedFd>,
+    /// The device that covers masked files.
+    null: Option<OwnedFd>,
     /// What a container's has.
     pub(super) inside: Option<Inside<'a>>,
 }
@@ -182,6 +185,21 @@ impl Init<'_> {
         }
     }
 
+    /// The device that covers masked files. An image or a volume may have something else there,
+    /// which would be shown in place of what is to be hidden (CVE-2025-31133).
+    fn open_null(&self) -> Result<OwnedFd, KernelError> {
+        let path = Path::new("/dev/null");
+        let null = self.existing(path)?.ok_or_else(|| missing("/dev/null"))?;
+        let stat = rustix::fs::fstat(&null).map_err(KernelError::on("look at", "/dev/null"))?;
+        let device = rustix::fs::FileType::from_raw_mode(stat.st_mode)
+            == rustix::fs::FileType::CharacterDevice;
+        if device && stat.st_rdev == rustix::fs::makedev(1, 3) {
+            return Ok(null);
+        }
+        Err(KernelError::new("mask with", "/dev/null", Errno::NODEV)
+            .because("what is there is not the null device"))
+    }
+
     /// What kind it is is asked first: a bind of a file on a folder fails, and slowly.
     fn mask(&mut self, path: &Path) -> Result<(), KernelError> {
         let Some(at) = self.existing(path)? else {
@@ -190,14 +208,13 @@ impl Init<'_> {
         let what = path.display().to_string();
         let stat = rustix::fs::fstat(&at).map_err(KernelError::on("look at", &what))?;
         if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::Directory {
-            let null = self
-                .existing(Path::new("/dev/null"))?
-                .ok_or_else(|| missing("/dev/null"))?;
-            return mount::attach(
-                mount::clone_tree_fd(null.as_fd(), false, "/dev/null")?.as_fd(),
-                at.as_fd(),
-                &what,
-            );
+            let null = match self.null.take() {
+                Some(null) => null,
+                None => self.open_null()?,
+            };
+            let copy = mount::clone_tree_fd(null.as_fd(), false, "/dev/null")?;
+            self.null = Some(null);
+            return mount::attach(copy.as_fd(), at.as_fd(), &what);
         }
         let all = Attr::MOUNT_ATTR_RDONLY
             | Attr::MOUNT_ATTR_NOSUID

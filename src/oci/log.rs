@@ -36,13 +36,14 @@ impl Log {
 
     /// An error that ends the command.
     pub(super) fn error(&self, text: &str) {
+        let text = &harmless(text);
         self.line("error", text);
         say(text);
     }
 
     /// Something that its client may want to know, and that changes nothing.
     pub(super) fn warn(&self, text: &str) {
-        self.tell("warning", text);
+        self.tell("warning", &harmless(text));
     }
 
     /// Something for whoever looks for a fault.
@@ -80,4 +81,37 @@ impl Log {
 pub(super) fn say(text: &str) {
     // If it is closed, the log has it.
     let _closed = writeln!(std::io::stderr(), "bulkhead-oci: {text}");
+}
+
+/// Longest text that is told, characters.
+const LONGEST: usize = 4096;
+
+/// Without what would control a terminal, and not longer than anybody reads: it may quote what a
+/// hostile image or configuration says.
+fn harmless(text: &str) -> String {
+    let mut told = String::new();
+    for (number, c) in text.chars().enumerate() {
+        if number == LONGEST {
+            told.push_str(" (and so on)");
+            break;
+        }
+        if c.is_control() && c != '\n' && c != '\t' {
+            told.extend(c.escape_default());
+        } else {
+            told.push(c);
+        }
+    }
+    told
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_is_short_and_controls_nothing() {
+        assert_eq!(harmless("a\nb\tc\u{e4}"), "a\nb\tc\u{e4}");
+        assert_eq!(harmless("\u{1b}[2J\r"), "\\u{1b}[2J\\r");
+        assert!(harmless(&"x".repeat(1 << 20)).len() < LONGEST + 20);
+    }
 }

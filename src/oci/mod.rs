@@ -4,6 +4,7 @@
 
 mod args;
 mod bundle;
+mod caller;
 mod create;
 mod delete;
 mod error;
@@ -55,6 +56,7 @@ pub fn main() -> ExitCode {
     };
     match sealed
         .map_err(OciError::from)
+        .and_then(|()| caller::check(cli.command.as_ref()))
         .and_then(|()| carry_out(&cli, &log))
     {
         Ok(code) => ExitCode::from(code),

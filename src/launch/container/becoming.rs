@@ -2,7 +2,7 @@
 //! where. Terminal, labels, scheduling, user, capabilities, filter, and its program. The steps
 //! before are next door in `inside`.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 
 use rustix::fs::OFlags;
@@ -176,7 +176,7 @@ impl Init<'_> {
             return Ok(program.load(flags)?);
         }
         let fd = program.load_with_listener(flags)?;
-        let number = std::os::fd::AsRawFd::as_raw_fd(&fd);
+        let number = fd.as_raw_fd();
         protocol::say(&inherited.channel, &Word::Listener { fd: number }, None)?;
         protocol::await_plain_go(&inherited.channel)?;
         Ok(())
@@ -186,10 +186,7 @@ impl Init<'_> {
         let inside = self.inside()?;
         inside.alone = true;
         let own = [&inside.place.start, &inside.place.complaint];
-        let own = own
-            .into_iter()
-            .flatten()
-            .map(std::os::fd::AsRawFd::as_raw_fd);
+        let own = own.into_iter().flatten().map(AsRawFd::as_raw_fd);
         let mut kept: Vec<i32> = own.chain((3..3 + keep).map(u32::cast_signed)).collect();
         inherited::close_all_but(&mut kept)?;
         let start = inside.place.start.as_ref();
@@ -207,7 +204,17 @@ impl Init<'_> {
             .take()
             .ok_or_else(|| missing("the program"))?;
         process::reset_signals()?;
-        inherited::close_on_exec_from(3 + keep)?;
+        // Closed by hand, not by the kernel on execution: until then a path of the container's could
+        // lead through them, `/proc/self/fd/7/../../bin/sh` (CVE-2024-21626).
+        let inside = self.inside()?;
+        let (start, complaint) = (&inside.place.start, &inside.place.complaint);
+        let waited = [start, complaint].into_iter().flatten();
+        let mut kept: Vec<i32> = waited.map(AsRawFd::as_raw_fd).collect();
+        if !inside.alone {
+            kept.push(self.inherited.channel.as_fd().as_raw_fd());
+        }
+        kept.extend((3..3 + keep).map(u32::cast_signed));
+        inherited::close_all_but(&mut kept)?;
         if keep > 0 {
             inherited::keep_over_exec_range(3, 3 + keep)?;
         }

@@ -173,12 +173,22 @@ fn put_tree(root: BorrowedFd<'_>, entry: &MountEntry, tree: &OwnedFd) -> Result<
 }
 
 fn put(root: BorrowedFd<'_>, tree: &OwnedFd, target: &Path, point: Point) -> Result<(), Cause> {
-    let at = tree::mount_point(root, target, point)?;
+    // Paths below these are masked and written later (CVE-2019-19921, CVE-2023-27561).
+    let at = if point == Point::Directory && is_kernels(target) {
+        tree::plain_mount_point(root, target)?
+    } else {
+        tree::mount_point(root, target, point)?
+    };
     Ok(mount::attach(
         tree.as_fd(),
         at.as_fd(),
         &target.display().to_string(),
     )?)
+}
+
+/// Where the kernel is shown.
+fn is_kernels(target: &Path) -> bool {
+    [Path::new("/proc"), Path::new("/sys")].contains(&target)
 }
 
 /// Gives a memory file system what lies where it is to be mounted.

@@ -3,13 +3,13 @@
 
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
 
 use super::error::{OciError, Result};
 use super::host::HostView;
 use super::store::LARGEST;
 use crate::kernel::file::read_small;
-use crate::model::CgroupPlan;
+use crate::model::{CgroupMode, CgroupPlan};
 use crate::plan::cgroup;
 
 /// A bundle that has been read.
@@ -18,6 +18,8 @@ pub(super) struct Bundle {
     pub(super) path: PathBuf,
     pub(super) text: Vec<u8>,
     pub(super) spec: Spec,
+    /// Capabilities that it asks for and nobody knows.
+    pub(super) unknown: Vec<String>,
 }
 
 impl Bundle {
@@ -34,8 +36,13 @@ impl Bundle {
             path: file.display().to_string(),
             why: "no such file or directory: a bundle is a folder with a config.json".into(),
         })?;
-        let spec = parse(&text)?;
-        Ok(Self { path, text, spec })
+        let (spec, unknown) = super::dialect::parse(&text).map_err(OciError::Config)?;
+        Ok(Self {
+            path,
+            text,
+            spec,
+            unknown,
+        })
     }
 
     /// Its root file system.
@@ -57,11 +64,38 @@ impl Bundle {
             systemd,
         };
         let resources = linux.and_then(|l| l.resources().as_ref());
-        Ok(cgroup::plan(&container, resources, &host.for_plan())?)
+        let mut plan = cgroup::plan(&container, resources, &host.for_plan())?;
+        plan.owner = owner(&self.spec).filter(|_| host.facts.cgroup_mode == CgroupMode::V2);
+        Ok(plan)
     }
 }
 
 /// A configuration.
 pub(super) fn parse(text: &[u8]) -> Result<Spec> {
-    serde_json::from_slice(text).map_err(OciError::Config)
+    let (spec, _told_at_create) = super::dialect::parse(text).map_err(OciError::Config)?;
+    Ok(spec)
+}
+
+/// Whose the container's version 2 group is, as the specification has it: its own root's, if all that
+/// it can see of control groups is its own, and it may write there.
+pub(super) fn owner(spec: &Spec) -> Option<(u32, u32)> {
+    let linux = spec.linux().as_ref()?;
+    let new = |kind| {
+        let all = linux.namespaces().as_deref().unwrap_or_default();
+        let found = all.iter().find(|n| n.typ() == kind);
+        found.is_some_and(|n| n.path().as_ref().is_none_or(|p| p.as_os_str().is_empty()))
+    };
+    let shown = spec.mounts().iter().flatten().find(|mount| {
+        let cgroup = matches!(mount.typ().as_deref(), Some("cgroup" | "cgroup2"));
+        cgroup && mount.destination() == Path::new("/sys/fs/cgroup")
+    })?;
+    let sealed = |option: &String| matches!(option.as_str(), "ro" | "rro");
+    let root = |maps: &Option<Vec<LinuxIdMapping>>| {
+        let map = maps.iter().flatten().find(|m| m.container_id() == 0);
+        map.map(LinuxIdMapping::host_id)
+    };
+    let writable = !shown.options().iter().flatten().any(sealed);
+    let own = new(LinuxNamespaceType::User) && new(LinuxNamespaceType::Cgroup);
+    let (uid, gid) = (root(linux.uid_mappings())?, root(linux.gid_mappings())?);
+    (writable && own).then_some((uid, gid))
 }

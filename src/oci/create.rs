@@ -66,6 +66,11 @@ impl Drop for Unfinished {
 pub(super) fn make(cli: &Cli, store: &Store, args: &Make, waits: bool, log: &Log) -> Result<Made> {
     super::store::check_id(&args.id)?;
     let bundle = Bundle::read(&args.bundle)?;
+    for name in &bundle.unknown {
+        log.warn(&format!(
+            "process.capabilities: nobody knows {name}: passed over"
+        ));
+    }
     let host = HostView::look(store.rootless)?;
     let cgroup = bundle.cgroups(&args.id, cli.systemd_cgroup, &host)?;
     let console = console(&bundle, args)?;

@@ -1,5 +1,7 @@
 //! `exec`: one more program in a running container, under its limits and with no more rights.
 
+use std::path::Path;
+
 use oci_spec::runtime::{LinuxCapabilities, Process, Spec, User};
 
 use super::args::{Cli, Exec};
@@ -39,7 +41,7 @@ pub(super) fn exec(_cli: &Cli, store: &Store, args: &Exec) -> Result<u8> {
         .and_then(crate::kernel::process::Identity::open);
     let (pidfd, first) = pidfd.zip(record.process).ok_or(OciError::NotRunning)?;
     let cgroups = match &record.cgroup {
-        Some(place) => Some(Cgroups::open(&host.cgroups, place)?),
+        Some(place) => Some(below(Cgroups::open(&host.cgroups, place)?, &args.cgroup)?),
         None => None,
     };
     let plan = enter(&Entry {
@@ -66,6 +68,7 @@ pub(super) fn exec(_cli: &Cli, store: &Store, args: &Exec) -> Result<u8> {
             pid: first.pid,
             cgroups,
             chrooted: record.chrooted,
+            owner: super::bundle::owner(&spec),
         }),
     };
     let mut prepared = container::prepare(&plan, &place).map_err(failed)?;
@@ -78,6 +81,19 @@ pub(super) fn exec(_cli: &Cli, store: &Store, args: &Exec) -> Result<u8> {
         return Ok(0);
     }
     relay::wait(&pidfd, terminal.as_ref())
+}
+
+/// The groups below the container's own that were asked for.
+fn below(mut cgroups: Cgroups, wanted: &[String]) -> Result<Cgroups> {
+    for text in wanted {
+        let (controllers, path) = match text.split_once(':') {
+            Some((controllers, path)) => (controllers, path),
+            None => ("", text.as_str()),
+        };
+        let controllers: Vec<&str> = controllers.split(',').filter(|c| !c.is_empty()).collect();
+        cgroups.descend(&controllers, Path::new(path))?;
+    }
+    Ok(cgroups)
 }
 
 fn failed(error: crate::launch::LaunchError) -> OciError {
@@ -93,7 +109,8 @@ fn process(args: &Exec, spec: &Spec) -> Result<Process> {
         };
         let text = read_small(path, LARGEST)?;
         let text = text.ok_or_else(|| file("no such file or directory".into()))?;
-        return serde_json::from_slice(&text).map_err(|error| file(error.to_string()));
+        let parsed = super::dialect::parse(&text).map_err(|error| file(error.to_string()))?;
+        return Ok(parsed.0);
     }
     let mut process = spec.process().clone().unwrap_or_default();
     if args.command.is_empty() {

@@ -6,6 +6,7 @@ mod args;
 mod bundle;
 mod create;
 mod delete;
+mod dialect;
 mod error;
 mod events;
 mod exec;

@@ -217,7 +217,10 @@ fn sysctls(spec: &Spec) -> Checked {
             ));
         };
         if !namespaces(spec).iter().any(|n| n.typ() == *kind) {
-            let why = format!("it needs a {} namespace of the container's own", word(*kind));
+            let why = format!(
+                "it needs a {} namespace of the container's own",
+                word(*kind)
+            );
             return Err(refuse(what, why));
         }
     }

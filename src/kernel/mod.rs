@@ -17,6 +17,7 @@ pub mod interrupt;
 pub mod mount;
 pub mod namespace;
 pub mod netlink;
+mod netlink_address;
 mod netlink_message;
 pub mod netlink_nft;
 mod netlink_socket;

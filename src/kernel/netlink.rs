@@ -5,7 +5,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
@@ -20,6 +20,8 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use rustix::io::Errno;
 
+use super::namespace;
+pub use super::netlink_address::Address;
 pub use super::netlink_message::{Link, Route, Veth};
 use super::netlink_message::{link_of, named, quiet, route_of, veth_message};
 use super::netlink_socket::{Conversation, Refusal};
@@ -77,7 +79,7 @@ fn hint(source: &io::Error) -> &'static str {
 /// another namespace later does not move it.
 #[derive(Debug)]
 pub struct Netlink {
-    kernel: Conversation,
+    pub(super) kernel: Conversation,
 }
 
 impl Netlink {
@@ -210,6 +212,23 @@ impl Netlink {
             .ask(RouteNetlinkMessage::NewLink(message), 0)
             .map(drop)
             .map_err(|e| NetlinkError::new("isolate the bridge port", name, e))
+    }
+
+    /// Opens a handle on another network namespace: enters it for that, and comes back. The calling
+    /// process must have one thread.
+    ///
+    /// # Errors
+    /// The namespace may not be entered.
+    pub fn open_in(netns: BorrowedFd<'_>) -> Result<Self, NetlinkError> {
+        let refused = |e: super::KernelError| {
+            let source = io::Error::from_raw_os_error(e.errno.raw_os_error());
+            NetlinkError::new("open", "a netlink socket", source.into())
+        };
+        let home = namespace::open_own("net").map_err(refused)?;
+        namespace::join_one(netns, namespace::kind::NET).map_err(refused)?;
+        let opened = Self::open();
+        namespace::join_one(home.as_fd(), namespace::kind::NET).map_err(refused)?;
+        opened
     }
 
     /// Moves an interface into another network namespace under a new name.
@@ -355,7 +374,7 @@ impl Netlink {
     }
 }
 
-fn errno(refusal: &Refusal) -> i32 {
+pub(super) fn errno(refusal: &Refusal) -> i32 {
     refusal.source.raw_os_error().unwrap_or(0)
 }
 

@@ -57,8 +57,16 @@ impl Host {
             namespaces,
             sibling: false,
         };
-        let cgroup = self.birthplace(place)?;
-        match process::fork_with(flags, cgroup.as_ref().map(AsFd::as_fd))? {
+        let cgroup = self.birthplace(place, false)?;
+        let forked = match process::fork_with(flags, cgroup.as_ref().map(AsFd::as_fd)) {
+            // Those inside have just given controllers to groups of their own.
+            Err(error) if error.errno == Errno::BUSY && cgroup.is_some() => {
+                let leaf = self.birthplace(place, true)?;
+                process::fork_with(flags, leaf.as_ref().map(AsFd::as_fd))
+            }
+            other => other,
+        };
+        match forked? {
             Forked::Child => {
                 let _guard = process::NoReturn;
                 drop(ours);
@@ -88,13 +96,14 @@ impl Host {
     }
 
     /// The version 2 group that a new process is born into.
-    fn birthplace(&self, place: &Workplace<'_>) -> Result<Option<OwnedFd>, Cause> {
+    fn birthplace(&self, place: &Workplace<'_>, leaf: bool) -> Result<Option<OwnedFd>, Cause> {
         if let Some(group) = &self.group {
             return Ok(Some(group.v2_fd()?.try_clone_to_owned()?));
         }
-        let entered = place.container()?.entered.as_ref();
-        if let Some(cgroups) = entered.and_then(|e| e.cgroups.as_ref()) {
-            return Ok(cgroups.exec_fd(None, false)?);
+        if let Some(entered) = &place.container()?.entered
+            && let Some(cgroups) = &entered.cgroups
+        {
+            return Ok(cgroups.exec_fd(entered.owner, leaf)?);
         }
         match self.container.cgroups.as_ref().and_then(|c| c.v2_fd()) {
             Some(fd) => Ok(Some(fd.try_clone_to_owned()?)),

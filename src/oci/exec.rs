@@ -1,10 +1,13 @@
 //! `exec`: one more program in a running container, under its limits and with no more rights.
 
+use std::path::Path;
+
 use oci_spec::runtime::{LinuxCapabilities, Process, Spec, User};
 
 use super::args::Exec;
-use super::bundle::{parse, parse_process};
+use super::bundle::parse;
 use super::create::{told, write_pid};
+use super::dialect;
 use super::error::{OciError, Result};
 use super::host::{self, HostView};
 use super::log::Log;
@@ -41,7 +44,7 @@ pub(super) fn exec(store: &Store, args: &Exec, log: &Log) -> Result<u8> {
         .and_then(crate::kernel::process::Identity::open);
     let (pidfd, first) = pidfd.zip(record.process).ok_or(OciError::NotRunning)?;
     let cgroups = match &record.cgroup {
-        Some(place) => Some(Cgroups::open(&host.cgroups, place)?),
+        Some(place) => Some(below(Cgroups::open(&host.cgroups, place)?, &args.cgroup)?),
         None => None,
     };
     let plan = enter(&Entry {
@@ -69,6 +72,7 @@ pub(super) fn exec(store: &Store, args: &Exec, log: &Log) -> Result<u8> {
             pid: first.pid,
             cgroups,
             chrooted: record.chrooted,
+            owner: super::bundle::owner(&spec),
         }),
     };
     let mut prepared = container::prepare(&plan, &place).map_err(failed)?;
@@ -84,6 +88,19 @@ pub(super) fn exec(store: &Store, args: &Exec, log: &Log) -> Result<u8> {
     relay::wait(&pidfd, terminal.as_ref())
 }
 
+/// The groups below the container's own that were asked for.
+fn below(mut cgroups: Cgroups, wanted: &[String]) -> Result<Cgroups> {
+    for text in wanted {
+        let (controllers, path) = match text.split_once(':') {
+            Some((controllers, path)) => (controllers, path),
+            None => ("", text.as_str()),
+        };
+        let controllers: Vec<&str> = controllers.split(',').filter(|c| !c.is_empty()).collect();
+        cgroups.descend(&controllers, Path::new(path))?;
+    }
+    Ok(cgroups)
+}
+
 fn failed(error: crate::launch::LaunchError) -> OciError {
     OciError::Program(format!("exec failed: {}", OciError::from(error)))
 }
@@ -97,7 +114,7 @@ fn process(args: &Exec, spec: &Spec, log: &Log) -> Result<Process> {
         };
         let text = read_small(path, LARGEST)?;
         let text = text.ok_or_else(|| file("no such file or directory".into()))?;
-        let read = parse_process(&text).map_err(|error| file(error.to_string()));
+        let read = dialect::parse(&text).map_err(|error| file(error.to_string()));
         let (process, warnings) = read?;
         warnings.iter().for_each(|text| log.warn(text));
         return Ok(process);

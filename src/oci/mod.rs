@@ -7,6 +7,7 @@ mod bundle;
 mod caller;
 mod create;
 mod delete;
+mod dialect;
 mod error;
 mod events;
 mod exec;

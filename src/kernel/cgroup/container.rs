@@ -4,7 +4,7 @@
 //! guests are in `group`.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 
@@ -184,6 +184,42 @@ impl Cgroups {
             delegate(&made, owner, made.has("memory.oom.group"))?;
         }
         keep(&made)
+    }
+
+    /// Goes down to a group below the container's, in the version 1 hierarchies of these controllers,
+    /// or in every hierarchy where there is one of that path.
+    ///
+    /// # Errors
+    /// The path leads elsewhere, there is no such group, or no such controller.
+    pub fn descend(&mut self, controllers: &[&str], path: &Path) -> Result<()> {
+        let part = path.strip_prefix("/").unwrap_or(path);
+        let plain = |c: Component<'_>| matches!(c, Component::Normal(_) | Component::CurDir);
+        let wrong = |rule| CgroupError::Value {
+            what: "the group to enter",
+            value: path.display().to_string(),
+            rule,
+        };
+        if !part.components().all(plain) {
+            return Err(wrong("it must be a path below the container's own group"));
+        }
+        let mut found = 0;
+        for slot in self.v1.iter_mut().chain(&mut self.v2) {
+            let named = |name: &String| {
+                let plain = name.trim_start_matches("name=");
+                controllers.contains(&plain) || controllers.contains(&name.as_str())
+            };
+            if !controllers.is_empty() && !slot.names.iter().any(named) {
+                continue;
+            }
+            if let Some(dir) = Dir::open(&slot.dir.path().join(part))? {
+                slot.dir = dir;
+                found += 1;
+            }
+        }
+        match found {
+            0 => Err(wrong("there is no such group below the container's own")),
+            _ => Ok(()),
+        }
     }
 
     /// What the container's own view of control groups shows, in the order of hierarchies.

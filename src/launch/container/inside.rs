@@ -67,6 +67,9 @@ impl<'a> Inside<'a> {
                 }
             }
             InsideStep::SetLimits { limits } => set_limits(limits)?,
+            InsideStep::NewClock { monotonic, boot } => {
+                namespace::enter_new_clock(*monotonic, *boot)?;
+            }
             _ => return Err(missing("the process for this step").into()),
         }
         Ok(())
@@ -124,15 +127,13 @@ impl Init<'_> {
         match step {
             InsideStep::EnterCgroups
             | InsideStep::JoinNamespaces { .. }
+            | InsideStep::NewClock { .. }
             | InsideStep::SetLimits { .. } => self.inside()?.early(step)?,
             InsideStep::GiveBirth { .. } => return Err(missing("the stage").into()),
             InsideStep::Hide { keyring } => hide(*keyring)?,
             InsideStep::AwaitHost => drop(protocol::await_go(&self.inherited.channel)?),
             InsideStep::JoinContainer { kinds } => self.join_container(*kinds)?,
             InsideStep::NewNamespaces { kinds } => namespace::unshare(*kinds)?,
-            InsideStep::NewClock { monotonic, boot } => {
-                namespace::enter_new_clock(*monotonic, *boot)?;
-            }
             InsideStep::LoopbackUp => interface::loopback_up()?,
             InsideStep::CutPropagation { propagation } => {
                 mount::set_propagation_of_all(propagation.kind, propagation.recursive)?;

@@ -8,6 +8,7 @@ mod copy;
 mod hooks;
 mod inside;
 mod mounts;
+mod net_devices;
 mod nodes;
 mod outside;
 mod program;
@@ -79,6 +80,8 @@ pub struct Entered {
     pub cgroups: Option<Cgroups>,
     /// Whether its root is not that of its mount namespace.
     pub chrooted: bool,
+    /// Whose its version 2 group is.
+    pub owner: Option<(u32, u32)>,
 }
 
 /// A container's state as hooks get it on standard input.

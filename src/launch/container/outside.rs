@@ -8,12 +8,10 @@ use rustix::fs::{Mode, OFlags};
 
 use super::super::host::{Cause, Host, Workplace, missing};
 use super::super::protocol::Word;
-use super::Place;
-use super::hooks;
+use super::{Place, hooks, net_devices};
 use crate::kernel::cgroup::{self, Cgroups};
 use crate::kernel::mount;
 use crate::kernel::namespace::{self, IdMap, kind};
-use crate::kernel::netlink::Netlink;
 use crate::kernel::procfs::Procfs;
 use crate::kernel::{Errno, KernelError, rdt, socket};
 use crate::model::CgroupPlan;
@@ -64,7 +62,7 @@ impl Host {
                     self.undo.push(move || rdt::remove(&group));
                 }
             }
-            OutsideStep::MoveDevices { devices } => self.move_devices(devices)?,
+            OutsideStep::MoveDevices { devices } => net_devices::take_along(self, devices)?,
             OutsideStep::AwaitMounts => match self.expect_word()? {
                 (Word::Ready, _) => {}
                 other => return Err(out_of_turn(&other.0)),
@@ -90,7 +88,7 @@ impl Host {
         Ok(())
     }
 
-    fn pid(&self) -> Result<u32, KernelError> {
+    pub(super) fn pid(&self) -> Result<u32, KernelError> {
         let init = self.init.as_ref();
         init.map(|(pid, _)| *pid)
             .ok_or_else(|| missing("the container's first process"))
@@ -196,15 +194,6 @@ impl Host {
             &format!("{}/oom_score_adj", self.pid()?),
             &score.to_string(),
         )
-    }
-
-    fn move_devices(&self, devices: &[(String, String)]) -> Result<(), Cause> {
-        let inside = namespace::open(self.pid()?, "net")?;
-        let mut netlink = Netlink::open()?;
-        for (name, new_name) in devices {
-            netlink.move_link(name, new_name, inside.as_fd())?;
-        }
-        Ok(())
     }
 
     /// The filter is in force over there: the descriptor is fetched, since sending it is a call

@@ -12,17 +12,13 @@ use crate::model::MountFlags;
 use crate::plan::PlanError;
 use crate::plan::step::InitStep;
 
-/// The default is what mount_namespaces(7) calls a slave: it hears and is not heard.
+/// Of the root alone, or with an `r` of everything below as well, whatever a mount has asked for.
 fn root_propagation(wish: &Wish<'_>) -> Result<Option<Propagation>, PlanError> {
     let text = wish.linux().and_then(|l| l.rootfs_propagation().as_deref());
     match text {
         None | Some("") => Ok(None),
-        // With and without the `r`: all of the root is meant.
         Some(text) => match Propagation::parse(text) {
-            Some(found) => Ok(Some(Propagation {
-                recursive: true,
-                ..found
-            })),
+            Some(found) => Ok(Some(found)),
             None => Err(refuse(
                 format!("linux.rootfsPropagation {text:?}"),
                 "it is one of private, shared, slave and unbindable",
@@ -67,16 +63,6 @@ pub(super) fn inside(
             console: true,
         });
     }
-    if wish.has(LinuxNamespaceType::Mount) {
-        push(InsideStep::FinishRoot {
-            read_only: wish
-                .spec
-                .root()
-                .as_ref()
-                .is_some_and(|r| r.readonly() == Some(true)),
-            propagation: root_propagation(wish)?,
-        });
-    }
     let paths = |list: Option<&Vec<String>>| -> Vec<PathBuf> {
         list.into_iter().flatten().map(PathBuf::from).collect()
     };
@@ -87,6 +73,14 @@ pub(super) fn inside(
     }
     if !masked.is_empty() {
         steps.push(InitStep::Mask { paths: masked });
+    }
+    // After what is made by binding: an unbindable root could not be sealed in parts.
+    if wish.has(LinuxNamespaceType::Mount) {
+        let root = wish.spec.root().as_ref();
+        steps.push(InitStep::Container(InsideStep::FinishRoot {
+            read_only: root.is_some_and(|r| r.readonly() == Some(true)),
+            propagation: root_propagation(wish)?,
+        }));
     }
     let start = hooks(
         wish.spec
@@ -114,7 +108,16 @@ fn namespace_steps(wish: &Wish<'_>, push: &mut impl FnMut(InsideStep)) -> Result
             kinds: bit(LinuxNamespaceType::Cgroup),
         });
     }
-    if wish.is_new(LinuxNamespaceType::Time) {
+    if !wish.user_namespace() {
+        new_clock(wish).into_iter().for_each(push);
+    }
+    Ok(())
+}
+
+/// A time namespace. In a user namespace the stage makes it: the file of its offsets belongs to the
+/// host's root as soon as we are hidden.
+pub(super) fn new_clock(wish: &Wish<'_>) -> Option<InsideStep> {
+    wish.is_new(LinuxNamespaceType::Time).then(|| {
         let offset = |name: &str| -> i128 {
             let all = wish.linux().and_then(|l| l.time_offsets().as_ref());
             let found = all.and_then(|all| all.get(name));
@@ -123,12 +126,11 @@ fn namespace_steps(wish: &Wish<'_>, push: &mut impl FnMut(InsideStep)) -> Result
                     + i128::from(o.nanosecs().unwrap_or(0))
             })
         };
-        push(InsideStep::NewClock {
+        InsideStep::NewClock {
             monotonic: offset("monotonic"),
             boot: offset("boottime"),
-        });
-    }
-    Ok(())
+        }
+    })
 }
 
 fn mount_steps(
@@ -138,12 +140,13 @@ fn mount_steps(
     push: &mut impl FnMut(InsideStep),
 ) -> Result<(), PlanError> {
     let propagation = root_propagation(wish)?;
-    let slave = Propagation {
-        kind: 1 << 19,
-        recursive: true,
-    };
+    // The default is what mount_namespaces(7) calls a slave: it hears and is not heard.
+    let private = propagation.is_some_and(|p| p.kind == 1 << 18);
     push(InsideStep::CutPropagation {
-        propagation: propagation.filter(|p| p.kind != 1 << 20).unwrap_or(slave),
+        propagation: Propagation {
+            kind: if private { 1 << 18 } else { 1 << 19 },
+            recursive: true,
+        },
     });
     push(InsideStep::PlaceRoot);
     // A /dev of the host's is as the client wants it.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
+use super::inside::new_clock;
 use super::sources::Trees;
 use super::step::{Existing, Hook, InsideStep, OutsideStep};
 use super::{Wish, bit, devices, hooks, mounts, path_of, process, refuse};
@@ -199,9 +200,11 @@ pub(super) fn stage(wish: &Wish<'_>) -> Vec<StageStep> {
     if wish.is_new(LinuxNamespaceType::User) {
         steps.push(StageStep::MakeUserNamespace { time: false });
         steps.push(StageStep::AwaitMaps);
-        steps.push(StageStep::BecomeRoot);
     } else if wish.user_namespace() {
         steps.push(join(kinds(true)));
+    }
+    if wish.user_namespace() {
+        steps.extend(new_clock(wish).map(StageStep::Container));
         steps.push(StageStep::BecomeRoot);
     }
     steps.push(StageStep::Container(InsideStep::GiveBirth {

@@ -24,7 +24,9 @@ impl OutsideStep {
             }
             Self::SetOomScore { .. } => "from outside, before its own program can object",
             Self::MakeRdtGroup { .. } => "before its program touches the cache",
-            Self::MoveDevices { .. } => "before hooks and program look for them",
+            Self::MoveDevices { .. } => {
+                "before hooks and program look for them; addresses go along"
+            }
             Self::AwaitMounts => "hooks expect the mounts to stand and the root not yet entered",
             Self::RunHooks { .. } => "by the client's will between creating and created",
             Self::Continue => "it waits so that nothing of it runs too early",

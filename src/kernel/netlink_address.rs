@@ -1,0 +1,96 @@
+//! Addresses of an interface, of both families, as they are taken along when it moves to another
+//! network namespace: the kernel takes them away on the way.
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
+};
+
+use super::netlink::{Netlink, NetlinkError};
+
+/// An address of an interface, with all that belongs to it.
+#[derive(Clone, Debug)]
+pub struct Address(AddressMessage);
+
+/// What an address is while the kernel still thinks about it.
+const PASSING: AddressFlags = AddressFlags::Tentative
+    .union(AddressFlags::Dadfailed)
+    .union(AddressFlags::Optimistic);
+
+impl Netlink {
+    /// The addresses of the interface of that number that are there to stay and mean something
+    /// beyond their link.
+    ///
+    /// # Errors
+    /// When the kernel refuses or its answer cannot be understood.
+    pub fn lasting_addresses(&mut self, index: u32) -> Result<Vec<Address>, NetlinkError> {
+        // Of all: only newer kernels can be asked for those of one interface.
+        let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+        let answers = self
+            .kernel
+            .ask(request, NLM_F_DUMP)
+            .map_err(|e| NetlinkError::new("list", "the addresses", e))?;
+        let lasting = |message: &AddressMessage| {
+            message.header.index == index
+                && message.header.scope == AddressScope::Universe
+                && message.header.flags.contains(AddressHeaderFlags::Permanent)
+        };
+        Ok(answers
+            .into_iter()
+            .filter_map(|answer| match answer {
+                RouteNetlinkMessage::NewAddress(message) => Some(message),
+                _ => None,
+            })
+            .filter(lasting)
+            .map(|message| Address(kept(message)))
+            .collect())
+    }
+
+    /// Gives an address to the interface of that number.
+    ///
+    /// # Errors
+    /// When there is no such interface or the kernel refuses.
+    pub fn give_address(
+        &mut self,
+        name: &str,
+        index: u32,
+        address: &Address,
+    ) -> Result<(), NetlinkError> {
+        let mut message = address.0.clone();
+        message.header.index = index;
+        self.kernel
+            .ask(
+                RouteNetlinkMessage::NewAddress(message),
+                NLM_F_CREATE | NLM_F_REPLACE,
+            )
+            .map(drop)
+            .map_err(|e| NetlinkError::new("give an address to", name, e))
+    }
+}
+
+/// What is said when it is given anew: no label, which has the old name in it, and no times.
+fn kept(mut message: AddressMessage) -> AddressMessage {
+    message.attributes.retain(|attribute| {
+        matches!(
+            attribute,
+            AddressAttribute::Address(_)
+                | AddressAttribute::Local(_)
+                | AddressAttribute::Broadcast(_)
+                | AddressAttribute::Anycast(_)
+                | AddressAttribute::Flags(_)
+        )
+    });
+    for attribute in &mut message.attributes {
+        if let AddressAttribute::Flags(flags) = attribute {
+            flags.remove(PASSING);
+        }
+    }
+    message
+        .header
+        .flags
+        .remove(AddressHeaderFlags::from_bits_retain(
+            u8::try_from(PASSING.bits() & 0xff).unwrap_or(0),
+        ));
+    message
+}

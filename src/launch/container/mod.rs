@@ -51,8 +51,10 @@ pub struct Place<'a> {
 /// Why something could not be written down.
 pub type RecordError = Box<dyn std::error::Error + Send + Sync>;
 
+type Write<'a> = dyn Fn(u32, Option<&CgroupPlace>) -> Result<(), RecordError> + 'a;
+
 /// Writes down the first process of a container and where its control groups are.
-pub struct Recorder<'a>(pub &'a dyn Fn(u32, Option<&CgroupPlace>) -> Result<(), RecordError>);
+pub struct Recorder<'a>(pub &'a Write<'a>);
 
 impl Recorder<'_> {
     /// For a launch of which nothing is written down.

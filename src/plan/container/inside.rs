@@ -54,8 +54,9 @@ pub(super) fn inside(
     if wish.new_network() {
         push(InsideStep::LoopbackUp);
     }
+    let mut closed = Vec::new();
     if wish.has(LinuxNamespaceType::Mount) {
-        mount_steps(wish, mounts, nodes, &mut push)?;
+        closed = mount_steps(wish, mounts, nodes, &mut push)?;
     } else {
         push(InsideStep::EnterFolder);
     }
@@ -66,6 +67,9 @@ pub(super) fn inside(
             size: process::size(wish.spec),
             console: true,
         });
+    }
+    for target in closed {
+        push(InsideStep::CloseMount { target });
     }
     if wish.has(LinuxNamespaceType::Mount) {
         push(InsideStep::FinishRoot {
@@ -131,12 +135,13 @@ fn namespace_steps(wish: &Wish<'_>, push: &mut impl FnMut(InsideStep)) -> Result
     Ok(())
 }
 
+/// The mounts, up to the root's; what is to be made read-only when nothing more is made in it.
 fn mount_steps(
     wish: &Wish<'_>,
     mounts: Vec<MountEntry>,
     nodes: Vec<DeviceNode>,
     push: &mut impl FnMut(InsideStep),
-) -> Result<(), PlanError> {
+) -> Result<Vec<PathBuf>, PlanError> {
     let propagation = root_propagation(wish)?;
     let slave = Propagation {
         kind: 1 << 19,
@@ -166,9 +171,6 @@ fn mount_steps(
         push(InsideStep::MakeNodes { nodes });
         push(InsideStep::MakeLinks);
     }
-    for target in closed {
-        push(InsideStep::CloseMount { target });
-    }
     let read_only = wish.spec.root().as_ref().and_then(|r| r.readonly());
     let cwd = wish.spec.process().as_ref().map(|p| p.cwd().clone());
     if let (Some(true), Some(path)) = (read_only, cwd)
@@ -196,7 +198,7 @@ fn mount_steps(
     push(InsideStep::EnterRoot {
         pivot: !wish.no_pivot,
     });
-    Ok(())
+    Ok(closed)
 }
 
 /// Hooks in the container's namespaces have its program's environment if they have none of their

@@ -37,7 +37,8 @@ impl Log {
     /// An error that ends the command.
     pub(super) fn error(&self, text: &str) {
         self.line("error", text);
-        say(text);
+        // Clients without a log look for the word.
+        say(&format!("error: {text}"));
     }
 
     /// Something that its client may want to know, and that changes nothing.

@@ -71,16 +71,6 @@ pub(super) fn inside(
     for target in closed {
         push(InsideStep::CloseMount { target });
     }
-    if wish.has(LinuxNamespaceType::Mount) {
-        push(InsideStep::FinishRoot {
-            read_only: wish
-                .spec
-                .root()
-                .as_ref()
-                .is_some_and(|r| r.readonly() == Some(true)),
-            propagation: root_propagation(wish)?,
-        });
-    }
     let paths = |list: Option<&Vec<String>>| -> Vec<PathBuf> {
         list.into_iter().flatten().map(PathBuf::from).collect()
     };
@@ -91,6 +81,17 @@ pub(super) fn inside(
     }
     if !masked.is_empty() {
         steps.push(InitStep::Mask { paths: masked });
+    }
+    if wish.has(LinuxNamespaceType::Mount) {
+        // Last: what is unbindable could not be shown once more, as masks do.
+        steps.push(InitStep::Container(InsideStep::FinishRoot {
+            read_only: wish
+                .spec
+                .root()
+                .as_ref()
+                .is_some_and(|r| r.readonly() == Some(true)),
+            propagation: root_propagation(wish)?,
+        }));
     }
     let start = hooks(
         wish.spec

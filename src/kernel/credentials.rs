@@ -30,6 +30,40 @@ pub fn become_id(uid: u32, gid: u32) -> Result<()> {
     Ok(())
 }
 
+/// Gives standard input, output and error to the user that is to have them, so that a program can
+/// open them again by name (/dev/stdout). /dev/null is everybody's, and the group stays: a terminal's
+/// is chosen by its mount.
+pub fn own_standard_files(uid: u32) -> Result<()> {
+    let stdio = [
+        rustix::stdio::stdin(),
+        rustix::stdio::stdout(),
+        rustix::stdio::stderr(),
+    ];
+    let null = rustix::fs::makedev(1, 3);
+    for fd in stdio {
+        let Ok(stat) = rustix::fs::fstat(fd) else {
+            continue;
+        };
+        let character = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_char_device();
+        if stat.st_uid == uid || (character && stat.st_rdev == null) {
+            continue;
+        }
+        let owner = Some(rustix::fs::Uid::from_raw(uid));
+        match rustix::fs::fchown(fd, owner, None) {
+            // Of another user namespace, of a file system that has no such owner or is read-only.
+            Ok(()) | Err(Errno::PERM | Errno::INVAL | Errno::ROFS | Errno::OVERFLOW) => {}
+            Err(errno) => {
+                return Err(KernelError::new(
+                    "give the user",
+                    "its standard files",
+                    errno,
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Whether a change of user id leaves capabilities alone (SECBIT_NO_SETUID_FIXUP, capabilities(7)).
 pub fn keep_capabilities_over_setuid(keep: bool) -> Result<()> {
     const NO_SETUID_FIXUP: libc::c_ulong = 1 << 2;

@@ -58,11 +58,24 @@ pub fn close_on_exec_from(first: u32) -> Result<()> {
         )
     };
     if done == 0 {
-        Ok(())
-    } else {
-        Err(KernelError::last("close", "descriptors"))
+        return Ok(());
     }
+    // A filter in force may not know the call; one by one then.
+    for number in first.cast_signed()..ONE_BY_ONE {
+        // SAFETY: F_GETFD takes no argument and only reads; any number may be asked about.
+        let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+        // SAFETY: F_SETFD takes an int by value and changes only a flag of an open descriptor.
+        if flags >= 0 && unsafe { libc::fcntl(number, libc::F_SETFD, flags | libc::FD_CLOEXEC) } < 0
+        {
+            return Err(KernelError::last("close", "descriptors"));
+        }
+    }
+    Ok(())
 }
+
+/// Where looking for descriptors one by one ends. Above are none of ours, and those of our caller
+/// have been marked before a filter was loaded.
+const ONE_BY_ONE: i32 = 1024;
 
 /// Closes all descriptors from 3 on but these, now: for a process that will wait long and must hold
 /// nothing of its maker's. What owned the others must never be dropped after it: its caller ends by
@@ -76,7 +89,10 @@ pub fn close_all_but(keep: &mut Vec<i32>) -> Result<()> {
             let (from, to) = (first.cast_unsigned(), (last - 1).cast_unsigned());
             // SAFETY: no pointers; that nothing uses the closed numbers is the caller's promise.
             if unsafe { libc::close_range(from, to, 0) } != 0 {
-                return Err(KernelError::last("close", "descriptors"));
+                for number in first..last.min(ONE_BY_ONE) {
+                    // SAFETY: as above; a number that is not open is refused.
+                    let _not_open = unsafe { libc::close(number) };
+                }
             }
         }
         first = last.saturating_add(1);

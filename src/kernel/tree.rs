@@ -1,6 +1,8 @@
 //! Work in a tree that may be hostile: every path resolved from the tree's own root descriptor.
 
+use std::ffi::OsStr;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
@@ -46,13 +48,24 @@ pub enum Point {
     File,
 }
 
-/// The mount point `path` inside the tree, made with its parents if it is missing.
+/// Most links followed on the way to a mount point that is missing, as in the kernel.
+const LINKS: u32 = 40;
+
+/// The mount point `path` inside the tree, made with its parents if it is missing. Where a link of
+/// the tree leads to nothing, what it names is made, inside the tree: images have such links in
+/// /etc for files that their init would make in /run.
 pub fn mount_point(root: BorrowedFd<'_>, path: &Path, kind: Point) -> Result<OwnedFd> {
-    let failed =
-        |errno| KernelError::new("use as a mount point in the guest", path.display(), errno);
     if path.components().any(|c| matches!(c, Component::ParentDir)) {
-        return Err(failed(Errno::INVAL).because("'..' is not allowed here"));
+        let failed = KernelError::new(POINT, path.display(), Errno::INVAL);
+        return Err(failed.because("'..' is not allowed here"));
     }
+    point(root, path, kind, LINKS)
+}
+
+const POINT: &str = "use as a mount point in the guest";
+
+fn point(root: BorrowedFd<'_>, path: &Path, kind: Point, links: u32) -> Result<OwnedFd> {
+    let failed = |errno| KernelError::new(POINT, path.display(), errno);
     match resolve(root, path, OFlags::PATH) {
         Ok(found) => return Ok(found),
         Err(Errno::NOENT) => {}
@@ -61,8 +74,8 @@ pub fn mount_point(root: BorrowedFd<'_>, path: &Path, kind: Point) -> Result<Own
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(failed(Errno::NOENT));
     };
-    let dir = mount_point(root, parent, Point::Directory)?;
-    match kind {
+    let dir = point(root, parent, Point::Directory, links)?;
+    let made = match kind {
         Point::Directory => rustix::fs::mkdirat(&dir, name, Mode::from_raw_mode(0o755)),
         Point::File => openat2(
             &dir,
@@ -72,8 +85,19 @@ pub fn mount_point(root: BorrowedFd<'_>, path: &Path, kind: Point) -> Result<Own
             ResolveFlags::BENEATH,
         )
         .map(drop),
+    };
+    match made {
+        Ok(()) => {}
+        Err(Errno::EXIST) => {
+            let link = rustix::fs::readlinkat(&dir, name, Vec::new());
+            let link = link.map_err(|_| failed(Errno::EXIST))?;
+            let left = links.checked_sub(1).ok_or_else(|| failed(Errno::LOOP))?;
+            let link = Path::new(OsStr::from_bytes(link.as_bytes()));
+            // `..` in it is the kernel's to understand, in `resolve`.
+            return point(root, &parent.join(link), kind, left);
+        }
+        Err(errno) => return Err(failed(errno)),
     }
-    .map_err(failed)?;
     resolve(root, path, OFlags::PATH).map_err(failed)
 }
 
@@ -149,6 +173,24 @@ mod tests {
         std::fs::create_dir_all(&dir).unwrap();
         let root = open_root(&dir).unwrap();
         (dir, root)
+    }
+
+    #[test]
+    fn a_link_to_nothing_names_the_mount_point_inside() {
+        let (dir, root) = tree();
+        std::fs::create_dir(dir.join("etc")).unwrap();
+        symlink("../run/resolve/stub", dir.join("etc/resolv.conf")).unwrap();
+        symlink("/jump/hosts", dir.join("etc/hosts")).unwrap();
+        symlink("../../../../there", dir.join("jump")).unwrap();
+        symlink("/a", dir.join("b")).unwrap();
+        symlink("/b", dir.join("a")).unwrap();
+        let make = |path: &str| mount_point(root.as_fd(), Path::new(path), Point::File);
+        make("/etc/resolv.conf").unwrap();
+        make("/etc/hosts").unwrap();
+        assert!(dir.join("run/resolve/stub").is_file());
+        assert!(dir.join("there/hosts").is_file());
+        assert!(make("/a").is_err());
+        std::fs::remove_dir_all(dir).unwrap();
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `exec`: one more program in a running container, under its limits and with no more rights.
 
+use std::io::Read as _;
 use std::path::Path;
 
 use oci_spec::runtime::{LinuxCapabilities, Process, Spec, User};
@@ -14,7 +15,6 @@ use super::log::Log;
 use super::relay;
 use super::store::{CONFIG, LARGEST, Status, Store};
 use crate::kernel::cgroup::Cgroups;
-use crate::kernel::file::read_small;
 use crate::kernel::socket;
 use crate::launch::container::{self, Entered, Place, Recorder};
 use crate::plan::container::{Entry, capability, check_process, enter};
@@ -112,8 +112,11 @@ fn process(args: &Exec, spec: &Spec, log: &Log) -> Result<Process> {
             path: path.display().to_string(),
             why,
         };
-        let text = read_small(path, LARGEST)?;
-        let text = text.ok_or_else(|| file("no such file or directory".into()))?;
+        // Any file of the caller's, also a pipe (`-p <(…)`).
+        let mut text = Vec::new();
+        std::fs::File::open(path)
+            .and_then(|from| from.take(LARGEST).read_to_end(&mut text))
+            .map_err(|error| file(error.to_string()))?;
         let read = dialect::parse(&text).map_err(|error| file(error.to_string()));
         let (process, warnings) = read?;
         warnings.iter().for_each(|text| log.warn(text));

@@ -38,7 +38,8 @@ impl Log {
     pub(super) fn error(&self, text: &str) {
         let text = &harmless(text);
         self.line("error", text);
-        say(text);
+        // Clients without a log look for the word.
+        say(&format!("error: {text}"));
     }
 
     /// Something that its client may want to know, and that changes nothing.

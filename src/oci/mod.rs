@@ -51,7 +51,7 @@ pub fn main() -> ExitCode {
     let log = match log::Log::open(&cli) {
         Ok(log) => log,
         Err(error) => {
-            log::say(&error.to_string());
+            log::say(&format!("error: {error}"));
             return ExitCode::FAILURE;
         }
     };

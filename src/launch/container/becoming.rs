@@ -143,6 +143,7 @@ impl Init<'_> {
             return Err(missing("the user").into());
         };
         let sets = Sets::of(sets)?;
+        credentials::own_standard_files(*uid)?;
         capability::drop_bounding_except(sets.bounding)?;
         credentials::keep_capabilities_over_setuid(true)?;
         if *set_groups {
@@ -170,15 +171,17 @@ impl Init<'_> {
         flags: crate::model::FilterFlags,
         listener: bool,
     ) -> Result<(), Cause> {
-        let inherited: &Inherited<'_> = self.inherited;
-        let program = inherited.program.ok_or_else(|| missing("the filter"))?;
+        let handed: &Inherited<'_> = self.inherited;
+        let program = handed.program.ok_or_else(|| missing("the filter"))?;
+        // The filter may not know the call.
+        inherited::close_on_exec_from(3)?;
         if !listener {
             return Ok(program.load(flags)?);
         }
         let fd = program.load_with_listener(flags)?;
         let number = fd.as_raw_fd();
-        protocol::say(&inherited.channel, &Word::Listener { fd: number }, None)?;
-        protocol::await_plain_go(&inherited.channel)?;
+        protocol::say(&handed.channel, &Word::Listener { fd: number }, None)?;
+        protocol::await_plain_go(&handed.channel)?;
         Ok(())
     }
 

@@ -31,7 +31,11 @@ pub(super) fn mount(init: &mut Init<'_>, entry: &MountEntry) -> Result<(), Cause
             if kind == "proc" || kind == "sysfs" {
                 refuse_link(init.root()?, &entry.target)?;
             }
-            let fs = new(kind, settings, entry.set)?;
+            let mut settings = settings.clone();
+            if kind == "tmpfs" && settings.iter().all(|(key, _)| key != "mode") {
+                settings.extend(mode_of(init.root()?, &entry.target));
+            }
+            let fs = new(kind, &settings, entry.set)?;
             if *copy_up {
                 copy_into(init.root()?, &entry.target, &fs)?;
             }
@@ -40,6 +44,13 @@ pub(super) fn mount(init: &mut Init<'_>, entry: &MountEntry) -> Result<(), Cause
         }
         Show::Cgroup { settings } => cgroup(init, entry, settings),
     }
+}
+
+/// A memory file system takes the place of a folder as the image has it: with its mode.
+fn mode_of(root: BorrowedFd<'_>, target: &Path) -> Option<(String, String)> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY;
+    let stat = rustix::fs::fstat(tree::resolve(root, target, flags).ok()?).ok()?;
+    Some(("mode".into(), format!("{:o}", stat.st_mode & 0o7777)))
 }
 
 /// Makes the mount on `target` read-only.

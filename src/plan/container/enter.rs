@@ -4,7 +4,7 @@
 use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 
 use super::bit;
-use super::process::{Tail, notifies, numbers, size_of, terminal_of};
+use super::process::{self, Tail, notifies, numbers, size_of, terminal_of};
 use super::step::{InsideStep, OutsideStep};
 use crate::model::Filter;
 use crate::plan::PlanError;
@@ -124,6 +124,9 @@ fn enter_inside(entry: &Entry<'_>, tail: &Tail<'_>) -> Result<Vec<InitStep>, Pla
     {
         let cpus = numbers("process.execCPUAffinity.final", last)?;
         push(InsideStep::SetAffinity { cpus });
+    }
+    if let Some(step) = process::personality(entry.spec) {
+        push(step);
     }
     if terminal_of(entry.process) {
         push(InsideStep::OpenTerminal {

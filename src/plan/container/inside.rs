@@ -50,8 +50,9 @@ pub(super) fn inside(
     if wish.new_network() {
         push(InsideStep::LoopbackUp);
     }
+    let mut closed = Vec::new();
     if wish.has(LinuxNamespaceType::Mount) {
-        mount_steps(wish, mounts, nodes, &mut push)?;
+        closed = mount_steps(wish, mounts, nodes, &mut push)?;
     } else {
         push(InsideStep::EnterFolder);
     }
@@ -62,6 +63,9 @@ pub(super) fn inside(
             size: process::size(wish.spec),
             console: true,
         });
+    }
+    for target in closed {
+        push(InsideStep::CloseMount { target });
     }
     let paths = |list: Option<&Vec<String>>| -> Vec<PathBuf> {
         list.into_iter().flatten().map(PathBuf::from).collect()
@@ -133,12 +137,13 @@ pub(super) fn new_clock(wish: &Wish<'_>) -> Option<InsideStep> {
     })
 }
 
+/// The mounts, up to the root's; what is to be made read-only when nothing more is made in it.
 fn mount_steps(
     wish: &Wish<'_>,
     mounts: Vec<MountEntry>,
     nodes: Vec<DeviceNode>,
     push: &mut impl FnMut(InsideStep),
-) -> Result<(), PlanError> {
+) -> Result<Vec<PathBuf>, PlanError> {
     let propagation = root_propagation(wish)?;
     // The default is what mount_namespaces(7) calls a slave: it hears and is not heard.
     let private = propagation.is_some_and(|p| p.kind == 1 << 18);
@@ -169,9 +174,6 @@ fn mount_steps(
         push(InsideStep::MakeNodes { nodes });
         push(InsideStep::MakeLinks);
     }
-    for target in closed {
-        push(InsideStep::CloseMount { target });
-    }
     let read_only = wish.spec.root().as_ref().and_then(|r| r.readonly());
     let cwd = wish.spec.process().as_ref().map(|p| p.cwd().clone());
     if let (Some(true), Some(path)) = (read_only, cwd)
@@ -199,7 +201,7 @@ fn mount_steps(
     push(InsideStep::EnterRoot {
         pivot: !wish.no_pivot,
     });
-    Ok(())
+    Ok(closed)
 }
 
 /// Hooks in the container's namespaces have its program's environment if they have none of their

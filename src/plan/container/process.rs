@@ -64,14 +64,8 @@ pub(super) fn program(
         let policy = memory_policy(policy)?;
         steps.push(InitStep::Container(InsideStep::SetMemoryPolicy { policy }));
     }
-    if let Some(persona) = wish.linux().and_then(|l| l.personality().as_ref()) {
-        // Numbers of personality(2).
-        let persona = match persona.domain() {
-            LinuxPersonalityDomain::PerLinux => 0,
-            LinuxPersonalityDomain::PerLinux32 => 8,
-        };
-        steps.push(InitStep::Container(InsideStep::SetPersonality { persona }));
-    }
+    let persona = personality(wish.spec);
+    steps.extend(persona.map(InitStep::Container));
     let tail = Tail {
         process,
         make_folder: true,
@@ -97,6 +91,18 @@ pub(super) fn program(
     }
     tail.run(wish.preserve, steps);
     Ok(())
+}
+
+/// The execution domain of all of a container's programs.
+pub(super) fn personality(spec: &Spec) -> Option<InsideStep> {
+    let linux = spec.linux().as_ref();
+    let persona = linux.and_then(|l| l.personality().as_ref())?;
+    // Numbers of personality(2).
+    let persona = match persona.domain() {
+        LinuxPersonalityDomain::PerLinux => 0,
+        LinuxPersonalityDomain::PerLinux32 => 8,
+    };
+    Some(InsideStep::SetPersonality { persona })
 }
 
 /// What a process becomes before it executes.

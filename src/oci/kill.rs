@@ -7,7 +7,7 @@ use super::error::{OciError, Result};
 use super::host::HostView;
 use super::store::{Record, Status, Store};
 use crate::kernel::cgroup::Cgroups;
-use crate::kernel::process;
+use crate::kernel::{fault, process};
 use crate::plan::container::bit;
 
 /// Sends a signal.
@@ -36,7 +36,9 @@ pub(super) fn kill(store: &Store, args: &Kill) -> Result<u8> {
     }
     let pidfd = record.process.and_then(process::Identity::open);
     let pidfd = pidfd.filter(|_| alive).ok_or(OciError::NotRunning)?;
+    fault::point()?;
     process::send_signal(pidfd.as_fd(), signal)?;
+    fault::point()?;
     // Without a pid namespace of its own the others do not end with the first.
     let own_pids = record.namespaces & bit(oci_spec::runtime::LinuxNamespaceType::Pid) != 0;
     let last = signal == 9 && (status == Status::Paused || !own_pids);

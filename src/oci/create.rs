@@ -10,10 +10,11 @@ use super::error::{OciError, Result};
 use super::host::{self, HostView};
 use super::log::Log;
 use super::store::{CONFIG, Folder, Record, Store};
+use crate::kernel::cgroup::Cgroups;
 use crate::kernel::process::Identity;
 use crate::kernel::{Errno, KernelError, socket};
 use crate::launch::container::{self, Place, Prepared, RecordError, Recorder, Told};
-use crate::model::{CgroupPlace, CgroupPlan};
+use crate::model::CgroupPlace;
 use crate::plan::container::{OCI_VERSION, Wish, bit, steps};
 
 /// Makes a container and leaves it waiting.
@@ -86,7 +87,12 @@ pub(super) fn make(cli: &Cli, store: &Store, args: &Make, waits: bool, log: &Log
     let folder = Unfinished(Some(store.reserve(&args.id)?));
     folder.get()?.lock()?;
     folder.get()?.write_first(CONFIG, &bundle.text)?;
-    let record = record(&args.id, &bundle, &cgroup, args);
+    let mut record = record(&args.id, &bundle, args);
+    // Should this be cut short, `delete --force` takes away what is made from here on, and no more.
+    record.cgroup = Cgroups::to_be_made(&host.cgroups, &cgroup.place).map(|made| CgroupPlace {
+        made,
+        ..cgroup.place.clone()
+    });
     folder.get()?.save_first(&record)?;
     let (start, complaint) = match waits {
         true => {
@@ -146,7 +152,7 @@ fn console(bundle: &Bundle, args: &Make) -> Result<Option<std::os::fd::OwnedFd>>
     }
 }
 
-fn record(id: &str, bundle: &Bundle, cgroup: &CgroupPlan, args: &Make) -> Record {
+fn record(id: &str, bundle: &Bundle, args: &Make) -> Record {
     let spec = &bundle.spec;
     let linux = spec.linux().as_ref();
     let namespaces = linux
@@ -164,7 +170,7 @@ fn record(id: &str, bundle: &Bundle, cgroup: &CgroupPlan, args: &Make) -> Record
         process: None,
         created_ms: now_ms(),
         owner: owner(),
-        cgroup: Some(cgroup.place.clone()),
+        cgroup: None,
         chrooted: args.no_pivot || namespaces.iter().all(|n| n.typ() != mounts),
         namespaces: namespaces.iter().fold(0, |all, n| all | bit(n.typ())),
         poststart: hooks.is_some_and(|h| some(h.poststart().as_ref())),

@@ -10,7 +10,7 @@ use super::host::HostView;
 use super::log::Log;
 use super::store::{CONFIG, Folder, Record, Status, Store};
 use crate::kernel::cgroup::{self, Cgroups};
-use crate::kernel::{process, rdt};
+use crate::kernel::{fault, process, rdt};
 use crate::launch::container::run_hooks;
 use crate::plan::container::hooks;
 
@@ -61,9 +61,11 @@ pub(super) fn delete(store: &Store, id: &str, force: bool, log: &Log) -> Result<
 /// Kills everything in it and waits for its first process to be gone.
 pub(super) fn end(record: &Record, host: &HostView) -> Result<()> {
     let pidfd = record.process.and_then(process::Identity::open);
+    fault::point()?;
     if let Some(pidfd) = &pidfd {
         process::send_signal(pidfd.as_fd(), 9)?;
     }
+    fault::point()?;
     if let Some(place) = &record.cgroup
         && let Ok(cgroups) = Cgroups::open(&host.cgroups, place)
     {
@@ -78,6 +80,7 @@ pub(super) fn end(record: &Record, host: &HostView) -> Result<()> {
 
 /// What is left of a container that has ended.
 pub(super) fn leave(folder: Folder, record: &Record, host: &HostView, log: &Log) -> Result<()> {
+    fault::point()?;
     if let Some(place) = &record.cgroup {
         Cgroups::remove_at(&host.cgroups, place)?;
         if let Some(scope) = &place.scope {
@@ -87,14 +90,20 @@ pub(super) fn leave(folder: Folder, record: &Record, host: &HostView, log: &Log)
     if let Some(group) = &record.rdt {
         rdt::remove(group);
     }
-    let after = match record.poststop {
-        true => {
-            let spec = parse(&folder.read(CONFIG)?)?;
-            hooks(spec.hooks().as_ref().and_then(|h| h.poststop().as_ref()))
+    fault::point()?;
+    // A removal that was cut short may have taken the configuration already; one that cannot be read
+    // must not keep the container here for ever.
+    let config = record.poststop.then(|| parse(&folder.read(CONFIG)?));
+    let after = match config {
+        Some(Ok(spec)) => hooks(spec.hooks().as_ref().and_then(|h| h.poststop().as_ref())),
+        Some(Err(error)) => {
+            log.warn(&format!("no hook is run after the end: {error}"));
+            Vec::new()
         }
-        false => Vec::new(),
+        None => Vec::new(),
     };
     folder.remove()?;
+    fault::point()?;
     for hook in after {
         // The specification: a warning, and on with the next.
         let text = told(record).text(Status::Stopped.word(), None);

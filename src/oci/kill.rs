@@ -7,7 +7,7 @@ use super::error::{OciError, Result};
 use super::host::HostView;
 use super::store::{Record, Status, Store};
 use crate::kernel::cgroup::Cgroups;
-use crate::kernel::process;
+use crate::kernel::{fault, process};
 use crate::plan::container::bit;
 
 /// Sends a signal.
@@ -47,7 +47,9 @@ pub(super) fn kill(store: &Store, args: &Kill) -> Result<u8> {
             _ => Err(OciError::NotRunning),
         };
     };
+    fault::point()?;
     process::send_signal(pidfd.as_fd(), signal)?;
+    fault::point()?;
     let last = signal == 9 && (status == Status::Paused || !own_pids);
     if last && let Ok(groups) = cgroups(&record, &host) {
         groups.kill(signal)?;

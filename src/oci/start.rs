@@ -11,7 +11,7 @@ use super::error::{OciError, Result};
 use super::host::HostView;
 use super::log::Log;
 use super::store::{COMPLAINT, CONFIG, Folder, Record, START, Status, Store};
-use crate::kernel::{Errno, KernelError};
+use crate::kernel::{Errno, KernelError, fault};
 use crate::launch::container::run_hooks;
 use crate::plan::container::hooks;
 
@@ -29,6 +29,7 @@ pub(super) fn start(store: &Store, id: &str, log: &Log) -> Result<u8> {
         });
     }
     say_go(&folder)?;
+    fault::point()?;
     if record.poststart
         && let Err(error) = poststart(&folder, &record)
     {
@@ -50,7 +51,9 @@ fn say_go(folder: &Folder) -> Result<()> {
         Err(Errno::NXIO) => return Err(stopped()),
         Err(errno) => return Err(KernelError::new("open the start of", folder.id(), errno).into()),
     };
+    fault::point()?;
     folder.forget(START);
+    fault::point()?;
     rustix::io::write(&start, b"0").map_err(KernelError::on("start", folder.id()))?;
     // The other end closes when the program is executed, or when it never will be.
     let mut fds = [PollFd::new(&start, PollFlags::empty())];

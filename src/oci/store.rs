@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::error::{OciError, Result};
 use super::host;
 use crate::kernel::cgroup::{self, Cgroups};
+use crate::kernel::fault;
 use crate::kernel::process::Identity;
 use crate::kernel::{Errno, KernelError};
 use crate::model::CgroupPlace;
@@ -112,7 +113,12 @@ impl Store {
             Err(Errno::EXIST) => return Err(OciError::Exists(id.to_owned())),
             Err(errno) => return Err(failed(errno).into()),
         }
-        Folder::open(root, id)?.ok_or_else(|| OciError::Missing(id.to_owned()))
+        let folder = Folder::open(root, id)?.ok_or_else(|| OciError::Missing(id.to_owned()))?;
+        if let Err(error) = fault::point() {
+            folder.remove()?;
+            return Err(error.into());
+        }
+        Ok(folder)
     }
 
     /// A container's folder.
@@ -212,7 +218,7 @@ impl Folder {
 
     /// Writes a file whole: whoever reads sees the old content or the new.
     pub(super) fn write(&self, name: &str, data: &[u8]) -> Result<()> {
-        crate::kernel::fault::point()?;
+        fault::point()?;
         let new = format!(".{name}");
         let failed = KernelError::on("write", format!("{name} of container {}", self.id));
         let done = || {
@@ -221,7 +227,7 @@ impl Folder {
             rustix::fs::renameat(&self.fd, &new, &self.fd, name)
         };
         done().map_err(failed)?;
-        Ok(crate::kernel::fault::point()?)
+        Ok(fault::point()?)
     }
 
     /// Writes a file that nobody looks for yet: while it is half written the container is being
@@ -323,7 +329,9 @@ impl Folder {
             Ok((start, self.file(COMPLAINT, complaint)?))
         };
         let made: rustix::io::Result<_> = make();
-        Ok(made.map_err(failed)?)
+        let made = made.map_err(failed)?;
+        fault::point()?;
+        Ok(made)
     }
 
     pub(super) fn forget(&self, name: &str) {
@@ -334,9 +342,12 @@ impl Folder {
     /// Removes the folder and what is in it: files of ours, nothing deeper.
     pub(super) fn remove(self) -> Result<()> {
         let failed = |errno| KernelError::new("remove the container", &self.id, errno);
+        // The state last: what is left of a removal cut short is a container still.
         for name in [START, COMPLAINT, CONFIG, STATE] {
+            fault::point()?;
             self.forget(name);
         }
+        fault::point()?;
         match rustix::fs::unlinkat(&self.root, self.id.as_str(), AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT) => return Ok(()),
             Err(Errno::NOTEMPTY) => {}

@@ -5,9 +5,9 @@
 //! write, and a hierarchy that nothing was asked of has no folder.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode};
+use rustix::fs::{Access, CWD, Mode};
 use rustix::io::Errno;
 
 use super::container::{Cgroups, Slot, folder, hierarchies};
@@ -16,7 +16,7 @@ use super::group::delegate;
 use super::parent::inherit_cpuset;
 use super::{CgroupError, Host, Result};
 use crate::kernel::fault;
-use crate::model::CgroupPlan;
+use crate::model::{CgroupPlace, CgroupPlan};
 
 /// Version 1 hierarchies where every container has a folder; in the others only those that ask, and
 /// in that of the freezer where version 2 has none.
@@ -64,6 +64,29 @@ impl Cgroups {
                 Err(e)
             }
         }
+    }
+
+    /// What removing must know of a making that may be cut short: the folders above the container's
+    /// that will have to be made. `None` when its own folder is there already, in any hierarchy:
+    /// it is somebody else's until it has been taken over, and so are the processes in it.
+    #[must_use]
+    pub fn to_be_made(host: &Host, place: &CgroupPlace) -> Option<Vec<PathBuf>> {
+        let there = |path: &Path| rustix::fs::access(path, Access::EXISTS).is_ok();
+        let mut absent = Vec::new();
+        let v1 = hierarchies(host).into_iter().map(|(at, _)| at);
+        for at in v1.chain(host.v2.as_deref()) {
+            let path = folder(at, place);
+            let above = path.ancestors().skip(1).take_while(|p| *p != at);
+            let missing: Vec<PathBuf> = above
+                .take_while(|p| p.starts_with(at) && !there(p))
+                .map(Path::to_owned)
+                .collect();
+            if missing.is_empty() && there(&path) {
+                return None;
+            }
+            absent.extend(missing.into_iter().rev());
+        }
+        Some(absent)
     }
 
     /// All the steps of making; what was made is in `self` when one fails.

@@ -37,6 +37,7 @@ pub fn check_process(process: &Process) -> Checked {
             "cwd must be an absolute path",
         ));
     }
+    no_nul("process.cwd", &cwd.to_string_lossy())?;
     let args = process.args().iter().flatten();
     let env = process.env().iter().flatten();
     for text in args.chain(env) {
@@ -110,6 +111,18 @@ fn names(spec: &Spec) -> Checked {
         for option in mount.options().iter().flatten() {
             no_nul("mounts, options", option)?;
         }
+    }
+    let Some(linux) = spec.linux() else {
+        return Ok(());
+    };
+    for path in linux.masked_paths().iter().flatten() {
+        no_nul("linux.maskedPaths", path)?;
+    }
+    for path in linux.readonly_paths().iter().flatten() {
+        no_nul("linux.readonlyPaths", path)?;
+    }
+    for device in linux.devices().iter().flatten() {
+        no_nul("linux.devices, path", &device.path().to_string_lossy())?;
     }
     Ok(())
 }

@@ -18,6 +18,7 @@ use crate::kernel::cgroup::{Group, Parent};
 use crate::kernel::channel::Channel;
 use crate::kernel::credentials::FileSystemUser;
 use crate::kernel::fault;
+use crate::kernel::id_maps;
 use crate::kernel::mount::{self, Attr};
 use crate::kernel::namespace::{self, IdMap, MountsOf};
 use crate::kernel::seccomp::Program;
@@ -312,7 +313,7 @@ impl Host {
             }
             HostStep::WriteIdMaps { users, groups } => {
                 let (pid, _) = self.stage.as_ref().ok_or_else(|| missing("the stage"))?;
-                namespace::write_id_maps(*pid, &lines(users), &lines(groups))?;
+                id_maps::write(*pid, &lines(users), &lines(groups))?;
             }
             HostStep::WriteClock => {
                 let (pid, _) = self.stage.as_ref().ok_or_else(|| missing("the stage"))?;

@@ -113,9 +113,7 @@ pub(super) fn make(cli: &Cli, store: &Store, args: &Make, waits: bool, log: &Log
         prepared.pid()
     ));
     record.process = Identity::of(prepared.pid());
-    if let Some(place) = prepared.cgroups() {
-        record.cgroup = Some(place.clone());
-    }
+    record.cgroup = prepared.cgroups().cloned();
     folder.get()?.save(&record)?;
     if let Some(path) = &args.pid_file {
         write_pid(path, prepared.pid())?;

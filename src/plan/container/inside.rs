@@ -28,11 +28,15 @@ fn root_propagation(wish: &Wish<'_>) -> Result<Option<Propagation>, PlanError> {
 
 pub(super) fn inside(
     wish: &Wish<'_>,
+    trees: Vec<InsideStep>,
     mounts: Vec<MountEntry>,
     nodes: Vec<DeviceNode>,
 ) -> Result<Vec<InitStep>, PlanError> {
     let mut steps = Vec::new();
     let mut push = |step| steps.push(InitStep::Container(step));
+    if !wish.staged() {
+        own_oom_score(wish).into_iter().for_each(&mut push);
+    }
     push(InsideStep::Hide {
         keyring: !wish.keep_keyring,
     });
@@ -50,7 +54,9 @@ pub(super) fn inside(
         push(InsideStep::LoopbackUp);
     }
     if wish.has(LinuxNamespaceType::Mount) {
-        mount_steps(wish, mounts, nodes, &mut push)?;
+        cut_propagation(wish, &mut push)?;
+        trees.into_iter().for_each(&mut push);
+        mount_steps(wish, mounts, nodes, &mut push);
     } else {
         push(InsideStep::EnterFolder);
     }
@@ -131,12 +137,7 @@ pub(super) fn new_clock(wish: &Wish<'_>) -> Option<InsideStep> {
     })
 }
 
-fn mount_steps(
-    wish: &Wish<'_>,
-    mounts: Vec<MountEntry>,
-    nodes: Vec<DeviceNode>,
-    push: &mut impl FnMut(InsideStep),
-) -> Result<(), PlanError> {
+fn cut_propagation(wish: &Wish<'_>, push: &mut impl FnMut(InsideStep)) -> Result<(), PlanError> {
     let propagation = root_propagation(wish)?;
     // The default is what mount_namespaces(7) calls a slave: it hears and is not heard.
     let private = propagation.is_some_and(|p| p.kind == 1 << 18);
@@ -146,6 +147,15 @@ fn mount_steps(
             recursive: true,
         },
     });
+    Ok(())
+}
+
+fn mount_steps(
+    wish: &Wish<'_>,
+    mounts: Vec<MountEntry>,
+    nodes: Vec<DeviceNode>,
+    push: &mut impl FnMut(InsideStep),
+) {
     push(InsideStep::PlaceRoot);
     // A /dev of the host's is as the client wants it.
     let foreign_dev = mounts
@@ -178,7 +188,13 @@ fn mount_steps(
     push(InsideStep::EnterRoot {
         pivot: !wish.no_pivot,
     });
-    Ok(())
+}
+
+/// The score, set by the process itself: to who lacks root's rights the file is closed as soon as
+/// the process hides.
+pub(super) fn own_oom_score(wish: &Wish<'_>) -> Option<InsideStep> {
+    let score = wish.oom_score().filter(|_| wish.facts.limited)?;
+    Some(InsideStep::SetOomScore { score })
 }
 
 /// Names and kernel settings, in the container's namespaces.

@@ -173,7 +173,11 @@ pub enum OutsideStep {
         root: PathBuf,
         /// Namespaces.
         join: Vec<Existing>,
+        /// Whether its tree is cloned at once.
+        clone: bool,
     },
+    /// Open the host's procfs.
+    OpenProc,
     /// Take a detached clone of a host path, as the next tree.
     Clone {
         /// Host path.
@@ -194,6 +198,8 @@ pub enum OutsideStep {
     MakeCgroups {
         /// Where and what.
         plan: Box<CgroupPlan>,
+        /// Whether the container can do without: nothing was asked of them.
+        optional: bool,
     },
     /// Have systemd make the control groups, for the process that is there, and set the limits.
     MakeScope {
@@ -258,6 +264,11 @@ pub enum OutsideStep {
 pub enum InsideStep {
     /// Enter the version 1 control groups (version 2 it was born in).
     EnterCgroups,
+    /// Be outside of the kernel's choice of victims, or first among them, as far as one may say so.
+    SetOomScore {
+        /// -1000 to 1000.
+        score: i32,
+    },
     /// Be opened by nobody, end with the launching process, have a session of one's own.
     Hide {
         /// Whether the session's keyring is a new one.
@@ -297,6 +308,15 @@ pub enum InsideStep {
         /// How.
         propagation: Propagation,
     },
+    /// Take a detached clone of a host path, as the next tree.
+    Clone {
+        /// Host path.
+        source: PathBuf,
+        /// With everything mounted below.
+        recursive: bool,
+    },
+    /// Take detached clones of the container's own control groups.
+    CloneCgroups,
     /// Put the root tree where it is to be mounted.
     PlaceRoot,
     /// Mount.

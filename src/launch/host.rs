@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::protocol::{Dialogue, Word};
 use super::root::attr;
@@ -27,6 +28,9 @@ use crate::kernel::tree::{self, Point};
 use crate::kernel::{Errno, KernelError};
 use crate::plan::step::{IdMapLine, name_of};
 use crate::plan::{HostStep, LaunchPlan};
+
+/// Longest time the guest's side may take for one step; only a stuck kernel needs more.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why a launch failed. Nothing of it is left.
 #[derive(Debug, thiserror::Error)]
@@ -224,6 +228,8 @@ pub(super) struct Host {
     pub(super) file_user: Option<FileSystemUser>,
     pub(super) mounts: Option<MountsOf>,
     pub(super) said: Option<Word>,
+    /// Longest time the other side may take for one step; none where it is held still.
+    pub(super) patience: Option<Duration>,
     pub(super) container: container::Outside,
 }
 
@@ -245,6 +251,7 @@ impl Default for Host {
             file_user: None,
             mounts: None,
             said: None,
+            patience: Some(PATIENCE),
             container: container::Outside::default(),
         }
     }

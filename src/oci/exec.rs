@@ -68,6 +68,7 @@ pub(super) fn exec(_cli: &Cli, store: &Store, args: &Exec) -> Result<u8> {
             pid: first.pid,
             cgroups,
             chrooted: record.chrooted,
+            frozen: status == Status::Paused,
             owner: super::bundle::owner(&spec),
         }),
     };

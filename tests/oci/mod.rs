@@ -270,7 +270,21 @@ impl Drop for Bundle {
                 eprintln!("{name} is left: {}", gone.report());
             }
         }
+        let left = groups_named(&self.group);
+        if !std::thread::panicking() {
+            assert!(left.is_empty(), "control groups are left: {left:?}");
+        }
     }
+}
+
+/// Groups of this name in any hierarchy.
+fn groups_named(group: &str) -> Vec<PathBuf> {
+    let top = Path::new("/sys/fs/cgroup");
+    let below = fs::read_dir(top).into_iter().flatten().flatten();
+    let all = below.map(|entry| entry.path()).chain([top.to_owned()]);
+    all.map(|path| path.join(&group[1..]))
+        .filter(|path| path.exists())
+        .collect()
 }
 
 fn fill_root(root: &Path) {

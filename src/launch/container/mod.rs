@@ -58,6 +58,8 @@ pub struct Entered {
     pub cgroups: Option<Cgroups>,
     /// Whether its root is not that of its mount namespace.
     pub chrooted: bool,
+    /// Whether it is held still, and who enters waits with it.
+    pub frozen: bool,
     /// Whose its version 2 group is.
     pub owner: Option<(u32, u32)>,
 }

@@ -11,6 +11,7 @@ mod mounts;
 mod outside;
 mod process;
 mod sources;
+mod standing;
 pub mod step;
 mod why;
 

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::super::step::IdMapLine;
+pub use super::standing::{CapabilitySets, MemoryPolicy, Scheduling};
 use crate::model::{CgroupPlan, FilterFlags, MountFlags};
 
 /// A hook: a program of the client's.
@@ -122,45 +123,6 @@ pub struct DeviceNode {
     pub gid: u32,
     /// The host's own node, cloned: in a user namespace none can be made.
     pub tree: Option<usize>,
-}
-
-/// A process's standing with the scheduler, see sched_setattr(2).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Scheduling {
-    /// SCHED_* number.
-    pub policy: u32,
-    /// SCHED_FLAG_* bits.
-    pub flags: u64,
-    /// Nice value.
-    pub nice: i32,
-    /// Real-time priority.
-    pub priority: u32,
-    /// Nanoseconds of run time, deadline and period.
-    pub times: (u64, u64, u64),
-}
-
-/// Where memory is taken from, see set_mempolicy(2).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct MemoryPolicy {
-    /// MPOL_* number with its flags.
-    pub mode: i32,
-    /// Nodes.
-    pub nodes: Vec<u32>,
-}
-
-/// The five sets of capabilities, by name.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct CapabilitySets {
-    /// What can ever be had.
-    pub bounding: Vec<String>,
-    /// What is in force.
-    pub effective: Vec<String>,
-    /// What can be put in force.
-    pub permitted: Vec<String>,
-    /// What passes to programs that may inherit.
-    pub inheritable: Vec<String>,
-    /// What passes to any program.
-    pub ambient: Vec<String>,
 }
 
 /// A step of the launching process.

@@ -11,6 +11,7 @@ pub mod credentials;
 pub mod fault;
 pub mod file;
 pub mod forward;
+pub mod id_maps;
 pub mod inherited;
 pub mod interface;
 pub mod interrupt;

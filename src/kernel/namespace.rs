@@ -172,7 +172,7 @@ pub fn clocks() -> (i128, i128) {
     (ns(ClockId::Monotonic), ns(ClockId::Boottime))
 }
 
-fn write_proc(pid: u32, file: &str, text: &str) -> Result<()> {
+pub(super) fn write_proc(pid: u32, file: &str, text: &str) -> Result<()> {
     let path = format!("/proc/{pid}/{file}");
     std::fs::write(&path, text).map_err(KernelError::io("write", path))
 }

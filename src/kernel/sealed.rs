@@ -34,7 +34,12 @@ pub fn ensure() -> Result<()> {
     if is_sealed()? || !rustix::process::geteuid().is_root() {
         return Ok(());
     }
-    let program = mount::clone_tree(Path::new(OWN), false)?;
+    let program = match mount::clone_tree(Path::new(OWN), false) {
+        // Root of a user namespace alone, in mounts that are not its own: the program's file belongs
+        // to somebody who is nobody to it.
+        Err(error) if error.errno == Errno::PERM => return Ok(()),
+        other => other?,
+    };
     let attributes = Attr::MOUNT_ATTR_RDONLY | Attr::MOUNT_ATTR_NOSUID | Attr::MOUNT_ATTR_NODEV;
     let set = |fd| mount::set_attr(fd, attributes, Attr::empty(), false, None, "this program");
     set(program.as_fd())?;

@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::protocol::{Dialogue, Word};
 use super::root::attr;
@@ -18,6 +19,7 @@ use crate::kernel::cgroup::{Group, Parent};
 use crate::kernel::channel::Channel;
 use crate::kernel::credentials::FileSystemUser;
 use crate::kernel::fault;
+use crate::kernel::id_maps;
 use crate::kernel::mount::{self, Attr};
 use crate::kernel::namespace::{self, IdMap, MountsOf};
 use crate::kernel::seccomp::Program;
@@ -26,6 +28,9 @@ use crate::kernel::tree::{self, Point};
 use crate::kernel::{Errno, KernelError};
 use crate::plan::step::{IdMapLine, name_of};
 use crate::plan::{HostStep, LaunchPlan};
+
+/// Longest time the guest's side may take for one step; only a stuck kernel needs more.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why a launch failed. Nothing of it is left.
 #[derive(Debug, thiserror::Error)]
@@ -223,6 +228,8 @@ pub(super) struct Host {
     pub(super) file_user: Option<FileSystemUser>,
     pub(super) mounts: Option<MountsOf>,
     pub(super) said: Option<Word>,
+    /// Longest time the other side may take for one step; none where it is held still.
+    pub(super) patience: Option<Duration>,
     pub(super) container: container::Outside,
 }
 
@@ -244,6 +251,7 @@ impl Default for Host {
             file_user: None,
             mounts: None,
             said: None,
+            patience: Some(PATIENCE),
             container: container::Outside::default(),
         }
     }
@@ -312,7 +320,7 @@ impl Host {
             }
             HostStep::WriteIdMaps { users, groups } => {
                 let (pid, _) = self.stage.as_ref().ok_or_else(|| missing("the stage"))?;
-                namespace::write_id_maps(*pid, &lines(users), &lines(groups))?;
+                id_maps::write(*pid, &lines(users), &lines(groups))?;
             }
             HostStep::WriteClock => {
                 let (pid, _) = self.stage.as_ref().ok_or_else(|| missing("the stage"))?;

@@ -117,7 +117,13 @@ impl Stage<'_> {
             }
             StageStep::AwaitMaps => self.root = protocol::await_go(&inherited.channel)?,
             StageStep::BecomeRoot => {
-                credentials::become_user(0, 0, &[])?;
+                match credentials::become_user(0, 0, &[]) {
+                    // Where the map of groups is one's own id alone (user_namespaces(7)).
+                    Err(e) if e.errno == Errno::PERM && self.inside.is_some() => {
+                        credentials::become_id(0, 0)?;
+                    }
+                    other => other?,
+                }
                 process::hide_from_others()?;
                 die_with_host()?;
             }

@@ -2,7 +2,6 @@
 //! connecting the network in between, and saying why it ended when it did not end well.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
 
 use super::container::Inside;
 use super::host::{Cause, Host, LaunchError, Workplace, missing};
@@ -16,9 +15,6 @@ use crate::kernel::{Errno, KernelError, namespace};
 use crate::model::NetOp;
 use crate::plan::step::name_of;
 use crate::plan::{HostStep, LaunchPlan};
-
-/// Longest time the guest's side may take for one step; only a stuck kernel needs more.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Host {
     pub(super) fn make_stage(
@@ -57,6 +53,10 @@ impl Host {
             namespaces,
             sibling: false,
         };
+        let entered = place.container().ok().and_then(|at| at.entered.as_ref());
+        if entered.is_some_and(|entered| entered.frozen) {
+            self.patience = None;
+        }
         let cgroup = self.birthplace(place, false)?;
         let forked = match process::fork_with(flags, cgroup.as_ref().map(AsFd::as_fd)) {
             // Those inside have just given controllers to groups of their own.
@@ -191,7 +191,7 @@ impl Host {
     }
 
     pub(super) fn expect_word(&mut self) -> Result<(Word, Option<OwnedFd>), Cause> {
-        let heard = protocol::hear(self.channel()?, Some(PATIENCE))?;
+        let heard = protocol::hear(self.channel()?, self.patience)?;
         let Some((word, fd)) = heard else {
             return Err(Box::new(Silence));
         };
@@ -205,7 +205,7 @@ impl Host {
 
     /// The connection closes by execve, or because init died on its last steps.
     pub(super) fn hear_exec(&mut self, init: u32) -> Result<(), Cause> {
-        match protocol::hear(self.channel()?, Some(PATIENCE))? {
+        match protocol::hear(self.channel()?, self.patience)? {
             None if process::has_executed(init) => Ok(self.dialogue.hear(None)?),
             None => Err(Box::new(Silence)),
             Some((word, _)) => {

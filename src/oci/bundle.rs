@@ -65,6 +65,10 @@ impl Bundle {
         };
         let resources = linux.and_then(|l| l.resources().as_ref());
         let mut plan = cgroup::plan(&container, resources, &host.for_plan())?;
+        if host.facts.limited {
+            // Programs that filter devices are root's; the nodes that are there are the host's.
+            plan.devices = None;
+        }
         plan.owner = owner(&self.spec).filter(|_| host.facts.cgroup_mode == CgroupMode::V2);
         Ok(plan)
     }

@@ -106,9 +106,7 @@ pub(super) fn make(cli: &Cli, store: &Store, args: &Make, waits: bool, log: &Log
     let write = |pid: u32, cgroups: Option<&CgroupPlace>| -> std::result::Result<(), RecordError> {
         let mut record = record.borrow_mut();
         record.process = Identity::of(pid);
-        if let Some(place) = cgroups {
-            record.cgroup = Some(place.clone());
-        }
+        record.cgroup = cgroups.cloned();
         folder.get()?.save(&record)?;
         match &args.pid_file {
             Some(path) => Ok(write_pid(path, pid)?),

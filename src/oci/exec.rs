@@ -72,6 +72,7 @@ pub(super) fn exec(store: &Store, args: &Exec, log: &Log) -> Result<u8> {
             pid: first.pid,
             cgroups,
             chrooted: record.chrooted,
+            frozen: status == Status::Paused,
             owner: super::bundle::owner(&spec),
         }),
     };

@@ -32,7 +32,8 @@ impl HostView {
                 cgroup_mode: cgroups.mode,
                 selinux: Path::new("/sys/fs/selinux/enforce").exists(),
                 apparmor: is_yes("/sys/module/apparmor/parameters/enabled"),
-                rootless,
+                rootless: !rustix::process::geteuid().is_root(),
+                limited: rootless || in_user_namespace(),
             },
             cgroups,
         })
@@ -42,6 +43,13 @@ impl HostView {
     pub(super) fn for_plan(&self) -> CgroupHost {
         CgroupHost::from(&self.cgroups)
     }
+}
+
+/// Whether our user namespace is not the first one, which has every id.
+fn in_user_namespace() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let words: Vec<&str> = map.split_whitespace().collect();
+    words != ["0", "0", "4294967295"]
 }
 
 fn is_yes(path: &str) -> bool {

@@ -19,7 +19,7 @@ use crate::plan::cgroup;
 pub(super) fn update(store: &Store, args: &Update) -> Result<u8> {
     let folder = store.find(&args.id)?;
     folder.lock()?;
-    let record = folder.made()?;
+    let mut record = folder.made()?;
     let host = HostView::look(store.rootless)?;
     let place = record.cgroup.as_ref().ok_or(OciError::NotRunning)?;
     let resources = match &args.resources {
@@ -30,7 +30,14 @@ pub(super) fn update(store: &Store, args: &Update) -> Result<u8> {
     if let Some(scope) = &plan.place.scope {
         kernel_cgroup::change_scope(scope)?;
     }
-    Cgroups::open(&host.cgroups, place)?.update(&host.cgroups, &plan)?;
+    let mut cgroups = Cgroups::open(&host.cgroups, place)?;
+    let changed = cgroups.update(&host.cgroups, &plan);
+    // Folders that had to be made for it are to go with the container, however it went.
+    if cgroups.place() != place {
+        record.cgroup = Some(cgroups.place().clone());
+        folder.save(&record)?;
+    }
+    changed?;
     let lines: Vec<String> = [&args.l3_cache_schema, &args.mem_bw_schema]
         .into_iter()
         .flatten()

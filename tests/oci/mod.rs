@@ -25,6 +25,9 @@ pub struct Bundle {
     /// What will be in config.json.
     pub config: Value,
     group: String,
+    program: PathBuf,
+    /// Words before the runtime's own: who starts it, and where.
+    before: Vec<String>,
 }
 
 impl Bundle {
@@ -46,7 +49,13 @@ impl Bundle {
         config["process"]["env"] = json!(["PATH=/bin"]);
         config["root"]["readonly"] = json!(false);
         config["linux"]["cgroupsPath"] = json!(format!("{group}/c"));
-        Self { dir, config, group }
+        Self {
+            dir,
+            config,
+            group,
+            program: oci_program(),
+            before: Vec::new(),
+        }
     }
 
     /// A path in the bundle.
@@ -112,9 +121,28 @@ impl Bundle {
         self
     }
 
+    /// From here on somebody else starts the runtime: all of the bundle is given to `owner`, the
+    /// program is copied to where they reach it, and `before` are the words that make them start it.
+    pub fn started_by(&mut self, owner: u32, before: &[&str]) -> &mut Self {
+        let copy = self.dir.join("bulkhead-oci");
+        fs::copy(&self.program, &copy).expect("a disk with room");
+        chown_tree(self.dir.path(), owner);
+        self.program = copy;
+        self.before = before.iter().map(|word| (*word).to_owned()).collect();
+        self
+    }
+
     /// A command of the runtime.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(oci_program());
+        let mut words = self.before.iter().map(String::as_str);
+        let mut command = match words.next() {
+            Some(first) => {
+                let mut command = Command::new(first);
+                command.args(words).arg(&self.program);
+                command
+            }
+            None => Command::new(&self.program),
+        };
         command.arg("--root").arg(self.dir.join("state"));
         command.args(args).stdin(Stdio::null());
         command
@@ -242,7 +270,21 @@ impl Drop for Bundle {
                 eprintln!("{name} is left: {}", gone.report());
             }
         }
+        let left = groups_named(&self.group);
+        if !std::thread::panicking() {
+            assert!(left.is_empty(), "control groups are left: {left:?}");
+        }
     }
+}
+
+/// Groups of this name in any hierarchy.
+fn groups_named(group: &str) -> Vec<PathBuf> {
+    let top = Path::new("/sys/fs/cgroup");
+    let below = fs::read_dir(top).into_iter().flatten().flatten();
+    let all = below.map(|entry| entry.path()).chain([top.to_owned()]);
+    all.map(|path| path.join(&group[1..]))
+        .filter(|path| path.exists())
+        .collect()
 }
 
 fn fill_root(root: &Path) {

@@ -146,10 +146,12 @@ impl Init<'_> {
         credentials::own_standard_files(*uid)?;
         capability::drop_bounding_except(sets.bounding)?;
         credentials::keep_capabilities_over_setuid(true)?;
-        if *set_groups {
-            credentials::become_user(*uid, *gid, groups)?;
-        } else {
-            credentials::become_id(*uid, *gid)?;
+        match credentials::become_user(*uid, *gid, groups) {
+            // Those of the caller stay, where they cannot be given up and none were asked for.
+            Err(error) if error.errno == Errno::PERM && !set_groups && groups.is_empty() => {
+                credentials::become_id(*uid, *gid)?;
+            }
+            other => other?,
         }
         credentials::keep_capabilities_over_setuid(false)?;
         sets.take_on()?;

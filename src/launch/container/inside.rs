@@ -54,10 +54,23 @@ impl<'a> Inside<'a> {
             InsideStep::EnterCgroups => {
                 let own = self.outside.cgroups.as_deref();
                 let entered = self.place.entered.as_ref().and_then(|e| e.cgroups.as_ref());
-                match own.or(entered) {
-                    Some(cgroups) => cgroups.enter_self()?,
-                    None => return Err(missing("the control groups").into()),
+                // Where none could be made and none were needed there is nothing to enter.
+                if let Some(cgroups) = own.or(entered) {
+                    cgroups.enter_self()?;
                 }
+            }
+            InsideStep::SetOomScore { score } => {
+                let proc = self.outside.proc.as_ref().ok_or_else(|| missing("/proc"))?;
+                match proc.write("self/oom_score_adj", &score.to_string()) {
+                    // Lower than that of who called us.
+                    Err(error) if matches!(error.errno, Errno::ACCESS | Errno::PERM) => {}
+                    other => other?,
+                }
+            }
+            InsideStep::JoinContainer { kinds } => {
+                let entered = self.place.entered.as_ref();
+                let entered = entered.ok_or_else(|| missing("the container to enter"))?;
+                namespace::join(entered.pidfd.as_fd(), *kinds)?;
             }
             InsideStep::JoinNamespaces { kinds } => {
                 for kind in kinds {
@@ -128,6 +141,7 @@ impl Init<'_> {
             InsideStep::EnterCgroups
             | InsideStep::JoinNamespaces { .. }
             | InsideStep::NewClock { .. }
+            | InsideStep::SetOomScore { .. }
             | InsideStep::SetLimits { .. } => self.inside()?.early(step)?,
             InsideStep::GiveBirth { .. } => return Err(missing("the stage").into()),
             InsideStep::Hide { keyring } => hide(*keyring)?,
@@ -138,6 +152,11 @@ impl Init<'_> {
             InsideStep::CutPropagation { propagation } => {
                 mount::set_propagation_of_all(propagation.kind, propagation.recursive)?;
             }
+            InsideStep::Clone { source, recursive } => {
+                let tree = mount::clone_tree(source, *recursive)?;
+                self.inside()?.outside.trees.push(tree);
+            }
+            InsideStep::CloneCgroups => self.inside()?.outside.clone_cgroups()?,
             InsideStep::PlaceRoot => self.place_root()?,
             InsideStep::Mount { mount } => mounts::mount(self, mount)?,
             InsideStep::CloseMount { target } => mounts::close(self.root()?, target)?,
@@ -209,8 +228,10 @@ impl Init<'_> {
 
     /// The working folder is the root's, in this namespace.
     fn place_root(&mut self) -> Result<(), Cause> {
-        let tree = self.inside()?.outside.root_tree.take();
-        let tree = tree.ok_or_else(|| missing("the root's tree"))?;
+        let tree = match self.inside()?.outside.root_tree.take() {
+            Some(tree) => tree,
+            None => mount::clone_tree(Path::new("."), true)?,
+        };
         let slave = mount::Change {
             propagation: libc_ms::SLAVE,
             recursive: true,

@@ -21,6 +21,7 @@ use std::rc::Rc;
 use super::host::{Host, LaunchError, Workplace, carry_out_until_release, release};
 use crate::kernel::cgroup::{self, CgroupBind, Cgroups};
 use crate::kernel::procfs::Procfs;
+use crate::kernel::{KernelError, mount};
 use crate::model::CgroupPlace;
 use crate::plan::LaunchPlan;
 
@@ -82,6 +83,8 @@ pub struct Entered {
     pub cgroups: Option<Cgroups>,
     /// Whether its root is not that of its mount namespace.
     pub chrooted: bool,
+    /// Whether it is held still, and who enters waits with it.
+    pub frozen: bool,
     /// Whose its version 2 group is.
     pub owner: Option<(u32, u32)>,
 }
@@ -120,6 +123,20 @@ pub(super) struct Outside {
     pub(super) cgroups: Option<Rc<Cgroups>>,
     pub(super) cgroup_trees: Vec<(CgroupBind, OwnedFd)>,
     pub(super) terminal: Option<OwnedFd>,
+}
+
+impl Outside {
+    /// Clones of the container's own control groups, to be shown in it.
+    pub(super) fn clone_cgroups(&mut self) -> Result<(), KernelError> {
+        let Some(cgroups) = &self.cgroups else {
+            return Ok(());
+        };
+        for bind in cgroups.binds() {
+            let tree = mount::clone_tree(&bind.path, false)?;
+            self.cgroup_trees.push((bind, tree));
+        }
+        Ok(())
+    }
 }
 
 /// A container whose first process has everything but the word to go on.

@@ -220,7 +220,13 @@ fn cgroup(
     settings: &[(String, String)],
 ) -> Result<(), Cause> {
     let trees = std::mem::take(&mut init.inside()?.outside.cgroup_trees);
+    let mode = init.inside()?.place.host.mode;
     let root = init.root()?;
+    if trees.is_empty() && mode == crate::model::CgroupMode::V2 {
+        let tree = new("cgroup2", &[], entry.set)?;
+        finish(&tree, entry, None)?;
+        return put(root, &tree, &entry.target, Point::Directory);
+    }
     if let [(bind, tree)] = &trees[..]
         && bind.name.is_empty()
     {

@@ -27,7 +27,7 @@ impl Host {
         place: &Place<'_>,
     ) -> Result<(), Cause> {
         match step {
-            OutsideStep::Open { root, join } => self.open(root, join)?,
+            OutsideStep::Open { root, join, clone } => self.open(root, join, *clone)?,
             OutsideStep::Clone { source, recursive } => {
                 let tree = mount::clone_tree(source, *recursive)?;
                 self.container.trees.push(tree);
@@ -37,10 +37,19 @@ impl Host {
                 groups,
                 recursive,
             } => self.shift_ids(users, groups, *recursive)?,
-            OutsideStep::MakeCgroups { plan } => self.make_cgroups(plan, place)?,
+            OutsideStep::MakeCgroups { plan, optional } => {
+                self.make_cgroups(plan, *optional, place)?;
+            }
             OutsideStep::MakeScope { plan } => self.make_scope(plan, place)?,
-            OutsideStep::OpenCgroups | OutsideStep::JoinPids => self.enter_step(step, place)?,
-            OutsideStep::CloneCgroups => self.clone_cgroups()?,
+            OutsideStep::OpenCgroups => {}
+            OutsideStep::OpenProc => self.open_proc()?,
+            OutsideStep::JoinPids => {
+                self.open_proc()?;
+                let entered = place.entered.as_ref();
+                let entered = entered.ok_or_else(|| missing("the container to enter"))?;
+                namespace::join(entered.pidfd.as_fd(), kind::PID)?;
+            }
+            OutsideStep::CloneCgroups => self.container.clone_cgroups()?,
             OutsideStep::MakeInit { namespaces } => {
                 self.make_init(plan, &Workplace::Container(place), *namespaces)?;
             }
@@ -94,9 +103,19 @@ impl Host {
             .ok_or_else(|| missing("the container's first process"))
     }
 
-    fn open(&mut self, root: &std::path::Path, join: &[Existing]) -> Result<(), KernelError> {
+    fn open_proc(&mut self) -> Result<(), KernelError> {
         self.dialogue.follow_the_plan();
         self.container.proc = Some(Procfs::open()?);
+        Ok(())
+    }
+
+    fn open(
+        &mut self,
+        root: &std::path::Path,
+        join: &[Existing],
+        clone: bool,
+    ) -> Result<(), KernelError> {
+        self.open_proc()?;
         for namespace in join {
             let fd = namespace::open_path(&namespace.path, namespace.kind)?;
             self.container.joined.insert(namespace.kind, fd);
@@ -104,7 +123,10 @@ impl Host {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder = rustix::fs::open(root, flags, Mode::empty())
             .map_err(KernelError::on("open the root file system", root.display()))?;
-        self.container.root_tree = Some(mount::clone_tree_fd(folder.as_fd(), true, "the root")?);
+        if clone {
+            let tree = mount::clone_tree_fd(folder.as_fd(), true, "the root")?;
+            self.container.root_tree = Some(tree);
+        }
         // Where a copy of the mounts finds the folder again: descriptors go on meaning ours.
         rustix::process::fchdir(&folder).map_err(KernelError::on("change to", root.display()))
     }
@@ -135,9 +157,17 @@ impl Host {
         mount::set_attr(tree.as_fd(), none, none, recursive, Some(map.as_fd()), what)
     }
 
-    fn make_cgroups(&mut self, plan: &CgroupPlan, place: &Place<'_>) -> Result<(), Cause> {
-        let cgroups = Rc::new(Cgroups::create(&place.host, plan)?);
-        self.keep_cgroups(cgroups, place);
+    fn make_cgroups(
+        &mut self,
+        plan: &CgroupPlan,
+        optional: bool,
+        place: &Place<'_>,
+    ) -> Result<(), Cause> {
+        match Cgroups::create(&place.host, plan) {
+            Ok(cgroups) => self.keep_cgroups(Rc::new(cgroups), place),
+            Err(error) if optional && error.is_denied() => {}
+            Err(error) => return Err(error.into()),
+        }
         Ok(())
     }
 
@@ -160,28 +190,6 @@ impl Host {
         // A group that cannot be removed now is removed by `delete`.
         self.undo.push(move || drop(undo.remove(&host)));
         self.container.cgroups = Some(cgroups);
-    }
-
-    fn clone_cgroups(&mut self) -> Result<(), Cause> {
-        let Some(cgroups) = &self.container.cgroups else {
-            return Ok(());
-        };
-        for bind in cgroups.binds() {
-            let tree = mount::clone_tree(&bind.path, false)?;
-            self.container.cgroup_trees.push((bind, tree));
-        }
-        Ok(())
-    }
-
-    fn enter_step(&mut self, step: &OutsideStep, place: &Place<'_>) -> Result<(), Cause> {
-        let entered = place.entered.as_ref();
-        let entered = entered.ok_or_else(|| missing("the container to enter"))?;
-        if *step == OutsideStep::JoinPids {
-            self.dialogue.follow_the_plan();
-            self.container.proc = Some(Procfs::open()?);
-            namespace::join(entered.pidfd.as_fd(), kind::PID)?;
-        }
-        Ok(())
     }
 
     fn set_oom_score(&self, score: i32) -> Result<(), KernelError> {

@@ -19,6 +19,7 @@ pub fn check(spec: &Spec) -> Checked {
     names(spec)?;
     needs(spec)?;
     sysctls(spec)?;
+    listener(spec)?;
     match spec.process() {
         Some(process) => check_process(process),
         None => Ok(()),
@@ -189,6 +190,19 @@ fn needs(spec: &Spec) -> Checked {
         return Err(refuse(
             "linux.namespaces, user",
             "a new one needs linux.uidMappings and linux.gidMappings",
+        ));
+    }
+    Ok(())
+}
+
+/// Who decides must be reachable.
+fn listener(spec: &Spec) -> Checked {
+    let seccomp = spec.linux().as_ref().and_then(|l| l.seccomp().as_ref());
+    let nobody = seccomp.is_some_and(|s| s.listener_path().is_none());
+    if nobody && super::process::notifies(spec) {
+        return Err(refuse(
+            "linux.seccomp.listenerPath",
+            "SCMP_ACT_NOTIFY needs a socket where somebody decides",
         ));
     }
     Ok(())

@@ -42,7 +42,7 @@ pub(super) fn nodes(wish: &Wish<'_>, trees: &mut Trees) -> Result<Vec<DeviceNode
         .filter(|node| asked.iter().all(|a| a.path != node.path))
         .chain(asked.iter().cloned())
         .collect();
-    if wish.user_namespace() {
+    if wish.user_namespace() || wish.facts.limited {
         for node in all.iter_mut().filter(|node| node.kind != 'p') {
             node.tree = Some(trees.push(OutsideStep::Clone {
                 source: node.path.clone(),

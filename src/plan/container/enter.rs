@@ -9,7 +9,7 @@ use super::step::{InsideStep, OutsideStep};
 use crate::model::Filter;
 use crate::plan::PlanError;
 use crate::plan::seccomp::to_filter;
-use crate::plan::step::{HostStep, InitStep, LaunchPlan};
+use crate::plan::step::{HostStep, InitStep, LaunchPlan, StageStep};
 
 /// Who enters a running container, and how.
 #[derive(Debug)]
@@ -44,13 +44,13 @@ pub fn enter(entry: &Entry<'_>) -> Result<LaunchPlan, PlanError> {
         make_folder: false,
         filter: filter.clone(),
         notifies: notifies(entry.spec),
-        set_groups: !entry.facts.rootless,
+        set_groups: !entry.facts.limited,
         apparmor: entry.facts.apparmor,
         selinux: entry.facts.selinux,
     };
     Ok(LaunchPlan {
         host: enter_outside(entry, filter),
-        stage: Vec::new(),
+        stage: enter_stage(entry),
         init: enter_inside(entry, &tail)?,
     })
 }
@@ -66,9 +66,17 @@ fn enter_outside(entry: &Entry<'_>, filter: Option<Filter>) -> Vec<HostStep> {
     if entry.cgroups {
         push(OutsideStep::OpenCgroups);
     }
-    push(OutsideStep::JoinPids);
-    push(OutsideStep::MakeInit { namespaces: 0 });
-    if let Some(score) = entry.process.oom_score_adj() {
+    if entry.staged() {
+        push(OutsideStep::OpenProc);
+        steps.push(HostStep::MakeStage);
+        steps.push(HostStep::Container(OutsideStep::AwaitBirth));
+    } else {
+        push(OutsideStep::JoinPids);
+        push(OutsideStep::MakeInit { namespaces: 0 });
+    }
+    let mut push = |step| steps.push(HostStep::Container(step));
+    let score = entry.process.oom_score_adj();
+    if let Some(score) = score.filter(|_| !entry.facts.limited) {
         push(OutsideStep::SetOomScore { score });
     }
     if notifies(entry.spec) {
@@ -94,6 +102,45 @@ fn enter_outside(entry: &Entry<'_>, filter: Option<Filter>) -> Vec<HostStep> {
     steps
 }
 
+/// Who has no rights but in the container's user namespace enters that first, and from there what it
+/// owns.
+fn enter_stage(entry: &Entry<'_>) -> Vec<StageStep> {
+    if !entry.staged() {
+        return Vec::new();
+    }
+    let mut steps = Vec::new();
+    let mut push = |step| steps.push(StageStep::Container(step));
+    own_score(entry).into_iter().for_each(&mut push);
+    if entry.cgroups {
+        push(InsideStep::EnterCgroups);
+    }
+    push(InsideStep::JoinContainer {
+        kinds: bit(LinuxNamespaceType::User) | entry.kinds() & bit(LinuxNamespaceType::Pid),
+    });
+    steps.push(StageStep::BecomeRoot);
+    steps.push(StageStep::Container(InsideStep::GiveBirth {
+        namespaces: 0,
+    }));
+    steps
+}
+
+fn own_score(entry: &Entry<'_>) -> Option<InsideStep> {
+    let score = entry.process.oom_score_adj();
+    let score = score.filter(|_| entry.facts.limited)?;
+    Some(InsideStep::SetOomScore { score })
+}
+
+impl Entry<'_> {
+    fn kinds(&self) -> u64 {
+        let all = super::namespaces(self.spec);
+        all.iter().fold(0, |all, n| all | bit(n.typ()))
+    }
+
+    fn staged(&self) -> bool {
+        self.facts.rootless
+    }
+}
+
 fn enter_inside(entry: &Entry<'_>, tail: &Tail<'_>) -> Result<Vec<InitStep>, PlanError> {
     let mut steps = Vec::new();
     let mut push = |step| steps.push(InitStep::Container(step));
@@ -103,17 +150,19 @@ fn enter_inside(entry: &Entry<'_>, tail: &Tail<'_>) -> Result<Vec<InitStep>, Pla
         let cpus = numbers("process.execCPUAffinity.initial", initial)?;
         push(InsideStep::SetAffinity { cpus });
     }
+    if !entry.staged() {
+        own_score(entry).into_iter().for_each(&mut push);
+    }
     push(InsideStep::Hide {
         keyring: !entry.keep_keyring,
     });
-    if entry.cgroups {
+    if entry.cgroups && !entry.staged() {
         push(InsideStep::EnterCgroups);
     }
-    let pid = bit(LinuxNamespaceType::Pid);
-    let kinds = super::namespaces(entry.spec)
-        .iter()
-        .fold(0, |all, n| all | bit(n.typ()))
-        & !pid;
+    let mut kinds = entry.kinds() & !bit(LinuxNamespaceType::Pid);
+    if entry.staged() {
+        kinds &= !bit(LinuxNamespaceType::User);
+    }
     let limits = crate::plan::steps::limits_of(entry.process);
     if !limits.is_empty() && kinds & bit(LinuxNamespaceType::User) != 0 {
         push(InsideStep::SetLimits { limits });

@@ -29,11 +29,15 @@ fn root_propagation(wish: &Wish<'_>) -> Result<Option<Propagation>, PlanError> {
 
 pub(super) fn inside(
     wish: &Wish<'_>,
+    trees: Vec<InsideStep>,
     mounts: Vec<MountEntry>,
     nodes: Vec<DeviceNode>,
 ) -> Result<Vec<InitStep>, PlanError> {
     let mut steps = Vec::new();
     let mut push = |step| steps.push(InitStep::Container(step));
+    if !wish.staged() {
+        own_oom_score(wish).into_iter().for_each(&mut push);
+    }
     push(InsideStep::Hide {
         keyring: !wish.keep_keyring,
     });
@@ -52,7 +56,9 @@ pub(super) fn inside(
     }
     let mut closed = Vec::new();
     if wish.has(LinuxNamespaceType::Mount) {
-        closed = mount_steps(wish, mounts, nodes, &mut push)?;
+        cut_propagation(wish, &mut push)?;
+        trees.into_iter().for_each(&mut push);
+        closed = mount_steps(wish, mounts, nodes, &mut push);
     } else {
         push(InsideStep::EnterFolder);
     }
@@ -137,13 +143,7 @@ pub(super) fn new_clock(wish: &Wish<'_>) -> Option<InsideStep> {
     })
 }
 
-/// The mounts, up to the root's; what is to be made read-only when nothing more is made in it.
-fn mount_steps(
-    wish: &Wish<'_>,
-    mounts: Vec<MountEntry>,
-    nodes: Vec<DeviceNode>,
-    push: &mut impl FnMut(InsideStep),
-) -> Result<Vec<PathBuf>, PlanError> {
+fn cut_propagation(wish: &Wish<'_>, push: &mut impl FnMut(InsideStep)) -> Result<(), PlanError> {
     let propagation = root_propagation(wish)?;
     // The default is what mount_namespaces(7) calls a slave: it hears and is not heard.
     let private = propagation.is_some_and(|p| p.kind == 1 << 18);
@@ -153,6 +153,16 @@ fn mount_steps(
             recursive: true,
         },
     });
+    Ok(())
+}
+
+/// The mounts, up to the root's; what is to be made read-only when nothing more is made in it.
+fn mount_steps(
+    wish: &Wish<'_>,
+    mounts: Vec<MountEntry>,
+    nodes: Vec<DeviceNode>,
+    push: &mut impl FnMut(InsideStep),
+) -> Vec<PathBuf> {
     push(InsideStep::PlaceRoot);
     // A /dev of the host's is as the client wants it.
     let foreign_dev = mounts
@@ -201,7 +211,7 @@ fn mount_steps(
     push(InsideStep::EnterRoot {
         pivot: !wish.no_pivot,
     });
-    Ok(closed)
+    closed
 }
 
 /// Hooks in the container's namespaces have its program's environment if they have none of their
@@ -213,6 +223,13 @@ fn with_own_environment(wish: &Wish<'_>, mut hooks: Vec<Hook>) -> Vec<Hook> {
         hook.env.get_or_insert_with(|| env.clone());
     }
     hooks
+}
+
+/// The score, set by the process itself: to who lacks root's rights the file is closed as soon as
+/// the process hides.
+pub(super) fn own_oom_score(wish: &Wish<'_>) -> Option<InsideStep> {
+    let score = wish.oom_score().filter(|_| wish.facts.limited)?;
+    Some(InsideStep::SetOomScore { score })
 }
 
 /// Names and kernel settings, in the container's namespaces.

@@ -11,12 +11,13 @@ mod mounts;
 mod outside;
 mod process;
 mod sources;
+mod standing;
 pub mod step;
 mod why;
 
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, Spec};
+use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, Process, Spec};
 
 use super::PlanError;
 use super::seccomp::to_filter;
@@ -41,6 +42,9 @@ pub struct Facts {
     pub apparmor: bool,
     /// Whether the launching program has no privileges but in a user namespace of its own making.
     pub rootless: bool,
+    /// Whether it lacks the rights of the host's root: without privileges, or root of a user
+    /// namespace that it was started in.
+    pub limited: bool,
 }
 
 /// What is asked for: the configuration, and how its client wants it carried out.
@@ -145,6 +149,20 @@ impl Wish<'_> {
         self.user_namespace() || joined(LinuxNamespaceType::Pid)
     }
 
+    /// Whether trees are cloned by the first process: who has no privileges on the host may do it
+    /// only in a mount namespace that belongs to the container's user namespace.
+    fn clones_inside(&self) -> bool {
+        self.facts.rootless
+    }
+
+    /// How likely its end is when memory is short.
+    fn oom_score(&self) -> Option<i32> {
+        self.spec
+            .process()
+            .as_ref()
+            .and_then(Process::oom_score_adj)
+    }
+
     fn filter(&self) -> Result<Option<Filter>, PlanError> {
         let seccomp = self.linux().and_then(|l| l.seccomp().as_ref());
         Ok(seccomp.map(to_filter).transpose()?)
@@ -181,16 +199,38 @@ pub fn hooks(list: Option<&Vec<oci_spec::runtime::Hook>>) -> Vec<Hook> {
         .collect()
 }
 
+/// What cannot be had without root's rights.
+fn check_rights(wish: &Wish<'_>) -> Result<(), PlanError> {
+    let kinds = [LinuxNamespaceType::User, LinuxNamespaceType::Mount];
+    for kind in kinds {
+        if wish.facts.rootless && !wish.has(kind) {
+            return Err(refuse(
+                "linux.namespaces",
+                format!(
+                    "without root's rights a container needs a {} namespace",
+                    word(kind)
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// The plan of a container.
 ///
 /// # Errors
 /// The configuration contradicts itself, or asks for what cannot be had.
 pub fn steps(wish: &Wish<'_>) -> Result<LaunchPlan, PlanError> {
     check(wish.spec)?;
+    check_rights(wish)?;
     let mut trees = Trees::default();
     let mounts = mounts::entries(wish, &mut trees)?;
     let nodes = devices::nodes(wish, &mut trees)?;
-    let inside = inside::inside(wish, mounts, nodes)?;
+    let trees_inside = match wish.clones_inside() {
+        true => trees.move_inside()?,
+        false => Vec::new(),
+    };
+    let inside = inside::inside(wish, trees_inside, mounts, nodes)?;
     Ok(LaunchPlan {
         host: outside::outside(wish, trees)?,
         stage: outside::stage(wish),

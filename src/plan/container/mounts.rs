@@ -26,14 +26,16 @@ struct Options {
 }
 
 /// Flags of a file system itself, which fsconfig(2) takes as such.
-const FLAGS: [&str; 6] = ["sync", "dirsync", "mand", "lazytime", "silent", "iversion"];
-/// The usual state, and words for tools other than the kernel.
-const IGNORED: [&str; 10] = [
+const FLAGS: [&str; 4] = ["sync", "dirsync", "mand", "lazytime"];
+/// The usual state, words for tools other than the kernel, and what fsconfig(2) has no word for.
+const IGNORED: [&str; 12] = [
     "defaults",
     "async",
     "nomand",
     "nolazytime",
     "loud",
+    "silent",
+    "iversion",
     "noiversion",
     "acl",
     "noacl",

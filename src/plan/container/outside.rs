@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
-use super::inside::new_clock;
+use super::inside::{new_clock, own_oom_score};
 use super::sources::Trees;
 use super::step::{Existing, Hook, InsideStep, OutsideStep};
 use super::{Wish, bit, devices, hooks, mounts, path_of, process, refuse};
@@ -49,13 +49,15 @@ pub(super) fn outside(wish: &Wish<'_>, trees: Trees) -> Result<Vec<HostStep>, Pl
     push(OutsideStep::Open {
         root: root(wish)?,
         join: joined(wish),
+        clone: !wish.clones_inside(),
     });
     let cgroups = trees.cgroups;
     trees.steps.into_iter().for_each(&mut push);
     let scope = wish.cgroup.as_ref().filter(|c| c.place.scope.is_some());
     if let (Some(plan), None) = (&wish.cgroup, scope) {
         let plan = Box::new(plan.clone());
-        push(OutsideStep::MakeCgroups { plan });
+        let optional = wish.facts.limited && plan.settings.is_empty();
+        push(OutsideStep::MakeCgroups { plan, optional });
         if cgroups {
             push(OutsideStep::CloneCgroups);
         }
@@ -85,8 +87,7 @@ pub(super) fn outside(wish: &Wish<'_>, trees: Trees) -> Result<Vec<HostStep>, Pl
         push(OutsideStep::Continue);
     }
     push(OutsideStep::Record);
-    let process = wish.spec.process().as_ref();
-    if let Some(score) = process.and_then(oci_spec::runtime::Process::oom_score_adj) {
+    if let Some(score) = wish.oom_score().filter(|_| !wish.facts.limited) {
         push(OutsideStep::SetOomScore { score });
     }
     after_birth(wish, &mut push);
@@ -174,7 +175,10 @@ pub(super) fn stage(wish: &Wish<'_>) -> Vec<StageStep> {
     if !wish.staged() {
         return Vec::new();
     }
-    let mut steps = Vec::new();
+    let mut steps: Vec<StageStep> = own_oom_score(wish)
+        .map(StageStep::Container)
+        .into_iter()
+        .collect();
     if wish
         .cgroup
         .as_ref()
@@ -190,9 +194,13 @@ pub(super) fn stage(wish: &Wish<'_>) -> Vec<StageStep> {
         these.filter(|k| (*k == own) == user).collect()
     };
     let join = |kinds: Vec<u64>| StageStep::Container(InsideStep::JoinNamespaces { kinds });
-    if !kinds(false).is_empty() {
-        steps.push(join(kinds(false)));
-    }
+    let others = (!kinds(false).is_empty()).then(|| join(kinds(false)));
+    // Without rights of one's own those of the user namespace come first.
+    let (first, later) = match wish.facts.rootless {
+        true => (None, others),
+        false => (others, None),
+    };
+    steps.extend(first);
     let limits = process::limits(wish.spec);
     if wish.user_namespace() && !limits.is_empty() {
         steps.push(StageStep::Container(InsideStep::SetLimits { limits }));
@@ -207,6 +215,7 @@ pub(super) fn stage(wish: &Wish<'_>) -> Vec<StageStep> {
         steps.extend(new_clock(wish).map(StageStep::Container));
         steps.push(StageStep::BecomeRoot);
     }
+    steps.extend(later);
     steps.push(StageStep::Container(InsideStep::GiveBirth {
         namespaces: born_into(wish),
     }));

@@ -71,7 +71,7 @@ pub(super) fn program(
         make_folder: true,
         filter: wish.filter()?,
         notifies: notifies(wish.spec),
-        set_groups: !wish.facts.rootless,
+        set_groups: !wish.facts.limited,
         apparmor: wish.facts.apparmor,
         selinux: wish.facts.selinux,
     };

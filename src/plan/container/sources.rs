@@ -1,7 +1,9 @@
 //! The trees of the host that a container shows: cloned in order before its first process exists,
 //! and known by their number from then on.
 
-use super::step::OutsideStep;
+use super::refuse;
+use super::step::{InsideStep, OutsideStep};
+use crate::plan::PlanError;
 
 /// Steps that make trees.
 #[derive(Debug, Default)]
@@ -18,6 +20,26 @@ impl Trees {
         self.steps.push(clone);
         self.count += 1;
         self.count - 1
+    }
+
+    /// The same steps for the container's first process.
+    pub(super) fn move_inside(&mut self) -> Result<Vec<InsideStep>, PlanError> {
+        let mut all = Vec::new();
+        for step in std::mem::take(&mut self.steps) {
+            match step {
+                OutsideStep::Clone { source, recursive } => {
+                    all.push(InsideStep::Clone { source, recursive });
+                }
+                _ => {
+                    let why = "shifting the ids of the host's files needs root's rights";
+                    return Err(refuse("mounts, idmap", why));
+                }
+            }
+        }
+        if std::mem::take(&mut self.cgroups) {
+            all.push(InsideStep::CloneCgroups);
+        }
+        Ok(all)
     }
 
     /// Something that is done to the last one.

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::super::step::IdMapLine;
+pub use super::standing::{CapabilitySets, MemoryPolicy, Scheduling};
 use crate::model::{CgroupPlan, FilterFlags, MountFlags};
 
 /// A hook: a program of the client's.
@@ -124,45 +125,6 @@ pub struct DeviceNode {
     pub tree: Option<usize>,
 }
 
-/// A process's standing with the scheduler, see sched_setattr(2).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Scheduling {
-    /// SCHED_* number.
-    pub policy: u32,
-    /// SCHED_FLAG_* bits.
-    pub flags: u64,
-    /// Nice value.
-    pub nice: i32,
-    /// Real-time priority.
-    pub priority: u32,
-    /// Nanoseconds of run time, deadline and period.
-    pub times: (u64, u64, u64),
-}
-
-/// Where memory is taken from, see set_mempolicy(2).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct MemoryPolicy {
-    /// MPOL_* number with its flags.
-    pub mode: i32,
-    /// Nodes.
-    pub nodes: Vec<u32>,
-}
-
-/// The five sets of capabilities, by name.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct CapabilitySets {
-    /// What can ever be had.
-    pub bounding: Vec<String>,
-    /// What is in force.
-    pub effective: Vec<String>,
-    /// What can be put in force.
-    pub permitted: Vec<String>,
-    /// What passes to programs that may inherit.
-    pub inheritable: Vec<String>,
-    /// What passes to any program.
-    pub ambient: Vec<String>,
-}
-
 /// A step of the launching process.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "step", rename_all = "kebab-case")]
@@ -173,7 +135,11 @@ pub enum OutsideStep {
         root: PathBuf,
         /// Namespaces.
         join: Vec<Existing>,
+        /// Whether its tree is cloned at once.
+        clone: bool,
     },
+    /// Open the host's procfs.
+    OpenProc,
     /// Take a detached clone of a host path, as the next tree.
     Clone {
         /// Host path.
@@ -194,6 +160,8 @@ pub enum OutsideStep {
     MakeCgroups {
         /// Where and what.
         plan: Box<CgroupPlan>,
+        /// Whether the container can do without: nothing was asked of them.
+        optional: bool,
     },
     /// Have systemd make the control groups, for the process that is there, and set the limits.
     MakeScope {
@@ -260,6 +228,11 @@ pub enum OutsideStep {
 pub enum InsideStep {
     /// Enter the version 1 control groups (version 2 it was born in).
     EnterCgroups,
+    /// Be outside of the kernel's choice of victims, or first among them, as far as one may say so.
+    SetOomScore {
+        /// -1000 to 1000.
+        score: i32,
+    },
     /// Be opened by nobody, end with the launching process, have a session of one's own.
     Hide {
         /// Whether the session's keyring is a new one.
@@ -299,6 +272,15 @@ pub enum InsideStep {
         /// How.
         propagation: Propagation,
     },
+    /// Take a detached clone of a host path, as the next tree.
+    Clone {
+        /// Host path.
+        source: PathBuf,
+        /// With everything mounted below.
+        recursive: bool,
+    },
+    /// Take detached clones of the container's own control groups.
+    CloneCgroups,
     /// Put the root tree where it is to be mounted.
     PlaceRoot,
     /// Mount.

@@ -10,6 +10,7 @@ impl OutsideStep {
             Self::Open { .. } => {
                 "paths are resolved once, in the host's mounts; from here on they are descriptors"
             }
+            Self::OpenProc => "before anything of the container's can be in its place",
             Self::Clone { .. } => "in the host's mounts, where the path means what its client saw",
             Self::ShiftIds { .. } => "a tree can be given other ids only while it is detached",
             Self::MakeCgroups { .. } => "limits are in force before the first process exists",
@@ -45,6 +46,10 @@ impl InsideStep {
     pub fn why(&self) -> &'static str {
         match self {
             Self::EnterCgroups => "before anything is used up; version 2 it was born in",
+            Self::SetOomScore { .. } => "while our own files in /proc are ours to write",
+            Self::Clone { .. } | Self::CloneCgroups => {
+                "in mounts of the container's own: those of the host are not ours to clone"
+            }
             Self::Hide { .. } => "before any namespace is shared with somebody who could look",
             Self::AwaitHost => "its group is made by systemd, for its pid",
             Self::JoinNamespaces { .. } => "while it has the rights of the host",

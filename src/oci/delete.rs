@@ -45,7 +45,9 @@ pub(super) fn delete(store: &Store, id: &str, force: bool, log: &Log) -> Result<
         return Ok(0);
     };
     let status = folder.status(&record, &host.cgroups);
-    if status != Status::Stopped && !force {
+    // As with runc, one that was never started goes without being forced.
+    let idle = matches!(status, Status::Stopped | Status::Created);
+    if !idle && !force {
         return Err(OciError::NotStopped {
             id: id.to_owned(),
             status: status.word(),

@@ -26,6 +26,7 @@ fn facts(mode: CgroupMode) -> Facts {
         selinux: true,
         apparmor: true,
         rootless: false,
+        limited: false,
     }
 }
 

@@ -346,6 +346,8 @@ fn make_installs_and_uninstalls() {
     let release = folder.join("release");
     std::fs::create_dir(&release).expect("a folder of ours");
     let program = std::fs::canonicalize(program()).expect("the program");
+    // Installing copies it, whichever of the two it is.
+    symlink(&program, release.join("bulkhead-oci")).expect("a folder of ours");
     symlink(program, release.join("bulkhead")).expect("a folder of ours");
     let make = |target: &str| {
         let mut make = Command::new("make");
@@ -362,6 +364,7 @@ fn make_installs_and_uninstalls() {
     for file in [
         "bin/bulkhead",
         "bin/bh",
+        "bin/bulkhead-oci",
         "lib/systemd/system/bulkhead-autostart.service",
         "share/man/man1/bulkhead.1",
         "share/man/man1/bulkhead-template-build.1",

@@ -203,7 +203,7 @@ fn exec_takes_all_its_flags() {
     bundle.no_output(exec);
     let pid = fs::read_to_string(&pid_file).expect("written");
     let words = fs::read_to_string(format!("/proc/{pid}/cmdline")).expect("lives");
-    assert_eq!(words, "sleep\0777\0");
+    assert_eq!(words, "sleep\x00777\x00");
     let group = fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("lives");
     assert!(group.contains(&bundle.group()), "{group}");
     for (wrong, word) in [

@@ -92,7 +92,7 @@ fn links_in_an_image_lead_nowhere() {
             let kernels = ["proc", "sys"].contains(&name);
             assert_eq!(
                 kernels,
-                done.stderr.contains("ordinary folder"),
+                done.stderr.contains("ordinary directory"),
                 "{name}: {}",
                 done.report()
             );

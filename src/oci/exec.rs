@@ -1,9 +1,11 @@
 //! `exec`: one more program in a running container, under its limits and with no more rights.
 
-use std::io::Read as _;
 use std::path::Path;
+use std::time::Duration;
 
 use oci_spec::runtime::{LinuxCapabilities, Process, Spec, User};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{Mode, OFlags};
 
 use super::args::Exec;
 use super::bundle::parse;
@@ -15,6 +17,7 @@ use super::log::Log;
 use super::relay;
 use super::store::{CONFIG, LARGEST, Status, Store};
 use crate::kernel::cgroup::Cgroups;
+use crate::kernel::process::timespec;
 use crate::kernel::socket;
 use crate::launch::container::{self, Entered, Place, Recorder};
 use crate::plan::container::{Entry, capability, check_process, enter};
@@ -102,6 +105,28 @@ fn below(mut cgroups: Cgroups, wanted: &[String]) -> Result<Cgroups> {
     Ok(cgroups)
 }
 
+/// Longest wait for whoever writes into a pipe.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Any file of the caller's, also a pipe (`-p <(…)`); a FIFO that nobody writes to is empty.
+fn read_any(path: &Path) -> std::io::Result<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let from = rustix::fs::open(path, flags, Mode::empty())?;
+    let mut text = Vec::new();
+    let mut part = [0_u8; 16 << 10];
+    while (text.len() as u64) <= LARGEST {
+        let mut fds = [PollFd::new(&from, PollFlags::IN)];
+        if poll(&mut fds, Some(&timespec(PATIENCE)))? == 0 {
+            return Err(std::io::ErrorKind::TimedOut.into());
+        }
+        match rustix::io::read(&from, &mut part[..])? {
+            0 => return Ok(text),
+            n => text.extend_from_slice(&part[..n]),
+        }
+    }
+    Err(std::io::ErrorKind::FileTooLarge.into())
+}
+
 fn failed(error: crate::launch::LaunchError) -> OciError {
     OciError::Program(format!("exec failed: {}", OciError::from(error)))
 }
@@ -113,11 +138,7 @@ fn process(args: &Exec, spec: &Spec, log: &Log) -> Result<Process> {
             path: path.display().to_string(),
             why,
         };
-        // Any file of the caller's, also a pipe (`-p <(…)`).
-        let mut text = Vec::new();
-        std::fs::File::open(path)
-            .and_then(|from| from.take(LARGEST).read_to_end(&mut text))
-            .map_err(|error| file(error.to_string()))?;
+        let text = read_any(path).map_err(|error| file(error.to_string()))?;
         let read = dialect::parse(&text).map_err(|error| file(error.to_string()));
         let (process, warnings) = read?;
         warnings.iter().for_each(|text| log.warn(text));

@@ -155,6 +155,11 @@ impl Site {
         process["capabilities"] = json!({"bounding": caps, "effective": caps, "permitted": caps});
         process["noNewPrivileges"] = json!(false);
         bundle.config["root"]["readonly"] = json!(false);
+        // On version 1 the template has none, as runc's.
+        if let Some(kinds) = bundle.config["linux"]["namespaces"].as_array_mut() {
+            kinds.retain(|kind| kind["type"] != "cgroup");
+            kinds.push(json!({"type": "cgroup"}));
+        }
         bundle.config["linux"]["cgroupsPath"] = json!(format!("{}/{name}", self.marks.cgroup()));
         bundle.mount(
             json!({"destination": "/usr", "type": "bind", "source": "/usr",

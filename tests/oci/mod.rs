@@ -49,13 +49,16 @@ impl Bundle {
         config["process"]["env"] = json!(["PATH=/bin"]);
         config["root"]["readonly"] = json!(false);
         config["linux"]["cgroupsPath"] = json!(format!("{group}/c"));
-        Self {
+        let mut bundle = Self {
             dir,
             config,
             group,
             program: oci_program(),
             before: Vec::new(),
-        }
+        };
+        // On version 1 the template has none, as runc's.
+        bundle.namespace("cgroup", None);
+        bundle
     }
 
     /// A path in the bundle.

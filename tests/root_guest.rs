@@ -416,7 +416,8 @@ fn an_out_of_memory_kill_is_told_everywhere() {
     scripted(
         &host,
         "first",
-        "sleep 0.2; exec tail /dev/zero",
+        // Its keeper has to be watching by then, which takes seconds in an emulated machine.
+        "sleep 3; exec tail /dev/zero",
         &["--memory", "16M", "--start"],
     );
     host.ok(&["wait", "first", "stopped", "--timeout", "20s"]);

@@ -250,7 +250,7 @@ fn a_memory_hog_is_killed_and_told_of() {
         swap: ground.host.swap_accounting.then_some(0),
         ..Limits::default()
     });
-    let mut watch = group.oom_watch().unwrap();
+    let mut watch = group.oom_watch(None).unwrap();
     assert_eq!(watch.drain(&group).unwrap(), 0);
     let mut child = shell(&group, "exec tail /dev/zero");
     let fd = watch.as_fd().try_clone_to_owned().unwrap();

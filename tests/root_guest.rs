@@ -416,8 +416,8 @@ fn an_out_of_memory_kill_is_told_everywhere() {
     scripted(
         &host,
         "first",
-        // Its keeper has to be watching by then, which takes seconds in an emulated machine.
-        "sleep 3; exec tail /dev/zero",
+        // In an emulated machine its keeper is not watching yet by then.
+        "sleep 0.2; exec tail /dev/zero",
         &["--memory", "16M", "--start"],
     );
     host.ok(&["wait", "first", "stopped", "--timeout", "20s"]);

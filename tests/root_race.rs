@@ -257,7 +257,9 @@ fn a_launch_that_waits_holds_up_nobody_else() {
     slow.env("BULKHEAD_FAULT", "host:5:stop");
     slow.stdout(Stdio::null()).stderr(Stdio::null());
     let mut slow = slow.spawn().expect("the program");
-    eventually("its launch is stopped", 20, || !stopped(&site).is_empty());
+    eventually("its launch is stopped", 20, || {
+        !stopped(&site, "start slow").is_empty()
+    });
     let began = Instant::now();
     site.bulkhead.ok(&["start", "quick"]);
     site.bulkhead
@@ -272,21 +274,60 @@ fn a_launch_that_waits_holds_up_nobody_else() {
         slow.try_wait().expect("a child of ours").is_none(),
         "it waits"
     );
-    for pid in stopped(&site) {
-        let mut go_on = std::process::Command::new("kill");
-        go_on.args(["-s", "CONT", &pid]);
-        assert_eq!(run(go_on).code, 0);
-    }
+    go_on(&stopped(&site, "start slow"));
     assert!(slow.wait().expect("a child of ours").success());
     site.end();
 }
 
-/// Processes of a launch of guest `slow` that are stopped.
-fn stopped(site: &Site) -> Vec<String> {
+/// A guest whose memory runs out before its keeper has begun to watch ended for that reason.
+#[test]
+fn a_keeper_that_comes_late_knows_of_the_kill() {
+    if !need(Need::Root) {
+        return;
+    }
+    let site = Site::new();
+    let hog = site.bulkhead.root().join("hog.toml");
+    let text = OBEDIENT
+        .replace("64M", "16M")
+        .replace("sleep 1000 & wait", "sleep 1; exec tail /dev/zero");
+    std::fs::write(&hog, text).expect("a folder of ours");
+    let hog = hog.to_string_lossy();
+    site.bulkhead.ok(&["create", "hog", "--from", &hog]);
+    let mut start = site.bulkhead.command(&["start", "hog"]);
+    start.env("BULKHEAD_FAULT", "keeper:0:stop");
+    start.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut start = start.spawn().expect("the program");
+    eventually("its keeper is stopped", 60, || {
+        !stopped(&site, "keeper of hog").is_empty()
+    });
+    eventually("it is gone", 60, || {
+        let info = site.bulkhead.ok(&["info", "hog", "--format", "json"]);
+        info.contains("\"stopped\"")
+    });
+    go_on(&stopped(&site, "keeper of hog"));
+    // Whether it lived long enough to count as started is not the matter here.
+    start.wait().expect("a child of ours");
+    eventually("its end has a reason", 60, || {
+        let info = site.bulkhead.ok(&["info", "hog", "--format", "json"]);
+        info.contains("out-of-memory")
+    });
+    site.end();
+}
+
+fn go_on(pids: &[String]) {
+    for pid in pids {
+        let mut go_on = std::process::Command::new("kill");
+        go_on.args(["-s", "CONT", pid]);
+        assert_eq!(run(go_on).code, 0);
+    }
+}
+
+/// Processes with this in their command line that are stopped.
+fn stopped(site: &Site, what: &str) -> Vec<String> {
     let all = traces::processes(site.bulkhead.root());
     let pids = all
         .iter()
-        .filter(|line| line.contains("start slow"))
+        .filter(|line| line.contains(what))
         .filter_map(|line| Some(line.split(' ').nth(1)?.to_owned()));
     pids.filter(|pid| {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status"));

@@ -109,6 +109,7 @@ fn watch_and_follow(
     pidfd: OwnedFd,
     console: Option<OwnedFd>,
 ) -> Result<()> {
+    fault::point()?;
     let orders = orders(manager, name)?;
     join_holder(manager);
     let group = manager.group(name)?;
@@ -162,8 +163,11 @@ fn watch(
         console,
     )?;
     // Without a memory controller there is nothing to watch.
-    let mut oom: Option<OomWatch> = group.oom_watch().ok();
-    let mut kills = 0;
+    // The guest's own parent has its group from the beginning: what was killed before it got here
+    // counts. One that took over counts from now, the one before has told the rest.
+    let seen = process::is_child(guest.as_fd()).then_some(0);
+    let mut oom: Option<OomWatch> = group.oom_watch(seen).ok();
+    let mut kills = new_kills(manager, name, group, oom.as_mut());
     // What it took to get here is not needed again before the guest ends.
     process::give_memory_back();
     loop {
@@ -193,20 +197,29 @@ fn watch(
             )
         };
         hub.serve(&ready);
-        if (oom_ready || ended)
-            && let Some(watch) = &mut oom
-        {
-            let new = watch.drain(group).unwrap_or(0);
-            if new > 0 {
-                kills += new;
-                let _lost = manager.record(name, EventKind::OutOfMemory { kills: new });
-            }
+        if oom_ready || ended {
+            kills += new_kills(manager, name, group, oom.as_mut());
         }
         if ended {
             hub.drain();
             return Ok(kills);
         }
     }
+}
+
+/// Processes killed for want of memory since it was last asked, which are an event.
+fn new_kills(
+    manager: &Manager,
+    name: &GuestName,
+    group: &Group,
+    watch: Option<&mut OomWatch>,
+) -> u64 {
+    let new = watch.map_or(0, |watch| watch.drain(group).unwrap_or(0));
+    if new > 0 {
+        // An event that cannot be written must not end the keeper.
+        let _lost = manager.record(name, EventKind::OutOfMemory { kills: new });
+    }
+    new
 }
 
 fn oom_events() -> PollFlags {

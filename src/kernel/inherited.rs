@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Mutex;
 
+use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::error::{KernelError, Result};
@@ -45,6 +46,27 @@ pub fn take(number: RawFd) -> Result<OwnedFd> {
     // SAFETY: the number is open, as just seen; it was inherited, so that nothing in this process
     // owns it, and `taken` keeps a second call from owning it again.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Which of standard input, output and error is a folder, if one is: given to a program in a guest
+/// or container it would be a way out of its root (CVE-2024-21626).
+///
+/// # Errors
+/// One of them is not open.
+pub fn standard_folder() -> Result<Option<&'static str>> {
+    let (input, output, error) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    let all = [
+        (input.as_fd(), "input"),
+        (output.as_fd(), "output"),
+        (error.as_fd(), "error"),
+    ];
+    for (fd, what) in all {
+        let stat = rustix::fs::fstat(fd).map_err(KernelError::on("look at standard", what))?;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            return Ok(Some(what));
+        }
+    }
+    Ok(None)
 }
 
 /// Closes every descriptor from `first` on at the next exec (close_range(2), Linux 5.11).

@@ -62,22 +62,9 @@ pub fn set_attr(
         propagation: 0,
         userns_fd: id_map.map_or(0, |fd| u64::try_from(fd.as_raw_fd()).unwrap_or(0)),
     };
-    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
-    // SAFETY: `attr` lives over the call and its size is passed; the path is a static empty string.
-    let done = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            mount.as_raw_fd(),
-            c"".as_ptr(),
-            flags,
-            &raw const attr,
-            size_of::<libc::mount_attr>(),
-        )
-    };
-    if done == 0 {
+    let Err(error) = mount_setattr(mount, &attr, recursive, what) else {
         return Ok(());
-    }
-    let error = KernelError::last("set mount attributes of", what);
+    };
     Err(if error.errno == Errno::INVAL && id_map.is_some() {
         error.because("its file system cannot shift ids: idmapped mounts need ext4, xfs, btrfs, tmpfs or the like")
     } else {
@@ -106,12 +93,16 @@ pub fn change(mount: BorrowedFd<'_>, what: Change, name: &str) -> Result<()> {
         propagation: what.propagation,
         userns_fd: 0,
     };
-    let flags = libc::AT_EMPTY_PATH
-        | if what.recursive {
-            libc::AT_RECURSIVE
-        } else {
-            0
-        };
+    mount_setattr(mount, &attr, what.recursive, name)
+}
+
+fn mount_setattr(
+    mount: BorrowedFd<'_>,
+    attr: &libc::mount_attr,
+    recursive: bool,
+    what: &str,
+) -> Result<()> {
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: `attr` lives over the call and its size is passed; the path is a static empty string.
     let done = unsafe {
         libc::syscall(
@@ -119,14 +110,14 @@ pub fn change(mount: BorrowedFd<'_>, what: Change, name: &str) -> Result<()> {
             mount.as_raw_fd(),
             c"".as_ptr(),
             flags,
-            &raw const attr,
+            std::ptr::from_ref(attr),
             size_of::<libc::mount_attr>(),
         )
     };
     if done == 0 {
         Ok(())
     } else {
-        Err(KernelError::last("set mount attributes of", name))
+        Err(KernelError::last("set mount attributes of", what))
     }
 }
 

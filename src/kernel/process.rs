@@ -249,6 +249,13 @@ pub fn collect(pidfd: BorrowedFd<'_>) -> Ended {
     }
 }
 
+/// Whether the process of a pidfd is our child, dead or alive.
+#[must_use]
+pub fn is_child(pidfd: BorrowedFd<'_>) -> bool {
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    rustix::process::waitid(WaitId::PidFd(pidfd), look).is_ok()
+}
+
 /// Waits until it has ended, then collects it.
 pub fn collect_when_ended(pidfd: BorrowedFd<'_>) -> Ended {
     // A wait that fails leaves only the question how it ended.

@@ -13,7 +13,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::FileType;
 use serde::{Deserialize, Serialize};
 
 use super::entered::entered;
@@ -22,7 +21,7 @@ use crate::kernel::cgroup::Group;
 use crate::kernel::channel::Channel;
 use crate::kernel::process::{self, CloneFlags, Forked};
 use crate::kernel::seccomp::Program;
-use crate::kernel::{Errno, KernelError, credentials, namespace, sealed};
+use crate::kernel::{Errno, KernelError, credentials, inherited, namespace, sealed};
 use crate::plan::EnterPlan;
 
 /// What is to be done inside.
@@ -193,22 +192,13 @@ fn refuse_folders(task: &Task) -> Result<(), EnterError> {
     else {
         return Ok(());
     };
-    let (input, output, error) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
-    let all = [
-        (input.as_fd(), "input"),
-        (output.as_fd(), "output"),
-        (error.as_fd(), "error"),
-    ];
-    for (fd, what) in all {
-        let stat = rustix::fs::fstat(fd).map_err(KernelError::on("look at", what))?;
-        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-            return Err(EnterError::Entering(format!(
-                "standard {what} is a folder, through which the guest would see the host's files: \
-                 give it a file, or /dev/null"
-            )));
-        }
+    match inherited::standard_folder()? {
+        None => Ok(()),
+        Some(what) => Err(EnterError::Entering(format!(
+            "standard {what} is a folder, through which the guest would see the host's files: \
+             give it a file, or /dev/null"
+        ))),
     }
-    Ok(())
 }
 
 /// `made` is the entered process as soon as there is one.

@@ -1,13 +1,9 @@
 //! What the caller has open and a container's program is to have: checked before anything of ours is
 //! open beside it.
 
-use std::os::fd::AsFd as _;
-
-use rustix::fs::FileType;
-
 use super::args::Command;
 use super::error::{OciError, Result};
-use crate::kernel::{KernelError, inherited};
+use crate::kernel::inherited;
 
 /// Refuses to pass on what is not there, and what leads out of the container.
 pub(super) fn check(command: Option<&Command>) -> Result<()> {
@@ -23,20 +19,11 @@ pub(super) fn check(command: Option<&Command>) -> Result<()> {
             why: "not that many descriptors are open from 3 on".into(),
         });
     }
-    let (input, output, error) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
-    let all = [
-        (input.as_fd(), "input"),
-        (output.as_fd(), "output"),
-        (error.as_fd(), "error"),
-    ];
-    for (fd, what) in all {
-        let stat = rustix::fs::fstat(fd).map_err(KernelError::on("look at standard", what))?;
-        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-            return Err(OciError::Usage {
-                what: format!("standard {what} is a folder"),
-                why: "the container would see the host's files through it: give it a file".into(),
-            });
-        }
+    match inherited::standard_folder()? {
+        None => Ok(()),
+        Some(what) => Err(OciError::Usage {
+            what: format!("standard {what} is a folder"),
+            why: "the container would see the host's files through it: give it a file".into(),
+        }),
     }
-    Ok(())
 }

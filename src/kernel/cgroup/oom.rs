@@ -31,13 +31,18 @@ impl AsFd for OomWatch {
 }
 
 impl Group {
-    /// Begins to watch; kills so far do not count.
+    /// Begins to watch; the first `seen` kills do not count. `None` is those so far; 0 is right for
+    /// whoever watches a group from its making, however late it gets to it.
     ///
     /// # Errors
     /// When there is no memory controller, or the user's inotify instances are used up.
-    pub fn oom_watch(&self) -> Result<OomWatch> {
+    pub fn oom_watch(&self, seen: Option<u64>) -> Result<OomWatch> {
         let (dir, version) = self.home(Controller::Memory)?;
-        begin(dir, version, self.oom_kills()?)
+        let seen = match seen {
+            Some(seen) => seen,
+            None => self.oom_kills()?,
+        };
+        begin(dir, version, seen)
     }
 }
 

@@ -84,6 +84,7 @@ fn plans(spec: &Spec, mode: CgroupMode) -> Vec<LaunchPlan> {
                 process,
                 facts: facts(mode),
                 cgroups: true,
+                frozen: true,
                 keep_keyring: false,
                 preserve: 0,
             })

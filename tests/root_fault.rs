@@ -7,7 +7,7 @@ mod traces;
 
 use std::path::Path;
 
-use support::{Bulkhead, Need, Outcome, eventually, need, run};
+use support::{Bulkhead, Need, Outcome, became, eventually, need, run};
 use traces::Traces;
 
 /// An installation with one guest that has been started and ended, and what that left.
@@ -76,9 +76,12 @@ impl Site {
     /// Waits until no process of the installation is left: one that lost its parent ends by itself.
     /// An interface goes a moment after its namespace.
     fn settle(&self) {
-        eventually("no process is left", 20, || {
-            traces::processes(self.root()).is_empty()
+        let mut left = Traces::new();
+        let ended = became(20, || {
+            left = traces::processes(self.root());
+            left.is_empty()
         });
+        assert!(ended, "still there after 20 s: {left:#?}");
         eventually("no guest's interface is left", 20, || {
             traces::interfaces(self.root()).len() <= 1
         });
@@ -529,7 +532,8 @@ fn every_point_of_a_restart() {
         }
         // An init that was not let go on dies with the keeper, a moment later.
         let lives = || site.bulkhead.run(&["exec", "a", "true"]).code == 0;
-        eventually("it is enterable or dead", 20, || lives() || !site.runs("a"));
+        let dead = || traces::processes(site.root()).is_empty();
+        eventually("it is enterable or dead", 20, || lives() || dead());
         if site.runs("a") {
             site.bulkhead.ok(&["kill", "a"]);
         }

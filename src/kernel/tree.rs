@@ -120,9 +120,9 @@ pub fn plain_mount_point(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
                 return Err(match errno {
                     Errno::LOOP => error.because(
                         "a symbolic link leads there, and could lead elsewhere later: it must be an \
-                         ordinary folder",
+                         ordinary directory",
                     ),
-                    Errno::NOTDIR => error.because("it must be an ordinary folder"),
+                    Errno::NOTDIR => error.because("it must be an ordinary directory"),
                     _ => error,
                 });
             }
@@ -230,7 +230,7 @@ mod tests {
         assert!(at("/real").is_ok() && at("/new/deeper").is_ok());
         for path in ["/link", "/link/below"] {
             let error = at(path).unwrap_err().to_string();
-            assert!(error.contains("ordinary folder"), "{error}");
+            assert!(error.contains("ordinary directory"), "{error}");
         }
         std::fs::remove_dir_all(dir).unwrap();
     }

@@ -6,7 +6,7 @@
 //! copy belongs to the host, so the kernel locks what is read-only there when the guest's namespace
 //! is copied from it (mount_namespaces(7), "locked mounts").
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -228,6 +228,8 @@ pub(super) struct Host {
     pub(super) file_user: Option<FileSystemUser>,
     pub(super) mounts: Option<MountsOf>,
     pub(super) said: Option<Word>,
+    /// Words of the first process that came before the stage told of it.
+    pub(super) early: VecDeque<(Word, Option<OwnedFd>)>,
     /// Longest time the other side may take for one step; none where it is held still.
     pub(super) patience: Option<Duration>,
     pub(super) container: container::Outside,
@@ -251,6 +253,7 @@ impl Default for Host {
             file_user: None,
             mounts: None,
             said: None,
+            early: VecDeque::new(),
             patience: Some(PATIENCE),
             container: container::Outside::default(),
         }

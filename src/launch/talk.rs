@@ -53,10 +53,6 @@ impl Host {
             namespaces,
             sibling: false,
         };
-        let entered = place.container().ok().and_then(|at| at.entered.as_ref());
-        if entered.is_some_and(|entered| entered.frozen) {
-            self.patience = None;
-        }
         let cgroup = self.birthplace(place, false)?;
         let forked = match process::fork_with(flags, cgroup.as_ref().map(AsFd::as_fd)) {
             // Those inside have just given controllers to groups of their own.
@@ -191,6 +187,9 @@ impl Host {
     }
 
     pub(super) fn expect_word(&mut self) -> Result<(Word, Option<OwnedFd>), Cause> {
+        if let Some(early) = self.early.pop_front() {
+            return Ok(early);
+        }
         let heard = protocol::hear(self.channel()?, self.patience)?;
         let Some((word, fd)) = heard else {
             return Err(Box::new(Silence));

@@ -9,7 +9,7 @@ use super::error::{OciError, Result};
 use super::host::HostView;
 use super::store::LARGEST;
 use crate::kernel::file::read_small;
-use crate::model::{CgroupMode, CgroupPlan};
+use crate::model::{CgroupHost, CgroupMode, CgroupPlan};
 use crate::plan::cgroup;
 
 /// A bundle that has been read.
@@ -64,7 +64,7 @@ impl Bundle {
             systemd,
         };
         let resources = linux.and_then(|l| l.resources().as_ref());
-        let mut plan = cgroup::plan(&container, resources, &host.for_plan())?;
+        let mut plan = cgroup::plan(&container, resources, &CgroupHost::from(&host.cgroups))?;
         if host.facts.limited {
             // Programs that filter devices are root's; the nodes that are there are the host's.
             plan.devices = None;

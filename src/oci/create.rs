@@ -2,7 +2,7 @@
 //! a step fails; if it is killed, `delete --force` finds in its folder what to remove.
 
 use std::cell::RefCell;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::args::{Cli, Create, Make};
 use super::bundle::Bundle;
@@ -36,30 +36,51 @@ pub(super) struct Made {
     pub(super) host: HostView,
 }
 
-/// A folder that goes again unless the container is made.
-pub(super) struct Unfinished(Option<Folder>);
+/// The files of a container, which go again unless it is made.
+pub(super) struct Unfinished {
+    folder: Option<Folder>,
+    pid_file: RefCell<Option<PathBuf>>,
+}
 
 impl Unfinished {
+    fn new(folder: Folder) -> Self {
+        Self {
+            folder: Some(folder),
+            pid_file: RefCell::default(),
+        }
+    }
+
+    /// All of them stay.
     pub(super) fn done(mut self) {
-        self.0 = None;
+        self.folder = None;
+        self.pid_file.take();
     }
 
     pub(super) fn take(&mut self) -> Result<Folder> {
         let gone = || KernelError::new("use", "the container's folder", Errno::NOENT);
-        self.0.take().ok_or_else(|| gone().into())
+        self.pid_file.take();
+        self.folder.take().ok_or_else(|| gone().into())
     }
 
     pub(super) fn get(&self) -> Result<&Folder> {
         let gone = || KernelError::new("use", "the container's folder", Errno::NOENT);
-        self.0.as_ref().ok_or_else(|| gone().into())
+        self.folder.as_ref().ok_or_else(|| gone().into())
+    }
+
+    fn write_pid(&self, path: &Path, pid: u32) -> Result<()> {
+        *self.pid_file.borrow_mut() = Some(path.to_owned());
+        write_pid(path, pid)
     }
 }
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        if let Some(folder) = self.0.take() {
-            // The error that matters is the one that brought us here.
+        // The error that matters is the one that brought us here.
+        if let Some(folder) = self.folder.take() {
             let _left = folder.remove();
+        }
+        if let Some(path) = self.pid_file.take() {
+            let _left = std::fs::remove_file(path);
         }
     }
 }
@@ -84,7 +105,7 @@ pub(super) fn make(cli: &Cli, store: &Store, args: &Make, waits: bool, log: &Log
         preserve: args.preserve_fds,
     };
     let plan = steps(&wish)?;
-    let folder = Unfinished(Some(store.reserve(&args.id)?));
+    let folder = Unfinished::new(store.reserve(&args.id)?);
     folder.get()?.lock()?;
     folder.get()?.write_first(CONFIG, &bundle.text)?;
     let mut record = record(&args.id, &bundle, args);
@@ -109,7 +130,7 @@ pub(super) fn make(cli: &Cli, store: &Store, args: &Make, waits: bool, log: &Log
         record.cgroup = cgroups.cloned();
         folder.get()?.save(&record)?;
         match &args.pid_file {
-            Some(path) => Ok(write_pid(path, pid)?),
+            Some(path) => Ok(folder.write_pid(path, pid)?),
             None => Ok(()),
         }
     };

@@ -6,10 +6,9 @@ use std::time::Duration;
 use super::bundle::parse;
 use super::create::told;
 use super::error::{OciError, Result};
-use super::host::HostView;
 use super::log::Log;
 use super::store::{CONFIG, Folder, Record, Status, Store};
-use crate::kernel::cgroup::{self, Cgroups};
+use crate::kernel::cgroup::{self, Cgroups, Host};
 use crate::kernel::{fault, process, rdt};
 use crate::launch::container::run_hooks;
 use crate::plan::container::hooks;
@@ -24,7 +23,7 @@ pub(super) fn delete(store: &Store, id: &str, force: bool, log: &Log) -> Result<
         other => other?,
     };
     folder.lock()?;
-    let host = HostView::look(store.rootless)?;
+    let host = Host::quick()?;
     let record = match folder.record() {
         Ok(record) => record,
         // Cut short by a power failure or written by somebody else: there is nothing to be learnt.
@@ -44,7 +43,7 @@ pub(super) fn delete(store: &Store, id: &str, force: bool, log: &Log) -> Result<
         folder.remove()?;
         return Ok(0);
     };
-    let status = folder.status(&record, &host.cgroups);
+    let status = folder.status(&record, &host);
     // As with runc, one that was never started goes without being forced.
     let idle = matches!(status, Status::Stopped | Status::Created);
     if !idle && !force {
@@ -61,7 +60,7 @@ pub(super) fn delete(store: &Store, id: &str, force: bool, log: &Log) -> Result<
 }
 
 /// Kills everything in it and waits for its first process to be gone.
-pub(super) fn end(record: &Record, host: &HostView) -> Result<()> {
+pub(super) fn end(record: &Record, host: &Host) -> Result<()> {
     let pidfd = record.process.and_then(process::Identity::open);
     fault::point()?;
     if let Some(pidfd) = &pidfd {
@@ -69,7 +68,7 @@ pub(super) fn end(record: &Record, host: &HostView) -> Result<()> {
     }
     fault::point()?;
     if let Some(place) = &record.cgroup
-        && let Ok(cgroups) = Cgroups::open(&host.cgroups, place)
+        && let Ok(cgroups) = Cgroups::open(host, place)
     {
         // A frozen group is thawed by it: what is frozen cannot die on version 1.
         cgroups.kill(9)?;
@@ -81,10 +80,10 @@ pub(super) fn end(record: &Record, host: &HostView) -> Result<()> {
 }
 
 /// What is left of a container that has ended.
-pub(super) fn leave(folder: Folder, record: &Record, host: &HostView, log: &Log) -> Result<()> {
+pub(super) fn leave(folder: Folder, record: &Record, host: &Host, log: &Log) -> Result<()> {
     fault::point()?;
     if let Some(place) = &record.cgroup {
-        Cgroups::remove_at(&host.cgroups, place)?;
+        Cgroups::remove_at(host, place)?;
         if let Some(scope) = &place.scope {
             cgroup::stop_scope(scope)?;
         }

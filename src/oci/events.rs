@@ -9,9 +9,8 @@ use serde_json::json;
 
 use super::args::Events;
 use super::error::{OciError, Result};
-use super::host::HostView;
 use super::store::{Status, Store};
-use crate::kernel::cgroup::Cgroups;
+use crate::kernel::cgroup::{Cgroups, Host};
 use crate::kernel::process::{Identity, timespec};
 use crate::model::clock;
 
@@ -19,13 +18,13 @@ use crate::model::clock;
 pub(super) fn events(store: &Store, args: &Events) -> Result<u8> {
     let folder = store.find(&args.id)?;
     let record = folder.made()?;
-    let host = HostView::look(store.rootless)?;
-    let status = folder.status(&record, &host.cgroups);
+    let host = Host::quick()?;
+    let status = folder.status(&record, &host);
     if matches!(status, Status::Stopped | Status::Creating) {
         return Err(OciError::NotRunning);
     }
     let place = record.cgroup.as_ref().ok_or(OciError::NotRunning)?;
-    let cgroups = Cgroups::open(&host.cgroups, place)?;
+    let cgroups = Cgroups::open(&host, place)?;
     if args.stats {
         print(&args.id, &cgroups)?;
         return Ok(0);

@@ -55,6 +55,7 @@ pub(super) fn exec(store: &Store, args: &Exec, log: &Log) -> Result<u8> {
         process: &process,
         facts: host.facts,
         cgroups: cgroups.is_some(),
+        frozen: status == Status::Paused,
         keep_keyring: false,
         preserve: args.preserve_fds,
     })?;
@@ -75,7 +76,6 @@ pub(super) fn exec(store: &Store, args: &Exec, log: &Log) -> Result<u8> {
             pid: first.pid,
             cgroups,
             chrooted: record.chrooted,
-            frozen: status == Status::Paused,
             owner: super::bundle::owner(&spec),
         }),
     };

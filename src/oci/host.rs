@@ -1,11 +1,11 @@
-//! What this host is, as far as containers depend on it. Asked anew each time, so that it is cheap:
-//! a few files in usual places, no list of mounts.
+//! What this host is, as far as a launch depends on it. Asked anew each time, so that it is cheap: a
+//! few files in usual places, no list of mounts. Commands that launch nothing ask for its control
+//! groups alone (`kernel::cgroup::Host::quick`).
 
 use std::path::{Path, PathBuf};
 
 use super::error::Result;
 use crate::kernel::cgroup;
-use crate::model::CgroupHost;
 use crate::plan::container::Facts;
 
 /// The host.
@@ -37,11 +37,6 @@ impl HostView {
             },
             cgroups,
         })
-    }
-
-    /// The part of it that a plan for control groups needs.
-    pub(super) fn for_plan(&self) -> CgroupHost {
-        CgroupHost::from(&self.cgroups)
     }
 }
 

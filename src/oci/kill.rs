@@ -4,9 +4,8 @@ use std::os::fd::AsFd;
 
 use super::args::Kill;
 use super::error::{OciError, Result};
-use super::host::HostView;
 use super::store::{Record, Status, Store};
-use crate::kernel::cgroup::Cgroups;
+use crate::kernel::cgroup::{Cgroups, Host};
 use crate::kernel::{fault, process};
 use crate::plan::container::bit;
 
@@ -21,8 +20,8 @@ pub(super) fn kill(store: &Store, args: &Kill) -> Result<u8> {
     })?;
     let folder = store.find(&args.id)?;
     let record = folder.made()?;
-    let host = HostView::look(store.rootless)?;
-    let status = folder.status(&record, &host.cgroups);
+    let host = Host::quick()?;
+    let status = folder.status(&record, &host);
     let alive = !matches!(status, Status::Stopped | Status::Creating);
     if args.all {
         return match cgroups(&record, &host) {
@@ -57,12 +56,12 @@ pub(super) fn kill(store: &Store, args: &Kill) -> Result<u8> {
     Ok(0)
 }
 
-fn cgroups(record: &Record, host: &HostView) -> Result<Cgroups> {
+fn cgroups(record: &Record, host: &Host) -> Result<Cgroups> {
     let place = record.cgroup.as_ref().ok_or_else(|| OciError::Usage {
         what: format!("container {:?}", record.id),
         why: "it has no control groups".into(),
     })?;
-    Ok(Cgroups::open(&host.cgroups, place)?)
+    Ok(Cgroups::open(host, place)?)
 }
 
 /// Holds it still.
@@ -97,8 +96,8 @@ pub(super) fn resume(store: &Store, id: &str) -> Result<u8> {
 fn look(store: &Store, id: &str) -> Result<(Cgroups, Status)> {
     let folder = store.find(id)?;
     let record = folder.made()?;
-    let host = HostView::look(store.rootless)?;
-    let status = folder.status(&record, &host.cgroups);
+    let host = Host::quick()?;
+    let status = folder.status(&record, &host);
     if status == Status::Stopped {
         return Err(OciError::NotRunning);
     }

@@ -6,17 +6,16 @@ use serde_json::{Value, json};
 
 use super::args::{Format, List};
 use super::error::Result;
-use super::host::HostView;
 use super::store::{Folder, Record, Status, Store};
-use crate::kernel::cgroup;
+use crate::kernel::cgroup::Host;
 use crate::model::clock;
 
 /// Prints the state of one, as the specification has it, with what clients of runc read besides.
 pub(super) fn state(store: &Store, id: &str) -> Result<u8> {
     let folder = store.find(id)?;
     let record = folder.made()?;
-    let host = HostView::look(store.rootless)?;
-    let status = folder.status(&record, &host.cgroups);
+    let host = Host::quick()?;
+    let status = folder.status(&record, &host);
     let text = serde_json::to_string_pretty(&value(&record, status)).unwrap_or_default();
     writeln!(std::io::stdout(), "{text}")?;
     Ok(0)
@@ -56,11 +55,11 @@ pub(super) fn list(store: &Store, args: &List) -> Result<u8> {
         }
         return Ok(0);
     }
-    let host = HostView::look(store.rootless)?;
+    let host = Host::quick()?;
     let mut rows = Vec::with_capacity(names.len());
     if let Some(root) = root {
         for name in names {
-            rows.extend(row(&root, &name, &host.cgroups)?);
+            rows.extend(row(&root, &name, &host)?);
         }
     }
     match args.format {
@@ -75,11 +74,7 @@ pub(super) fn list(store: &Store, args: &List) -> Result<u8> {
 
 /// One that is being made or removed is not in the list; one whose state cannot be read is not
 /// allowed to hide the others.
-fn row(
-    root: &std::os::fd::OwnedFd,
-    name: &str,
-    host: &cgroup::Host,
-) -> Result<Option<(Record, Status)>> {
+fn row(root: &std::os::fd::OwnedFd, name: &str, host: &Host) -> Result<Option<(Record, Status)>> {
     let root = root.try_clone()?;
     let Some(folder) = Folder::open(root, name)? else {
         return Ok(None);

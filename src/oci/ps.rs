@@ -5,17 +5,16 @@ use std::process::Command;
 
 use super::args::{Format, Ps};
 use super::error::{OciError, Result};
-use super::host::HostView;
 use super::store::Store;
-use crate::kernel::cgroup::Cgroups;
+use crate::kernel::cgroup::{Cgroups, Host};
 
 /// Prints them.
 pub(super) fn ps(store: &Store, args: &Ps) -> Result<u8> {
     let folder = store.find(&args.id)?;
     let record = folder.made()?;
-    let host = HostView::look(store.rootless)?;
+    let host = Host::quick()?;
     let place = record.cgroup.as_ref().ok_or(OciError::NotRunning)?;
-    let pids = Cgroups::open(&host.cgroups, place)?.pids(true)?;
+    let pids = Cgroups::open(&host, place)?.pids(true)?;
     let mut out = std::io::stdout().lock();
     match args.format {
         Format::Json => {

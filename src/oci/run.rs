@@ -20,8 +20,8 @@ pub(super) fn run(cli: &Cli, store: &Store, args: &Run, log: &Log) -> Result<u8>
         let list = hooks(spec.hooks().as_ref().and_then(|h| h.poststart().as_ref()));
         let text = told(&made.record).text(Status::Running.word(), Some(pid));
         if let Err(error) = run_hooks(&list, &text, Some(&made.record.bundle)) {
-            delete::end(&made.record, &made.host)?;
-            delete::leave(made.folder.take()?, &made.record, &made.host, log)?;
+            delete::end(&made.record, &made.host.cgroups)?;
+            delete::leave(made.folder.take()?, &made.record, &made.host.cgroups, log)?;
             return Err(error.into());
         }
     }
@@ -32,7 +32,7 @@ pub(super) fn run(cli: &Cli, store: &Store, args: &Run, log: &Log) -> Result<u8>
     let code = relay::wait(&pidfd, terminal.as_ref())?;
     let folder = made.folder.take()?;
     if !args.keep {
-        delete::leave(folder, &made.record, &made.host, log)?;
+        delete::leave(folder, &made.record, &made.host.cgroups, log)?;
     }
     Ok(code)
 }

@@ -2,16 +2,15 @@
 //! executed, or says why it could not be.
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::OFlags;
 
 use super::bundle::parse;
 use super::create::told;
 use super::delete;
 use super::error::{OciError, Result};
-use super::host::HostView;
 use super::log::Log;
 use super::store::{COMPLAINT, CONFIG, Folder, Record, START, Status, Store};
-use crate::kernel::{Errno, KernelError, fault};
+use crate::kernel::cgroup::Host;
+use crate::kernel::{KernelError, fault};
 use crate::launch::container::run_hooks;
 use crate::plan::container::hooks;
 
@@ -20,8 +19,8 @@ pub(super) fn start(store: &Store, id: &str, log: &Log) -> Result<u8> {
     let folder = store.find(id)?;
     folder.lock()?;
     let record = folder.made()?;
-    let host = HostView::look(store.rootless)?;
-    let status = folder.status(&record, &host.cgroups);
+    let host = Host::quick()?;
+    let status = folder.status(&record, &host);
     if status != Status::Created {
         return Err(OciError::Status {
             verb: "start",
@@ -46,19 +45,15 @@ fn say_go(folder: &Folder) -> Result<()> {
         verb: "start",
         status: Status::Stopped.word(),
     };
-    let start = match folder.file(START, OFlags::WRONLY | OFlags::NONBLOCK) {
-        Ok(start) => start,
-        Err(Errno::NXIO) => return Err(stopped()),
-        Err(errno) => return Err(KernelError::new("open the start of", folder.id(), errno).into()),
-    };
-    fault::point()?;
-    folder.forget(START);
+    let start = folder.waiting()?.ok_or_else(stopped)?;
     fault::point()?;
     rustix::io::write(&start, b"0").map_err(KernelError::on("start", folder.id()))?;
     // The other end closes when the program is executed, or when it never will be.
     let mut fds = [PollFd::new(&start, PollFlags::empty())];
     rustix::io::retry_on_intr(|| poll(&mut fds, None))
         .map_err(KernelError::on("wait for", folder.id()))?;
+    fault::point()?;
+    folder.forget(START);
     let complaint = folder.read(COMPLAINT).unwrap_or_default();
     folder.forget(COMPLAINT);
     if complaint.is_empty() {

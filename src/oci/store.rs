@@ -211,11 +211,6 @@ impl Folder {
         rustix::fs::openat(&self.fd, name, flags, Mode::from_raw_mode(0o600))
     }
 
-    pub(super) fn has(&self, name: &str) -> bool {
-        let flags = AtFlags::SYMLINK_NOFOLLOW;
-        rustix::fs::accessat(&self.fd, name, rustix::fs::Access::EXISTS, flags).is_ok()
-    }
-
     /// Writes a file whole: whoever reads sees the old content or the new.
     pub(super) fn write(&self, name: &str, data: &[u8]) -> Result<()> {
         fault::point()?;
@@ -303,7 +298,8 @@ impl Folder {
         if Identity::of(process.pid) != Some(process) {
             return Status::Stopped;
         }
-        if self.has(START) {
+        // One that cannot be opened for another reason than that is not believed to run.
+        if !matches!(self.waiting(), Ok(None)) {
             return Status::Created;
         }
         let frozen = record
@@ -332,6 +328,15 @@ impl Folder {
         let made = made.map_err(failed)?;
         fault::point()?;
         Ok(made)
+    }
+
+    /// The FIFO, to write the word into, if somebody waits for it: the kernel opens it only then.
+    pub(super) fn waiting(&self) -> Result<Option<OwnedFd>> {
+        match self.file(START, OFlags::WRONLY | OFlags::NONBLOCK) {
+            Ok(start) => Ok(Some(start)),
+            Err(Errno::NOENT | Errno::NXIO) => Ok(None),
+            Err(errno) => Err(KernelError::new("open the start of", &self.id, errno).into()),
+        }
     }
 
     pub(super) fn forget(&self, name: &str) {

@@ -8,11 +8,11 @@ use oci_spec::runtime::{
 
 use super::args::Update;
 use super::error::{OciError, Result};
-use super::host::HostView;
 use super::store::{LARGEST, Store};
-use crate::kernel::cgroup::{self as kernel_cgroup, Cgroups};
+use crate::kernel::cgroup::{Cgroups, Host, change_scope};
 use crate::kernel::file::read_small;
 use crate::kernel::rdt;
+use crate::model::CgroupHost;
 use crate::plan::cgroup;
 
 /// Changes limits.
@@ -20,18 +20,18 @@ pub(super) fn update(store: &Store, args: &Update) -> Result<u8> {
     let folder = store.find(&args.id)?;
     folder.lock()?;
     let mut record = folder.made()?;
-    let host = HostView::look(store.rootless)?;
+    let host = Host::quick()?;
     let place = record.cgroup.as_ref().ok_or(OciError::NotRunning)?;
     let resources = match &args.resources {
         Some(path) => read(path)?,
         None => from_flags(args)?,
     };
-    let plan = cgroup::update(place, &resources, &host.for_plan())?;
+    let plan = cgroup::update(place, &resources, &CgroupHost::from(&host))?;
     if let Some(scope) = &plan.place.scope {
-        kernel_cgroup::change_scope(scope)?;
+        change_scope(scope)?;
     }
-    let mut cgroups = Cgroups::open(&host.cgroups, place)?;
-    let changed = cgroups.update(&host.cgroups, &plan);
+    let mut cgroups = Cgroups::open(&host, place)?;
+    let changed = cgroups.update(&host, &plan);
     // Folders that had to be made for it are to go with the container, however it went.
     if cgroups.place() != place {
         record.cgroup = Some(cgroups.place().clone());

@@ -358,10 +358,18 @@ fn collect(mut wire: impl Read + Send + 'static) -> mpsc::Receiver<String> {
 
 /// Waits until this is true, or fails after `seconds`.
 #[track_caller]
-pub fn eventually(what: &str, seconds: u64, mut check: impl FnMut() -> bool) {
+pub fn eventually(what: &str, seconds: u64, check: impl FnMut() -> bool) {
+    assert!(became(seconds, check), "not within {seconds} s: {what}");
+}
+
+/// Whether this becomes true within `seconds`.
+pub fn became(seconds: u64, mut check: impl FnMut() -> bool) -> bool {
     let until = Instant::now() + Duration::from_secs(seconds);
     while !check() {
-        assert!(Instant::now() < until, "not within {seconds} s: {what}");
+        if Instant::now() >= until {
+            return false;
+        }
         std::thread::sleep(Duration::from_millis(20));
     }
+    true
 }

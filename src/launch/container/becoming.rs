@@ -40,7 +40,7 @@ impl Init<'_> {
             InsideStep::SetMemoryPolicy { policy } => {
                 schedule::set_memory_policy(policy.mode, &policy.nodes)?;
             }
-            InsideStep::ChangeFolder { path, make } => self.change_folder(path, *make)?,
+            InsideStep::ChangeFolder { path } => self.change_folder(path)?,
             InsideStep::FindProgram {
                 program,
                 uid,
@@ -114,15 +114,10 @@ impl Init<'_> {
         Ok(())
     }
 
-    fn change_folder(&mut self, path: &Path, make: bool) -> Result<(), Cause> {
+    fn change_folder(&mut self, path: &Path) -> Result<(), Cause> {
         let failed =
             |errno| KernelError::new("change to the working folder", path.display(), errno);
         match rustix::process::chdir(path) {
-            Err(Errno::NOENT) if make => {
-                let point = Point::Directory;
-                tree::mount_point(self.root()?, path, point)?;
-                rustix::process::chdir(path).map_err(failed)?;
-            }
             // Perhaps the user may enter what root may not (a FUSE or NFS folder).
             Err(Errno::ACCESS) => self.inside()?.folder = Some(path.to_owned()),
             other => other.map_err(failed)?,

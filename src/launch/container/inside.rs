@@ -13,7 +13,7 @@ use super::super::protocol::{self, Word};
 use super::{Outside, Place, hooks, mounts, nodes};
 use crate::kernel::terminal::Pty;
 use crate::kernel::{Errno, KernelError, credentials, interface, mount, namespace, process, tree};
-use crate::plan::container::step::InsideStep;
+use crate::plan::container::step::{InsideStep, Propagation};
 use crate::plan::step::Limit;
 
 pub(super) type Cause = Box<dyn std::error::Error>;
@@ -22,7 +22,7 @@ pub(super) type Cause = Box<dyn std::error::Error>;
 pub(in super::super) struct Inside<'a> {
     pub(super) outside: Outside,
     pub(super) place: &'a Place<'a>,
-    /// The root's tree, once it is attached.
+    /// Its terminal, until it takes it.
     pub(super) console: Option<Pty>,
     /// Where the program is, and its environment.
     pub(super) found: Option<(CString, Vec<String>)>,
@@ -154,7 +154,7 @@ impl Init<'_> {
             }
             InsideStep::Clone { source, recursive } => {
                 let tree = mount::clone_tree(source, *recursive)?;
-                self.inside()?.outside.trees.push(tree);
+                self.inside()?.outside.trees.push(Some(tree));
             }
             InsideStep::CloneCgroups => self.inside()?.outside.clone_cgroups()?,
             InsideStep::PlaceRoot => self.place_root()?,
@@ -232,12 +232,7 @@ impl Init<'_> {
             Some(tree) => tree,
             None => mount::clone_tree(Path::new("."), true)?,
         };
-        let slave = mount::Change {
-            propagation: libc_ms::SLAVE,
-            recursive: true,
-            ..mount::Change::default()
-        };
-        mount::change(tree.as_fd(), slave, "the root")?;
+        mounts::propagate(tree.as_fd(), Propagation::SLAVE, "the root")?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let at = rustix::fs::open(".", flags, rustix::fs::Mode::empty())
             .map_err(KernelError::on("open", "the root's folder"))?;
@@ -249,15 +244,10 @@ impl Init<'_> {
     fn finish_root(
         &mut self,
         read_only: bool,
-        propagation: Option<crate::plan::container::step::Propagation>,
+        propagation: Option<Propagation>,
     ) -> Result<(), Cause> {
         if let Some(propagation) = propagation {
-            let change = mount::Change {
-                propagation: propagation.kind,
-                recursive: propagation.recursive,
-                ..mount::Change::default()
-            };
-            mount::change(self.root()?, change, "the root")?;
+            mounts::propagate(self.root()?, propagation, "the root")?;
         }
         if read_only {
             let change = mount::Change {
@@ -268,11 +258,6 @@ impl Init<'_> {
         }
         Ok(())
     }
-}
-
-/// Numbers of mount(2).
-mod libc_ms {
-    pub(super) const SLAVE: u64 = 1 << 19;
 }
 
 fn hide(keyring: bool) -> Result<(), Cause> {

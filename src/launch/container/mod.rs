@@ -21,7 +21,7 @@ use std::rc::Rc;
 use super::host::{Host, LaunchError, Workplace, carry_out_until_release, release};
 use crate::kernel::cgroup::{self, CgroupBind, Cgroups};
 use crate::kernel::procfs::Procfs;
-use crate::kernel::{KernelError, mount};
+use crate::kernel::{Errno, KernelError, mount};
 use crate::model::CgroupPlace;
 use crate::plan::LaunchPlan;
 
@@ -83,8 +83,6 @@ pub struct Entered {
     pub cgroups: Option<Cgroups>,
     /// Whether its root is not that of its mount namespace.
     pub chrooted: bool,
-    /// Whether it is held still, and who enters waits with it.
-    pub frozen: bool,
     /// Whose its version 2 group is.
     pub owner: Option<(u32, u32)>,
 }
@@ -118,7 +116,7 @@ impl Told {
 pub(super) struct Outside {
     pub(super) proc: Option<Procfs>,
     pub(super) joined: BTreeMap<u64, OwnedFd>,
-    pub(super) trees: Vec<OwnedFd>,
+    pub(super) trees: Vec<Option<OwnedFd>>,
     pub(super) root_tree: Option<OwnedFd>,
     pub(super) cgroups: Option<Rc<Cgroups>>,
     pub(super) cgroup_trees: Vec<(CgroupBind, OwnedFd)>,
@@ -126,6 +124,12 @@ pub(super) struct Outside {
 }
 
 impl Outside {
+    /// A tree by its number; each is mounted once.
+    pub(super) fn tree(&mut self, number: usize) -> Result<OwnedFd, KernelError> {
+        let tree = self.trees.get_mut(number).and_then(Option::take);
+        tree.ok_or_else(|| KernelError::new("find", "a tree of the host's", Errno::NOENT))
+    }
+
     /// Clones of the container's own control groups, to be shown in it.
     pub(super) fn clone_cgroups(&mut self) -> Result<(), KernelError> {
         let Some(cgroups) = &self.cgroups else {

@@ -8,19 +8,18 @@ use rustix::fs::{FileType, Mode, OFlags};
 
 use super::super::init::Init;
 use super::copy;
+use super::inside::Cause;
 use crate::kernel::mount::{self, Attr, Change};
 use crate::kernel::tree::{self, Point};
 use crate::kernel::{Errno, KernelError};
 use crate::model::MountFlags;
 use crate::plan::container::step::{MountEntry, Propagation, Show};
 
-type Cause = Box<dyn std::error::Error>;
-
 /// Mounts one entry.
 pub(super) fn mount(init: &mut Init<'_>, entry: &MountEntry) -> Result<(), Cause> {
     match &entry.show {
         Show::Tree { number } => {
-            let tree = taken(init, *number)?;
+            let tree = init.inside()?.outside.tree(*number)?;
             put_tree(init.root()?, entry, &tree)
         }
         Show::FileSystem {
@@ -28,9 +27,6 @@ pub(super) fn mount(init: &mut Init<'_>, entry: &MountEntry) -> Result<(), Cause
             settings,
             copy_up,
         } => {
-            if kind == "proc" || kind == "sysfs" {
-                refuse_link(init.root()?, &entry.target)?;
-            }
             let mut settings = settings.clone();
             if kind == "tmpfs" && settings.iter().all(|(key, _)| key != "mode") {
                 settings.extend(mode_of(init.root()?, &entry.target));
@@ -40,7 +36,10 @@ pub(super) fn mount(init: &mut Init<'_>, entry: &MountEntry) -> Result<(), Cause
                 copy_into(init.root()?, &entry.target, &fs)?;
             }
             finish(&fs, entry, Some(entry.set.without(MountFlags::READ_ONLY)))?;
-            put(init.root()?, &fs, &entry.target, Point::Directory)
+            match kind.as_str() {
+                "proc" | "sysfs" => put_plainly(init.root()?, &fs, &entry.target),
+                _ => put(init.root()?, &fs, &entry.target, Point::Directory),
+            }
         }
         Show::Cgroup { settings } => cgroup(init, entry, settings),
     }
@@ -62,38 +61,6 @@ pub(super) fn close(root: BorrowedFd<'_>, target: &Path) -> Result<(), Cause> {
         ..Change::default()
     };
     Ok(mount::change(at.as_fd(), change, &what)?)
-}
-
-/// /proc and /sys are where they are looked for, not where an image has a link to: masks and checks
-/// mean the one at the end of the path (CVE-2019-19921).
-fn refuse_link(root: BorrowedFd<'_>, target: &Path) -> Result<(), Cause> {
-    let flags = OFlags::PATH | OFlags::NOFOLLOW;
-    match tree::resolve(root, target, flags) {
-        Err(Errno::NOENT) => Ok(()),
-        Ok(found) if is_directory(&found) => Ok(()),
-        Ok(_) => {
-            let failed = KernelError::new("mount on", target.display(), Errno::NOTDIR);
-            Err(failed
-                .because("it must be mounted on ordinary directory")
-                .into())
-        }
-        Err(errno) => Err(KernelError::new("mount on", target.display(), errno).into()),
-    }
-}
-
-fn is_directory(fd: &OwnedFd) -> bool {
-    rustix::fs::fstat(fd)
-        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
-}
-
-fn taken(init: &mut Init<'_>, number: usize) -> Result<OwnedFd, Cause> {
-    let trees = &mut init.inside()?.outside.trees;
-    let missing = || KernelError::new("find", "a tree of the host's", Errno::NOENT);
-    // Numbers count from the first; a tree is mounted once, so a copy is not needed.
-    let tree = trees.get(number).ok_or_else(missing)?;
-    Ok(tree
-        .try_clone()
-        .map_err(KernelError::io("keep open", "a tree"))?)
 }
 
 fn new(kind: &str, settings: &[(String, String)], set: MountFlags) -> Result<OwnedFd, Cause> {
@@ -143,15 +110,24 @@ fn finish(tree: &OwnedFd, entry: &MountEntry, fresh: Option<MountFlags>) -> Resu
             other => other?,
         }
     }
-    if let Some(propagation) = entry.propagation {
-        let change = Change {
-            propagation: propagation.kind,
-            recursive: propagation.recursive,
-            ..Change::default()
-        };
-        mount::change(tree.as_fd(), change, &what)?;
+    match entry.propagation {
+        Some(propagation) => Ok(propagate(tree.as_fd(), propagation, &what)?),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+/// How a tree hears of mounts elsewhere, and is heard.
+pub(super) fn propagate(
+    tree: BorrowedFd<'_>,
+    propagation: Propagation,
+    what: &str,
+) -> Result<(), KernelError> {
+    let change = Change {
+        propagation: propagation.kind,
+        recursive: propagation.recursive,
+        ..Change::default()
+    };
+    mount::change(tree, change, what)
 }
 
 /// MOUNT_ATTR__ATIME.
@@ -160,18 +136,9 @@ const ATIME: u64 = 0x70;
 /// A tree of the host's: cloned there it would hear and be heard as the original is; the default is
 /// that it hears.
 fn put_tree(root: BorrowedFd<'_>, entry: &MountEntry, tree: &OwnedFd) -> Result<(), Cause> {
-    let slave = Propagation {
-        kind: 1 << 19,
-        recursive: true,
-    };
     if entry.propagation.is_none_or(|p| !p.recursive) {
         // What lies below is to be cut off as well.
-        let change = Change {
-            propagation: slave.kind,
-            recursive: true,
-            ..Change::default()
-        };
-        mount::change(tree.as_fd(), change, "a tree of the host's")?;
+        propagate(tree.as_fd(), Propagation::SLAVE, "a tree of the host's")?;
     }
     finish(tree, entry, None)?;
     let stat =
@@ -184,17 +151,20 @@ fn put_tree(root: BorrowedFd<'_>, entry: &MountEntry, tree: &OwnedFd) -> Result<
 }
 
 fn put(root: BorrowedFd<'_>, tree: &OwnedFd, target: &Path, point: Point) -> Result<(), Cause> {
-    // Paths below these are masked and written later (CVE-2019-19921, CVE-2023-27561).
-    let at = if point == Point::Directory && is_kernels(target) {
-        tree::plain_mount_point(root, target)?
-    } else {
-        tree::mount_point(root, target, point)?
-    };
-    Ok(mount::attach(
-        tree.as_fd(),
-        at.as_fd(),
-        &target.display().to_string(),
-    )?)
+    if point == Point::Directory && is_kernels(target) {
+        return put_plainly(root, tree, target);
+    }
+    let at = tree::mount_point(root, target, point)?;
+    let what = target.display().to_string();
+    Ok(mount::attach(tree.as_fd(), at.as_fd(), &what)?)
+}
+
+/// Where the kernel is shown: through no link, since paths below are masked and written later
+/// (CVE-2019-19921, CVE-2023-27561).
+fn put_plainly(root: BorrowedFd<'_>, tree: &OwnedFd, target: &Path) -> Result<(), Cause> {
+    let at = tree::plain_mount_point(root, target)?;
+    let what = target.display().to_string();
+    Ok(mount::attach(tree.as_fd(), at.as_fd(), &what)?)
 }
 
 /// Where the kernel is shown.

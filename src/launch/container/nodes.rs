@@ -7,13 +7,12 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
 
 use super::super::init::Init;
+use super::inside::Cause;
 use crate::kernel::mount;
 use crate::kernel::tree::{self, Point};
 use crate::kernel::{Errno, KernelError};
 use crate::model::MountFlags;
 use crate::plan::container::step::DeviceNode;
-
-type Cause = Box<dyn std::error::Error>;
 
 /// Makes all of them.
 pub(super) fn make(init: &mut Init<'_>, nodes: &[DeviceNode]) -> Result<(), Cause> {
@@ -75,10 +74,7 @@ fn made(folder: BorrowedFd<'_>, node: &DeviceNode) -> Result<(), Cause> {
 
 /// The host's own node, where none can be made.
 fn shown(init: &mut Init<'_>, node: &DeviceNode, number: usize) -> Result<(), Cause> {
-    let tree = init.inside()?.outside.trees.get(number);
-    let tree = tree.and_then(|tree| tree.try_clone().ok());
-    let missing = || KernelError::new("find", "a device of the host's", Errno::NOENT);
-    let tree = tree.ok_or_else(missing)?;
+    let tree = init.inside()?.outside.tree(number)?;
     let at = tree::mount_point(init.root()?, &node.path, Point::File)?;
     let what = node.path.display().to_string();
     let change = mount::Change {

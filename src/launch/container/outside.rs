@@ -13,7 +13,7 @@ use crate::kernel::cgroup::{self, Cgroups};
 use crate::kernel::mount;
 use crate::kernel::namespace::{self, IdMap, kind};
 use crate::kernel::procfs::Procfs;
-use crate::kernel::{Errno, KernelError, rdt, socket};
+use crate::kernel::{Errno, KernelError, process, rdt, socket};
 use crate::model::CgroupPlan;
 use crate::plan::LaunchPlan;
 use crate::plan::container::step::{Existing, OutsideStep};
@@ -30,7 +30,7 @@ impl Host {
             OutsideStep::Open { root, join, clone } => self.open(root, join, *clone)?,
             OutsideStep::Clone { source, recursive } => {
                 let tree = mount::clone_tree(source, *recursive)?;
-                self.container.trees.push(tree);
+                self.container.trees.push(Some(tree));
             }
             OutsideStep::ShiftIds {
                 users,
@@ -41,12 +41,14 @@ impl Host {
                 self.make_cgroups(plan, *optional, place)?;
             }
             OutsideStep::MakeScope { plan } => self.make_scope(plan, place)?,
-            OutsideStep::OpenCgroups => {}
+            OutsideStep::BePatient => self.patience = None,
             OutsideStep::OpenProc => self.open_proc()?,
             OutsideStep::JoinPids => {
                 self.open_proc()?;
                 let entered = place.entered.as_ref();
                 let entered = entered.ok_or_else(|| missing("the container to enter"))?;
+                // Whoever is born there is hidden from the first moment on (CVE-2016-9962).
+                process::hide_from_others()?;
                 namespace::join(entered.pidfd.as_fd(), kind::PID)?;
             }
             OutsideStep::CloneCgroups => self.container.clone_cgroups()?,
@@ -59,10 +61,7 @@ impl Host {
                     .record
                     .write(self.pid()?, cgroups.map(|c| c.place()))?;
             }
-            OutsideStep::AwaitBirth => match self.expect_word()? {
-                (Word::Init { pid }, Some(pidfd)) => self.take_init(pid, pidfd)?,
-                other => return Err(out_of_turn(&other.0)),
-            },
+            OutsideStep::AwaitBirth => self.await_birth()?,
             OutsideStep::SetOomScore { score } => self.set_oom_score(*score)?,
             OutsideStep::MakeRdtGroup { group, schemata } => {
                 let pid = self.pid()?;
@@ -95,6 +94,20 @@ impl Host {
             }
         }
         Ok(())
+    }
+
+    /// The stage tells of the first process, which may be heard before that.
+    fn await_birth(&mut self) -> Result<(), Cause> {
+        let mut early = Vec::new();
+        let (pid, pidfd) = loop {
+            match self.expect_word()? {
+                (Word::Init { pid }, Some(pidfd)) => break (pid, pidfd),
+                (Word::Init { .. }, None) => return Err(missing("the pidfd").into()),
+                other => early.push(other),
+            }
+        };
+        self.early.extend(early);
+        self.take_init(pid, pidfd)
     }
 
     pub(super) fn pid(&self) -> Result<u32, KernelError> {
@@ -147,11 +160,8 @@ impl Host {
                 .collect()
         };
         let map = namespace::user_with_maps(&lines(users), &lines(groups))?;
-        let tree = self
-            .container
-            .trees
-            .last()
-            .ok_or_else(|| missing("the tree"))?;
+        let tree = self.container.trees.last().and_then(Option::as_ref);
+        let tree = tree.ok_or_else(|| missing("the tree"))?;
         let none = mount::Attr::empty();
         let what = "an idmapped mount";
         mount::set_attr(tree.as_fd(), none, none, recursive, Some(map.as_fd()), what)
@@ -257,4 +267,35 @@ fn out_of_turn(word: &Word) -> Cause {
         )
         .because(format!("{word:?} came out of turn")),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::channel::Channel;
+    use crate::launch::protocol::say;
+
+    #[test]
+    fn the_first_process_may_be_heard_before_the_stage_tells_of_it() {
+        let (ours, theirs) = Channel::pair().unwrap();
+        let mut child = std::process::Command::new("sleep")
+            .arg("100")
+            .spawn()
+            .unwrap();
+        let pidfd = process::open_pid(child.id()).unwrap();
+        say(&theirs, &Word::Ready, None).unwrap();
+        let born = Word::Init { pid: child.id() };
+        say(&theirs, &born, Some(pidfd.as_fd())).unwrap();
+        let mut host = Host {
+            channel: Some(ours),
+            ..Host::default()
+        };
+        host.dialogue.follow_the_plan();
+        host.await_birth().unwrap();
+        assert_eq!(host.pid().unwrap(), child.id());
+        assert_eq!(host.expect_word().unwrap().0, Word::Ready);
+        drop(host);
+        // What the launch made it also ends.
+        assert!(!child.wait().is_ok_and(|status| status.success()));
+    }
 }

@@ -147,7 +147,9 @@ fn needs(spec: &Spec) -> Checked {
         linux.is_some_and(|l| some(l.masked_paths().as_ref()) || some(l.readonly_paths().as_ref()));
     let offsets = linux.and_then(|l| l.time_offsets().as_ref());
     let devices = linux.and_then(|l| l.net_devices().as_ref());
+    let mounts = spec.mounts().as_ref().is_some_and(|m| !m.is_empty());
     let wishes = [
+        ("mounts", mounts, Mount, has(Mount)),
         ("hostname", filled(spec.hostname().as_ref()), Uts, has(Uts)),
         (
             "domainname",

@@ -22,6 +22,8 @@ pub struct Entry<'a> {
     pub facts: super::Facts,
     /// Whether it has control groups.
     pub cgroups: bool,
+    /// Whether it is held still, and who enters waits with it.
+    pub frozen: bool,
     /// Whether the session keyring stays that of the caller.
     pub keep_keyring: bool,
     /// Descriptors the program keeps beyond the standard ones.
@@ -41,7 +43,6 @@ pub fn enter(entry: &Entry<'_>) -> Result<LaunchPlan, PlanError> {
     let filter = seccomp.map(to_filter).transpose()?;
     let tail = Tail {
         process: entry.process,
-        make_folder: false,
         filter: filter.clone(),
         notifies: notifies(entry.spec),
         set_groups: !entry.facts.limited,
@@ -63,8 +64,8 @@ fn enter_outside(entry: &Entry<'_>, filter: Option<Filter>) -> Vec<HostStep> {
         });
     }
     let mut push = |step| steps.push(HostStep::Container(step));
-    if entry.cgroups {
-        push(OutsideStep::OpenCgroups);
+    if entry.frozen {
+        push(OutsideStep::BePatient);
     }
     if entry.staged() {
         push(OutsideStep::OpenProc);

@@ -146,11 +146,12 @@ pub(super) fn new_clock(wish: &Wish<'_>) -> Option<InsideStep> {
 fn cut_propagation(wish: &Wish<'_>, push: &mut impl FnMut(InsideStep)) -> Result<(), PlanError> {
     let propagation = root_propagation(wish)?;
     // The default is what mount_namespaces(7) calls a slave: it hears and is not heard.
-    let private = propagation.is_some_and(|p| p.kind == 1 << 18);
+    let private = propagation.is_some_and(|p| p.kind == Propagation::PRIVATE.kind);
     push(InsideStep::CutPropagation {
-        propagation: Propagation {
-            kind: if private { 1 << 18 } else { 1 << 19 },
-            recursive: true,
+        propagation: if private {
+            Propagation::PRIVATE
+        } else {
+            Propagation::SLAVE
         },
     });
     Ok(())
@@ -184,11 +185,8 @@ fn mount_steps(
         push(InsideStep::MakeNodes { nodes });
         push(InsideStep::MakeLinks);
     }
-    let read_only = wish.spec.root().as_ref().and_then(|r| r.readonly());
     let cwd = wish.spec.process().as_ref().map(|p| p.cwd().clone());
-    if let (Some(true), Some(path)) = (read_only, cwd)
-        && path != Path::new("/")
-    {
+    if let Some(path) = cwd.filter(|path| path != Path::new("/")) {
         push(InsideStep::MakeFolder { path });
     }
     if !early_hooks(wish.spec).is_empty() || has_net_devices(wish) {

@@ -68,7 +68,6 @@ pub(super) fn program(
     steps.extend(persona.map(InitStep::Container));
     let tail = Tail {
         process,
-        make_folder: true,
         filter: wish.filter()?,
         notifies: notifies(wish.spec),
         set_groups: !wish.facts.limited,
@@ -108,8 +107,6 @@ pub(super) fn personality(spec: &Spec) -> Option<InsideStep> {
 /// What a process becomes before it executes.
 pub(super) struct Tail<'a> {
     pub(super) process: &'a Process,
-    /// Whether a working folder that is missing is made.
-    pub(super) make_folder: bool,
     pub(super) filter: Option<Filter>,
     pub(super) notifies: bool,
     pub(super) set_groups: bool,
@@ -136,7 +133,6 @@ impl Tail<'_> {
         }
         push(InsideStep::ChangeFolder {
             path: process.cwd().clone(),
-            make: self.make_folder,
         });
         push(InsideStep::FindProgram {
             program,

@@ -67,6 +67,17 @@ pub struct Propagation {
 }
 
 impl Propagation {
+    /// Hears and is not heard: what a container's mounts are unless something else is asked for.
+    pub const SLAVE: Self = Self {
+        kind: 1 << 19,
+        recursive: true,
+    };
+    /// Neither hears nor is heard.
+    pub const PRIVATE: Self = Self {
+        kind: 1 << 18,
+        recursive: true,
+    };
+
     /// From an option such as `rslave`.
     #[must_use]
     pub fn parse(option: &str) -> Option<Self> {
@@ -168,8 +179,8 @@ pub enum OutsideStep {
         /// Where and what.
         plan: Box<CgroupPlan>,
     },
-    /// Open the control groups of a running container, which a process is to enter.
-    OpenCgroups,
+    /// Wait for the other processes without an end: they are held still with the container.
+    BePatient,
     /// Have what is born next be born into the container's pid namespace.
     JoinPids,
     /// Take detached clones of the container's own control groups.
@@ -382,8 +393,6 @@ pub enum InsideStep {
     ChangeFolder {
         /// Where, in the container.
         path: PathBuf,
-        /// Whether it is made if it is missing.
-        make: bool,
     },
     /// Look for the program.
     FindProgram {

@@ -15,7 +15,7 @@ impl OutsideStep {
             Self::ShiftIds { .. } => "a tree can be given other ids only while it is detached",
             Self::MakeCgroups { .. } => "limits are in force before the first process exists",
             Self::MakeScope { .. } => "systemd makes a scope for a process that is there",
-            Self::OpenCgroups => "who enters is born under the container's limits",
+            Self::BePatient => "a frozen container answers when it is thawed",
             Self::JoinPids => "a process is born into a pid namespace, it cannot move there",
             Self::CloneCgroups => "the container's own groups, and nothing above them",
             Self::MakeInit { .. } => "born in the group and the namespaces: no moving, no waiting",

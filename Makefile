@@ -51,6 +51,7 @@ lint:
 # The man pages, one a command, without installing anything: `man -l target/man/bulkhead.1`.
 man: build
 	$(RELEASE)/bulkhead --quiet man $(TARGET)/man
+	$(RELEASE)/bulkhead-oci man $(TARGET)/man
 
 install: build
 	install -D -m 755 $(RELEASE)/bulkhead $(DESTDIR)$(PREFIX)/bin/bulkhead
@@ -59,6 +60,7 @@ install: build
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
 	sed 's|/usr/local|$(PREFIX)|' dist/bulkhead-autostart.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/bulkhead-autostart.service
 	$(RELEASE)/bulkhead --quiet man $(DESTDIR)$(PREFIX)/share/man/man1
+	$(RELEASE)/bulkhead-oci man $(DESTDIR)$(PREFIX)/share/man/man1
 	ln -sf bulkhead.1 $(DESTDIR)$(PREFIX)/share/man/man1/bh.1
 	install -d $(addprefix $(DESTDIR)$(PREFIX)/share/,$(dir $(COMPLETIONS)))
 	$(RELEASE)/bulkhead completions bash >$(DESTDIR)$(PREFIX)/share/$(word 1,$(COMPLETIONS))

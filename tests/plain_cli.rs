@@ -308,26 +308,41 @@ fn bash_completes() {
 #[test]
 fn every_command_has_a_man_page() {
     let folder = TestDir::new();
-    let at = folder.join("man").display().to_string();
-    assert_eq!(bulkhead(&["--quiet", "man", &at]).code, 0);
+    let at = folder.join("man");
+    let path = at.display().to_string();
+    assert_eq!(bulkhead(&["--quiet", "man", &path]).code, 0);
     let mut wanted: BTreeSet<String> = commands()
         .iter()
         .map(|words| format!("bulkhead-{}.1", words.join("-")))
         .collect();
     wanted.insert("bulkhead.1".into());
-    let there: BTreeSet<String> = std::fs::read_dir(&at)
-        .expect("the folder made")
-        .map(|entry| {
-            entry
-                .expect("an entry")
-                .file_name()
-                .to_string_lossy()
-                .into()
-        })
+    assert_eq!(man_pages(&at), wanted);
+}
+
+#[test]
+fn every_command_of_the_runtime_has_a_man_page() {
+    let folder = TestDir::new();
+    let at = folder.join("man");
+    let oci = |words: &[&str]| called(&support::oci_program(), words);
+    assert_eq!(oci(&["man", &at.display().to_string()]).code, 0);
+    let mut wanted: BTreeSet<String> = verbs(&oci(&["--help"]).stdout)
+        .iter()
+        .map(|verb| format!("bulkhead-oci-{verb}.1"))
         .collect();
-    assert_eq!(there, wanted);
+    assert!(wanted.len() > 12, "{wanted:?}");
+    wanted.insert("bulkhead-oci.1".into());
+    assert_eq!(man_pages(&at), wanted);
+}
+
+/// The pages in a folder, each looked into.
+fn man_pages(at: &Path) -> BTreeSet<String> {
+    let there: BTreeSet<String> = std::fs::read_dir(at)
+        .expect("the folder made")
+        .map(|entry| entry.expect("an entry").file_name())
+        .map(|name| name.to_string_lossy().into())
+        .collect();
     for page in &there {
-        let text = std::fs::read_to_string(Path::new(&at).join(page)).expect("a page");
+        let text = std::fs::read_to_string(at.join(page)).expect("a page");
         for part in [".TH ", ".SH NAME", ".SH SYNOPSIS", ".SH OPTIONS"] {
             assert!(text.contains(part), "{page}: {part}");
         }
@@ -337,6 +352,7 @@ fn every_command_has_a_man_page() {
             assert!(there.contains(&other), "{page} points to {other}");
         }
     }
+    there
 }
 
 #[test]
@@ -345,10 +361,13 @@ fn make_installs_and_uninstalls() {
     // As built: the program under test stands where a release build would be.
     let release = folder.join("release");
     std::fs::create_dir(&release).expect("a folder of ours");
-    let program = std::fs::canonicalize(program()).expect("the program");
-    // Installing copies it, whichever of the two it is.
-    symlink(&program, release.join("bulkhead-oci")).expect("a folder of ours");
-    symlink(program, release.join("bulkhead")).expect("a folder of ours");
+    for (program, name) in [
+        (program().into(), "bulkhead"),
+        (support::oci_program(), "bulkhead-oci"),
+    ] {
+        let program = std::fs::canonicalize(program).expect("the program");
+        symlink(program, release.join(name)).expect("a folder of ours");
+    }
     let make = |target: &str| {
         let mut make = Command::new("make");
         make.args(["--silent", "--assume-old=build", target, "PREFIX=/usr"])
@@ -368,6 +387,7 @@ fn make_installs_and_uninstalls() {
         "lib/systemd/system/bulkhead-autostart.service",
         "share/man/man1/bulkhead.1",
         "share/man/man1/bulkhead-template-build.1",
+        "share/man/man1/bulkhead-oci-create.1",
         "share/man/man1/bh.1",
         "share/bash-completion/completions/bulkhead",
         "share/bash-completion/completions/bh",

@@ -78,11 +78,8 @@ impl Cli {
             None => None,
         };
         match command {
-            Some(command) => Ok(Self {
-                global,
-                command: Some(command),
-            }),
             None => Self::try_parse(),
+            command => Ok(Self { global, command }),
         }
     }
 }
@@ -160,6 +157,9 @@ pub(super) enum Command {
     Checkpoint(Later),
     /// Not supported yet
     Restore(Later),
+    /// Write the manual pages
+    #[command(hide = true)]
+    Man(super::man::Man),
 }
 
 impl Cli {

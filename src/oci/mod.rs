@@ -16,6 +16,7 @@ mod host;
 mod kill;
 mod list;
 mod log;
+mod man;
 mod ps;
 mod relay;
 mod run;
@@ -105,5 +106,6 @@ fn carry_out(cli: &Cli, log: &log::Log) -> Result<u8> {
         Command::Spec(spec) => template::write(spec),
         Command::Checkpoint(_) => Err(OciError::Later("checkpoint")),
         Command::Restore(_) => Err(OciError::Later("restore")),
+        Command::Man(man) => man::write(&man.folder),
     }
 }

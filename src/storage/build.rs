@@ -284,6 +284,7 @@ fn build(
         files: content.files,
         created_ms: now_ms(),
         mounts: built.mounts,
+        layers: Vec::new(),
         path: PathBuf::new(),
     };
     let record = workshop.shown.join("image.json");

@@ -78,7 +78,7 @@ pub fn first_boot(
     boot: &FirstBoot,
 ) -> Result<(), FirstBootError> {
     check(name, boot)?;
-    let tree = Merged::open(layout, name, image);
+    let tree = Merged::open(layout, name, image)?;
     hostname(&tree, boot)?;
     hosts(&tree, boot)?;
     network(&tree, image, boot, true)?;
@@ -99,7 +99,7 @@ pub fn update_hosts(
     boot: &FirstBoot,
 ) -> Result<(), FirstBootError> {
     check(name, boot)?;
-    Ok(hosts(&Merged::open(layout, name, image), boot)?)
+    Ok(hosts(&Merged::open(layout, name, image)?, boot)?)
 }
 
 /// The program's block of a guest's `/etc/hosts`, for a guest that runs and is told from inside.
@@ -124,7 +124,7 @@ pub fn update_network(
 ) -> Result<(), FirstBootError> {
     check(name, boot)?;
     Ok(network(
-        &Merged::open(layout, name, image),
+        &Merged::open(layout, name, image)?,
         image,
         boot,
         false,
@@ -156,7 +156,7 @@ pub fn update_stale(
     stale: Stale,
 ) -> Result<(), FirstBootError> {
     check(name, boot)?;
-    let tree = Merged::open(layout, name, image);
+    let tree = Merged::open(layout, name, image)?;
     if stale.hostname {
         hostname(&tree, boot)?;
     }

@@ -43,16 +43,31 @@ pub struct Image {
     pub created_ms: u64,
     /// Mounts its guests need beyond the root, such as the host's `/usr`.
     pub mounts: Vec<MountOp>,
+    /// Digests of the layers it is made of, topmost first; empty for one that has a tree of its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<String>,
     /// Its folder.
     #[serde(skip)]
     pub path: PathBuf,
 }
 
 impl Image {
-    /// Its tree, the lowest layer of its guests.
+    /// Its tree, the lowest layer of its guests. One made of layers has none.
     #[must_use]
     pub fn root(&self) -> PathBuf {
         self.path.join("root")
+    }
+
+    /// The read-only trees below its guests, topmost first: shared layers lie beside the images, in
+    /// `layers/DIGEST/root`.
+    #[must_use]
+    pub fn lowers(&self) -> Vec<PathBuf> {
+        let images = self.path.parent().unwrap_or(&self.path);
+        let layer = |digest: &String| images.join("layers").join(digest).join("root");
+        match self.layers.as_slice() {
+            [] => vec![self.root()],
+            layers => layers.iter().map(layer).collect(),
+        }
     }
 }
 
@@ -158,6 +173,9 @@ pub fn load_image(layout: &Layout, digest: &str) -> Result<Image, ImageError> {
     let image: Image = serde_json::from_slice(&text).map_err(|e| damaged(e.to_string()))?;
     if image.digest != digest {
         return Err(damaged(format!("it is the record of {}", image.digest)));
+    }
+    if let Some(odd) = image.layers.iter().find(|layer| !is_digest(layer)) {
+        return Err(damaged(format!("{odd:?} is no digest of a layer")));
     }
     Ok(Image { path, ..image })
 }

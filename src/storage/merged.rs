@@ -26,12 +26,13 @@ const FILE_MOST: u64 = 1 << 20;
 /// Marks a folder of the upper layer that hides the one below it (overlayfs).
 const OPAQUE: &CStr = c"trusted.overlay.opaque";
 
-/// A folder of the merged tree: in the guest's layer, in the image, or both.
+/// A folder of the merged tree: in the guest's layer, in layers below it, or both.
 #[derive(Debug)]
 struct Folder {
     name: CString,
     upper: Option<OwnedFd>,
-    lower: Option<OwnedFd>,
+    /// Topmost first.
+    lowers: Vec<OwnedFd>,
 }
 
 /// What a name in a folder is.
@@ -40,9 +41,9 @@ enum Entry {
     Nothing,
     Folder(Folder),
     Link(Vec<u8>),
-    /// A file that is neither, and whether it is in the guest's layer.
+    /// A file that is neither, and the folder it lies in.
     File {
-        in_upper: bool,
+        dir: OwnedFd,
         stat: Stat,
     },
 }
@@ -50,8 +51,10 @@ enum Entry {
 /// A guest's tree.
 #[derive(Debug)]
 pub(super) struct Merged {
-    upper: PathBuf,
-    lower: PathBuf,
+    upper: OwnedFd,
+    lowers: Vec<PathBuf>,
+    /// Where the guest's layer is, for messages.
+    shown: PathBuf,
 }
 
 /// The folders from the root to one folder.
@@ -60,15 +63,26 @@ type Trail = Vec<Folder>;
 impl Merged {
     /// The tree of a guest over its image. The guest must be stopped: the kernel does not allow
     /// changes below a mounted overlay.
-    pub(super) fn open(layout: &Layout, name: &GuestName, image: &Image) -> Self {
-        Self {
-            upper: layout.guest(name).join("root/upper"),
-            lower: image.root(),
-        }
+    ///
+    /// # Errors
+    /// The guest has no root, or it cannot be opened.
+    pub(super) fn open(
+        layout: &Layout,
+        name: &GuestName,
+        image: &Image,
+    ) -> Result<Self, FileError> {
+        let shown = layout.guest(name).join("root/upper");
+        let failed = |e: io::Error| FileError::new("open", &shown, e);
+        let writable = super::root::open_writable(layout, name).map_err(failed)?;
+        Ok(Self {
+            upper: child_dir(&writable, c"upper").map_err(|e| failed(e.into()))?,
+            lowers: image.lowers(),
+            shown,
+        })
     }
 
     fn failed(&self, verb: &'static str, path: &str, source: impl Into<io::Error>) -> FileError {
-        FileError::new(verb, &self.upper.join(path), source)
+        FileError::new(verb, &self.shown.join(path), source)
     }
 
     /// Whether `path` leads to a folder.
@@ -100,14 +114,8 @@ impl Merged {
             };
             let name = cname(name)?;
             match entry(folder, &name)? {
-                Entry::File { in_upper, stat } if dirfd::is_file(&stat) => {
-                    let side = if in_upper {
-                        &folder.upper
-                    } else {
-                        &folder.lower
-                    };
-                    let Some(dir) = side else { return Ok(None) };
-                    let data = read_limited(child_file(dir, &name)?, FILE_MOST)?;
+                Entry::File { dir, stat } if dirfd::is_file(&stat) => {
+                    let data = read_limited(child_file(&dir, &name)?, FILE_MOST)?;
                     return Ok(Some((data, Owner::of(&stat))));
                 }
                 Entry::Link(target) => path = joined(parent, &target),
@@ -161,10 +169,11 @@ impl Merged {
     /// The folders on the way to `path`; `None` if there is no such folder. With `make`, missing
     /// ones are made with this mode, and all are there in the guest's layer.
     fn enter_bytes(&self, path: &[u8], make: Option<u32>) -> io::Result<Option<Trail>> {
+        let lowers = self.lowers.iter().map(|path| open_dir(path));
         let mut trail = vec![Folder {
             name: CString::default(),
-            upper: Some(open_dir(&self.upper).map_err(|e| e.source)?),
-            lower: Some(open_dir(&self.lower).map_err(|e| e.source)?),
+            upper: Some(self.upper.try_clone()?),
+            lowers: lowers.collect::<Result<_, _>>().map_err(|e| e.source)?,
         }];
         let mut left: VecDeque<Vec<u8>> = components(path).collect();
         let mut links = 0;
@@ -200,7 +209,7 @@ impl Merged {
                     trail.push(Folder {
                         name,
                         upper: Some(upper),
-                        lower: None,
+                        lowers: Vec::new(),
                     });
                 }
             }
@@ -219,7 +228,8 @@ fn copy_up(trail: &mut Trail) -> io::Result<()> {
         let (Some(parent), Some(folder)) = (above.last(), here.first_mut()) else {
             continue;
         };
-        if let (None, Some(lower), Some(parent)) = (&folder.upper, &folder.lower, &parent.upper) {
+        let lower = folder.lowers.first();
+        if let (None, Some(lower), Some(parent)) = (&folder.upper, lower, &parent.upper) {
             let owner = Owner::of(&fs::fstat(lower)?);
             folder.upper = Some(make_dir(parent, &folder.name, owner)?);
         }
@@ -241,41 +251,58 @@ fn new_folder(parent: &OwnedFd, name: &CStr, mode: u32) -> io::Result<OwnedFd> {
     Ok(made)
 }
 
-/// What `name` is in a merged folder, itself and not what it leads to.
+/// What `name` is in a merged folder, itself and not what it leads to. The topmost layer that has it
+/// says what it is; a folder goes on in the layers below until one hides what is under it.
 fn entry(folder: &Folder, name: &CStr) -> io::Result<Entry> {
-    let (mut upper, mut lower) = (None, None);
-    if let Some(dir) = &folder.upper {
-        match stat_at(dir, name)? {
-            Some(stat) if is_whiteout(&stat) => return Ok(Entry::Nothing),
-            Some(stat) if is_dir(&stat) => upper = Some(child_dir(dir, name)?),
-            Some(stat) => return leaf(dir, name, stat, true),
-            None => {}
-        }
-    }
-    let opaque = upper.as_ref().is_some_and(is_opaque);
-    if let (Some(dir), false) = (&folder.lower, opaque) {
-        match stat_at(dir, name)? {
-            Some(stat) if is_dir(&stat) => lower = Some(child_dir(dir, name)?),
-            Some(stat) if upper.is_none() => return leaf(dir, name, stat, false),
-            _ => {}
-        }
-    }
-    if upper.is_none() && lower.is_none() {
-        return Ok(Entry::Nothing);
-    }
-    Ok(Entry::Folder(Folder {
+    let mut found = Folder {
         name: name.to_owned(),
-        upper,
-        lower,
-    }))
+        upper: None,
+        lowers: Vec::new(),
+    };
+    for (dir, is_upper) in folder.sides() {
+        let Some(stat) = stat_at(dir, name)? else {
+            continue;
+        };
+        if !is_dir(&stat) {
+            if !is_whiteout(&stat) && found.sides().next().is_none() {
+                return leaf(dir, name, stat);
+            }
+            break;
+        }
+        let child = child_dir(dir, name)?;
+        let opaque = is_opaque(&child);
+        if is_upper {
+            found.upper = Some(child);
+        } else {
+            found.lowers.push(child);
+        }
+        if opaque {
+            break;
+        }
+    }
+    let nothing = found.sides().next().is_none();
+    Ok(if nothing {
+        Entry::Nothing
+    } else {
+        Entry::Folder(found)
+    })
 }
 
-fn leaf(dir: &OwnedFd, name: &CStr, stat: Stat, in_upper: bool) -> io::Result<Entry> {
+impl Folder {
+    /// Its folders in the layers, topmost first, and whether each is the guest's own.
+    fn sides(&self) -> impl Iterator<Item = (&OwnedFd, bool)> {
+        let upper = self.upper.iter().map(|dir| (dir, true));
+        upper.chain(self.lowers.iter().map(|dir| (dir, false)))
+    }
+}
+
+fn leaf(dir: &OwnedFd, name: &CStr, stat: Stat) -> io::Result<Entry> {
     if file_type(&stat) == fs::FileType::Symlink {
         let target = fs::readlinkat(dir, name, Vec::new())?;
         return Ok(Entry::Link(target.into_bytes()));
     }
-    Ok(Entry::File { in_upper, stat })
+    let dir = dir.try_clone()?;
+    Ok(Entry::File { dir, stat })
 }
 
 fn is_whiteout(stat: &Stat) -> bool {
@@ -324,13 +351,21 @@ pub(super) mod tests {
 
     /// A tree with both layers in a folder of its own.
     pub(in super::super) fn tree(temp: &TempDir) -> Merged {
-        let merged = Merged {
-            upper: temp.path().join("upper"),
-            lower: temp.path().join("lower"),
-        };
-        std::fs::create_dir_all(merged.lower.join("etc")).unwrap();
-        std::fs::create_dir(&merged.upper).unwrap();
-        merged
+        tree_of(temp, &["lower"])
+    }
+
+    fn tree_of(temp: &TempDir, lowers: &[&str]) -> Merged {
+        let lowers: Vec<PathBuf> = lowers.iter().map(|name| temp.path().join(name)).collect();
+        for lower in &lowers {
+            std::fs::create_dir_all(lower.join("etc")).unwrap();
+        }
+        let shown = temp.path().join("upper");
+        std::fs::create_dir(&shown).unwrap();
+        Merged {
+            upper: open_dir(&shown).unwrap(),
+            lowers,
+            shown,
+        }
     }
 
     fn own(mode: u32) -> Owner {
@@ -355,11 +390,14 @@ pub(super) mod tests {
     fn the_upper_layer_wins_and_the_image_stays() {
         let temp = TempDir::new("merged");
         let merged = tree(&temp);
-        put(&merged.lower.join("etc/a"), "image");
+        put(&merged.lowers[0].join("etc/a"), "image");
         assert_eq!(text(&merged, "etc/a").as_deref(), Some("image"));
         merged.write("etc/a", b"guest", own(0o640)).unwrap();
         assert_eq!(text(&merged, "/etc/a").as_deref(), Some("guest"));
-        assert_eq!(std::fs::read(merged.lower.join("etc/a")).unwrap(), b"image");
+        assert_eq!(
+            std::fs::read(merged.lowers[0].join("etc/a")).unwrap(),
+            b"image"
+        );
         assert_eq!(text(&merged, "etc/none"), None);
         assert_eq!(text(&merged, "etc"), None);
     }
@@ -370,18 +408,22 @@ pub(super) mod tests {
         let merged = tree(&temp);
         let outside = temp.path().join("outside");
         put(&outside.join("secret"), "secret");
-        put(&merged.lower.join("run/resolv.conf"), "old");
-        symlink("../run/resolv.conf", merged.lower.join("etc/resolv.conf")).unwrap();
+        put(&merged.lowers[0].join("run/resolv.conf"), "old");
+        symlink(
+            "../run/resolv.conf",
+            merged.lowers[0].join("etc/resolv.conf"),
+        )
+        .unwrap();
         assert_eq!(text(&merged, "etc/resolv.conf").as_deref(), Some("old"));
         merged.write("etc/resolv.conf", b"new", own(0o644)).unwrap();
         assert_eq!(text(&merged, "etc/resolv.conf").as_deref(), Some("new"));
         assert_eq!(text(&merged, "run/resolv.conf").as_deref(), Some("old"));
         // Everything a hostile guest could aim at the host.
-        symlink(&outside, merged.upper.join("abs")).unwrap();
-        symlink("../outside", merged.upper.join("rel")).unwrap();
-        symlink("/../../outside", merged.upper.join("up")).unwrap();
-        symlink(outside.join("secret"), merged.upper.join("file")).unwrap();
-        symlink("loop", merged.upper.join("loop")).unwrap();
+        symlink(&outside, merged.shown.join("abs")).unwrap();
+        symlink("../outside", merged.shown.join("rel")).unwrap();
+        symlink("/../../outside", merged.shown.join("up")).unwrap();
+        symlink(outside.join("secret"), merged.shown.join("file")).unwrap();
+        symlink("loop", merged.shown.join("loop")).unwrap();
         for path in ["abs/secret", "rel/secret", "up/secret", "file"] {
             assert_eq!(text(&merged, path), None, "{path}");
         }
@@ -395,11 +437,48 @@ pub(super) mod tests {
     fn odd_files_are_not_read() {
         let temp = TempDir::new("merged");
         let merged = tree(&temp);
-        let dir = open_dir(&merged.upper).unwrap();
+        let dir = open_dir(&merged.shown).unwrap();
         fs::mkfifoat(&dir, c"fifo", fs::Mode::RUSR).unwrap();
         assert_eq!(text(&merged, "fifo"), None);
-        put(&merged.upper.join("big"), &"x".repeat(2 << 20));
+        put(&merged.shown.join("big"), &"x".repeat(2 << 20));
         assert!(merged.read("big").unwrap_err().to_string().contains("big"));
         assert!(merged.write("fifo/x", b"", own(0o644)).is_err());
+    }
+
+    #[test]
+    fn layers_hide_what_is_below_them() {
+        let temp = TempDir::new("merged");
+        let merged = tree_of(&temp, &["top", "base"]);
+        let (top, base) = (&merged.lowers[0], &merged.lowers[1]);
+        for (folder, path, what) in [
+            (base, "etc/a", "base"),
+            (top, "etc/a", "top"),
+            (base, "etc/b", "base"),
+            (base, "srv/x", "base"),
+            (top, "srv/y", "top"),
+            (base, "was/dir/x", "base"),
+            (top, "was/dir", "file"),
+        ] {
+            put(&folder.join(path), what);
+        }
+        let seen = |path| text(&merged, path);
+        assert_eq!(seen("etc/a").as_deref(), Some("top"));
+        assert_eq!(seen("etc/b").as_deref(), Some("base"));
+        assert_eq!(seen("srv/x").as_deref(), Some("base"));
+        assert_eq!(seen("was/dir").as_deref(), Some("file"));
+        assert_eq!(seen("was/dir/x"), None);
+        merged.write("srv/x", b"guest", own(0o600)).unwrap();
+        assert_eq!(seen("srv/x").as_deref(), Some("guest"));
+        assert_eq!(seen("srv/y").as_deref(), Some("top"));
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        fs::setxattr(top.join("srv"), OPAQUE, b"y", fs::XattrFlags::empty()).unwrap();
+        put(&base.join("srv/z"), "base");
+        assert_eq!(seen("srv/z"), None);
+        let none = fs::Mode::empty();
+        let etc = open_dir(&top.join("etc")).unwrap();
+        fs::mknodat(&etc, c"b", fs::FileType::CharacterDevice, none, 0).unwrap();
+        assert_eq!(seen("etc/b"), None);
     }
 }

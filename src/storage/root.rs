@@ -94,7 +94,7 @@ pub fn create_root(layout: &Layout, name: &GuestName, image: &Image) -> Result<(
             },
             _ => FileError::new("create root", &path, e).into(),
         });
-    if result.is_ok() && !image.root().exists() {
+    if result.is_ok() && !image.lowers().iter().all(|lower| lower.exists()) {
         delete_root(layout, name)?;
         return Err(RootError::ImageGone {
             guest: name.clone(),
@@ -120,6 +120,11 @@ fn fill(parent: &OwnedFd, name: &CString, image: &Image) -> std::io::Result<Owne
     Ok(root)
 }
 
+/// The folder that holds a guest's `upper` and `work`.
+pub(super) fn open_writable(layout: &Layout, name: &GuestName) -> std::io::Result<OwnedFd> {
+    open_dir(&folder(layout, name)).map_err(|e| e.source)
+}
+
 /// The digest of the image below a guest's layer.
 ///
 /// # Errors
@@ -140,7 +145,7 @@ pub fn image_digest(layout: &Layout, name: &GuestName) -> Result<String, RootErr
 #[must_use]
 pub fn root_ops(layout: &Layout, name: &GuestName, image: &Image) -> (RootOp, Vec<MountOp>) {
     let root = RootOp::Overlay {
-        lower: vec![image.root()],
+        lower: image.lowers(),
         writable: folder(layout, name),
     };
     (root, image.mounts.clone())

@@ -3,50 +3,24 @@
 //! and resolved here, inside the tree, and never by the kernel. Fresh roots of a build are `seed`.
 
 use std::collections::VecDeque;
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use rustix::fs::{self, AtFlags, Stat};
+use rustix::fs::{self, AtFlags};
 use rustix::io::Errno;
 
-use super::dirfd::{
-    self, FileError, Owner, child_dir, child_file, cname, file_type, is_dir, make_dir, open_dir,
-    read_limited, stat_at,
-};
+use super::dirfd::{self, FileError, Owner, child_dir, child_file, cname, open_dir, read_limited};
 use super::image::Image;
+use super::merged_folder::{Entry, Folder, Trail, copy_up, entry, new_folder};
 use crate::model::{GuestName, Layout};
 
 /// Links followed before a path is taken for a loop, as in path_resolution(7).
 const LINKS_MOST: u32 = 40;
 /// Most bytes of a file that is edited.
 const FILE_MOST: u64 = 1 << 20;
-/// Marks a folder of the upper layer that hides the one below it (overlayfs).
-const OPAQUE: &CStr = c"trusted.overlay.opaque";
-
-/// A folder of the merged tree: in the guest's layer, in layers below it, or both.
-#[derive(Debug)]
-struct Folder {
-    name: CString,
-    upper: Option<OwnedFd>,
-    /// Topmost first.
-    lowers: Vec<OwnedFd>,
-}
-
-/// What a name in a folder is.
-#[derive(Debug)]
-enum Entry {
-    Nothing,
-    Folder(Folder),
-    Link(Vec<u8>),
-    /// A file that is neither, and the folder it lies in.
-    File {
-        dir: OwnedFd,
-        stat: Stat,
-    },
-}
 
 /// A guest's tree.
 #[derive(Debug)]
@@ -56,9 +30,6 @@ pub(super) struct Merged {
     /// Where the guest's layer is, for messages.
     shown: PathBuf,
 }
-
-/// The folders from the root to one folder.
-type Trail = Vec<Folder>;
 
 impl Merged {
     /// The tree of a guest over its image. The guest must be stopped: the kernel does not allow
@@ -221,99 +192,6 @@ impl Merged {
     }
 }
 
-/// Makes the folders of a trail that are only in the image in the guest's layer too.
-fn copy_up(trail: &mut Trail) -> io::Result<()> {
-    for index in 1..trail.len() {
-        let (above, here) = trail.split_at_mut(index);
-        let (Some(parent), Some(folder)) = (above.last(), here.first_mut()) else {
-            continue;
-        };
-        let lower = folder.lowers.first();
-        if let (None, Some(lower), Some(parent)) = (&folder.upper, lower, &parent.upper) {
-            let owner = Owner::of(&fs::fstat(lower)?);
-            folder.upper = Some(make_dir(parent, &folder.name, owner)?);
-        }
-    }
-    Ok(())
-}
-
-/// Makes a folder where the merged tree has nothing: a whiteout may be in the way, and then the
-/// new folder must go on hiding what the image has there.
-fn new_folder(parent: &OwnedFd, name: &CStr, mode: u32) -> io::Result<OwnedFd> {
-    let hidden = stat_at(parent, name)?.is_some();
-    if hidden {
-        fs::unlinkat(parent, name, AtFlags::empty())?;
-    }
-    let made = make_dir(parent, name, Owner::root(mode))?;
-    if hidden {
-        fs::fsetxattr(&made, OPAQUE, b"y", fs::XattrFlags::empty())?;
-    }
-    Ok(made)
-}
-
-/// What `name` is in a merged folder, itself and not what it leads to. The topmost layer that has it
-/// says what it is; a folder goes on in the layers below until one hides what is under it.
-fn entry(folder: &Folder, name: &CStr) -> io::Result<Entry> {
-    let mut found = Folder {
-        name: name.to_owned(),
-        upper: None,
-        lowers: Vec::new(),
-    };
-    for (dir, is_upper) in folder.sides() {
-        let Some(stat) = stat_at(dir, name)? else {
-            continue;
-        };
-        if !is_dir(&stat) {
-            if !is_whiteout(&stat) && found.sides().next().is_none() {
-                return leaf(dir, name, stat);
-            }
-            break;
-        }
-        let child = child_dir(dir, name)?;
-        let opaque = is_opaque(&child);
-        if is_upper {
-            found.upper = Some(child);
-        } else {
-            found.lowers.push(child);
-        }
-        if opaque {
-            break;
-        }
-    }
-    let nothing = found.sides().next().is_none();
-    Ok(if nothing {
-        Entry::Nothing
-    } else {
-        Entry::Folder(found)
-    })
-}
-
-impl Folder {
-    /// Its folders in the layers, topmost first, and whether each is the guest's own.
-    fn sides(&self) -> impl Iterator<Item = (&OwnedFd, bool)> {
-        let upper = self.upper.iter().map(|dir| (dir, true));
-        upper.chain(self.lowers.iter().map(|dir| (dir, false)))
-    }
-}
-
-fn leaf(dir: &OwnedFd, name: &CStr, stat: Stat) -> io::Result<Entry> {
-    if file_type(&stat) == fs::FileType::Symlink {
-        let target = fs::readlinkat(dir, name, Vec::new())?;
-        return Ok(Entry::Link(target.into_bytes()));
-    }
-    let dir = dir.try_clone()?;
-    Ok(Entry::File { dir, stat })
-}
-
-fn is_whiteout(stat: &Stat) -> bool {
-    file_type(stat) == fs::FileType::CharacterDevice && stat.st_rdev == 0
-}
-
-fn is_opaque(dir: &OwnedFd) -> bool {
-    let mut value = [0_u8; 1];
-    fs::fgetxattr(dir.as_fd(), OPAQUE, value.as_mut_slice()) == Ok(1) && value == *b"y"
-}
-
 fn components(path: &[u8]) -> impl Iterator<Item = Vec<u8>> + '_ {
     path.split(|b| *b == b'/')
         .filter(|c| !c.is_empty() && *c != b".")
@@ -466,14 +344,20 @@ pub(super) mod tests {
         assert_eq!(seen("etc/b").as_deref(), Some("base"));
         assert_eq!(seen("srv/x").as_deref(), Some("base"));
         assert_eq!(seen("was/dir").as_deref(), Some("file"));
-        assert_eq!(seen("was/dir/x"), None);
+        assert!(merged.read("was/dir/x").is_err());
         merged.write("srv/x", b"guest", own(0o600)).unwrap();
         assert_eq!(seen("srv/x").as_deref(), Some("guest"));
         assert_eq!(seen("srv/y").as_deref(), Some("top"));
         if !rustix::process::geteuid().is_root() {
             return;
         }
-        fs::setxattr(top.join("srv"), OPAQUE, b"y", fs::XattrFlags::empty()).unwrap();
+        fs::setxattr(
+            top.join("srv"),
+            super::super::merged_folder::OPAQUE,
+            b"y",
+            fs::XattrFlags::empty(),
+        )
+        .unwrap();
         put(&base.join("srv/z"), "base");
         assert_eq!(seen("srv/z"), None);
         let none = fs::Mode::empty();

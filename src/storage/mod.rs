@@ -12,7 +12,7 @@
 //! | `archive_*`, `extract` | parts of `archive`: entry, stream, PAX, sparse; the disk |
 //! | `root` | a guest's own layer: make, use, delete |
 //! | `first_boot`, `network_files`, `ssh_keys` | what the host writes into a guest before it runs |
-//! | `merged` | a guest's tree as the guest sees it, read and written by descriptor |
+//! | `merged`, `merged_folder` | a guest's tree as the guest sees it, read and written by descriptor |
 //! | `dirfd`, `walk`, `remove`, `seed` | descriptor work the others share |
 //!
 //! A tree that a guest has written to is data of a stranger: it is only ever touched one component
@@ -38,6 +38,7 @@ mod host;
 mod image;
 mod init_kind;
 mod merged;
+mod merged_folder;
 mod network_files;
 mod remove;
 mod root;

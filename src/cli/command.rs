@@ -10,7 +10,7 @@ use super::fault::{Fault, Result};
 use super::render::Format;
 use super::{
     change, create, delete, demo, doctor, enter, generate, info, keeper, life, list, logs, plan,
-    pool, profile, template, wait,
+    pool, profile, snapshot, template, wait,
 };
 
 /// One verb.
@@ -48,6 +48,8 @@ const VERBS: &[Verb] = &[
     change::SET,
     change::GET,
     change::EDIT,
+    snapshot::SNAPSHOT,
+    snapshot::CLONE,
     plan::PLAN,
     wait::WAIT,
     template::TEMPLATE,

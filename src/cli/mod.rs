@@ -37,6 +37,7 @@ mod progress;
 pub mod render;
 mod select;
 mod settings;
+mod snapshot;
 mod template;
 mod wait;
 mod yaml;

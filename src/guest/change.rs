@@ -154,7 +154,7 @@ impl Manager {
             .map_err(|error| self.root_error(name, error))
     }
 
-    fn root_error(&self, name: &GuestName, error: storage::RootError) -> GuestError {
+    pub(super) fn root_error(&self, name: &GuestName, error: storage::RootError) -> GuestError {
         GuestError::Root {
             name: name.clone(),
             source: error.into(),

@@ -88,6 +88,7 @@ impl Manager {
                 created_ms: now_ms(),
                 machine_id: random::hex(16)?,
                 renaming: None,
+                snapshot: None,
             };
             self.write_machine(name, &machine)?;
             Ok(machine)

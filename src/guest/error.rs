@@ -29,6 +29,24 @@ pub enum GuestError {
         /// What to do.
         advice: Option<&'static str>,
     },
+    /// It has no such snapshot (exit code 3).
+    #[error("guest {guest} has no snapshot {snapshot:?}{}", near.as_ref().map_or(String::new(), |n| format!(": did you mean {n:?}?")))]
+    NoSnapshot {
+        /// Guest.
+        guest: GuestName,
+        /// Name asked for.
+        snapshot: String,
+        /// The nearest there is.
+        near: Option<String>,
+    },
+    /// It has one of that name (exit code 4).
+    #[error("guest {guest} has a snapshot {snapshot:?} already")]
+    SnapshotExists {
+        /// Guest.
+        guest: GuestName,
+        /// Name.
+        snapshot: String,
+    },
     /// Another command is at work on it (exit code 4).
     #[error("guest {name} is busy: {holder} holds its lock; try again when that is done")]
     Busy {

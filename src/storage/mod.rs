@@ -12,6 +12,7 @@
 //! | `archive_*`, `extract` | parts of `archive`: entry, stream, PAX, sparse; the disk |
 //! | `pool`, `pool_leftover`, `place` | pools, and where a guest's own layer lies in them |
 //! | `driver`, `driver_*` | what such a layer can be: a folder, a subvolume, a filesystem in a file |
+//! | `chain`, `saved` | what was kept of a root: shared layers or copies; restoring, cloning |
 //! | `root` | a guest's own layer: make, use, delete |
 //! | `first_boot`, `network_files`, `ssh_keys` | what the host writes into a guest before it runs |
 //! | `merged`, `merged_folder` | a guest's tree as the guest sees it, read and written by descriptor |
@@ -29,6 +30,7 @@ mod archive_read;
 mod archive_sparse;
 mod build;
 mod busybox;
+mod chain;
 mod debian;
 mod digest;
 mod dirfd;
@@ -51,6 +53,7 @@ mod pool;
 mod pool_leftover;
 mod remove;
 mod root;
+mod saved;
 mod seed;
 mod ssh_keys;
 mod systemd_units;
@@ -78,4 +81,5 @@ pub use root::{
     RootError, Usage, check_resize, create_root, delete_root, image_digest, resize_root, root_ops,
     space, usage,
 };
+pub use saved::{Saved, create_root_from, remove_saved, restore_root, save_root};
 pub use template::{Kind, OptionSpec, Template, TemplateError, Templates};

@@ -9,8 +9,8 @@ use super::context::Context;
 use super::fault::{Fault, Result};
 use super::render::Format;
 use super::{
-    change, create, delete, demo, doctor, enter, generate, info, keeper, life, list, logs, plan,
-    profile, template, wait,
+    change, create, delete, demo, doctor, enter, generate, image, info, keeper, life, list, logs,
+    plan, profile, template, wait,
 };
 
 /// One verb.
@@ -50,6 +50,7 @@ const VERBS: &[Verb] = &[
     change::EDIT,
     plan::PLAN,
     wait::WAIT,
+    image::IMAGE,
     template::TEMPLATE,
     profile::PROFILE,
     doctor::DOCTOR,

@@ -64,14 +64,14 @@ pub enum GuestError {
     Exhausted(String),
     /// Its root is there already (exit code 5).
     #[error(
-        "template: the root of guest {name} is made from template {template} and stays so: create \
-         another guest for another template or other options of it"
+        "template: the root of guest {name} is made from {made_from} and stays so: create another \
+         guest for another template, other options of it, or another image"
     )]
     Fixed {
         /// Guest.
         name: GuestName,
         /// What it was made from.
-        template: String,
+        made_from: String,
     },
     /// Its address (exit code 5).
     #[error(transparent)]
@@ -137,6 +137,7 @@ impl GuestError {
             | Self::Host { .. }
             | Self::Fixed { .. }
             | Self::Exhausted(_) => true,
+            Self::Image(error) => matches!(error, crate::storage::ImageError::Unsound { .. }),
             Self::Lease(error) => !matches!(error, LeaseError::File(_) | LeaseError::Host(_)),
             Self::Start { refused, .. } => *refused,
             _ => false,

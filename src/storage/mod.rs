@@ -5,7 +5,9 @@
 //! |---|---|
 //! | `template` | recipes: embedded, or from a folder of the host's |
 //! | `image` | built images by digest: record, list, removal, leftovers |
-//! | `build` | making an image once, from recipe to rename |
+//! | `build`, `workshop` | making an image once, from recipe to rename |
+//! | `layer`, `oci_*`, `image_config` | images of layers that several share, taken in from OCI |
+//! | `tag`, `prune`, `verify` | names of images, removing unused ones, finding damaged ones |
 //! | `digest` | the digest of a tree's content |
 //! | `busybox`, `host`, `debian`, `archive` | how each kind of template is built |
 //! | `accounts`, `systemd_units` | parts of `host` and `debian` |
@@ -36,20 +38,27 @@ mod extract_tests;
 mod first_boot;
 mod host;
 mod image;
+mod image_config;
 mod init_kind;
+mod layer;
 mod merged;
 mod merged_folder;
 mod network_files;
+mod oci_config;
+mod prune;
 mod remove;
 mod root;
 mod seed;
 mod ssh_keys;
 mod systemd_units;
+mod tag;
 mod template;
+mod verify;
 mod walk;
+mod workshop;
 
 pub use archive_entry::ArchiveError;
-pub use build::{ensure_image, verify_image};
+pub use build::ensure_image;
 pub use dirfd::FileError;
 pub use first_boot::{
     FirstBoot, FirstBootError, Stale, first_boot, hosts_of, update_hosts, update_network,
@@ -59,6 +68,11 @@ pub use image::{
     Image, ImageError, Leftover, Progress, images, leftovers, load_image, remove_image,
     remove_leftover,
 };
+pub use image_config::{HistoryStep, ImageConfig};
 pub use init_kind::InitKind;
+pub use layer::{Layer, load_layer};
+pub use prune::{Unused, image_users, prune, remove_layers, unused};
 pub use root::{RootError, Usage, create_root, delete_root, image_digest, root_ops, usage};
+pub use tag::{Tag, find_image, tag_image, tags, untag};
 pub use template::{Kind, OptionSpec, Template, TemplateError, Templates};
+pub use verify::{check_sound, verify_image};

@@ -94,7 +94,8 @@ pub fn create_root(layout: &Layout, name: &GuestName, image: &Image) -> Result<(
             },
             _ => FileError::new("create root", &path, e).into(),
         });
-    if result.is_ok() && !image.lowers().iter().all(|lower| lower.exists()) {
+    let there = image.path.exists() && image.lowers().iter().all(|lower| lower.exists());
+    if result.is_ok() && !there {
         delete_root(layout, name)?;
         return Err(RootError::ImageGone {
             guest: name.clone(),

@@ -20,7 +20,7 @@ fn nothing_left(host: &Bulkhead) {
 }
 
 fn layers(host: &Bulkhead) -> Vec<PathBuf> {
-    let folder = host.root().join("var/lib/bulkhead/layers");
+    let folder = host.root().join("var/lib/bulkhead/kept");
     let entries = std::fs::read_dir(folder).into_iter().flatten();
     entries
         .map(|entry| entry.expect("an entry").path())

@@ -9,8 +9,8 @@ use super::context::Context;
 use super::fault::{Fault, Result};
 use super::render::Format;
 use super::{
-    change, create, delete, demo, doctor, enter, generate, info, keeper, life, list, logs, plan,
-    pool, profile, snapshot, template, wait,
+    change, create, delete, demo, doctor, enter, generate, image, info, keeper, life, list, logs,
+    plan, pool, profile, snapshot, template, wait,
 };
 
 /// One verb.
@@ -52,6 +52,7 @@ const VERBS: &[Verb] = &[
     snapshot::CLONE,
     plan::PLAN,
     wait::WAIT,
+    image::IMAGE,
     template::TEMPLATE,
     pool::POOL,
     profile::PROFILE,

@@ -226,6 +226,10 @@ fn image_code(error: &ImageError) -> u8 {
         ImageError::Template(
             TemplateError::Unknown { .. } | TemplateError::UnknownOption { .. },
         ) => REFUSED,
+        ImageError::Unknown { .. }
+        | ImageError::Ambiguous { .. }
+        | ImageError::Unsound { .. }
+        | ImageError::Refused { .. } => REFUSED,
         ImageError::InUse { .. } => STATE,
         _ => FAILED,
     }

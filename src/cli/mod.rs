@@ -9,7 +9,7 @@
 //! | `progress` | long work on standard error |
 //! | `settings` | the flags made from `define::KEYS` |
 //! | `select`, `order`, `many` | verbs on many guests: which, in what order, side by side |
-//! | `create`, `life`, `delete`, `list`, `info`, `enter`, `logs`, `change`, `plan`, `wait`, `template`, `profile`, `doctor`, `keeper`, `generate` | the verbs |
+//! | `create`, `life`, `delete`, `list`, `info`, `enter`, `logs`, `change`, `plan`, `wait`, `image`, `template`, `profile`, `doctor`, `keeper`, `generate` | the verbs |
 //!
 //! The program has one thread: a launch forks. What runs side by side (`-j`) runs as processes.
 
@@ -23,7 +23,9 @@ mod doctor;
 mod enter;
 mod fault;
 mod generate;
-pub mod info;
+pub mod image;
+mod image_info;
+mod info;
 mod keeper;
 mod life;
 pub mod list;

@@ -82,14 +82,14 @@ pub enum GuestError {
     Exhausted(String),
     /// Its root is there already (exit code 5).
     #[error(
-        "template: the root of guest {name} is made from template {template} and stays so: create \
-         another guest for another template or other options of it"
+        "template: the root of guest {name} is made from {made_from} and stays so: create another \
+         guest for another template, other options of it, or another image"
     )]
     Fixed {
         /// Guest.
         name: GuestName,
         /// What it was made from.
-        template: String,
+        made_from: String,
     },
     /// What is chosen when a guest is made (exit code 5).
     #[error("{key} of guest {name} cannot be changed: {why}")]
@@ -173,6 +173,7 @@ impl GuestError {
                 | crate::storage::PoolError::Refused { .. },
             )
             | Self::Exhausted(_) => true,
+            Self::Image(error) => matches!(error, crate::storage::ImageError::Unsound { .. }),
             Self::Lease(error) => !matches!(error, LeaseError::File(_) | LeaseError::Host(_)),
             Self::Start { refused, .. } => *refused,
             _ => false,

@@ -358,7 +358,7 @@ impl Manager {
             let layer = stray
                 .path
                 .parent()
-                .is_some_and(|folder| folder.ends_with("layers"));
+                .is_some_and(|folder| folder.ends_with("kept"));
             if layer {
                 let _left = storage::remove_leftover(&self.layout, &stray);
             }

@@ -2,7 +2,7 @@
 //! written when a snapshot or a linked clone was made is set aside as a read-only layer that several
 //! share, and the guest goes on in an empty one above. Costs the same however much was written.
 //!
-//! `root/chain.json` lists them, topmost first. Layers lie in `layers/` beside the guests' own and are
+//! `root/chain.json` lists them, topmost first. Layers lie in `kept/` beside the guests' own and are
 //! gone when nothing lists them.
 
 use std::collections::HashSet;
@@ -59,9 +59,9 @@ impl Chain {
 /// Where layers lie whose guests lie in `folder`.
 pub(super) fn layers_of(layout: &Layout, object: &Path, root: &Path) -> PathBuf {
     if object == root {
-        return layout.var().join("layers");
+        return layout.var().join("kept");
     }
-    object.parent().unwrap_or(object).join("layers")
+    object.parent().unwrap_or(object).join("kept")
 }
 
 /// Sets aside what is in `object/upper` as the topmost layer of the root whose folder is `root`. The

@@ -5,7 +5,9 @@
 //! |---|---|
 //! | `template` | recipes: embedded, or from a folder of the host's |
 //! | `image` | built images by digest: record, list, removal, leftovers |
-//! | `build` | making an image once, from recipe to rename |
+//! | `build`, `workshop` | making an image once, from recipe to rename |
+//! | `layer`, `oci_*`, `image_config` | images of layers that several share, taken in from OCI |
+//! | `tag`, `prune`, `verify` | names of images, removing unused ones, finding damaged ones |
 //! | `digest` | the digest of a tree's content |
 //! | `busybox`, `host`, `debian`, `archive` | how each kind of template is built |
 //! | `accounts`, `systemd_units` | parts of `host` and `debian` |
@@ -44,24 +46,31 @@ mod extract_tests;
 mod first_boot;
 mod host;
 mod image;
+mod image_config;
 mod init_kind;
+mod layer;
 mod merged;
 mod merged_folder;
 mod network_files;
+mod oci_config;
 mod place;
 mod pool;
 mod pool_leftover;
+mod prune;
 mod remove;
 mod root;
 mod saved;
 mod seed;
 mod ssh_keys;
 mod systemd_units;
+mod tag;
 mod template;
+mod verify;
 mod walk;
+mod workshop;
 
 pub use archive_entry::ArchiveError;
-pub use build::{ensure_image, verify_image};
+pub use build::ensure_image;
 pub use dirfd::FileError;
 pub use driver::{Driver, Quota};
 pub use first_boot::{
@@ -72,14 +81,19 @@ pub use image::{
     Image, ImageError, Leftover, Progress, images, leftovers, load_image, remove_image,
     remove_leftover,
 };
+pub use image_config::{HistoryStep, ImageConfig};
 pub use init_kind::InitKind;
+pub use layer::{Layer, load_layer};
 pub use pool::{
     DEFAULT_POOL, Filesystem, Pool, PoolError, PoolUse, change_pool, create_pool, delete_pool,
     pools,
 };
+pub use prune::{Unused, image_users, prune, remove_layers, unused};
 pub use root::{
     RootError, Usage, check_resize, create_root, delete_root, image_digest, resize_root, root_ops,
     space, usage,
 };
 pub use saved::{Saved, create_root_from, remove_saved, restore_root, save_root};
+pub use tag::{Tag, find_image, tag_image, tags, untag};
 pub use template::{Kind, OptionSpec, Template, TemplateError, Templates};
+pub use verify::{check_sound, verify_image};

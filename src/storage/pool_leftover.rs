@@ -28,9 +28,9 @@ pub(super) fn orphans(layout: &Layout) -> Result<Vec<PathBuf>, FileError> {
     }
     let mut layers: Vec<PathBuf> = pools
         .iter()
-        .map(|pool| pool.roots(layout).join("layers"))
+        .map(|pool| pool.roots(layout).join("kept"))
         .collect();
-    layers.push(layout.var().join("layers"));
+    layers.push(layout.var().join("kept"));
     if objects.is_empty() && chain::unused(&layers, &HashSet::new())?.is_empty() {
         return Ok(found);
     }
@@ -63,10 +63,7 @@ fn is_object_name(name: &str) -> bool {
 pub(super) fn is_object(layout: &Layout, path: &Path) -> Result<bool, FileError> {
     let named = path.file_name().and_then(|name| name.to_str());
     let pools = pools(layout).unwrap_or_default();
-    if path
-        .parent()
-        .is_some_and(|folder| folder.ends_with("layers"))
-    {
+    if path.parent().is_some_and(|folder| folder.ends_with("kept")) {
         return Ok(true);
     }
     let in_pool = pools
@@ -80,10 +77,7 @@ pub(super) fn remove_object(layout: &Layout, path: &Path) -> Result<(), FileErro
     if !orphans(layout)?.iter().any(|orphan| orphan == path) {
         return Ok(());
     }
-    if path
-        .parent()
-        .is_some_and(|folder| folder.ends_with("layers"))
-    {
+    if path.parent().is_some_and(|folder| folder.ends_with("kept")) {
         return chain::remove(path);
     }
     let driver = if path.extension().is_some() {

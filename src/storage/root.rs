@@ -145,7 +145,8 @@ pub(super) fn create_from(
             },
             _ => FileError::new("create root", &path, e).into(),
         });
-    if result.is_ok() && !image.lowers().iter().all(|lower| lower.exists()) {
+    let there = image.path.exists() && image.lowers().iter().all(|lower| lower.exists());
+    if result.is_ok() && !there {
         delete_root(layout, name)?;
         return Err(RootError::ImageGone {
             guest: name.clone(),
@@ -275,17 +276,10 @@ pub(super) fn objects(layout: &Layout) -> Result<HashSet<PathBuf>, FileError> {
                 add(path.join(root));
             }
         }
-        let snapshots = path.join("snapshots");
-        let names = super::image::listed(&snapshots).unwrap_or_default();
-        // One that was being written leads nowhere.
-        let whole = names.into_iter().filter(|name| name.ends_with(".json"));
-        records.extend(whole.map(|name| snapshots.join(name)));
+        records.extend(super::saved::records(&path));
     }
-    for saved in records
-        .iter()
-        .filter_map(|path| super::saved::in_record(path))
-    {
-        found.extend(super::saved::leads_to(&saved));
+    for record in records {
+        found.extend(super::saved::leads_to(&record.root));
     }
     Ok(found)
 }

@@ -142,14 +142,19 @@ pub(super) fn leads_to(saved: &Saved) -> Vec<PathBuf> {
     }
 }
 
-/// What a snapshot's record says of the root, whatever else it says.
-pub(super) fn in_record(path: &Path) -> Option<Saved> {
-    #[derive(Deserialize)]
-    struct Record {
-        root: Saved,
-    }
-    let text = std::fs::read(path).ok()?;
-    serde_json::from_slice::<Record>(&text)
-        .ok()
-        .map(|record| record.root)
+/// What of a snapshot's record is needed here, whatever else it says.
+#[derive(Debug, Deserialize)]
+pub(super) struct Record {
+    pub(super) image: String,
+    pub(super) root: Saved,
+}
+
+/// The records of the snapshots in a guest's folder.
+pub(super) fn records(guest: &Path) -> Vec<Record> {
+    let folder = guest.join("snapshots");
+    let names = super::image::listed(&folder).unwrap_or_default();
+    // One that was being written leads nowhere.
+    let whole = names.into_iter().filter(|name| name.ends_with(".json"));
+    let read = |name: String| serde_json::from_slice(&std::fs::read(folder.join(name)).ok()?).ok();
+    whole.filter_map(read).collect()
 }

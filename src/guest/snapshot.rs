@@ -354,14 +354,8 @@ impl Manager {
 
     /// Layers that nothing lists any more; what cannot be removed now, `doctor` names.
     pub(super) fn drop_unused(&self) {
-        for stray in storage::leftovers(&self.layout).unwrap_or_default() {
-            let layer = stray
-                .path
-                .parent()
-                .is_some_and(|folder| folder.ends_with("kept"));
-            if layer {
-                let _left = storage::remove_leftover(&self.layout, &stray);
-            }
+        for stray in storage::unused_layers(&self.layout).unwrap_or_default() {
+            let _left = storage::remove_leftover(&self.layout, &stray);
         }
     }
 }

@@ -88,6 +88,7 @@ pub use pool::{
     DEFAULT_POOL, Filesystem, Pool, PoolError, PoolUse, change_pool, create_pool, delete_pool,
     pools,
 };
+pub use pool_leftover::unused_layers;
 pub use prune::{Unused, image_users, prune, remove_layers, unused};
 pub use root::{
     RootError, Usage, check_resize, create_root, delete_root, image_digest, resize_root, root_ops,

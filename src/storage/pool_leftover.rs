@@ -13,6 +13,26 @@ use super::pool::pools;
 use super::root::objects as objects_of_roots;
 use crate::model::Layout;
 
+/// Layers that were set aside and nothing lists any more.
+///
+/// # Errors
+/// A folder cannot be read.
+pub fn unused_layers(layout: &Layout) -> Result<Vec<super::Leftover>, FileError> {
+    let mut folders: Vec<PathBuf> = pools(layout)
+        .unwrap_or_default()
+        .iter()
+        .map(|pool| pool.roots(layout).join("kept"))
+        .collect();
+    folders.push(layout.var().join("kept"));
+    if chain::unused(&folders, &HashSet::new())?.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut used = objects_of_roots(layout)?;
+    used.extend(objects_of_roots(layout)?);
+    let unused = chain::unused(&folders, &used)?.into_iter();
+    Ok(unused.map(|path| super::Leftover { path }).collect())
+}
+
 /// Layers in pools that no guest's root leads to: what a command that died has left.
 pub(super) fn orphans(layout: &Layout) -> Result<Vec<PathBuf>, FileError> {
     let mut found = Vec::new();

@@ -189,7 +189,7 @@ fn a_size_that_nobody_keeps_is_refused() {
     close(shown(&host, "a"), 64 * MIB, 1);
     // One without a size stays a folder.
     made(&host, "b", &["--start"]);
-    let said = host.fails(&["set", "b", "disk.size=64M"], 1);
+    let said = host.fails(&["set", "b", "disk.size=64M"], 5);
     assert!(said.contains("a folder has no size"), "{said}");
     host.ok(&["delete", "--force", "a", "b"]);
     for (args, code, why) in [
@@ -221,6 +221,72 @@ fn a_size_that_nobody_keeps_is_refused() {
         assert!(done.stderr.contains(why), "{args:?}: {}", done.report());
     }
     assert_eq!(host.ok(&["list", "--format", "csv"]).lines().count(), 1);
+}
+
+/// A pool made and removed with a fault at every point; and one with something in it.
+#[test]
+fn a_pool_is_whole_or_named() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    let make = ["pool", "create", "p", "--driver", "btrfs", "--size", "128M"];
+    let delete = ["pool", "delete", "p"];
+    let folder = host.root().join("var/lib/bulkhead/pools");
+    for (args, least) in [(&make[..], 5), (&delete[..], 2)] {
+        for number in 0..40 {
+            let mut command = host.command(args);
+            command.env("BULKHEAD_FAULT", format!("command:{number}"));
+            let done = support::run(command);
+            host.ok(&["doctor", "--fix"]);
+            assert_eq!(data(&host, &["doctor"])["leftovers"], serde_json::json!([]));
+            let there = host.run(&["pool", "info", "p"]).code == 0;
+            assert_eq!(folder.join("p.btrfs").exists(), there, "{args:?} {number}");
+            if done.code == 0 {
+                assert!(number >= least, "{args:?}: {number} points");
+                break;
+            }
+            if there && args[1] == "create" {
+                host.ok(&delete);
+            } else if !there && args[1] == "delete" {
+                host.ok(&make);
+            }
+        }
+    }
+    assert!(became(5, || loops(&host).is_empty()), "{:?}", loops(&host));
+    host.ok(&make);
+    std::fs::write(folder.join("p/mine"), "data").expect("its folder");
+    let said = host.fails(&delete, 5);
+    assert!(said.contains("p/mine is in it"), "{said}");
+    std::fs::remove_file(folder.join("p/mine")).expect("ours");
+    host.ok(&delete);
+}
+
+/// What cannot be read is nobody's leftover.
+#[test]
+fn a_damaged_record_costs_nobody_a_disk() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    host.ok(&["pool", "create", "files", "--driver", "image"]);
+    made(&host, "a", &["--pool", "files", "--disk", "16M"]);
+    host.ok(&["snapshot", "create", "a"]);
+    let guest = host.root().join("var/lib/bulkhead/guests/a");
+    let pool = host.root().join("var/lib/bulkhead/pools/files");
+    let count = || std::fs::read_dir(&pool).expect("the pool").count();
+    for record in ["root/place.json", "snapshots/s1.json"] {
+        let path = guest.join(record);
+        let whole = std::fs::read(&path).expect("a record");
+        std::fs::write(&path, "{").expect("ours");
+        let done = host.run(&["doctor", "--fix"]);
+        assert_eq!(count(), 2, "{record}: {}", done.report());
+        assert_ne!(host.run(&["pool", "delete", "files"]).code, 0, "{record}");
+        std::fs::write(&path, whole).expect("ours");
+    }
+    host.ok(&["start", "a"]);
+    host.ok(&["delete", "--force", "a"]);
+    nothing_left(&host, "files");
 }
 
 /// A guest in a pool elsewhere, made and deleted with a fault at every point.

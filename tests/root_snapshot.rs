@@ -128,11 +128,43 @@ fn layers_of_folders() {
     a_life_with_snapshots(&host, &[], false);
     assert_eq!(layers(&host), [] as [PathBuf; 0]);
     made(&host, "a", &["--start"]);
-    let said = host.fails(&["snapshot", "create", "a"], 1);
-    assert!(said.contains("stop the guest"), "{said}");
+    let said = host.fails(&["snapshot", "create", "a"], 4);
+    assert!(said.contains("stop it first"), "{said}");
     host.fails(&["clone", "a", "a"], 4);
     host.fails(&["clone", "nobody", "b"], 3);
     host.fails(&["snapshot", "create", "a", "../x"], 2);
+}
+
+/// What begins from a guest of a pool lies in that pool too, whatever its driver.
+#[test]
+fn layers_stay_in_their_pool() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    let folder = host.root().join("elsewhere");
+    std::fs::create_dir(&folder).expect("a folder of ours");
+    let source = folder.display().to_string();
+    host.ok(&["pool", "create", "p", "--source", &source]);
+    a_life_with_snapshots(&host, &["--pool", "p"], false);
+    made(&host, "w", &["--pool", "p", "--start"]);
+    inside(&host, "w", "echo one >/data");
+    host.ok(&["kill", "w"]);
+    host.ok(&["snapshot", "create", "w"]);
+    host.ok(&["snapshot", "restore", "w", "s1"]);
+    host.ok(&["clone", "w", "v"]);
+    let used = data(&host, &["pool", "info", "p"]);
+    assert_eq!(used["guests"], json!(["v", "w"]));
+    assert_eq!(layers(&host), [] as [PathBuf; 0]);
+    let lies = |name: &str| {
+        let root = host.root().join("var/lib/bulkhead/guests").join(name);
+        root.join("root/upper").exists()
+    };
+    assert!(!lies("v") && !lies("w"));
+    host.ok(&["delete", "--force", "v", "w"]);
+    host.ok(&["pool", "delete", "p"]);
+    nothing_left(&host);
+    assert_eq!(std::fs::read_dir(&folder).expect("it").count(), 0);
 }
 
 /// The kernel takes 255 bytes of one option, and the last layer is as good as the first.

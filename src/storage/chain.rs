@@ -48,11 +48,9 @@ impl Chain {
         dirfd::write_whole(root, RECORD, &text, Owner::root(0o600), true)
     }
 
-    /// The trees, topmost first. A layer that was being set aside when its command died has none yet:
-    /// then what would be in it still is the guest's own.
+    /// The trees, topmost first.
     pub(super) fn trees(&self) -> impl Iterator<Item = PathBuf> + '_ {
-        let trees = self.0.iter().map(|layer| layer.join("root"));
-        trees.filter(|tree| tree.exists())
+        self.0.iter().map(|layer| layer.join("root"))
     }
 }
 
@@ -66,21 +64,20 @@ pub(super) fn layers_of(layout: &Layout, object: &Path, root: &Path) -> PathBuf 
 
 /// Sets aside what is in `object/upper` as the topmost layer of the root whose folder is `root`. The
 /// guest is stopped. An empty layer is not worth one.
+///
+/// The new layer is listed while it is empty, and then changes places with what the guest has written
+/// in one step: whenever this is cut short, the guest's tree is the same.
 pub(super) fn set_aside(
     layers: &Path,
     root: &OwnedFd,
     object: &OwnedFd,
 ) -> Result<Chain, FileError> {
     let failed = |e: io::Error| FileError::new("set aside", layers, e);
+    let pause = || fault::point().map_err(|e| failed(e.errno.into()));
     let old = Chain::read(root.as_fd()).map_err(failed)?;
-    make_whole(object).map_err(failed)?;
     let upper = child_dir(object, c"upper").map_err(|e| failed(e.into()))?;
-    let old = Chain(
-        old.trees()
-            .filter_map(|tree| Some(tree.parent()?.to_owned()))
-            .collect(),
-    );
-    if dirfd::names(upper.try_clone().map_err(failed)?)
+    let top = Owner::of(&fs::fstat(&upper).map_err(|e| failed(e.into()))?);
+    if dirfd::names(upper)
         .map_err(|e| failed(e.into()))?
         .is_empty()
     {
@@ -91,33 +88,20 @@ pub(super) fn set_aside(
             "there are {MOST} layers already, the most a guest in a pool of the driver overlay can have"
         ))));
     }
-    let id = random::hex(8).map_err(|e| failed(io::Error::other(e)))?;
-    let path = layers.join(&id);
+    let path = layers.join(random::hex(8).map_err(|e| failed(io::Error::other(e)))?);
     let layer = ensure_private(&path)?;
-    let chain = Chain(std::iter::once(path).chain(old.0).collect());
-    let pause = || fault::point().map_err(|e| failed(e.errno.into()));
+    // The overlay shows the top folder of its upper layer as `/`.
+    dirfd::make_dir(&layer, c"root", top).map_err(|e| failed(e.into()))?;
     pause()?;
+    let chain = Chain(std::iter::once(path).chain(old.0).collect());
     chain.write(root).map_err(failed)?;
     pause()?;
-    let top = Owner::of(&fs::fstat(&upper).map_err(|e| failed(e.into()))?);
-    fs::renameat(object, c"upper", &layer, c"root").map_err(|e| failed(e.into()))?;
-    pause()?;
-    // The overlay shows the top folder of its upper layer as `/`.
-    dirfd::make_dir(object, c"upper", top).map_err(|e| failed(e.into()))?;
-    fs::fsync(object).map_err(|e| failed(e.into()))?;
+    fs::renameat_with(object, c"upper", &layer, c"root", fs::RenameFlags::EXCHANGE)
+        .and_then(|()| fs::fsync(object))
+        .and_then(|()| fs::fsync(&layer))
+        .map_err(|e| failed(e.into()))?;
     pause()?;
     Ok(chain)
-}
-
-/// Makes the empty layer that a command which died in [`set_aside`] did not come to make.
-pub(super) fn make_whole(object: &OwnedFd) -> io::Result<()> {
-    match child_dir(object, c"upper") {
-        Err(rustix::io::Errno::NOENT) => {
-            dirfd::make_dir(object, c"upper", Owner::root(0o755))?;
-            Ok(())
-        }
-        _ => Ok(()),
-    }
 }
 
 /// Layers in these folders that nothing lists.

@@ -83,17 +83,10 @@ impl Object {
     }
 
     /// Makes it, with an empty layer inside. What fails leaves nothing.
-    pub(super) fn make(&self, quota: Quota) -> Result<(), FileError> {
+    pub(super) fn make(&self, quota: Quota, top: Owner) -> Result<(), FileError> {
         let failed = |e: io::Error| FileError::new("make", &self.path, e);
         let made = self.driver.layers().make(self, quota).map_err(failed);
-        let filled = made.and_then(|()| {
-            let opened = self.open()?;
-            // The overlay shows the top folder of its upper layer as `/`.
-            dirfd::make_dir(&opened.folder, c"upper", Owner::root(0o755))
-                .and_then(|_| dirfd::make_dir(&opened.folder, c"work", Owner::root(0o700)))
-                .map_err(|e| failed(e.into()))?;
-            Ok(())
-        });
+        let filled = made.and_then(|()| hollow(&self.open()?.folder, top).map_err(failed));
         if filled.is_err() {
             // The first error is the one to report.
             let _left = self.remove();
@@ -137,6 +130,13 @@ impl Object {
     pub(super) fn remove(&self) -> Result<(), FileError> {
         self.driver.layers().remove(self)
     }
+}
+
+/// Makes an empty layer in a folder.
+pub(super) fn hollow(folder: &OwnedFd, top: Owner) -> io::Result<()> {
+    dirfd::make_dir(folder, c"upper", top)?;
+    dirfd::make_dir(folder, c"work", Owner::root(0o700))?;
+    Ok(())
 }
 
 /// A folder opened as it is: what two of the drivers do.

@@ -296,14 +296,16 @@ pub fn remove_image(layout: &Layout, digest: &str) -> Result<(), ImageError> {
 
 /// Guests whose root lies over the image `digest`.
 pub(super) fn users(layout: &Layout, digest: &str) -> Result<Vec<String>, FileError> {
-    let uses = |name: &String| {
-        name.parse()
-            .is_ok_and(|name| super::root::image_digest(layout, &name).is_ok_and(|d| d == digest))
-            || super::saved::records(&layout.guests().join(name))
-                .iter()
-                .any(|record| record.image == digest)
-    };
-    Ok(listed(&layout.guests())?.into_iter().filter(uses).collect())
+    let mut found = Vec::new();
+    for guest in listed(&layout.guests())? {
+        let Ok(name) = guest.parse() else { continue };
+        let below = super::root::image_digest(layout, &name).is_ok_and(|d| d == digest);
+        let records = super::saved::records(&layout.guest(&name))?;
+        if below || records.iter().any(|record| record.image == digest) {
+            found.push(guest);
+        }
+    }
+    Ok(found)
 }
 
 /// Something that a command left when it died.
@@ -362,7 +364,7 @@ pub fn remove_leftover(layout: &Layout, leftover: &Leftover) -> Result<(), FileE
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
         return Ok(());
     };
-    if super::pool_leftover::is_object(layout, path)? {
+    if super::pool_leftover::is_object(layout, path) {
         return super::pool_leftover::remove_object(layout, path);
     }
     let name = cname(name.as_encoded_bytes()).map_err(|e| FileError::new("remove", path, e))?;

@@ -4,13 +4,13 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::dirfd::{self, FileError, child_file, open_dir, read_limited};
 use super::driver::{Driver, Object};
-use super::pool::Filesystem;
+use super::pool::{DEFAULT_POOL, Filesystem};
 use crate::kernel::filesystem::Disk;
 use crate::model::{GuestName, Layout, Writable};
 
@@ -89,18 +89,22 @@ pub(super) fn object(layout: &Layout, name: &GuestName) -> Result<Object, FileEr
 
 /// Opens a guest's own layer.
 pub(super) fn open(layout: &Layout, name: &GuestName) -> Result<Opened, FileError> {
-    let opened = object(layout, name)?.open()?;
-    super::chain::make_whole(&opened.folder)
-        .map_err(|e| FileError::new("open", &opened.shown, e))?;
-    Ok(opened)
+    object(layout, name)?.open()
 }
 
 /// What the launch is told of a guest's own layer.
 pub(super) fn writable(layout: &Layout, name: &GuestName) -> Result<Writable, FileError> {
-    let object = object(layout, name)?;
-    if object.driver == Driver::Overlay {
-        let folder = open_dir(&object.path)?;
-        super::chain::make_whole(&folder).map_err(|e| FileError::new("open", &object.path, e))?;
-    }
-    Ok(object.writable())
+    Ok(object(layout, name)?.writable())
+}
+
+/// The pool that a guest's own layer lies in.
+pub(super) fn pool_of(layout: &Layout, name: &GuestName) -> Result<String, FileError> {
+    let path = super::root::folder(layout, name);
+    of_root(&open_dir(&path)?, &path)
+}
+
+/// The same of a root's folder.
+pub(super) fn of_root(root: &OwnedFd, shown: &Path) -> Result<String, FileError> {
+    let place = Place::read(root.as_fd()).map_err(|e| FileError::new("read", shown, e))?;
+    Ok(place.map_or_else(|| DEFAULT_POOL.into(), |place| place.pool))
 }

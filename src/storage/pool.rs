@@ -12,7 +12,7 @@ use super::driver::{Driver, Quota};
 use super::place::Place;
 use super::{driver_btrfs, driver_image};
 use crate::kernel::filesystem::{self, Disk};
-use crate::kernel::{btrfs, file, random};
+use crate::kernel::{btrfs, fault, file, random};
 use crate::model::{Bytes, Layout};
 
 /// The pool that is always there.
@@ -294,7 +294,10 @@ pub struct PoolUse {
 pub fn create_pool(layout: &Layout, pool: &Pool, size: Option<u64>) -> Result<(), PoolError> {
     pool.check_new(layout, size)?;
     let roots = pool.roots(layout);
-    ensure_private(&layout.pools())?;
+    let all = ensure_private(&layout.pools())?;
+    // Held until the record says whose the folder is: see `pool_leftover`.
+    rustix::fs::flock(&all, rustix::fs::FlockOperation::LockExclusive)
+        .map_err(|e| FileError::new("lock", &layout.pools(), e))?;
     ensure_private(&roots)?;
     let made = prepare(pool, &roots, size).and_then(|()| pool.save(layout));
     if made.is_err() {
@@ -311,7 +314,9 @@ fn prepare(pool: &Pool, roots: &Path, size: Option<u64>) -> Result<(), PoolError
     let failed = |e: io::Error| FileError::new("make a btrfs in", roots, e);
     if let Some(size) = size {
         let file = driver_btrfs::file_of(roots);
+        pause(roots)?;
         driver_image::make_file(Filesystem::Btrfs, &file, size, None).map_err(failed)?;
+        pause(roots)?;
         driver_btrfs::mount_pool(roots).map_err(failed)?;
     }
     let folder = open_dir(roots)?;
@@ -345,9 +350,10 @@ pub fn change_pool(layout: &Layout, pool: &Pool, size: Option<u64>) -> Result<()
 }
 
 /// Takes a pool's folder away, with the file of ours that lies on it. Only an empty one goes.
-fn take_away(roots: &Path) -> Result<(), FileError> {
+pub(super) fn take_away(roots: &Path) -> Result<(), FileError> {
     driver_btrfs::unmount_pool(roots)
         .map_err(|e| FileError::new("unmount", roots, io::Error::other(e)))?;
+    let _none = std::fs::remove_dir(roots.join("kept"));
     let _others = std::fs::remove_dir(roots);
     match std::fs::remove_file(driver_btrfs::file_of(roots)) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(FileError::new("remove", roots, e)),
@@ -412,6 +418,26 @@ pub fn delete_pool(layout: &Layout, name: &str) -> Result<(), PoolError> {
             guests,
         });
     }
+    // Whatever the guests' records say: what lies there is somebody's.
+    let roots = pool.roots(layout);
+    if pool.driver == Driver::Btrfs {
+        driver_btrfs::mount_pool(&roots).map_err(|e| FileError::new("mount", &roots, e))?;
+    }
+    let left = super::image::listed(&roots)?;
+    if let Some(one) = left.iter().find(|one| *one != "kept") {
+        return Err(PoolError::Refused {
+            name: name.into(),
+            why: format!(
+                "{} is in it and no guest leads there: `bulkhead doctor --fix` removes what a \
+                 killed command left; see to anything else yourself",
+                roots.join(one).display()
+            ),
+        });
+    }
+    // One that is in use after all stays whole.
+    driver_btrfs::unmount_pool(&roots)
+        .map_err(|e| FileError::new("unmount", &roots, io::Error::other(e)))?;
+    pause(&roots)?;
     let path = record(layout, name);
     match std::fs::remove_file(&path) {
         Ok(()) => {}
@@ -423,5 +449,10 @@ pub fn delete_pool(layout: &Layout, name: &str) -> Result<(), PoolError> {
         }
         Err(e) => return Err(FileError::new("remove", &path, e).into()),
     }
-    Ok(take_away(&pool.roots(layout))?)
+    pause(&roots)?;
+    Ok(take_away(&roots)?)
+}
+
+fn pause(roots: &Path) -> Result<(), FileError> {
+    fault::point().map_err(|e| FileError::new("change", roots, e.errno))
 }

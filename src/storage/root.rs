@@ -1,5 +1,6 @@
 //! A guest's own layer over its image: `guests/NAME/root/{upper,work}`, or `place.json` which says
-//! where they are, and the digest of the image below it. Made, described to the launch, measured and deleted here; never mounted.
+//! where they are, and the digest of the image below it. Made, described to the launch, measured and
+//! deleted here; never mounted.
 
 use std::collections::HashSet;
 use std::ffi::CString;
@@ -12,7 +13,7 @@ use rustix::io::Errno;
 
 use super::chain::Chain;
 use super::dirfd::{self, FileError, Owner, child_dir, cname, ensure_private, make_dir, open_dir};
-use super::driver::{Driver, Object, Quota};
+use super::driver::{self, Driver, Object, Quota};
 use super::image::Image;
 use super::place::{self, Place};
 use super::pool::{Pool, PoolError};
@@ -92,25 +93,53 @@ pub fn create_root(
     image: &Image,
     (pool, quota): (&Pool, Quota),
 ) -> Result<(), RootError> {
-    let origin = match pool.place(layout, quota)? {
-        None => Origin::Chain(Chain::default()),
-        Some(place) => Origin::Empty { place, quota },
-    };
+    let origin = Origin::over(Chain::default(), pool.place(layout, quota)?, quota);
     create_from(layout, name, image, &origin)
 }
 
 /// What a root begins as.
 pub(super) enum Origin {
-    /// An empty layer somewhere in a pool.
-    Empty { place: Place, quota: Quota },
-    /// A copy of another, to lie at a place.
-    Copy {
-        from: Object,
+    /// An empty layer in its own folder, over layers that were set aside.
+    Own(Chain),
+    /// A layer in a pool.
+    Placed {
         place: Place,
         quota: Quota,
+        begin: Begin,
     },
-    /// An empty layer in its own folder, over layers that were set aside.
-    Chain(Chain),
+}
+
+/// What is in a layer that lies in a pool.
+pub(super) enum Begin {
+    /// Nothing, over layers that were set aside.
+    Over(Chain),
+    /// What is in another.
+    Copy(Object),
+}
+
+impl Origin {
+    /// An empty layer over others, in a pool or in its own folder.
+    pub(super) fn over(chain: Chain, place: Option<Place>, quota: Quota) -> Self {
+        match place {
+            None => Self::Own(chain),
+            Some(place) => Self::Placed {
+                place,
+                quota,
+                begin: Begin::Over(chain),
+            },
+        }
+    }
+
+    fn chain(&self) -> Option<&Chain> {
+        match self {
+            Self::Own(chain)
+            | Self::Placed {
+                begin: Begin::Over(chain),
+                ..
+            } => Some(chain),
+            Self::Placed { .. } => None,
+        }
+    }
 }
 
 /// The same for a root that may begin as a copy.
@@ -180,35 +209,36 @@ pub(super) fn fill(
 ) -> std::io::Result<OwnedFd> {
     let root = make_dir(parent, name, Owner::root(0o700))?;
     fs::flock(&root, FlockOperation::NonBlockingLockExclusive)?;
-    let in_words = |e: FileError| std::io::Error::new(e.source.kind(), e.to_string());
     let pause = || fault::point().map_err(|e| std::io::Error::from(e.errno));
+    let in_words = |e: FileError| std::io::Error::new(e.source.kind(), e.to_string());
+    // The overlay shows the top folder of its upper layer as `/`.
+    let top = match origin.chain().and_then(|chain| chain.trees().next()) {
+        Some(tree) => Owner::of(&fs::stat(&tree)?),
+        None => Owner::root(0o755),
+    };
     match origin {
-        Origin::Chain(chain) => {
-            // The overlay shows the top folder of its upper layer as `/`.
-            let top = match chain.trees().next() {
-                Some(tree) => Owner::of(&fs::stat(&tree)?),
-                None => Owner::root(0o755),
-            };
-            make_dir(&root, c"upper", top)?;
-            make_dir(&root, c"work", Owner::root(0o700))?;
-            if chain != &Chain::default() {
-                chain.write(&root)?;
-            }
-        }
-        Origin::Empty { place, quota } => {
+        Origin::Own(_) => driver::hollow(&root, top)?,
+        Origin::Placed {
+            place,
+            quota,
+            begin,
+        } => {
             // Written first, so that what is made is never nobody's.
             place.write(&root)?;
             pause()?;
-            place.object().make(*quota).map_err(in_words)?;
+            let object = place.object();
+            match begin {
+                Begin::Over(_) => object.make(*quota, top).map_err(in_words)?,
+                Begin::Copy(from) => {
+                    let _held = from.copy_to(&object).map_err(in_words)?;
+                    object.resize(*quota).map_err(in_words)?;
+                }
+            }
             pause()?;
         }
-        Origin::Copy { from, place, quota } => {
-            place.write(&root)?;
-            pause()?;
-            let _held = from.copy_to(&place.object()).map_err(in_words)?;
-            place.object().resize(*quota).map_err(in_words)?;
-            pause()?;
-        }
+    }
+    if let Some(chain) = origin.chain().filter(|chain| **chain != Chain::default()) {
+        chain.write(&root)?;
     }
     let digest = image.digest.as_bytes();
     dirfd::write_whole(&root, c"image", digest, Owner::root(0o600), true)?;
@@ -240,9 +270,14 @@ pub fn resize_root(layout: &Layout, name: &GuestName, quota: Quota) -> Result<()
 /// # Errors
 /// The driver cannot.
 pub fn check_resize(layout: &Layout, name: &GuestName, quota: Quota) -> Result<(), RootError> {
-    let object = place::object(layout, name)?;
-    if object.driver == Driver::Overlay {
-        object.resize(quota)?;
+    let driver = place::object(layout, name)?.driver;
+    let limited = quota.size.is_some() || quota.inodes.is_some();
+    if driver == Driver::Overlay && limited {
+        return Err(PoolError::Refused {
+            name: place::pool_of(layout, name)?,
+            why: super::driver_folder::NO_SIZE.into(),
+        }
+        .into());
     }
     Ok(())
 }
@@ -258,25 +293,31 @@ pub fn space(layout: &Layout, name: &GuestName) -> Result<Option<Space>, RootErr
 /// Every layer that some root or snapshot leads to, half-made and half-removed ones among them.
 pub(super) fn objects(layout: &Layout) -> Result<HashSet<PathBuf>, FileError> {
     let mut found = HashSet::new();
-    let mut add = |path: PathBuf| {
-        let Ok(root) = open_dir(&path) else { return };
-        let place = Place::read(root.as_fd()).ok().flatten();
+    let mut add = |path: PathBuf| -> Result<(), FileError> {
+        let failed = |e: std::io::Error| FileError::new("read", &path, e);
+        // It may have been removed meanwhile.
+        let root = match open_dir(&path) {
+            Err(e) if e.source.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            other => other?,
+        };
+        let place = Place::read(root.as_fd()).map_err(failed)?;
         found.extend(place.map(|place| place.object().path));
-        found.extend(Chain::read(root.as_fd()).unwrap_or_default().0);
+        found.extend(Chain::read(root.as_fd()).map_err(failed)?.0);
+        Ok(())
     };
     let mut records = Vec::new();
     for guest in super::image::listed(&layout.guests())? {
         let path = layout.guests().join(&guest);
         if guest.starts_with(".trash-") {
-            add(path);
+            add(path)?;
             continue;
         }
-        for root in super::image::listed(&path).unwrap_or_default() {
+        for root in super::image::listed(&path)? {
             if root == "root" || root.starts_with(".root-") {
-                add(path.join(root));
+                add(path.join(root))?;
             }
         }
-        records.extend(super::saved::records(&path));
+        records.extend(super::saved::records(&path)?);
     }
     for record in records {
         found.extend(super::saved::leads_to(&record.root));
@@ -286,22 +327,20 @@ pub(super) fn objects(layout: &Layout) -> Result<HashSet<PathBuf>, FileError> {
 
 /// Names of the guests whose layer lies in a pool.
 pub(super) fn guests_in(layout: &Layout, pool: &str) -> Result<Vec<String>, FileError> {
-    let lies_in = |guest: &String| {
+    let mut found = Vec::new();
+    for guest in super::image::listed(&layout.guests())? {
         let Ok(name) = guest.parse::<GuestName>() else {
-            return false;
+            continue;
         };
-        let Ok(root) = open_dir(&folder(layout, &name)) else {
-            return false;
+        let path = folder(layout, &name);
+        let Ok(root) = open_dir(&path) else {
+            continue;
         };
-        let place = Place::read(root.as_fd()).ok().flatten();
-        place.map_or(pool == super::pool::DEFAULT_POOL, |place| {
-            place.pool == pool
-        })
-    };
-    Ok(super::image::listed(&layout.guests())?
-        .into_iter()
-        .filter(lies_in)
-        .collect())
+        if place::of_root(&root, &path)? == pool {
+            found.push(guest);
+        }
+    }
+    Ok(found)
 }
 
 /// The digest of the image below a guest's layer.

@@ -11,7 +11,7 @@ use super::chain::{self, Chain};
 use super::dirfd::{FileError, cname, open_dir};
 use super::driver::{Driver, Quota};
 use super::place::{self, Place};
-use super::root::{self, Origin, RootError};
+use super::root::{self, Begin, Origin, RootError};
 use crate::kernel::{fault, random};
 use crate::model::{GuestName, Layout};
 
@@ -19,16 +19,21 @@ use crate::model::{GuestName, Layout};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Saved {
-    /// Layers, topmost first, over the image.
-    Layers(Chain),
+    /// Layers over the image, and the place in a pool where the guest's own lay.
+    Layers {
+        /// Topmost first.
+        chain: Chain,
+        /// `None` for the guest's own folder.
+        place: Option<InPool>,
+    },
     /// A copy in the pool.
-    Copy(SavedCopy),
+    Copy(InPool),
 }
 
-/// A copy in a pool.
+/// A place in a pool.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct SavedCopy(pub(super) Place);
+pub struct InPool(pub(super) Place);
 
 /// Keeps a guest's root as it is now. A folder can only be kept while its guest is stopped. As long as
 /// the descriptor lives, a copy is nobody's leftover.
@@ -53,14 +58,15 @@ pub fn save_root(
         let layers = chain::layers_of(layout, &object.path, &path);
         let opened = object.open()?;
         let chain = chain::set_aside(&layers, &folder, &opened.folder)?;
-        return Ok((Saved::Layers(chain), None));
+        let place = place.map(InPool);
+        return Ok((Saved::Layers { chain, place }, None));
     }
     let Some(place) = place else {
         return Err(FileError::new("read", &path, rustix::io::Errno::NOENT).into());
     };
     let copy = renamed(&place)?;
     let held = object.copy_to(&copy.object())?;
-    Ok((Saved::Copy(SavedCopy(copy)), Some(held)))
+    Ok((Saved::Copy(InPool(copy)), Some(held)))
 }
 
 fn renamed(place: &Place) -> Result<Place, RootError> {
@@ -86,11 +92,14 @@ pub fn create_root_from(
 
 fn origin(saved: &Saved, quota: Quota) -> Result<Origin, RootError> {
     Ok(match saved {
-        Saved::Layers(chain) => Origin::Chain(chain.clone()),
-        Saved::Copy(SavedCopy(place)) => Origin::Copy {
-            from: place.object(),
+        Saved::Layers { chain, place } => {
+            let place = place.as_ref().map(|InPool(place)| renamed(place));
+            Origin::over(chain.clone(), place.transpose()?, quota)
+        }
+        Saved::Copy(InPool(place)) => Origin::Placed {
             place: renamed(place)?,
             quota,
+            begin: Begin::Copy(place.object()),
         },
     })
 }
@@ -129,16 +138,16 @@ pub fn restore_root(
 /// A copy cannot be removed.
 pub fn remove_saved(saved: &Saved) -> Result<(), FileError> {
     match saved {
-        Saved::Layers(_) => Ok(()),
-        Saved::Copy(SavedCopy(place)) => place.object().remove(),
+        Saved::Layers { .. } => Ok(()),
+        Saved::Copy(InPool(place)) => place.object().remove(),
     }
 }
 
 /// The path of a copy, and the layers, that something kept leads to.
 pub(super) fn leads_to(saved: &Saved) -> Vec<PathBuf> {
     match saved {
-        Saved::Layers(Chain(layers)) => layers.clone(),
-        Saved::Copy(SavedCopy(place)) => vec![place.object().path],
+        Saved::Layers { chain, .. } => chain.0.clone(),
+        Saved::Copy(InPool(place)) => vec![place.object().path],
     }
 }
 
@@ -150,11 +159,19 @@ pub(super) struct Record {
 }
 
 /// The records of the snapshots in a guest's folder.
-pub(super) fn records(guest: &Path) -> Vec<Record> {
+pub(super) fn records(guest: &Path) -> Result<Vec<Record>, FileError> {
     let folder = guest.join("snapshots");
-    let names = super::image::listed(&folder).unwrap_or_default();
-    // One that was being written leads nowhere.
-    let whole = names.into_iter().filter(|name| name.ends_with(".json"));
-    let read = |name: String| serde_json::from_slice(&std::fs::read(folder.join(name)).ok()?).ok();
-    whole.filter_map(read).collect()
+    let mut all = Vec::new();
+    // One that was being written does not end so, and leads nowhere.
+    let names = super::image::listed(&folder)?.into_iter();
+    for name in names.filter(|name| name.ends_with(".json")) {
+        let path = folder.join(name);
+        let failed = |e: std::io::Error| FileError::new("read", &path, e);
+        match std::fs::read(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(failed(e)),
+            Ok(text) => all.push(serde_json::from_slice(&text).map_err(|e| failed(e.into()))?),
+        }
+    }
+    Ok(all)
 }

@@ -12,6 +12,7 @@ use super::{
     change, create, delete, demo, doctor, enter, generate, image, info, keeper, life, list, logs,
     plan, pool, profile, snapshot, template, wait,
 };
+use crate::model::GuestName;
 
 /// One verb.
 pub(super) struct Verb {
@@ -138,6 +139,15 @@ pub(super) fn dry_run() -> Arg {
     switch("dry-run", "Say what would be done, change nothing")
 }
 
+/// The name of a guest that is not there yet.
+pub(super) fn new_name(help: &'static str) -> Arg {
+    Arg::new("to")
+        .value_name("NEW")
+        .required(true)
+        .value_parser(value_parser!(GuestName))
+        .help(help)
+}
+
 /// A flag without a value.
 pub(super) fn switch(name: &'static str, help: &'static str) -> Arg {
     Arg::new(name)
@@ -151,12 +161,12 @@ pub(super) fn name() -> Arg {
     Arg::new("name")
         .value_name("NAME")
         .required(true)
-        .value_parser(value_parser!(crate::model::GuestName))
+        .value_parser(value_parser!(GuestName))
         .help("Name of the guest")
 }
 
 /// The value of [`name`].
-pub(super) fn name_of(matches: &ArgMatches) -> Result<crate::model::GuestName> {
+pub(super) fn name_of(matches: &ArgMatches) -> Result<GuestName> {
     required(matches, "name")
 }
 

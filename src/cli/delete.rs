@@ -2,9 +2,9 @@
 
 use std::io::{BufRead, IsTerminal, Write};
 
-use clap::{Arg, ArgMatches, value_parser};
+use clap::ArgMatches;
 
-use super::command::{Verb, dry_run, name, name_of, required, switch};
+use super::command::{Verb, dry_run, name, name_of, new_name, required, switch};
 use super::context::Context;
 use super::fault::{Fault, Result};
 use super::many::{self, Work};
@@ -31,13 +31,7 @@ pub(super) const RENAME: Verb = Verb {
     build: |command| {
         command
             .arg(name())
-            .arg(
-                Arg::new("to")
-                    .value_name("NEW")
-                    .required(true)
-                    .value_parser(value_parser!(GuestName))
-                    .help("Its new name"),
-            )
+            .arg(new_name("Its new name"))
             .arg(dry_run())
     },
     run: rename,

@@ -218,9 +218,12 @@ fn set(context: &Context, matches: &ArgMatches) -> Result<u8> {
         pool.sized = word(matches, "sized");
     }
     let size = matches.get_one::<Bytes>("size").map(|size| size.0);
-    if !matches.get_flag("dry-run") {
-        storage::change_pool(layout, &pool, size)?;
+    storage::check_change(layout, &pool, size)?;
+    if matches.get_flag("dry-run") {
+        context.done(&format!("would change pool {}", pool.name))?;
+        return Ok(0);
     }
+    storage::change_pool(layout, &pool, size)?;
     context.done(&format!("pool {} is changed", pool.name))?;
     Ok(0)
 }

@@ -1,9 +1,9 @@
 //! `snapshot` and `clone`: a guest as it was, and other guests made from it.
 
-use clap::{Arg, ArgMatches, Command, value_parser};
+use clap::{Arg, ArgMatches, Command};
 use serde::Serialize;
 
-use super::command::{Verb, dry_run, name, name_of, required, switch};
+use super::command::{Verb, dry_run, name, name_of, new_name, required, switch};
 use super::context::Context;
 use super::fault::{Fault, Result};
 use super::render::{Cell, safe};
@@ -75,13 +75,7 @@ pub(super) const CLONE: Verb = Verb {
     build: |command| {
         command
             .arg(name())
-            .arg(
-                Arg::new("to")
-                    .value_name("NEW")
-                    .required(true)
-                    .value_parser(value_parser!(GuestName))
-                    .help("Name of the new guest"),
-            )
+            .arg(new_name("Name of the new guest"))
             .arg(
                 Arg::new("snapshot")
                     .long("snapshot")

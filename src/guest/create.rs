@@ -9,7 +9,7 @@ use super::store::{Machine, Written};
 use crate::kernel::{KernelError, fault, file, random};
 use crate::model::{EventKind, Guest, GuestName, NetworkKind, Origin, Status};
 use crate::network::Lease;
-use crate::storage::{self, FirstBoot, Image, Pool, Progress, Quota};
+use crate::storage::{self, FirstBoot, Image, Pool, Progress, Quota, RootError};
 
 /// A guest that was made.
 #[derive(Clone, Debug)]
@@ -26,11 +26,7 @@ impl Manager {
     /// # Errors
     /// As [`Manager::create`].
     pub fn check_new(&self, name: &GuestName, text: &str) -> Result<Guest> {
-        if self.layout.guest(name).is_dir() && self.status(name)? != Status::Creating {
-            return Err(GuestError::Exists(name.clone()));
-        }
-        let guest = self.define(name, text)?;
-        crate::plan::spec::supported(&guest, &self.facts)?;
+        let guest = self.check_wanted(name, text)?;
         match &guest.origin {
             Origin::Image(name) => {
                 storage::check_sound(&storage::find_image(&self.layout, name)?)?;
@@ -42,6 +38,16 @@ impl Manager {
                     .map_err(storage::ImageError::from)?;
             }
         }
+        Ok(guest)
+    }
+
+    /// The same but for what it is made from.
+    pub(super) fn check_wanted(&self, name: &GuestName, text: &str) -> Result<Guest> {
+        if self.layout.guest(name).is_dir() && self.status(name)? != Status::Creating {
+            return Err(GuestError::Exists(name.clone()));
+        }
+        let guest = self.define(name, text)?;
+        crate::plan::spec::supported(&guest, &self.facts)?;
         self.check_host_side(&guest)?;
         self.pool_of(&guest)?.driver_for(quota(&guest))?;
         if guest.network.kind == NetworkKind::Bridge {
@@ -86,6 +92,23 @@ impl Manager {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Image> {
         let image = self.image_of(guest, progress)?;
+        let pool = self.pool_of(guest)?;
+        self.furnish(name, text, guest, &image, || {
+            storage::create_root(&self.layout, name, &image, (&pool, quota(guest)))
+        })?;
+        Ok(image)
+    }
+
+    /// Everything of a new guest from its ids to its definition, which is written last; `root` makes
+    /// its root.
+    pub(super) fn furnish(
+        &self,
+        name: &GuestName,
+        text: &str,
+        guest: &Guest,
+        image: &Image,
+        root: impl FnOnce() -> std::result::Result<(), RootError>,
+    ) -> Result<()> {
         let machine = self.with_free_ids(|ids| {
             file::make_private_dir(&self.layout.guest(name))?;
             fault::point()?;
@@ -100,21 +123,22 @@ impl Manager {
             self.write_machine(name, &machine)?;
             Ok(machine)
         })?;
-        let failed = |source: Box<dyn std::error::Error + Send + Sync>| GuestError::Root {
-            name: name.clone(),
-            source,
-        };
-        let pool = self.pool_of(guest)?;
-        storage::create_root(&self.layout, name, &image, (&pool, quota(guest)))
-            .map_err(|error| failed(error.into()))?;
+        root().map_err(|error| self.root_error(name, error))?;
         let lease = self.lease(name, guest)?;
         let boot = self.first_boot_data(guest, &machine, lease.as_ref())?;
         fault::point()?;
-        storage::first_boot(&self.layout, name, &image, &boot)
-            .map_err(|error| failed(error.into()))?;
+        storage::first_boot(&self.layout, name, image, &boot).map_err(|error| {
+            GuestError::Root {
+                name: name.clone(),
+                source: error.into(),
+            }
+        })?;
         self.write_written(name, &Written::of(guest))?;
-        file::write_whole(&self.definition_path(name), text.as_bytes(), 0o600)?;
-        Ok(image)
+        Ok(file::write_whole(
+            &self.definition_path(name),
+            text.as_bytes(),
+            0o600,
+        )?)
     }
 
     /// The pool a definition names.

@@ -12,9 +12,9 @@ use serde::{Deserialize, Serialize};
 use super::create::quota;
 use super::error::{GuestError, Result};
 use super::manager::{Manager, RECORD, now_ms};
-use super::store::{Machine, Written};
+use super::store::Machine;
 use crate::define::{self, Change, KeyPath};
-use crate::kernel::{KernelError, fault, file, random};
+use crate::kernel::{KernelError, fault, file};
 use crate::model::{EventKind, Guest, GuestName, Status, nearest};
 use crate::storage::{self, Saved};
 
@@ -233,12 +233,17 @@ impl Manager {
             None => (self.definition_text(from)?, self.machine(from)?.image),
         };
         let text = self.text_of_clone(&definition, &request.changes)?;
-        let guest = self.check_new(to, &text)?;
+        let guest = self.check_wanted(to, &text)?;
         let image = storage::load_image(&self.layout, &digest)?;
         let done = self
             .root_of_clone(from, request, runs)
             .and_then(|(saved, held)| {
-                let made = self.make_clone(to, &text, &guest, (&image, &saved));
+                let made = self.discard(to).and_then(|()| {
+                    self.furnish(to, &text, &guest, &image, || {
+                        let wish = (&saved, quota(&guest));
+                        storage::create_root_from(&self.layout, to, &image, wish)
+                    })
+                });
                 if held.is_some() {
                     // A copy was made for this clone only; layers are the clone's now.
                     let _left = storage::remove_saved(&saved);
@@ -269,7 +274,7 @@ impl Manager {
             Some(snapshot) => self.snapshot(from, snapshot)?.definition,
             None => self.definition_text(from)?,
         };
-        self.check_new(to, &self.text_of_clone(&definition, &request.changes)?)
+        self.check_wanted(to, &self.text_of_clone(&definition, &request.changes)?)
     }
 
     fn root_of_clone(
@@ -292,47 +297,6 @@ impl Manager {
         }
         all.extend_from_slice(changes);
         Ok(define::edit(text, &all)?)
-    }
-
-    fn make_clone(
-        &self,
-        name: &GuestName,
-        text: &str,
-        guest: &Guest,
-        (image, saved): (&storage::Image, &Saved),
-    ) -> Result<()> {
-        self.discard(name)?;
-        let machine = self.with_free_ids(|ids| {
-            file::make_private_dir(&self.layout.guest(name))?;
-            fault::point()?;
-            let machine = Machine {
-                ids,
-                image: image.digest.clone(),
-                created_ms: now_ms(),
-                machine_id: random::hex(16)?,
-                renaming: None,
-                snapshot: None,
-            };
-            self.write_machine(name, &machine)?;
-            Ok(machine)
-        })?;
-        storage::create_root_from(&self.layout, name, image, (saved, quota(guest)))
-            .map_err(|error| self.root_error(name, error))?;
-        let lease = self.lease(name, guest)?;
-        let boot = self.first_boot_data(guest, &machine, lease.as_ref())?;
-        fault::point()?;
-        storage::first_boot(&self.layout, name, image, &boot).map_err(|error| {
-            GuestError::Root {
-                name: name.clone(),
-                source: error.into(),
-            }
-        })?;
-        self.write_written(name, &Written::of(guest))?;
-        Ok(file::write_whole(
-            &self.definition_path(name),
-            text.as_bytes(),
-            0o600,
-        )?)
     }
 
     /// Whether it runs; half-made and half-started ones are refused.

@@ -9,6 +9,7 @@ use crate::kernel::Errno;
 
 const SUBVOL_CREATE_V2: libc::Ioctl = 0x5000_9418;
 const SNAP_CREATE_V2: libc::Ioctl = 0x5000_9417;
+const RESIZE: libc::Ioctl = 0x5000_9403;
 const SNAP_DESTROY: libc::Ioctl = 0x5000_940f;
 const QUOTA_CTL: libc::Ioctl = 0xc010_9428;
 const QGROUP_LIMIT: libc::Ioctl = 0x8030_942b;
@@ -85,6 +86,23 @@ pub fn remove(parent: BorrowedFd<'_>, name: &CStr) -> Result<()> {
             "remove the subvolume",
             name.to_string_lossy(),
         ))
+    }
+}
+
+/// Has the filesystem use all of its device.
+///
+/// # Errors
+/// It is no btrfs, or something else is being done to its devices.
+pub fn fill_device(folder: BorrowedFd<'_>) -> Result<()> {
+    // `struct btrfs_ioctl_vol_args`: a descriptor that is not used, and a text.
+    let mut args = [0_u8; 4096];
+    args[8..11].copy_from_slice(b"max");
+    // SAFETY: the request reads the 4,096 bytes that it is handed.
+    let done = unsafe { libc::ioctl(folder.as_raw_fd(), RESIZE, args.as_ptr()) };
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(KernelError::last("grow", "the btrfs"))
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use rustix::fs::{FileType, Mode, OFlags, StatVfs};
 
+use super::btrfs;
 use super::error::{KernelError, Result};
 use super::loop_device::LoopDevice;
 use super::mount::{self, Attr};
@@ -16,7 +17,6 @@ const EXT4_IOC_RESIZE_FS: libc::Ioctl = 0x4008_6610;
 const XFS_IOC_FSGROWFSDATA: libc::Ioctl = 0x4010_586e;
 const FIFREEZE: libc::Ioctl = 0xC004_5877;
 const FITHAW: libc::Ioctl = 0xC004_5878;
-const BTRFS_IOC_RESIZE: libc::Ioctl = 0x5000_9403;
 
 /// A filesystem in a file, mounted but attached nowhere: it is gone with this unless a mount
 /// namespace holds it.
@@ -160,12 +160,7 @@ impl Disk {
                     let grow: [u64; 2] = [blocks, 25];
                     libc::ioctl(root.as_raw_fd(), XFS_IOC_FSGROWFSDATA, grow.as_ptr())
                 }
-                _ => {
-                    // `struct btrfs_ioctl_vol_args`: a descriptor that is not used, and a text.
-                    let mut args = [0_u8; 4096];
-                    args[8..11].copy_from_slice(b"max");
-                    libc::ioctl(root.as_raw_fd(), BTRFS_IOC_RESIZE, args.as_ptr())
-                }
+                _ => return btrfs::fill_device(root.as_fd()),
             }
         };
         if done == 0 {

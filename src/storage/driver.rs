@@ -12,7 +12,6 @@ use super::dirfd::{self, FileError, Owner, open_dir};
 use super::place::Opened;
 use super::pool::Filesystem;
 use super::{driver_btrfs, driver_folder, driver_image};
-use crate::kernel::filesystem::Space;
 use crate::model::Writable;
 
 /// Kinds of pools.
@@ -54,8 +53,6 @@ pub(super) trait Layers {
     fn writable(&self, object: &Object) -> Writable;
     /// Changes the quota, in use or not.
     fn resize(&self, object: &Object, quota: Quota) -> io::Result<()>;
-    /// Size and free room, if it has a size of its own.
-    fn space(&self, object: &Object) -> io::Result<Option<Space>>;
     /// Makes `to` a copy, in use or not, sharing what the filesystem can share.
     fn copy(&self, object: &Object, to: &Object) -> io::Result<OwnedFd>;
     /// Removes it with all that is in it; none there is success.
@@ -107,13 +104,6 @@ impl Object {
             .layers()
             .resize(self, quota)
             .map_err(|e| FileError::new("resize", &self.path, e))
-    }
-
-    pub(super) fn space(&self) -> Result<Option<Space>, FileError> {
-        self.driver
-            .layers()
-            .space(self)
-            .map_err(|e| FileError::new("measure", &self.path, e))
     }
 
     /// Makes `to`, which is not there, a copy. What fails leaves nothing. As long as what comes back

@@ -12,7 +12,7 @@ use super::driver::{Layers, Object, Quota, open_folder};
 use super::driver_folder::parent_of;
 use super::place::Opened;
 use super::remove::remove_tree;
-use crate::kernel::filesystem::{Disk, Space};
+use crate::kernel::filesystem::Disk;
 use crate::kernel::{KernelError, btrfs, mount};
 use crate::model::Writable;
 
@@ -42,10 +42,6 @@ impl Layers for Subvolume {
     fn resize(&self, object: &Object, quota: Quota) -> io::Result<()> {
         ready(object)?;
         keep_to(&open_dir(&object.path).map_err(|e| e.source)?, quota)
-    }
-
-    fn space(&self, _object: &Object) -> io::Result<Option<Space>> {
-        Ok(None)
     }
 
     fn copy(&self, object: &Object, to: &Object) -> io::Result<OwnedFd> {

@@ -7,7 +7,6 @@ use super::dirfd::{self, FileError, Owner, cname, open_dir};
 use super::driver::{Layers, Object, Quota, open_folder};
 use super::place::Opened;
 use super::remove::remove_tree;
-use crate::kernel::filesystem::Space;
 use crate::model::Writable;
 
 pub(super) struct Folder;
@@ -35,10 +34,6 @@ impl Layers for Folder {
             (None, None) => Ok(()),
             _ => Err(io::Error::other(NO_SIZE)),
         }
-    }
-
-    fn space(&self, _object: &Object) -> io::Result<Option<Space>> {
-        Ok(None)
     }
 
     fn copy(&self, _object: &Object, _to: &Object) -> io::Result<OwnedFd> {

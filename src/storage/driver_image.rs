@@ -15,7 +15,7 @@ use super::driver::{Layers, Object, Quota};
 use super::place::Opened;
 use super::pool::Filesystem;
 use crate::kernel::KernelError;
-use crate::kernel::filesystem::{Disk, Space};
+use crate::kernel::filesystem::Disk;
 use crate::kernel::loop_device::LoopDevice;
 use crate::model::Writable;
 
@@ -81,10 +81,6 @@ impl Layers for ImageFile {
         };
         drop(disk);
         resize_unused(object, shown, size, refused)
-    }
-
-    fn space(&self, object: &Object) -> io::Result<Option<Space>> {
-        open(object)?.space().map(Some).map_err(into_io)
     }
 
     fn copy(&self, object: &Object, to: &Object) -> io::Result<OwnedFd> {

@@ -12,7 +12,7 @@
 //! | `busybox`, `host`, `debian`, `archive` | how each kind of template is built |
 //! | `accounts`, `systemd_units` | parts of `host` and `debian` |
 //! | `archive_*`, `extract` | parts of `archive`: entry, stream, PAX, sparse; the disk |
-//! | `pool`, `pool_leftover`, `place` | pools, and where a guest's own layer lies in them |
+//! | `pool`, `pool_change`, `pool_leftover`, `place` | pools, and where a guest's own layer lies in them |
 //! | `driver`, `driver_*` | what such a layer can be: a folder, a subvolume, a filesystem in a file |
 //! | `chain`, `saved` | what was kept of a root: shared layers or copies; restoring, cloning |
 //! | `root` | a guest's own layer: make, use, delete |
@@ -55,6 +55,7 @@ mod network_files;
 mod oci_config;
 mod place;
 mod pool;
+mod pool_change;
 mod pool_leftover;
 mod prune;
 mod remove;
@@ -84,15 +85,13 @@ pub use image::{
 pub use image_config::{HistoryStep, ImageConfig};
 pub use init_kind::InitKind;
 pub use layer::{Layer, load_layer};
-pub use pool::{
-    DEFAULT_POOL, Filesystem, Pool, PoolError, PoolUse, change_pool, create_pool, delete_pool,
-    pools,
-};
+pub use pool::{DEFAULT_POOL, Filesystem, Pool, PoolError, PoolUse, pools};
+pub use pool_change::{change_pool, check_change, create_pool, delete_pool};
 pub use pool_leftover::unused_layers;
 pub use prune::{Unused, image_users, prune, remove_layers, unused};
 pub use root::{
     RootError, Usage, check_resize, create_root, delete_root, image_digest, resize_root, root_ops,
-    space, usage,
+    usage,
 };
 pub use saved::{Saved, create_root_from, remove_saved, restore_root, save_root};
 pub use tag::{Tag, find_image, tag_image, tags, untag};

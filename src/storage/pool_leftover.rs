@@ -10,7 +10,8 @@ use super::chain;
 use super::dirfd::FileError;
 use super::driver::{Driver, Object};
 use super::image::listed;
-use super::pool::{Pool, PoolError, pools, take_away};
+use super::pool::{Pool, PoolError, pools};
+use super::pool_change::take_away;
 use super::root::objects as objects_of_roots;
 use crate::model::Layout;
 

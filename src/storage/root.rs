@@ -20,7 +20,6 @@ use super::pool::{Pool, PoolError};
 use super::remove::remove_tree;
 use super::walk::walk;
 use crate::kernel::fault;
-use crate::kernel::filesystem::Space;
 use crate::model::{GuestName, Layout, MountOp, RootOp};
 
 /// A guest's root that cannot be made, read or deleted.
@@ -280,14 +279,6 @@ pub fn check_resize(layout: &Layout, name: &GuestName, quota: Quota) -> Result<(
         .into());
     }
     Ok(())
-}
-
-/// Size and free room of a guest's root, where it has a size of its own.
-///
-/// # Errors
-/// It cannot be opened.
-pub fn space(layout: &Layout, name: &GuestName) -> Result<Option<Space>, RootError> {
-    Ok(place::object(layout, name)?.space()?)
 }
 
 /// Every layer that some root or snapshot leads to, half-made and half-removed ones among them.

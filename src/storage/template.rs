@@ -112,7 +112,7 @@ pub enum TemplateError {
     File(#[from] FileError),
 }
 
-fn meant(near: Option<&str>) -> String {
+pub(super) fn meant(near: Option<&str>) -> String {
     near.map(|n| format!(" (did you mean {n:?}?)"))
         .unwrap_or_default()
 }

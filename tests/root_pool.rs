@@ -215,6 +215,25 @@ fn a_size_that_nobody_keeps_is_refused() {
         (&["pool", "create", "x", "--driver", "zfs"], 2, "zfs"),
         (&["pool", "delete", "default"], 0, ""),
         (&["create", "a", "--pool", "fast"], 5, "there is no pool"),
+        (&["create", "a", "--disk", "5"], 5, "16M to 1024T"),
+        (
+            &[
+                "pool",
+                "create",
+                "xf",
+                "--driver",
+                "image",
+                "--filesystem",
+                "xfs",
+            ],
+            0,
+            "",
+        ),
+        (
+            &["create", "a", "--pool", "xf", "--disk-inodes", "5000"],
+            5,
+            "only ext4 in a file",
+        ),
     ] {
         let done = host.run(args);
         assert_eq!(done.code, code, "{args:?}: {}", done.report());

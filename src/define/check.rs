@@ -270,11 +270,13 @@ fn io(guest: &Guest, found: &mut Found) {
 
 /// Smallest root: a file system's own records need some of it.
 const LEAST_DISK: Bytes = Bytes::mib(16);
+/// Largest: more than any filesystem of a file holds.
+const MOST_DISK: Bytes = Bytes(1 << 50);
 
 fn disk(guest: &Guest, found: &mut Found) {
     found.result("disk.pool", rule::pool_name(&guest.disk.pool));
     if let Some(size) = guest.disk.size {
-        found.range("disk.size", &size, &LEAST_DISK, &Bytes(MOST_BYTES));
+        found.range("disk.size", &size, &LEAST_DISK, &MOST_DISK);
     }
     if let Some(inodes) = guest.disk.inodes {
         found.range("disk.inodes", &inodes, &1000, &u32::MAX);

@@ -40,7 +40,9 @@ pub enum GuestError {
         near: Option<String>,
     },
     /// It has one of that name (exit code 4).
-    #[error("guest {guest} has a snapshot {snapshot:?} already")]
+    #[error(
+        "guest {guest} has a snapshot {snapshot:?} already: choose another name, or delete it first"
+    )]
     SnapshotExists {
         /// Guest.
         guest: GuestName,
@@ -114,7 +116,7 @@ pub enum GuestError {
     #[error(transparent)]
     Image(#[from] crate::storage::ImageError),
     /// Its root.
-    #[error("cannot prepare the root of guest {name}")]
+    #[error("cannot make or change the root of guest {name}")]
     Root {
         /// Guest.
         name: GuestName,

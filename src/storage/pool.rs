@@ -84,7 +84,7 @@ pub enum PoolError {
         known: Vec<String>,
     },
     /// It is there already.
-    #[error("there is a pool {0:?} already")]
+    #[error("there is a pool {0:?} already: choose another name, or delete it first")]
     Exists(String),
     /// Guests lie in it.
     #[error("pool {name:?} is in use by {}: delete them first", guests.join(", "))]
@@ -162,13 +162,27 @@ impl Pool {
     /// None of the pool's does; the message says what to do.
     pub fn driver_for(&self, quota: Quota) -> Result<Driver, PoolError> {
         let limited = quota.size.is_some() || quota.inodes.is_some();
-        match (self.driver, self.sized) {
-            (Driver::Overlay, Some(driver)) if limited => Ok(driver),
-            (Driver::Overlay, None) if limited => Err(PoolError::Refused {
-                name: self.name.clone(),
-                why: super::driver_folder::NO_SIZE.into(),
-            }),
-            (driver, _) => Ok(driver),
+        let driver = match (self.driver, self.sized) {
+            (Driver::Overlay, Some(driver)) if limited => driver,
+            (Driver::Overlay, None) if limited => {
+                return Err(self.refused(super::driver_folder::NO_SIZE));
+            }
+            (driver, _) => driver,
+        };
+        let counts = driver == Driver::Image && self.filesystem == Filesystem::Ext4;
+        if quota.inodes.is_some() && !counts {
+            return Err(self.refused(
+                "only ext4 in a file has a limit of files: leave disk.inodes out, or take a pool \
+                 of the driver image with ext4",
+            ));
+        }
+        Ok(driver)
+    }
+
+    pub(super) fn refused(&self, why: impl Into<String>) -> PoolError {
+        PoolError::Refused {
+            name: self.name.clone(),
+            why: why.into(),
         }
     }
 

@@ -19,10 +19,7 @@ impl Pool {
     /// # Errors
     /// What is in the way, and what to do.
     pub fn check_new(&self, layout: &Layout, size: Option<u64>) -> Result<(), PoolError> {
-        let refused = |why: String| PoolError::Refused {
-            name: self.name.clone(),
-            why,
-        };
+        let refused = |why: String| self.refused(why);
         if self.name == DEFAULT_POOL {
             return Err(refused(
                 "it is always there: `bulkhead pool set` changes it".into(),

@@ -156,7 +156,8 @@ fn who_enters_shows_nothing_to_the_guest() {
         let user = if round % 2 == 0 { "0" } else { "65534" };
         bulkhead.ok(&["exec", "-u", user, "evil", "--", "sleep", "0.02"]);
     }
-    bulkhead.ok(&["exec", "evil", "--", "touch", "/dev/shm/enough"]);
+    // touch(1) would hold the file open for a moment, and be seen with it.
+    bulkhead.ok(&["exec", "evil", "--", "mkdir", "/dev/shm/enough"]);
     let seen = watch.join().unwrap();
     let last = seen.stdout.lines().last().unwrap_or_default();
     let own: u32 = last.split(' ').nth(2).unwrap_or("0").parse().unwrap();
@@ -200,7 +201,7 @@ fn the_hosts_program_is_not_written_by_what_it_executes() {
         let outcome = bulkhead.run(&["exec", "evil", "--", "/trap"]);
         assert_ne!(outcome.code, 0, "{}", outcome.report());
     }
-    bulkhead.ok(&["exec", "evil", "--", "touch", "/dev/shm/enough"]);
+    bulkhead.ok(&["exec", "evil", "--", "mkdir", "/dev/shm/enough"]);
     let written = overwriter.join().unwrap();
     assert_eq!(written.stdout, "", "{}", written.report());
     assert!(

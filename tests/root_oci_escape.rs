@@ -216,7 +216,7 @@ fn who_enters_is_not_looked_into() {
         let user = if round % 2 == 0 { "0" } else { "65534" };
         site.ok(&["exec", "-u", user, "c", "sleep", "0.02"]);
     }
-    site.ok(&["exec", "c", "touch", "/dev/shm/enough"]);
+    site.ok(&["exec", "c", "mkdir", "/dev/shm/enough"]);
     let seen = watch.join().unwrap();
     let last = seen.stdout.lines().last().unwrap_or_default();
     let own: u32 = last.split(' ').nth(2).unwrap_or("0").parse().unwrap();

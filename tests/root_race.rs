@@ -243,7 +243,8 @@ fn guests_side_by_side() {
     site.end();
 }
 
-/// A launch that hangs holds up its own guest and no other: no lock is held by all.
+/// A launch that hangs holds up its own guest and no other: no lock is held by all. Who wants to
+/// execute something in that guest waits for its start.
 #[test]
 fn a_launch_that_waits_holds_up_nobody_else() {
     if !need(Need::Root) {
@@ -274,8 +275,14 @@ fn a_launch_that_waits_holds_up_nobody_else() {
         slow.try_wait().expect("a child of ours").is_none(),
         "it waits"
     );
+    let mut inside = site.bulkhead.command(&["exec", "slow", "--", "true"]);
+    let mut inside = inside.spawn().expect("the program");
+    std::thread::sleep(Duration::from_millis(300));
+    let early = inside.try_wait().expect("a child of ours");
+    assert_eq!(early, None, "it waits");
     go_on(&stopped(&site, "start slow"));
     assert!(slow.wait().expect("a child of ours").success());
+    assert!(inside.wait().expect("a child of ours").success());
     site.end();
 }
 

@@ -52,9 +52,9 @@ impl Manager {
     /// the signal when it was killed, 124 when its time was up.
     ///
     /// # Errors
-    /// The guest does not run, or the program cannot be executed.
+    /// The guest does not run, its start takes too long, or the program cannot be executed.
     pub fn exec(&self, name: &GuestName, request: &ExecRequest) -> Result<i32> {
-        let _ = self.ensure_keeper(name);
+        self.await_start(name)?;
         let (input, output) = (std::io::stdin(), std::io::stdout());
         let both = rustix::termios::isatty(&input) && rustix::termios::isatty(&output);
         let wants_terminal = request.terminal.unwrap_or(both);
@@ -97,7 +97,7 @@ impl Manager {
         request: &ExecRequest,
         most: usize,
     ) -> Result<Output> {
-        let _ = self.ensure_keeper(name);
+        self.await_start(name)?;
         let (ours, theirs) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
             .map_err(KernelError::on("make", "a pipe"))?;
         let task = Task::Execute {
@@ -115,6 +115,16 @@ impl Manager {
         let timed_out = collect_output(&entered.pidfd, &ours, deadline, most, &mut text)?;
         let code = exit_code(&entered.pidfd, timed_out)?;
         Ok(Output { code, text })
+    }
+
+    /// A start that is under way, such as that of a guest's own reboot, is waited for by its lock; and
+    /// a guest that runs has a keeper from here on.
+    fn await_start(&self, name: &GuestName) -> Result<()> {
+        if self.status(name)? == Status::Starting {
+            self.lock(name, Verb::Exec.name())?;
+        }
+        let _ = self.ensure_keeper(name);
+        Ok(())
     }
 
     fn enter(&self, name: &GuestName, task: Task) -> Result<launch::Entered> {

@@ -106,6 +106,11 @@ pub(super) fn entry(folder: &Folder, name: &CStr) -> io::Result<Entry> {
 }
 
 impl Folder {
+    /// The topmost of its folders.
+    pub(super) fn top(&self) -> Option<&OwnedFd> {
+        self.sides().next().map(|(dir, _)| dir)
+    }
+
     /// Its folders in the layers, topmost first, and whether each is the guest's own.
     fn sides(&self) -> impl Iterator<Item = (&OwnedFd, bool)> {
         let upper = self.upper.iter().map(|dir| (dir, true));

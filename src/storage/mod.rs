@@ -11,7 +11,7 @@
 //! | `digest` | the digest of a tree's content |
 //! | `busybox`, `host`, `debian`, `archive` | how each kind of template is built |
 //! | `accounts`, `systemd_units` | parts of `host` and `debian` |
-//! | `archive_*`, `extract` | parts of `archive`: entry, stream, PAX, sparse; the disk |
+//! | `archive_*`, `extract*` | parts of `archive`: entry, stream, PAX, sparse; the disk |
 //! | `root` | a guest's own layer: make, use, delete |
 //! | `first_boot`, `network_files`, `ssh_keys` | what the host writes into a guest before it runs |
 //! | `merged`, `merged_folder` | a guest's tree as the guest sees it, read and written by descriptor |
@@ -33,18 +33,27 @@ mod debian;
 mod digest;
 mod dirfd;
 mod extract;
+mod extract_file;
+mod extract_layer;
 #[cfg(test)]
 mod extract_tests;
 mod first_boot;
 mod host;
 mod image;
 mod image_config;
+mod image_user;
+mod import;
 mod init_kind;
 mod layer;
 mod merged;
 mod merged_folder;
 mod network_files;
+mod oci_archive;
+mod oci_blobs;
 mod oci_config;
+mod oci_layout;
+mod oci_manifest;
+mod oci_take;
 mod prune;
 mod remove;
 mod root;
@@ -69,6 +78,8 @@ pub use image::{
     remove_leftover,
 };
 pub use image_config::{HistoryStep, ImageConfig};
+pub use image_user::{RunAs, RunAsError, run_as};
+pub use import::{Import, import_image};
 pub use init_kind::InitKind;
 pub use layer::{Layer, load_layer};
 pub use prune::{Unused, image_users, prune, remove_layers, unused};

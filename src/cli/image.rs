@@ -37,6 +37,7 @@ pub(super) const IMAGE: Verb = Verb {
                 template::building(Command::new("build"))
                     .about("Build a template's image now, so that `create` need not"),
             )
+            .subcommand(image_transfer::pull_command())
             .subcommand(image_transfer::import_command())
             .subcommand(
                 Command::new("tag")
@@ -74,6 +75,7 @@ pub(super) const IMAGE: Verb = Verb {
         Some(("info", matches)) => info(context, matches),
         Some(("history", matches)) => history(context, matches),
         Some(("build", matches)) => template::build(context, matches),
+        Some(("pull", matches)) => image_transfer::pull(context, matches),
         Some(("import", matches)) => image_transfer::import(context, matches),
         Some(("tag", matches)) => tag(context, matches),
         Some(("untag", matches)) => untag(context, matches),

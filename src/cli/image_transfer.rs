@@ -1,18 +1,18 @@
-//! `image import`: taking images in.
+//! `image pull` and `image import`: taking images in.
 
 use std::path::PathBuf;
 
 use clap::{Arg, ArgMatches, Command, value_parser};
 use serde::Serialize;
 
-use super::command::{dry_run, required};
+use super::command::{dry_run, required, switch};
 use super::context::Context;
 use super::fault::{Fault, Result};
 use super::progress::Teller;
 use crate::guest::view::bytes_text;
 use crate::kernel::interrupt;
 use crate::model::ImageName;
-use crate::storage::{self, Image, ImageError, Import};
+use crate::storage::{self, Image, ImageError, Import, Trust};
 
 /// `image import`.
 pub(super) fn import_command() -> Command {
@@ -36,6 +36,60 @@ pub(super) fn import_command() -> Command {
         )
         .arg(tag())
         .arg(dry_run())
+}
+
+/// `image pull`.
+pub(super) fn pull_command() -> Command {
+    let file = |name: &'static str, help: &'static str| {
+        Arg::new(name)
+            .long(name)
+            .value_name("FILE")
+            .value_parser(value_parser!(PathBuf))
+            .help(help)
+    };
+    Command::new("pull")
+        .about("Take an image in from a registry")
+        .arg(
+            Arg::new("image")
+                .value_name("IMAGE")
+                .required(true)
+                .value_parser(value_parser!(ImageName))
+                .help("Its name there, such as alpine:3.20, registry.example/team/app@sha256:…"),
+        )
+        .arg(tag())
+        .arg(file("auth-file", "User and password, in the form of Docker's config.json"))
+        .arg(file("ca", "Certificates to trust instead of the host's, PEM"))
+        .arg(switch(
+            "insecure",
+            "Plain HTTP also where the registry is not this machine itself",
+        ))
+        .arg(dry_run())
+}
+
+/// Takes an image in from a registry.
+pub(super) fn pull(context: &Context, matches: &ArgMatches) -> Result<u8> {
+    let wanted: ImageName = required(matches, "image")?;
+    let trust = Trust {
+        insecure: matches.get_flag("insecure"),
+        authority: matches.get_one::<PathBuf>("ca").cloned(),
+        credentials: matches.get_one::<PathBuf>("auth-file").cloned(),
+    };
+    if matches.get_flag("dry-run") {
+        let fetch = storage::look_at_image(&wanted, &trust)?;
+        let (layers, size) = (fetch.layers, bytes_text(fetch.bytes));
+        context.done(&format!(
+            "would take in {}: {layers} layers, {size} as stored there",
+            wanted.full()
+        ))?;
+        return Ok(0);
+    }
+    let name = matches.get_one::<ImageName>("tag");
+    let layout = &context.manager()?.layout;
+    interrupt::catch()?;
+    let mut teller = Teller::new(context.quiet);
+    let done = storage::pull_image(layout, &wanted, name, &trust, &mut |step| teller.tell(step));
+    drop(teller);
+    taken(context, done)
 }
 
 /// The name of what is taken in.

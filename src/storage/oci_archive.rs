@@ -15,7 +15,7 @@ use super::archive_entry::{ArchiveError, EntryKind, Limits};
 use super::archive_read::Reader;
 use super::dirfd::FileError;
 use super::image::ImageError;
-use super::oci_blobs::{Blobs, Part, refused};
+use super::oci_blobs::{Blobs, Part, document, refused};
 use super::oci_config::{DOCUMENT_MOST, sha256};
 use super::workshop::Workshop;
 use crate::kernel::interrupt;
@@ -182,6 +182,10 @@ impl Blobs for Archive {
             .try_clone()
             .map_err(|e| failed(format!("{name} cannot be read: {e}")))?;
         Ok(Box::new(At::new(file, offset, size)))
+    }
+
+    fn manifest(&self, part: &Part) -> Result<Vec<u8>, ImageError> {
+        document(self, part)
     }
 
     fn shown(&self) -> &str {

@@ -33,6 +33,12 @@ pub(super) trait Blobs {
     /// It is not there, or cannot be read.
     fn open(&self, part: &Part) -> Result<Box<dyn Read + '_>, ImageError>;
 
+    /// Reads a manifest or an index whole, compared with its digest.
+    ///
+    /// # Errors
+    /// As [`Blobs::open`]; it is not what its digest says.
+    fn manifest(&self, part: &Part) -> Result<Vec<u8>, ImageError>;
+
     /// What it is, for messages.
     fn shown(&self) -> &str;
 }
@@ -84,12 +90,18 @@ pub(super) fn document(blobs: &dyn Blobs, part: &Part) -> Result<Vec<u8>, ImageE
 
 /// The image that a part of OCI leads to: a manifest, or an index with one for this machine.
 pub(super) fn find(blobs: &dyn Blobs, start: &Part) -> Result<Found, ImageError> {
+    find_from(blobs, &blobs.manifest(start)?)
+}
+
+/// The same from the text of that part.
+pub(super) fn find_from(blobs: &dyn Blobs, start: &[u8]) -> Result<Found, ImageError> {
     let failed = |reason: String| refused(blobs.shown(), reason);
-    let mut part = start.clone();
+    let mut text = start.to_owned();
     for _ in 0..=DEPTH_MOST {
-        match Document::parse(&document(blobs, &part)?).map_err(failed)? {
+        match Document::parse(&text).map_err(failed)? {
             Document::Index(entries) => {
-                part = Part::of(choose(&entries).map_err(failed)?).map_err(failed)?;
+                let entry = choose(&entries).map_err(failed)?;
+                text = blobs.manifest(&Part::of(entry).map_err(failed)?)?;
             }
             Document::Manifest(config, layers) => {
                 let config = document(blobs, &Part::of(&config).map_err(failed)?)?;
@@ -208,6 +220,9 @@ mod tests {
             let data = self.0.get(&part.key);
             let data = data.ok_or_else(|| refused("shelf", "is not there"))?;
             Ok(Box::new(data.as_slice()))
+        }
+        fn manifest(&self, part: &Part) -> Result<Vec<u8>, ImageError> {
+            document(self, part)
         }
         fn shown(&self) -> &str {
             "shelf"

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::dirfd::{FileError, child_dir, child_file, cname, open_dir, read_limited};
 use super::image::ImageError;
-use super::oci_blobs::{Blobs, Part, refused};
+use super::oci_blobs::{Blobs, Part, document, refused};
 use super::oci_config::{DOCUMENT_MOST, sha256};
 
 /// A layout in a folder.
@@ -49,6 +49,10 @@ impl Blobs for Folder {
             .blob(hex)
             .map_err(|e| failed(format!("blobs/sha256/{hex}: {e}")))?;
         Ok(Box::new(file))
+    }
+
+    fn manifest(&self, part: &Part) -> Result<Vec<u8>, ImageError> {
+        document(self, part)
     }
 
     fn shown(&self) -> &str {

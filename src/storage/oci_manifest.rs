@@ -60,7 +60,6 @@ struct Written {
 }
 
 /// Kinds of documents that are asked for and understood.
-#[cfg(test)]
 pub(super) const ACCEPTED: [&str; 4] = [
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.oci.image.manifest.v1+json",

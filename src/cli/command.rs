@@ -10,7 +10,7 @@ use super::fault::{Fault, Result};
 use super::render::Format;
 use super::{
     change, create, delete, demo, doctor, enter, generate, image, info, keeper, life, list, logs,
-    plan, profile, template, wait,
+    plan, pool, profile, snapshot, template, wait,
 };
 
 /// One verb.
@@ -48,10 +48,13 @@ const VERBS: &[Verb] = &[
     change::SET,
     change::GET,
     change::EDIT,
+    snapshot::SNAPSHOT,
+    snapshot::CLONE,
     plan::PLAN,
     wait::WAIT,
     image::IMAGE,
     template::TEMPLATE,
+    pool::POOL,
     profile::PROFILE,
     doctor::DOCTOR,
     generate::COMPLETIONS,

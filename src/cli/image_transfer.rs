@@ -57,8 +57,14 @@ pub(super) fn pull_command() -> Command {
                 .help("Its name there, such as alpine:3.20, registry.example/team/app@sha256:…"),
         )
         .arg(tag())
-        .arg(file("auth-file", "User and password, in the form of Docker's config.json"))
-        .arg(file("ca", "Certificates to trust instead of the host's, PEM"))
+        .arg(file(
+            "auth-file",
+            "User and password, in the form of Docker's config.json",
+        ))
+        .arg(file(
+            "ca",
+            "Certificates to trust instead of the host's, PEM",
+        ))
         .arg(switch(
             "insecure",
             "Plain HTTP also where the registry is not this machine itself",

@@ -7,8 +7,8 @@ use super::capability::{CAPABILITIES, CapabilityChange};
 use super::check::{Problem, check};
 use super::default;
 use super::definition::{
-    AccessPart, AutostartPart, CpuPart, Definition, InitPart, IoPart, MemoryPart, NetworkPart,
-    RestartPart, SecurityPart, TemplatePart,
+    AccessPart, AutostartPart, CpuPart, Definition, DiskPart, InitPart, IoPart, MemoryPart,
+    NetworkPart, RestartPart, SecurityPart, TemplatePart,
 };
 use super::entry::{BlockLimitEntry, DeviceEntry, MountEntry, TmpfsEntry};
 use super::error::{DefineError, Fault};
@@ -16,9 +16,9 @@ use super::layer::Layer;
 use super::profile::{ProfileError, Profiles};
 use super::read::Sheet;
 use crate::model::{
-    Access, Autostart, BindMount, BlockLimit, Bytes, CpuLimits, Cpus, Device, Guest, GuestName,
-    HostFacts, InitCommand, IoLimits, MemoryLimits, NetworkWish, Origin, RestartRule, Security,
-    TemplateRef, Tmpfs,
+    Access, Autostart, BindMount, BlockLimit, Bytes, CpuLimits, Cpus, Device, DiskWish, Guest,
+    GuestName, HostFacts, InitCommand, IoLimits, MemoryLimits, NetworkWish, Origin, RestartRule,
+    Security, TemplateRef, Tmpfs,
 };
 
 /// Microseconds for which a burst is counted: the kernel's usual period.
@@ -119,6 +119,7 @@ fn fill(name: &GuestName, merged: Definition) -> Guest {
         memory,
         processes,
         io,
+        disk,
         rlimits,
         sysctls,
         hostname,
@@ -148,6 +149,7 @@ fn fill(name: &GuestName, merged: Definition) -> Guest {
         memory: memory.into(),
         processes: processes.unwrap_or(default::PROCESSES),
         io: io.into(),
+        disk: disk.into(),
         rlimits: rlimits.over(default::rlimits()),
         sysctls: sysctls.0,
         hostname: hostname.unwrap_or_else(|| name.to_string()),
@@ -175,6 +177,16 @@ impl From<TemplatePart> for TemplateRef {
         Self {
             name: name.unwrap_or_else(|| default::TEMPLATE.into()),
             options,
+        }
+    }
+}
+
+impl From<DiskPart> for DiskWish {
+    fn from(DiskPart { pool, size, inodes }: DiskPart) -> Self {
+        Self {
+            pool: pool.unwrap_or_else(|| default::POOL.into()),
+            size: size.and_then(|size| size.0),
+            inodes: inodes.and_then(|inodes| inodes.0),
         }
     }
 }

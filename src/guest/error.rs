@@ -29,6 +29,24 @@ pub enum GuestError {
         /// What to do.
         advice: Option<&'static str>,
     },
+    /// It has no such snapshot (exit code 3).
+    #[error("guest {guest} has no snapshot {snapshot:?}{}", near.as_ref().map_or(String::new(), |n| format!(": did you mean {n:?}?")))]
+    NoSnapshot {
+        /// Guest.
+        guest: GuestName,
+        /// Name asked for.
+        snapshot: String,
+        /// The nearest there is.
+        near: Option<String>,
+    },
+    /// It has one of that name (exit code 4).
+    #[error("guest {guest} has a snapshot {snapshot:?} already")]
+    SnapshotExists {
+        /// Guest.
+        guest: GuestName,
+        /// Name.
+        snapshot: String,
+    },
     /// Another command is at work on it (exit code 4).
     #[error("guest {name} is busy: {holder} holds its lock; try again when that is done")]
     Busy {
@@ -73,6 +91,19 @@ pub enum GuestError {
         /// What it was made from.
         made_from: String,
     },
+    /// What is chosen when a guest is made (exit code 5).
+    #[error("{key} of guest {name} cannot be changed: {why}")]
+    Chosen {
+        /// Guest.
+        name: GuestName,
+        /// Key.
+        key: &'static str,
+        /// Why, and what to do.
+        why: String,
+    },
+    /// Its pool.
+    #[error(transparent)]
+    Pool(#[from] crate::storage::PoolError),
     /// Its address (exit code 5).
     #[error(transparent)]
     Lease(#[from] crate::network::LeaseError),
@@ -136,6 +167,11 @@ impl GuestError {
             | Self::Plan(_)
             | Self::Host { .. }
             | Self::Fixed { .. }
+            | Self::Chosen { .. }
+            | Self::Pool(
+                crate::storage::PoolError::Unknown { .. }
+                | crate::storage::PoolError::Refused { .. },
+            )
             | Self::Exhausted(_) => true,
             Self::Image(error) => matches!(error, crate::storage::ImageError::Unsound { .. }),
             Self::Lease(error) => !matches!(error, LeaseError::File(_) | LeaseError::Host(_)),

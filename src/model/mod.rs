@@ -23,9 +23,9 @@ pub use cgroup::{
 pub use facts::{CgroupMode, HostFacts};
 pub use filter::{Action, Arch, ArgCmp, Compare, Filter, FilterFlags, Rule};
 pub use guest::{
-    Access, Autostart, BindMount, BlockLimit, CpuLimits, Device, Guest, InitCommand, IoLimits,
-    MemoryLimits, NetworkKind, NetworkWish, Origin, RestartPolicy, RestartRule, Rlimit, Security,
-    TemplateRef, Tmpfs,
+    Access, Autostart, BindMount, BlockLimit, CpuLimits, Device, DiskWish, Guest, InitCommand,
+    IoLimits, MemoryLimits, NetworkKind, NetworkWish, Origin, RestartPolicy, RestartRule, Rlimit,
+    Security, TemplateRef, Tmpfs,
 };
 pub use hosts::{hosts_block, merge_hosts};
 pub use ids::{ID_BLOCK, IdBlock};
@@ -33,5 +33,5 @@ pub use image_name::{ImageName, ImageNameError, Remote};
 pub use layout::Layout;
 pub use mount_flags::{FlagChange, MountFlags};
 pub use name::{GuestName, NameError, nearest};
-pub use ops::{DirOp, MountOp, NetOp, RootOp};
+pub use ops::{DirOp, MountOp, NetOp, RootOp, Writable};
 pub use status::{Event, EventKind, ExitReason, Sample, Status};

@@ -134,7 +134,7 @@ fn of_layout(
     let Document::Index(entries) = Document::parse(index).map_err(failed)? else {
         return Err(failed("its index.json is no index".into()));
     };
-    let entry = one_of(&entries, |e| names(e), wanted).map_err(failed)?;
+    let entry = one_of(&entries, names, wanted).map_err(failed)?;
     let found = find(blobs, &Part::of(entry).map_err(failed)?)?;
     let image = take(layout, blobs, &found, blobs.shown(), progress)?;
     // A bare tag, which the specification allows there too, is no name.

@@ -12,6 +12,9 @@
 //! | `busybox`, `host`, `debian`, `archive` | how each kind of template is built |
 //! | `accounts`, `systemd_units` | parts of `host` and `debian` |
 //! | `archive_*`, `extract*` | parts of `archive`: entry, stream, PAX, sparse; the disk |
+//! | `pool`, `pool_leftover`, `place` | pools, and where a guest's own layer lies in them |
+//! | `driver`, `driver_*` | what such a layer can be: a folder, a subvolume, a filesystem in a file |
+//! | `chain`, `saved` | what was kept of a root: shared layers or copies; restoring, cloning |
 //! | `root` | a guest's own layer: make, use, delete |
 //! | `first_boot`, `network_files`, `ssh_keys` | what the host writes into a guest before it runs |
 //! | `merged`, `merged_folder` | a guest's tree as the guest sees it, read and written by descriptor |
@@ -29,9 +32,14 @@ mod archive_read;
 mod archive_sparse;
 mod build;
 mod busybox;
+mod chain;
 mod debian;
 mod digest;
 mod dirfd;
+mod driver;
+mod driver_btrfs;
+mod driver_folder;
+mod driver_image;
 mod extract;
 mod extract_file;
 mod extract_layer;
@@ -57,10 +65,14 @@ mod oci_manifest;
 mod oci_registry;
 mod oci_take;
 mod oci_token;
+mod place;
+mod pool;
+mod pool_leftover;
 mod prune;
 mod pull;
 mod remove;
 mod root;
+mod saved;
 mod seed;
 mod ssh_keys;
 mod systemd_units;
@@ -73,6 +85,7 @@ mod workshop;
 pub use archive_entry::ArchiveError;
 pub use build::ensure_image;
 pub use dirfd::FileError;
+pub use driver::{Driver, Quota};
 pub use first_boot::{
     FirstBoot, FirstBootError, Stale, first_boot, hosts_of, update_hosts, update_network,
     update_stale,
@@ -87,9 +100,17 @@ pub use import::{Import, import_image};
 pub use init_kind::InitKind;
 pub use layer::{Layer, load_layer};
 pub use oci_http::Trust;
+pub use pool::{
+    DEFAULT_POOL, Filesystem, Pool, PoolError, PoolUse, change_pool, create_pool, delete_pool,
+    pools,
+};
 pub use prune::{Unused, image_users, prune, remove_layers, unused};
 pub use pull::{Fetch, look_at_image, pull_image};
-pub use root::{RootError, Usage, create_root, delete_root, image_digest, root_ops, usage};
+pub use root::{
+    RootError, Usage, check_resize, create_root, delete_root, image_digest, resize_root, root_ops,
+    space, usage,
+};
+pub use saved::{Saved, create_root_from, remove_saved, restore_root, save_root};
 pub use tag::{Tag, find_image, tag_image, tags, untag};
 pub use template::{Kind, OptionSpec, Template, TemplateError, Templates};
 pub use verify::{check_sound, verify_image};

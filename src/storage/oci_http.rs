@@ -42,7 +42,9 @@ pub struct Trust {
 /// # Errors
 /// The file of certificates cannot be used; as a sentence.
 pub(super) fn agent(trust: &Trust, plain: bool) -> Result<Agent, String> {
-    let tls = TlsConfig::builder().root_certs(certificates(trust)?).build();
+    let tls = TlsConfig::builder()
+        .root_certs(certificates(trust)?)
+        .build();
     let config = Config::builder()
         .tls_config(tls)
         .https_only(!plain)
@@ -54,7 +56,11 @@ pub(super) fn agent(trust: &Trust, plain: bool) -> Result<Agent, String> {
         .timeout_recv_response(Some(ANSWER))
         .timeout_per_read(Some(ANSWER))
         .build();
-    Ok(Agent::with_parts(config, DefaultConnector::default(), Getent))
+    Ok(Agent::with_parts(
+        config,
+        DefaultConnector::default(),
+        Getent,
+    ))
 }
 
 fn certificates(trust: &Trust) -> Result<RootCerts, String> {
@@ -95,10 +101,17 @@ impl Resolver for Getent {
         _timeout: NextTimeout,
     ) -> Result<ResolvedSocketAddrs, Error> {
         let host = uri.host().ok_or(Error::HostNotFound)?;
-        let usual = if uri.scheme_str() == Some("http") { 80 } else { 443 };
+        let usual = if uri.scheme_str() == Some("http") {
+            80
+        } else {
+            443
+        };
         let port = uri.port_u16().unwrap_or(usual);
         let mut found = self.empty();
-        for ip in addresses(host.trim_matches(['[', ']']))?.into_iter().take(8) {
+        for ip in addresses(host.trim_matches(['[', ']']))?
+            .into_iter()
+            .take(8)
+        {
             found.push(SocketAddr::new(ip, port));
         }
         match found.is_empty() {

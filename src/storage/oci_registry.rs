@@ -133,7 +133,10 @@ impl Registry {
 
     /// What to send to a registry that asks for this; `None` if there is nothing.
     fn pass_for(&self, challenge: &Challenge) -> Result<Option<String>, ureq::Error> {
-        let basic = self.account.as_ref().map(|account| format!("Basic {account}"));
+        let basic = self
+            .account
+            .as_ref()
+            .map(|account| format!("Basic {account}"));
         let Challenge::Bearer {
             realm,
             service,

@@ -82,7 +82,9 @@ pub(super) fn account(path: &Path, host: &str) -> Result<Option<String>, String>
     let written: Written = serde_json::from_slice(&text)
         .map_err(|e| format!("{} cannot be understood: {e}", path.display()))?;
     let name = |key: &str| {
-        let bare = key.trim_start_matches("https://").trim_start_matches("http://");
+        let bare = key
+            .trim_start_matches("https://")
+            .trim_start_matches("http://");
         bare.split('/').next().unwrap_or_default().to_owned()
     };
     // The registry of docker.io goes by several names.
@@ -125,14 +127,18 @@ mod tests {
 
     #[test]
     fn challenges_are_read() {
-        let text = "Bearer realm=\"https://a.example/t\",service=\"r\",scope=\"repository:x:pull,push\"";
+        let text =
+            "Bearer realm=\"https://a.example/t\",service=\"r\",scope=\"repository:x:pull,push\"";
         let wanted = Challenge::Bearer {
             realm: "https://a.example/t".into(),
             service: Some("r".into()),
             scope: Some("repository:x:pull,push".into()),
         };
         assert_eq!(Challenge::parse(text), Some(wanted));
-        assert_eq!(Challenge::parse("Basic realm=\"x\""), Some(Challenge::Basic));
+        assert_eq!(
+            Challenge::parse("Basic realm=\"x\""),
+            Some(Challenge::Basic)
+        );
         assert_eq!(Challenge::parse("Negotiate"), None);
         assert_eq!(Challenge::parse("Bearer service=\"x\""), None);
         assert_eq!(escaped("repository:a/b:pull"), "repository%3Aa%2Fb%3Apull");

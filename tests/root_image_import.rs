@@ -435,6 +435,32 @@ fn one_cut_off_anywhere_is_refused() {
     assert!(take(&layout, &dir, &plain).is_ok());
 }
 
+#[test]
+fn a_killed_import_leaves_whole_layers_only() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    let dir = TestDir::new();
+    let path = dir.join("image.tar.zst");
+    let image = box_image().named("team/box:1");
+    std::fs::write(&path, zstd(&archive(&image.layout()))).unwrap();
+    let mut ended_well = false;
+    for point in 0..60 {
+        let mut command = host.command(&["image", "import", text(&path)]);
+        command.env("BULKHEAD_FAULT", format!("command:{point}"));
+        ended_well = support::run(command).code == 0;
+        host.ok(&["doctor", "--fix"]);
+        nothing_left(&Layout::new(host.root()));
+        host.ok(&["image", "verify"]);
+        if ended_well {
+            break;
+        }
+        host.ok(&["image", "prune"]);
+    }
+    assert!(ended_well, "more than 60 points");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(150))]
     /// Bytes changed anywhere: refused, or the very same image; never a panic, nothing left.

@@ -39,6 +39,7 @@ pub(super) const IMAGE: Verb = Verb {
             )
             .subcommand(image_transfer::pull_command())
             .subcommand(image_transfer::import_command())
+            .subcommand(image_transfer::publish_command())
             .subcommand(
                 Command::new("tag")
                     .about("Give an image one more name")
@@ -76,6 +77,7 @@ pub(super) const IMAGE: Verb = Verb {
         Some(("history", matches)) => history(context, matches),
         Some(("build", matches)) => template::build(context, matches),
         Some(("pull", matches)) => image_transfer::pull(context, matches),
+        Some(("publish", matches)) => image_transfer::publish(context, matches),
         Some(("import", matches)) => image_transfer::import(context, matches),
         Some(("tag", matches)) => tag(context, matches),
         Some(("untag", matches)) => untag(context, matches),

@@ -1,4 +1,4 @@
-//! `image pull` and `image import`: taking images in.
+//! `image pull` and `image import`: taking images in; `image publish`: making one of a guest.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use super::fault::{Fault, Result};
 use super::progress::Teller;
 use crate::guest::view::bytes_text;
 use crate::kernel::interrupt;
-use crate::model::ImageName;
+use crate::model::{GuestName, ImageName};
 use crate::storage::{self, Image, ImageError, Import, Trust};
 
 /// `image import`.
@@ -98,6 +98,62 @@ pub(super) fn pull(context: &Context, matches: &ArgMatches) -> Result<u8> {
     taken(context, done)
 }
 
+/// `image publish`.
+pub(super) fn publish_command() -> Command {
+    Command::new("publish")
+        .about("Make an image of a stopped guest, without its keys, names, logs and addresses")
+        .arg(
+            Arg::new("guest")
+                .value_name("GUEST")
+                .value_parser(value_parser!(GuestName))
+                .required_unless_present("archive")
+                .conflicts_with("archive")
+                .help("Name of the guest"),
+        )
+        .arg(
+            Arg::new("archive")
+                .long("archive")
+                .value_name("FILE")
+                .value_parser(value_parser!(PathBuf))
+                .help("Archive of a root to make it of instead, as it is"),
+        )
+        .arg(tag().required(true).help("Name of the image"))
+        .arg(dry_run())
+}
+
+/// Makes an image of a guest, or of the archive of a root.
+pub(super) fn publish(context: &Context, matches: &ArgMatches) -> Result<u8> {
+    let manager = context.manager()?;
+    let tag: ImageName = required(matches, "tag")?;
+    let guest = matches.get_one::<GuestName>("guest");
+    let archive = matches.get_one::<PathBuf>("archive");
+    if matches.get_flag("dry-run") {
+        if let Some(guest) = guest {
+            manager.check_publish(guest)?;
+        }
+        context.done(&format!("would make the image {tag}"))?;
+        return Ok(0);
+    }
+    interrupt::catch()?;
+    let mut teller = Teller::new(context.quiet);
+    let mut tell = |step| teller.tell(step);
+    let made = match (guest, archive) {
+        (Some(guest), _) => manager.publish(guest, &tag, &mut tell).map_err(Fault::from),
+        (None, archive) => {
+            let wanted = Import {
+                source: archive.cloned().unwrap_or_default(),
+                reference: None,
+                name: Some(tag.clone()),
+            };
+            let done = storage::import_image(&manager.layout, &wanted, &mut tell);
+            done.map(|(image, _)| image).map_err(Fault::from)
+        }
+    };
+    drop(teller);
+    let image = made.map_err(Fault::or_interrupted)?;
+    tell_of(context, image, &[tag])
+}
+
 /// The name of what is taken in.
 fn tag() -> Arg {
     Arg::new("tag")
@@ -145,6 +201,10 @@ fn taken(
     done: std::result::Result<(Image, Vec<ImageName>), ImageError>,
 ) -> Result<u8> {
     let (image, names) = done.map_err(|error| Fault::from(error).or_interrupted())?;
+    tell_of(context, image, &names)
+}
+
+fn tell_of(context: &Context, image: Image, names: &[ImageName]) -> Result<u8> {
     let taken = Taken {
         names: names.iter().map(ToString::to_string).collect(),
         size: image.size,

@@ -34,6 +34,7 @@ mod life;
 pub mod manager;
 mod neighbours;
 mod program;
+mod publish;
 pub mod snapshot;
 pub mod start;
 pub mod stop;

@@ -67,6 +67,13 @@ impl Merged {
         }
     }
 
+    /// Its top folder.
+    pub(super) fn top(&self) -> io::Result<Folder> {
+        let trail = self.enter_bytes(b"", None)?;
+        let top = trail.and_then(|mut trail| trail.pop());
+        top.ok_or_else(|| Errno::NOENT.into())
+    }
+
     /// What `path` leads to; `None` for nothing, and for what cannot be looked at.
     pub(super) fn stat(&self, path: &str) -> Option<Stat> {
         let mut path = path.as_bytes().to_vec();

@@ -54,6 +54,7 @@ mod import;
 mod init_kind;
 mod layer;
 mod merged;
+mod merged_copy;
 mod merged_folder;
 mod network_files;
 mod oci_archive;
@@ -69,6 +70,7 @@ mod place;
 mod pool;
 mod pool_leftover;
 mod prune;
+mod publish;
 mod pull;
 mod remove;
 mod root;
@@ -105,6 +107,7 @@ pub use pool::{
     pools,
 };
 pub use prune::{Unused, image_users, prune, remove_layers, unused};
+pub use publish::publish_guest;
 pub use pull::{Fetch, look_at_image, pull_image};
 pub use root::{
     RootError, Usage, check_resize, create_root, delete_root, image_digest, resize_root, root_ops,

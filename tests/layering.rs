@@ -26,6 +26,7 @@ const HOMES: &[(&str, &[&str])] = &[
         ],
     ),
     ("tar", &["storage"]),
+    ("ureq", &["storage"]),
     ("clap", &["cli", "oci"]),
     ("clap_complete", &["cli", "oci"]),
     ("clap_mangen", &["cli", "oci"]),

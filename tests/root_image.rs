@@ -130,3 +130,85 @@ fn a_damaged_image_is_found_and_never_started() {
     host.ok(&["image", "verify", &digest]);
     host.ok(&["start", "web"]);
 }
+
+#[test]
+fn a_guest_becomes_an_image_without_its_identity() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    let flags = ["--template", "busybox", "--memory", "64M", "--start"];
+    host.ok(&[&["create", "web"], &flags[..]].concat());
+    let prepare = "mkdir -p /srv/a /var/log /root/.ssh /etc/ssh; echo data > /srv/a/x; ln /srv/a/x /srv/a/y; \
+                   ln -s /etc/passwd /srv/l; chmod 4755 /srv/a/x; mkfifo /srv/p; echo s > /var/log/m; \
+                   echo k > /root/.ssh/authorized_keys; echo k > /etc/ssh/ssh_host_x_key; \
+                   touch /tmp/t; rm -rf /home; dd if=/dev/zero of=/srv/holes bs=1 count=1 seek=8M 2>/dev/null; sync";
+    inside(&host, "web", prepare);
+    let said = host.fails(&["image", "publish", "web", "--tag", "shop:1"], 4);
+    assert!(said.contains("stop it first"), "{said}");
+    let id = inside(&host, "web", "cat /etc/machine-id");
+    host.ok(&["kill", "web"]);
+    host.ok(&["image", "publish", "web", "--tag", "shop:1", "--dry-run"]);
+    host.fails(&["image", "info", "shop:1"], 5);
+    host.ok(&["image", "publish", "web", "--tag", "shop:1"]);
+    host.ok(&["image", "verify"]);
+    let info = data(&host, &["image", "info", "shop:1"]);
+    assert_eq!(info["source"], "guest web");
+    // Without the guest it came from and that one's image.
+    host.ok(&["delete", "web", "--force"]);
+    host.ok(&["image", "prune", "--keep-named"]);
+    host.ok(&[
+        "create", "b", "--image", "shop:1", "--memory", "64M", "--start",
+    ]);
+    let seen = |line: &str| inside(&host, "b", line);
+    assert_eq!(
+        seen("cat /srv/a/y; stat -c '%a %h' /srv/a/x"),
+        "data\n4755 2"
+    );
+    assert_eq!(
+        seen("readlink /srv/l; test -p /srv/p && echo fifo"),
+        "/etc/passwd\nfifo"
+    );
+    assert_eq!(
+        seen("stat -c %s /srv/holes; test $(stat -c %b /srv/holes) -lt 100 && echo sparse"),
+        "8388609\nsparse"
+    );
+    assert_eq!(
+        seen(
+            "ls /var/log /root/.ssh /tmp /etc/ssh/ssh_host_x_key 2>/dev/null | grep -v : | tr -d '\\n'"
+        ),
+        ""
+    );
+    assert_eq!(
+        seen("test -e /home || echo gone; cat /etc/hostname"),
+        "gone\nb"
+    );
+    assert_ne!(seen("cat /etc/machine-id"), id);
+    assert!(!seen("cat /etc/hosts").contains("web"));
+}
+
+#[test]
+fn a_killed_publish_leaves_nothing() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    host.ok(&["create", "web", "--template", "busybox", "--memory", "64M"]);
+    let mut ended_well = false;
+    for point in 0..40 {
+        let mut command = host.command(&["image", "publish", "web", "--tag", "shop:1"]);
+        command.env("BULKHEAD_FAULT", format!("command:{point}"));
+        let outcome = support::run(command);
+        ended_well = outcome.code == 0;
+        host.ok(&["doctor", "--fix"]);
+        let images = host.root().join("var/lib/bulkhead/images");
+        let left = std::fs::read_dir(images).unwrap().flatten();
+        let odd = left.filter(|e| e.file_name().to_string_lossy().starts_with("tmp-"));
+        assert_eq!(odd.count(), 0, "{point}");
+        host.ok(&["image", "verify"]);
+        if ended_well {
+            break;
+        }
+    }
+    assert!(ended_well, "more than 40 points");
+}

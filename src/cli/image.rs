@@ -1,4 +1,5 @@
-//! `image`: the images there are, where guests' files come from.
+//! `image`: the images there are, where guests' files come from. Taking images in and giving them
+//! out is next door in `image_transfer`, one image in full in `image_info`.
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use serde::Serialize;
@@ -8,7 +9,7 @@ use super::context::Context;
 use super::fault::{FAILED, Result};
 use super::image_info::{Shown, date, history, info};
 use super::render::{Cell, Tone};
-use super::template;
+use super::{image_transfer, template};
 use crate::guest::view::bytes_text;
 use crate::kernel::interrupt;
 use crate::model::{ImageName, Layout};
@@ -16,7 +17,7 @@ use crate::storage::{self, Image, ImageError};
 
 pub(super) const IMAGE: Verb = Verb {
     name: "image",
-    about: "List images, show one, check, name, delete, build",
+    about: "List images, take some in, show, check, name, delete, build",
     build: |command| {
         command
             .subcommand_required(true)
@@ -36,6 +37,9 @@ pub(super) const IMAGE: Verb = Verb {
                 template::building(Command::new("build"))
                     .about("Build a template's image now, so that `create` need not"),
             )
+            .subcommand(image_transfer::pull_command())
+            .subcommand(image_transfer::import_command())
+            .subcommand(image_transfer::publish_command())
             .subcommand(
                 Command::new("tag")
                     .about("Give an image one more name")
@@ -72,6 +76,9 @@ pub(super) const IMAGE: Verb = Verb {
         Some(("info", matches)) => info(context, matches),
         Some(("history", matches)) => history(context, matches),
         Some(("build", matches)) => template::build(context, matches),
+        Some(("pull", matches)) => image_transfer::pull(context, matches),
+        Some(("publish", matches)) => image_transfer::publish(context, matches),
+        Some(("import", matches)) => image_transfer::import(context, matches),
         Some(("tag", matches)) => tag(context, matches),
         Some(("untag", matches)) => untag(context, matches),
         Some(("verify", matches)) => verify(context, matches),

@@ -25,6 +25,7 @@ mod fault;
 mod generate;
 pub mod image;
 mod image_info;
+mod image_transfer;
 mod info;
 mod keeper;
 mod life;

@@ -33,6 +33,8 @@ pub mod leftover;
 mod life;
 pub mod manager;
 mod neighbours;
+mod program;
+mod publish;
 pub mod snapshot;
 pub mod start;
 pub mod stop;

@@ -102,12 +102,16 @@ impl Manager {
             "default" if guest.security.nesting => "nesting",
             other => other,
         };
+        let program = self.program(name, &guest, image)?;
         let place = Placement {
             ids: machine.ids,
             root,
             mounts,
             net,
-            init: first_program(&guest.init.command, &image.command),
+            init: program.argv,
+            environment: program.environment,
+            directory: program.directory,
+            user: program.user,
             seccomp: plan::seccomp::profile(seccomp).map_err(|error| GuestError::Host {
                 key: "security.seccomp",
                 what: seccomp.to_owned(),
@@ -403,16 +407,6 @@ pub(super) fn become_keeper(
     }
 }
 
-/// The definition's word, else the image's, else what every distribution has.
-fn first_program(wanted: &[String], of_image: &[String]) -> Vec<String> {
-    let usual = ["/sbin/init".to_owned()];
-    [wanted, of_image, &usual]
-        .into_iter()
-        .find(|command| !command.is_empty())
-        .map(<[String]>::to_vec)
-        .unwrap_or_default()
-}
-
 pub(super) fn detach_from_terminal() -> Result<()> {
     // A keeper that restarts its guest leads a session already.
     let _leader = rustix::process::setsid();
@@ -425,17 +419,4 @@ pub(super) fn detach_from_terminal() -> Result<()> {
     terminal::put_on_standard(null.as_fd())?;
     rustix::process::chdir("/").map_err(KernelError::on("change to", "/"))?;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_definition_wins_over_its_image() {
-        let [own, image] = ["/own", "/image"].map(|program| vec![program.to_owned()]);
-        assert_eq!(first_program(&own, &image), own);
-        assert_eq!(first_program(&[], &image), image);
-        assert_eq!(first_program(&[], &[]), ["/sbin/init"]);
-    }
 }

@@ -183,7 +183,7 @@ fn environment(plan: &EnterPlan, user: &User, more: &[String], terminal: bool) -
 }
 
 /// execvp(3) in the guest's PATH; returns the most telling refusal.
-fn search_and_execute(argv: &[String], environment: &[String]) -> KernelError {
+pub(super) fn search_and_execute(argv: &[String], environment: &[String]) -> KernelError {
     let Some(program) = argv.first() else {
         return KernelError::new("execute", "nothing", Errno::INVAL);
     };

@@ -10,7 +10,8 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
-use super::container::Inside;
+use super::container::{self, Inside};
+use super::entered::search_and_execute;
 use super::protocol::{self, Word};
 use super::root::attr;
 use super::stage::{Inherited, give_up, set_limits};
@@ -131,6 +132,22 @@ impl Init<'_> {
                     .program
                     .ok_or_else(|| missing("the filter"))?;
                 program.load(Default::default())?;
+            }
+            InitStep::RunAs {
+                directory,
+                uid,
+                gid,
+                groups,
+            } => {
+                rustix::process::chdir(directory).map_err(KernelError::on(
+                    "change to the working folder",
+                    directory.display(),
+                ))?;
+                container::stay_inside()?;
+                if (*uid, *gid) != (0, 0) {
+                    credentials::own_standard_files(*uid)?;
+                    credentials::become_user(*uid, *gid, groups)?;
+                }
             }
             InitStep::Execute { argv, environment } => execute(argv, environment)?,
             InitStep::Container(step) => self.carry_out_container(step)?,
@@ -310,14 +327,14 @@ fn configure(ops: &[NetOp]) -> Result<(), Cause> {
 }
 
 fn execute(argv: &[String], environment: &[String]) -> Result<(), Cause> {
-    let program = argv.first().ok_or_else(|| missing("the program"))?;
+    argv.first().ok_or_else(|| missing("the program"))?;
     process::reset_signals()?;
     inherited::close_on_exec_from(3)?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     // Last: from here on the guest outlives us.
     process::on_parent_death(None)?;
     moment("init", "execute");
-    Err(Box::new(process::execute(program, argv, environment)))
+    Err(Box::new(search_and_execute(argv, environment)))
 }
 
 /// The bounding set becomes `keep`; inheritable and ambient sets become empty, so that nothing

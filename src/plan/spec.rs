@@ -89,6 +89,12 @@ pub struct Placement {
     pub net: Vec<NetOp>,
     /// Its first program with arguments.
     pub init: Vec<String>,
+    /// `NAME=VALUE` that its image wants for it, below the guest's own.
+    pub environment: Vec<String>,
+    /// Working folder of that program.
+    pub directory: String,
+    /// User, group and further groups of that program.
+    pub user: (u32, u32, Vec<u32>),
     /// Its seccomp profile.
     pub seccomp: LinuxSeccomp,
     /// Numbers of the block devices its I/O limits name, in their order.
@@ -205,10 +211,20 @@ fn process(
         .iter()
         .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
         .collect();
+    let of_image = place.environment.iter();
+    environment.extend(
+        of_image.filter_map(|v| v.split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned()))),
+    );
     environment.extend(guest.environment.clone());
+    let (uid, gid, groups) = place.user.clone();
+    let user = UserBuilder::default().uid(uid).gid(gid);
+    let user = match groups.is_empty() {
+        true => user.build()?,
+        false => user.additional_gids(groups).build()?,
+    };
     Ok(ProcessBuilder::default()
         .terminal(true)
-        .user(UserBuilder::default().uid(0_u32).gid(0_u32).build()?)
+        .user(user)
         .args(place.init.clone())
         .env(
             environment
@@ -216,7 +232,7 @@ fn process(
                 .map(|(k, v)| format!("{k}={v}"))
                 .collect::<Vec<_>>(),
         )
-        .cwd("/")
+        .cwd(place.directory.as_str())
         .capabilities(capabilities)
         .rlimits(rlimits(guest, facts)?)
         .no_new_privileges(guest.security.no_new_privileges)

@@ -312,6 +312,17 @@ pub enum InitStep {
     },
     /// Load the system call filter that the host has prepared.
     LoadSeccomp,
+    /// Change to the program's working folder and become its user.
+    RunAs {
+        /// Absolute path inside.
+        directory: PathBuf,
+        /// User id inside.
+        uid: u32,
+        /// Group id inside.
+        gid: u32,
+        /// Further groups.
+        groups: Vec<u32>,
+    },
     /// Close all descriptors and execute.
     Execute {
         /// Program and arguments.

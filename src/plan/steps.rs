@@ -383,6 +383,16 @@ fn init(parts: &Parts<'_>) -> Result<Vec<InitStep>, PlanError> {
     if parts.linux.seccomp().is_some() {
         steps.push(InitStep::LoadSeccomp);
     }
+    let user = parts.process.user();
+    let directory = parts.process.cwd().clone();
+    if (user.uid(), user.gid()) != (0, 0) || directory != std::path::Path::new("/") {
+        steps.push(InitStep::RunAs {
+            directory,
+            uid: user.uid(),
+            gid: user.gid(),
+            groups: user.additional_gids().clone().unwrap_or_default(),
+        });
+    }
     steps.push(InitStep::Execute {
         argv: parts.process.args().clone().unwrap_or_default(),
         environment: parts.process.env().clone().unwrap_or_default(),

@@ -108,6 +108,7 @@ impl InitStep {
                 "after the last step that needs more than the guest gets"
             }
             Self::LoadSeccomp => "last but one: our own steps need calls that the guest has not",
+            Self::RunAs { .. } => "an image's program is not root's: after all that needs root",
             Self::Execute { .. } => "every descriptor but the console is closed by it",
             Self::Container(step) => step.why(),
         }

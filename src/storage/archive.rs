@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek as _};
+use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use super::archive_entry::{ArchiveError, Limits};
@@ -11,14 +11,13 @@ use super::build::{Built, Job, file_identity};
 use super::dirfd;
 use super::extract::extract;
 use super::image::{ImageError, Progress};
+use super::oci_blobs::Meter;
 
 /// Above so many bytes an archive may not be more than [`RATIO_MOST`] times its compressed size.
 const RATIO_FREE: u64 = 1 << 30;
 const RATIO_MOST: u64 = 1000;
 /// Memory an xz stream may ask for.
 const XZ_MEMORY: u64 = 256 << 20;
-/// Bytes between two reports.
-const REPORT: u64 = 4 << 20;
 
 /// What of the host decides a build: which file it is, without reading it.
 pub(super) fn fingerprint(options: &BTreeMap<String, String>) -> String {
@@ -37,8 +36,41 @@ pub(super) fn build(job: &mut Job<'_>) -> Result<Built, ImageError> {
             "option archive is {given:?}: give the absolute path of a .tar, .tar.gz, .tar.xz or .tar.zst"
         )));
     }
+    let refused = |what: String| job.refuse(format!("archive {} {what}", path.display()));
+    let file = open_regular(&path).map_err(refused)?;
+    let root = dirfd::open_dir(&job.root)?;
+    match unpack(&path, file, &root, job.progress)? {
+        0 => Err(job.refuse(format!("{} holds no files", path.display()))),
+        _ => Ok(Built::default()),
+    }
+}
+
+/// Opens an archive of the host's.
+///
+/// # Errors
+/// It is not there, or no regular file; as the end of a sentence.
+pub(super) fn open_regular(path: &Path) -> Result<File, String> {
+    // Looked at before it is opened: opening a FIFO would wait for a writer.
+    match std::fs::metadata(path) {
+        Ok(meta) if meta.is_file() => {}
+        Ok(_) => return Err("is not a regular file".into()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err("is not there".into());
+        }
+        Err(error) => return Err(format!("cannot be looked at: {error}")),
+    }
+    File::open(path).map_err(|error| format!("cannot be opened: {error}"))
+}
+
+/// Unpacks the archive of a root, however it is compressed; gives the number of its entries.
+pub(super) fn unpack(
+    path: &Path,
+    file: File,
+    root: &std::os::fd::OwnedFd,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<u64, ImageError> {
     let failed = |source: ArchiveError| ImageError::Archive {
-        path: path.clone(),
+        path: path.to_owned(),
         source: Box::new(source),
     };
     let unreadable = |source: io::Error| {
@@ -47,80 +79,45 @@ pub(super) fn build(job: &mut Job<'_>) -> Result<Built, ImageError> {
             source,
         })
     };
-    // Looked at before it is opened: opening a FIFO would wait for a writer.
-    let refused = |what: &str| job.refuse(format!("archive {} {what}", path.display()));
-    match std::fs::metadata(&path) {
-        Ok(meta) if meta.is_file() => {}
-        Ok(_) => return Err(refused("is not a regular file")),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(refused("is not there"));
-        }
-        Err(error) => return Err(refused(&format!("cannot be looked at: {error}"))),
-    }
-    job.phase(format!("unpacking {}", path.display()));
-    let file = File::open(&path).map_err(unreadable)?;
-    let meta = file.metadata().map_err(unreadable)?;
-    let root = dirfd::open_dir(&job.root)?;
-    let counted = Counted {
+    progress(Progress::Phase(format!("unpacking {}", path.display())));
+    let total = file.metadata().map_err(unreadable)?.len();
+    let counted = Meter {
         input: file,
         done: 0,
         reported: 0,
-        total: meta.len(),
-        progress: job.progress,
+        total,
+        progress: &mut *progress,
     };
-    let done = open(counted)
+    let done = decompressed(counted, total)
         .map_err(unreadable)
-        .and_then(|input| extract(&root, input, Limits::default()).map_err(failed))?;
+        .and_then(|input| extract(root, input, Limits::default()).map_err(failed))?;
     if done.devices + done.xattrs > 0 {
         let (devices, xattrs) = (done.devices, done.xattrs);
-        (job.progress)(Progress::Line(format!(
+        progress(Progress::Line(format!(
             "left out {devices} device nodes and {xattrs} extended attributes"
         )));
     }
-    if done.entries == 0 {
-        return Err(job.refuse(format!("{} holds no files", path.display())));
-    }
-    Ok(Built::default())
+    Ok(done.entries)
 }
 
-/// Counts what is read from the archive's file and reports it.
-struct Counted<'a> {
-    input: File,
-    done: u64,
-    reported: u64,
-    total: u64,
-    progress: &'a mut dyn FnMut(Progress),
-}
-
-impl Read for Counted<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = self.input.read(buffer)?;
-        self.done += n as u64;
-        if self.done - self.reported >= REPORT || (n == 0 && self.reported != self.done) {
-            self.reported = self.done;
-            (self.progress)(Progress::Bytes {
-                done: self.done,
-                total: Some(self.total),
-            });
-        }
-        Ok(n)
-    }
-}
-
-/// Decompresses by the first bytes of the file.
-fn open<'a>(mut counted: Counted<'a>) -> io::Result<Box<dyn Read + 'a>> {
+/// Decompresses by the first bytes of a stream of `compressed` bytes; what is not compressed is
+/// passed on as it is.
+pub(super) fn decompressed<'a>(
+    mut input: impl Read + 'a,
+    compressed: u64,
+) -> io::Result<Box<dyn Read + 'a>> {
     let mut magic = [0; 6];
     let mut filled = 0;
     while filled < magic.len() {
-        let n = counted.input.read(&mut magic[filled..])?;
-        if n == 0 {
-            break;
+        match input.read(&mut magic[filled..]) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
         }
-        filled += n;
     }
-    counted.input.rewind()?;
-    let compressed = counted.total;
-    decompress(counted, magic, compressed)
+    let whole = io::Cursor::new(magic).take(filled as u64).chain(input);
+    decompress(whole, magic, compressed)
 }
 
 fn decompress<'a>(

@@ -198,7 +198,7 @@ fn build(
     let init = built
         .init
         .or(template.init)
-        .unwrap_or_else(|| InitKind::detect(&seed));
+        .unwrap_or_else(|| InitKind::detect(|path| seed.stat(path)));
     let stop_signal = template
         .stop_signal
         .clone()

@@ -13,12 +13,13 @@ use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use rustix::fs::{self, AtFlags, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
+use rustix::fs::{self, AtFlags, Mode, ResolveFlags};
 use rustix::io::Errno;
 
 use super::archive_entry::{ArchiveError, Entry, EntryKind, Limits};
 use super::archive_read::Reader;
 use super::dirfd::{FileError, Owner, cname, is_dir, retry, stat_at};
+use super::extract_file::{OPEN_DIR, Step, at, create, finish_at, is_harmless, path_of, times};
 
 const INSIDE: ResolveFlags = ResolveFlags::IN_ROOT
     .union(ResolveFlags::NO_MAGICLINKS)
@@ -45,9 +46,29 @@ pub(super) fn extract(
     input: impl Read,
     limits: Limits,
 ) -> Result<Extracted, ArchiveError> {
+    extract_as(root, input, limits, false)
+}
+
+/// The same for a layer of an image: names that begin with `.wh.` hide what is below
+/// (`extract_layer`).
+pub(super) fn extract_layer(
+    root: &OwnedFd,
+    input: impl Read,
+    limits: Limits,
+) -> Result<Extracted, ArchiveError> {
+    extract_as(root, input, limits, true)
+}
+
+fn extract_as(
+    root: &OwnedFd,
+    input: impl Read,
+    limits: Limits,
+    layer: bool,
+) -> Result<Extracted, ArchiveError> {
     let mut reader = Reader::new(input, limits);
     let mut writer = Writer {
         root,
+        layer,
         folders: Vec::new(),
         parents: HashMap::new(),
         buffer: vec![0; 256 << 10],
@@ -61,8 +82,10 @@ pub(super) fn extract(
     Ok(writer.done)
 }
 
-struct Writer<'a> {
+pub(super) struct Writer<'a> {
     root: &'a OwnedFd,
+    /// Whether it is a layer of an image.
+    pub(super) layer: bool,
     /// Folders and their times, set when nothing is written into them any more.
     folders: Vec<(Vec<u8>, (i64, u32))>,
     /// Parents by path; forgotten whenever a name is replaced.
@@ -70,18 +93,7 @@ struct Writer<'a> {
     buffer: Vec<u8>,
     /// Folders made for entries below them and not counted yet.
     made: u64,
-    done: Extracted,
-}
-
-/// Why one entry failed: what was tried, and the cause.
-type Step<T> = Result<T, (&'static str, io::Error)>;
-
-fn at<T>(verb: &'static str, result: rustix::io::Result<T>) -> Step<T> {
-    result.map_err(|e| (verb, e.into()))
-}
-
-fn path_of(parts: &[Vec<u8>]) -> Vec<u8> {
-    parts.join(&b'/')
+    pub(super) done: Extracted,
 }
 
 impl Writer<'_> {
@@ -90,14 +102,14 @@ impl Writer<'_> {
         reader: &mut Reader<R>,
         entry: &Entry,
     ) -> Result<(), ArchiveError> {
-        let failed = |(verb, source)| -> ArchiveError {
-            let path = PathBuf::from(std::ffi::OsString::from_vec(path_of(&entry.path)));
-            FileError { verb, path, source }.into()
-        };
+        let failed = |cause| failed_at(entry, cause);
         if !self.is_wanted(reader, entry)? {
             return Ok(());
         }
         self.done.entries += 1;
+        if self.layer && self.whiteout(reader, entry)? {
+            return Ok(());
+        }
         let Some((name, parents)) = entry.path.split_last() else {
             if entry.kind != EntryKind::Folder {
                 return Err(reader.wrong("it would replace the root, but is no folder"));
@@ -107,7 +119,7 @@ impl Writer<'_> {
             return self.finish_folder(&top, entry).map_err(failed);
         };
         let parent = self.parent(parents).map_err(failed)?;
-        reader.count(std::mem::take(&mut self.made))?;
+        reader.count(self.take_made())?;
         let name = cname(name.clone()).map_err(|e| failed(("name", e)))?;
         match entry.kind {
             EntryKind::Folder => self.folder(&parent, &name, entry).map_err(failed),
@@ -175,8 +187,13 @@ impl Writer<'_> {
         Ok(true)
     }
 
+    /// Folders made since it was last asked.
+    pub(super) fn take_made(&mut self) -> u64 {
+        std::mem::take(&mut self.made)
+    }
+
     /// The folder that these components lead to inside the root, made where it is missing.
-    fn parent(&mut self, parts: &[Vec<u8>]) -> Step<Rc<OwnedFd>> {
+    pub(super) fn parent(&mut self, parts: &[Vec<u8>]) -> Step<Rc<OwnedFd>> {
         let path = path_of(parts);
         if let Some(fd) = self.parents.get(&path) {
             return Ok(Rc::clone(fd));
@@ -197,6 +214,8 @@ impl Writer<'_> {
     fn ensure(&mut self, parts: &[Vec<u8>], links: u32) -> Step<OwnedFd> {
         match self.open_inside(&path_of(parts)) {
             Err(Errno::NOENT) => {}
+            // A whiteout may be in the way.
+            Err(Errno::NOTDIR) if self.layer => {}
             other => return at("open folder", other),
         }
         let Some((name, above)) = parts.split_last() else {
@@ -204,9 +223,13 @@ impl Writer<'_> {
         };
         let parent = self.ensure(above, links)?;
         let name = cname(name.clone()).map_err(|e| ("name", e))?;
+        if self.layer && self.over_whiteout(&parent, &name)? {
+            return at("open folder", self.open_inside(&path_of(parts)));
+        }
         match fs::mkdirat(&parent, &*name, Mode::from_raw_mode(0o755)) {
             Ok(()) => {
                 self.made += 1;
+                self.usual_mode(&parent, &name, parts)?;
                 return at("open folder", self.open_inside(&path_of(parts)));
             }
             Err(Errno::EXIST) => {}
@@ -216,7 +239,10 @@ impl Writer<'_> {
         if links >= DANGLING_MOST {
             return Err(("follow links to", Errno::LOOP.into()));
         }
-        let target = at("read link", fs::readlinkat(&parent, &*name, Vec::new()))?.into_bytes();
+        let target = match fs::readlinkat(&parent, &*name, Vec::new()) {
+            Err(Errno::INVAL) => return Err(("open folder", Errno::NOTDIR.into())),
+            other => at("read link", other)?.into_bytes(),
+        };
         let mut inside = if target.first() == Some(&b'/') {
             Vec::new()
         } else {
@@ -234,7 +260,7 @@ impl Writer<'_> {
     }
 
     /// Removes what has the name of a new entry; a folder only if it is empty.
-    fn make_way(&mut self, parent: &OwnedFd, name: &CString) -> Step<()> {
+    pub(super) fn make_way(&mut self, parent: &OwnedFd, name: &CString) -> Step<()> {
         match fs::unlinkat(parent, &**name, AtFlags::empty()) {
             Err(Errno::NOENT) => return Ok(()),
             Ok(()) => {}
@@ -251,6 +277,9 @@ impl Writer<'_> {
     }
 
     fn folder(&mut self, parent: &OwnedFd, name: &CString, entry: &Entry) -> Step<()> {
+        if self.layer {
+            self.over_whiteout(parent, name)?;
+        }
         let there = at("look at", stat_at(parent, name))?;
         if !there.is_some_and(|stat| is_dir(&stat)) {
             self.make_way(parent, name)?;
@@ -389,52 +418,8 @@ impl Writer<'_> {
     }
 }
 
-const OPEN_DIR: OFlags = OFlags::RDONLY
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::CLOEXEC);
-
-fn create(parent: &OwnedFd, name: &CString) -> Step<File> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mode = Mode::RUSR | Mode::WUSR;
-    at("create", fs::openat(parent, &**name, flags, mode)).map(File::from)
-}
-
-/// Owner and time of what cannot be opened without following or waiting: links and FIFOs.
-fn finish_at(parent: &OwnedFd, name: &CString, entry: &Entry) -> Step<()> {
-    let stat = at(
-        "look at",
-        fs::statat(parent, &**name, AtFlags::SYMLINK_NOFOLLOW),
-    )?;
-    if (stat.st_uid, stat.st_gid) != (entry.uid, entry.gid) {
-        let (uid, gid) = (fs::Uid::from_raw(entry.uid), fs::Gid::from_raw(entry.gid));
-        let flags = AtFlags::SYMLINK_NOFOLLOW;
-        at(
-            "set owner of",
-            fs::chownat(parent, &**name, Some(uid), Some(gid), flags),
-        )?;
-    }
-    let time = times(entry.mtime);
-    at(
-        "set time of",
-        fs::utimensat(parent, &**name, &time, AtFlags::SYMLINK_NOFOLLOW),
-    )
-}
-
-fn times((seconds, nanoseconds): (i64, u32)) -> Timestamps {
-    let time = Timespec {
-        tv_sec: seconds,
-        tv_nsec: i64::from(nanoseconds),
-    };
-    Timestamps {
-        last_access: time,
-        last_modification: time,
-    }
-}
-
-/// Attributes that mean nothing to the host: those of programs, and file capabilities of version 2,
-/// which count inside the guest's user namespace only. Never `trusted.*`, by which a layer of an
-/// overlay would say what lies below it.
-fn is_harmless(name: &[u8], value: &[u8]) -> bool {
-    let capability = name == b"security.capability" && value.len() == 20 && value[3] == 2;
-    (capability || name.starts_with(b"user.")) && name.len() <= 255 && !name.contains(&0)
+/// An error of the disk at an entry.
+pub(super) fn failed_at(entry: &Entry, (verb, source): (&'static str, io::Error)) -> ArchiveError {
+    let path = PathBuf::from(std::ffi::OsString::from_vec(path_of(&entry.path)));
+    FileError { verb, path, source }.into()
 }

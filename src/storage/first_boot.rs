@@ -247,7 +247,7 @@ fn root_account(tree: &Merged, boot: &FirstBoot) -> Result<(), FileError> {
 }
 
 /// Replaces the second field of root's line; without such a line, puts `fresh` in front.
-fn set_field(file: &[u8], value: &str, fresh: Option<&str>) -> Vec<u8> {
+pub(super) fn set_field(file: &[u8], value: &str, fresh: Option<&str>) -> Vec<u8> {
     let mut new = Vec::with_capacity(file.len() + value.len());
     let mut found = false;
     for line in file.split_inclusive(|b| *b == b'\n') {

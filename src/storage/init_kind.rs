@@ -3,8 +3,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use rustix::fs::Stat;
+
 use super::dirfd::is_file;
-use super::seed::Seed;
 
 /// A kind of init.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,15 +36,14 @@ impl InitKind {
         }
     }
 
-    /// The kind of the `/sbin/init` in a root.
-    pub(super) fn detect(root: &Seed) -> Self {
-        let Some(init) = root.stat("sbin/init").filter(is_file) else {
+    /// The kind of the `/sbin/init` in a root, of which `stat` says what a path leads to.
+    pub(super) fn detect(stat: impl Fn(&str) -> Option<Stat>) -> Self {
+        let Some(init) = stat("sbin/init").filter(is_file) else {
             return Self::Other;
         };
         let same = |paths: &[&str]| {
             paths.iter().any(|p| {
-                root.stat(p)
-                    .is_some_and(|s| (s.st_dev, s.st_ino) == (init.st_dev, init.st_ino))
+                stat(p).is_some_and(|s| (s.st_dev, s.st_ino) == (init.st_dev, init.st_ino))
             })
         };
         if same(&["lib/systemd/systemd", "usr/lib/systemd/systemd"]) {
@@ -52,7 +52,7 @@ impl InitKind {
             Self::Busybox
         } else if same(&["sbin/openrc-init", "usr/sbin/openrc-init"]) {
             Self::Openrc
-        } else if root.stat("etc/inittab").is_some_and(|s| is_file(&s)) {
+        } else if stat("etc/inittab").is_some_and(|s| is_file(&s)) {
             Self::Sysvinit
         } else {
             Self::Other
@@ -62,6 +62,7 @@ impl InitKind {
 
 #[cfg(test)]
 mod tests {
+    use super::super::seed::Seed;
     use super::super::seed::tests::TempDir;
     use super::*;
 
@@ -98,7 +99,8 @@ mod tests {
             if inittab {
                 std::fs::write(root.join("etc/inittab"), "").unwrap();
             }
-            assert_eq!(InitKind::detect(&Seed::open(root).unwrap()), kind);
+            let seed = Seed::open(root).unwrap();
+            assert_eq!(InitKind::detect(|path| seed.stat(path)), kind);
         }
     }
 }

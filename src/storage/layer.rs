@@ -83,6 +83,15 @@ pub(super) fn unused_layers(
     Ok(found)
 }
 
+/// The lock of whoever takes layers in; several may hold it.
+pub(super) fn share(layout: &Layout) -> Result<OwnedFd, FileError> {
+    let folder = folder(layout);
+    let lock = ensure_private(&folder)?;
+    super::dirfd::retry(|| flock(&lock, FlockOperation::LockShared))
+        .map_err(|e| FileError::new("lock", &folder, e))?;
+    Ok(lock)
+}
+
 /// The lock of whoever removes layers; `None` while some are taken in.
 pub(super) fn own(layout: &Layout) -> Result<Option<OwnedFd>, FileError> {
     let folder = folder(layout);

@@ -7,9 +7,9 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{self, AtFlags};
+use rustix::fs::{self, AtFlags, Stat};
 use rustix::io::Errno;
 
 use super::dirfd::{self, FileError, Owner, child_dir, child_file, cname, open_dir, read_limited};
@@ -55,6 +55,39 @@ impl Merged {
             shown,
             _disk: opened.disk,
         })
+    }
+
+    /// The tree of folders of the program's own over one another, `upper` on top.
+    pub(super) fn over(upper: OwnedFd, lowers: Vec<PathBuf>, shown: &Path) -> Self {
+        Self {
+            upper,
+            lowers,
+            shown: shown.to_owned(),
+            _disk: None,
+        }
+    }
+
+    /// Its top folder.
+    pub(super) fn top(&self) -> io::Result<Folder> {
+        let trail = self.enter_bytes(b"", None)?;
+        let top = trail.and_then(|mut trail| trail.pop());
+        top.ok_or_else(|| Errno::NOENT.into())
+    }
+
+    /// What `path` leads to; `None` for nothing, and for what cannot be looked at.
+    pub(super) fn stat(&self, path: &str) -> Option<Stat> {
+        let mut path = path.as_bytes().to_vec();
+        for _ in 0..LINKS_MOST {
+            let (parent, name) = split(&path);
+            let trail = self.enter_bytes(parent, None).ok()??;
+            match entry(trail.last()?, &cname(name).ok()?).ok()? {
+                Entry::File { stat, .. } => return Some(stat),
+                Entry::Link(target) => path = joined(parent, &target),
+                Entry::Folder(folder) => return fs::fstat(folder.top()?).ok(),
+                Entry::Nothing => return None,
+            }
+        }
+        None
     }
 
     fn failed(&self, verb: &'static str, path: &str, source: impl Into<io::Error>) -> FileError {

@@ -106,6 +106,16 @@ pub(super) fn entry(folder: &Folder, name: &CStr) -> io::Result<Entry> {
 }
 
 impl Folder {
+    /// Its folders in the layers, topmost first.
+    pub(super) fn folders(&self) -> impl Iterator<Item = &OwnedFd> {
+        self.sides().map(|(dir, _)| dir)
+    }
+
+    /// The topmost of its folders.
+    pub(super) fn top(&self) -> Option<&OwnedFd> {
+        self.sides().next().map(|(dir, _)| dir)
+    }
+
     /// Its folders in the layers, topmost first, and whether each is the guest's own.
     fn sides(&self) -> impl Iterator<Item = (&OwnedFd, bool)> {
         let upper = self.upper.iter().map(|dir| (dir, true));

@@ -11,7 +11,7 @@
 //! | `digest` | the digest of a tree's content |
 //! | `busybox`, `host`, `debian`, `archive` | how each kind of template is built |
 //! | `accounts`, `systemd_units` | parts of `host` and `debian` |
-//! | `archive_*`, `extract` | parts of `archive`: entry, stream, PAX, sparse; the disk |
+//! | `archive_*`, `extract*` | parts of `archive`: entry, stream, PAX, sparse; the disk |
 //! | `pool`, `pool_change`, `pool_leftover`, `place` | pools, and where a guest's own layer lies in them |
 //! | `driver`, `driver_*` | what such a layer can be: a folder, a subvolume, a filesystem in a file |
 //! | `chain`, `saved` | what was kept of a root: shared layers or copies; restoring, cloning |
@@ -41,23 +41,38 @@ mod driver_btrfs;
 mod driver_folder;
 mod driver_image;
 mod extract;
+mod extract_file;
+mod extract_layer;
 #[cfg(test)]
 mod extract_tests;
 mod first_boot;
 mod host;
 mod image;
 mod image_config;
+mod image_user;
+mod import;
 mod init_kind;
 mod layer;
 mod merged;
+mod merged_copy;
 mod merged_folder;
 mod network_files;
+mod oci_archive;
+mod oci_blobs;
 mod oci_config;
+mod oci_http;
+mod oci_layout;
+mod oci_manifest;
+mod oci_registry;
+mod oci_take;
+mod oci_token;
 mod place;
 mod pool;
 mod pool_change;
 mod pool_leftover;
 mod prune;
+mod publish;
+mod pull;
 mod remove;
 mod root;
 mod saved;
@@ -83,12 +98,17 @@ pub use image::{
     remove_leftover,
 };
 pub use image_config::{HistoryStep, ImageConfig};
+pub use image_user::{RunAs, RunAsError, run_as};
+pub use import::{Import, import_image};
 pub use init_kind::InitKind;
 pub use layer::{Layer, load_layer};
+pub use oci_http::Trust;
 pub use pool::{DEFAULT_POOL, Filesystem, Pool, PoolError, PoolUse, pools};
 pub use pool_change::{change_pool, check_change, create_pool, delete_pool};
 pub use pool_leftover::unused_layers;
 pub use prune::{Unused, image_users, prune, remove_layers, unused};
+pub use publish::publish_guest;
+pub use pull::{Fetch, look_at_image, pull_image};
 pub use root::{
     RootError, Usage, check_resize, create_root, delete_root, image_digest, resize_root, root_ops,
     usage,

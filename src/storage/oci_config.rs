@@ -12,8 +12,8 @@ use super::image_config::{HistoryStep, ImageConfig};
 
 /// Most bytes of a configuration or a manifest.
 pub(super) const DOCUMENT_MOST: u64 = 4 << 20;
-/// Most layers: overlayfs takes no more (OVL_MAX_STACK), less the guest's own.
-const LAYERS_MOST: usize = 499;
+/// Most layers: overlayfs takes 500 (OVL_MAX_STACK), and a guest's snapshots need some.
+const LAYERS_MOST: usize = 400;
 /// Most entries of a list, and bytes of one of them.
 const ITEMS_MOST: usize = 4096;
 const ITEM_MOST: usize = 128 << 10;

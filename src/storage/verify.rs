@@ -78,6 +78,11 @@ pub fn check_sound(image: &Image) -> Result<(), ImageError> {
     }
 }
 
+/// Whether a layer or image in this folder is marked as damaged.
+pub(super) fn is_marked(folder: &Path) -> bool {
+    folder.join(MARK).exists()
+}
+
 fn layer_path(image: &Image, digest: &str) -> PathBuf {
     let images = image.path.parent().unwrap_or(&image.path);
     images.join("layers").join(digest)

@@ -56,6 +56,8 @@ pub enum Need {
     Buildah,
     /// Docker's engine and its client.
     Docker,
+    /// A registry and a client that fills it.
+    Registry,
 }
 
 impl Need {
@@ -76,6 +78,7 @@ impl Need {
             Self::Containerd => "containerd",
             Self::Buildah => "buildah",
             Self::Docker => "docker",
+            Self::Registry => "registry",
         }
     }
 
@@ -103,6 +106,7 @@ impl Need {
             }
             Self::Buildah => there("/usr/bin/buildah"),
             Self::Docker => there("/usr/sbin/dockerd") && there("/usr/bin/docker"),
+            Self::Registry => there("/usr/bin/docker-registry") && there("/usr/bin/skopeo"),
         }
     }
 }

@@ -27,6 +27,7 @@ use crate::plan::LaunchPlan;
 
 pub use hooks::{HookError, run as run_hooks};
 pub(super) use inside::Inside;
+pub(super) use program::stay_inside;
 
 /// Where the launch of a container takes place, and for whom.
 #[derive(Debug)]

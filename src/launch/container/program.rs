@@ -120,7 +120,7 @@ fn home_of(passwd: &str, uid: u32) -> Option<String> {
 
 /// Where the process really is, is asked after every change of folder: a path that led out of the
 /// container is not below its root (CVE-2024-21626).
-pub(super) fn stay_inside() -> Result<(), KernelError> {
+pub(in crate::launch) fn stay_inside() -> Result<(), KernelError> {
     let here = rustix::process::getcwd(Vec::new());
     let here = here.map_err(KernelError::on("look at", "the working folder"))?;
     if here.to_bytes().starts_with(b"/") {

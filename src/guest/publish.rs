@@ -1,0 +1,49 @@
+//! An image from a guest.
+
+use super::error::{GuestError, Result};
+use super::manager::Manager;
+use crate::model::{GuestName, ImageName, Status};
+use crate::storage::{self, Image, Progress};
+
+impl Manager {
+    /// Whether an image can be made of a guest now.
+    ///
+    /// # Errors
+    /// There is no such guest, or it is not stopped.
+    pub fn check_publish(&self, name: &GuestName) -> Result<()> {
+        match self.status(name)? {
+            Status::Stopped => Ok(()),
+            status => Err(GuestError::WrongState {
+                verb: "publish",
+                name: name.clone(),
+                status,
+                advice: Some("stop it first: a copy of files that change is no image"),
+            }),
+        }
+    }
+
+    /// Makes an image of a stopped guest, without what makes it this guest, and gives it a name.
+    ///
+    /// # Errors
+    /// As [`Manager::check_publish`]; its tree cannot be copied; the disk is full.
+    pub fn publish(
+        &self,
+        name: &GuestName,
+        image: &ImageName,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Image> {
+        let _lock = self.lock(name, "image publish")?;
+        self.check_publish(name)?;
+        self.clean_up(name)?;
+        let machine = self.machine(name)?;
+        let below = storage::load_image(&self.layout, &machine.image)?;
+        storage::check_sound(&below)?;
+        Ok(storage::publish_guest(
+            &self.layout,
+            name,
+            &below,
+            image,
+            progress,
+        )?)
+    }
+}

@@ -1,0 +1,76 @@
+//! Parts of `extract` on one file: making it, its owner and times, which of its attributes are kept.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{self, AtFlags, Mode, OFlags, Timespec, Timestamps};
+
+use super::archive_entry::Entry;
+
+/// Why one entry failed: what was tried, and the cause.
+pub(super) type Step<T> = Result<T, (&'static str, io::Error)>;
+
+/// The result of `verb`.
+pub(super) fn at<T>(verb: &'static str, result: rustix::io::Result<T>) -> Step<T> {
+    result.map_err(|e| (verb, e.into()))
+}
+
+/// Components of a path, joined.
+pub(super) fn path_of(parts: &[Vec<u8>]) -> Vec<u8> {
+    parts.join(&b'/')
+}
+
+/// How a folder is opened.
+pub(super) const OPEN_DIR: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::CLOEXEC);
+
+/// Makes a file where nothing is.
+pub(super) fn create(parent: &OwnedFd, name: &CString) -> Step<File> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mode = Mode::RUSR | Mode::WUSR;
+    at("create", fs::openat(parent, &**name, flags, mode)).map(File::from)
+}
+
+/// Owner and time of what cannot be opened without following or waiting: links and FIFOs.
+pub(super) fn finish_at(parent: &OwnedFd, name: &CString, entry: &Entry) -> Step<()> {
+    let stat = at(
+        "look at",
+        fs::statat(parent, &**name, AtFlags::SYMLINK_NOFOLLOW),
+    )?;
+    if (stat.st_uid, stat.st_gid) != (entry.uid, entry.gid) {
+        let (uid, gid) = (fs::Uid::from_raw(entry.uid), fs::Gid::from_raw(entry.gid));
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        at(
+            "set owner of",
+            fs::chownat(parent, &**name, Some(uid), Some(gid), flags),
+        )?;
+    }
+    let time = times(entry.mtime);
+    at(
+        "set time of",
+        fs::utimensat(parent, &**name, &time, AtFlags::SYMLINK_NOFOLLOW),
+    )
+}
+
+/// A time of modification, as both times of a file.
+pub(super) fn times((seconds, nanoseconds): (i64, u32)) -> Timestamps {
+    let time = Timespec {
+        tv_sec: seconds,
+        tv_nsec: i64::from(nanoseconds),
+    };
+    Timestamps {
+        last_access: time,
+        last_modification: time,
+    }
+}
+
+/// Attributes that mean nothing to the host: those of programs, and file capabilities of version 2,
+/// which count inside the guest's user namespace only. Never `trusted.*`, by which a layer of an
+/// overlay would say what lies below it.
+pub(super) fn is_harmless(name: &[u8], value: &[u8]) -> bool {
+    let capability = name == b"security.capability" && value.len() == 20 && value[3] == 2;
+    (capability || name.starts_with(b"user.")) && name.len() <= 255 && !name.contains(&0)
+}

@@ -61,9 +61,10 @@ impl Content {
         Ok(n)
     }
 
-    /// The file itself.
-    pub(super) fn file(&self) -> &File {
-        &self.file
+    /// Bytes of the current piece that are still to be read; 0 at the end.
+    pub(super) fn left(&self) -> usize {
+        let left = self.left.last().map_or(0, |piece| piece.1);
+        usize::try_from(left).unwrap_or(usize::MAX)
     }
 }
 
@@ -118,7 +119,15 @@ pub(super) fn read_tree<E: From<FileError>>(
     })
 }
 
-impl Found<'_> {
+impl<'a> Found<'a> {
+    /// The same as a file of its own, whatever other names it has.
+    pub(super) fn alone(&self) -> Found<'a> {
+        Found {
+            earlier: None,
+            ..*self
+        }
+    }
+
     /// Everything about it, and the data of a regular file. `None` if it has gone meanwhile, or has
     /// become something else.
     ///

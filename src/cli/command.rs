@@ -9,8 +9,8 @@ use super::context::Context;
 use super::fault::{Fault, Result};
 use super::render::Format;
 use super::{
-    change, create, delete, demo, doctor, enter, generate, info, keeper, life, list, logs, plan,
-    pool, profile, template, wait,
+    change, create, delete, demo, doctor, enter, export, generate, import, info, keeper, life,
+    list, logs, plan, pool, profile, template, wait,
 };
 
 /// One verb.
@@ -38,6 +38,8 @@ const VERBS: &[Verb] = &[
     life::RESUME,
     delete::DELETE,
     delete::RENAME,
+    export::EXPORT,
+    import::IMPORT,
     list::LIST,
     info::INFO,
     enter::EXEC,

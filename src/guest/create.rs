@@ -30,10 +30,16 @@ impl Manager {
             return Err(GuestError::Exists(name.clone()));
         }
         let guest = self.define(name, text)?;
-        crate::plan::spec::supported(&guest, &self.facts)?;
         self.templates()?
             .resolve(&guest.template)
             .map_err(storage::ImageError::from)?;
+        self.check_definition(name, text)
+    }
+
+    /// Whether a definition can be carried out here, but for its template.
+    pub(super) fn check_definition(&self, name: &GuestName, text: &str) -> Result<Guest> {
+        let guest = self.define(name, text)?;
+        crate::plan::spec::supported(&guest, &self.facts)?;
         self.check_host_side(&guest)?;
         self.pool_of(&guest)?.driver_for(quota(&guest))?;
         if guest.network.kind == NetworkKind::Bridge {
@@ -110,7 +116,7 @@ impl Manager {
     }
 
     /// The pool a definition names.
-    fn pool_of(&self, guest: &Guest) -> Result<Pool> {
+    pub(super) fn pool_of(&self, guest: &Guest) -> Result<Pool> {
         Ok(Pool::load(&self.layout, &guest.disk.pool)?)
     }
 

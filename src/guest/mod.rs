@@ -6,6 +6,7 @@
 //! | `store` | a guest's folders, lock, records; what a reboot may forget and what not |
 //! | `ids` | blocks of host ids |
 //! | `life` | the table of verbs and states |
+//! | `export`, `import`, `hold` | a guest as one stream, and from one; held still meanwhile |
 //! | `create`, `start`, `stop`, `delete`, `change`, `exec` | the verbs |
 //! | `keeper`, `console` | the small process beside a guest, and its viewers |
 //! | `successor` | how the launching process becomes the keeper |
@@ -27,7 +28,10 @@ pub mod doctor;
 mod error;
 pub mod events;
 pub mod exec;
+pub mod export;
+mod hold;
 mod ids;
+pub mod import;
 pub mod keeper;
 pub mod leftover;
 mod life;

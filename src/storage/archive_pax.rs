@@ -125,7 +125,7 @@ mod tests {
         let pax = Pax::parse(b"12 path=a\nb\n12 uid=1234\n20 mtime=-1.5000000\n").unwrap();
         assert_eq!(pax.path().unwrap(), b"a\nb");
         assert_eq!(pax.number("uid"), Some(Ok(1234)));
-        assert_eq!(pax.mtime(), Some((-1, 500_000_000)));
+        assert_eq!(pax.time("mtime"), Some((-2, 500_000_000)));
         for bad in [
             "x",
             "5",

@@ -162,16 +162,20 @@ fn lock_recipe(
 }
 
 /// A folder `tmp-*` in which an image is made; removed when dropped unless it was kept.
-struct Workshop {
+#[derive(Debug)]
+pub(super) struct Workshop {
     images: OwnedFd,
-    shown: PathBuf,
+    /// Where it is.
+    pub(super) shown: PathBuf,
     name: std::ffi::CString,
-    lock: OwnedFd,
+    /// The folder itself, locked.
+    pub(super) lock: OwnedFd,
     kept: bool,
 }
 
 impl Workshop {
-    fn open(layout: &Layout, recipe: &str) -> Result<Self, FileError> {
+    /// A new one, with an empty `root`; part of its name is from `recipe`.
+    pub(super) fn open(layout: &Layout, recipe: &str) -> Result<Self, FileError> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("tmp-{:.12}-{}-{number}", recipe, std::process::id());
@@ -195,9 +199,21 @@ impl Workshop {
         Ok(workshop)
     }
 
+    /// Writes the image's record.
+    pub(super) fn record(&self, image: &Image) -> Result<(), FileError> {
+        let record = self.shown.join("image.json");
+        serde_json::to_vec_pretty(image)
+            .map_err(io::Error::from)
+            .and_then(|text| {
+                let owner = Owner::root(0o600);
+                dirfd::write_whole(&self.lock, c"image.json", &text, owner, false)
+            })
+            .map_err(|e| FileError::new("write", &record, e))
+    }
+
     /// Gives the finished folder its name for good. An image of the same content that is there
     /// already stays, and this one goes.
-    fn keep(mut self, digest: &str) -> Result<(), FileError> {
+    pub(super) fn keep(mut self, digest: &str) -> Result<(), FileError> {
         let failed = |verb, e: io::Error| FileError::new(verb, &self.shown, e);
         fs::syncfs(&self.lock).map_err(|e| failed("write to disk", e.into()))?;
         let name = cname(digest).map_err(|e| failed("name", e))?;
@@ -287,14 +303,7 @@ fn build(
         layers: Vec::new(),
         path: PathBuf::new(),
     };
-    let record = workshop.shown.join("image.json");
-    serde_json::to_vec_pretty(&image)
-        .map_err(io::Error::from)
-        .and_then(|text| {
-            let owner = Owner::root(0o600);
-            dirfd::write_whole(&workshop.lock, c"image.json", &text, owner, false)
-        })
-        .map_err(|e| FileError::new("write", &record, e))?;
+    workshop.record(&image)?;
     pause()?;
     workshop.keep(&image.digest)?;
     pause()?;
@@ -302,7 +311,12 @@ fn build(
 }
 
 /// What is recorded beside the tree and is part of what the digest names.
-fn beside(init: InitKind, stop_signal: &str, command: &[String], mounts: &[MountOp]) -> String {
+pub(super) fn beside(
+    init: InitKind,
+    stop_signal: &str,
+    command: &[String],
+    mounts: &[MountOp],
+) -> String {
     serde_json::json!([init, stop_signal, command, mounts]).to_string()
 }
 

@@ -16,6 +16,7 @@
 //! | `first_boot`, `network_files`, `ssh_keys` | what the host writes into a guest before it runs |
 //! | `merged`, `merged_folder` | a guest's tree as the guest sees it, read and written by descriptor |
 //! | `tree_item`, `tree_read`, `tree_write`, `tree_policy` | a tree as items with everything they have: read, and made again elsewhere |
+//! | `pack`, `pack_*` | a guest's archive: written and read as one stream |
 //! | `dirfd`, `walk`, `remove`, `seed` | descriptor work the others share |
 //!
 //! A tree that a guest has written to is data of a stranger: it is only ever touched one component
@@ -28,6 +29,7 @@ mod archive_entry;
 mod archive_pax;
 mod archive_read;
 mod archive_sparse;
+mod archive_stream;
 mod build;
 mod busybox;
 mod debian;
@@ -47,6 +49,13 @@ mod init_kind;
 mod merged;
 mod merged_folder;
 mod network_files;
+mod pack;
+mod pack_format;
+mod pack_header;
+mod pack_read;
+#[cfg(test)]
+mod pack_tests;
+mod pack_write;
 mod place;
 mod pool;
 mod pool_leftover;
@@ -56,15 +65,11 @@ mod seed;
 mod ssh_keys;
 mod systemd_units;
 mod template;
-#[allow(dead_code)] // its first user comes with `export`
 mod tree_item;
-#[allow(dead_code)] // its first user comes with `export`
 mod tree_policy;
-#[allow(dead_code)] // its first user comes with `export`
 mod tree_read;
 #[cfg(test)]
 mod tree_tests;
-#[allow(dead_code)] // its first user comes with `export`
 mod tree_write;
 mod walk;
 
@@ -81,6 +86,10 @@ pub use image::{
     remove_leftover,
 };
 pub use init_kind::InitKind;
+pub use pack::{ReceivedImage, check_image, manifest, pack_own, receive_image, receive_own};
+pub use pack_format::{Manifest, PackError, PackedGuest};
+pub use pack_read::Unpacker;
+pub use pack_write::{Compression, Packed, Packer};
 pub use pool::{
     DEFAULT_POOL, Filesystem, Pool, PoolError, PoolUse, change_pool, create_pool, delete_pool,
     pools,

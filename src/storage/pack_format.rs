@@ -97,7 +97,12 @@ pub(super) fn parts(image: &Image, with_image: bool) -> Vec<String> {
         parts.push(image_part(&image.digest));
     }
     if with_image {
-        parts.extend(image.layers.iter().map(|digest| format!("layers/{digest}/root")));
+        parts.extend(
+            image
+                .layers
+                .iter()
+                .map(|digest| format!("layers/{digest}/root")),
+        );
     }
     parts.push(OWN.to_owned());
     parts

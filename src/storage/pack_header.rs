@@ -23,7 +23,11 @@ pub(super) fn headers(out: &mut Vec<u8>, prefix: &str, item: &Item) -> u64 {
     record(&mut pax, b"mtime", time(item.modified).as_bytes());
     record(&mut pax, b"atime", time(item.accessed).as_bytes());
     for (key, value) in &item.xattrs {
-        record(&mut pax, &[b"SCHILY.xattr.", key.as_slice()].concat(), value);
+        record(
+            &mut pax,
+            &[b"SCHILY.xattr.", key.as_slice()].concat(),
+            value,
+        );
     }
     let mut header = Header::new_ustar();
     header.set_mode(item.mode);
@@ -46,10 +50,18 @@ pub(super) fn headers(out: &mut Vec<u8>, prefix: &str, item: &Item) -> u64 {
     let stored = item.what.data() + map.len() as u64;
     if let (What::File { size, .. }, false) = (&item.what, map.is_empty()) {
         for (key, value) in [("major", "1"), ("minor", "0")] {
-            record(&mut pax, format!("GNU.sparse.{key}").as_bytes(), value.as_bytes());
+            record(
+                &mut pax,
+                format!("GNU.sparse.{key}").as_bytes(),
+                value.as_bytes(),
+            );
         }
         record(&mut pax, b"GNU.sparse.name", &name);
-        record(&mut pax, b"GNU.sparse.realsize", size.to_string().as_bytes());
+        record(
+            &mut pax,
+            b"GNU.sparse.realsize",
+            size.to_string().as_bytes(),
+        );
         name = joined(prefix, b"GNUSparseFile.0/sparse");
     }
     if item.what == What::Folder {

@@ -63,14 +63,16 @@ pub struct Packer<'a> {
 
 impl std::fmt::Debug for Packer<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Packer").field("part", &self.part).finish_non_exhaustive()
+        f.debug_struct("Packer")
+            .field("part", &self.part)
+            .finish_non_exhaustive()
     }
 }
 
 /// Where the stream goes.
 enum Sink<'a> {
     Zstd(Box<zstd::stream::write::Encoder<'static, &'a mut dyn Write>>),
-    Gzip(flate2::write::GzEncoder<&'a mut dyn Write>),
+    Gzip(Box<flate2::write::GzEncoder<&'a mut dyn Write>>),
     Plain(&'a mut dyn Write),
 }
 
@@ -78,10 +80,10 @@ impl<'a> Sink<'a> {
     fn new(out: &'a mut dyn Write, how: Compression) -> io::Result<Self> {
         Ok(match how {
             Compression::None => Self::Plain(out),
-            Compression::Gzip(level) => Self::Gzip(flate2::write::GzEncoder::new(
+            Compression::Gzip(level) => Self::Gzip(Box::new(flate2::write::GzEncoder::new(
                 out,
                 flate2::Compression::new(level.clamp(1, 9)),
-            )),
+            ))),
             Compression::Zstd(level) => {
                 let mut encoder = zstd::stream::write::Encoder::new(out, level)?;
                 let cpus = std::thread::available_parallelism().map_or(1, usize::from);
@@ -230,7 +232,11 @@ impl<'a> Packer<'a> {
             return Ok(());
         }
         let lost = found.earlier.is_some_and(|path| gone.contains(path));
-        let item = if lost { found.alone().item()? } else { found.item()? };
+        let item = if lost {
+            found.alone().item()?
+        } else {
+            found.item()?
+        };
         let Some((item, content)) = item else {
             gone.insert(found.path.to_vec());
             return Ok(());

@@ -54,6 +54,12 @@ impl Policy {
         }
     }
 
+    /// Whether an attribute that is left out is worth telling: what an overlay remembers of the disk
+    /// it was on is not.
+    pub(super) fn is_told(name: &[u8]) -> bool {
+        !name.starts_with(b"trusted.overlay.")
+    }
+
     /// Whether an attribute is set, or left out.
     pub(super) fn keeps(self, what: &What, name: &[u8], value: &[u8]) -> bool {
         if self == Self::Everything {

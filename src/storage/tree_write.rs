@@ -324,7 +324,7 @@ impl TreeWriter {
         }
         for (name, value) in &item.xattrs {
             if !self.policy.keeps(&item.what, name, value) {
-                self.left_out += 1;
+                self.left_out += u64::from(Policy::is_told(name));
                 continue;
             }
             let set = fs::fsetxattr(fd, name.as_slice(), value, XattrFlags::empty());
@@ -357,7 +357,7 @@ impl TreeWriter {
                 .map_err(|e| failed("set attributes of", &item.path, e))?;
             for (key, value) in &item.xattrs {
                 if !self.policy.keeps(&item.what, key, value) {
-                    self.left_out += 1;
+                    self.left_out += u64::from(Policy::is_told(key));
                     continue;
                 }
                 let set = fs::lsetxattr(&*path, key.as_slice(), value, XattrFlags::empty());

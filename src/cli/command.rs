@@ -9,8 +9,8 @@ use super::context::Context;
 use super::fault::{Fault, Result};
 use super::render::Format;
 use super::{
-    change, create, delete, demo, doctor, enter, export, generate, import, info, keeper, life,
-    list, logs, plan, pool, profile, template, wait,
+    change, create, delete, demo, doctor, enter, export, generate, image, import, info, keeper,
+    life, list, logs, plan, pool, profile, snapshot, template, wait,
 };
 
 /// One verb.
@@ -50,8 +50,11 @@ const VERBS: &[Verb] = &[
     change::SET,
     change::GET,
     change::EDIT,
+    snapshot::SNAPSHOT,
+    snapshot::CLONE,
     plan::PLAN,
     wait::WAIT,
+    image::IMAGE,
     template::TEMPLATE,
     pool::POOL,
     profile::PROFILE,

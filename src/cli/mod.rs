@@ -9,7 +9,7 @@
 //! | `progress` | long work on standard error |
 //! | `settings` | the flags made from `define::KEYS` |
 //! | `select`, `order`, `many` | verbs on many guests: which, in what order, side by side |
-//! | `create`, `life`, `delete`, `export`, `import`, `list`, `info`, `enter`, `logs`, `change`, `plan`, `wait`, `template`, `profile`, `doctor`, `keeper`, `generate` | the verbs |
+//! | `create`, `life`, `delete`, `export`, `import`, `list`, `info`, `enter`, `logs`, `change`, `plan`, `wait`, `image`, `template`, `profile`, `doctor`, `keeper`, `generate` | the verbs |
 //!
 //! The program has one thread where a launch forks; `export` and `import`, which fork nothing, have
 //! others that compress and decompress. What runs side by side (`-j`) runs as processes.
@@ -25,8 +25,10 @@ mod enter;
 mod export;
 mod fault;
 mod generate;
+pub mod image;
+mod image_info;
 mod import;
-pub mod info;
+mod info;
 mod keeper;
 mod life;
 pub mod list;
@@ -40,6 +42,7 @@ mod progress;
 pub mod render;
 mod select;
 mod settings;
+mod snapshot;
 mod template;
 mod wait;
 mod yaml;

@@ -7,7 +7,7 @@ use super::error::{GuestError, Result};
 use super::manager::{Manager, now_ms};
 use super::store::{Machine, Written};
 use crate::kernel::{KernelError, fault, file, random};
-use crate::model::{EventKind, Guest, GuestName, NetworkKind, Status};
+use crate::model::{EventKind, Guest, GuestName, NetworkKind, Origin, Status};
 use crate::network::Lease;
 use crate::storage::{self, FirstBoot, Image, Pool, Progress, Quota};
 
@@ -30,13 +30,27 @@ impl Manager {
             return Err(GuestError::Exists(name.clone()));
         }
         let guest = self.define(name, text)?;
-        self.templates()?
-            .resolve(&guest.template)
-            .map_err(storage::ImageError::from)?;
+        self.check_origin(&guest)?;
         self.check_definition(name, text)
     }
 
-    /// Whether a definition can be carried out here, but for its template.
+    /// Whether what a guest is made of is there.
+    fn check_origin(&self, guest: &Guest) -> Result<()> {
+        match &guest.origin {
+            Origin::Image(name) => {
+                storage::check_sound(&storage::find_image(&self.layout, name)?)?;
+            }
+            Origin::Template(template) => {
+                let templates = self.templates()?;
+                templates
+                    .resolve(template)
+                    .map_err(storage::ImageError::from)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a definition can be carried out here, but for what its root is made of.
     pub(super) fn check_definition(&self, name: &GuestName, text: &str) -> Result<Guest> {
         let guest = self.define(name, text)?;
         crate::plan::spec::supported(&guest, &self.facts)?;
@@ -83,8 +97,7 @@ impl Manager {
         guest: &Guest,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Image> {
-        let image =
-            storage::ensure_image(&self.layout, &self.templates()?, &guest.template, progress)?;
+        let image = self.image_of(guest, progress)?;
         let machine = self.with_free_ids(|ids| {
             file::make_private_dir(&self.layout.guest(name))?;
             fault::point()?;
@@ -94,6 +107,7 @@ impl Manager {
                 created_ms: now_ms(),
                 machine_id: random::hex(16)?,
                 renaming: None,
+                snapshot: None,
             };
             self.write_machine(name, &machine)?;
             Ok(machine)
@@ -118,6 +132,18 @@ impl Manager {
     /// The pool a definition names.
     pub(super) fn pool_of(&self, guest: &Guest) -> Result<Pool> {
         Ok(Pool::load(&self.layout, &guest.disk.pool)?)
+    }
+
+    /// The image that a new guest is made from: the one it names, or that of its template.
+    fn image_of(&self, guest: &Guest, progress: &mut dyn FnMut(Progress)) -> Result<Image> {
+        let image = match &guest.origin {
+            Origin::Template(template) => {
+                storage::ensure_image(&self.layout, &self.templates()?, template, progress)?
+            }
+            Origin::Image(name) => storage::find_image(&self.layout, name)?,
+        };
+        storage::check_sound(&image)?;
+        Ok(image)
     }
 
     /// The guest's address on the bridge, taken if it has none yet. Its lock is held.

@@ -80,14 +80,21 @@ impl Manager {
                 .unwrap_or_default(),
             ran: runs,
         };
-        let manifest = storage::manifest(guest, &image, wish.with_image, now_ms());
         let failed = |source: PackError| archive(format!("export guest {name}"), source);
+        let manifest = storage::manifest(
+            (&self.layout, name),
+            guest,
+            (&image, wish.with_image),
+            now_ms(),
+        )
+        .map_err(failed)?;
         let packer = Packer::new(out, wish.compression, &manifest, progress);
         let mut packer = packer.map_err(failed)?;
         fault::point()?;
         if wish.with_image {
             packer.image(&image).map_err(failed)?;
         }
+        storage::pack_sealed(&mut packer, &self.layout, name).map_err(failed)?;
         fault::point()?;
         let mut held = None;
         if runs {

@@ -136,7 +136,7 @@ impl Manager {
             guest,
             definition,
             image: manifest.image.digest.clone(),
-            new_image: manifest.parts.len() > 1,
+            new_image: manifest.has_image(),
             notes,
         })
     }
@@ -184,6 +184,7 @@ impl Manager {
                 created_ms: now_ms(),
                 machine_id,
                 renaming: None,
+                snapshot: None,
             };
             self.write_machine(name, &machine)?;
             Ok(machine)

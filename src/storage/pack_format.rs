@@ -77,6 +77,20 @@ pub(super) struct PartSum {
     pub(super) sha256: String,
 }
 
+impl Manifest {
+    /// How many layers of the guest were set aside.
+    pub(super) fn sealed(&self) -> usize {
+        let sealed = self.parts.iter().filter(|part| part.starts_with("root/"));
+        sealed.count().saturating_sub(1)
+    }
+
+    /// Whether the image comes along.
+    #[must_use]
+    pub fn has_image(&self) -> bool {
+        self.parts.len() > self.sealed() + 1
+    }
+}
+
 impl Checksums {
     /// Over these parts.
     pub(super) fn of(parts: Vec<PartSum>) -> Self {
@@ -90,8 +104,13 @@ impl Checksums {
     }
 }
 
-/// The parts of an archive with this image.
-pub(super) fn parts(image: &Image, with_image: bool) -> Vec<String> {
+/// The part with a layer of the guest's that was set aside, 0 the lowest.
+pub(super) fn sealed_part(number: usize) -> String {
+    format!("root/{number}")
+}
+
+/// The parts of an archive with this image, of a guest with so many layers set aside.
+pub(super) fn parts(image: &Image, with_image: bool, sealed: usize) -> Vec<String> {
     let mut parts = Vec::new();
     if with_image && image.layers.is_empty() {
         parts.push(image_part(&image.digest));
@@ -104,6 +123,7 @@ pub(super) fn parts(image: &Image, with_image: bool) -> Vec<String> {
                 .map(|digest| format!("layers/{digest}/root")),
         );
     }
+    parts.extend((0..sealed).map(sealed_part));
     parts.push(OWN.to_owned());
     parts
 }

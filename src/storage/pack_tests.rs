@@ -9,8 +9,8 @@ use proptest::prelude::*;
 use super::dirfd::open_dir;
 use super::image::Image;
 use super::init_kind::InitKind;
-use super::pack::manifest;
-use super::pack_format::{Manifest, OWN, PackError, PackedGuest};
+use super::pack::describe;
+use super::pack_format::{Manifest, OWN, PackError, PackedGuest, parts};
 use super::pack_header::{headers, own, pad};
 use super::pack_read::Unpacker;
 use super::pack_write::{Compression, Packer};
@@ -33,6 +33,8 @@ fn image(folder: &Path) -> Image {
         created_ms: 0,
         mounts: Vec::new(),
         layers: Vec::new(),
+        source: String::new(),
+        config: None,
         path: folder.to_owned(),
     }
 }
@@ -49,14 +51,15 @@ fn guest() -> PackedGuest {
 }
 
 fn plain() -> Manifest {
-    manifest(guest(), &image(Path::new("/")), false, 0)
+    describe(guest(), &image(Path::new("/")), vec![OWN.into()], 0)
 }
 
 /// Packs the trees `root` and `upper` of a folder.
 fn pack(folder: &Path, how: Compression) -> Vec<u8> {
     let mut out = Vec::new();
     let image = image(folder);
-    let manifest = manifest(guest(), &image, true, 1_700_000_000_000);
+    let parts = parts(&image, true, 0);
+    let manifest = describe(guest(), &image, parts, 1_700_000_000_000);
     let mut silent = |_| {};
     let mut packer = Packer::new(&mut out, how, &manifest, &mut silent).unwrap();
     packer.image(&image).unwrap();

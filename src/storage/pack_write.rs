@@ -14,7 +14,7 @@ use super::digest::hex;
 use super::dirfd::{FileError, file_type, open_dir};
 use super::image::{Image, Progress};
 use super::pack_format::{
-    CHECKSUMS, Checksums, MANIFEST, Manifest, OWN, PackError, PartSum, image_part,
+    CHECKSUMS, Checksums, MANIFEST, Manifest, OWN, PackError, PartSum, image_part, sealed_part,
 };
 use super::pack_header::{headers, own, pad};
 use super::tree_read::{Content, Found, read_tree};
@@ -151,6 +151,11 @@ impl<'a> Packer<'a> {
             self.tree(part, &path, open_dir(&path)?.as_fd())?;
         }
         Ok(())
+    }
+
+    /// Adds a layer of the guest's that was set aside.
+    pub(super) fn sealed(&mut self, number: usize, tree: &Path) -> Result<(), PackError> {
+        self.tree(&sealed_part(number), tree, open_dir(tree)?.as_fd())
     }
 
     /// Adds the guest's own layer: the folder `upper` of the folder that holds it.

@@ -380,7 +380,7 @@ fn make(top: &Path, items: &[Some]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     #[test]
     fn any_tree_is_made_again(items in prop::collection::vec(some(), 0..25)) {

@@ -1,13 +1,16 @@
 #!/bin/sh
 # Export and import of a guest beside GNU tar and zstd on the same tree, in turn, each as often as
-# asked. Needs root, a release build, tar and zstd; works below /var/tmp and removes it.
+# asked. Needs root, a release build, tar and zstd; works below /var/tmp, or WHERE, and removes it.
 #
-#     bench/moving.sh [PROGRAM [ROUNDS [TREE]]]
+#     bench/moving.sh [PROGRAM [ROUNDS [TREE [WHERE]]]]
+#
+# WHERE on a tmpfs leaves the disk out of it.
 set -eu
 program=$(realpath "${1:-target/x86_64-unknown-linux-gnu/release/bulkhead}")
 rounds=${2:-5}
 tree=${3:-/usr}
-work=$(mktemp -d /var/tmp/bulkhead-bench.XXXXXX)
+where=${4:-/var/tmp}
+work=$(mktemp -d "$where/bulkhead-bench.XXXXXX")
 from() { "$program" --root "$work/from" -q "$@"; }
 to() { "$program" --root "$work/to" -q "$@"; }
 clean() {

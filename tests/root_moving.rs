@@ -202,7 +202,7 @@ fn tar_reads_it() {
         "cd {} && tar --xattrs --numeric-owner -xpf {file}",
         out.display()
     ));
-    let (mut found, mut expected) = (
+    let (found, expected) = (
         traits(&out.join("root/upper")),
         traits(&upper(&from, "web")),
     );

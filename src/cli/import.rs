@@ -27,7 +27,7 @@ pub(super) const IMPORT: Verb = Verb {
                     .value_name("FILE")
                     .required(true)
                     .value_parser(value_parser!(PathBuf))
-                    .help("Archive that `export` wrote; - is standard input"),
+                    .help("Archive that `export` wrote, or a container's backup of Proxmox, OpenVZ, LXC or Incus; - is standard input"),
             )
             .arg(
                 Arg::new("as")
@@ -88,11 +88,15 @@ fn import(context: &Context, matches: &ArgMatches) -> Result<u8> {
         let would = manager.check_import(input, &wish)?;
         context.one(&would.guest, |_| safe_lines(&would.definition))?;
         for note in &would.notes {
-            context.say(&format!("note: {note}"));
+            context.say(&format!("note: {}", safe(note)));
         }
         let (name, image) = (&would.guest.name, &would.image);
+        let over = match image.is_empty() {
+            true => "its root as an image".to_owned(),
+            false => format!("image {image:.12}"),
+        };
         context.say(&format!(
-            "guest {name} would be made over image {image:.12}; nothing was changed"
+            "guest {name} would be made over {over}; nothing was changed"
         ));
         return Ok(0);
     }

@@ -12,7 +12,7 @@ use super::store::{Machine, Written};
 use crate::define::{self, Change, DEFAULT_CAPABILITIES, KeyPath};
 use crate::kernel::{fault, file, random};
 use crate::model::{EventKind, Guest, GuestName, NetworkKind, Status};
-use crate::storage::{self, PackError, Progress, ReceivedImage, Unpacker};
+use crate::storage::{self, Opened, PackError, Progress, ReceivedImage, Unpacker};
 
 /// How a guest is to be imported.
 #[derive(Clone, Debug, Default)]
@@ -50,7 +50,10 @@ impl Manager {
     /// # Errors
     /// As [`Manager::import`], but for what only reading all of it shows.
     pub fn check_import(&self, input: Box<dyn Read + Send>, wish: &ImportWish) -> Result<Imported> {
-        let unpacker = self.open_archive(input, wish)?;
+        let unpacker = match self.open_archive(input, wish)? {
+            Opened::Guest(unpacker) => *unpacker,
+            Opened::Foreign(foreign) => return self.plan_adoption(&foreign, wish),
+        };
         let name = name_of(&unpacker, wish)?;
         self.plan_import(&unpacker, &name, wish)
     }
@@ -66,7 +69,10 @@ impl Manager {
         wish: &ImportWish,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Imported> {
-        let mut unpacker = self.open_archive(input, wish)?;
+        let mut unpacker = match self.open_archive(input, wish)? {
+            Opened::Guest(unpacker) => *unpacker,
+            Opened::Foreign(foreign) => return self.adopt(*foreign, wish, progress),
+        };
         let name = name_of(&unpacker, wish)?;
         let _lock = self.lock(&name, "import")?;
         let mut planned = self.plan_import(&unpacker, &name, wish)?;
@@ -90,8 +96,9 @@ impl Manager {
         done
     }
 
-    fn open_archive(&self, input: Box<dyn Read + Send>, wish: &ImportWish) -> Result<Unpacker> {
-        Unpacker::open(input).map_err(|source| archive(format!("import {}", wish.shown), source))
+    fn open_archive(&self, input: Box<dyn Read + Send>, wish: &ImportWish) -> Result<Opened> {
+        storage::open_archive(input)
+            .map_err(|source| archive(format!("import {}", wish.shown), source))
     }
 
     /// What would be made, checked as far as it can be.
@@ -101,9 +108,7 @@ impl Manager {
         name: &GuestName,
         wish: &ImportWish,
     ) -> Result<Imported> {
-        if self.layout.guest(name).is_dir() && self.status(name)? != Status::Creating {
-            return Err(GuestError::Exists(name.clone()));
-        }
+        self.check_name(name)?;
         let manifest = &unpacker.manifest;
         let mut notes = Vec::new();
         let mut changes = wish.changes.clone();
@@ -141,8 +146,16 @@ impl Manager {
         })
     }
 
+    /// Refuses a name that a guest has.
+    pub(super) fn check_name(&self, name: &GuestName) -> Result<()> {
+        match self.layout.guest(name).is_dir() && self.status(name)? != Status::Creating {
+            true => Err(GuestError::Exists(name.clone())),
+            false => Ok(()),
+        }
+    }
+
     /// A guest of this host with this machine id.
-    fn same_machine(&self, id: &str) -> Result<Option<GuestName>> {
+    pub(super) fn same_machine(&self, id: &str) -> Result<Option<GuestName>> {
         let same = |name: &GuestName| {
             let machine = self.machine_if_there(name).ok().flatten();
             machine.is_some_and(|machine| machine.machine_id == id)

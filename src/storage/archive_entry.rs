@@ -17,6 +17,8 @@ pub(super) struct Limits {
     pub(super) depth: usize,
     /// Bytes of a path.
     pub(super) path: usize,
+    /// Taken off every owner that is not below it: archives of shifted containers.
+    pub(super) shift: u32,
 }
 
 impl Default for Limits {
@@ -27,6 +29,7 @@ impl Default for Limits {
             header: 1 << 20,
             depth: 512,
             path: 4095,
+            shift: 0,
         }
     }
 }

@@ -329,7 +329,9 @@ impl<R: Read> Reader<R> {
             Some(number) => number.map_err(|e| self.wrong(e))?,
             None => self.number(field, what)?,
         };
-        u32::try_from(id)
+        let shift = u64::from(self.limits.shift);
+        let inside = if id >= shift { id - shift } else { id };
+        u32::try_from(inside)
             .ok()
             .filter(|id| *id < crate::model::ID_BLOCK)
             .ok_or_else(|| {

@@ -81,8 +81,16 @@ pub(super) struct Pieces {
     ended: bool,
 }
 
-impl Read for Pieces {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+impl Pieces {
+    /// The first `most` bytes, or as many as there are, which are still to be read.
+    pub(super) fn peek(&mut self, most: usize) -> io::Result<&[u8]> {
+        self.load()?;
+        let end = self.piece.len().min(self.at + most);
+        Ok(&self.piece[self.at..end])
+    }
+
+    /// Waits for more where there is none at hand.
+    fn load(&mut self) -> io::Result<()> {
         while self.at == self.piece.len() && !self.ended {
             match self.receiver.recv_timeout(LOOK) {
                 Ok(Ok(piece)) => {
@@ -100,6 +108,13 @@ impl Read for Pieces {
                 Err(RecvTimeoutError::Timeout) => {}
             }
         }
+        Ok(())
+    }
+}
+
+impl Read for Pieces {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.load()?;
         let n = buffer.len().min(self.piece.len() - self.at);
         buffer[..n].copy_from_slice(&self.piece[self.at..self.at + n]);
         self.at += n;

@@ -45,7 +45,15 @@ pub(super) fn extract(
     input: impl Read,
     limits: Limits,
 ) -> Result<Extracted, ArchiveError> {
-    let mut reader = Reader::new(input, limits);
+    extract_from(root, &mut Reader::new(input, limits), |_| true)
+}
+
+/// Extracts what is left of an archive, as far as `wanted` says so; it may change entries.
+pub(super) fn extract_from<R: Read>(
+    root: &OwnedFd,
+    reader: &mut Reader<R>,
+    mut wanted: impl FnMut(&mut Entry) -> bool,
+) -> Result<Extracted, ArchiveError> {
     let mut writer = Writer {
         root,
         folders: Vec::new(),
@@ -54,8 +62,10 @@ pub(super) fn extract(
         made: 0,
         done: Extracted::default(),
     };
-    while let Some(entry) = reader.next()? {
-        writer.entry(&mut reader, &entry)?;
+    while let Some(mut entry) = reader.next()? {
+        if wanted(&mut entry) {
+            writer.entry(reader, &entry)?;
+        }
     }
     writer.times()?;
     Ok(writer.done)

@@ -20,6 +20,7 @@
 //! | `merged`, `merged_folder` | a guest's tree as the guest sees it, read and written by descriptor |
 //! | `tree_item`, `tree_read`, `tree_write`, `tree_policy` | a tree as items with everything they have: read, and made again elsewhere |
 //! | `pack`, `pack_*` | a guest's archive: written and read as one stream |
+//! | `foreign`, `foreign_*`, `plain_yaml`, `take_over` | archives of containers of other programs |
 //! | `dirfd`, `walk`, `remove`, `seed` | descriptor work the others share |
 //!
 //! A tree that a guest has written to is data of a stranger: it is only ever touched one component
@@ -47,6 +48,9 @@ mod extract;
 #[cfg(test)]
 mod extract_tests;
 mod first_boot;
+mod foreign;
+mod foreign_incus;
+mod foreign_pve;
 mod host;
 mod image;
 mod image_config;
@@ -64,6 +68,7 @@ mod pack_read;
 mod pack_tests;
 mod pack_write;
 mod place;
+mod plain_yaml;
 mod pool;
 mod pool_leftover;
 mod prune;
@@ -74,6 +79,7 @@ mod seed;
 mod ssh_keys;
 mod systemd_units;
 mod tag;
+mod take_over;
 mod template;
 mod tree_item;
 mod tree_policy;
@@ -93,6 +99,7 @@ pub use first_boot::{
     FirstBoot, FirstBootError, Stale, first_boot, hosts_of, update_hosts, update_network,
     update_stale,
 };
+pub use foreign::{Foreign, Opened, Told, open_archive};
 pub use image::{
     Image, ImageError, Leftover, Progress, images, leftovers, load_image, remove_image,
     remove_leftover,
@@ -117,5 +124,6 @@ pub use root::{
 };
 pub use saved::{Saved, create_root_from, remove_saved, restore_root, save_root};
 pub use tag::{Tag, find_image, tag_image, tags, untag};
+pub use take_over::{machine_id_of, take_over};
 pub use template::{Kind, OptionSpec, Template, TemplateError, Templates};
 pub use verify::{check_sound, verify_image};

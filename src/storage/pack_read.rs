@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::archive_entry::{ArchiveError, Entry, EntryKind, Limits};
 use super::archive_read::Reader;
-use super::archive_stream::{Pieces, decompress_aside};
+use super::archive_stream::Pieces;
 use super::digest::hex;
 use super::dirfd::FileError;
 use super::pack_format::{
@@ -27,6 +27,7 @@ const LIMITS: Limits = Limits {
     header: 4 << 20,
     depth: 1 << 16,
     path: 1 << 20,
+    shift: 0,
 };
 /// Most bytes behind the end mark: tar(1) fills up its last record with zeros.
 const TAIL: u64 = 1 << 20;
@@ -85,8 +86,7 @@ impl Unpacker {
     ///
     /// # Errors
     /// It is no archive of a guest, or of a version that is not known.
-    pub fn open(input: Box<dyn Read + Send>) -> Result<Self, PackError> {
-        let input = decompress_aside(input).map_err(PackError::Write)?;
+    pub(super) fn open(input: Pieces) -> Result<Self, PackError> {
         let hashing = Hashing {
             input,
             hash: Sha256::new(),

@@ -7,12 +7,12 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::dirfd::open_dir;
+use super::foreign::{Opened, open_archive};
 use super::image::Image;
 use super::init_kind::InitKind;
 use super::pack::describe;
 use super::pack_format::{Manifest, OWN, PackError, PackedGuest, parts};
 use super::pack_header::{headers, own, pad};
-use super::pack_read::Unpacker;
 use super::pack_write::{Compression, Packer};
 use super::seed::tests::TempDir;
 use super::template::Kind;
@@ -70,7 +70,11 @@ fn pack(folder: &Path, how: Compression) -> Vec<u8> {
 
 /// Unpacks into the folder, every part into a folder of its name with `+` for `/`.
 fn unpack(archive: &[u8], folder: &Path) -> Result<(), PackError> {
-    let mut unpacker = Unpacker::open(Box::new(Cursor::new(archive.to_vec())))?;
+    let input = Box::new(Cursor::new(archive.to_vec()));
+    let Opened::Guest(unpacker) = open_archive(input)? else {
+        panic!("another program's");
+    };
+    let mut unpacker = *unpacker;
     for part in unpacker.manifest.parts.clone() {
         let path = folder.join(part.replace('/', "+"));
         std::fs::create_dir(&path).unwrap();

@@ -9,8 +9,8 @@ use super::context::Context;
 use super::fault::{Fault, Result};
 use super::render::Format;
 use super::{
-    change, create, delete, demo, doctor, enter, generate, image, info, keeper, life, list, logs,
-    plan, pool, profile, snapshot, template, wait,
+    change, create, delete, demo, doctor, enter, export, generate, image, import, info, keeper,
+    life, list, logs, plan, pool, profile, snapshot, template, wait,
 };
 use crate::model::GuestName;
 
@@ -39,6 +39,8 @@ const VERBS: &[Verb] = &[
     life::RESUME,
     delete::DELETE,
     delete::RENAME,
+    export::EXPORT,
+    import::IMPORT,
     list::LIST,
     info::INFO,
     enter::EXEC,

@@ -9,9 +9,10 @@
 //! | `progress` | long work on standard error |
 //! | `settings` | the flags made from `define::KEYS` |
 //! | `select`, `order`, `many` | verbs on many guests: which, in what order, side by side |
-//! | `create`, `life`, `delete`, `list`, `info`, `enter`, `logs`, `change`, `plan`, `wait`, `image`, `template`, `profile`, `doctor`, `keeper`, `generate` | the verbs |
+//! | `create`, `life`, `delete`, `export`, `import`, `list`, `info`, `enter`, `logs`, `change`, `plan`, `wait`, `image`, `template`, `profile`, `doctor`, `keeper`, `generate` | the verbs |
 //!
-//! The program has one thread: a launch forks. What runs side by side (`-j`) runs as processes.
+//! The program has one thread where a launch forks; `export` and `import`, which fork nothing, have
+//! others that compress and decompress. What runs side by side (`-j`) runs as processes.
 
 mod change;
 mod command;
@@ -21,11 +22,13 @@ mod delete;
 mod demo;
 mod doctor;
 mod enter;
+mod export;
 mod fault;
 mod generate;
 pub mod image;
 mod image_info;
 mod image_transfer;
+mod import;
 mod info;
 mod keeper;
 mod life;

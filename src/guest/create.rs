@@ -74,8 +74,13 @@ impl Manager {
             self.record(name, EventKind::Created)?;
             Ok(Created { guest, image })
         });
+        self.made(name, done)
+    }
+
+    /// The end of whatever makes a guest: what failed is cleared away. Its lock is held.
+    pub(super) fn made<T>(&self, name: &GuestName, done: Result<T>) -> Result<T> {
         if done.is_err() {
-            // The error that matters is the one above; what this leaves, `doctor` names.
+            // The error that matters is this one; what is left, `doctor` names.
             let _none = std::fs::remove_file(self.definition_path(name));
             let _left = self.discard(name);
         } else {
@@ -99,8 +104,7 @@ impl Manager {
         Ok(image)
     }
 
-    /// Everything of a new guest from its ids to its definition, which is written last; `root` makes
-    /// its root.
+    /// Everything of a new guest from its ids to its definition; `root` makes its root.
     pub(super) fn furnish(
         &self,
         name: &GuestName,
@@ -109,20 +113,7 @@ impl Manager {
         image: &Image,
         root: impl FnOnce() -> std::result::Result<(), RootError>,
     ) -> Result<()> {
-        let machine = self.with_free_ids(|ids| {
-            file::make_private_dir(&self.layout.guest(name))?;
-            fault::point()?;
-            let machine = Machine {
-                ids,
-                image: image.digest.clone(),
-                created_ms: now_ms(),
-                machine_id: random::hex(16)?,
-                renaming: None,
-                snapshot: None,
-            };
-            self.write_machine(name, &machine)?;
-            Ok(machine)
-        })?;
+        let machine = self.enroll(name, image, random::hex(16)?)?;
         root().map_err(|error| self.root_error(name, error))?;
         let lease = self.lease(name, guest)?;
         let boot = self.first_boot_data(guest, &machine, lease.as_ref())?;
@@ -133,7 +124,35 @@ impl Manager {
                 source: error.into(),
             }
         })?;
-        self.write_written(name, &Written::of(guest))?;
+        self.complete(name, text, &Written::of(guest))
+    }
+
+    /// The first there is of a new guest: its folder, with its block of ids.
+    pub(super) fn enroll(
+        &self,
+        name: &GuestName,
+        image: &Image,
+        machine_id: String,
+    ) -> Result<Machine> {
+        self.with_free_ids(|ids| {
+            file::make_private_dir(&self.layout.guest(name))?;
+            fault::point()?;
+            let machine = Machine {
+                ids,
+                image: image.digest.clone(),
+                created_ms: now_ms(),
+                machine_id,
+                renaming: None,
+                snapshot: None,
+            };
+            self.write_machine(name, &machine)?;
+            Ok(machine)
+        })
+    }
+
+    /// The last: its definition, from which on it is there.
+    pub(super) fn complete(&self, name: &GuestName, text: &str, written: &Written) -> Result<()> {
+        self.write_written(name, written)?;
         Ok(file::write_whole(
             &self.definition_path(name),
             text.as_bytes(),
@@ -142,7 +161,7 @@ impl Manager {
     }
 
     /// The pool a definition names.
-    fn pool_of(&self, guest: &Guest) -> Result<Pool> {
+    pub(super) fn pool_of(&self, guest: &Guest) -> Result<Pool> {
         Ok(Pool::load(&self.layout, &guest.disk.pool)?)
     }
 

@@ -106,6 +106,26 @@ pub enum GuestError {
     /// Its pool.
     #[error(transparent)]
     Pool(#[from] crate::storage::PoolError),
+    /// An archive of a guest that cannot be written or read.
+    #[error("cannot {what}: {source}")]
+    Archive {
+        /// What was tried.
+        what: String,
+        /// Why not.
+        #[source]
+        source: Box<crate::storage::PackError>,
+    },
+    /// A definition from elsewhere asks for more of this host than a guest has (exit code 5).
+    #[error(
+        "the definition that comes with guest {name} reaches beyond it, by {keys}: look at it with \
+         `bulkhead import --check --trust`, then say --trust to take it as it is"
+    )]
+    Reaches {
+        /// Guest.
+        name: GuestName,
+        /// Keys.
+        keys: String,
+    },
     /// Its address (exit code 5).
     #[error(transparent)]
     Lease(#[from] crate::network::LeaseError),
@@ -174,7 +194,11 @@ impl GuestError {
                 crate::storage::PoolError::Unknown { .. }
                 | crate::storage::PoolError::Refused { .. },
             )
+            | Self::Reaches { .. }
             | Self::Exhausted(_) => true,
+            Self::Archive { source, .. } => {
+                matches!(**source, crate::storage::PackError::NoImage { .. })
+            }
             Self::Image(error) => matches!(error, crate::storage::ImageError::Unsound { .. }),
             Self::Lease(error) => !matches!(error, LeaseError::File(_) | LeaseError::Host(_)),
             Self::Start { refused, .. } => *refused,

@@ -14,6 +14,7 @@ pub(super) enum Verb {
     Exec,
     Delete,
     Rename,
+    Export,
 }
 
 /// What to do.
@@ -38,6 +39,7 @@ impl Verb {
             Self::Exec => "execute in",
             Self::Delete => "delete",
             Self::Rename => "rename",
+            Self::Export => "export",
         }
     }
 
@@ -65,7 +67,7 @@ impl Verb {
             (Self::Delete, Running | Paused | Starting | Restarting | Stopping) => {
                 Refuse(Some("stop it first, or say --force"))
             }
-            (Self::Rename, Stopped) => Do,
+            (Self::Rename, Stopped) | (Self::Export, Stopped | Running | Paused) => Do,
             (Self::Rename, _) => Refuse(Some("stop it first")),
             (_, Broken) => Refuse(Some("`bulkhead info` says what is wrong with it")),
             (_, Starting | Stopping | Restarting) => Refuse(None),
@@ -101,6 +103,7 @@ mod tests {
             Verb::Resume,
             Verb::Exec,
             Verb::Rename,
+            Verb::Export,
         ] {
             assert!(
                 matches!(verb.on(Status::Creating), Answer::Refuse(Some(_))),

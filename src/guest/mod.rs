@@ -6,6 +6,7 @@
 //! | `store` | a guest's folders, lock, records; what a reboot may forget and what not |
 //! | `ids` | blocks of host ids |
 //! | `life` | the table of verbs and states |
+//! | `export`, `import`, `adopt`, `hold` | a guest as one stream, and from one; held still meanwhile |
 //! | `create`, `start`, `stop`, `delete`, `change`, `exec` | the verbs |
 //! | `keeper`, `console` | the small process beside a guest, and its viewers |
 //! | `successor` | how the launching process becomes the keeper |
@@ -19,6 +20,7 @@
 //! command that died is finished or undone by the next one that takes the guest's lock, with the
 //! same code that `stop` and `delete` use.
 
+mod adopt;
 pub mod change;
 pub mod console;
 pub mod create;
@@ -27,7 +29,10 @@ pub mod doctor;
 mod error;
 pub mod events;
 pub mod exec;
+pub mod export;
+mod hold;
 mod ids;
+pub mod import;
 pub mod keeper;
 pub mod leftover;
 mod life;

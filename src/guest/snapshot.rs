@@ -250,13 +250,8 @@ impl Manager {
                 }
                 made
             });
-        if done.is_err() {
-            let _none = std::fs::remove_file(self.definition_path(to));
-            let _left = self.discard(to);
-        }
-        done?;
+        self.made(to, done)?;
         let _lost = self.record(to, EventKind::Created);
-        self.tell_neighbours(to);
         Ok(guest)
     }
 

@@ -261,6 +261,7 @@ impl Manager {
             launch_us: 0,
             stopper: None,
             paused: false,
+            holder: None,
             restarts,
             ids: machine.ids,
         };

@@ -184,6 +184,9 @@ impl Manager {
             return Ok(());
         }
         if matches!(self.status(name)?, Status::Running | Status::Paused) {
+            if self.is_abandoned(name) {
+                self.let_go(name)?;
+            }
             return Ok(());
         }
         let ran = self
@@ -244,6 +247,7 @@ impl Manager {
 
     fn note_paused(&self, name: &GuestName, state: &mut RunState, paused: bool) -> Result<()> {
         state.paused = paused;
+        state.holder = None;
         self.write_run_state(name, state)
     }
 }

@@ -105,6 +105,9 @@ pub struct RunState {
     pub stopper: Option<Identity>,
     /// Whether it is frozen.
     pub paused: bool,
+    /// The command that holds it still while it reads its files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<Identity>,
     /// Restarts by policy since it last ran for long.
     pub restarts: u32,
     /// Its ids.

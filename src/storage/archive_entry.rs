@@ -15,6 +15,10 @@ pub(super) struct Limits {
     pub(super) header: u64,
     /// Components of a path.
     pub(super) depth: usize,
+    /// Bytes of a path.
+    pub(super) path: usize,
+    /// Taken off every owner that is not below it: archives of shifted containers.
+    pub(super) shift: u32,
 }
 
 impl Default for Limits {
@@ -24,6 +28,8 @@ impl Default for Limits {
             bytes: 64 << 30,
             header: 1 << 20,
             depth: 512,
+            path: 4095,
+            shift: 0,
         }
     }
 }
@@ -86,6 +92,10 @@ pub(super) struct Entry {
     pub(super) gid: u32,
     /// Seconds and nanoseconds.
     pub(super) mtime: (i64, u32),
+    /// The same of its last reading, where the archive says it.
+    pub(super) atime: Option<(i64, u32)>,
+    /// Whether a block device, major and minor number; of a device only.
+    pub(super) device: (bool, u32, u32),
     /// Bytes of the file, holes included.
     pub(super) size: u64,
     /// Target of a link, as written.

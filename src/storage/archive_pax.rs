@@ -62,9 +62,9 @@ impl Pax {
         Some(decimal(value).ok_or_else(|| format!("its PAX {key} is no number")))
     }
 
-    /// Time of change: decimal seconds, with a fraction and a sign perhaps.
-    pub(super) fn mtime(&self) -> Option<(i64, u32)> {
-        let text = std::str::from_utf8(self.get("mtime")?).ok()?;
+    /// `mtime` or `atime`: decimal seconds, with a fraction and a sign perhaps.
+    pub(super) fn time(&self, key: &str) -> Option<(i64, u32)> {
+        let text = std::str::from_utf8(self.get(key)?).ok()?;
         let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
         let seconds: i64 = whole.parse().ok()?;
         let digits: String = fraction
@@ -72,7 +72,12 @@ impl Pax {
             .chain("000000000".chars())
             .take(9)
             .collect();
-        Some((seconds, digits.parse().ok()?))
+        let nanoseconds: u32 = digits.parse().ok()?;
+        // A time before 1970 is negative as a whole, its fraction too.
+        if whole.starts_with('-') && nanoseconds > 0 {
+            return Some((seconds.checked_sub(1)?, 1_000_000_000 - nanoseconds));
+        }
+        Some((seconds, nanoseconds))
     }
 
     /// Extended attributes by name.
@@ -120,7 +125,7 @@ mod tests {
         let pax = Pax::parse(b"12 path=a\nb\n12 uid=1234\n20 mtime=-1.5000000\n").unwrap();
         assert_eq!(pax.path().unwrap(), b"a\nb");
         assert_eq!(pax.number("uid"), Some(Ok(1234)));
-        assert_eq!(pax.mtime(), Some((-1, 500_000_000)));
+        assert_eq!(pax.time("mtime"), Some((-2, 500_000_000)));
         for bad in [
             "x",
             "5",

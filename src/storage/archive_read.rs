@@ -58,6 +58,11 @@ impl<R: Read> Reader<R> {
         Ok(())
     }
 
+    /// Where the stream comes from.
+    pub(super) fn input(&mut self) -> &mut R {
+        &mut self.input
+    }
+
     /// An error at the current entry.
     pub(super) fn wrong(&self, reason: impl Into<String>) -> ArchiveError {
         ArchiveError::Entry {
@@ -143,7 +148,8 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    fn skip(&mut self) -> Result<(), ArchiveError> {
+    /// Passes over what was not read of the current entry.
+    pub(super) fn skip(&mut self) -> Result<(), ArchiveError> {
         self.go_on()?;
         let left = self.left + self.padding;
         (self.left, self.padding) = (0, 0);
@@ -243,7 +249,7 @@ impl<R: Read> Reader<R> {
             return Err(self.wrong(format!("the files of the archive take more than {most}")));
         }
         let old = header.as_old();
-        let mtime = match pax.mtime() {
+        let mtime = match pax.time("mtime") {
             Some(time) => time,
             None => (
                 i64::try_from(self.number(&old.mtime, "time")?).unwrap_or(0),
@@ -251,6 +257,11 @@ impl<R: Read> Reader<R> {
             ),
         };
         let mode = self.number(&old.mode, "mode")? & 0o7777;
+        let device = match (kind, header.as_ustar(), header.as_gnu()) {
+            (EntryKind::Device, Some(h), _) => self.device(header, &h.dev_major, &h.dev_minor)?,
+            (EntryKind::Device, _, Some(h)) => self.device(header, &h.dev_major, &h.dev_minor)?,
+            _ => (false, 0, 0),
+        };
         Ok(Entry {
             path: self.path(pax.sparse_name().unwrap_or(name))?,
             kind,
@@ -258,11 +269,27 @@ impl<R: Read> Reader<R> {
             uid: self.id(pax.number("uid"), &old.uid, "owner")?,
             gid: self.id(pax.number("gid"), &old.gid, "group")?,
             mtime,
+            atime: pax.time("atime"),
+            device,
             size,
             link,
             xattrs: pax.xattrs(),
             pieces,
         })
+    }
+
+    fn device(
+        &self,
+        header: &Header,
+        major: &[u8],
+        minor: &[u8],
+    ) -> Result<(bool, u32, u32), ArchiveError> {
+        let number = |field| {
+            let number = self.number(field, "device number")?;
+            u32::try_from(number).map_err(|_| self.wrong("its device number is no valid number"))
+        };
+        let block = header.entry_type() == EntryType::Block;
+        Ok((block, number(major)?, number(minor)?))
     }
 
     /// Bytes behind the header. PAX and ustar must say the same, unless the number does not fit
@@ -302,7 +329,9 @@ impl<R: Read> Reader<R> {
             Some(number) => number.map_err(|e| self.wrong(e))?,
             None => self.number(field, what)?,
         };
-        u32::try_from(id)
+        let shift = u64::from(self.limits.shift);
+        let inside = if id >= shift { id - shift } else { id };
+        u32::try_from(inside)
             .ok()
             .filter(|id| *id < crate::model::ID_BLOCK)
             .ok_or_else(|| {
@@ -314,8 +343,9 @@ impl<R: Read> Reader<R> {
 
     /// Checks a path and splits it.
     pub(super) fn path(&self, path: &[u8]) -> Result<Vec<Vec<u8>>, ArchiveError> {
-        if path.len() > 4095 {
-            return Err(self.wrong("its path is longer than 4095 bytes"));
+        if path.len() > self.limits.path {
+            let most = self.limits.path;
+            return Err(self.wrong(format!("its path is longer than {most} bytes")));
         }
         if path.contains(&0) {
             return Err(self.wrong("its path holds a zero byte"));

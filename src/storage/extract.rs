@@ -46,7 +46,7 @@ pub(super) fn extract(
     input: impl Read,
     limits: Limits,
 ) -> Result<Extracted, ArchiveError> {
-    extract_as(root, input, limits, false)
+    extract_from(root, &mut Reader::new(input, limits), |_| true)
 }
 
 /// The same for a layer of an image: names that begin with `.wh.` hide what is below
@@ -56,16 +56,24 @@ pub(super) fn extract_layer(
     input: impl Read,
     limits: Limits,
 ) -> Result<Extracted, ArchiveError> {
-    extract_as(root, input, limits, true)
+    write_all(root, &mut Reader::new(input, limits), true, |_| true)
 }
 
-fn extract_as(
+/// Extracts what is left of an archive, as far as `wanted` says so; it may change entries.
+pub(super) fn extract_from<R: Read>(
     root: &OwnedFd,
-    input: impl Read,
-    limits: Limits,
-    layer: bool,
+    reader: &mut Reader<R>,
+    wanted: impl FnMut(&mut Entry) -> bool,
 ) -> Result<Extracted, ArchiveError> {
-    let mut reader = Reader::new(input, limits);
+    write_all(root, reader, false, wanted)
+}
+
+fn write_all<R: Read>(
+    root: &OwnedFd,
+    reader: &mut Reader<R>,
+    layer: bool,
+    mut wanted: impl FnMut(&mut Entry) -> bool,
+) -> Result<Extracted, ArchiveError> {
     let mut writer = Writer {
         root,
         layer,
@@ -75,8 +83,10 @@ fn extract_as(
         made: 0,
         done: Extracted::default(),
     };
-    while let Some(entry) = reader.next()? {
-        writer.entry(&mut reader, &entry)?;
+    while let Some(mut entry) = reader.next()? {
+        if wanted(&mut entry) {
+            writer.entry(reader, &entry)?;
+        }
     }
     writer.times()?;
     Ok(writer.done)

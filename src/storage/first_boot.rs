@@ -172,12 +172,12 @@ pub fn update_stale(
     Ok(())
 }
 
-fn hostname(tree: &Merged, boot: &FirstBoot) -> Result<(), FileError> {
+pub(super) fn hostname(tree: &Merged, boot: &FirstBoot) -> Result<(), FileError> {
     let line = format!("{}\n", boot.hostname);
     tree.write("etc/hostname", line.as_bytes(), WORLD)
 }
 
-fn hosts(tree: &Merged, boot: &FirstBoot) -> Result<(), FileError> {
+pub(super) fn hosts(tree: &Merged, boot: &FirstBoot) -> Result<(), FileError> {
     let (old, owner) = tree.read("etc/hosts")?.unwrap_or((Vec::new(), WORLD));
     let new = merge_hosts(&String::from_utf8_lossy(&old), &text::hosts(boot));
     if new.as_bytes() == old {
@@ -186,7 +186,12 @@ fn hosts(tree: &Merged, boot: &FirstBoot) -> Result<(), FileError> {
     tree.write("etc/hosts", new.as_bytes(), owner)
 }
 
-fn network(tree: &Merged, image: &Image, boot: &FirstBoot, first: bool) -> Result<(), FileError> {
+pub(super) fn network(
+    tree: &Merged,
+    image: &Image,
+    boot: &FirstBoot,
+    first: bool,
+) -> Result<(), FileError> {
     let mut files = vec![("etc/resolv.conf", text::resolv_conf(boot))];
     if image.init == InitKind::Systemd || tree.is_dir("etc/systemd")? {
         files.push((
@@ -209,7 +214,7 @@ fn network(tree: &Merged, image: &Image, boot: &FirstBoot, first: bool) -> Resul
     Ok(())
 }
 
-fn identity(tree: &Merged, boot: &FirstBoot) -> Result<(), FileError> {
+pub(super) fn identity(tree: &Merged, boot: &FirstBoot) -> Result<(), FileError> {
     let line = format!("{}\n", boot.machine_id);
     tree.write("etc/machine-id", line.as_bytes(), Owner::root(0o444))?;
     if tree.is_dir("var/lib/dbus")? {
@@ -298,7 +303,7 @@ fn authorized_keys(tree: &Merged, boot: &FirstBoot) -> Result<(), FileError> {
 }
 
 /// Refuses whatever could end a line or a field of the file it goes into.
-fn check(guest: &GuestName, boot: &FirstBoot) -> Result<(), FirstBootError> {
+pub(super) fn check(guest: &GuestName, boot: &FirstBoot) -> Result<(), FirstBootError> {
     let host = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
     let test = |ok: bool, what, value: &str, rule| {
         if ok {

@@ -197,6 +197,15 @@ pub(super) fn is_digest(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
+/// Whether the digests in a record are digests: they become names of folders.
+pub(super) fn check_record(image: &Image) -> Result<(), String> {
+    let all = std::iter::once(&image.digest).chain(&image.layers);
+    match all.into_iter().find(|digest| !is_digest(digest)) {
+        Some(odd) => Err(format!("{odd:?} is no digest")),
+        None => Ok(()),
+    }
+}
+
 /// Reads the record of the image `digest`.
 ///
 /// # Errors

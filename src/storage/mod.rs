@@ -18,6 +18,9 @@
 //! | `root` | a guest's own layer: make, use, delete |
 //! | `first_boot`, `network_files`, `ssh_keys` | what the host writes into a guest before it runs |
 //! | `merged`, `merged_folder` | a guest's tree as the guest sees it, read and written by descriptor |
+//! | `tree_item`, `tree_read`, `tree_write`, `tree_policy` | a tree as items with everything they have: read, and made again elsewhere |
+//! | `pack`, `pack_*` | a guest's archive: written and read as one stream |
+//! | `foreign`, `foreign_*`, `plain_yaml`, `take_over` | archives of containers of other programs |
 //! | `dirfd`, `walk`, `remove`, `seed` | descriptor work the others share |
 //!
 //! A tree that a guest has written to is data of a stranger: it is only ever touched one component
@@ -30,6 +33,7 @@ mod archive_entry;
 mod archive_pax;
 mod archive_read;
 mod archive_sparse;
+mod archive_stream;
 mod build;
 mod busybox;
 mod chain;
@@ -46,6 +50,9 @@ mod extract_layer;
 #[cfg(test)]
 mod extract_tests;
 mod first_boot;
+mod foreign;
+mod foreign_incus;
+mod foreign_pve;
 mod host;
 mod image;
 mod image_config;
@@ -66,7 +73,15 @@ mod oci_manifest;
 mod oci_registry;
 mod oci_take;
 mod oci_token;
+mod pack;
+mod pack_format;
+mod pack_header;
+mod pack_read;
+#[cfg(test)]
+mod pack_tests;
+mod pack_write;
 mod place;
+mod plain_yaml;
 mod pool;
 mod pool_change;
 mod pool_leftover;
@@ -80,7 +95,14 @@ mod seed;
 mod ssh_keys;
 mod systemd_units;
 mod tag;
+mod take_over;
 mod template;
+mod tree_item;
+mod tree_policy;
+mod tree_read;
+#[cfg(test)]
+mod tree_tests;
+mod tree_write;
 mod verify;
 mod walk;
 mod workshop;
@@ -93,6 +115,7 @@ pub use first_boot::{
     FirstBoot, FirstBootError, Stale, first_boot, hosts_of, update_hosts, update_network,
     update_stale,
 };
+pub use foreign::{Foreign, Opened, Told, open_archive};
 pub use image::{
     Image, ImageError, Leftover, Progress, images, leftovers, load_image, remove_image,
     remove_leftover,
@@ -103,6 +126,12 @@ pub use import::{Import, import_image};
 pub use init_kind::InitKind;
 pub use layer::{Layer, load_layer};
 pub use oci_http::Trust;
+pub use pack::{
+    ReceivedImage, check_image, manifest, pack_own, pack_sealed, receive_image, receive_own,
+};
+pub use pack_format::{Manifest, PackError, PackedGuest};
+pub use pack_read::Unpacker;
+pub use pack_write::{Compression, Packed, Packer};
 pub use pool::{DEFAULT_POOL, Filesystem, Pool, PoolError, PoolUse, pools};
 pub use pool_change::{change_pool, check_change, create_pool, delete_pool};
 pub use pool_leftover::unused_layers;
@@ -115,5 +144,6 @@ pub use root::{
 };
 pub use saved::{Saved, create_root_from, remove_saved, restore_root, save_root};
 pub use tag::{Tag, find_image, tag_image, tags, untag};
+pub use take_over::{machine_id_of, take_over};
 pub use template::{Kind, OptionSpec, Template, TemplateError, Templates};
 pub use verify::{check_sound, verify_image};

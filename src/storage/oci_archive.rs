@@ -10,9 +10,9 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::rc::Rc;
 
-use super::archive::decompressed;
 use super::archive_entry::{ArchiveError, EntryKind, Limits};
 use super::archive_read::Reader;
+use super::archive_stream::decompress;
 use super::dirfd::FileError;
 use super::image::ImageError;
 use super::oci_blobs::{Blobs, Part, document, refused};
@@ -59,7 +59,7 @@ impl Archive {
         let size = file.metadata().map_err(unreadable)?.len();
         let again = || file.try_clone().map(|file| At::new(file, 0, size));
         let mut magic = [0; 6];
-        let mut plain = decompressed(again().map_err(unreadable)?, size).map_err(unreadable)?;
+        let mut plain = decompress(again().map_err(unreadable)?, size).map_err(unreadable)?;
         if !is_image(&mut plain).map_err(failed)? {
             return Ok(Held::Root);
         }
@@ -73,7 +73,7 @@ impl Archive {
         let file = match compressed {
             false => file,
             true => {
-                let input = decompressed(again().map_err(unreadable)?, size).map_err(unreadable)?;
+                let input = decompress(again().map_err(unreadable)?, size).map_err(unreadable)?;
                 spool(input, workshop)?
             }
         };

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 
 use rustix::fs::{self, AtFlags};
 
-use super::archive::decompressed;
 use super::archive_entry::{ArchiveError, Limits};
+use super::archive_stream::decompress;
 use super::build::{json, now_ms};
 use super::digest;
 use super::dirfd::{FileError, cname, open_dir};
@@ -120,7 +120,7 @@ impl Taking<'_> {
             progress: &mut *self.progress,
         };
         let mut stored = Tally::new(stored, Some(part.size));
-        let plain = decompressed(&mut stored, part.size).map_err(|e| failed(e.to_string()))?;
+        let plain = decompress(&mut stored, part.size).map_err(|e| failed(e.to_string()))?;
         let mut plain = Tally::new(plain, None);
         let unpacked = extract_layer(&root, &mut plain, Limits::default());
         unpacked.map_err(|error| match error {

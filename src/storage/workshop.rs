@@ -14,6 +14,7 @@ use super::dirfd::{self, FileError, Owner, cname, open_dir};
 use super::remove::remove_tree;
 
 /// A folder in the making; removed when dropped unless it was kept.
+#[derive(Debug)]
 pub(super) struct Workshop {
     parent: OwnedFd,
     /// Where it is.

@@ -1,0 +1,165 @@
+//! `import`: a guest from an archive.
+
+use std::fs::File;
+use std::io::{self, IsTerminal as _, Read};
+use std::path::{Path, PathBuf};
+
+use clap::{Arg, ArgMatches, value_parser};
+use serde::Serialize;
+
+use super::command::{Verb, dry_run, required, switch};
+use super::context::Context;
+use super::fault::{FAILED, Fault, Result};
+use super::progress::Teller;
+use super::render::{Format, safe};
+use super::settings;
+use crate::guest::import::{ImportWish, Imported};
+use crate::kernel::interrupt;
+use crate::model::GuestName;
+
+pub(super) const IMPORT: Verb = Verb {
+    name: "import",
+    about: "Make a guest from an archive",
+    build: |command| {
+        command
+            .arg(
+                Arg::new("file")
+                    .value_name("FILE")
+                    .required(true)
+                    .value_parser(value_parser!(PathBuf))
+                    .help("Archive that `export` wrote, or a container's backup of Proxmox, OpenVZ, LXC or Incus; - is standard input"),
+            )
+            .arg(
+                Arg::new("as")
+                    .long("name")
+                    .value_name("NAME")
+                    .value_parser(value_parser!(GuestName))
+                    .help("Its name here [default: the one in the archive]"),
+            )
+            .arg(switch(
+                "fresh",
+                "A machine id and SSH host keys of its own: it is a copy, not a move",
+            ))
+            .arg(switch(
+                "trust",
+                "Take a definition that reaches beyond the guest: mounts, devices, the host's network",
+            ))
+            .arg(
+                dry_run()
+                    .visible_alias("check")
+                    .help("Say what would be made and what is in the way, change nothing"),
+            )
+            .args(settings::flags())
+            .after_help(
+                "Flags of settings change its definition, as with `create`.\n\nExamples:\n  \
+                 bulkhead import web.tar.zst\n  bulkhead import web.tar.zst --name web2 --fresh \
+                 --memory 2G",
+            )
+    },
+    run: import,
+    hidden: false,
+};
+
+/// What `import` made, for programs.
+#[derive(Serialize)]
+struct Made {
+    guest: String,
+    image: String,
+    new_image: bool,
+    address: Option<std::net::Ipv4Addr>,
+    notes: Vec<String>,
+}
+
+fn import(context: &Context, matches: &ArgMatches) -> Result<u8> {
+    let path: PathBuf = required(matches, "file")?;
+    let wish = ImportWish {
+        name: matches.get_one("as").cloned(),
+        fresh: matches.get_flag("fresh"),
+        trust: matches.get_flag("trust"),
+        changes: settings::changes(matches)?,
+        shown: match path == Path::new("-") {
+            true => "standard input".into(),
+            false => path.display().to_string(),
+        },
+    };
+    let manager = context.manager()?;
+    let input = open(&path)?;
+    if matches.get_flag("dry-run") {
+        let would = manager.check_import(input, &wish)?;
+        context.one(&would.guest, |_| safe_lines(&would.definition))?;
+        for note in &would.notes {
+            context.say(&format!("note: {}", safe(note)));
+        }
+        let (name, image) = (&would.guest.name, &would.image);
+        let over = match image.is_empty() {
+            true => "its root as an image".to_owned(),
+            false => format!("image {image:.12}"),
+        };
+        context.say(&format!(
+            "guest {name} would be made over {over}; nothing was changed"
+        ));
+        return Ok(0);
+    }
+    interrupt::catch()?;
+    let mut teller = Teller::new(context.quiet);
+    let done = manager.import(input, &wish, &mut |step| teller.tell(step));
+    drop(teller);
+    let done = done.map_err(|error| Fault::from(error).or_interrupted())?;
+    let lease = manager.network.find(&done.guest.name).ok().flatten();
+    let made = Made {
+        guest: done.guest.name.to_string(),
+        image: done.image.clone(),
+        new_image: done.new_image,
+        address: lease.map(|lease| lease.address),
+        notes: done.notes.clone(),
+    };
+    if context.format != Format::Table {
+        context.one(&made, |_| String::new())?;
+        return Ok(0);
+    }
+    for note in &made.notes {
+        context.say(&format!("note: {}", safe(note)));
+    }
+    context.done(&in_words(&made, &done))?;
+    Ok(0)
+}
+
+fn in_words(made: &Made, done: &Imported) -> String {
+    let address = made
+        .address
+        .map_or(String::new(), |a| format!(", address {a}"));
+    let came = match made.new_image {
+        true => "which came with it",
+        false => "which was here",
+    };
+    format!(
+        "{}: imported over image {:.12}, {came}{address}",
+        made.guest, done.image
+    )
+}
+
+/// A definition from elsewhere, line by line.
+fn safe_lines(text: &str) -> String {
+    text.lines()
+        .map(|line| format!("{}\n", safe(line)))
+        .collect()
+}
+
+fn open(path: &Path) -> Result<Box<dyn Read + Send>> {
+    if path == Path::new("-") {
+        if io::stdin().is_terminal() {
+            return Err(Fault::usage(
+                "an archive does not come from a terminal: name a file, or use a pipe",
+            ));
+        }
+        return Ok(Box::new(io::stdin()));
+    }
+    let failed = |why: String| Fault::new(FAILED, format!("cannot read {}: {why}", path.display()));
+    let meta = std::fs::metadata(path).map_err(|error| failed(error.to_string()))?;
+    if meta.is_dir() {
+        return Err(failed("it is a folder".into()));
+    }
+    Ok(Box::new(
+        File::open(path).map_err(|error| failed(error.to_string()))?,
+    ))
+}

@@ -1,0 +1,169 @@
+//! A guest from a container of another program: its backup's root becomes an image, what the backup
+//! says becomes a definition as far as there are words for it, and the rest is told. It stays who it
+//! was (machine id, SSH host keys, accounts); its name and network files are written anew.
+
+use super::create::quota;
+use super::error::{GuestError, Result};
+use super::import::{ImportWish, Imported};
+use super::manager::{Manager, now_ms};
+use super::store::Written;
+use crate::define::{self, KEYS, Key, KeyPath};
+use crate::kernel::{fault, random};
+use crate::model::{EventKind, GuestName};
+use crate::storage::{self, Foreign, Image, PackError, Progress, Told};
+
+impl Manager {
+    /// What a container's backup would become.
+    pub(super) fn plan_adoption(&self, foreign: &Foreign, wish: &ImportWish) -> Result<Imported> {
+        let told = &foreign.told;
+        let name = name_of(told, wish)?;
+        let mut notes = vec![format!("it is a container of {}", foreign.program)];
+        notes.extend(told.notes.iter().cloned());
+        let mut definition = String::new();
+        for key in KEYS {
+            let values = told.settings.iter().filter(|(path, _)| *path == key.path);
+            let mut values: Vec<&String> = values.map(|(_, value)| value).collect();
+            if !key.repeats() && values.len() > 1 {
+                values.drain(..values.len() - 1);
+            }
+            if values.is_empty() {
+                continue;
+            }
+            match self.with_key(&name, &definition, key, &values) {
+                Ok(text) => definition = text,
+                Err(error) => {
+                    let why = super::view::chain(&error);
+                    notes.push(format!("{} is not taken: {why}", key.path));
+                }
+            }
+        }
+        let definition = define::edit(&definition, &wish.changes)?;
+        let guest = self.check_wanted(&name, &definition)?;
+        Ok(Imported {
+            guest,
+            definition,
+            image: String::new(),
+            new_image: true,
+            notes,
+        })
+    }
+
+    /// A definition with one key more, if that makes a valid one.
+    fn with_key(
+        &self,
+        name: &GuestName,
+        text: &str,
+        key: &'static Key,
+        values: &[&String],
+    ) -> Result<String> {
+        let text = define::edit(text, &key.changes(values)?)?;
+        self.define(name, &text)?;
+        Ok(text)
+    }
+
+    /// Makes the guest.
+    pub(super) fn adopt(
+        &self,
+        foreign: Foreign,
+        wish: &ImportWish,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Imported> {
+        let name = name_of(&foreign.told, wish)?;
+        let _lock = self.lock(&name, "import")?;
+        let mut planned = self.plan_adoption(&foreign, wish)?;
+        self.discard(&name)?;
+        let began = now_ms();
+        let (image, notes) = foreign.image(&self.layout, &wish.shown, progress)?;
+        planned.notes.extend(notes);
+        planned.new_image = image.created_ms >= began;
+        planned.image.clone_from(&image.digest);
+        let done = self.settle_in(&name, &mut planned, &image, wish);
+        let done = done.and_then(|()| self.record(&name, EventKind::Created));
+        if let Err(error) = self.made(&name, done) {
+            if planned.new_image {
+                let _used = storage::remove_image(&self.layout, &image.digest);
+            }
+            return Err(error);
+        }
+        Ok(planned)
+    }
+
+    fn settle_in(
+        &self,
+        name: &GuestName,
+        planned: &mut Imported,
+        image: &Image,
+        wish: &ImportWish,
+    ) -> Result<()> {
+        let root = |source: Box<dyn std::error::Error + Send + Sync>| GuestError::Root {
+            name: name.clone(),
+            source,
+        };
+        let key = KeyPath::parse("image")?;
+        let changes = key.key.changes(&[&image.digest])?;
+        planned.definition = define::edit(&planned.definition, &changes)?;
+        let mut machine = self.enroll(name, image, random::hex(16)?)?;
+        let pool = self.pool_of(&planned.guest)?;
+        storage::create_root(&self.layout, name, image, (&pool, quota(&planned.guest)))
+            .map_err(|error| root(error.into()))?;
+        let own = storage::machine_id_of(&self.layout, name, image);
+        let own = own.filter(|_| !wish.fresh);
+        let kept = match own {
+            Some(id) if self.same_machine(&id)?.is_none() => Some(id),
+            _ => None,
+        };
+        let lease = self.lease(name, &planned.guest)?;
+        let fresh = kept.is_none();
+        if let Some(id) = kept {
+            machine.machine_id = id;
+            self.write_machine(name, &machine)?;
+        }
+        let boot = self.first_boot_data(&planned.guest, &machine, lease.as_ref())?;
+        fault::point()?;
+        let written = match wish.fresh {
+            true => storage::first_boot(&self.layout, name, image, &boot),
+            false => storage::take_over(&self.layout, name, image, &boot, fresh),
+        };
+        written.map_err(|error| root(error.into()))?;
+        fault::point()?;
+        self.complete(name, &planned.definition, &Written::of(&planned.guest))
+    }
+}
+
+/// The name that was asked for, or the first part of the container's.
+fn name_of(told: &Told, wish: &ImportWish) -> Result<GuestName> {
+    if let Some(name) = &wish.name {
+        return Ok(name.clone());
+    }
+    let first = told
+        .name
+        .split('.')
+        .next()
+        .unwrap_or_default()
+        .to_lowercase();
+    first.parse().map_err(|_| {
+        let why = format!(
+            "the container's name {:.80?} is no name of a guest: give it one with --name",
+            told.name
+        );
+        super::export::archive(format!("import {}", wish.shown), PackError::Format(why))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_a_domain_loses_it() {
+        let told = |name: &str| {
+            let mut told = Told::default();
+            told.name = name.into();
+            told
+        };
+        let wish = ImportWish::default();
+        let name = name_of(&told("Shop.example.org"), &wish).unwrap();
+        assert_eq!(name.as_str(), "shop");
+        assert!(name_of(&told("../x"), &wish).is_err());
+    }
+}

@@ -1,0 +1,241 @@
+//! A guest from an archive: its files and what it is inside come along, its ids and its address are
+//! of this host. The definition in an archive is a wish: it is checked as a new one is, and what
+//! would reach beyond the guest is taken only if whoever imports says so.
+
+use std::io::Read;
+
+use super::create::quota;
+use super::error::{GuestError, Result};
+use super::export::archive;
+use super::manager::Manager;
+use super::store::Written;
+use crate::define::{self, Change, DEFAULT_CAPABILITIES, KeyPath};
+use crate::kernel::{fault, random};
+use crate::model::{EventKind, Guest, GuestName, NetworkKind};
+use crate::storage::{self, Opened, PackError, Progress, ReceivedImage, Unpacker};
+
+/// How a guest is to be imported.
+#[derive(Clone, Debug, Default)]
+pub struct ImportWish {
+    /// Its name here; the one in the archive without.
+    pub name: Option<GuestName>,
+    /// Whether it gets a machine id and SSH host keys of its own: it is a copy, not a move.
+    pub fresh: bool,
+    /// Whether its definition may reach beyond it.
+    pub trust: bool,
+    /// What its definition is to say here.
+    pub changes: Vec<(KeyPath, Change)>,
+    /// What is imported, for messages.
+    pub shown: String,
+}
+
+/// A guest that was imported, or would be.
+#[derive(Clone, Debug)]
+pub struct Imported {
+    /// As it is meant here.
+    pub guest: Guest,
+    /// The text of its definition here.
+    pub definition: String,
+    /// Digest of its image.
+    pub image: String,
+    /// Whether the image came with it.
+    pub new_image: bool,
+    /// What is not as it was.
+    pub notes: Vec<String>,
+}
+
+impl Manager {
+    /// Looks at the beginning of an archive and says what importing it would make. Changes nothing.
+    ///
+    /// # Errors
+    /// As [`Manager::import`], but for what only reading all of it shows.
+    pub fn check_import(&self, input: Box<dyn Read + Send>, wish: &ImportWish) -> Result<Imported> {
+        let unpacker = match self.open_archive(input, wish)? {
+            Opened::Guest(unpacker) => *unpacker,
+            Opened::Foreign(foreign) => return self.plan_adoption(&foreign, wish),
+        };
+        let name = name_of(&unpacker, wish)?;
+        self.plan_import(&unpacker, &name, wish)
+    }
+
+    /// Makes a guest from an archive. What fails leaves nothing.
+    ///
+    /// # Errors
+    /// The archive is damaged, cut off or of another kind; the name is taken; its definition is not
+    /// taken; its image is not to be had; the disk is full.
+    pub fn import(
+        &self,
+        input: Box<dyn Read + Send>,
+        wish: &ImportWish,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Imported> {
+        let mut unpacker = match self.open_archive(input, wish)? {
+            Opened::Guest(unpacker) => *unpacker,
+            Opened::Foreign(foreign) => return self.adopt(*foreign, wish, progress),
+        };
+        let name = name_of(&unpacker, wish)?;
+        let _lock = self.lock(&name, "import")?;
+        let mut planned = self.plan_import(&unpacker, &name, wish)?;
+        self.discard(&name)?;
+        let failed = |source: PackError| archive(format!("import {}", wish.shown), source);
+        let done = storage::receive_image(&self.layout, &mut unpacker, progress)
+            .map_err(failed)
+            .and_then(|image| {
+                planned.new_image = image.is_new();
+                self.take_in(&name, &mut planned, unpacker, image, wish, progress)?;
+                self.record(&name, EventKind::Created)?;
+                Ok(planned)
+            });
+        self.made(&name, done)
+    }
+
+    fn open_archive(&self, input: Box<dyn Read + Send>, wish: &ImportWish) -> Result<Opened> {
+        storage::open_archive(input)
+            .map_err(|source| archive(format!("import {}", wish.shown), source))
+    }
+
+    /// What would be made, checked as far as it can be.
+    fn plan_import(
+        &self,
+        unpacker: &Unpacker,
+        name: &GuestName,
+        wish: &ImportWish,
+    ) -> Result<Imported> {
+        let manifest = &unpacker.manifest;
+        let mut notes = Vec::new();
+        let mut changes = wish.changes.clone();
+        let sets = |path: &str| wish.changes.iter().any(|(key, _)| key.key.path == path);
+        let address = KeyPath::parse("network.address")?;
+        let before = self.define(name, &manifest.guest.definition)?;
+        if !wish.trust {
+            refuse_reach(name, &before)?;
+        }
+        if let Some(was) = before.network.address
+            && !sets("network.address")
+        {
+            changes.insert(0, (address, Change::Unset));
+            notes.push(format!(
+                "its address {was} was of another host; it has one of this host"
+            ));
+        }
+        let definition = define::edit(&manifest.guest.definition, &changes)?;
+        let guest = self.check_wanted(name, &definition)?;
+        storage::check_image(&self.layout, manifest)
+            .map_err(|source| archive(format!("import {}", wish.shown), source))?;
+        if let Some(other) = self.same_machine(&manifest.guest.machine_id)?
+            && !wish.fresh
+        {
+            notes.push(format!(
+                "guest {other} here has the same machine id: this one gets an identity of its own"
+            ));
+        }
+        Ok(Imported {
+            guest,
+            definition,
+            image: manifest.image.digest.clone(),
+            new_image: manifest.has_image(),
+            notes,
+        })
+    }
+
+    /// A guest of this host with this machine id.
+    pub(super) fn same_machine(&self, id: &str) -> Result<Option<GuestName>> {
+        let same = |name: &GuestName| {
+            let machine = self.machine_if_there(name).ok().flatten();
+            machine.is_some_and(|machine| machine.machine_id == id)
+        };
+        Ok(self.names()?.into_iter().find(same))
+    }
+
+    fn take_in(
+        &self,
+        name: &GuestName,
+        planned: &mut Imported,
+        mut unpacker: Unpacker,
+        image: ReceivedImage,
+        wish: &ImportWish,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<()> {
+        let failed = |source: PackError| archive(format!("import {}", wish.shown), source);
+        let root = |source: Box<dyn std::error::Error + Send + Sync>| GuestError::Root {
+            name: name.clone(),
+            source,
+        };
+        let packed = unpacker.manifest.guest.clone();
+        let is_id = packed.machine_id.len() == 32
+            && packed
+                .machine_id
+                .bytes()
+                .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        let fresh = wish.fresh || !is_id || self.same_machine(&packed.machine_id)?.is_some();
+        let machine_id = match fresh {
+            true => random::hex(16)?,
+            false => packed.machine_id,
+        };
+        let machine = self.enroll(name, &image.image, machine_id)?;
+        let pool = self.pool_of(&planned.guest)?;
+        let quota = quota(&planned.guest);
+        storage::create_root(&self.layout, name, &image.image, (&pool, quota))
+            .map_err(|error| root(error.into()))?;
+        let left_out = storage::receive_own(&self.layout, name, &mut unpacker, progress);
+        let left_out = left_out.map_err(failed)?;
+        unpacker.finish().map_err(failed)?;
+        if left_out > 0 {
+            let what = "extended attributes that mean something to a host only were left out";
+            planned.notes.push(format!("{left_out} {what}"));
+        }
+        let lease = self.lease(name, &planned.guest)?;
+        let mut written =
+            serde_json::from_value(packed.written).unwrap_or_else(|_| Written::of(&planned.guest));
+        if fresh {
+            let boot = self.first_boot_data(&planned.guest, &machine, lease.as_ref())?;
+            storage::first_boot(&self.layout, name, &image.image, &boot)
+                .map_err(|error| root(error.into()))?;
+            written = Written::of(&planned.guest);
+        }
+        fault::point()?;
+        image.keep().map_err(failed)?;
+        self.complete(name, &planned.definition, &written)
+    }
+}
+
+fn name_of(unpacker: &Unpacker, wish: &ImportWish) -> Result<GuestName> {
+    if let Some(name) = &wish.name {
+        return Ok(name.clone());
+    }
+    let name = &unpacker.manifest.guest.name;
+    name.parse().map_err(|_| {
+        let why = format!("its name {name:.80?} is no name of a guest: give it one with --name");
+        archive(format!("import {}", wish.shown), PackError::Format(why))
+    })
+}
+
+/// Refuses what gives a guest more of the host than a guest has.
+fn refuse_reach(name: &GuestName, guest: &Guest) -> Result<()> {
+    let security = &guest.security;
+    let usual = |capability: &String| {
+        let short = capability.trim_start_matches("CAP_");
+        DEFAULT_CAPABILITIES
+            .iter()
+            .any(|c| c.trim_start_matches("CAP_") == short)
+    };
+    let reach = [
+        ("mount", !guest.mounts.is_empty()),
+        ("device", !guest.devices.is_empty()),
+        ("network.kind", guest.network.kind == NetworkKind::Host),
+        ("security.nesting", security.nesting),
+        (
+            "security.seccomp",
+            !matches!(security.seccomp.as_str(), "default" | "hardened"),
+        ),
+        ("security.add", !security.capabilities.iter().all(usual)),
+    ];
+    let keys: Vec<&'static str> = reach.iter().filter(|r| r.1).map(|r| r.0).collect();
+    match keys.is_empty() {
+        true => Ok(()),
+        false => Err(GuestError::Reaches {
+            name: name.clone(),
+            keys: keys.join(", "),
+        }),
+    }
+}

@@ -1,0 +1,296 @@
+//! Where an archive of a guest meets this host: its own layer is packed from where it lies, the
+//! image that comes with it goes into the store if it is what its digest says, and the layer that
+//! comes goes into a new guest's root. The format and the stream are `pack_*`.
+
+use std::os::fd::AsFd as _;
+use std::path::PathBuf;
+
+use rustix::fs;
+
+use super::build::{beside, json};
+use super::chain::{self, Chain};
+use super::digest;
+use super::dirfd::{FileError, Owner, child_dir, ensure_private, make_dir, open_dir};
+use super::driver::Driver;
+use super::image::{Image, Progress, load_image};
+use super::pack_format::{FORMAT, Manifest, OWN, PackError, PackedGuest, parts, sealed_part};
+use super::pack_read::Unpacker;
+use super::pack_write::Packer;
+use super::place;
+use super::root;
+use super::workshop::Workshop;
+use crate::kernel::{fault, random};
+use crate::model::{GuestName, Layout};
+
+/// The manifest of an archive.
+///
+/// # Errors
+/// The guest's root cannot be read.
+pub fn manifest(
+    (layout, name): (&Layout, &GuestName),
+    guest: PackedGuest,
+    (image, with_image): (&Image, bool),
+    made_ms: u64,
+) -> Result<Manifest, PackError> {
+    let sealed = sealed(layout, name)?.len();
+    Ok(describe(
+        guest,
+        image,
+        parts(image, with_image, sealed),
+        made_ms,
+    ))
+}
+
+/// The same with its parts at hand.
+pub(super) fn describe(
+    guest: PackedGuest,
+    image: &Image,
+    parts: Vec<String>,
+    made_ms: u64,
+) -> Manifest {
+    Manifest {
+        format: FORMAT,
+        made_by: concat!("bulkhead ", env!("CARGO_PKG_VERSION")).into(),
+        made_ms,
+        guest,
+        image: image.clone(),
+        parts,
+    }
+}
+
+/// Trees of the guest's layers that were set aside, the lowest first.
+fn sealed(layout: &Layout, name: &GuestName) -> Result<Vec<PathBuf>, FileError> {
+    let path = root::folder(layout, name);
+    let chain = Chain::read(open_dir(&path)?.as_fd());
+    let chain = chain.map_err(|e| FileError::new("read", &path, e))?;
+    let mut trees: Vec<PathBuf> = chain.trees().collect();
+    trees.reverse();
+    Ok(trees)
+}
+
+/// Packs the layers of a guest that were set aside, which nobody changes.
+///
+/// # Errors
+/// They cannot be read, the stream cannot be written.
+pub fn pack_sealed(
+    packer: &mut Packer<'_>,
+    layout: &Layout,
+    name: &GuestName,
+) -> Result<(), PackError> {
+    for (number, tree) in sealed(layout, name)?.iter().enumerate() {
+        packer.sealed(number, tree)?;
+    }
+    Ok(())
+}
+
+/// Packs a guest's own layer.
+///
+/// # Errors
+/// It cannot be read, the stream cannot be written.
+pub fn pack_own(
+    packer: &mut Packer<'_>,
+    layout: &Layout,
+    name: &GuestName,
+) -> Result<(), PackError> {
+    let opened = place::open(layout, name)?;
+    packer.own(&opened.shown, &opened.folder)
+}
+
+/// An image that came with an archive, or was there already. It has its name in the store only when
+/// it is kept.
+#[derive(Debug)]
+pub struct ReceivedImage {
+    workshop: Option<Workshop>,
+    /// Its record.
+    pub image: Image,
+}
+
+impl ReceivedImage {
+    /// Whether it was not there before.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        self.workshop.is_some()
+    }
+
+    /// Gives it its name in the store.
+    ///
+    /// # Errors
+    /// It cannot be renamed or written to disk.
+    pub fn keep(self) -> Result<(), PackError> {
+        match self.workshop {
+            Some(workshop) => Ok(workshop.keep(&self.image.digest)?),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether the image an archive needs is there or comes with it, without reading on.
+///
+/// # Errors
+/// It is not, or may not be taken; the message says what to do.
+pub fn check_image(layout: &Layout, manifest: &Manifest) -> Result<(), PackError> {
+    let image = &manifest.image;
+    if known(layout, image).is_some() {
+        return Ok(());
+    }
+    let digest = &image.digest;
+    let refuse = |reason: String| Err(PackError::NoImage { reason });
+    if !manifest.has_image() {
+        return refuse(format!(
+            "image {digest:.12} is not on this host and not in the archive, which was made with \
+             --no-image: build it here, or export the guest with its image"
+        ));
+    }
+    if !image.mounts.is_empty() {
+        let paths: Vec<String> = image.mounts.iter().map(shown).collect();
+        return refuse(format!(
+            "image {digest:.12} shows folders of the host it was made on ({}): it cannot move to \
+             another host",
+            paths.join(", ")
+        ));
+    }
+    if !image.layers.is_empty() {
+        return refuse(format!(
+            "image {digest:.12} is made of layers that are not on this host: pull or import it \
+             here first, and repeat"
+        ));
+    }
+    Ok(())
+}
+
+fn shown(mount: &crate::model::MountOp) -> String {
+    serde_json::to_value(mount)
+        .ok()
+        .and_then(|value| Some(value.get("source")?.as_str()?.to_owned()))
+        .unwrap_or_else(|| "a mount".into())
+}
+
+/// The image of an archive, if it is in the store and whole.
+fn known(layout: &Layout, image: &Image) -> Option<Image> {
+    let found = load_image(layout, &image.digest).ok()?;
+    found
+        .lowers()
+        .iter()
+        .all(|lower| lower.exists())
+        .then_some(found)
+}
+
+/// Reads the image that comes with an archive; one that is there already is passed over.
+///
+/// # Errors
+/// As [`check_image`]; it is damaged, is not what its digest says, or the disk is full.
+pub fn receive_image(
+    layout: &Layout,
+    unpacker: &mut Unpacker,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<ReceivedImage, PackError> {
+    check_image(layout, &unpacker.manifest)?;
+    let wanted = unpacker.manifest.image.clone();
+    let trees: Vec<String> = unpacker.manifest.parts.clone();
+    let trees = trees.iter().filter(|part| !part.starts_with("root/"));
+    if let Some(image) = known(layout, &wanted) {
+        for part in trees {
+            progress(Progress::Phase(format!(
+                "passing over {part:.20}, which is here"
+            )));
+            unpacker.part(part, None)?;
+        }
+        return Ok(ReceivedImage {
+            workshop: None,
+            image,
+        });
+    }
+    let workshop = Workshop::open(&layout.images(), &wanted.digest)?;
+    let root = workshop.root();
+    let top = child_dir(&workshop.lock, c"root").map_err(|e| FileError::new("open", &root, e))?;
+    pause(&root)?;
+    for part in trees {
+        progress(Progress::Phase(format!("unpacking {part:.20}")));
+        unpacker.part(part, Some((top.as_fd(), &root)))?;
+    }
+    pause(&root)?;
+    progress(Progress::Phase("checking the image".into()));
+    let content = digest::digest(&top, beside(&wanted).as_bytes())
+        .map_err(|e| FileError::new("read back", &root, e.0))?;
+    if content.digest != wanted.digest {
+        return Err(PackError::Checksum {
+            part: "the image".into(),
+            expected: wanted.digest,
+            found: content.digest,
+        });
+    }
+    let image = Image {
+        size: content.size,
+        files: content.files,
+        path: workshop.shown.clone(),
+        ..wanted
+    };
+    workshop.record("image.json", &json(&image))?;
+    Ok(ReceivedImage {
+        workshop: Some(workshop),
+        image,
+    })
+}
+
+/// Reads a guest's own layer into its new, empty root. Gives the number of attributes left out.
+///
+/// # Errors
+/// It is damaged or asks for what it may not have, the disk or the guest's size is used up.
+pub fn receive_own(
+    layout: &Layout,
+    name: &GuestName,
+    unpacker: &mut Unpacker,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<u64, PackError> {
+    progress(Progress::Phase("unpacking the guest's own files".into()));
+    let mut left_out = receive_sealed(layout, name, unpacker)?;
+    let opened = place::open(layout, name)?;
+    let shown = opened.shown.join("upper");
+    let upper =
+        child_dir(&opened.folder, c"upper").map_err(|e| FileError::new("open", &shown, e))?;
+    pause(&shown)?;
+    left_out += unpacker.part(OWN, Some((upper.as_fd(), &shown)))?;
+    fs::syncfs(&upper).map_err(|e| FileError::new("write to disk", &shown, e))?;
+    pause(&shown)?;
+    Ok(left_out)
+}
+
+/// Reads the layers that were set aside. Each is listed before it is made, so that it is never
+/// nobody's.
+fn receive_sealed(
+    layout: &Layout,
+    name: &GuestName,
+    unpacker: &mut Unpacker,
+) -> Result<u64, PackError> {
+    let path = root::folder(layout, name);
+    let folder = open_dir(&path)?;
+    let object = place::object(layout, name)?;
+    let layers = chain::layers_of(layout, &object.path, &path);
+    let failed = |e: std::io::Error| FileError::new("set aside", &layers, e);
+    let mut left_out = 0;
+    let mut chain = Chain::default();
+    for number in 0..unpacker.manifest.sealed() {
+        if object.driver != Driver::Overlay {
+            let reason = "the guest has layers that were set aside by snapshots, which only a pool of \
+                          the driver overlay can hold: say --pool, or export it after its snapshots \
+                          are deleted and it was cloned with --full";
+            return Err(PackError::NoImage {
+                reason: reason.into(),
+            });
+        }
+        let id = random::hex(8).map_err(|e| failed(e.errno.into()))?;
+        chain.0.insert(0, layers.join(id));
+        chain.write(&folder).map_err(failed)?;
+        pause(&layers)?;
+        let layer = ensure_private(&chain.0[0])?;
+        let tree = make_dir(&layer, c"root", Owner::root(0o755)).map_err(|e| failed(e.into()))?;
+        let shown = chain.0[0].join("root");
+        left_out += unpacker.part(&sealed_part(number), Some((tree.as_fd(), &shown)))?;
+        pause(&layers)?;
+    }
+    Ok(left_out)
+}
+
+fn pause(shown: &std::path::Path) -> Result<(), FileError> {
+    fault::point().map_err(|e| FileError::new("go on with", shown, e.errno))
+}

@@ -1,0 +1,184 @@
+//! The archive of a guest: what its first and last members say, how its parts are called, and what
+//! can be wrong with one. Writing is `pack_write`, reading `pack_read`; `docs/moving.md` has the
+//! format in words.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::archive_entry::ArchiveError;
+use super::dirfd::FileError;
+use super::image::{Image, ImageError};
+
+/// Version of the format that is written. A reader refuses a newer one.
+pub(super) const FORMAT: u32 = 1;
+/// The first member.
+pub(super) const MANIFEST: &str = "bulkhead.json";
+/// The last member.
+pub(super) const CHECKSUMS: &str = "checksums.json";
+/// Largest size of either, bytes.
+pub(super) const RECORD_MOST: u64 = 4 << 20;
+/// The part with the guest's own layer.
+pub(super) const OWN: &str = "root/upper";
+
+/// The first member of an archive: what it holds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Version of the format.
+    pub format: u32,
+    /// Program that wrote it, with its version.
+    pub made_by: String,
+    /// When, milliseconds since 1970.
+    pub made_ms: u64,
+    /// The guest.
+    pub guest: PackedGuest,
+    /// The record of its image.
+    pub image: Image,
+    /// Folders of the archive with a tree each, in the order in which they come.
+    pub parts: Vec<String>,
+}
+
+/// What an archive says of its guest beside its files.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PackedGuest {
+    /// Its name.
+    pub name: String,
+    /// The text of its definition: a wish, never authority.
+    pub definition: String,
+    /// Its machine id, see machine-id(5).
+    pub machine_id: String,
+    /// When it was made, milliseconds since 1970.
+    pub created_ms: u64,
+    /// What its definition said when it was last written into its files.
+    pub written: serde_json::Value,
+    /// Whether it ran, and was held still while its files were read.
+    pub ran: bool,
+}
+
+/// The last member: SHA-256 of all that came before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Checksums {
+    /// Of each part: its bytes of the tar stream, from the header of its first member on.
+    pub(super) parts: Vec<PartSum>,
+    /// Of the lines `SHA256  NAME\n` of all parts: of the whole.
+    pub(super) whole: String,
+}
+
+/// The sum of one part.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PartSum {
+    /// `bulkhead.json`, or the folder of a tree.
+    pub(super) name: String,
+    /// Where it begins in the uncompressed stream, bytes.
+    pub(super) offset: u64,
+    /// How long it is, bytes.
+    pub(super) length: u64,
+    /// SHA-256, hexadecimal.
+    pub(super) sha256: String,
+}
+
+impl Manifest {
+    /// How many layers of the guest were set aside.
+    pub(super) fn sealed(&self) -> usize {
+        let sealed = self.parts.iter().filter(|part| part.starts_with("root/"));
+        sealed.count().saturating_sub(1)
+    }
+
+    /// Whether the image comes along.
+    #[must_use]
+    pub fn has_image(&self) -> bool {
+        self.parts.len() > self.sealed() + 1
+    }
+}
+
+impl Checksums {
+    /// Over these parts.
+    pub(super) fn of(parts: Vec<PartSum>) -> Self {
+        use sha2::{Digest as _, Sha256};
+        let mut hash = Sha256::new();
+        for part in &parts {
+            hash.update(format!("{}  {}\n", part.sha256, part.name));
+        }
+        let whole = super::digest::hex(&hash.finalize());
+        Self { parts, whole }
+    }
+}
+
+/// The part with a layer of the guest's that was set aside, 0 the lowest.
+pub(super) fn sealed_part(number: usize) -> String {
+    format!("root/{number}")
+}
+
+/// The parts of an archive with this image, of a guest with so many layers set aside.
+pub(super) fn parts(image: &Image, with_image: bool, sealed: usize) -> Vec<String> {
+    let mut parts = Vec::new();
+    if with_image && image.layers.is_empty() {
+        parts.push(image_part(&image.digest));
+    }
+    if with_image {
+        parts.extend(
+            image
+                .layers
+                .iter()
+                .map(|digest| format!("layers/{digest}/root")),
+        );
+    }
+    parts.extend((0..sealed).map(sealed_part));
+    parts.push(OWN.to_owned());
+    parts
+}
+
+/// The part with the tree of an image.
+pub(super) fn image_part(digest: &str) -> String {
+    format!("image/{digest}/root")
+}
+
+/// An archive of a guest that cannot be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum PackError {
+    /// It is something else, or of a newer version.
+    #[error("it is no archive of a guest that this program can read: {0}")]
+    Format(String),
+    /// It is damaged, cut off, or asks for what it may not have.
+    #[error("it is damaged or was changed: {0}")]
+    Archive(#[from] ArchiveError),
+    /// A checksum differs.
+    #[error(
+        "it is damaged: the checksum of {part} is {found}, and {expected} in the archive; fetch it again"
+    )]
+    Checksum {
+        /// Part.
+        part: String,
+        /// As in the archive.
+        expected: String,
+        /// As it came.
+        found: String,
+    },
+    /// Its image.
+    #[error("{reason}")]
+    NoImage {
+        /// What is wrong with it, and what to do.
+        reason: String,
+    },
+    /// The stream cannot be written.
+    #[error("cannot write the archive: {0}")]
+    Write(#[source] std::io::Error),
+    /// A step on a file failed.
+    #[error("{}: {source}", place.display())]
+    At {
+        /// The tree it is in.
+        place: PathBuf,
+        /// The step.
+        #[source]
+        source: FileError,
+    },
+    /// A step on a file of the program's own failed.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A step on an image failed.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// A signal asked to end.
+    #[error("interrupted by a signal")]
+    Interrupted,
+}

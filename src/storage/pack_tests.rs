@@ -1,0 +1,324 @@
+//! Archives of guests: written and read again with everything, and whatever is done to them, either
+//! refused or not different.
+
+use std::io::Cursor;
+use std::path::Path;
+
+use proptest::prelude::*;
+
+use super::dirfd::open_dir;
+use super::foreign::{Opened, open_archive};
+use super::image::Image;
+use super::init_kind::InitKind;
+use super::pack::describe;
+use super::pack_format::{Manifest, OWN, PackError, PackedGuest, parts};
+use super::pack_header::{headers, own, pad};
+use super::pack_write::{Compression, Packer};
+use super::seed::tests::TempDir;
+use super::template::Kind;
+use super::tree_item::{Item, What};
+use super::tree_tests::{all, fill};
+
+fn image(folder: &Path) -> Image {
+    Image {
+        digest: "a1".repeat(32),
+        template: "t".into(),
+        options: Default::default(),
+        kind: Kind::Tar,
+        init: InitKind::Other,
+        command: Vec::new(),
+        stop_signal: "SIGTERM".into(),
+        size: 0,
+        files: 0,
+        created_ms: 0,
+        mounts: Vec::new(),
+        layers: Vec::new(),
+        source: String::new(),
+        config: None,
+        path: folder.to_owned(),
+    }
+}
+
+fn guest() -> PackedGuest {
+    PackedGuest {
+        name: "web".into(),
+        definition: String::new(),
+        machine_id: "0".repeat(32),
+        created_ms: 0,
+        written: serde_json::Value::Null,
+        ran: false,
+    }
+}
+
+fn plain() -> Manifest {
+    describe(guest(), &image(Path::new("/")), vec![OWN.into()], 0)
+}
+
+/// Packs the trees `root` and `upper` of a folder.
+fn pack(folder: &Path, how: Compression) -> Vec<u8> {
+    let mut out = Vec::new();
+    let image = image(folder);
+    let parts = parts(&image, true, 0);
+    let manifest = describe(guest(), &image, parts, 1_700_000_000_000);
+    let mut silent = |_| {};
+    let mut packer = Packer::new(&mut out, how, &manifest, &mut silent).unwrap();
+    packer.image(&image).unwrap();
+    packer.own(folder, open_dir(folder).unwrap()).unwrap();
+    packer.finish().unwrap();
+    out
+}
+
+/// Unpacks into the folder, every part into a folder of its name with `+` for `/`.
+fn unpack(archive: &[u8], folder: &Path) -> Result<(), PackError> {
+    let input = Box::new(Cursor::new(archive.to_vec()));
+    let Opened::Guest(unpacker) = open_archive(input)? else {
+        panic!("another program's");
+    };
+    let mut unpacker = *unpacker;
+    for part in unpacker.manifest.parts.clone() {
+        let path = folder.join(part.replace('/', "+"));
+        std::fs::create_dir(&path).unwrap();
+        let top = open_dir(&path).unwrap();
+        unpacker.part(&part, Some((std::os::fd::AsFd::as_fd(&top), &path)))?;
+    }
+    unpacker.finish()
+}
+
+fn image_folder() -> String {
+    format!("image+{}+root", "a1".repeat(32))
+}
+
+#[test]
+fn a_guest_is_packed_and_unpacked_with_everything() {
+    let temp = TempDir::new("pack");
+    let from = temp.path().join("from");
+    for tree in ["root", "upper"] {
+        std::fs::create_dir_all(from.join(tree)).unwrap();
+        fill(&from.join(tree));
+        // A tar stream has no sockets, and the image is no place for a name of that length.
+        std::fs::remove_file(from.join(tree).join("socket")).ok();
+        let deep = from.join(tree).join("d".repeat(120)).join("e".repeat(200));
+        std::fs::create_dir_all(&deep).unwrap();
+        std::fs::write(deep.join("f"), "x").unwrap();
+        std::os::unix::fs::symlink("t".repeat(3000), deep.join("long")).unwrap();
+        std::fs::hard_link(deep.join("f"), deep.join("same")).unwrap();
+    }
+    for (n, how) in [
+        Compression::None,
+        Compression::Gzip(6),
+        Compression::Zstd(3),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let to = temp.path().join(n.to_string());
+        std::fs::create_dir(&to).unwrap();
+        unpack(&pack(&from, how), &to).unwrap();
+        assert_eq!(all(&to.join("root+upper")), all(&from.join("upper")));
+        assert_eq!(all(&to.join(image_folder())), all(&from.join("root")));
+    }
+}
+
+/// A small archive that damage is tried on.
+fn small(temp: &TempDir, how: Compression) -> Vec<u8> {
+    let from = temp.path().join("from");
+    for tree in ["root", "upper"] {
+        std::fs::create_dir_all(from.join(tree).join("a")).unwrap();
+        std::fs::write(from.join(tree).join("a/f"), [b'q'; 2500]).unwrap();
+        std::os::unix::fs::symlink("f", from.join(tree).join("a/l")).unwrap();
+        let sparse = std::fs::File::create(from.join(tree).join("sparse")).unwrap();
+        sparse.set_len(1 << 20).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&sparse, b"x", 500_000).unwrap();
+    }
+    pack(&from, how)
+}
+
+#[test]
+fn a_stream_that_ends_early_is_refused_wherever_it_ends() {
+    let temp = TempDir::new("pack");
+    for how in [
+        Compression::None,
+        Compression::Gzip(6),
+        Compression::Zstd(3),
+    ] {
+        let whole = small(&temp, how);
+        std::fs::remove_dir_all(temp.path().join("from")).unwrap();
+        // Zeros fill the last two blocks of a tar stream.
+        let most = if how == Compression::None {
+            whole.len() - 1024
+        } else {
+            whole.len()
+        };
+        for length in (0..most).step_by(if how == Compression::None { 512 } else { 97 }) {
+            let to = temp.path().join("to");
+            std::fs::create_dir(&to).unwrap();
+            let error = unpack(&whole[..length], &to).unwrap_err();
+            assert!(!error.to_string().is_empty());
+            std::fs::remove_dir_all(to).unwrap();
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_flipped_bit_is_found_or_changes_nothing(
+        at in any::<prop::sample::Index>(),
+        bit in 0..8_u8,
+        how in 0..3_u8,
+    ) {
+        let temp = TempDir::new("pack");
+        let how = [Compression::None, Compression::Gzip(6), Compression::Zstd(3)][usize::from(how)];
+        let mut archive = small(&temp, how);
+        let at = at.index(archive.len());
+        archive[at] ^= 1 << bit;
+        let to = temp.path().join("to");
+        std::fs::create_dir(&to).unwrap();
+        if unpack(&archive, &to).is_ok() {
+            let from = temp.path().join("from");
+            prop_assert_eq!(all(&to.join("root+upper")), all(&from.join("upper")));
+            prop_assert_eq!(all(&to.join(image_folder())), all(&from.join("root")));
+        }
+    }
+}
+
+/// A stream of the caller's own making: a manifest, then members.
+fn stream(members: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut out = Vec::new();
+    let text = serde_json::to_vec(&plain()).unwrap();
+    own(&mut out, "bulkhead.json", text.len() as u64, 0);
+    out.extend_from_slice(&text);
+    pad(&mut out, text.len() as u64);
+    members(&mut out);
+    out.resize(out.len() + 1024, 0);
+    out
+}
+
+fn item(path: &str, what: What) -> Item {
+    Item {
+        path: path.as_bytes().to_vec(),
+        what,
+        mode: 0o755,
+        uid: 0,
+        gid: 0,
+        modified: (0, 0),
+        accessed: (0, 0),
+        xattrs: Vec::new(),
+    }
+}
+
+#[track_caller]
+fn refused(what: &str, members: impl FnOnce(&mut Vec<u8>)) -> String {
+    let temp = TempDir::new("pack");
+    let to = temp.path().join("to");
+    std::fs::create_dir(&to).unwrap();
+    std::fs::write(temp.path().join("outside"), "kept").unwrap();
+    let error = unpack(&stream(members), &to).expect_err(what).to_string();
+    let outside = std::fs::read_to_string(temp.path().join("outside")).unwrap();
+    assert_eq!(outside, "kept");
+    let mut names: Vec<_> = std::fs::read_dir(temp.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["outside", "to"], "{what}");
+    error
+}
+
+#[test]
+fn what_leads_out_or_comes_twice_is_refused() {
+    let file = || What::File {
+        size: 0,
+        pieces: vec![(0, 0)],
+    };
+    let link = |to: &str| What::Symlink(to.as_bytes().to_vec());
+    let hard = |to: &str| What::HardLink(to.as_bytes().to_vec());
+    for (what, items) in [
+        ("upwards", vec![item("../../x", file())]),
+        ("twice", vec![item("x", file()), item("x", file())]),
+        (
+            "through a link",
+            vec![item("a", link("/tmp")), item("a/x", file())],
+        ),
+        (
+            "a link over a file",
+            vec![item("a", file()), item("a", link("/etc"))],
+        ),
+        (
+            "linked to the host",
+            vec![item("x", hard("../../../outside"))],
+        ),
+        ("linked to nothing", vec![item("x", hard("none"))]),
+        ("a long name", vec![item(&"n".repeat(5000), file())]),
+        (
+            "a disk",
+            vec![item(
+                "sda",
+                What::Device {
+                    block: true,
+                    major: 8,
+                    minor: 0,
+                },
+            )],
+        ),
+        (
+            "ten terabytes of hole",
+            vec![item(
+                "h",
+                What::File {
+                    size: 10 << 40,
+                    pieces: vec![],
+                },
+            )],
+        ),
+    ] {
+        let error = refused(what, |out| {
+            headers(out, OWN, &item("", What::Folder));
+            for item in &items {
+                headers(out, OWN, item);
+            }
+        });
+        println!("{what}: {error}");
+    }
+    let elsewhere = refused("elsewhere", |out| {
+        headers(out, "etc/cron.d", &item("", What::Folder));
+    });
+    assert!(elsewhere.contains("part"), "{elsewhere}");
+    refused("not from the top", |out| {
+        headers(out, OWN, &item("x", file()));
+    });
+    let unproved = refused("without checksums", |out| {
+        headers(out, OWN, &item("", What::Folder));
+    });
+    assert!(unproved.contains("checksums.json is missing"), "{unproved}");
+    let wrong = refused("with wrong checksums", |out| {
+        headers(out, OWN, &item("", What::Folder));
+        let text = br#"{"parts": [], "whole": "00"}"#;
+        own(out, "checksums.json", text.len() as u64, 0);
+        out.extend_from_slice(text);
+        pad(out, text.len() as u64);
+    });
+    assert!(wrong.contains("checksum"), "{wrong}");
+}
+
+#[test]
+fn what_is_no_archive_of_a_guest_is_told_so() {
+    for data in [Vec::new(), b"hello".repeat(1000), vec![0; 4096]] {
+        let temp = TempDir::new("pack");
+        let error = unpack(&data, temp.path()).unwrap_err().to_string();
+        assert!(!error.is_empty());
+    }
+    let newer = serde_json::to_string(&Manifest {
+        format: 2,
+        ..plain()
+    })
+    .unwrap();
+    let mut out = Vec::new();
+    own(&mut out, "bulkhead.json", newer.len() as u64, 0);
+    out.extend_from_slice(newer.as_bytes());
+    pad(&mut out, newer.len() as u64);
+    out.resize(out.len() + 1024, 0);
+    let error = unpack(&out, Path::new("/nowhere")).unwrap_err().to_string();
+    assert!(error.contains("its format is 2"), "{error}");
+}

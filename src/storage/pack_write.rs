@@ -1,0 +1,297 @@
+//! Writes the archive of a guest, one stream from its first byte to its last: nothing is written a
+//! second time and nothing is kept but a buffer. Compressing is done by threads of zstd's own; this
+//! thread reads files and hashes what it writes.
+
+use std::collections::HashSet;
+use std::io::{self, Write};
+use std::os::fd::AsFd as _;
+use std::path::Path;
+
+use rustix::fs::FileType;
+use sha2::{Digest as _, Sha256};
+
+use super::digest::hex;
+use super::dirfd::{FileError, file_type, open_dir};
+use super::image::{Image, Progress};
+use super::pack_format::{
+    CHECKSUMS, Checksums, MANIFEST, Manifest, OWN, PackError, PartSum, image_part, sealed_part,
+};
+use super::pack_header::{headers, own, pad};
+use super::tree_read::{Content, Found, read_tree};
+use crate::kernel::interrupt;
+
+/// Bytes gathered before they are hashed and passed on.
+const GATHER: usize = 512 << 10;
+/// Bytes between two reports.
+const REPORT: u64 = 4 << 20;
+
+/// How an archive is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// zstd on all CPUs, at this level (1 to 19; 3 is usual).
+    Zstd(i32),
+    /// gzip, at this level (1 to 9).
+    Gzip(u32),
+    /// As it is.
+    None,
+}
+
+/// What an archive came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Packed {
+    /// Bytes of the tar stream, before compression.
+    pub bytes: u64,
+    /// Files of all types.
+    pub files: u64,
+    /// Sockets, which no archive can hold.
+    pub sockets: u64,
+}
+
+/// Writes an archive.
+pub struct Packer<'a> {
+    out: Sink<'a>,
+    gathered: Vec<u8>,
+    hash: Sha256,
+    sums: Vec<PartSum>,
+    /// The part that is being written.
+    part: String,
+    done: Packed,
+    reported: u64,
+    seconds: u64,
+    progress: &'a mut dyn FnMut(Progress),
+}
+
+impl std::fmt::Debug for Packer<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Packer")
+            .field("part", &self.part)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where the stream goes.
+enum Sink<'a> {
+    Zstd(Box<zstd::stream::write::Encoder<'static, &'a mut dyn Write>>),
+    Gzip(Box<flate2::write::GzEncoder<&'a mut dyn Write>>),
+    Plain(&'a mut dyn Write),
+}
+
+impl<'a> Sink<'a> {
+    fn new(out: &'a mut dyn Write, how: Compression) -> io::Result<Self> {
+        Ok(match how {
+            Compression::None => Self::Plain(out),
+            Compression::Gzip(level) => Self::Gzip(Box::new(flate2::write::GzEncoder::new(
+                out,
+                flate2::Compression::new(level.clamp(1, 9)),
+            ))),
+            Compression::Zstd(level) => {
+                let mut encoder = zstd::stream::write::Encoder::new(out, level)?;
+                let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+                encoder.multithread(u32::try_from(cpus).unwrap_or(1))?;
+                encoder.include_checksum(true)?;
+                Self::Zstd(Box::new(encoder))
+            }
+        })
+    }
+
+    fn write(&mut self, data: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Zstd(out) => out.write_all(data),
+            Self::Gzip(out) => out.write_all(data),
+            Self::Plain(out) => out.write_all(data),
+        }
+    }
+
+    fn finish(self) -> io::Result<()> {
+        match self {
+            Self::Zstd(out) => out.finish()?.flush(),
+            Self::Gzip(out) => out.finish()?.flush(),
+            Self::Plain(out) => out.flush(),
+        }
+    }
+}
+
+impl<'a> Packer<'a> {
+    /// Begins an archive with its manifest.
+    ///
+    /// # Errors
+    /// The stream cannot be written.
+    pub fn new(
+        out: &'a mut dyn Write,
+        how: Compression,
+        manifest: &Manifest,
+        progress: &'a mut dyn FnMut(Progress),
+    ) -> Result<Self, PackError> {
+        let mut packer = Self {
+            out: Sink::new(out, how).map_err(PackError::Write)?,
+            gathered: Vec::with_capacity(GATHER * 2),
+            hash: Sha256::new(),
+            sums: Vec::new(),
+            part: MANIFEST.into(),
+            done: Packed::default(),
+            reported: 0,
+            seconds: manifest.made_ms / 1000,
+            progress,
+        };
+        let text = serde_json::to_vec_pretty(manifest).map_err(|e| PackError::Write(e.into()))?;
+        packer.member(MANIFEST, &text)?;
+        Ok(packer)
+    }
+
+    /// Adds the trees of the guest's image.
+    ///
+    /// # Errors
+    /// They cannot be read, the stream cannot be written.
+    pub fn image(&mut self, image: &Image) -> Result<(), PackError> {
+        let parts = match image.layers.as_slice() {
+            [] => vec![image_part(&image.digest)],
+            layers => layers.iter().map(|d| format!("layers/{d}/root")).collect(),
+        };
+        for (part, path) in parts.iter().zip(image.lowers()) {
+            self.tree(part, &path, open_dir(&path)?.as_fd())?;
+        }
+        Ok(())
+    }
+
+    /// Adds a layer of the guest's that was set aside.
+    pub(super) fn sealed(&mut self, number: usize, tree: &Path) -> Result<(), PackError> {
+        self.tree(&sealed_part(number), tree, open_dir(tree)?.as_fd())
+    }
+
+    /// Adds the guest's own layer: the folder `upper` of the folder that holds it.
+    ///
+    /// # Errors
+    /// It cannot be read, the stream cannot be written.
+    pub fn own(&mut self, shown: &Path, writable: impl std::os::fd::AsFd) -> Result<(), PackError> {
+        let upper = super::dirfd::child_dir(writable, c"upper")
+            .map_err(|e| FileError::new("open folder", &shown.join("upper"), e))?;
+        self.tree(OWN, shown, upper.as_fd())
+    }
+
+    /// Ends the archive with its checksums.
+    ///
+    /// # Errors
+    /// The stream cannot be written.
+    pub fn finish(mut self) -> Result<Packed, PackError> {
+        self.begin("")?;
+        let sums = Checksums::of(std::mem::take(&mut self.sums));
+        let text = serde_json::to_vec_pretty(&sums).map_err(|e| PackError::Write(e.into()))?;
+        self.member(CHECKSUMS, &text)?;
+        self.gathered.resize(self.gathered.len() + 1024, 0);
+        self.pass_on()?;
+        self.out.finish().map_err(PackError::Write)?;
+        Ok(self.done)
+    }
+
+    fn member(&mut self, name: &str, data: &[u8]) -> Result<(), PackError> {
+        own(&mut self.gathered, name, data.len() as u64, self.seconds);
+        self.gathered.extend_from_slice(data);
+        pad(&mut self.gathered, data.len() as u64);
+        self.pass_on()
+    }
+
+    /// Ends the part that was being written, and begins another.
+    fn begin(&mut self, part: &str) -> Result<(), PackError> {
+        self.pass_on()?;
+        let offset = self.sums.last().map_or(0, |sum| sum.offset + sum.length);
+        self.sums.push(PartSum {
+            name: std::mem::replace(&mut self.part, part.to_owned()),
+            offset,
+            length: self.done.bytes - offset,
+            sha256: hex(&self.hash.finalize_reset()),
+        });
+        Ok(())
+    }
+
+    fn tree(
+        &mut self,
+        part: &str,
+        shown: &Path,
+        top: std::os::fd::BorrowedFd<'_>,
+    ) -> Result<(), PackError> {
+        self.begin(part)?;
+        (self.progress)(Progress::Phase(format!("packing {part:.20}")));
+        let mut gone = HashSet::new();
+        let read = read_tree::<PackError>(top, |found| self.found(part, found, &mut gone));
+        read.map_err(|error| match error {
+            PackError::File(source) => PackError::At {
+                place: shown.to_owned(),
+                source,
+            },
+            other => other,
+        })?;
+        self.pass_on()
+    }
+
+    fn found(
+        &mut self,
+        part: &str,
+        found: &Found<'_>,
+        gone: &mut HashSet<Vec<u8>>,
+    ) -> Result<(), PackError> {
+        if interrupt::caught().is_some() {
+            return Err(PackError::Interrupted);
+        }
+        if file_type(found.stat) == FileType::Socket {
+            self.done.sockets += 1;
+            return Ok(());
+        }
+        let lost = found.earlier.is_some_and(|path| gone.contains(path));
+        let item = if lost {
+            found.alone().item()?
+        } else {
+            found.item()?
+        };
+        let Some((item, content)) = item else {
+            gone.insert(found.path.to_vec());
+            return Ok(());
+        };
+        self.done.files += 1;
+        let stored = headers(&mut self.gathered, part, &item);
+        if let Some(content) = content {
+            self.content(content, found.path)?;
+            pad(&mut self.gathered, stored);
+        }
+        if self.gathered.len() >= GATHER {
+            self.pass_on()?;
+        }
+        Ok(())
+    }
+
+    /// Reads the data of a file right into what is gathered.
+    fn content(&mut self, mut content: Content, path: &[u8]) -> Result<(), PackError> {
+        loop {
+            let begin = self.gathered.len();
+            let room = (GATHER * 2 - begin.min(GATHER)).min(content.left());
+            if room == 0 {
+                return Ok(());
+            }
+            self.gathered.resize(begin + room, 0);
+            let n = content.read(&mut self.gathered[begin..]);
+            let n = n.map_err(|e| super::tree_item::failed("read", path, e))?;
+            self.gathered.truncate(begin + n);
+            if self.gathered.len() >= GATHER {
+                self.pass_on()?;
+            }
+        }
+    }
+
+    /// Hashes what is gathered and passes it on.
+    fn pass_on(&mut self) -> Result<(), PackError> {
+        self.hash.update(&self.gathered);
+        self.out.write(&self.gathered).map_err(PackError::Write)?;
+        self.done.bytes += self.gathered.len() as u64;
+        self.gathered.clear();
+        if self.done.bytes - self.reported >= REPORT {
+            self.reported = self.done.bytes;
+            (self.progress)(Progress::Bytes {
+                done: self.done.bytes,
+                total: None,
+            });
+        }
+        if interrupt::caught().is_some() {
+            return Err(PackError::Interrupted);
+        }
+        Ok(())
+    }
+}

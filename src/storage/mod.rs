@@ -13,6 +13,7 @@
 //! | `root` | a guest's own layer: make, use, delete |
 //! | `first_boot`, `network_files`, `ssh_keys` | what the host writes into a guest before it runs |
 //! | `merged`, `merged_folder` | a guest's tree as the guest sees it, read and written by descriptor |
+//! | `tree_item`, `tree_read`, `tree_write`, `tree_policy` | a tree as items with everything they have: read, and made again elsewhere |
 //! | `dirfd`, `walk`, `remove`, `seed` | descriptor work the others share |
 //!
 //! A tree that a guest has written to is data of a stranger: it is only ever touched one component
@@ -46,6 +47,16 @@ mod seed;
 mod ssh_keys;
 mod systemd_units;
 mod template;
+#[allow(dead_code)] // its first user comes with `export`
+mod tree_item;
+#[allow(dead_code)] // its first user comes with `export`
+mod tree_policy;
+#[allow(dead_code)] // its first user comes with `export`
+mod tree_read;
+#[cfg(test)]
+mod tree_tests;
+#[allow(dead_code)] // its first user comes with `export`
+mod tree_write;
 mod walk;
 
 pub use archive_entry::ArchiveError;

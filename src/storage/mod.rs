@@ -26,6 +26,7 @@ mod archive_entry;
 mod archive_pax;
 mod archive_read;
 mod archive_sparse;
+pub mod backup;
 mod build;
 mod busybox;
 mod debian;

@@ -132,6 +132,17 @@ impl Found<'_> {
         }
     }
 
+    /// The same as if it had not been met before: for one whose name that was met has gone since.
+    pub(super) fn alone(&self) -> Found<'_> {
+        Found {
+            path: self.path,
+            stat: self.stat,
+            earlier: None,
+            place: self.place,
+            top: self.top,
+        }
+    }
+
     fn look(&self) -> rustix::io::Result<(Item, Option<Content>)> {
         if let Some(earlier) = self.earlier {
             return Ok((

@@ -109,6 +109,11 @@ impl Secrets {
         })
     }
 
+    /// Whether what is sealed can only be of the key's holder.
+    pub(super) fn is_encrypted(&self) -> bool {
+        matches!(self.cipher, Cipher::Encrypted(_))
+    }
+
     /// The name of a chunk with these bytes.
     pub(super) fn chunk_id(&self, data: &[u8]) -> ChunkId {
         ChunkId(*blake3::keyed_hash(&self.names, data).as_bytes())

@@ -6,11 +6,11 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use bulkhead::model::{GuestName, Layout, MountOp, RootOp, TemplateRef};
+use bulkhead::model::{GuestName, Layout, MountOp, RootOp, TemplateRef, Writable};
 use bulkhead::storage::{
-    FirstBoot, Image, ImageError, InitKind, Progress, Templates, create_root, delete_root,
-    ensure_image, first_boot, image_digest, images, leftovers, load_image, remove_image,
-    remove_leftover, root_ops, update_hosts, usage, verify_image,
+    FirstBoot, Image, ImageError, InitKind, Pool, Progress, Quota, Templates, create_root,
+    delete_root, ensure_image, first_boot, image_digest, images, leftovers, load_image,
+    remove_image, remove_leftover, root_ops, update_hosts, usage, verify_image,
 };
 
 /// A prefix for one test.
@@ -130,15 +130,19 @@ fn busybox_is_built_once_and_lends_itself_to_roots() {
     std::fs::remove_file(image.root().join("etc/motd")).unwrap();
 
     let web = name("web");
-    create_root(&layout, &web, &image).unwrap();
+    create_root(&layout, &web, &image, (&Pool::usual(), Quota::default())).unwrap();
     assert!(
-        create_root(&layout, &web, &image)
+        create_root(&layout, &web, &image, (&Pool::usual(), Quota::default()))
             .unwrap_err()
             .to_string()
             .contains("already")
     );
-    let (root, mounts) = root_ops(&layout, &web, &image);
-    let RootOp::Overlay { lower, writable } = root else {
+    let (root, mounts) = root_ops(&layout, &web, &image).unwrap();
+    let RootOp::Overlay {
+        lower,
+        writable: Writable::Folder { path: writable },
+    } = root
+    else {
         panic!("{root:?}")
     };
     assert_eq!((lower, mounts), (vec![image.root()], vec![]));
@@ -162,7 +166,9 @@ fn busybox_is_built_once_and_lends_itself_to_roots() {
     assert_eq!(leftovers(&layout).unwrap(), []);
     remove_image(&layout, &image.digest).unwrap();
     assert_eq!(images(&layout).unwrap().len(), 0);
-    let error = create_root(&layout, &web, &image).unwrap_err().to_string();
+    let error = create_root(&layout, &web, &image, (&Pool::usual(), Quota::default()))
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("is gone"), "{error}");
     assert!(image_digest(&layout, &web).is_err());
     assert_eq!(
@@ -209,7 +215,7 @@ fn first_boot_writes_the_guests_layer_and_nothing_else() {
     let image = ensure(&layout, &template("busybox", &[]));
     let before = files(&image.root());
     let web = name("web");
-    create_root(&layout, &web, &image).unwrap();
+    create_root(&layout, &web, &image, (&Pool::usual(), Quota::default())).unwrap();
     let upper = layout.guest(&web).join("root/upper");
     // What a hostile image or guest could have there: links out of the tree.
     let bait = prefix.path.join("bait");
@@ -436,7 +442,7 @@ fn a_full_disk_does_not_stop_a_delete() {
     let layout = prefix.layout();
     let image = ensure(&layout, &template("busybox", &[]));
     let (web, other) = (name("web"), name("other"));
-    create_root(&layout, &web, &image).unwrap();
+    create_root(&layout, &web, &image, (&Pool::usual(), Quota::default())).unwrap();
     let filler = layout.guest(&web).join("root/upper/filler");
     let mut file = std::fs::File::create(filler).unwrap();
     while std::io::Write::write(&mut file, &[1; 4096]).is_ok_and(|n| n > 0) {}
@@ -447,13 +453,13 @@ fn a_full_disk_does_not_stop_a_delete() {
             break;
         }
     }
-    let error = create_root(&layout, &other, &image)
+    let error = create_root(&layout, &other, &image, (&Pool::usual(), Quota::default()))
         .unwrap_err()
         .to_string();
     assert!(error.contains("other") && error.contains("full"), "{error}");
     delete_root(&layout, &web).unwrap();
     assert_eq!(leftovers(&layout).unwrap(), []);
-    create_root(&layout, &other, &image).unwrap();
+    create_root(&layout, &other, &image, (&Pool::usual(), Quota::default())).unwrap();
 }
 
 #[test]
@@ -462,7 +468,7 @@ fn a_read_only_state_folder_is_said() {
     let layout = prefix.layout();
     let image = ensure(&layout, &template("busybox", &[]));
     let web = name("web");
-    create_root(&layout, &web, &image).unwrap();
+    create_root(&layout, &web, &image, (&Pool::usual(), Quota::default())).unwrap();
     prefix.remount("remount,ro");
     assert_eq!(
         ensure(&layout, &template("busybox", &[])),
@@ -470,9 +476,14 @@ fn a_read_only_state_folder_is_said() {
         "reading needs no writing"
     );
     let errors = [
-        create_root(&layout, &name("other"), &image)
-            .unwrap_err()
-            .to_string(),
+        create_root(
+            &layout,
+            &name("other"),
+            &image,
+            (&Pool::usual(), Quota::default()),
+        )
+        .unwrap_err()
+        .to_string(),
         delete_root(&layout, &web).unwrap_err().to_string(),
         first_boot(&layout, &web, &image, &boot("web"))
             .unwrap_err()
@@ -495,7 +506,7 @@ fn a_mount_inside_stops_a_delete_and_nothing_below_it_is_lost() {
     let layout = prefix.layout();
     let image = ensure(&layout, &template("busybox", &[]));
     let web = name("web");
-    create_root(&layout, &web, &image).unwrap();
+    create_root(&layout, &web, &image, (&Pool::usual(), Quota::default())).unwrap();
     let precious = prefix.path.join("precious");
     std::fs::create_dir(&precious).unwrap();
     std::fs::write(precious.join("data"), "kept").unwrap();
@@ -520,7 +531,7 @@ fn a_mount_inside_stops_a_delete_and_nothing_below_it_is_lost() {
         "kept"
     );
     assert_eq!(left.len(), 1);
-    remove_leftover(&left[0]).unwrap();
+    remove_leftover(&layout, &left[0]).unwrap();
     assert_eq!(leftovers(&layout).unwrap(), []);
 }
 
@@ -538,10 +549,10 @@ fn what_a_dead_build_left_is_found_and_removed() {
     folder.lock().unwrap();
     assert_eq!(leftovers(&layout).unwrap(), []);
     drop(folder);
-    remove_leftover(&found[0]).unwrap();
-    remove_leftover(&found[0]).unwrap();
+    remove_leftover(&layout, &found[0]).unwrap();
+    remove_leftover(&layout, &found[0]).unwrap();
     std::fs::create_dir_all(layout.guest(&name("web")).join(".root-1/upper")).unwrap();
-    remove_leftover(&leftovers(&layout).unwrap()[0]).unwrap();
+    remove_leftover(&layout, &leftovers(&layout).unwrap()[0]).unwrap();
     assert_eq!(leftovers(&layout).unwrap(), []);
 }
 
@@ -575,7 +586,7 @@ fn debian_is_built_from_packages() {
     assert_eq!(std::fs::read(root.join("etc/machine-id")).unwrap(), b"");
     assert_eq!(files(&root.join("dev")), Vec::<PathBuf>::new());
     let web = name("web");
-    create_root(&layout, &web, &image).unwrap();
+    create_root(&layout, &web, &image, (&Pool::usual(), Quota::default())).unwrap();
     first_boot(&layout, &web, &image, &boot("web")).unwrap();
     let upper = layout.guest(&web).join("root/upper");
     assert!(

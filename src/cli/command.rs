@@ -10,7 +10,7 @@ use super::fault::{Fault, Result};
 use super::render::Format;
 use super::{
     change, create, delete, demo, doctor, enter, generate, info, keeper, life, list, logs, plan,
-    profile, template, wait,
+    pool, profile, template, wait,
 };
 
 /// One verb.
@@ -51,6 +51,7 @@ const VERBS: &[Verb] = &[
     plan::PLAN,
     wait::WAIT,
     template::TEMPLATE,
+    pool::POOL,
     profile::PROFILE,
     doctor::DOCTOR,
     generate::COMPLETIONS,

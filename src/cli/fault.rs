@@ -10,7 +10,7 @@ use crate::guest::{GuestError, view};
 use crate::kernel::cgroup::CgroupError;
 use crate::kernel::{Errno, KernelError, interrupt};
 use crate::launch::EnterError;
-use crate::storage::{ImageError, TemplateError};
+use crate::storage::{ImageError, PoolError, TemplateError};
 
 /// Something failed.
 pub(super) const FAILED: u8 = 1;
@@ -184,6 +184,12 @@ impl From<ImageError> for Fault {
     }
 }
 
+impl From<PoolError> for Fault {
+    fn from(error: PoolError) -> Self {
+        GuestError::from(error).into()
+    }
+}
+
 impl From<TemplateError> for Fault {
     fn from(error: TemplateError) -> Self {
         ImageError::from(error).into()
@@ -200,7 +206,10 @@ impl From<KernelError> for Fault {
 fn code(error: &GuestError) -> u8 {
     match error {
         GuestError::Missing { .. } => MISSING,
-        GuestError::Exists(_) | GuestError::WrongState { .. } | GuestError::Busy { .. } => STATE,
+        GuestError::Exists(_)
+        | GuestError::Pool(PoolError::Exists(_) | PoolError::InUse { .. })
+        | GuestError::WrongState { .. }
+        | GuestError::Busy { .. } => STATE,
         error if error.is_refusal() => REFUSED,
         GuestError::Key(_) => USAGE,
         GuestError::Image(error) => image_code(error),

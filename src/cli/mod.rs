@@ -31,6 +31,7 @@ mod logs;
 mod many;
 mod order;
 mod plan;
+mod pool;
 mod profile;
 mod progress;
 pub mod render;

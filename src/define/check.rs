@@ -111,6 +111,7 @@ pub fn check(guest: &Guest, facts: &HostFacts) -> Result<(), Vec<Problem>> {
     cpu(guest, facts, &mut found);
     memory(guest, &mut found);
     io(guest, &mut found);
+    disk(guest, &mut found);
     counts(guest, &mut found);
     kernel_settings(guest, &mut found);
     life(guest, &mut found);
@@ -262,6 +263,19 @@ fn io(guest: &Guest, found: &mut Found) {
         if all.iter().any(|n| *n == 0 || *n > MOST_BYTES) {
             found.item("io.device", &name, "a limit must be at least 1");
         }
+    }
+}
+
+/// Smallest root: a file system's own records need some of it.
+const LEAST_DISK: Bytes = Bytes::mib(16);
+
+fn disk(guest: &Guest, found: &mut Found) {
+    found.result("disk.pool", rule::pool_name(&guest.disk.pool));
+    if let Some(size) = guest.disk.size {
+        found.range("disk.size", &size, &LEAST_DISK, &Bytes(MOST_BYTES));
+    }
+    if let Some(inodes) = guest.disk.inodes {
+        found.range("disk.inodes", &inodes, &1000, &u32::MAX);
     }
 }
 

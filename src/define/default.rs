@@ -11,6 +11,7 @@ pub(super) const TEMPLATE: &str = "host";
 pub(super) const CPU_WEIGHT: u32 = 100;
 pub(super) const MEMORY: Bytes = Bytes::mib(512);
 pub(super) const PROCESSES: u32 = 1024;
+pub(super) const POOL: &str = "default";
 pub(super) const TIMEZONE: &str = "Etc/UTC";
 pub(super) const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) const TMPFS_SIZE: Bytes = Bytes::mib(64);

@@ -30,6 +30,8 @@ layered! {
         processes: Option<u32>,
         /// Block I/O limits.
         io: IoPart,
+        /// Where its files lie, and how much of them there may be.
+        disk: DiskPart,
         /// Resource limits by name.
         rlimits: BTreeMap<String, Rlimit>,
         /// Kernel settings by name.
@@ -110,6 +112,18 @@ layered! {
         weight: Option<OrNone<u32>>,
         /// Limits by device.
         device: Vec<BlockLimitEntry>,
+    }
+}
+
+layered! {
+    /// `[disk]`
+    pub struct DiskPart {
+        /// Pool its root lies in.
+        pool: Option<String>,
+        /// Most bytes of its files.
+        size: Option<OrNone<Bytes>>,
+        /// Most files.
+        inodes: Option<OrNone<u32>>,
     }
 }
 

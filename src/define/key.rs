@@ -109,6 +109,13 @@ pub const KEYS: &[Key] = &[
     key("io.device", "io-limit", "DEVICE:LIMITS", Kind::IoLimit, LIVE,
         "Limits of a block device a second: \
          /dev/vda:read=10M,write=5M,read_iops=100,write_iops=100"),
+    key("disk.pool", "pool", "NAME", Kind::Text, RESTART,
+        "Pool its root lies in, chosen when it is made; `bulkhead pool list` names them \
+         [default: default]"),
+    key("disk.size", "disk", "BYTES", Kind::Number, LIVE,
+        "Size of its root: what it may write and what df shows, or none [default: none]"),
+    key("disk.inodes", "disk-inodes", "COUNT", Kind::Number, RESTART,
+        "Most files of its root, chosen when it is made, or none [default: none]"),
     key("rlimits", "rlimit", "NAME=SOFT[:HARD]", Kind::Map, RESTART,
         "Resource limit of getrlimit(2): nofile=1024:4096, core=unlimited, memlock=64M"),
     key("sysctls", "sysctl", "NAME=VALUE", Kind::Map, RESTART,

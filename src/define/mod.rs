@@ -44,8 +44,8 @@ pub use capability::{CAPABILITIES, Capability, CapabilityChange};
 pub use check::{Problem, check};
 pub use default::DEFAULT_CAPABILITIES;
 pub use definition::{
-    AccessPart, AutostartPart, CpuPart, Definition, InitPart, IoPart, MemoryPart, NetworkPart,
-    RestartPart, SecurityPart, TemplatePart,
+    AccessPart, AutostartPart, CpuPart, Definition, DiskPart, InitPart, IoPart, MemoryPart,
+    NetworkPart, RestartPart, SecurityPart, TemplatePart,
 };
 pub use edit::{Change, edit};
 pub use entry::{BlockLimitEntry, DeviceEntry, MountEntry, TmpfsEntry};
@@ -56,7 +56,7 @@ pub use layer::{Dotted, Extend, Replace};
 pub use profile::{Profile, ProfileError, Profiles};
 pub use read::Sheet;
 pub use resolve::{define, locate, resolve};
-pub use rule::{RLIMITS, is_signal};
+pub use rule::{RLIMITS, is_signal, pool_name};
 pub use settings::{IdSettings, NetworkSettings, Settings, Subnet};
 pub use show::get;
 pub use word::{ModeBits, OrNone, Pause};

@@ -7,8 +7,8 @@ use super::capability::{CAPABILITIES, CapabilityChange};
 use super::check::{Problem, check};
 use super::default;
 use super::definition::{
-    AccessPart, AutostartPart, CpuPart, Definition, InitPart, IoPart, MemoryPart, NetworkPart,
-    RestartPart, SecurityPart, TemplatePart,
+    AccessPart, AutostartPart, CpuPart, Definition, DiskPart, InitPart, IoPart, MemoryPart,
+    NetworkPart, RestartPart, SecurityPart, TemplatePart,
 };
 use super::entry::{BlockLimitEntry, DeviceEntry, MountEntry, TmpfsEntry};
 use super::error::{DefineError, Fault};
@@ -16,8 +16,8 @@ use super::layer::Layer;
 use super::profile::{ProfileError, Profiles};
 use super::read::Sheet;
 use crate::model::{
-    Access, Autostart, BindMount, BlockLimit, Bytes, CpuLimits, Cpus, Device, Guest, GuestName,
-    HostFacts, InitCommand, IoLimits, MemoryLimits, NetworkWish, RestartRule, Security,
+    Access, Autostart, BindMount, BlockLimit, Bytes, CpuLimits, Cpus, Device, DiskWish, Guest,
+    GuestName, HostFacts, InitCommand, IoLimits, MemoryLimits, NetworkWish, RestartRule, Security,
     TemplateRef, Tmpfs,
 };
 
@@ -100,6 +100,7 @@ fn fill(name: &GuestName, merged: Definition) -> Guest {
         memory,
         processes,
         io,
+        disk,
         rlimits,
         sysctls,
         hostname,
@@ -129,6 +130,7 @@ fn fill(name: &GuestName, merged: Definition) -> Guest {
         memory: memory.into(),
         processes: processes.unwrap_or(default::PROCESSES),
         io: io.into(),
+        disk: disk.into(),
         rlimits: rlimits.over(default::rlimits()),
         sysctls: sysctls.0,
         hostname: hostname.unwrap_or_else(|| name.to_string()),
@@ -156,6 +158,16 @@ impl From<TemplatePart> for TemplateRef {
         Self {
             name: name.unwrap_or_else(|| default::TEMPLATE.into()),
             options,
+        }
+    }
+}
+
+impl From<DiskPart> for DiskWish {
+    fn from(DiskPart { pool, size, inodes }: DiskPart) -> Self {
+        Self {
+            pool: pool.unwrap_or_else(|| default::POOL.into()),
+            size: size.and_then(|size| size.0),
+            inodes: inodes.and_then(|inodes| inodes.0),
         }
     }
 }

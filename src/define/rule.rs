@@ -69,6 +69,16 @@ pub(super) fn template_name(text: &str) -> Rule {
     })
 }
 
+/// A pool's name; it is the name of its record and of a folder.
+///
+/// # Errors
+/// What would be right.
+pub fn pool_name(text: &str) -> Rule {
+    must(plain_name(text), || {
+        format!("{} is not a pool name: use a-z, 0-9, - and _", quoted(text))
+    })
+}
+
 pub(super) fn profile_name(text: &str) -> Rule {
     must(plain_name(text), || {
         format!(

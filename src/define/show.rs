@@ -77,7 +77,7 @@ fn word<T: PartialEq>(words: &[(&str, T)], value: &T) -> Items {
 fn items(guest: &Guest, key: &Key) -> Items {
     let (group, _) = key.path.split_once('.').unwrap_or((key.path, ""));
     match group {
-        "cpu" | "memory" | "io" | "processes" => amounts(guest, key.path),
+        "cpu" | "memory" | "io" | "disk" | "processes" => amounts(guest, key.path),
         "security" | "access" => trust(guest, key.path),
         "init" | "autostart" | "restart" => life(guest, key.path),
         _ => rest(guest, key.path),
@@ -111,6 +111,9 @@ fn amounts(guest: &Guest, path: &str) -> Items {
             |limit| limit.device.display().to_string(),
             io_limit_text,
         ),
+        "disk.pool" => single(&guest.disk.pool),
+        "disk.size" => optional(guest.disk.size),
+        "disk.inodes" => optional(guest.disk.inodes),
         _ => Items::new(),
     }
 }

@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use super::create::quota;
 use super::error::{GuestError, Result};
 use super::manager::Manager;
 use crate::define::{self, Change, KeyPath};
 use crate::kernel::{fault, file};
 use crate::launch;
 use crate::model::{EventKind, Guest, GuestName, Status};
-use crate::plan;
+use crate::{plan, storage};
 
 /// What a change did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -78,6 +79,7 @@ impl Manager {
                 template: before.template.name,
             });
         }
+        self.check_disk(name, &guest)?;
         let status = self.status(name)?;
         let runs = matches!(status, Status::Running | Status::Paused);
         let (applied, waiting): (Vec<_>, Vec<_>) =
@@ -100,6 +102,9 @@ impl Manager {
             Ok(())
         };
         let done = done.and_then(|()| {
+            if old.as_ref().is_none_or(|old| old.disk != guest.disk) {
+                self.resize(name, &guest)?;
+            }
             fault::point()?;
             file::write_whole(&self.definition_path(name), text.as_bytes(), 0o600)?;
             Ok(())
@@ -116,6 +121,44 @@ impl Manager {
         // It is changed; a full disk must not make that an error.
         let _lost = self.record(name, EventKind::Changed { keys });
         Ok(changed)
+    }
+
+    /// What of a disk is chosen once.
+    fn check_disk(&self, name: &GuestName, guest: &Guest) -> Result<()> {
+        let Ok(before) = self.guest(name) else {
+            return Ok(());
+        };
+        let fixed = |key, why: &str| GuestError::Chosen {
+            name: name.clone(),
+            key,
+            why: why.into(),
+        };
+        if before.disk.pool != guest.disk.pool {
+            return Err(fixed(
+                "disk.pool",
+                "its root lies there: make a new guest in the other pool",
+            ));
+        }
+        if before.disk.inodes != guest.disk.inodes {
+            return Err(fixed("disk.inodes", "its filesystem was made so"));
+        }
+        if before.disk.size != guest.disk.size {
+            storage::check_resize(&self.layout, name, quota(guest))
+                .map_err(|error| self.root_error(name, error))?;
+        }
+        Ok(())
+    }
+
+    fn resize(&self, name: &GuestName, guest: &Guest) -> Result<()> {
+        storage::resize_root(&self.layout, name, quota(guest))
+            .map_err(|error| self.root_error(name, error))
+    }
+
+    fn root_error(&self, name: &GuestName, error: storage::RootError) -> GuestError {
+        GuestError::Root {
+            name: name.clone(),
+            source: error.into(),
+        }
     }
 
     /// Brings the limits of a running guest to what its new definition says, all or none.

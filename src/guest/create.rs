@@ -9,7 +9,7 @@ use super::store::{Machine, Written};
 use crate::kernel::{KernelError, fault, file, random};
 use crate::model::{EventKind, Guest, GuestName, NetworkKind, Status};
 use crate::network::Lease;
-use crate::storage::{self, FirstBoot, Image, Progress};
+use crate::storage::{self, FirstBoot, Image, Pool, Progress, Quota};
 
 /// A guest that was made.
 #[derive(Clone, Debug)]
@@ -35,6 +35,7 @@ impl Manager {
             .resolve(&guest.template)
             .map_err(storage::ImageError::from)?;
         self.check_host_side(&guest)?;
+        self.pool_of(&guest)?.driver_for(quota(&guest))?;
         if guest.network.kind == NetworkKind::Bridge {
             self.network.preview(name, guest.network.address)?;
         }
@@ -95,7 +96,9 @@ impl Manager {
             name: name.clone(),
             source,
         };
-        storage::create_root(&self.layout, name, &image).map_err(|error| failed(error.into()))?;
+        let pool = self.pool_of(guest)?;
+        storage::create_root(&self.layout, name, &image, (&pool, quota(guest)))
+            .map_err(|error| failed(error.into()))?;
         let lease = self.lease(name, guest)?;
         let boot = self.first_boot_data(guest, &machine, lease.as_ref())?;
         fault::point()?;
@@ -104,6 +107,11 @@ impl Manager {
         self.write_written(name, &Written::of(guest))?;
         file::write_whole(&self.definition_path(name), text.as_bytes(), 0o600)?;
         Ok(image)
+    }
+
+    /// The pool a definition names.
+    fn pool_of(&self, guest: &Guest) -> Result<Pool> {
+        Ok(Pool::load(&self.layout, &guest.disk.pool)?)
     }
 
     /// The guest's address on the bridge, taken if it has none yet. Its lock is held.
@@ -199,6 +207,14 @@ impl Manager {
                 }),
             })
             .collect()
+    }
+}
+
+/// What a definition lets the guest write.
+pub(super) fn quota(guest: &Guest) -> Quota {
+    Quota {
+        size: guest.disk.size.map(|size| size.0),
+        inodes: guest.disk.inodes,
     }
 }
 

@@ -73,6 +73,19 @@ pub enum GuestError {
         /// What it was made from.
         template: String,
     },
+    /// What is chosen when a guest is made (exit code 5).
+    #[error("{key} of guest {name} cannot be changed: {why}")]
+    Chosen {
+        /// Guest.
+        name: GuestName,
+        /// Key.
+        key: &'static str,
+        /// Why, and what to do.
+        why: String,
+    },
+    /// Its pool.
+    #[error(transparent)]
+    Pool(#[from] crate::storage::PoolError),
     /// Its address (exit code 5).
     #[error(transparent)]
     Lease(#[from] crate::network::LeaseError),
@@ -136,6 +149,11 @@ impl GuestError {
             | Self::Plan(_)
             | Self::Host { .. }
             | Self::Fixed { .. }
+            | Self::Chosen { .. }
+            | Self::Pool(
+                crate::storage::PoolError::Unknown { .. }
+                | crate::storage::PoolError::Refused { .. },
+            )
             | Self::Exhausted(_) => true,
             Self::Lease(error) => !matches!(error, LeaseError::File(_) | LeaseError::Host(_)),
             Self::Start { refused, .. } => *refused,

@@ -51,7 +51,8 @@ impl Manager {
             found.push(leftover("file", path.display().to_string(), done));
         }
         for stray in storage::leftovers(&self.layout).map_err(|e| GuestError::Image(e.into()))? {
-            let done = fix.then(|| storage::remove_leftover(&stray).map_err(|e| e.to_string()));
+            let done = fix
+                .then(|| storage::remove_leftover(&self.layout, &stray).map_err(|e| e.to_string()));
             found.push(leftover("file", stray.path.display().to_string(), done));
         }
         Ok(found)

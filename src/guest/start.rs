@@ -93,7 +93,11 @@ impl Manager {
         net: Vec<NetOp>,
     ) -> Result<Planned> {
         self.check_host_side(&guest)?;
-        let (root, mounts) = storage::root_ops(&self.layout, name, image);
+        let (root, mounts) =
+            storage::root_ops(&self.layout, name, image).map_err(|error| GuestError::Root {
+                name: name.clone(),
+                source: error.into(),
+            })?;
         let seccomp = match guest.security.seccomp.as_str() {
             "default" if guest.security.nesting => "nesting",
             other => other,

@@ -3,6 +3,7 @@
 
 mod error;
 
+pub mod btrfs;
 mod bus;
 pub mod capability;
 pub mod cgroup;
@@ -10,11 +11,13 @@ pub mod channel;
 pub mod credentials;
 pub mod fault;
 pub mod file;
+pub mod filesystem;
 pub mod forward;
 pub mod id_maps;
 pub mod inherited;
 pub mod interface;
 pub mod interrupt;
+pub mod loop_device;
 pub mod mount;
 pub mod namespace;
 pub mod netlink;

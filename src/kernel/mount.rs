@@ -286,3 +286,11 @@ pub fn chown_at(dir: BorrowedFd<'_>, name: &str, owner: (u32, u32)) -> Result<()
         Err(KernelError::last("change the owner of", name))
     }
 }
+
+/// Takes the mount at `path` away.
+///
+/// # Errors
+/// It is in use.
+pub fn unmount_path(path: &Path) -> Result<()> {
+    unmount(path, UnmountFlags::empty()).map_err(KernelError::on("unmount", path.display()))
+}

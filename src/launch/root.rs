@@ -1,16 +1,17 @@
 //! The host's part in building the guest's root, inside the private copy of the host's mounts.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, OFlags};
 
 use super::host::{Cause, Host, missing};
 use crate::kernel::credentials::FileSystemUser;
+use crate::kernel::filesystem::Disk;
 use crate::kernel::mount::{self, Attr};
 use crate::kernel::tree::{self, Point};
 use crate::kernel::{Errno, KernelError};
-use crate::model::RootOp;
+use crate::model::{RootOp, Writable};
 use crate::plan::step::Attributes;
 
 impl Host {
@@ -28,27 +29,35 @@ impl Host {
         make_dir(&place)?;
         let mounted = match root {
             RootOp::Overlay { lower, writable } => {
-                let layer = |path: &Path, name: &str, attr: Attr| -> Result<String, Cause> {
-                    let tree = mount::clone_tree(path, false)?;
-                    let what = path.display().to_string();
-                    mount::set_attr(
-                        tree.as_fd(),
-                        attr,
-                        Attr::empty(),
-                        false,
-                        Some(users.as_fd()),
-                        &what,
-                    )?;
-                    let at = scratch.join(name);
-                    make_dir(&at)?;
-                    mount::attach(tree.as_fd(), tree::open_root(&at)?.as_fd(), &what)?;
-                    Ok(at.display().to_string())
-                };
+                let layer =
+                    |tree: OwnedFd, path: &Path, name: &str, attr: Attr| -> Result<String, Cause> {
+                        let what = path.display().to_string();
+                        mount::set_attr(
+                            tree.as_fd(),
+                            attr,
+                            Attr::empty(),
+                            false,
+                            Some(users.as_fd()),
+                            &what,
+                        )?;
+                        let at = scratch.join(name);
+                        make_dir(&at)?;
+                        mount::attach(tree.as_fd(), tree::open_root(&at)?.as_fd(), &what)?;
+                        Ok(at.display().to_string())
+                    };
                 let mut layers = Vec::new();
                 for (n, path) in lower.iter().enumerate() {
-                    layers.push(layer(path, &format!("lower{n}"), Attr::MOUNT_ATTR_RDONLY)?);
+                    let tree = mount::clone_tree(path, false)?;
+                    let name = format!("lower{n}");
+                    layers.push(layer(tree, path, &name, Attr::MOUNT_ATTR_RDONLY)?);
                 }
-                let writable = layer(writable, "writable", Attr::empty())?;
+                let (tree, path) = match writable {
+                    Writable::Folder { path } => (mount::clone_tree(path, false)?, path),
+                    Writable::Disk { file, filesystem } => {
+                        (Disk::open(file, filesystem)?.mount, file)
+                    }
+                };
+                let writable = layer(tree, path, "writable", Attr::empty())?;
                 self.file_user = Some(FileSystemUser::become_id(owner)?);
                 let (upper, work) = (format!("{writable}/upper"), format!("{writable}/work"));
                 mount::new_filesystem(

@@ -30,6 +30,8 @@ pub struct Guest {
     pub processes: u32,
     /// Block I/O limits.
     pub io: IoLimits,
+    /// Where its root lies, and its size.
+    pub disk: DiskWish,
     /// Resource limits by lower-case name without `RLIMIT_` (`nofile`); see getrlimit(2).
     pub rlimits: BTreeMap<String, Rlimit>,
     /// Namespaced kernel settings, from an allow list.
@@ -114,6 +116,17 @@ pub struct IoLimits {
     pub weight: Option<u32>,
     /// Limits by device.
     pub devices: Vec<BlockLimit>,
+}
+
+/// Where a guest's root lies and what may be in it; `None` for no limit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DiskWish {
+    /// Pool.
+    pub pool: String,
+    /// Most bytes of its files.
+    pub size: Option<Bytes>,
+    /// Most files.
+    pub inodes: Option<u32>,
 }
 
 /// Limits on one block device; `None` for no limit.

@@ -98,6 +98,12 @@ impl Layout {
         self.images.clone().unwrap_or_else(usual)
     }
 
+    /// Records of the pools, and what lies in those that have no folder of their own elsewhere.
+    #[must_use]
+    pub fn pools(&self) -> PathBuf {
+        self.var().join("pools")
+    }
+
     /// All guests' folders.
     #[must_use]
     pub fn guests(&self) -> PathBuf {

@@ -22,8 +22,8 @@ pub use cgroup::{
 pub use facts::{CgroupMode, HostFacts};
 pub use filter::{Action, Arch, ArgCmp, Compare, Filter, FilterFlags, Rule};
 pub use guest::{
-    Access, Autostart, BindMount, BlockLimit, CpuLimits, Device, Guest, InitCommand, IoLimits,
-    MemoryLimits, NetworkKind, NetworkWish, RestartPolicy, RestartRule, Rlimit, Security,
+    Access, Autostart, BindMount, BlockLimit, CpuLimits, Device, DiskWish, Guest, InitCommand,
+    IoLimits, MemoryLimits, NetworkKind, NetworkWish, RestartPolicy, RestartRule, Rlimit, Security,
     TemplateRef, Tmpfs,
 };
 pub use hosts::{hosts_block, merge_hosts};
@@ -31,5 +31,5 @@ pub use ids::{ID_BLOCK, IdBlock};
 pub use layout::Layout;
 pub use mount_flags::{FlagChange, MountFlags};
 pub use name::{GuestName, NameError, nearest};
-pub use ops::{DirOp, MountOp, NetOp, RootOp};
+pub use ops::{DirOp, MountOp, NetOp, RootOp, Writable};
 pub use status::{Event, EventKind, ExitReason, Sample, Status};

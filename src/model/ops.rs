@@ -39,6 +39,24 @@ pub enum MountOp {
     },
 }
 
+/// Where a guest's own layer lies.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "in", rename_all = "kebab-case")]
+pub enum Writable {
+    /// A folder, mode 0700.
+    Folder {
+        /// Absolute host path.
+        path: PathBuf,
+    },
+    /// The top folder of a filesystem in a file.
+    Disk {
+        /// Absolute host path of the file.
+        file: PathBuf,
+        /// Kind of filesystem, as mount(8) calls it.
+        filesystem: String,
+    },
+}
+
 /// How a guest's root filesystem comes about.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "root", rename_all = "kebab-case")]
@@ -47,8 +65,8 @@ pub enum RootOp {
     Overlay {
         /// Image roots, topmost first; idmapped when the guest has a user namespace.
         lower: Vec<PathBuf>,
-        /// Folder that holds `upper` and `work` side by side, mode 0700.
-        writable: PathBuf,
+        /// What holds `upper` and `work` side by side.
+        writable: Writable,
     },
     /// A folder that is the root.
     Directory {

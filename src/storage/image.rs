@@ -279,6 +279,8 @@ pub fn leftovers(layout: &Layout) -> Result<Vec<Leftover>, FileError> {
             }
         }
     }
+    let orphans = super::pool_leftover::orphans(layout)?;
+    found.extend(orphans.into_iter().map(|path| Leftover { path }));
     Ok(found)
 }
 
@@ -296,11 +298,14 @@ fn is_held(folder: &Path, name: &str) -> bool {
 ///
 /// # Errors
 /// A file cannot be removed; nothing there is success.
-pub fn remove_leftover(leftover: &Leftover) -> Result<(), FileError> {
+pub fn remove_leftover(layout: &Layout, leftover: &Leftover) -> Result<(), FileError> {
     let path = &leftover.path;
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
         return Ok(());
     };
+    if super::pool_leftover::is_object(layout, path)? {
+        return super::pool_leftover::remove_object(layout, path);
+    }
     let name = cname(name.as_encoded_bytes()).map_err(|e| FileError::new("remove", path, e))?;
-    remove_tree(open_dir(folder)?, &name, path)
+    super::root::discard(&open_dir(folder)?, &name, path)
 }

@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use super::dirfd::{self, FileError, Owner, child_dir, child_file, cname, open_dir, read_limited};
 use super::image::Image;
 use super::merged_folder::{Entry, Folder, Trail, copy_up, entry, new_folder};
+use crate::kernel::filesystem::Disk;
 use crate::model::{GuestName, Layout};
 
 /// Links followed before a path is taken for a loop, as in path_resolution(7).
@@ -29,6 +30,8 @@ pub(super) struct Merged {
     lowers: Vec<PathBuf>,
     /// Where the guest's layer is, for messages.
     shown: PathBuf,
+    /// Keeps a filesystem in a file mounted.
+    _disk: Option<Disk>,
 }
 
 impl Merged {
@@ -42,13 +45,15 @@ impl Merged {
         name: &GuestName,
         image: &Image,
     ) -> Result<Self, FileError> {
-        let shown = layout.guest(name).join("root/upper");
-        let failed = |e: io::Error| FileError::new("open", &shown, e);
-        let writable = super::root::open_writable(layout, name).map_err(failed)?;
+        let opened = super::place::open(layout, name)?;
+        let shown = opened.shown.join("upper");
+        let upper =
+            child_dir(&opened.folder, c"upper").map_err(|e| FileError::new("open", &shown, e))?;
         Ok(Self {
-            upper: child_dir(&writable, c"upper").map_err(|e| failed(e.into()))?,
+            upper,
             lowers: image.lowers(),
             shown,
+            _disk: opened.disk,
         })
     }
 
@@ -243,6 +248,7 @@ pub(super) mod tests {
             upper: open_dir(&shown).unwrap(),
             lowers,
             shown,
+            _disk: None,
         }
     }
 

@@ -10,6 +10,8 @@
 //! | `busybox`, `host`, `debian`, `archive` | how each kind of template is built |
 //! | `accounts`, `systemd_units` | parts of `host` and `debian` |
 //! | `archive_*`, `extract` | parts of `archive`: entry, stream, PAX, sparse; the disk |
+//! | `pool`, `pool_leftover`, `place` | pools, and where a guest's own layer lies in them |
+//! | `driver`, `driver_*` | what such a layer can be: a folder, a subvolume, a filesystem in a file |
 //! | `root` | a guest's own layer: make, use, delete |
 //! | `first_boot`, `network_files`, `ssh_keys` | what the host writes into a guest before it runs |
 //! | `merged`, `merged_folder` | a guest's tree as the guest sees it, read and written by descriptor |
@@ -32,6 +34,10 @@ mod busybox;
 mod debian;
 mod digest;
 mod dirfd;
+mod driver;
+mod driver_btrfs;
+mod driver_folder;
+mod driver_image;
 mod extract;
 #[cfg(test)]
 mod extract_tests;
@@ -42,6 +48,9 @@ mod init_kind;
 mod merged;
 mod merged_folder;
 mod network_files;
+mod place;
+mod pool;
+mod pool_leftover;
 mod remove;
 mod root;
 mod seed;
@@ -63,6 +72,7 @@ mod walk;
 pub use archive_entry::ArchiveError;
 pub use build::{ensure_image, verify_image};
 pub use dirfd::FileError;
+pub use driver::{Driver, Quota};
 pub use first_boot::{
     FirstBoot, FirstBootError, Stale, first_boot, hosts_of, update_hosts, update_network,
     update_stale,
@@ -72,5 +82,12 @@ pub use image::{
     remove_leftover,
 };
 pub use init_kind::InitKind;
-pub use root::{RootError, Usage, create_root, delete_root, image_digest, root_ops, usage};
+pub use pool::{
+    DEFAULT_POOL, Filesystem, Pool, PoolError, PoolUse, change_pool, create_pool, delete_pool,
+    pools,
+};
+pub use root::{
+    RootError, Usage, check_resize, create_root, delete_root, image_digest, resize_root, root_ops,
+    space, usage,
+};
 pub use template::{Kind, OptionSpec, Template, TemplateError, Templates};

@@ -1,6 +1,7 @@
-//! A guest's own layer over its image: `guests/NAME/root/{upper,work}` and the digest of the image
-//! below it. Made, described to the launch, measured and deleted here; never mounted.
+//! A guest's own layer over its image: `guests/NAME/root/{upper,work}`, or `place.json` which says
+//! where they are, and the digest of the image below it. Made, described to the launch, measured and deleted here; never mounted.
 
+use std::collections::HashSet;
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -10,10 +11,14 @@ use rustix::fs::{self, FlockOperation, RenameFlags};
 use rustix::io::Errno;
 
 use super::dirfd::{self, FileError, Owner, child_dir, cname, ensure_private, make_dir, open_dir};
+use super::driver::{Driver, Quota};
 use super::image::Image;
+use super::place::{self, Place};
+use super::pool::{Pool, PoolError};
 use super::remove::remove_tree;
 use super::walk::walk;
 use crate::kernel::fault;
+use crate::kernel::filesystem::Space;
 use crate::model::{GuestName, Layout, MountOp, RootOp};
 
 /// A guest's root that cannot be made, read or deleted.
@@ -43,6 +48,9 @@ pub enum RootError {
         /// Image.
         digest: String,
     },
+    /// Its pool is not there or cannot keep to its size.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
     /// A step on a file failed.
     #[error(transparent)]
     File(#[from] FileError),
@@ -59,21 +67,27 @@ pub struct Usage {
     pub partial: bool,
 }
 
-fn folder(layout: &Layout, name: &GuestName) -> PathBuf {
+pub(super) fn folder(layout: &Layout, name: &GuestName) -> PathBuf {
     layout.guest(name).join("root")
 }
 
-/// Makes the guest's own, empty layer over `image`. The guest's folder is made if missing. What
-/// fails leaves nothing in it.
+/// Makes the guest's own, empty layer over `image` in `pool`. The guest's folder is made if missing.
+/// What fails leaves nothing in it.
 ///
 /// # Errors
-/// There is one already; the disk is full or read-only.
-pub fn create_root(layout: &Layout, name: &GuestName, image: &Image) -> Result<(), RootError> {
+/// There is one already; the disk is full or read-only; the pool cannot keep to `quota`.
+pub fn create_root(
+    layout: &Layout,
+    name: &GuestName,
+    image: &Image,
+    (pool, quota): (&Pool, Quota),
+) -> Result<(), RootError> {
+    let place = pool.place(layout, quota)?;
     let path = folder(layout, name);
     let parent = ensure_private(&layout.guest(name))?;
     let temporary = cname(format!(".root-{}", std::process::id()))
         .map_err(|e| FileError::new("create", &path, e))?;
-    let result = fill(&parent, &temporary, image)
+    let result = fill(&parent, &temporary, image, place.as_ref(), quota)
         .and_then(|_lock| {
             fault::point().map_err(|e| e.errno)?;
             fs::renameat_with(
@@ -103,26 +117,123 @@ pub fn create_root(layout: &Layout, name: &GuestName, image: &Image) -> Result<(
     }
     if result.is_err() {
         // The first error is the one to report.
-        remove_tree(&parent, &temporary, &path).ok();
+        discard(&parent, &temporary, &path).ok();
     }
     result
 }
 
+/// Removes a root's folder, and first the layer of it that lies elsewhere.
+pub(super) fn discard(parent: &OwnedFd, name: &CString, shown: &Path) -> Result<(), FileError> {
+    if let Ok(root) = child_dir(parent, name) {
+        let place = Place::read(root.as_fd()).map_err(|e| FileError::new("read", shown, e))?;
+        if let Some(place) = place {
+            place.object().remove()?;
+        }
+    }
+    remove_tree(parent, name, shown)
+}
+
 /// Fills a new root; what it returns holds a lock on it.
-fn fill(parent: &OwnedFd, name: &CString, image: &Image) -> std::io::Result<OwnedFd> {
+fn fill(
+    parent: &OwnedFd,
+    name: &CString,
+    image: &Image,
+    place: Option<&Place>,
+    quota: Quota,
+) -> std::io::Result<OwnedFd> {
     let root = make_dir(parent, name, Owner::root(0o700))?;
     fs::flock(&root, FlockOperation::NonBlockingLockExclusive)?;
-    // The overlay shows the top folder of its upper layer as `/`.
-    make_dir(&root, c"upper", Owner::root(0o755))?;
-    make_dir(&root, c"work", Owner::root(0o700))?;
+    match place {
+        None => {
+            // The overlay shows the top folder of its upper layer as `/`.
+            make_dir(&root, c"upper", Owner::root(0o755))?;
+            make_dir(&root, c"work", Owner::root(0o700))?;
+        }
+        Some(place) => {
+            place.write(&root)?;
+            fault::point().map_err(|e| e.errno)?;
+            place
+                .object()
+                .make(quota)
+                .map_err(|e| std::io::Error::new(e.source.kind(), e.to_string()))?;
+            fault::point().map_err(|e| e.errno)?;
+        }
+    }
     let digest = image.digest.as_bytes();
     dirfd::write_whole(&root, c"image", digest, Owner::root(0o600), true)?;
     Ok(root)
 }
 
-/// The folder that holds a guest's `upper` and `work`.
-pub(super) fn open_writable(layout: &Layout, name: &GuestName) -> std::io::Result<OwnedFd> {
-    open_dir(&folder(layout, name)).map_err(|e| e.source)
+/// Changes what a guest may write, whether it runs or not.
+///
+/// # Errors
+/// The driver cannot, or the host's disk is full.
+pub fn resize_root(layout: &Layout, name: &GuestName, quota: Quota) -> Result<(), RootError> {
+    Ok(place::object(layout, name)?.resize(quota)?)
+}
+
+/// Whether [`resize_root`] can, without doing it.
+///
+/// # Errors
+/// The driver cannot.
+pub fn check_resize(layout: &Layout, name: &GuestName, quota: Quota) -> Result<(), RootError> {
+    let object = place::object(layout, name)?;
+    if object.driver == Driver::Overlay {
+        object.resize(quota)?;
+    }
+    Ok(())
+}
+
+/// Size and free room of a guest's root, where it has a size of its own.
+///
+/// # Errors
+/// It cannot be opened.
+pub fn space(layout: &Layout, name: &GuestName) -> Result<Option<Space>, RootError> {
+    Ok(place::object(layout, name)?.space()?)
+}
+
+/// Every layer in a pool that some root leads to, half-made and half-removed ones among them.
+pub(super) fn objects(layout: &Layout) -> Result<HashSet<PathBuf>, FileError> {
+    let mut found = HashSet::new();
+    let mut add = |path: PathBuf| {
+        let place = open_dir(&path)
+            .ok()
+            .and_then(|root| Place::read(root.as_fd()).ok());
+        found.extend(place.flatten().map(|place| place.object().path));
+    };
+    for guest in super::image::listed(&layout.guests())? {
+        let path = layout.guests().join(&guest);
+        if guest.starts_with(".trash-") {
+            add(path);
+            continue;
+        }
+        for root in super::image::listed(&path).unwrap_or_default() {
+            if root == "root" || root.starts_with(".root-") {
+                add(path.join(root));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Names of the guests whose layer lies in a pool.
+pub(super) fn guests_in(layout: &Layout, pool: &str) -> Result<Vec<String>, FileError> {
+    let lies_in = |guest: &String| {
+        let Ok(name) = guest.parse::<GuestName>() else {
+            return false;
+        };
+        let Ok(root) = open_dir(&folder(layout, &name)) else {
+            return false;
+        };
+        let place = Place::read(root.as_fd()).ok().flatten();
+        place.map_or(pool == super::pool::DEFAULT_POOL, |place| {
+            place.pool == pool
+        })
+    };
+    Ok(super::image::listed(&layout.guests())?
+        .into_iter()
+        .filter(lies_in)
+        .collect())
 }
 
 /// The digest of the image below a guest's layer.
@@ -142,13 +253,19 @@ pub fn image_digest(layout: &Layout, name: &GuestName) -> Result<String, RootErr
 }
 
 /// What the launch is to do for the guest's root: the overlay, and the mounts its image needs.
-#[must_use]
-pub fn root_ops(layout: &Layout, name: &GuestName, image: &Image) -> (RootOp, Vec<MountOp>) {
+///
+/// # Errors
+/// The guest has no root.
+pub fn root_ops(
+    layout: &Layout,
+    name: &GuestName,
+    image: &Image,
+) -> Result<(RootOp, Vec<MountOp>), RootError> {
     let root = RootOp::Overlay {
         lower: image.lowers(),
-        writable: folder(layout, name),
+        writable: place::writable(layout, name)?,
     };
-    (root, image.mounts.clone())
+    Ok((root, image.mounts.clone()))
 }
 
 /// Deletes a guest's own layer; none there is success. It is renamed away first, so that half of it
@@ -180,7 +297,7 @@ pub fn delete_root(layout: &Layout, name: &GuestName) -> Result<(), FileError> {
         Err(e) => return Err(failed(e.into())),
     }
     fault::point().map_err(|e| failed(e.errno.into()))?;
-    remove_tree(&guests, &trash, &path)
+    discard(&guests, &trash, &path)
 }
 
 /// Bytes and files of a guest's own layer. Safe while the guest runs.
@@ -188,20 +305,23 @@ pub fn delete_root(layout: &Layout, name: &GuestName) -> Result<(), FileError> {
 /// # Errors
 /// The guest has no root, or it cannot be read.
 pub fn usage(layout: &Layout, name: &GuestName) -> Result<Usage, RootError> {
-    let path = folder(layout, name).join("upper");
+    let path = folder(layout, name);
     if !path.exists() {
         return Err(RootError::Missing {
             guest: name.clone(),
             path,
         });
     }
-    measure(&path).map_err(RootError::File)
+    let opened = place::open(layout, name)?;
+    let upper = child_dir(&opened.folder, c"upper")
+        .map_err(|e| FileError::new("measure", &opened.shown, e))?;
+    measure(upper, &opened.shown).map_err(RootError::File)
 }
 
-fn measure(path: &Path) -> Result<Usage, FileError> {
+fn measure(upper: OwnedFd, path: &Path) -> Result<Usage, FileError> {
     let mut usage = Usage::default();
-    let mut linked = std::collections::HashSet::new();
-    let walked = walk(open_dir(path)?, |met| {
+    let mut linked = HashSet::new();
+    let walked = walk(upper, |met| {
         let stat = met.stat;
         usage.files += 1;
         if stat.st_nlink < 2 || dirfd::is_dir(stat) || linked.insert((stat.st_dev, stat.st_ino)) {

@@ -1,0 +1,121 @@
+//! Subvolumes of btrfs: making, copying, removing them, and keeping one to a size (btrfs-ioctl(2)).
+#![allow(unsafe_code)]
+
+use std::ffi::CStr;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use super::error::{KernelError, Result};
+use crate::kernel::Errno;
+
+const SUBVOL_CREATE_V2: libc::Ioctl = 0x5000_9418;
+const SNAP_CREATE_V2: libc::Ioctl = 0x5000_9417;
+const SNAP_DESTROY: libc::Ioctl = 0x5000_940f;
+const QUOTA_CTL: libc::Ioctl = 0xc010_9428;
+const QGROUP_LIMIT: libc::Ioctl = 0x8030_942b;
+
+const QUOTA_ENABLE: u64 = 1;
+const LIMIT_REFERENCED: u64 = 1;
+
+/// Longest name in `btrfs_ioctl_vol_args_v2`, with its end.
+const NAME_MOST: usize = 4040;
+
+/// Whether `folder` lies on btrfs.
+#[must_use]
+pub fn is_btrfs(folder: BorrowedFd<'_>) -> bool {
+    rustix::fs::fstatfs(folder).is_ok_and(|stat| stat.f_type == libc::BTRFS_SUPER_MAGIC)
+}
+
+/// Makes an empty subvolume.
+///
+/// # Errors
+/// It is there, or the filesystem is no btrfs.
+pub fn create(parent: BorrowedFd<'_>, name: &CStr) -> Result<()> {
+    volume(parent, SUBVOL_CREATE_V2, "make the subvolume", name, 0)
+}
+
+/// Makes a writable copy of the subvolume `source`; it costs the same whatever is in it.
+///
+/// # Errors
+/// As [`create`].
+pub fn snapshot(parent: BorrowedFd<'_>, name: &CStr, source: BorrowedFd<'_>) -> Result<()> {
+    let source = i64::from(source.as_raw_fd());
+    volume(parent, SNAP_CREATE_V2, "copy a subvolume to", name, source)
+}
+
+fn volume(
+    parent: BorrowedFd<'_>,
+    request: libc::Ioctl,
+    verb: &'static str,
+    name: &CStr,
+    source: i64,
+) -> Result<()> {
+    let shown = || name.to_string_lossy();
+    let bytes = name.to_bytes_with_nul();
+    if bytes.len() > NAME_MOST {
+        return Err(KernelError::new(verb, shown(), Errno::NAMETOOLONG));
+    }
+    // `struct btrfs_ioctl_vol_args_v2`: fd, transid, flags, four unused words, name.
+    let mut args = [0_u8; 4096];
+    args[..8].copy_from_slice(&source.to_ne_bytes());
+    args[56..56 + bytes.len()].copy_from_slice(bytes);
+    // SAFETY: the request reads the 4,096 bytes that it is handed.
+    let done = unsafe { libc::ioctl(parent.as_raw_fd(), request, args.as_mut_ptr()) };
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(KernelError::last(verb, shown()))
+    }
+}
+
+/// Removes a subvolume with all that is in it.
+///
+/// # Errors
+/// It is not there or in use.
+pub fn remove(parent: BorrowedFd<'_>, name: &CStr) -> Result<()> {
+    let bytes = name.to_bytes_with_nul();
+    // `struct btrfs_ioctl_vol_args`: fd, name.
+    let mut args = [0_u8; 4096];
+    args[8..8 + bytes.len().min(4088)].copy_from_slice(&bytes[..bytes.len().min(4088)]);
+    // SAFETY: the request reads the 4,096 bytes that it is handed.
+    let done = unsafe { libc::ioctl(parent.as_raw_fd(), SNAP_DESTROY, args.as_ptr()) };
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(KernelError::last(
+            "remove the subvolume",
+            name.to_string_lossy(),
+        ))
+    }
+}
+
+/// Has the filesystem count what subvolumes take; it may do so already.
+///
+/// # Errors
+/// It is no btrfs, or this process is not root.
+pub fn enable_quotas(folder: BorrowedFd<'_>) -> Result<()> {
+    let mut args = [QUOTA_ENABLE, 0];
+    // SAFETY: `struct btrfs_ioctl_quota_ctl_args` is two words, which the request reads and writes.
+    let done = unsafe { libc::ioctl(folder.as_raw_fd(), QUOTA_CTL, args.as_mut_ptr()) };
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(KernelError::last("enable quotas of", "the btrfs"))
+    }
+}
+
+/// Keeps a subvolume to so many bytes, shared ones counted; `None` takes the limit away.
+///
+/// # Errors
+/// Quotas are not enabled.
+pub fn limit(subvolume: BorrowedFd<'_>, bytes: Option<u64>) -> Result<()> {
+    // `struct btrfs_ioctl_qgroup_limit_args`: the group (0: the subvolume's own), what is limited,
+    // referenced, exclusive, and two reserved amounts. All bits set: no limit.
+    let mut args = [0, LIMIT_REFERENCED, bytes.unwrap_or(u64::MAX), 0, 0, 0];
+    // SAFETY: the request reads the six words that it is handed.
+    let done = unsafe { libc::ioctl(subvolume.as_raw_fd(), QGROUP_LIMIT, args.as_mut_ptr()) };
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(KernelError::last("limit", "the subvolume"))
+    }
+}

@@ -1,0 +1,177 @@
+//! Filesystems in files: mounting one without attaching it anywhere, its size, growing it while it is
+//! in use.
+#![allow(unsafe_code)]
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{FileType, Mode, OFlags, StatVfs};
+
+use super::error::{KernelError, Result};
+use super::loop_device::LoopDevice;
+use super::mount::{self, Attr};
+use crate::kernel::Errno;
+
+const EXT4_IOC_RESIZE_FS: libc::Ioctl = 0x4008_6610;
+const XFS_IOC_FSGROWFSDATA: libc::Ioctl = 0x4010_586e;
+const BTRFS_IOC_RESIZE: libc::Ioctl = 0x5000_9403;
+
+/// A filesystem in a file, mounted but attached nowhere: it is gone with this unless a mount
+/// namespace holds it.
+#[derive(Debug)]
+pub struct Disk {
+    /// Its top folder, a detached mount.
+    pub mount: OwnedFd,
+    device: LoopDevice,
+    file: OwnedFd,
+    kind: String,
+}
+
+/// What a filesystem says about its size.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes in all, as df(1) shows them.
+    pub size: u64,
+    /// Bytes still free.
+    pub free: u64,
+    /// Files there may be in all; 0 where there is no such limit.
+    pub files: u64,
+    /// Files there may still be.
+    pub files_free: u64,
+}
+
+impl Disk {
+    /// Mounts the filesystem in `file`. A lock of the caller's keeps others from doing the same.
+    ///
+    /// # Errors
+    /// It is no regular file, there is no loop device, or no filesystem of this kind is in it.
+    pub fn open(file: &Path, kind: &str) -> Result<Self> {
+        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let fd = rustix::fs::open(file, flags, Mode::empty())
+            .map_err(KernelError::on("open", file.display()))?;
+        let stat = rustix::fs::fstat(&fd).map_err(KernelError::on("look at", file.display()))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(KernelError::new("mount", file.display(), Errno::INVAL)
+                .because("it is no regular file"));
+        }
+        let device = LoopDevice::of(fd.as_fd(), file)?;
+        let source = device.path.display().to_string();
+        let mut options = vec![("source", source.as_str())];
+        match kind {
+            // Freed blocks go back to the host at once.
+            "ext4" | "btrfs" | "xfs" => options.push(("discard", "")),
+            _ => {}
+        }
+        // Two snapshots of one filesystem may be mounted side by side.
+        if kind == "xfs" {
+            options.push(("nouuid", ""));
+        }
+        let attr = Attr::MOUNT_ATTR_NODEV | Attr::MOUNT_ATTR_NOATIME;
+        let mount = mount::new_filesystem(kind, &options, attr)?;
+        Ok(Self {
+            mount,
+            device,
+            file: fd,
+            kind: kind.to_owned(),
+        })
+    }
+
+    /// Its size and what is free.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn space(&self) -> Result<Space> {
+        space(self.mount.as_fd())
+    }
+
+    /// Makes the file larger and the filesystem with it, until df(1) shows `size` bytes. It may be
+    /// in use.
+    ///
+    /// # Errors
+    /// The host's disk or the filesystem refuses.
+    pub fn grow_to(&self, size: u64) -> Result<()> {
+        for _ in 0..4 {
+            let shown = self.space()?.size;
+            if shown >= size {
+                return Ok(());
+            }
+            let stat =
+                rustix::fs::fstat(&self.file).map_err(KernelError::on("look at", "the file"))?;
+            let now = u64::try_from(stat.st_size).unwrap_or(0);
+            // A filesystem grows by whole blocks.
+            let wanted = (now + (size - shown)).next_multiple_of(4096);
+            rustix::fs::ftruncate(&self.file, wanted)
+                .map_err(KernelError::on("enlarge", self.device.path.display()))?;
+            let grown = self
+                .device
+                .follow_size()
+                .and_then(|()| self.fill_device(wanted));
+            if let Err(error) = grown {
+                // As it was; the error that matters is the one above.
+                let _same = rustix::fs::ftruncate(&self.file, now);
+                let _same = self.device.follow_size();
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the filesystem use all of its device.
+    fn fill_device(&self, size: u64) -> Result<()> {
+        let root = rustix::fs::openat(
+            &self.mount,
+            ".",
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .map_err(KernelError::on("open", "the filesystem"))?;
+        let stat =
+            rustix::fs::fstatvfs(&root).map_err(KernelError::on("look at", "the filesystem"))?;
+        let blocks = size / stat.f_bsize.max(1);
+        // SAFETY: each call reads the one structure that it is handed.
+        let done = unsafe {
+            match self.kind.as_str() {
+                "ext4" => libc::ioctl(root.as_raw_fd(), EXT4_IOC_RESIZE_FS, &raw const blocks),
+                "xfs" => {
+                    // `struct xfs_growfs_data`: new size in blocks, most percent of inodes (25 is
+                    // what mkfs.xfs writes below 1 TB).
+                    let grow: [u64; 2] = [blocks, 25];
+                    libc::ioctl(root.as_raw_fd(), XFS_IOC_FSGROWFSDATA, grow.as_ptr())
+                }
+                _ => {
+                    // `struct btrfs_ioctl_vol_args`: a descriptor that is not used, and a text.
+                    let mut args = [0_u8; 4096];
+                    args[8..11].copy_from_slice(b"max");
+                    libc::ioctl(root.as_raw_fd(), BTRFS_IOC_RESIZE, args.as_ptr())
+                }
+            }
+        };
+        if done == 0 {
+            Ok(())
+        } else {
+            let error = KernelError::last("grow the filesystem on", self.device.path.display());
+            Err(if error.errno == Errno::PERM && self.kind == "ext4" {
+                error.because(
+                    "ext4 in use grows only for who has CAP_SYS_RESOURCE: stop the guest first",
+                )
+            } else {
+                error
+            })
+        }
+    }
+}
+
+/// Size and free room of the filesystem that `folder` lies in.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn space(folder: BorrowedFd<'_>) -> Result<Space> {
+    let stat: StatVfs =
+        rustix::fs::fstatvfs(folder).map_err(KernelError::on("look at", "the filesystem"))?;
+    Ok(Space {
+        size: stat.f_blocks * stat.f_frsize,
+        free: stat.f_bavail * stat.f_frsize,
+        files: stat.f_files,
+        files_free: stat.f_ffree,
+    })
+}

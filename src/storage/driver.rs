@@ -1,0 +1,135 @@
+//! What a guest's own layer can be: a folder, a subvolume of btrfs, a filesystem in a file. All three
+//! hold `upper` and `work` side by side and lie over the same shared images, so that only making,
+//! sizing, copying and removing differ; those are in the file of each driver.
+
+use std::io;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::dirfd::{self, FileError, Owner, open_dir};
+use super::place::Opened;
+use super::pool::Filesystem;
+use super::{driver_btrfs, driver_folder, driver_image};
+use crate::kernel::filesystem::Space;
+use crate::model::Writable;
+
+/// Kinds of pools.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Driver {
+    /// A folder on any filesystem.
+    Overlay,
+    /// A subvolume with a quota.
+    Btrfs,
+    /// A filesystem in a sparse file.
+    Image,
+}
+
+/// What a guest may write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Quota {
+    /// Bytes; `None` for no limit.
+    pub size: Option<u64>,
+    /// Files.
+    pub inodes: Option<u32>,
+}
+
+/// One guest's layer as its driver keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Object {
+    pub(super) driver: Driver,
+    pub(super) path: PathBuf,
+    pub(super) filesystem: Filesystem,
+}
+
+/// What each kind does in its own way.
+pub(super) trait Layers {
+    /// Makes an empty one with this quota; `upper` and `work` are made by the caller.
+    fn make(&self, object: &Object, quota: Quota) -> io::Result<()>;
+    /// Opens it.
+    fn open(&self, object: &Object) -> Result<Opened, FileError>;
+    /// What the launch is told.
+    fn writable(&self, object: &Object) -> Writable;
+    /// Changes the quota, in use or not.
+    fn resize(&self, object: &Object, quota: Quota) -> io::Result<()>;
+    /// Size and free room, if it has a size of its own.
+    fn space(&self, object: &Object) -> io::Result<Option<Space>>;
+    /// Removes it with all that is in it; none there is success.
+    fn remove(&self, object: &Object) -> Result<(), FileError>;
+}
+
+impl Driver {
+    fn layers(self) -> &'static dyn Layers {
+        match self {
+            Self::Overlay => &driver_folder::Folder,
+            Self::Btrfs => &driver_btrfs::Subvolume,
+            Self::Image => &driver_image::ImageFile,
+        }
+    }
+}
+
+impl Object {
+    /// A folder.
+    pub(super) fn plain(path: PathBuf) -> Self {
+        Self {
+            driver: Driver::Overlay,
+            path,
+            filesystem: Filesystem::Ext4,
+        }
+    }
+
+    /// Makes it, with an empty layer inside. What fails leaves nothing.
+    pub(super) fn make(&self, quota: Quota) -> Result<(), FileError> {
+        let failed = |e: io::Error| FileError::new("make", &self.path, e);
+        let made = self.driver.layers().make(self, quota).map_err(failed);
+        let filled = made.and_then(|()| {
+            let opened = self.open()?;
+            // The overlay shows the top folder of its upper layer as `/`.
+            dirfd::make_dir(&opened.folder, c"upper", Owner::root(0o755))
+                .and_then(|_| dirfd::make_dir(&opened.folder, c"work", Owner::root(0o700)))
+                .map_err(|e| failed(e.into()))?;
+            Ok(())
+        });
+        if filled.is_err() {
+            // The first error is the one to report.
+            let _left = self.remove();
+        }
+        filled
+    }
+
+    pub(super) fn open(&self) -> Result<Opened, FileError> {
+        self.driver.layers().open(self)
+    }
+
+    pub(super) fn writable(&self) -> Writable {
+        self.driver.layers().writable(self)
+    }
+
+    pub(super) fn resize(&self, quota: Quota) -> Result<(), FileError> {
+        self.driver
+            .layers()
+            .resize(self, quota)
+            .map_err(|e| FileError::new("resize", &self.path, e))
+    }
+
+    pub(super) fn space(&self) -> Result<Option<Space>, FileError> {
+        self.driver
+            .layers()
+            .space(self)
+            .map_err(|e| FileError::new("measure", &self.path, e))
+    }
+
+    pub(super) fn remove(&self) -> Result<(), FileError> {
+        self.driver.layers().remove(self)
+    }
+}
+
+/// A folder opened as it is: what two of the drivers do.
+pub(super) fn open_folder(object: &Object) -> Result<Opened, FileError> {
+    Ok(Opened {
+        folder: open_dir(&object.path)?,
+        shown: object.path.clone(),
+        disk: None,
+    })
+}

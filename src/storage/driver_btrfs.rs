@@ -1,0 +1,127 @@
+//! The driver `btrfs`: a subvolume, kept to its size by a quota group. The pool is a folder on btrfs,
+//! or a btrfs in a file of ours, which is mounted when it is first needed.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, Mode, OFlags};
+
+use super::dirfd::{FileError, child_dir, open_dir};
+use super::driver::{Layers, Object, Quota, open_folder};
+use super::driver_folder::parent_of;
+use super::place::Opened;
+use super::remove::remove_tree;
+use crate::kernel::filesystem::{Disk, Space};
+use crate::kernel::{KernelError, btrfs, mount};
+use crate::model::Writable;
+
+pub(super) struct Subvolume;
+
+impl Layers for Subvolume {
+    fn make(&self, object: &Object, quota: Quota) -> io::Result<()> {
+        ready(object)?;
+        let (parent, name) = parent_of(object)?;
+        btrfs::create(parent.as_fd(), &name).map_err(io::Error::other)?;
+        let made = child_dir(&parent, &name)?;
+        rustix::fs::fchmod(&made, Mode::RWXU)?;
+        keep_to(&made, quota)
+    }
+
+    fn open(&self, object: &Object) -> Result<Opened, FileError> {
+        ready(object).map_err(|e| FileError::new("mount", &object.path, e))?;
+        open_folder(object)
+    }
+
+    fn writable(&self, object: &Object) -> Writable {
+        Writable::Folder {
+            path: object.path.clone(),
+        }
+    }
+
+    fn resize(&self, object: &Object, quota: Quota) -> io::Result<()> {
+        ready(object)?;
+        keep_to(&open_dir(&object.path).map_err(|e| e.source)?, quota)
+    }
+
+    fn space(&self, _object: &Object) -> io::Result<Option<Space>> {
+        Ok(None)
+    }
+
+    fn remove(&self, object: &Object) -> Result<(), FileError> {
+        let failed = |e: io::Error| FileError::new("remove", &object.path, e);
+        ready(object).map_err(failed)?;
+        let (parent, name) = parent_of(object).map_err(failed)?;
+        if !object.path.exists() {
+            return Ok(());
+        }
+        match btrfs::remove(parent.as_fd(), &name) {
+            Ok(()) => Ok(()),
+            // A guest may have made subvolumes in its own, which go one by one.
+            Err(_) => remove_tree(&parent, &name, &object.path),
+        }
+    }
+}
+
+fn keep_to(subvolume: &OwnedFd, quota: Quota) -> io::Result<()> {
+    if quota.inodes.is_some() {
+        return Err(io::Error::other(
+            "btrfs has no limit of files: leave disk.inodes out",
+        ));
+    }
+    if quota.size.is_none() {
+        // Nothing to take away where nothing is counted.
+        let _none = btrfs::limit(subvolume.as_fd(), None);
+        return Ok(());
+    }
+    btrfs::limit(subvolume.as_fd(), quota.size).map_err(io::Error::other)
+}
+
+/// The file that holds a pool of ours whose folder is `folder`.
+pub(super) fn file_of(folder: &Path) -> PathBuf {
+    folder.with_extension("btrfs")
+}
+
+/// Mounts the pool's own file, if it has one and that is not mounted yet.
+fn ready(object: &Object) -> io::Result<()> {
+    match object.path.parent() {
+        Some(folder) => mount_pool(folder),
+        None => Ok(()),
+    }
+}
+
+/// The same for a pool's folder.
+pub(super) fn mount_pool(folder: &Path) -> io::Result<()> {
+    let opened = open_dir(folder).map_err(|e| e.source)?;
+    let file = file_of(folder);
+    if btrfs::is_btrfs(opened.as_fd()) && is_mount_point(folder)? || !file.exists() {
+        return Ok(());
+    }
+    // Two commands may want it at once.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let lock = rustix::fs::open(&file, flags, Mode::empty())?;
+    rustix::fs::flock(&lock, FlockOperation::LockExclusive)?;
+    if is_mount_point(folder)? {
+        return Ok(());
+    }
+    let disk = Disk::open(&file, "btrfs").map_err(io::Error::other)?;
+    let what = folder.display().to_string();
+    mount::attach(disk.mount.as_fd(), opened.as_fd(), &what).map_err(io::Error::other)
+}
+
+/// Takes the pool's own file off its folder again.
+pub(super) fn unmount_pool(folder: &Path) -> Result<(), KernelError> {
+    let mounted = is_mount_point(folder).unwrap_or(false);
+    if file_of(folder).exists() && mounted {
+        return mount::unmount_path(folder);
+    }
+    Ok(())
+}
+
+fn is_mount_point(folder: &Path) -> io::Result<bool> {
+    let mask = rustix::fs::StatxFlags::BASIC_STATS;
+    let stat = rustix::fs::statx(rustix::fs::CWD, folder, rustix::fs::AtFlags::empty(), mask)?;
+    Ok(stat
+        .stx_attributes
+        .contains(rustix::fs::StatxAttributes::MOUNT_ROOT))
+}

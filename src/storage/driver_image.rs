@@ -1,0 +1,220 @@
+//! The driver `image`: a filesystem in a sparse file, one a guest. What df(1) shows inside is what was
+//! sold, so the file is larger by what the filesystem needs for itself.
+
+use std::cmp::Ordering;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use rustix::fs::{Mode, OFlags};
+
+use super::dirfd::FileError;
+use super::driver::{Layers, Object, Quota};
+use super::place::Opened;
+use super::pool::Filesystem;
+use crate::kernel::KernelError;
+use crate::kernel::filesystem::{Disk, Space};
+use crate::kernel::loop_device::LoopDevice;
+use crate::model::Writable;
+
+/// Size of a guest that was sold none.
+const USUAL: u64 = 10 << 30;
+/// A filesystem's size is a multiple of this.
+const BLOCK: u64 = 4096;
+
+pub(super) struct ImageFile;
+
+impl Layers for ImageFile {
+    fn make(&self, object: &Object, quota: Quota) -> io::Result<()> {
+        let size = quota.size.unwrap_or(USUAL);
+        make_file(object.filesystem, &object.path, size, quota.inodes)?;
+        // What a filesystem needs for itself is known when there is one.
+        let mut length = size;
+        for _ in 0..4 {
+            let shown = open(object)?.space().map_err(into_io)?.size;
+            if shown >= size {
+                return Ok(());
+            }
+            length = (length + (size - shown)).next_multiple_of(BLOCK);
+            std::fs::File::options()
+                .write(true)
+                .open(&object.path)?
+                .set_len(length)?;
+            make_filesystem(object.filesystem, &object.path, quota.inodes)?;
+        }
+        Ok(())
+    }
+
+    fn open(&self, object: &Object) -> Result<Opened, FileError> {
+        let disk = open(object).map_err(|e| FileError::new("mount", &object.path, e))?;
+        Ok(Opened {
+            folder: disk
+                .mount
+                .try_clone()
+                .map_err(|e| FileError::new("mount", &object.path, e))?,
+            shown: object.path.clone(),
+            disk: Some(disk),
+        })
+    }
+
+    fn writable(&self, object: &Object) -> Writable {
+        Writable::Disk {
+            file: object.path.clone(),
+            filesystem: object.filesystem.word().into(),
+        }
+    }
+
+    fn resize(&self, object: &Object, quota: Quota) -> io::Result<()> {
+        let size = quota.size.unwrap_or(USUAL);
+        let disk = open(object)?;
+        let shown = disk.space().map_err(into_io)?.size;
+        let refused = match size.cmp(&shown) {
+            Ordering::Equal => return Ok(()),
+            Ordering::Greater => match disk.grow_to(size) {
+                Ok(()) => return Ok(()),
+                Err(error) if error.is_disk_full() => return Err(into_io(error)),
+                Err(error) => into_io(error),
+            },
+            Ordering::Less => io::Error::other("it cannot become smaller while it is in use"),
+        };
+        drop(disk);
+        resize_unused(object, shown, size, refused)
+    }
+
+    fn space(&self, object: &Object) -> io::Result<Option<Space>> {
+        open(object)?.space().map(Some).map_err(into_io)
+    }
+
+    fn remove(&self, object: &Object) -> Result<(), FileError> {
+        match std::fs::remove_file(&object.path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                Err(FileError::new("remove", &object.path, e))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn open(object: &Object) -> io::Result<Disk> {
+    Disk::open(&object.path, object.filesystem.word()).map_err(into_io)
+}
+
+/// The kernel's words stay; the number is no use without them.
+fn into_io(error: KernelError) -> io::Error {
+    if error.is_disk_full() {
+        return error.errno.into();
+    }
+    io::Error::other(error.to_string())
+}
+
+/// Changes the size of a filesystem that nobody uses, by its own tool; `refused` is why it was not
+/// done while it may be in use.
+fn resize_unused(object: &Object, shown: u64, size: u64, refused: io::Error) -> io::Result<()> {
+    let file = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(&object.path)?;
+    let used = LoopDevice::existing(file.as_fd(), &object.path).map_err(into_io)?;
+    if used.is_some() || object.filesystem != Filesystem::Ext4 {
+        return Err(refused);
+    }
+    let mut shown = shown;
+    // A larger filesystem needs more for itself, which is known when it has that size.
+    for _ in 0..4 {
+        let length = file.metadata()?.len();
+        let wanted = (length + size)
+            .saturating_sub(shown)
+            .next_multiple_of(BLOCK);
+        file.set_len(wanted.max(length))?;
+        let mut check = Command::new("e2fsck");
+        check.args(["-f", "-p"]).arg(&object.path);
+        run_tool("e2fsprogs", check, 1)?;
+        let mut resize = Command::new("resize2fs");
+        resize.arg(&object.path).arg(format!("{}K", wanted / 1024));
+        if let Err(error) = run_tool("e2fsprogs", resize, 0) {
+            // It tells before it changes anything that it cannot.
+            file.set_len(length)?;
+            return Err(error);
+        }
+        file.set_len(wanted)?;
+        shown = open(object)?.space().map_err(into_io)?.size;
+        if (size..=size + size / 200).contains(&shown) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Makes a sparse file with an empty filesystem in it.
+pub(super) fn make_file(
+    kind: Filesystem,
+    path: &Path,
+    size: u64,
+    inodes: Option<u32>,
+) -> io::Result<()> {
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?;
+    rustix::fs::ftruncate(&file, size.max(kind.least()).next_multiple_of(4096))?;
+    drop(file);
+    make_filesystem(kind, path, inodes)
+}
+
+/// Puts an empty filesystem into a file by its own tool.
+fn make_filesystem(kind: Filesystem, file: &Path, inodes: Option<u32>) -> io::Result<()> {
+    let (tool, package, fixed): (&str, &str, &[&str]) = match kind {
+        Filesystem::Ext4 => (
+            "mkfs.ext4",
+            "e2fsprogs",
+            // No blocks kept for root: its root is no better than its users here.
+            &[
+                "-q",
+                "-F",
+                "-m",
+                "0",
+                "-E",
+                "nodiscard,lazy_itable_init=1,lazy_journal_init=1",
+            ],
+        ),
+        Filesystem::Xfs => ("mkfs.xfs", "xfsprogs", &["-q", "-f", "-K"]),
+        Filesystem::Btrfs => (
+            "mkfs.btrfs",
+            "btrfs-progs",
+            &["-q", "-f", "-K", "-m", "single"],
+        ),
+    };
+    let mut command = Command::new(tool);
+    command.args(fixed);
+    if let Some(inodes) = inodes {
+        match kind {
+            Filesystem::Ext4 => command.args(["-N", &inodes.to_string()]),
+            _ => {
+                return Err(io::Error::other(format!(
+                    "{} has no limit of files: leave disk.inodes out, or use ext4",
+                    kind.word()
+                )));
+            }
+        };
+    }
+    command.arg(file);
+    run_tool(package, command, 0)
+}
+
+/// Runs a filesystem's tool; codes up to `fine` are no errors.
+fn run_tool(package: &str, mut command: Command, fine: i32) -> io::Result<()> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let done = command.stdin(Stdio::null()).output().map_err(|error| {
+        if error.kind() == io::ErrorKind::NotFound {
+            io::Error::other(format!("{name} is missing: install {package}"))
+        } else {
+            error
+        }
+    })?;
+    if done.status.code().is_some_and(|code| code <= fine) {
+        return Ok(());
+    }
+    let said = [done.stdout, done.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    let last = said.trim().lines().last().unwrap_or_default().to_owned();
+    Err(io::Error::other(format!("{name} failed: {last}")))
+}

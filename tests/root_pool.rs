@@ -1,0 +1,270 @@
+//! Pools and sizes: each driver keeps a guest to what it was sold, shows it, grows it, and leaves
+//! nothing behind.
+
+mod life;
+mod support;
+
+use std::path::Path;
+
+use life::{data, inside};
+use support::{Bulkhead, Need, became, need};
+
+const MIB: u64 = 1 << 20;
+
+/// A stopped busybox guest with more flags.
+fn made(host: &Bulkhead, name: &str, flags: &[&str]) {
+    let base = ["create", name, "--template", "busybox", "--network", "none"];
+    host.ok(&[&base[..], flags].concat());
+}
+
+/// Size that df shows inside, bytes.
+fn shown(host: &Bulkhead, name: &str) -> u64 {
+    let text = inside(host, name, "df -k / | tail -1");
+    let kib = text.split_whitespace().nth(1).map(str::parse::<u64>);
+    kib.unwrap_or_else(|| panic!("{text}")).expect("a number") * 1024
+}
+
+/// Writes until nothing more fits, and says how much did.
+fn filled(host: &Bulkhead, name: &str) -> u64 {
+    let script = "dd if=/dev/zero of=/big bs=64k 2>/dev/null; sync; stat -c %s /big";
+    let text = inside(host, name, script);
+    text.trim().parse().unwrap_or_else(|_| panic!("{text}"))
+}
+
+fn close(is: u64, wanted: u64, percent: u64) {
+    let off = is.abs_diff(wanted) * 100;
+    assert!(off <= wanted * percent, "{is} is not {wanted}");
+}
+
+/// Loop devices of the installation.
+fn loops(host: &Bulkhead) -> Vec<String> {
+    let root = host.root().display().to_string();
+    let devices = std::fs::read_dir("/sys/block").expect("sysfs");
+    let files = devices.filter_map(|device| {
+        let path = device.ok()?.path().join("loop/backing_file");
+        std::fs::read_to_string(path).ok()
+    });
+    files.filter(|file| file.contains(&root)).collect()
+}
+
+#[track_caller]
+fn nothing_left(host: &Bulkhead, pool: &str) {
+    assert!(became(5, || loops(host).is_empty()), "{:?}", loops(host));
+    let folder = host.root().join("var/lib/bulkhead/pools").join(pool);
+    let left: Vec<_> = std::fs::read_dir(&folder).expect("the pool").collect();
+    assert!(left.is_empty(), "{left:?}");
+    assert_eq!(data(host, &["doctor"])["leftovers"], serde_json::json!([]));
+}
+
+#[test]
+fn a_filesystem_in_a_file_is_what_was_sold() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    host.ok(&["pool", "create", "files", "--driver", "image"]);
+    for name in ["a", "b"] {
+        made(
+            &host,
+            name,
+            &["--pool", "files", "--disk", "64M", "--start"],
+        );
+    }
+    close(shown(&host, "a"), 64 * MIB, 1);
+    close(filled(&host, "a"), 64 * MIB, 5);
+    // Its neighbour and a restart notice nothing.
+    close(filled(&host, "b"), 64 * MIB, 5);
+    host.ok(&["restart", "a"]);
+    assert_eq!(inside(&host, "a", "test -s /big && echo there"), "there");
+    assert_eq!(loops(&host).len(), 2);
+    assert_eq!(
+        data(&host, &["pool", "info", "files"])["guests"],
+        serde_json::json!(["a", "b"])
+    );
+    let said = host.fails(&["pool", "delete", "files"], 4);
+    assert!(said.contains("in use by a, b"), "{said}");
+    // Stopped, it takes another size either way.
+    host.ok(&["kill", "a"]);
+    host.ok(&["set", "a", "disk.size=128M"]);
+    host.ok(&["start", "a"]);
+    close(shown(&host, "a"), 128 * MIB, 1);
+    host.fails(&["set", "a", "disk.size=70M"], 1);
+    assert_eq!(host.ok(&["get", "a", "disk.size"]).trim(), "128M");
+    host.ok(&["exec", "a", "rm", "/big"]);
+    host.ok(&["kill", "a"]);
+    host.ok(&["set", "a", "disk.size=70M"]);
+    host.ok(&["start", "a"]);
+    close(shown(&host, "a"), 70 * MIB, 1);
+    host.fails(&["set", "a", "disk.pool=default"], 5);
+    host.ok(&["delete", "--force", "a", "b"]);
+    nothing_left(&host, "files");
+    host.ok(&["pool", "delete", "files"]);
+    host.fails(&["pool", "info", "files"], 5);
+}
+
+#[test]
+fn xfs_in_a_file_grows_while_it_is_in_use() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    host.ok(&[
+        "pool",
+        "create",
+        "x",
+        "--driver",
+        "image",
+        "--filesystem",
+        "xfs",
+    ]);
+    made(&host, "a", &["--pool", "x", "--disk", "400M", "--start"]);
+    close(shown(&host, "a"), 400 * MIB, 1);
+    host.ok(&["set", "a", "disk.size=600M"]);
+    close(shown(&host, "a"), 600 * MIB, 1);
+    host.ok(&["delete", "--force", "a"]);
+    nothing_left(&host, "x");
+}
+
+#[test]
+fn a_subvolume_is_kept_to_its_size() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    host.ok(&[
+        "pool", "create", "bt", "--driver", "btrfs", "--size", "512M",
+    ]);
+    for name in ["a", "b"] {
+        made(&host, name, &["--pool", "bt", "--disk", "32M", "--start"]);
+    }
+    close(filled(&host, "a"), 32 * MIB, 10);
+    host.ok(&["set", "a", "disk.size=64M"]);
+    close(filled(&host, "a"), 64 * MIB, 10);
+    assert_eq!(inside(&host, "b", "echo x >/x && cat /x"), "x");
+    host.ok(&["pool", "set", "bt", "--size", "768M"]);
+    close(
+        data(&host, &["pool", "info", "bt"])["size"]
+            .as_u64()
+            .expect("bytes"),
+        768 * MIB,
+        1,
+    );
+    // As after a boot: what is needed is mounted again.
+    host.ok(&["kill", "a", "b"]);
+    let folder = host.root().join("var/lib/bulkhead/pools/bt");
+    rustix::mount::unmount(&folder, rustix::mount::UnmountFlags::empty()).expect("its mount");
+    host.ok(&["start", "a"]);
+    host.ok(&["delete", "--force", "a", "b"]);
+    host.ok(&["pool", "delete", "bt"]);
+    assert!(became(5, || loops(&host).is_empty()), "{:?}", loops(&host));
+    assert!(!folder.exists() && !folder.with_extension("btrfs").exists());
+}
+
+#[test]
+fn a_size_that_nobody_keeps_is_refused() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    let base = [
+        "create",
+        "a",
+        "--template",
+        "busybox",
+        "--network",
+        "none",
+        "--disk",
+        "64M",
+    ];
+    let said = host.fails(&base, 5);
+    assert!(
+        said.contains("--driver image") && said.contains("--sized image"),
+        "{said}"
+    );
+    host.ok(&["pool", "set", "default", "--sized", "image"]);
+    host.ok(&base);
+    host.ok(&["start", "a"]);
+    close(shown(&host, "a"), 64 * MIB, 1);
+    // One without a size stays a folder.
+    made(&host, "b", &["--start"]);
+    let said = host.fails(&["set", "b", "disk.size=64M"], 1);
+    assert!(said.contains("a folder has no size"), "{said}");
+    host.ok(&["delete", "--force", "a", "b"]);
+    for (args, code, why) in [
+        (&["pool", "create", "default"][..], 5, "always there"),
+        (&["pool", "create", "../x"], 2, "not a pool name"),
+        (
+            &["pool", "create", "x", "--driver", "btrfs"],
+            5,
+            "give --source",
+        ),
+        (
+            &[
+                "pool", "create", "x", "--driver", "btrfs", "--source", "/proc",
+            ],
+            5,
+            "not on btrfs",
+        ),
+        (
+            &["pool", "create", "x", "--source", "/nowhere/at/all"],
+            5,
+            "no folder",
+        ),
+        (&["pool", "create", "x", "--driver", "zfs"], 2, "zfs"),
+        (&["pool", "delete", "default"], 0, ""),
+        (&["create", "a", "--pool", "fast"], 5, "there is no pool"),
+    ] {
+        let done = host.run(args);
+        assert_eq!(done.code, code, "{args:?}: {}", done.report());
+        assert!(done.stderr.contains(why), "{args:?}: {}", done.report());
+    }
+    assert_eq!(host.ok(&["list", "--format", "csv"]).lines().count(), 1);
+}
+
+/// A guest in a pool elsewhere, made and deleted with a fault at every point.
+#[test]
+fn what_is_cut_short_is_named_and_removed() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    host.ok(&["pool", "create", "files", "--driver", "image"]);
+    made(&host, "first", &["--pool", "files", "--disk", "16M"]);
+    host.ok(&["delete", "first"]);
+    let folder = host.root().join("var/lib/bulkhead/pools/files");
+    let objects = |folder: &Path| std::fs::read_dir(folder).expect("the pool").count();
+    for args in [
+        &[
+            "create",
+            "a",
+            "--template",
+            "busybox",
+            "--network",
+            "none",
+            "--pool",
+            "files",
+            "--disk",
+            "16M",
+        ][..],
+        &["delete", "a"],
+    ] {
+        for number in 0..60 {
+            let mut command = host.command(args);
+            command.env("BULKHEAD_FAULT", format!("command:{number}"));
+            let done = support::run(command);
+            host.ok(&["doctor", "--fix"]);
+            let there = host.run(&["info", "a"]).code == 0;
+            assert_eq!(objects(&folder), usize::from(there), "{args:?} {number}");
+            if done.code == 0 {
+                assert!(number > 5, "{number} points");
+                break;
+            }
+            if args[0] == "delete" && !there {
+                made(&host, "a", &["--pool", "files", "--disk", "16M"]);
+            } else if args[0] == "create" && there {
+                host.ok(&["delete", "a"]);
+            }
+        }
+    }
+    nothing_left(&host, "files");
+}

@@ -9,8 +9,8 @@ use super::context::Context;
 use super::fault::{Fault, Result};
 use super::render::Format;
 use super::{
-    change, create, delete, demo, doctor, enter, generate, info, keeper, life, list, logs, plan,
-    pool, profile, template, wait,
+    backup, change, create, delete, demo, doctor, enter, generate, info, keeper, life, list, logs,
+    plan, pool, profile, template, wait,
 };
 
 /// One verb.
@@ -51,6 +51,7 @@ const VERBS: &[Verb] = &[
     plan::PLAN,
     wait::WAIT,
     template::TEMPLATE,
+    backup::BACKUP,
     pool::POOL,
     profile::PROFILE,
     doctor::DOCTOR,

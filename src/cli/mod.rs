@@ -9,10 +9,14 @@
 //! | `progress` | long work on standard error |
 //! | `settings` | the flags made from `define::KEYS` |
 //! | `select`, `order`, `many` | verbs on many guests: which, in what order, side by side |
-//! | `create`, `life`, `delete`, `list`, `info`, `enter`, `logs`, `change`, `plan`, `wait`, `template`, `profile`, `doctor`, `keeper`, `generate` | the verbs |
+//! | `backup_arguments`, `backup_restore` | parts of `backup`: its flags; bringing back |
+//! | `create`, `life`, `delete`, `list`, `info`, `enter`, `logs`, `change`, `plan`, `wait`, `template`, `backup`, `profile`, `doctor`, `keeper`, `generate` | the verbs |
 //!
 //! The program has one thread: a launch forks. What runs side by side (`-j`) runs as processes.
 
+mod backup;
+mod backup_arguments;
+mod backup_restore;
 mod change;
 mod command;
 mod context;

@@ -92,21 +92,29 @@ impl Manager {
             self.write_machine(name, &machine)?;
             Ok(machine)
         })?;
-        let failed = |source: Box<dyn std::error::Error + Send + Sync>| GuestError::Root {
-            name: name.clone(),
-            source,
-        };
-        let pool = self.pool_of(guest)?;
-        storage::create_root(&self.layout, name, &image, (&pool, quota(guest)))
-            .map_err(|error| failed(error.into()))?;
+        self.make_root(guest, &image)?;
         let lease = self.lease(name, guest)?;
         let boot = self.first_boot_data(guest, &machine, lease.as_ref())?;
         fault::point()?;
-        storage::first_boot(&self.layout, name, &image, &boot)
-            .map_err(|error| failed(error.into()))?;
+        storage::first_boot(&self.layout, name, &image, &boot).map_err(|error| {
+            GuestError::Root {
+                name: name.clone(),
+                source: error.into(),
+            }
+        })?;
         self.write_written(name, &Written::of(guest))?;
         file::write_whole(&self.definition_path(name), text.as_bytes(), 0o600)?;
         Ok(image)
+    }
+
+    /// The guest's own, empty layer, in the pool its definition names.
+    pub(super) fn make_root(&self, guest: &Guest, image: &Image) -> Result<()> {
+        let pool = self.pool_of(guest)?;
+        let made = storage::create_root(&self.layout, &guest.name, image, (&pool, quota(guest)));
+        made.map_err(|error| GuestError::Root {
+            name: guest.name.clone(),
+            source: error.into(),
+        })
     }
 
     /// The pool a definition names.

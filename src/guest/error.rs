@@ -95,6 +95,9 @@ pub enum GuestError {
     /// Its image.
     #[error(transparent)]
     Image(#[from] crate::storage::ImageError),
+    /// Its backup.
+    #[error(transparent)]
+    Backup(#[from] crate::storage::backup::BackupError),
     /// Its root.
     #[error("cannot prepare the root of guest {name}")]
     Root {

@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_millis(200);
 /// Something that is left of a command that died.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Leftover {
-    /// `half-made guest`, `half-renamed guest`, `run state`, `cgroup`, `interface`, `address`,
+    /// `half-made guest`, `half-renamed guest`, `frozen guest`, `run state`, `cgroup`, `interface`, `address`,
     /// `lock`, `file`.
     pub kind: &'static str,
     /// Its name.
@@ -82,6 +82,10 @@ impl Manager {
         {
             let done = fix.then(|| self.settle_rename(name));
             found.push(leftover("half-renamed guest", name.to_string(), told(done)));
+        }
+        if self.is_abandoned(name) {
+            let done = fix.then(|| self.thaw_if_abandoned(name).map(drop));
+            found.push(leftover("frozen guest", name.to_string(), told(done)));
         }
         let left = || {
             Ok::<_, GuestError>(self.layout.guest_run(name).exists() || self.group(name)?.is_some())

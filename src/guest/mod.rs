@@ -7,6 +7,7 @@
 //! | `ids` | blocks of host ids |
 //! | `life` | the table of verbs and states |
 //! | `create`, `start`, `stop`, `delete`, `change`, `exec` | the verbs |
+//! | `backup` | a guest into a backup repository and out of one |
 //! | `keeper`, `console` | the small process beside a guest, and its viewers |
 //! | `successor` | how the launching process becomes the keeper |
 //! | `view` | what `list` and `info` show |
@@ -19,6 +20,7 @@
 //! command that died is finished or undone by the next one that takes the guest's lock, with the
 //! same code that `stop` and `delete` use.
 
+pub mod backup;
 pub mod change;
 pub mod console;
 pub mod create;

@@ -256,6 +256,7 @@ impl Manager {
             launch_us: 0,
             stopper: None,
             paused: false,
+            freezer: None,
             restarts,
             ids: machine.ids,
         };

@@ -16,7 +16,7 @@ use crate::model::{EventKind, ExitReason, GuestName, Status};
 use crate::storage;
 
 /// How long a kill may take; only a process stuck in the kernel needs more.
-const KILL: Duration = Duration::from_secs(10);
+pub(super) const KILL: Duration = Duration::from_secs(10);
 
 /// How a guest was ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -243,7 +243,7 @@ impl Manager {
     }
 
     fn note_paused(&self, name: &GuestName, state: &mut RunState, paused: bool) -> Result<()> {
-        state.paused = paused;
+        (state.paused, state.freezer) = (paused, None);
         self.write_run_state(name, state)
     }
 }

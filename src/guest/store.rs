@@ -102,6 +102,9 @@ pub struct RunState {
     pub stopper: Option<Identity>,
     /// Whether it is frozen.
     pub paused: bool,
+    /// The command that has frozen it for a moment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub freezer: Option<Identity>,
     /// Restarts by policy since it last ran for long.
     pub restarts: u32,
     /// Its ids.

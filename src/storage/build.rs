@@ -162,16 +162,19 @@ fn lock_recipe(
 }
 
 /// A folder `tmp-*` in which an image is made; removed when dropped unless it was kept.
-struct Workshop {
+pub(super) struct Workshop {
     images: OwnedFd,
-    shown: PathBuf,
+    /// Its path.
+    pub(super) shown: PathBuf,
     name: std::ffi::CString,
-    lock: OwnedFd,
+    /// The folder, held; `root` in it is made.
+    pub(super) lock: OwnedFd,
     kept: bool,
 }
 
 impl Workshop {
-    fn open(layout: &Layout, recipe: &str) -> Result<Self, FileError> {
+    /// Makes one.
+    pub(super) fn open(layout: &Layout, recipe: &str) -> Result<Self, FileError> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("tmp-{:.12}-{}-{number}", recipe, std::process::id());
@@ -197,22 +200,24 @@ impl Workshop {
 
     /// Gives the finished folder its name for good. An image of the same content that is there
     /// already stays, and this one goes.
-    fn keep(mut self, digest: &str) -> Result<(), FileError> {
+    pub(super) fn keep(mut self, digest: &str) -> Result<(), FileError> {
+        let images = rustix::io::fcntl_dupfd_cloexec(&self.images, 0)
+            .map_err(|e| FileError::new("rename", &self.shown, e))?;
+        self.keep_in(&images, digest)
+    }
+
+    /// The same in another folder of the same filesystem.
+    pub(super) fn keep_in(&mut self, folder: &OwnedFd, digest: &str) -> Result<(), FileError> {
         let failed = |verb, e: io::Error| FileError::new(verb, &self.shown, e);
         fs::syncfs(&self.lock).map_err(|e| failed("write to disk", e.into()))?;
         let name = cname(digest).map_err(|e| failed("name", e))?;
-        match fs::renameat_with(
-            &self.images,
-            &*self.name,
-            &self.images,
-            &*name,
-            fs::RenameFlags::NOREPLACE,
-        ) {
+        let flags = fs::RenameFlags::NOREPLACE;
+        match fs::renameat_with(&self.images, &*self.name, folder, &*name, flags) {
             Ok(()) => self.kept = true,
             Err(rustix::io::Errno::EXIST) => return Ok(()),
             Err(e) => return Err(failed("rename", e.into())),
         }
-        fs::fsync(&self.images).map_err(|e| failed("write to disk", e.into()))
+        fs::fsync(folder).map_err(|e| FileError::new("write to disk", &self.shown, e))
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::io;
 
-use fastcdc::v2020::{Normalization, FastCDC};
+use fastcdc::v2020::{FastCDC, Normalization};
 
 use super::super::tree_item::fill;
 
@@ -80,12 +80,18 @@ mod tests {
             state ^= state << 17;
             state.to_le_bytes()
         };
-        std::iter::repeat_with(&mut next).flatten().take(bytes).collect()
+        std::iter::repeat_with(&mut next)
+            .flatten()
+            .take(bytes)
+            .collect()
     }
 
     fn cuts(cutter: &mut Cutter, mut data: &[u8]) -> Vec<Vec<u8>> {
         let mut found = Vec::new();
-        while let Some(chunk) = cutter.next(|buffer| io::Read::read(&mut data, buffer)).unwrap() {
+        while let Some(chunk) = cutter
+            .next(|buffer| io::Read::read(&mut data, buffer))
+            .unwrap()
+        {
             found.push(chunk.to_vec());
         }
         found
@@ -100,7 +106,11 @@ mod tests {
             assert_eq!(chunks.concat(), data);
             assert!(chunks.iter().all(|chunk| chunk.len() <= MOST));
             let before_last = chunks.len().saturating_sub(1);
-            assert!(chunks[..before_last].iter().all(|chunk| chunk.len() >= LEAST));
+            assert!(
+                chunks[..before_last]
+                    .iter()
+                    .all(|chunk| chunk.len() >= LEAST)
+            );
             assert_eq!(chunks.is_empty(), bytes == 0);
         }
         let zeros = vec![0; 3 * MOST];
@@ -114,9 +124,16 @@ mod tests {
         let before = cuts(&mut cutter, &data);
         let after = cuts(&mut cutter, &[b"x", data.as_slice()].concat());
         let same = after.iter().filter(|chunk| before.contains(chunk)).count();
-        assert!(before.len() > 10 && same + 2 >= before.len(), "{same} of {}", before.len());
+        assert!(
+            before.len() > 10 && same + 2 >= before.len(),
+            "{same} of {}",
+            before.len()
+        );
         let elsewhere = cuts(&mut Cutter::new(6), &data);
-        let same = elsewhere.iter().filter(|chunk| before.contains(chunk)).count();
+        let same = elsewhere
+            .iter()
+            .filter(|chunk| before.contains(chunk))
+            .count();
         assert!(same < before.len() / 2, "{same} of {}", before.len());
     }
 }

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::super::dirfd::{FileError, child_dir, file_type, open_dir};
 use super::super::image::Image;
-use super::super::root::open_writable;
+use super::super::place;
 use super::super::tree_item::What;
 use super::super::tree_read::{Content, Found, read_tree};
 use super::chunk::Cutter;
@@ -127,10 +127,10 @@ impl<'a> Backup<'a> {
     /// As for [`Backup::begin`].
     pub fn read_own(&mut self) -> Result<()> {
         let began = now_ms();
-        let path = self.layout.guest(&self.subject.guest).join("root/upper");
-        let failed = |e: io::Error| FileError::new("open", &path, e);
-        let writable = open_writable(self.layout, &self.subject.guest).map_err(failed)?;
-        let upper = child_dir(&writable, c"upper").map_err(|e| failed(e.into()))?;
+        let opened = place::open(self.layout, &self.subject.guest)?;
+        let path = opened.shown.join("upper");
+        let upper =
+            child_dir(&opened.folder, c"upper").map_err(|e| FileError::new("open", &path, e))?;
         let last = self.last.take();
         let tree = self.tree(upper.as_fd(), &path, last)?;
         self.last = Some((tree, began));
@@ -230,7 +230,7 @@ struct Last {
 
 impl Last {
     fn new(repository: &Repository, tree: &Tree, began_ms: u64) -> Result<Self> {
-        let mut reader = ListReader::new(&tree.list()?);
+        let mut reader = ListReader::new(tree.list()?);
         let next = reader.next(repository)?;
         let ms = began_ms.saturating_sub(TICK_MS);
         let nanoseconds = u32::try_from(ms % 1000 * 1_000_000).unwrap_or(0);

@@ -44,7 +44,10 @@ impl Repository {
             };
             let before = (side != Ordering::Greater).then(|| a.take()).flatten();
             let after = (side != Ordering::Less).then(|| b.take()).flatten();
-            found.extend(compare(before.as_ref().map(|e| &e.1), after.as_ref().map(|e| &e.1)));
+            found.extend(compare(
+                before.as_ref().map(|e| &e.1),
+                after.as_ref().map(|e| &e.1),
+            ));
             if before.is_some() {
                 a = left.next(self)?;
             }

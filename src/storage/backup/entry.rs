@@ -57,8 +57,7 @@ impl Entry {
         let mut from = Reader::new(bytes);
         let path = from.bytes(LONGEST)?.to_vec();
         let (mode, uid, gid, inode) = (from.u32()?, from.u32()?, from.u32()?, from.u64()?);
-        let (modified, accessed, changed) =
-            (time(&mut from)?, time(&mut from)?, time(&mut from)?);
+        let (modified, accessed, changed) = (time(&mut from)?, time(&mut from)?, time(&mut from)?);
         let xattrs = (0..from.count(8)?)
             .map(|_| Ok((from.bytes(255)?.to_vec(), from.bytes(LONGEST)?.to_vec())))
             .collect::<Result<Vec<_>>>()?;
@@ -72,7 +71,9 @@ impl Entry {
         }
         let held: u64 = data.iter().map(|chunk| u64::from(chunk.length)).sum();
         if held != what.data() {
-            return Err(WireError::Value("a file in it has more or less data than it says"));
+            return Err(WireError::Value(
+                "a file in it has more or less data than it says",
+            ));
         }
         let item = Item {
             path,

@@ -54,18 +54,22 @@ fn parse(text: &[u8]) -> Option<Key> {
     unhex(digits).map(Key)
 }
 
-/// 2·`N` hexadecimal digits as bytes.
+/// Hexadecimal digits, as they are written here, as bytes.
+pub(super) fn unhex_any(digits: &str) -> Option<Vec<u8>> {
+    let digit = |byte: u8| match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        _ => None,
+    };
+    let pairs = digits.as_bytes().chunks(2);
+    pairs
+        .map(|pair| Some(digit(*pair.first()?)? << 4 | digit(*pair.get(1)?)?))
+        .collect()
+}
+
+/// 2·`N` of them.
 pub(super) fn unhex<const N: usize>(digits: &str) -> Option<[u8; N]> {
-    let digits = digits.as_bytes();
-    if digits.len() != 2 * N {
-        return None;
-    }
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|d| u8::try_from(d).ok());
-    let mut bytes = [0; N];
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
-    }
-    Some(bytes)
+    unhex_any(digits)?.try_into().ok()
 }
 
 /// Reads the key file, or makes one where there is none.
@@ -127,7 +131,12 @@ mod tests {
         for bad in ["x", "bulkhead-backup-key-1:abcd", "bulkhead-backup-key-1:"] {
             std::fs::write(&path, bad).unwrap();
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-            assert!(read_or_make(&path).unwrap_err().to_string().contains("no key file"));
+            assert!(
+                read_or_make(&path)
+                    .unwrap_err()
+                    .to_string()
+                    .contains("no key file")
+            );
         }
         std::fs::write(&path, "").unwrap();
         assert_ne!(read_or_make(&path).unwrap().0, key.0);

@@ -30,13 +30,13 @@ impl Links {
         let mut files = HashMap::new();
         for (layer, tree) in snapshot.trees().enumerate() {
             let mut targets = HashSet::new();
-            let mut list = ListReader::new(&tree.list()?);
+            let mut list = ListReader::new(tree.list()?);
             while let Some(entry) = list.next(repository)? {
                 if let What::HardLink(target) = entry.item.what {
                     targets.insert(target);
                 }
             }
-            let mut list = ListReader::new(&tree.list()?);
+            let mut list = ListReader::new(tree.list()?);
             while let Some(entry) = (!targets.is_empty())
                 .then(|| list.next(repository))
                 .transpose()?

@@ -85,9 +85,9 @@ pub(super) struct ListReader {
 }
 
 impl ListReader {
-    pub(super) fn new(chunks: &[ChunkRef]) -> Self {
+    pub(super) fn new(chunks: Vec<ChunkRef>) -> Self {
         Self {
-            chunks: chunks.to_vec().into_iter(),
+            chunks: chunks.into_iter(),
             bytes: Vec::new(),
             at: 0,
             last: None,
@@ -105,7 +105,10 @@ impl ListReader {
                 false => Err(damaged("it ends too early")),
             };
         }
-        let head = self.bytes[self.at..].first_chunk().copied().unwrap_or([0; 4]);
+        let head = self.bytes[self.at..]
+            .first_chunk()
+            .copied()
+            .unwrap_or([0; 4]);
         let length = usize::try_from(u32::from_le_bytes(head)).unwrap_or(usize::MAX);
         if length > LARGEST {
             return Err(damaged("an entry is larger than any can be"));
@@ -115,7 +118,8 @@ impl ListReader {
         }
         let begin = self.at + 4;
         self.at = begin + length;
-        let entry = Entry::decode(&self.bytes[begin..self.at]).map_err(|e| damaged(&e.to_string()))?;
+        let entry =
+            Entry::decode(&self.bytes[begin..self.at]).map_err(|e| damaged(&e.to_string()))?;
         let path = &entry.item.path;
         let in_order = match &self.last {
             None => path.is_empty(),

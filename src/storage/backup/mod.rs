@@ -12,7 +12,7 @@
 //! | `snapshot` | what was backed up |
 //! | `create` | making a backup |
 //! | `source`, `links` | the files of a snapshot in order; those with several names |
-//! | `restore`, `diff` | bringing files back; what differs |
+//! | `restore`, `image`, `diff` | bringing files back, and an image; what differs |
 //! | `verify`, `prune`, `retention` | whether all is well; taking away, and which snapshots |
 //! | `wire` | numbers and byte strings in these formats |
 //!
@@ -26,6 +26,7 @@ mod diff;
 mod entry;
 mod error;
 mod folder;
+mod image;
 mod index;
 mod key;
 mod links;

@@ -33,7 +33,10 @@ pub(super) struct Slot {
 
 impl Slot {
     pub(super) fn write(self, to: &mut Writer) {
-        to.put(&self.id.0).u32(self.offset).u32(self.stored).u32(self.plain);
+        to.put(&self.id.0)
+            .u32(self.offset)
+            .u32(self.stored)
+            .u32(self.plain);
     }
 
     /// Reads one of a pack of `size` bytes.
@@ -47,7 +50,8 @@ impl Slot {
         let fits = u64::from(slot.offset) + u64::from(slot.stored) <= size
             && slot.stored >= seal::LEAST
             && usize::try_from(slot.plain).is_ok_and(|n| (1..=MOST).contains(&n));
-        fits.then_some(slot).ok_or(WireError::Value("a chunk in it lies outside its pack"))
+        fits.then_some(slot)
+            .ok_or(WireError::Value("a chunk in it lies outside its pack"))
     }
 }
 

@@ -77,7 +77,10 @@ impl Repository {
     fn choose(&self, wish: &Wish) -> Result<(Vec<Snapshot>, Pruned)> {
         let mut of_guest: BTreeMap<String, Vec<Snapshot>> = BTreeMap::new();
         for snapshot in self.snapshots()? {
-            of_guest.entry(snapshot.guest.clone()).or_default().push(snapshot);
+            of_guest
+                .entry(snapshot.guest.clone())
+                .or_default()
+                .push(snapshot);
         }
         let (mut keep, mut done) = (Vec::new(), Pruned::default());
         for (guest, snapshots) in of_guest {
@@ -106,7 +109,7 @@ impl Repository {
             }
             stop_if_asked()?;
             needed.extend(list.iter().map(|chunk| chunk.id));
-            let mut list = ListReader::new(&list);
+            let mut list = ListReader::new(list);
             while let Some(entry) = list.next(self)? {
                 needed.extend(entry.data.iter().map(|chunk| chunk.id));
             }
@@ -146,7 +149,11 @@ impl Repository {
         // One small pack alone is as small as it gets: two are worth one.
         let small = |number: &u32| used.get(number).is_some_and(|n| *n < LARGEST / 8);
         let whole = |number: u32| {
-            let size = self.index.packs.get(number as usize).map_or(0, |pack| pack.1);
+            let size = self
+                .index
+                .packs
+                .get(number as usize)
+                .map_or(0, |pack| pack.1);
             used.get(&number).is_some_and(|n| size - n < 4096)
         };
         if plan.wasteful.len() == 1 && plan.wasteful.iter().all(|n| small(n) && whole(*n)) {
@@ -234,7 +241,9 @@ impl Repository {
             offset: place.offset.into(),
             length: place.stored,
         };
-        let sealed = self.blobs.get_part(Kind::Pack, &name.unwrap_or_default(), part)?;
+        let sealed = self
+            .blobs
+            .get_part(Kind::Pack, &name.unwrap_or_default(), part)?;
         match self.open_chunk(id, &sealed) {
             Some(_) => Ok(sealed),
             None => Err(BackupError::damaged(

@@ -12,7 +12,7 @@ use super::chunk::MOST;
 use super::error::{BackupError, Result};
 use super::folder::{Folder, shown};
 use super::index::{self, Index};
-use super::key::{self, unhex};
+use super::key::{self, unhex, unhex_any};
 use super::manifest::ListReader;
 use super::pack::{Filling, Pack};
 use super::seal::{ChunkId, Role, Secrets};
@@ -65,7 +65,6 @@ pub struct Added {
 /// A repository, opened.
 #[derive(Debug)]
 pub struct Repository {
-    pub(super) place: PathBuf,
     pub(super) blobs: Box<dyn Blobs>,
     pub(super) secrets: Secrets,
     pub(super) index: Index,
@@ -97,9 +96,8 @@ impl Repository {
             encryption: encryption(protection).to_owned(),
             check: hex(&secrets.seal(Role::Check, b"", CHECK)?),
         };
-        let mut text = serde_json::to_vec_pretty(&format)
+        let text = serde_json::to_vec_pretty(&format)
             .map_err(|e| BackupError::damaged("format.json", e.to_string()))?;
-        text.push(b'\n');
         folder.put(Kind::Format, "", &text)
     }
 
@@ -127,7 +125,6 @@ impl Repository {
         let secrets = prove(&text, protection, place)?;
         let held = blobs.hold(hold)?;
         Ok(Self {
-            place: place.to_owned(),
             blobs: Box::new(blobs),
             secrets,
             index: Index::default(),
@@ -228,7 +225,7 @@ impl Repository {
     /// Whether a tree is there with all its data.
     pub(super) fn holds_all(&self, tree: &Tree) -> bool {
         let whole = || -> Result<bool> {
-            let mut list = ListReader::new(&tree.list()?);
+            let mut list = ListReader::new(tree.list()?);
             while let Some(entry) = list.next(self)? {
                 if !entry.data.iter().all(|chunk| self.holds(chunk)) {
                     return Ok(false);
@@ -321,10 +318,7 @@ fn prove(text: &[u8], protection: &Protection, place: &Path) -> Result<Secrets> 
         });
     }
     let secrets = Secrets::new(key.as_ref(), &id)?;
-    let check = (0..format.check.len() / 2)
-        .map(|at| u8::from_str_radix(format.check.get(2 * at..2 * at + 2)?, 16).ok())
-        .collect::<Option<Vec<u8>>>()
-        .ok_or_else(|| damaged("its check is not hexadecimal"))?;
+    let check = unhex_any(&format.check).ok_or_else(|| damaged("its check is not hexadecimal"))?;
     let proof = secrets.open(Role::Check, b"", &check, CHECK.len());
     if proof.as_deref() == Some(CHECK) {
         return Ok(secrets);

@@ -8,6 +8,7 @@ use rustix::fs::{self, FlockOperation};
 use rustix::io::Errno;
 
 use super::super::dirfd::{self, FileError, Owner, child_dir, cname, make_dir, open_dir};
+use super::super::place;
 use super::super::remove::remove_tree;
 use super::super::tree_item::What;
 use super::super::tree_policy::Policy;
@@ -20,6 +21,7 @@ use super::repo::Repository;
 use super::snapshot::Snapshot;
 use super::source::{Source, View};
 use crate::kernel::{fault, interrupt};
+use crate::model::{GuestName, Layout};
 
 /// What was restored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -137,7 +139,7 @@ impl Repository {
     }
 
     /// Restores one tree of a snapshot into an empty folder: number 0 is the guest's own layer.
-    pub(in super::super) fn restore_tree(
+    pub(super) fn restore_tree(
         &self,
         snapshot: &Snapshot,
         number: usize,
@@ -165,6 +167,28 @@ impl Repository {
             closed: false,
         };
         filling.fill(to, policy, progress)
+    }
+
+    /// Restores the guest's own layer into a new, empty root.
+    ///
+    /// # Errors
+    /// The root is not empty, the repository is damaged, the disk is full.
+    pub fn restore_own(
+        &self,
+        layout: &Layout,
+        name: &GuestName,
+        snapshot: &Snapshot,
+        progress: &mut dyn FnMut(&Restored),
+    ) -> Result<Restored> {
+        let opened = place::open(layout, name)?;
+        let path = opened.shown.join("upper");
+        let upper =
+            child_dir(&opened.folder, c"upper").map_err(|e| FileError::new("open", &path, e))?;
+        fault::point()?;
+        let done = self.restore_tree(snapshot, 0, &upper, progress)?;
+        fs::syncfs(&upper).map_err(|e| FileError::new("write to disk", &path, e))?;
+        fault::point()?;
+        Ok(done)
     }
 
     /// What may come out of this repository: everything that its key has proved, else what a
@@ -282,8 +306,7 @@ impl Place {
     fn keep(&self) -> Result<()> {
         let failed = |e: Errno| FileError::new("restore to", &self.to, e);
         fault::point()?;
-        fs::renameat(&self.parent, &*self.temporary, &self.parent, &*self.name)
-            .map_err(failed)?;
+        fs::renameat(&self.parent, &*self.temporary, &self.parent, &*self.name).map_err(failed)?;
         fault::point()?;
         Ok(fs::fsync(&self.parent).map_err(failed)?)
     }

@@ -81,8 +81,12 @@ mod tests {
     #[test]
     fn the_newest_of_each_period_is_kept() {
         let days = [
-            "2026-01-31T10:00", "2026-02-01T10:00", "2026-02-28T10:00", "2026-03-01T08:00",
-            "2026-03-01T20:00", "2026-03-02T07:00",
+            "2026-01-31T10:00",
+            "2026-02-01T10:00",
+            "2026-02-28T10:00",
+            "2026-03-01T08:00",
+            "2026-03-01T20:00",
+            "2026-03-02T07:00",
         ];
         let none = Retention::default();
         assert_eq!(kept(none, &days), days);
@@ -92,7 +96,14 @@ mod tests {
         assert_eq!(kept(Retention { weekly: 2, ..none }, &days), days[4..]);
         let monthly = kept(Retention { monthly: 9, ..none }, &days);
         assert_eq!(monthly, [days[0], days[2], days[5]]);
-        let both = kept(Retention { last: 1, monthly: 2, ..none }, &days);
+        let both = kept(
+            Retention {
+                last: 1,
+                monthly: 2,
+                ..none
+            },
+            &days,
+        );
         assert_eq!(both, [days[2], days[5]]);
     }
 

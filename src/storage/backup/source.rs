@@ -46,7 +46,7 @@ impl Source {
             View::Own => 1,
         });
         let layer = |tree: &super::snapshot::Tree| {
-            let mut reader = ListReader::new(&tree.list()?);
+            let mut reader = ListReader::new(tree.list()?);
             Ok(Layer {
                 next: reader.next(repository)?,
                 reader,
@@ -85,7 +85,10 @@ impl Source {
                     ),
                 });
             }
-            entry.item.xattrs.retain(|(name, _)| !name.starts_with(MARKS));
+            entry
+                .item
+                .xattrs
+                .retain(|(name, _)| !name.starts_with(MARKS));
             return Ok(Some((at, entry)));
         }
         Ok(None)
@@ -93,7 +96,12 @@ impl Source {
 
     /// The topmost layer of those whose next file comes first.
     fn first(&self) -> Option<usize> {
-        let path = |at: usize| self.layers[at].next.as_ref().map(|e| e.item.path.as_slice());
+        let path = |at: usize| {
+            self.layers[at]
+                .next
+                .as_ref()
+                .map(|e| e.item.path.as_slice())
+        };
         let mut first: Option<(usize, &[u8])> = None;
         for at in 0..self.layers.len() {
             if let Some(path) = path(at)

@@ -118,7 +118,7 @@ impl Repository {
         for tree in snapshot.trees() {
             stop_if_asked()?;
             let whole = || -> Result<()> {
-                let mut list = ListReader::new(&tree.list()?);
+                let mut list = ListReader::new(tree.list()?);
                 while let Some(entry) = list.next(self)? {
                     if !entry.data.iter().all(|chunk| self.holds(chunk)) {
                         let path = String::from_utf8_lossy(&entry.item.path).into_owned();

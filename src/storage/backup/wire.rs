@@ -39,10 +39,7 @@ impl<'a> Reader<'a> {
 
     /// The next `N` bytes, by value.
     pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
-        let (taken, left) = self
-            .left
-            .split_first_chunk::<N>()
-            .ok_or(WireError::Short)?;
+        let (taken, left) = self.left.split_first_chunk::<N>().ok_or(WireError::Short)?;
         self.left = left;
         Ok(*taken)
     }
@@ -137,7 +134,14 @@ mod tests {
     #[test]
     fn what_is_written_is_read_and_nothing_else() {
         let mut writer = Writer::default();
-        writer.u8(7).u32(8).u64(9).i64(-1).bytes(b"abc").count(2).put(b"xy");
+        writer
+            .u8(7)
+            .u32(8)
+            .u64(9)
+            .i64(-1)
+            .bytes(b"abc")
+            .count(2)
+            .put(b"xy");
         let bytes = writer.bytes;
         let mut reader = Reader::new(&bytes);
         assert_eq!(reader.u8(), Ok(7));

@@ -159,9 +159,10 @@ fn what_pages_tell_people_to_type_is_there() {
         ("README.md", include_str!("../README.md")),
         ("docs/commands.md", include_str!("../docs/commands.md")),
         ("docs/host.md", include_str!("../docs/host.md")),
+        ("docs/images.md", include_str!("../docs/images.md")),
     ] {
         for words in typed(text) {
-            let groups = ["template", "profile"].contains(&words[0]);
+            let groups = ["image", "template", "profile"].contains(&words[0]);
             let known = help(&words[..if groups { 2 } else { 1 }]);
             for flag in words.iter().filter(|word| word.starts_with('-')) {
                 let mut there = known.split([' ', ',', '\n']);

@@ -124,9 +124,9 @@ fn busybox_is_built_once_and_lends_itself_to_roots() {
     );
     assert_eq!(load_image(&layout, &image.digest).unwrap(), image);
     assert_eq!(images(&layout).unwrap().len(), 1);
-    assert!(verify_image(&image).unwrap());
+    assert!(verify_image(&layout, &image).unwrap().is_empty());
     std::fs::write(image.root().join("etc/motd"), "changed").unwrap();
-    assert!(!verify_image(&image).unwrap());
+    assert!(!verify_image(&layout, &image).unwrap().is_empty());
     std::fs::remove_file(image.root().join("etc/motd")).unwrap();
 
     let web = name("web");

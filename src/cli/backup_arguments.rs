@@ -42,7 +42,6 @@ pub(super) fn verbs() -> Vec<Command> {
         with_repo(Command::new("restore").about("Bring back files, or a guest"))
             .arg(snapshot())
             .args(restore_arguments())
-            .group(ArgGroup::new("target").args(["to", "guest"]).required(true))
             .arg(dry_run()),
         with_repo(Command::new("diff").about("Show what differs between two snapshots"))
             .args(diff_arguments()),
@@ -130,6 +129,7 @@ fn restore_arguments() -> [Arg; 4] {
             .long("to")
             .value_name("DIR")
             .value_parser(value_parser!(PathBuf))
+            .conflicts_with("guest")
             .help("New folder for the files, for its owner only"),
         Arg::new("guest")
             .long("guest")

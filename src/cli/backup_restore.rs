@@ -72,7 +72,11 @@ fn files(
     repository: &Repository,
     snapshot: &Snapshot,
 ) -> Result<u8> {
-    let to: PathBuf = required(matches, "to")?;
+    let Some(to) = matches.get_one::<PathBuf>("to") else {
+        return Err(Fault::usage(
+            "say --to DIR for files, or --guest NAME for a guest",
+        ));
+    };
     let paths: Vec<Vec<u8>> = matches
         .get_many::<OsString>("paths")
         .into_iter()
@@ -91,7 +95,7 @@ fn files(
     }
     let mut teller = Teller::new(context.quiet);
     teller.tell(Progress::Phase(format!("restoring to {shown}")));
-    let done = repository.restore(snapshot, &selection, &to, &mut |done| {
+    let done = repository.restore(snapshot, &selection, to, &mut |done| {
         let (done, total) = (done.bytes, Some(total.bytes));
         teller.tell(Progress::Bytes { done, total });
     });

@@ -9,8 +9,8 @@ use super::context::Context;
 use super::fault::{Fault, Result};
 use super::render::Format;
 use super::{
-    backup, change, create, delete, demo, doctor, enter, generate, info, keeper, life, list, logs,
-    plan, pool, profile, template, wait,
+    backup, change, create, delete, demo, doctor, enter, generate, image, info, keeper, life, list,
+    logs, plan, pool, profile, snapshot, template, wait,
 };
 
 /// One verb.
@@ -48,8 +48,11 @@ const VERBS: &[Verb] = &[
     change::SET,
     change::GET,
     change::EDIT,
+    snapshot::SNAPSHOT,
+    snapshot::CLONE,
     plan::PLAN,
     wait::WAIT,
+    image::IMAGE,
     template::TEMPLATE,
     backup::BACKUP,
     pool::POOL,

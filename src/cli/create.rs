@@ -46,8 +46,10 @@ pub(super) const CREATE: Verb = Verb {
 #[derive(Serialize)]
 struct Made {
     guest: String,
-    template: String,
+    template: Option<String>,
     image: String,
+    #[serde(skip)]
+    made_from: String,
     address: Option<std::net::Ipv4Addr>,
     pid: Option<u32>,
 }
@@ -72,9 +74,9 @@ fn create(context: &Context, matches: &ArgMatches) -> Result<u8> {
         } else {
             ""
         };
-        let template = &guest.template.name;
         context.say(&format!(
-            "guest {name} would be made from template {template}{then}; nothing was changed"
+            "guest {name} would be made from {}{then}; nothing was changed",
+            guest.origin
         ));
         return Ok(0);
     }
@@ -85,7 +87,8 @@ fn create(context: &Context, matches: &ArgMatches) -> Result<u8> {
     let created = created.map_err(|error| refused(error).or_interrupted())?;
     let mut made = Made {
         guest: name.to_string(),
-        template: created.guest.template.name.clone(),
+        made_from: created.guest.origin.to_string(),
+        template: created.guest.origin.template().map(|t| t.name.clone()),
         image: created.image.digest,
         address: manager
             .network
@@ -122,8 +125,8 @@ fn in_words(made: &Made) -> String {
         .map(|p| format!("; started, process {p}"))
         .unwrap_or_default();
     format!(
-        "{}: created from template {}{address}{pid}",
-        made.guest, made.template
+        "{}: created from {}{address}{pid}",
+        made.guest, made.made_from
     )
 }
 

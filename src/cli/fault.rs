@@ -212,8 +212,9 @@ impl From<KernelError> for Fault {
 /// The exit code of an error of a guest.
 fn code(error: &GuestError) -> u8 {
     match error {
-        GuestError::Missing { .. } => MISSING,
+        GuestError::Missing { .. } | GuestError::NoSnapshot { .. } => MISSING,
         GuestError::Exists(_)
+        | GuestError::SnapshotExists { .. }
         | GuestError::Pool(PoolError::Exists(_) | PoolError::InUse { .. })
         | GuestError::WrongState { .. }
         | GuestError::Busy { .. } => STATE,
@@ -240,6 +241,10 @@ fn image_code(error: &ImageError) -> u8 {
         ImageError::Template(
             TemplateError::Unknown { .. } | TemplateError::UnknownOption { .. },
         ) => REFUSED,
+        ImageError::Unknown { .. }
+        | ImageError::Ambiguous { .. }
+        | ImageError::Unsound { .. }
+        | ImageError::Refused { .. } => REFUSED,
         ImageError::InUse { .. } => STATE,
         _ => FAILED,
     }

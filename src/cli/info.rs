@@ -119,13 +119,14 @@ fn what_it_is(lines: &mut Lines, guest: &Guest) {
         "labels",
         guest.labels.iter().map(|(k, v)| format!("{k}={v}")),
     );
-    let options = guest
-        .template
-        .options
-        .iter()
-        .map(|(k, v)| format!(" {k}={v}"));
-    let template = format!("{}{}", guest.template.name, options.collect::<String>());
-    lines.add("template", &template);
+    if let Some(template) = guest.origin.template() {
+        let options = template.options.iter().map(|(k, v)| format!(" {k}={v}"));
+        let text = format!("{}{}", template.name, options.collect::<String>());
+        lines.add("template", &text);
+    }
+    if let Some(image) = guest.origin.image() {
+        lines.add("image", &image.to_string());
+    }
     lines.add("profiles", &guest.profiles.join(", "));
     lines.add("hostname", &guest.hostname);
     let network = match guest.network.kind {

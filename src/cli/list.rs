@@ -87,7 +87,7 @@ fn cells(row: &Row) -> Vec<Cell> {
         dash(memory),
         dash(row.processes.map(|n| n.to_string())),
         dash(row.up_s.map(clock::span)),
-        dash(row.template.clone()),
+        dash(row.image.clone().or(row.template.clone())),
         Cell::new(row.note.as_deref().unwrap_or_default(), Tone::Odd),
     ]
 }

@@ -228,6 +228,8 @@ pub(super) fn in_words(kind: &EventKind) -> String {
         EventKind::Resumed => "resumed".to_owned(),
         EventKind::Changed { keys } => format!("changed: {}", keys.join(", ")),
         EventKind::Renamed { from } => format!("renamed from {from}"),
+        EventKind::Snapshot { snapshot } => format!("snapshot {snapshot}"),
+        EventKind::Restored { snapshot } => format!("restored to snapshot {snapshot}"),
         EventKind::KeeperReplaced => "a new keeper took over".to_owned(),
         EventKind::Deleted => "deleted".to_owned(),
     }

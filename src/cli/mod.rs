@@ -10,7 +10,7 @@
 //! | `settings` | the flags made from `define::KEYS` |
 //! | `select`, `order`, `many` | verbs on many guests: which, in what order, side by side |
 //! | `backup_arguments`, `backup_restore` | parts of `backup`: its flags; bringing back |
-//! | `create`, `life`, `delete`, `list`, `info`, `enter`, `logs`, `change`, `plan`, `wait`, `template`, `backup`, `profile`, `doctor`, `keeper`, `generate` | the verbs |
+//! | `create`, `life`, `delete`, `list`, `info`, `enter`, `logs`, `change`, `plan`, `wait`, `image`, `template`, `backup`, `profile`, `doctor`, `keeper`, `generate` | the verbs |
 //!
 //! The program has one thread: a launch forks. What runs side by side (`-j`) runs as processes.
 
@@ -27,7 +27,9 @@ mod doctor;
 mod enter;
 mod fault;
 mod generate;
-pub mod info;
+pub mod image;
+mod image_info;
+mod info;
 mod keeper;
 mod life;
 pub mod list;
@@ -41,6 +43,7 @@ mod progress;
 pub mod render;
 mod select;
 mod settings;
+mod snapshot;
 mod template;
 mod wait;
 mod yaml;

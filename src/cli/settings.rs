@@ -37,10 +37,9 @@ fn flag(key: &'static Key) -> Arg {
 
 fn heading(path: &str) -> &'static str {
     match path.split('.').next().unwrap_or(path) {
-        "template" | "profiles" | "description" | "labels" => "What it is",
-        "cpu" | "memory" | "processes" | "io" | "rlimits" | "ptys" | "console_log" | "cgroups" => {
-            "Limits"
-        }
+        "template" | "image" | "profiles" | "description" | "labels" => "What it is",
+        "cpu" | "memory" | "processes" | "io" | "disk" | "rlimits" | "ptys" | "console_log"
+        | "cgroups" => "Limits",
         "security" | "device" | "sysctls" => "What it may do",
         "mount" | "tmpfs" => "Files",
         "network" | "hostname" | "domain" => "Network",

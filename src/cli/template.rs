@@ -29,17 +29,8 @@ pub(super) const TEMPLATE: Verb = Verb {
                     .arg(template()),
             )
             .subcommand(
-                Command::new("build")
-                    .about("Build a template's image now, so that `create` need not")
-                    .arg(template())
-                    .arg(
-                        Arg::new("option")
-                            .long("option")
-                            .value_name("NAME=VALUE")
-                            .action(ArgAction::Append)
-                            .help("Option of the template, such as suite=trixie"),
-                    )
-                    .arg(dry_run()),
+                building(Command::new("build"))
+                    .about("Build a template's image now, so that `create` need not"),
             )
     },
     run: |context, matches| match matches.subcommand() {
@@ -49,6 +40,20 @@ pub(super) const TEMPLATE: Verb = Verb {
     },
     hidden: false,
 };
+
+/// The arguments of `template build` and `image build`, which are the same.
+pub(super) fn building(command: Command) -> Command {
+    command
+        .arg(template())
+        .arg(
+            Arg::new("option")
+                .long("option")
+                .value_name("NAME=VALUE")
+                .action(ArgAction::Append)
+                .help("Option of the template, such as suite=trixie"),
+        )
+        .arg(dry_run())
+}
 
 fn template() -> Arg {
     Arg::new("template")
@@ -118,7 +123,8 @@ struct Built<'a> {
     files: u64,
 }
 
-fn build(context: &Context, matches: &ArgMatches) -> Result<u8> {
+/// Builds a template's image.
+pub(super) fn build(context: &Context, matches: &ArgMatches) -> Result<u8> {
     let mut options = BTreeMap::new();
     for pair in matches.get_many::<String>("option").into_iter().flatten() {
         let Some((name, value)) = pair.split_once('=') else {

@@ -127,9 +127,11 @@ pub fn check(guest: &Guest, facts: &HostFacts) -> Result<(), Vec<Problem>> {
 }
 
 fn identity(guest: &Guest, found: &mut Found) {
-    found.result("template", rule::template_name(&guest.template.name));
-    for option in guest.template.options.keys() {
-        found.item_result("template.options", option, rule::option_name(option));
+    if let Some(template) = guest.origin.template() {
+        found.result("template", rule::template_name(&template.name));
+        for option in template.options.keys() {
+            found.item_result("template.options", option, rule::option_name(option));
+        }
     }
     for label in guest.labels.keys() {
         found.item_result("labels", label, rule::label_name(label));

@@ -9,13 +9,15 @@ use super::entry::{BlockLimitEntry, DeviceEntry, MountEntry, TmpfsEntry};
 use super::layer::{Dotted, Extend, Layer, Replace, Shape, layered};
 use super::read::{Node, Reader, scalar};
 use super::word::{OrNone, Pause};
-use crate::model::{Bytes, CpuSet, Cpus, GuestName, NetworkKind, RestartPolicy, Rlimit};
+use crate::model::{Bytes, CpuSet, Cpus, GuestName, ImageName, NetworkKind, RestartPolicy, Rlimit};
 
 layered! {
     /// What a person wrote about a guest, or what a profile says about guests. Nothing is filled in.
     pub struct Definition {
         /// Recipe of the root filesystem.
         template: TemplatePart,
+        /// Image it is made from instead.
+        image: Option<ImageName>,
         /// Profiles below this definition, in order.
         profiles: Replace<String>,
         /// Free text; in a profile, what the profile is for.

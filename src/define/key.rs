@@ -75,6 +75,9 @@ pub const KEYS: &[Key] = &[
         "Recipe of the root filesystem; `bulkhead template list` names them [default: host]"),
     key("template.options", "option", "NAME=VALUE", Kind::Map, RESTART,
         "Option of the template, such as suite=trixie"),
+    key("image", "image", "IMAGE", Kind::Text, RESTART,
+        "Image to make it from instead of a template: a tag, or the beginning of a digest; \
+         `bulkhead image list` names them"),
     key("profiles", "profile", "NAME", Kind::List, RESTART,
         "Profile below the guest's own settings; later ones win over earlier"),
     key("description", "description", "TEXT", Kind::Text, LIVE,

@@ -56,7 +56,7 @@ pub use layer::{Dotted, Extend, Replace};
 pub use profile::{Profile, ProfileError, Profiles};
 pub use read::Sheet;
 pub use resolve::{define, locate, resolve};
-pub use rule::{RLIMITS, is_signal, pool_name};
+pub use rule::{RLIMITS, is_signal, pool_name, snapshot_name};
 pub use settings::{IdSettings, NetworkSettings, Settings, Subnet};
 pub use show::get;
 pub use word::{ModeBits, OrNone, Pause};

@@ -17,8 +17,8 @@ use super::profile::{ProfileError, Profiles};
 use super::read::Sheet;
 use crate::model::{
     Access, Autostart, BindMount, BlockLimit, Bytes, CpuLimits, Cpus, Device, DiskWish, Guest,
-    GuestName, HostFacts, InitCommand, IoLimits, MemoryLimits, NetworkWish, RestartRule, Security,
-    TemplateRef, Tmpfs,
+    GuestName, HostFacts, InitCommand, IoLimits, MemoryLimits, NetworkWish, Origin, RestartRule,
+    Security, TemplateRef, Tmpfs,
 };
 
 /// Microseconds for which a burst is counted: the kernel's usual period.
@@ -38,9 +38,27 @@ pub fn resolve(name: &GuestName, sheet: &Sheet, profiles: &Profiles) -> Result<G
                 DefineError::at(&sheet.source, sheet.place("profiles"), message)
             }
         })?;
-        merged = profile.layer().over(merged);
+        merged = over(profile.layer(), merged);
     }
-    Ok(fill(name, sheet.definition.clone().over(merged)))
+    let own = sheet.definition.clone();
+    if own.image.is_some() && own.template != TemplatePart::default() {
+        let message = "image: a guest is made from an image or from a template, not from both: \
+                       leave one of the two out";
+        let place = sheet.place("image");
+        return Err(DefineError::at(&sheet.source, place, message));
+    }
+    Ok(fill(name, over(own, merged)))
+}
+
+/// A layer over another. Whichever of image and template the upper one names, it replaces both.
+fn over(layer: Definition, mut lower: Definition) -> Definition {
+    if layer.image.is_some() {
+        lower.template = TemplatePart::default();
+    }
+    if layer.template.name.is_some() {
+        lower.image = None;
+    }
+    layer.over(lower)
 }
 
 /// Reads, resolves and checks: the whole way from a text to a guest that may be started.
@@ -93,6 +111,7 @@ pub fn locate(problems: &[Problem], sheet: &Sheet, profiles: &Profiles) -> Defin
 fn fill(name: &GuestName, merged: Definition) -> Guest {
     let Definition {
         template,
+        image,
         profiles,
         description,
         labels,
@@ -122,7 +141,7 @@ fn fill(name: &GuestName, merged: Definition) -> Guest {
         why: _,
     } = merged;
     Guest {
-        template: template.into(),
+        origin: image.map_or_else(|| Origin::Template(template.into()), Origin::Image),
         description: description.unwrap_or_default(),
         labels,
         profiles: profiles.0.unwrap_or_default(),

@@ -79,6 +79,19 @@ pub fn pool_name(text: &str) -> Rule {
     })
 }
 
+/// A snapshot's name; it is the name of its record.
+///
+/// # Errors
+/// What would be right.
+pub fn snapshot_name(text: &str) -> Rule {
+    must(plain_name(text), || {
+        format!(
+            "{} is not a snapshot name: use a-z, 0-9, - and _",
+            quoted(text)
+        )
+    })
+}
+
 pub(super) fn profile_name(text: &str) -> Rule {
     must(plain_name(text), || {
         format!(

@@ -162,8 +162,12 @@ fn life(guest: &Guest, path: &str) -> Items {
 
 fn rest(guest: &Guest, path: &str) -> Items {
     match path {
-        "template" => single(&guest.template.name),
-        "template.options" => map(&guest.template.options, Clone::clone),
+        "template" => optional(guest.origin.template().map(|template| &template.name)),
+        "template.options" => {
+            let template = guest.origin.template();
+            template.map_or_else(Items::new, |t| map(&t.options, Clone::clone))
+        }
+        "image" => optional(guest.origin.image()),
         "profiles" => list(&guest.profiles, |name| (*name).clone()),
         "description" => single(&guest.description),
         "labels" => map(&guest.labels, Clone::clone),

@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::model::{Bytes, CpuSet, Cpus, GuestName, NetworkKind, RestartPolicy, Rlimit, nearest};
+use crate::model::{
+    Bytes, CpuSet, Cpus, GuestName, ImageName, NetworkKind, RestartPolicy, Rlimit, nearest,
+};
 
 /// A value written as one word of text; a number or truth value in TOML stands for its own text.
 pub(super) trait Word: Sized {
@@ -48,7 +50,7 @@ macro_rules! words_by_from_str {
         }
     )*};
 }
-words_by_from_str!(Bytes, Cpus, CpuSet, GuestName);
+words_by_from_str!(Bytes, Cpus, CpuSet, GuestName, ImageName);
 
 impl Word for String {
     fn read(text: &str) -> Result<Self, String> {

@@ -169,6 +169,7 @@ impl Manager {
                     false => random::hex(16)?,
                 },
                 renaming: None,
+                snapshot: None,
             };
             self.write_machine(name, &machine)?;
             Ok(machine)

@@ -72,11 +72,11 @@ impl Manager {
         plan::spec::supported(&guest, &self.facts)?;
         self.check_host_side(&guest)?;
         if let Ok(before) = self.guest(name)
-            && before.template != guest.template
+            && before.origin != guest.origin
         {
             return Err(GuestError::Fixed {
                 name: name.clone(),
-                template: before.template.name,
+                made_from: before.origin.to_string(),
             });
         }
         self.check_disk(name, &guest)?;
@@ -154,7 +154,7 @@ impl Manager {
             .map_err(|error| self.root_error(name, error))
     }
 
-    fn root_error(&self, name: &GuestName, error: storage::RootError) -> GuestError {
+    pub(super) fn root_error(&self, name: &GuestName, error: storage::RootError) -> GuestError {
         GuestError::Root {
             name: name.clone(),
             source: error.into(),

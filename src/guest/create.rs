@@ -7,7 +7,7 @@ use super::error::{GuestError, Result};
 use super::manager::{Manager, now_ms};
 use super::store::{Machine, Written};
 use crate::kernel::{KernelError, fault, file, random};
-use crate::model::{EventKind, Guest, GuestName, NetworkKind, Status};
+use crate::model::{EventKind, Guest, GuestName, NetworkKind, Origin, Status};
 use crate::network::Lease;
 use crate::storage::{self, FirstBoot, Image, Pool, Progress, Quota};
 
@@ -31,9 +31,17 @@ impl Manager {
         }
         let guest = self.define(name, text)?;
         crate::plan::spec::supported(&guest, &self.facts)?;
-        self.templates()?
-            .resolve(&guest.template)
-            .map_err(storage::ImageError::from)?;
+        match &guest.origin {
+            Origin::Image(name) => {
+                storage::check_sound(&storage::find_image(&self.layout, name)?)?;
+            }
+            Origin::Template(template) => {
+                let templates = self.templates()?;
+                templates
+                    .resolve(template)
+                    .map_err(storage::ImageError::from)?;
+            }
+        }
         self.check_host_side(&guest)?;
         self.pool_of(&guest)?.driver_for(quota(&guest))?;
         if guest.network.kind == NetworkKind::Bridge {
@@ -77,8 +85,7 @@ impl Manager {
         guest: &Guest,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Image> {
-        let image =
-            storage::ensure_image(&self.layout, &self.templates()?, &guest.template, progress)?;
+        let image = self.image_of(guest, progress)?;
         let machine = self.with_free_ids(|ids| {
             file::make_private_dir(&self.layout.guest(name))?;
             fault::point()?;
@@ -88,6 +95,7 @@ impl Manager {
                 created_ms: now_ms(),
                 machine_id: random::hex(16)?,
                 renaming: None,
+                snapshot: None,
             };
             self.write_machine(name, &machine)?;
             Ok(machine)
@@ -120,6 +128,18 @@ impl Manager {
     /// The pool a definition names.
     fn pool_of(&self, guest: &Guest) -> Result<Pool> {
         Ok(Pool::load(&self.layout, &guest.disk.pool)?)
+    }
+
+    /// The image that a new guest is made from: the one it names, or that of its template.
+    fn image_of(&self, guest: &Guest, progress: &mut dyn FnMut(Progress)) -> Result<Image> {
+        let image = match &guest.origin {
+            Origin::Template(template) => {
+                storage::ensure_image(&self.layout, &self.templates()?, template, progress)?
+            }
+            Origin::Image(name) => storage::find_image(&self.layout, name)?,
+        };
+        storage::check_sound(&image)?;
+        Ok(image)
     }
 
     /// The guest's address on the bridge, taken if it has none yet. Its lock is held.

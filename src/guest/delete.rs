@@ -66,7 +66,15 @@ impl Manager {
             source: error.into(),
         })?;
         fault::point()?;
+        for snapshot in self.snapshots(name).unwrap_or_default() {
+            storage::remove_saved(&snapshot.root).map_err(|error| GuestError::Root {
+                name: name.clone(),
+                source: error.into(),
+            })?;
+            fault::point()?;
+        }
         std::fs::remove_dir_all(&folder).map_err(KernelError::io("remove", folder.display()))?;
+        self.drop_unused();
         Ok(())
     }
 

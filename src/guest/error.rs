@@ -29,6 +29,24 @@ pub enum GuestError {
         /// What to do.
         advice: Option<&'static str>,
     },
+    /// It has no such snapshot (exit code 3).
+    #[error("guest {guest} has no snapshot {snapshot:?}{}", near.as_ref().map_or(String::new(), |n| format!(": did you mean {n:?}?")))]
+    NoSnapshot {
+        /// Guest.
+        guest: GuestName,
+        /// Name asked for.
+        snapshot: String,
+        /// The nearest there is.
+        near: Option<String>,
+    },
+    /// It has one of that name (exit code 4).
+    #[error("guest {guest} has a snapshot {snapshot:?} already")]
+    SnapshotExists {
+        /// Guest.
+        guest: GuestName,
+        /// Name.
+        snapshot: String,
+    },
     /// Another command is at work on it (exit code 4).
     #[error("guest {name} is busy: {holder} holds its lock; try again when that is done")]
     Busy {
@@ -64,14 +82,14 @@ pub enum GuestError {
     Exhausted(String),
     /// Its root is there already (exit code 5).
     #[error(
-        "template: the root of guest {name} is made from template {template} and stays so: create \
-         another guest for another template or other options of it"
+        "template: the root of guest {name} is made from {made_from} and stays so: create another \
+         guest for another template, other options of it, or another image"
     )]
     Fixed {
         /// Guest.
         name: GuestName,
         /// What it was made from.
-        template: String,
+        made_from: String,
     },
     /// What is chosen when a guest is made (exit code 5).
     #[error("{key} of guest {name} cannot be changed: {why}")]
@@ -158,6 +176,7 @@ impl GuestError {
                 | crate::storage::PoolError::Refused { .. },
             )
             | Self::Exhausted(_) => true,
+            Self::Image(error) => matches!(error, crate::storage::ImageError::Unsound { .. }),
             Self::Lease(error) => !matches!(error, LeaseError::File(_) | LeaseError::Host(_)),
             Self::Start { refused, .. } => *refused,
             _ => false,

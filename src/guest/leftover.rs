@@ -187,6 +187,7 @@ impl Manager {
             run.clone(),
             run.join("network"),
             self.layout.images().join("by-recipe"),
+            self.layout.images().join("tags"),
             self.layout.cache().join("seccomp"),
         ];
         for guests in [self.layout.guests(), run.join("guests")] {

@@ -35,6 +35,7 @@ pub mod leftover;
 mod life;
 pub mod manager;
 mod neighbours;
+pub mod snapshot;
 pub mod start;
 pub mod stop;
 mod store;

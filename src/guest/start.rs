@@ -247,6 +247,7 @@ impl Manager {
         let image = phase("read-image", || {
             storage::load_image(&self.layout, &machine.image)
         })?;
+        storage::check_sound(&image)?;
         let mut state = RunState {
             boot_id: self.facts.boot_id.clone(),
             phase: Phase::Starting,

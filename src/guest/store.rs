@@ -32,6 +32,9 @@ pub struct Machine {
     pub created_ms: u64,
     /// Its machine id, see machine-id(5).
     pub machine_id: String,
+    /// The snapshot that its files come from, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<String>,
     /// The name it is being given; left there when the command that gave it died.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renaming: Option<GuestName>,

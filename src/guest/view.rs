@@ -31,8 +31,11 @@ pub struct Row {
     pub cpus: Option<String>,
     /// Processes and threads.
     pub processes: Option<u64>,
-    /// What it was built from.
+    /// Template it was built from.
     pub template: Option<String>,
+    /// Image it was made from instead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// `keeper gone`, `starts again`, what is wrong with it.
@@ -136,7 +139,8 @@ impl Manager {
             memory_limit: guest.map(|g| g.memory.limit.0),
             cpus: guest.and_then(|g| g.cpu.limit).map(|c| c.to_string()),
             processes: usage.map(|u| u.processes),
-            template: guest.map(|g| g.template.name.clone()),
+            template: guest.and_then(|g| Some(g.origin.template()?.name.clone())),
+            image: guest.and_then(|g| g.origin.image().map(ToString::to_string)),
             labels: guest.map(|g| g.labels.clone()).unwrap_or_default(),
             note,
         }

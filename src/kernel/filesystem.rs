@@ -14,6 +14,8 @@ use crate::kernel::Errno;
 
 const EXT4_IOC_RESIZE_FS: libc::Ioctl = 0x4008_6610;
 const XFS_IOC_FSGROWFSDATA: libc::Ioctl = 0x4010_586e;
+const FIFREEZE: libc::Ioctl = 0xC004_5877;
+const FITHAW: libc::Ioctl = 0xC004_5878;
 const BTRFS_IOC_RESIZE: libc::Ioctl = 0x5000_9403;
 
 /// A filesystem in a file, mounted but attached nowhere: it is gone with this unless a mount
@@ -116,15 +118,35 @@ impl Disk {
         Ok(())
     }
 
+    /// Does something with its file while nothing is written to it: everything is on the disk and
+    /// writers wait (ioctl_fs(2), FIFREEZE).
+    ///
+    /// # Errors
+    /// It cannot be frozen.
+    pub fn frozen<T>(&self, act: impl FnOnce(BorrowedFd<'_>) -> T) -> Result<T> {
+        let root = self.root()?;
+        let on = |request| {
+            // SAFETY: neither request reads what it is handed.
+            match unsafe { libc::ioctl(root.as_raw_fd(), request, 0) } {
+                0 => Ok(()),
+                _ => Err(KernelError::last("freeze", self.device.path.display())),
+            }
+        };
+        on(FIFREEZE)?;
+        let done = act(self.file.as_fd());
+        on(FITHAW)?;
+        Ok(done)
+    }
+
+    fn root(&self) -> Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::openat(&self.mount, ".", flags, Mode::empty())
+            .map_err(KernelError::on("open", "the filesystem"))
+    }
+
     /// Has the filesystem use all of its device.
     fn fill_device(&self, size: u64) -> Result<()> {
-        let root = rustix::fs::openat(
-            &self.mount,
-            ".",
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        .map_err(KernelError::on("open", "the filesystem"))?;
+        let root = self.root()?;
         let stat =
             rustix::fs::fstatvfs(&root).map_err(KernelError::on("look at", "the filesystem"))?;
         let blocks = size / stat.f_bsize.max(1);

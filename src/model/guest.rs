@@ -1,21 +1,23 @@
 //! A guest as it is meant: every default filled in, every value checked. Made by `define` only.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Bytes, CpuSet, Cpus, GuestName};
+use super::{Bytes, CpuSet, Cpus, GuestName, ImageName};
 
 /// One guest's whole definition after profiles and defaults.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Guest {
     /// Its name.
     pub name: GuestName,
-    /// What its root filesystem is built from.
-    pub template: TemplateRef,
+    /// What its root filesystem is made from.
+    #[serde(flatten)]
+    pub origin: Origin,
     /// Free text.
     pub description: String,
     /// Free labels, for `--select`.
@@ -68,6 +70,45 @@ pub struct Guest {
     pub console_log: Bytes,
     /// Most cgroups the guest may make below its own.
     pub cgroups: u32,
+}
+
+/// What a guest's root filesystem is made from: exactly one of the two.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// A template, whose image is built if it is not there.
+    Template(TemplateRef),
+    /// An image that is there.
+    Image(ImageName),
+}
+
+impl Origin {
+    /// The template, if it is one.
+    #[must_use]
+    pub fn template(&self) -> Option<&TemplateRef> {
+        match self {
+            Self::Template(template) => Some(template),
+            Self::Image(_) => None,
+        }
+    }
+
+    /// The image's name, if it is one.
+    #[must_use]
+    pub fn image(&self) -> Option<&ImageName> {
+        match self {
+            Self::Image(name) => Some(name),
+            Self::Template(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Template(template) => write!(f, "template {}", template.name),
+            Self::Image(name) => write!(f, "image {name}"),
+        }
+    }
 }
 
 /// A template and the options it is built with.

@@ -8,6 +8,7 @@ mod filter;
 mod guest;
 mod hosts;
 mod ids;
+mod image_name;
 mod layout;
 mod mount_flags;
 mod name;
@@ -23,11 +24,12 @@ pub use facts::{CgroupMode, HostFacts};
 pub use filter::{Action, Arch, ArgCmp, Compare, Filter, FilterFlags, Rule};
 pub use guest::{
     Access, Autostart, BindMount, BlockLimit, CpuLimits, Device, DiskWish, Guest, InitCommand,
-    IoLimits, MemoryLimits, NetworkKind, NetworkWish, RestartPolicy, RestartRule, Rlimit, Security,
-    TemplateRef, Tmpfs,
+    IoLimits, MemoryLimits, NetworkKind, NetworkWish, Origin, RestartPolicy, RestartRule, Rlimit,
+    Security, TemplateRef, Tmpfs,
 };
 pub use hosts::{hosts_block, merge_hosts};
 pub use ids::{ID_BLOCK, IdBlock};
+pub use image_name::{ImageName, ImageNameError, Remote};
 pub use layout::Layout;
 pub use mount_flags::{FlagChange, MountFlags};
 pub use name::{GuestName, NameError, nearest};

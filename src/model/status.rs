@@ -110,6 +110,16 @@ pub enum EventKind {
         /// The name before.
         from: String,
     },
+    /// Kept as it was.
+    Snapshot {
+        /// Name of the snapshot.
+        snapshot: String,
+    },
+    /// Put back to a snapshot.
+    Restored {
+        /// Name of the snapshot.
+        snapshot: String,
+    },
     /// A new keeper took over from one that was gone.
     KeeperReplaced,
     /// Removed.

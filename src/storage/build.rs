@@ -3,21 +3,19 @@
 //! is in each kind of tree is in the file of that kind; reading and removing images is `image`.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::SystemTime;
 
 use rustix::fs::{self, FlockOperation, Mode, OFlags};
 use serde::Deserialize;
 
-use super::dirfd::{self, FileError, Owner, cname, ensure_private, open_dir};
+use super::dirfd::{self, FileError, ensure_private};
 use super::image::{Image, ImageError, Progress, load_image};
 use super::init_kind::InitKind;
-use super::remove::remove_tree;
 use super::seed::Seed;
 use super::template::{Kind, Template, Templates};
+use super::workshop::Workshop;
 use super::{archive, busybox, debian, digest, host};
 use crate::kernel::{fault, file};
 use crate::model::{Layout, MountOp, TemplateRef};
@@ -161,75 +159,6 @@ fn lock_recipe(
     Ok(file)
 }
 
-/// A folder `tmp-*` in which an image is made; removed when dropped unless it was kept.
-pub(super) struct Workshop {
-    images: OwnedFd,
-    /// Its path.
-    pub(super) shown: PathBuf,
-    name: std::ffi::CString,
-    /// The folder, held; `root` in it is made.
-    pub(super) lock: OwnedFd,
-    kept: bool,
-}
-
-impl Workshop {
-    /// Makes one.
-    pub(super) fn open(layout: &Layout, recipe: &str) -> Result<Self, FileError> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("tmp-{:.12}-{}-{number}", recipe, std::process::id());
-        let shown = layout.images().join(&name);
-        let failed = |e: io::Error| FileError::new("create folder", &shown, e);
-        let images = open_dir(&layout.images())?;
-        let name = cname(name).map_err(failed)?;
-        let lock =
-            dirfd::make_dir(&images, &name, Owner::root(0o700)).map_err(|e| failed(e.into()))?;
-        let workshop = Self {
-            images,
-            shown: shown.clone(),
-            name,
-            lock,
-            kept: false,
-        };
-        fs::flock(&workshop.lock, FlockOperation::NonBlockingLockExclusive)
-            .map_err(|e| failed(e.into()))?;
-        dirfd::make_dir(&workshop.lock, c"root", Owner::root(0o755))
-            .map_err(|e| failed(e.into()))?;
-        Ok(workshop)
-    }
-
-    /// Gives the finished folder its name for good. An image of the same content that is there
-    /// already stays, and this one goes.
-    pub(super) fn keep(mut self, digest: &str) -> Result<(), FileError> {
-        let images = rustix::io::fcntl_dupfd_cloexec(&self.images, 0)
-            .map_err(|e| FileError::new("rename", &self.shown, e))?;
-        self.keep_in(&images, digest)
-    }
-
-    /// The same in another folder of the same filesystem.
-    pub(super) fn keep_in(&mut self, folder: &OwnedFd, digest: &str) -> Result<(), FileError> {
-        let failed = |verb, e: io::Error| FileError::new(verb, &self.shown, e);
-        fs::syncfs(&self.lock).map_err(|e| failed("write to disk", e.into()))?;
-        let name = cname(digest).map_err(|e| failed("name", e))?;
-        let flags = fs::RenameFlags::NOREPLACE;
-        match fs::renameat_with(&self.images, &*self.name, folder, &*name, flags) {
-            Ok(()) => self.kept = true,
-            Err(rustix::io::Errno::EXIST) => return Ok(()),
-            Err(e) => return Err(failed("rename", e.into())),
-        }
-        fs::fsync(folder).map_err(|e| FileError::new("write to disk", &self.shown, e))
-    }
-}
-
-impl Drop for Workshop {
-    fn drop(&mut self) {
-        if !self.kept {
-            // What cannot be removed now is listed by `leftovers`.
-            remove_tree(&self.images, &self.name, &self.shown).ok();
-        }
-    }
-}
-
 fn build(
     layout: &Layout,
     template: &Template,
@@ -237,8 +166,8 @@ fn build(
     recipe: &str,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Image, ImageError> {
-    let workshop = Workshop::open(layout, recipe)?;
-    let root = workshop.shown.join("root");
+    let workshop = Workshop::open(&layout.images(), recipe)?;
+    let root = workshop.root();
     let pause = || fault::point().map_err(|e| FileError::new("build", &root, e.errno));
     pause()?;
     let mut job = Job {
@@ -274,60 +203,73 @@ fn build(
         .stop_signal
         .clone()
         .unwrap_or_else(|| init.stop_signal().to_owned());
-    let beside = beside(init, &stop_signal, &built.command, &built.mounts);
-    let content = digest::digest(seed.fd(), beside.as_bytes())
-        .map_err(|e| FileError::new("read back", &root, e.0))?;
     let image = Image {
-        digest: content.digest,
+        digest: String::new(),
         template: template.name.clone(),
         options: options.clone(),
         kind: template.kind,
         init,
         command: built.command,
         stop_signal,
-        size: content.size,
-        files: content.files,
+        size: 0,
+        files: 0,
         created_ms: now_ms(),
         mounts: built.mounts,
         layers: Vec::new(),
+        source: String::new(),
+        config: None,
         path: PathBuf::new(),
     };
-    let record = workshop.shown.join("image.json");
-    serde_json::to_vec_pretty(&image)
-        .map_err(io::Error::from)
-        .and_then(|text| {
-            let owner = Owner::root(0o600);
-            dirfd::write_whole(&workshop.lock, c"image.json", &text, owner, false)
-        })
-        .map_err(|e| FileError::new("write", &record, e))?;
+    finish(layout, workshop, &seed, image)
+}
+
+/// Hashes a finished tree, and makes it the image that `image` describes.
+pub(super) fn finish(
+    layout: &Layout,
+    workshop: Workshop,
+    seed: &Seed,
+    image: Image,
+) -> Result<Image, ImageError> {
+    let root = workshop.root();
+    let pause = || fault::point().map_err(|e| FileError::new("build", &root, e.errno));
+    let content = digest::digest(seed.fd(), beside(&image).as_bytes())
+        .map_err(|e| FileError::new("read back", &root, e.0))?;
+    let image = Image {
+        digest: content.digest,
+        size: content.size,
+        files: content.files,
+        ..image
+    };
+    workshop.record("image.json", &json(&image))?;
     pause()?;
     workshop.keep(&image.digest)?;
     pause()?;
     load_image(layout, &image.digest)
 }
 
+/// A record as text.
+pub(super) fn json(record: &impl serde::Serialize) -> Vec<u8> {
+    serde_json::to_vec_pretty(record).unwrap_or_default()
+}
+
 /// What is recorded beside the tree and is part of what the digest names.
-fn beside(init: InitKind, stop_signal: &str, command: &[String], mounts: &[MountOp]) -> String {
-    serde_json::json!([init, stop_signal, command, mounts]).to_string()
+pub(super) fn beside(image: &Image) -> String {
+    let Image {
+        init,
+        stop_signal,
+        command,
+        mounts,
+        ..
+    } = image;
+    match &image.config {
+        None => serde_json::json!([init, stop_signal, command, mounts]),
+        Some(config) => serde_json::json!([init, stop_signal, command, mounts, config]),
+    }
+    .to_string()
 }
 
-/// Whether an image's tree still is what its digest names. Reads all of it.
-///
-/// # Errors
-/// A file cannot be read.
-pub fn verify_image(image: &Image) -> Result<bool, FileError> {
-    let beside = beside(
-        image.init,
-        &image.stop_signal,
-        &image.command,
-        &image.mounts,
-    );
-    digest::digest(open_dir(&image.root())?, beside.as_bytes())
-        .map(|content| content.digest == image.digest)
-        .map_err(|e| FileError::new("read", &image.root(), e.0))
-}
-
-fn now_ms() -> u64 {
+/// Milliseconds since 1970.
+pub(super) fn now_ms() -> u64 {
     SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))

@@ -3,6 +3,7 @@
 //! sizing, copying and removing differ; those are in the file of each driver.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -55,6 +56,8 @@ pub(super) trait Layers {
     fn resize(&self, object: &Object, quota: Quota) -> io::Result<()>;
     /// Size and free room, if it has a size of its own.
     fn space(&self, object: &Object) -> io::Result<Option<Space>>;
+    /// Makes `to` a copy, in use or not, sharing what the filesystem can share.
+    fn copy(&self, object: &Object, to: &Object) -> io::Result<OwnedFd>;
     /// Removes it with all that is in it; none there is success.
     fn remove(&self, object: &Object) -> Result<(), FileError>;
 }
@@ -118,6 +121,17 @@ impl Object {
             .layers()
             .space(self)
             .map_err(|e| FileError::new("measure", &self.path, e))
+    }
+
+    /// Makes `to`, which is not there, a copy. What fails leaves nothing. As long as what comes back
+    /// lives, `to` is nobody's leftover, whether something leads to it or not.
+    pub(super) fn copy_to(&self, to: &Self) -> Result<OwnedFd, FileError> {
+        let copied = self.driver.layers().copy(self, to);
+        copied.map_err(|e| {
+            // The error that matters is this one.
+            let _left = to.remove();
+            FileError::new("copy", &self.path, e)
+        })
     }
 
     pub(super) fn remove(&self) -> Result<(), FileError> {

@@ -48,6 +48,18 @@ impl Layers for Subvolume {
         Ok(None)
     }
 
+    fn copy(&self, object: &Object, to: &Object) -> io::Result<OwnedFd> {
+        ready(object)?;
+        let source = open_dir(&object.path).map_err(|e| e.source)?;
+        let (parent, name) = parent_of(to)?;
+        // What is on its way to the disk belongs to it.
+        rustix::fs::syncfs(&source)?;
+        btrfs::snapshot(parent.as_fd(), &name, source.as_fd()).map_err(io::Error::other)?;
+        let copy = child_dir(&parent, &name)?;
+        rustix::fs::flock(&copy, FlockOperation::NonBlockingLockExclusive)?;
+        Ok(copy)
+    }
+
     fn remove(&self, object: &Object) -> Result<(), FileError> {
         let failed = |e: io::Error| FileError::new("remove", &object.path, e);
         ready(object).map_err(failed)?;

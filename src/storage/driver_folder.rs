@@ -1,6 +1,7 @@
 //! The driver `overlay`: a folder. It has no size of its own.
 
 use std::io;
+use std::os::fd::OwnedFd;
 
 use super::dirfd::{self, FileError, Owner, cname, open_dir};
 use super::driver::{Layers, Object, Quota, open_folder};
@@ -38,6 +39,10 @@ impl Layers for Folder {
 
     fn space(&self, _object: &Object) -> io::Result<Option<Space>> {
         Ok(None)
+    }
+
+    fn copy(&self, _object: &Object, _to: &Object) -> io::Result<OwnedFd> {
+        Err(io::Error::other("a folder is kept as layers"))
     }
 
     fn remove(&self, object: &Object) -> Result<(), FileError> {

@@ -3,11 +3,12 @@
 
 use std::cmp::Ordering;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FlockOperation, Mode, OFlags, SeekFrom};
 
 use super::dirfd::FileError;
 use super::driver::{Layers, Object, Quota};
@@ -84,6 +85,20 @@ impl Layers for ImageFile {
 
     fn space(&self, object: &Object) -> io::Result<Option<Space>> {
         open(object)?.space().map(Some).map_err(into_io)
+    }
+
+    fn copy(&self, object: &Object, to: &Object) -> io::Result<OwnedFd> {
+        let disk = open(object)?;
+        let target = std::fs::File::options()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&to.path)?;
+        rustix::fs::flock(&target, FlockOperation::NonBlockingLockExclusive)?;
+        // Nobody writes meanwhile; what was written is on the disk, the journal replayed at need.
+        disk.frozen(|file| copy_file(file, &target))
+            .map_err(into_io)??;
+        Ok(target.into())
     }
 
     fn remove(&self, object: &Object) -> Result<(), FileError> {
@@ -198,6 +213,32 @@ fn make_filesystem(kind: Filesystem, file: &Path, inodes: Option<u32>) -> io::Re
     }
     command.arg(file);
     run_tool(package, command, 0)
+}
+
+/// Copies a sparse file, sharing its blocks where the host's filesystem can.
+fn copy_file(from: BorrowedFd<'_>, to: &std::fs::File) -> io::Result<()> {
+    if rustix::fs::ioctl_ficlone(to, from).is_ok() {
+        return Ok(());
+    }
+    let length = u64::try_from(rustix::fs::fstat(from)?.st_size).unwrap_or(0);
+    to.set_len(length)?;
+    let mut at = 0;
+    while at < length {
+        let Ok(begin) = rustix::fs::seek(from, SeekFrom::Data(at)) else {
+            break;
+        };
+        let end = rustix::fs::seek(from, SeekFrom::Hole(begin))?;
+        let (mut read, mut write) = (begin, begin);
+        while read < end {
+            let most = usize::try_from(end - read).unwrap_or(usize::MAX);
+            if rustix::fs::copy_file_range(from, Some(&mut read), to, Some(&mut write), most)? == 0
+            {
+                break;
+            }
+        }
+        at = end;
+    }
+    to.sync_all()
 }
 
 /// Runs a filesystem's tool; codes up to `fine` are no errors.

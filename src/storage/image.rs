@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::archive_entry::ArchiveError;
 use super::dirfd::{self, FileError, child_dir, cname, open_dir};
+use super::image_config::ImageConfig;
 use super::init_kind::InitKind;
 use super::remove::remove_tree;
 use super::template::{Kind, TemplateError};
@@ -23,7 +24,7 @@ use crate::model::{Layout, MountOp};
 pub struct Image {
     /// SHA-256 of its content, hexadecimal: its name.
     pub digest: String,
-    /// Template it was built from.
+    /// Template it was built from; empty for one that was taken in.
     pub template: String,
     /// Options it was built with, defaults included.
     pub options: BTreeMap<String, String>,
@@ -46,12 +47,24 @@ pub struct Image {
     /// Digests of the layers it is made of, topmost first; empty for one that has a tree of its own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub layers: Vec<String>,
+    /// Where it was taken in from: a registry's name for it, a file, a guest. Empty for a template.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub source: String,
+    /// What its OCI configuration says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<ImageConfig>,
     /// Its folder.
     #[serde(skip)]
     pub path: PathBuf,
 }
 
 impl Image {
+    /// The first twelve digits of its digest, which name it among others as a rule.
+    #[must_use]
+    pub fn short(&self) -> &str {
+        self.digest.get(..12).unwrap_or(&self.digest)
+    }
+
     /// Its tree, the lowest layer of its guests. One made of layers has none.
     #[must_use]
     pub fn root(&self) -> PathBuf {
@@ -132,6 +145,44 @@ pub enum ImageError {
         /// Why.
         reason: String,
     },
+    /// A name that no image has.
+    #[error(
+        "there is no image {name}{}; `bulkhead image list` shows those there are",
+        hint
+    )]
+    Unknown {
+        /// Name asked for.
+        name: String,
+        /// What may help.
+        hint: String,
+    },
+    /// The beginning of several digests.
+    #[error("{prefix} is the beginning of several images: {}; give more of it", found.join(", "))]
+    Ambiguous {
+        /// What was given.
+        prefix: String,
+        /// The images.
+        found: Vec<String>,
+    },
+    /// Its files are not what they were.
+    #[error(
+        "image {digest} is damaged: {reason}; no guest is started from it: take it in again, or \
+         delete it with its guests"
+    )]
+    Unsound {
+        /// Digest.
+        digest: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// What was to be taken in is refused.
+    #[error("cannot take in {what}: {reason}")]
+    Refused {
+        /// Which image, and which part of it.
+        what: String,
+        /// Why, and what to do.
+        reason: String,
+    },
     /// Guests still use it.
     #[error("image {digest} is in use by {}: delete them first", guests.join(", "))]
     InUse {
@@ -142,7 +193,7 @@ pub enum ImageError {
     },
 }
 
-fn is_digest(text: &str) -> bool {
+pub(super) fn is_digest(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
@@ -226,6 +277,7 @@ pub fn remove_image(layout: &Layout, digest: &str) -> Result<(), ImageError> {
         }),
     };
     free()?;
+    super::tag::untag_all(layout, digest)?;
     // Renamed first: a build that finds half an image would take it for whole.
     let trash = format!("tmp-removed-{digest:.12}-{}", std::process::id());
     let images = open_dir(&layout.images())?;
@@ -243,10 +295,13 @@ pub fn remove_image(layout: &Layout, digest: &str) -> Result<(), ImageError> {
 }
 
 /// Guests whose root lies over the image `digest`.
-fn users(layout: &Layout, digest: &str) -> Result<Vec<String>, FileError> {
+pub(super) fn users(layout: &Layout, digest: &str) -> Result<Vec<String>, FileError> {
     let uses = |name: &String| {
         name.parse()
             .is_ok_and(|name| super::root::image_digest(layout, &name).is_ok_and(|d| d == digest))
+            || super::saved::records(&layout.guests().join(name))
+                .iter()
+                .any(|record| record.image == digest)
     };
     Ok(listed(&layout.guests())?.into_iter().filter(uses).collect())
 }
@@ -265,7 +320,11 @@ pub struct Leftover {
 /// A folder cannot be read.
 pub fn leftovers(layout: &Layout) -> Result<Vec<Leftover>, FileError> {
     let mut found = Vec::new();
-    let mut places = vec![(layout.images(), "tmp-"), (layout.guests(), ".trash-")];
+    let mut places = vec![
+        (layout.images(), "tmp-"),
+        (layout.images().join("layers"), "tmp-"),
+        (layout.guests(), ".trash-"),
+    ];
     for guest in listed(&layout.guests())? {
         if guest.parse::<crate::model::GuestName>().is_ok() {
             places.push((layout.guests().join(guest), ".root-"));

@@ -51,7 +51,7 @@ impl Merged {
             child_dir(&opened.folder, c"upper").map_err(|e| FileError::new("open", &shown, e))?;
         Ok(Self {
             upper,
-            lowers: image.lowers(),
+            lowers: super::root::lowers(layout, name, image)?,
             shown,
             _disk: opened.disk,
         })

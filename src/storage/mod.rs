@@ -5,13 +5,16 @@
 //! |---|---|
 //! | `template` | recipes: embedded, or from a folder of the host's |
 //! | `image` | built images by digest: record, list, removal, leftovers |
-//! | `build` | making an image once, from recipe to rename |
+//! | `build`, `workshop` | making an image once, from recipe to rename |
+//! | `layer`, `oci_*`, `image_config` | images of layers that several share, taken in from OCI |
+//! | `tag`, `prune`, `verify` | names of images, removing unused ones, finding damaged ones |
 //! | `digest` | the digest of a tree's content |
 //! | `busybox`, `host`, `debian`, `archive` | how each kind of template is built |
 //! | `accounts`, `systemd_units` | parts of `host` and `debian` |
 //! | `archive_*`, `extract` | parts of `archive`: entry, stream, PAX, sparse; the disk |
 //! | `pool`, `pool_leftover`, `place` | pools, and where a guest's own layer lies in them |
 //! | `driver`, `driver_*` | what such a layer can be: a folder, a subvolume, a filesystem in a file |
+//! | `chain`, `saved` | what was kept of a root: shared layers or copies; restoring, cloning |
 //! | `root` | a guest's own layer: make, use, delete |
 //! | `first_boot`, `network_files`, `ssh_keys` | what the host writes into a guest before it runs |
 //! | `merged`, `merged_folder` | a guest's tree as the guest sees it, read and written by descriptor |
@@ -31,6 +34,7 @@ mod archive_sparse;
 pub mod backup;
 mod build;
 mod busybox;
+mod chain;
 mod debian;
 mod digest;
 mod dirfd;
@@ -44,18 +48,24 @@ mod extract_tests;
 mod first_boot;
 mod host;
 mod image;
+mod image_config;
 mod init_kind;
+mod layer;
 mod merged;
 mod merged_folder;
 mod network_files;
+mod oci_config;
 mod place;
 mod pool;
 mod pool_leftover;
+mod prune;
 mod remove;
 mod root;
+mod saved;
 mod seed;
 mod ssh_keys;
 mod systemd_units;
+mod tag;
 mod template;
 #[allow(dead_code)] // its first user comes with `export`
 mod tree_item;
@@ -67,10 +77,12 @@ mod tree_read;
 mod tree_tests;
 #[allow(dead_code)] // its first user comes with `export`
 mod tree_write;
+mod verify;
 mod walk;
+mod workshop;
 
 pub use archive_entry::ArchiveError;
-pub use build::{ensure_image, verify_image};
+pub use build::ensure_image;
 pub use dirfd::FileError;
 pub use driver::{Driver, Quota};
 pub use first_boot::{
@@ -81,13 +93,19 @@ pub use image::{
     Image, ImageError, Leftover, Progress, images, leftovers, load_image, remove_image,
     remove_leftover,
 };
+pub use image_config::{HistoryStep, ImageConfig};
 pub use init_kind::InitKind;
+pub use layer::{Layer, load_layer};
 pub use pool::{
     DEFAULT_POOL, Filesystem, Pool, PoolError, PoolUse, change_pool, create_pool, delete_pool,
     pools,
 };
+pub use prune::{Unused, image_users, prune, remove_layers, unused};
 pub use root::{
     RootError, Usage, check_resize, create_root, delete_root, image_digest, resize_root, root_ops,
     space, usage,
 };
+pub use saved::{Saved, create_root_from, remove_saved, restore_root, save_root};
+pub use tag::{Tag, find_image, tag_image, tags, untag};
 pub use template::{Kind, OptionSpec, Template, TemplateError, Templates};
+pub use verify::{check_sound, verify_image};

@@ -89,10 +89,18 @@ pub(super) fn object(layout: &Layout, name: &GuestName) -> Result<Object, FileEr
 
 /// Opens a guest's own layer.
 pub(super) fn open(layout: &Layout, name: &GuestName) -> Result<Opened, FileError> {
-    object(layout, name)?.open()
+    let opened = object(layout, name)?.open()?;
+    super::chain::make_whole(&opened.folder)
+        .map_err(|e| FileError::new("open", &opened.shown, e))?;
+    Ok(opened)
 }
 
 /// What the launch is told of a guest's own layer.
 pub(super) fn writable(layout: &Layout, name: &GuestName) -> Result<Writable, FileError> {
-    Ok(object(layout, name)?.writable())
+    let object = object(layout, name)?;
+    if object.driver == Driver::Overlay {
+        let folder = open_dir(&object.path)?;
+        super::chain::make_whole(&folder).map_err(|e| FileError::new("open", &object.path, e))?;
+    }
+    Ok(object.writable())
 }

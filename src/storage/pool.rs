@@ -315,6 +315,8 @@ fn prepare(pool: &Pool, roots: &Path, size: Option<u64>) -> Result<(), PoolError
         driver_btrfs::mount_pool(roots).map_err(failed)?;
     }
     let folder = open_dir(roots)?;
+    // The top folder of a new btrfs is open to everybody.
+    rustix::fs::fchmod(&folder, rustix::fs::Mode::RWXU).map_err(|e| failed(e.into()))?;
     btrfs::enable_quotas(folder.as_fd()).map_err(|e| failed(io::Error::other(e)))?;
     Ok(())
 }

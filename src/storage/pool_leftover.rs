@@ -1,7 +1,11 @@
 //! What a command that died has left in pools: layers that no guest's root leads to.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FlockOperation, Mode, OFlags};
+
+use super::chain;
 use super::dirfd::FileError;
 use super::driver::{Driver, Object};
 use super::image::listed;
@@ -22,15 +26,32 @@ pub(super) fn orphans(layout: &Layout) -> Result<Vec<PathBuf>, FileError> {
         let ours = names.into_iter().filter(|name| is_object_name(name));
         objects.extend(ours.map(|name| roots.join(name)));
     }
-    if objects.is_empty() {
+    let mut layers: Vec<PathBuf> = pools
+        .iter()
+        .map(|pool| pool.roots(layout).join("kept"))
+        .collect();
+    layers.push(layout.var().join("kept"));
+    if objects.is_empty() && chain::unused(&layers, &HashSet::new())?.is_empty() {
         return Ok(found);
     }
     // A root's record is written before what it leads to is made, so what is read after is enough.
     // A guest may be renamed meanwhile and be met under neither name: but not twice.
     let mut used = objects_of_roots(layout)?;
     used.extend(objects_of_roots(layout)?);
-    found.extend(objects.into_iter().filter(|path| !used.contains(path)));
+    let unused = objects.into_iter().filter(|path| !used.contains(path));
+    found.extend(unused.filter(|path| !is_held(path)));
+    found.extend(chain::unused(&layers, &used)?);
     Ok(found)
+}
+
+/// Whether a command at work holds it.
+fn is_held(path: &Path) -> bool {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let Ok(fd) = rustix::fs::open(path, flags, Mode::empty()) else {
+        return false;
+    };
+    let lock = rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive);
+    lock == Err(rustix::io::Errno::WOULDBLOCK)
 }
 
 fn is_object_name(name: &str) -> bool {
@@ -42,6 +63,9 @@ fn is_object_name(name: &str) -> bool {
 pub(super) fn is_object(layout: &Layout, path: &Path) -> Result<bool, FileError> {
     let named = path.file_name().and_then(|name| name.to_str());
     let pools = pools(layout).unwrap_or_default();
+    if path.parent().is_some_and(|folder| folder.ends_with("kept")) {
+        return Ok(true);
+    }
     let in_pool = pools
         .iter()
         .any(|pool| path.parent() == Some(&pool.roots(layout)));
@@ -52,6 +76,9 @@ pub(super) fn is_object(layout: &Layout, path: &Path) -> Result<bool, FileError>
 pub(super) fn remove_object(layout: &Layout, path: &Path) -> Result<(), FileError> {
     if !orphans(layout)?.iter().any(|orphan| orphan == path) {
         return Ok(());
+    }
+    if path.parent().is_some_and(|folder| folder.ends_with("kept")) {
+        return chain::remove(path);
     }
     let driver = if path.extension().is_some() {
         Driver::Image

@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use rustix::fs::{self, FlockOperation, RenameFlags};
 use rustix::io::Errno;
 
+use super::chain::Chain;
 use super::dirfd::{self, FileError, Owner, child_dir, cname, ensure_private, make_dir, open_dir};
-use super::driver::{Driver, Quota};
+use super::driver::{Driver, Object, Quota};
 use super::image::Image;
 use super::place::{self, Place};
 use super::pool::{Pool, PoolError};
@@ -48,6 +49,15 @@ pub enum RootError {
         /// Image.
         digest: String,
     },
+    /// It cannot be kept while the guest changes it.
+    #[error(
+        "guest {guest} runs, and its root is a folder, which can only be kept as it is while nobody \
+         writes: stop the guest, or make guests in a pool of the driver image or btrfs"
+    )]
+    InUse {
+        /// Guest.
+        guest: GuestName,
+    },
     /// Its pool is not there or cannot keep to its size.
     #[error(transparent)]
     Pool(#[from] PoolError),
@@ -82,12 +92,39 @@ pub fn create_root(
     image: &Image,
     (pool, quota): (&Pool, Quota),
 ) -> Result<(), RootError> {
-    let place = pool.place(layout, quota)?;
+    let origin = match pool.place(layout, quota)? {
+        None => Origin::Chain(Chain::default()),
+        Some(place) => Origin::Empty { place, quota },
+    };
+    create_from(layout, name, image, &origin)
+}
+
+/// What a root begins as.
+pub(super) enum Origin {
+    /// An empty layer somewhere in a pool.
+    Empty { place: Place, quota: Quota },
+    /// A copy of another, to lie at a place.
+    Copy {
+        from: Object,
+        place: Place,
+        quota: Quota,
+    },
+    /// An empty layer in its own folder, over layers that were set aside.
+    Chain(Chain),
+}
+
+/// The same for a root that may begin as a copy.
+pub(super) fn create_from(
+    layout: &Layout,
+    name: &GuestName,
+    image: &Image,
+    origin: &Origin,
+) -> Result<(), RootError> {
     let path = folder(layout, name);
     let parent = ensure_private(&layout.guest(name))?;
     let temporary = cname(format!(".root-{}", std::process::id()))
         .map_err(|e| FileError::new("create", &path, e))?;
-    let result = fill(&parent, &temporary, image, place.as_ref(), quota)
+    let result = fill(&parent, &temporary, image, origin)
         .and_then(|_lock| {
             fault::point().map_err(|e| e.errno)?;
             fs::renameat_with(
@@ -108,7 +145,8 @@ pub fn create_root(
             },
             _ => FileError::new("create root", &path, e).into(),
         });
-    if result.is_ok() && !image.lowers().iter().all(|lower| lower.exists()) {
+    let there = image.path.exists() && image.lowers().iter().all(|lower| lower.exists());
+    if result.is_ok() && !there {
         delete_root(layout, name)?;
         return Err(RootError::ImageGone {
             guest: name.clone(),
@@ -134,34 +172,69 @@ pub(super) fn discard(parent: &OwnedFd, name: &CString, shown: &Path) -> Result<
 }
 
 /// Fills a new root; what it returns holds a lock on it.
-fn fill(
+pub(super) fn fill(
     parent: &OwnedFd,
     name: &CString,
     image: &Image,
-    place: Option<&Place>,
-    quota: Quota,
+    origin: &Origin,
 ) -> std::io::Result<OwnedFd> {
     let root = make_dir(parent, name, Owner::root(0o700))?;
     fs::flock(&root, FlockOperation::NonBlockingLockExclusive)?;
-    match place {
-        None => {
+    let in_words = |e: FileError| std::io::Error::new(e.source.kind(), e.to_string());
+    let pause = || fault::point().map_err(|e| std::io::Error::from(e.errno));
+    match origin {
+        Origin::Chain(chain) => {
             // The overlay shows the top folder of its upper layer as `/`.
-            make_dir(&root, c"upper", Owner::root(0o755))?;
+            let top = match chain.trees().next() {
+                Some(tree) => Owner::of(&fs::stat(&tree)?),
+                None => Owner::root(0o755),
+            };
+            make_dir(&root, c"upper", top)?;
             make_dir(&root, c"work", Owner::root(0o700))?;
+            if chain != &Chain::default() {
+                chain.write(&root)?;
+            }
         }
-        Some(place) => {
+        Origin::Empty { place, quota } => {
+            // Written first, so that what is made is never nobody's.
             place.write(&root)?;
-            fault::point().map_err(|e| e.errno)?;
-            place
-                .object()
-                .make(quota)
-                .map_err(|e| std::io::Error::new(e.source.kind(), e.to_string()))?;
-            fault::point().map_err(|e| e.errno)?;
+            pause()?;
+            place.object().make(*quota).map_err(in_words)?;
+            pause()?;
+        }
+        Origin::Copy { from, place, quota } => {
+            place.write(&root)?;
+            pause()?;
+            let _held = from.copy_to(&place.object()).map_err(in_words)?;
+            place.object().resize(*quota).map_err(in_words)?;
+            pause()?;
         }
     }
     let digest = image.digest.as_bytes();
     dirfd::write_whole(&root, c"image", digest, Owner::root(0o600), true)?;
     Ok(root)
+}
+
+/// The read-only trees below a guest's own layer, topmost first.
+pub(super) fn lowers(
+    layout: &Layout,
+    name: &GuestName,
+    image: &Image,
+) -> Result<Vec<PathBuf>, FileError> {
+    let mut trees = lowers_set_aside(layout, name)?;
+    trees.extend(image.lowers());
+    Ok(trees)
+}
+
+/// Those of them that were set aside from the guest's own layer.
+pub(super) fn lowers_set_aside(
+    layout: &Layout,
+    name: &GuestName,
+) -> Result<Vec<PathBuf>, FileError> {
+    let path = folder(layout, name);
+    let root = open_dir(&path)?;
+    let chain = Chain::read(root.as_fd()).map_err(|e| FileError::new("read", &path, e))?;
+    Ok(chain.trees().collect())
 }
 
 /// Changes what a guest may write, whether it runs or not.
@@ -192,15 +265,16 @@ pub fn space(layout: &Layout, name: &GuestName) -> Result<Option<Space>, RootErr
     Ok(place::object(layout, name)?.space()?)
 }
 
-/// Every layer in a pool that some root leads to, half-made and half-removed ones among them.
+/// Every layer that some root or snapshot leads to, half-made and half-removed ones among them.
 pub(super) fn objects(layout: &Layout) -> Result<HashSet<PathBuf>, FileError> {
     let mut found = HashSet::new();
     let mut add = |path: PathBuf| {
-        let place = open_dir(&path)
-            .ok()
-            .and_then(|root| Place::read(root.as_fd()).ok());
-        found.extend(place.flatten().map(|place| place.object().path));
+        let Ok(root) = open_dir(&path) else { return };
+        let place = Place::read(root.as_fd()).ok().flatten();
+        found.extend(place.map(|place| place.object().path));
+        found.extend(Chain::read(root.as_fd()).unwrap_or_default().0);
     };
+    let mut records = Vec::new();
     for guest in super::image::listed(&layout.guests())? {
         let path = layout.guests().join(&guest);
         if guest.starts_with(".trash-") {
@@ -212,6 +286,10 @@ pub(super) fn objects(layout: &Layout) -> Result<HashSet<PathBuf>, FileError> {
                 add(path.join(root));
             }
         }
+        records.extend(super::saved::records(&path));
+    }
+    for record in records {
+        found.extend(super::saved::leads_to(&record.root));
     }
     Ok(found)
 }
@@ -262,7 +340,7 @@ pub fn root_ops(
     image: &Image,
 ) -> Result<(RootOp, Vec<MountOp>), RootError> {
     let root = RootOp::Overlay {
-        lower: image.lowers(),
+        lower: lowers(layout, name, image)?,
         writable: place::writable(layout, name)?,
     };
     Ok((root, image.mounts.clone()))

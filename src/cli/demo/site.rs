@@ -252,7 +252,7 @@ fn begin(site: &Site, guest: &str, definition: &str, report: &mut Report) -> Res
     let started = site.manager.start(&name)?;
     report.say(&format!(
         "guest {guest} ({}) runs after {:.1} ms",
-        created.guest.template.name,
+        created.guest.origin,
         started.took.as_secs_f64() * 1000.0
     ));
     if guest == SERVER {

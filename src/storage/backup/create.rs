@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, Stat};
@@ -14,7 +14,9 @@ use serde::Serialize;
 
 use super::super::dirfd::{FileError, child_dir, file_type, open_dir};
 use super::super::image::Image;
-use super::super::place;
+use super::super::layer::load_layer;
+use super::super::place::{self, Opened};
+use super::super::root::lowers_set_aside;
 use super::super::tree_item::What;
 use super::super::tree_read::{Content, Found, read_tree};
 use super::chunk::Cutter;
@@ -68,7 +70,9 @@ pub struct Backup<'a> {
     began_ms: u64,
     /// The own layer as it was last, and when that was read.
     last: Option<(Tree, u64)>,
+    chain: Vec<Below>,
     below: Vec<Below>,
+    earlier: Vec<Snapshot>,
     work: Work,
     progress: &'a mut dyn FnMut(&Work),
 }
@@ -104,20 +108,35 @@ impl<'a> Backup<'a> {
             subject,
             began_ms,
             last,
+            chain: Vec::new(),
             below: Vec::new(),
+            earlier,
             work: Work::default(),
             progress,
         };
         for (digest, path) in lowers(&backup.subject.image) {
-            let mut same = earlier.iter().flat_map(|snapshot| &snapshot.below);
-            let same = same.find(|below| below.digest == digest);
-            let tree = match same {
-                Some(below) if backup.repository.holds_all(&below.tree) => below.tree.clone(),
-                _ => backup.tree(open_dir(&path)?.as_fd(), &path, None)?,
-            };
-            backup.below.push(Below { digest, tree });
+            let record = load_layer(layout, &digest).ok().flatten();
+            let tree = backup.shared(&digest, &path)?;
+            backup.below.push(Below {
+                digest,
+                record,
+                tree,
+            });
         }
         Ok(backup)
+    }
+
+    /// A read-only tree that several guests may share: read once for each name.
+    fn shared(&mut self, digest: &str, path: &Path) -> Result<Tree> {
+        let earlier = self
+            .earlier
+            .iter()
+            .flat_map(|snapshot| snapshot.below.iter().chain(&snapshot.chain));
+        let mut same = earlier.filter(|below| below.digest == digest);
+        match same.next().map(|below| below.tree.clone()) {
+            Some(tree) if self.repository.holds_all(&tree) => Ok(tree),
+            _ => self.tree(open_dir(path)?.as_fd(), path, None),
+        }
     }
 
     /// Reads the guest's own layer. Done again, it reads what has changed since: of a running guest
@@ -127,14 +146,47 @@ impl<'a> Backup<'a> {
     /// As for [`Backup::begin`].
     pub fn read_own(&mut self) -> Result<()> {
         let began = now_ms();
-        let opened = place::open(self.layout, &self.subject.guest)?;
-        let path = opened.shown.join("upper");
-        let upper =
-            child_dir(&opened.folder, c"upper").map_err(|e| FileError::new("open", &path, e))?;
+        let (upper, path, chain, _opened) = self.layers()?;
+        self.chain.clear();
+        for layer in chain {
+            let digest = layer.parent().and_then(Path::file_name);
+            let digest = digest.unwrap_or_default().to_string_lossy().into_owned();
+            let tree = self.shared(&digest, &layer)?;
+            let record = None;
+            self.chain.push(Below {
+                digest,
+                record,
+                tree,
+            });
+        }
         let last = self.last.take();
         let tree = self.tree(upper.as_fd(), &path, last)?;
         self.last = Some((tree, began));
         Ok(())
+    }
+
+    /// The guest's own layer, and those set aside from it, as of one moment: a snapshot that is made
+    /// meanwhile moves the one to the others.
+    fn layers(&self) -> Result<(OwnedFd, PathBuf, Vec<PathBuf>, Opened)> {
+        let guest = &self.subject.guest;
+        let chain = || lowers_set_aside(self.layout, guest);
+        let mut before = chain()?;
+        for attempt in 0.. {
+            let opened = place::open(self.layout, guest)?;
+            let path = opened.shown.join("upper");
+            let upper = child_dir(&opened.folder, c"upper");
+            let after = chain()?;
+            match upper {
+                Ok(upper) if before == after => return Ok((upper, path, after, opened)),
+                Ok(_) | Err(Errno::NOENT) if attempt < ATTEMPTS => {
+                    std::thread::sleep(std::time::Duration::from_millis(20));
+                }
+                Ok(_) => return Err(FileError::new("open", &path, Errno::BUSY).into()),
+                Err(e) => return Err(FileError::new("open", &path, e).into()),
+            }
+            before = after;
+        }
+        Err(FileError::new("open", Path::new("upper"), Errno::BUSY).into())
     }
 
     /// What was done so far.
@@ -163,6 +215,7 @@ impl<'a> Backup<'a> {
             machine_id: subject.machine_id,
             image: subject.image,
             own,
+            chain: self.chain,
             below: self.below,
             added,
         })

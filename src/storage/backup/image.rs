@@ -1,11 +1,12 @@
 //! Bringing back the image below a guest: its tree, or the layers it is made of, appear among the
-//! images whole, and its digest is held against what was restored.
+//! images whole, and their digests are held against what was restored.
 
-use std::path::Path;
-
-use super::super::build::{Workshop, verify_image};
-use super::super::dirfd::{self, FileError, Owner, child_dir, ensure_private};
+use super::super::build::beside;
+use super::super::digest;
+use super::super::dirfd::{FileError, child_dir};
 use super::super::image::{Image, load_image};
+use super::super::layer;
+use super::super::workshop::Workshop;
 use super::error::{BackupError, Result};
 use super::repo::Repository;
 use super::restore::Restored;
@@ -18,94 +19,96 @@ impl Repository {
     ///
     /// # Errors
     /// The repository is damaged, what it gives is not the image, the disk is full. Then nothing is
-    /// left.
+    /// left but whole layers.
     pub fn restore_image(
         &self,
         layout: &Layout,
         snapshot: &Snapshot,
         progress: &mut dyn FnMut(&Restored),
     ) -> Result<Image> {
-        let digest = &snapshot.image.digest;
+        let image = &snapshot.image;
+        let all = image.layers.iter().chain([&image.digest]);
+        if !all.into_iter().all(|digest| is_plain(digest)) {
+            return Err(BackupError::damaged("a snapshot", "a digest in it is none"));
+        }
+        let _lock = layer::taking(layout)?;
         for (number, below) in snapshot.below.iter().enumerate() {
-            if !is_plain(&below.digest) || !is_plain(digest) {
-                return Err(BackupError::damaged("a snapshot", "a digest in it is none"));
-            }
-            let there = match snapshot.image.layers.is_empty() {
-                true => layout.images().join(digest),
-                false => layout.images().join("layers").join(&below.digest),
-            };
-            if there.exists() {
+            if !image.layers.contains(&below.digest) {
                 continue;
             }
-            let mut workshop = Workshop::open(layout, &below.digest)?;
-            self.fill(snapshot, number + 1, &workshop, progress)?;
-            if snapshot.image.layers.is_empty() {
-                self.prove(snapshot, &workshop)?;
-                record(&workshop, &snapshot.image)?;
-                fault::point()?;
-                workshop.keep(digest)?;
-            } else {
-                let layers = ensure_private(&layout.images().join("layers"))?;
-                fault::point()?;
-                workshop.keep_in(&layers, &below.digest)?;
+            let folder = layer::folder(layout);
+            let Some(record) = &below.record else {
+                return Err(BackupError::damaged(
+                    "a snapshot",
+                    "a layer in it has no record",
+                ));
+            };
+            if folder.join(&below.digest).exists() {
+                continue;
             }
+            let workshop = Workshop::open(&folder, &below.digest)?;
+            let content = self.fill(snapshot, number, &workshop, b"layer", progress)?;
+            prove(&below.digest, content == record.content)?;
+            workshop.record("layer.json", &json(record)?)?;
+            fault::point()?;
+            workshop.keep(&below.digest)?;
         }
-        if !layout.images().join(digest).exists() {
-            // One made of layers has a record and no tree.
-            let workshop = Workshop::open(layout, digest)?;
-            remove_root(&workshop)?;
-            record(&workshop, &snapshot.image)?;
-            workshop.keep(digest)?;
+        if !layout.images().join(&image.digest).exists() {
+            let workshop = Workshop::open(&layout.images(), &image.digest)?;
+            if image.layers.is_empty() {
+                let number = snapshot.below.len().saturating_sub(1);
+                let beside = beside(image);
+                let content =
+                    self.fill(snapshot, number, &workshop, beside.as_bytes(), progress)?;
+                prove(&image.digest, content == image.digest)?;
+            } else {
+                // One made of layers has a record and no tree.
+                let flags = rustix::fs::AtFlags::REMOVEDIR;
+                rustix::fs::unlinkat(&workshop.lock, c"root", flags)
+                    .map_err(|e| FileError::new("remove", &workshop.root(), e))?;
+            }
+            workshop.record("image.json", &json(image)?)?;
+            fault::point()?;
+            workshop.keep(&image.digest)?;
         }
-        load_image(layout, digest).map_err(|error| BackupError::Restore {
-            what: format!("image {digest}"),
+        load_image(layout, &image.digest).map_err(|error| BackupError::Restore {
+            what: format!("image {}", image.digest),
             why: error.to_string(),
         })
     }
 
+    /// Restores a tree below a guest; gives the digest of its content.
     fn fill(
         &self,
         snapshot: &Snapshot,
         number: usize,
         workshop: &Workshop,
+        beside: &[u8],
         progress: &mut dyn FnMut(&Restored),
-    ) -> Result<()> {
-        let root = child_dir(&workshop.lock, c"root")
-            .map_err(|e| FileError::new("open", &workshop.shown, e))?;
-        self.restore_tree(snapshot, number, &root, progress)?;
-        Ok(fault::point()?)
-    }
-
-    /// Holds the tree against its digest.
-    fn prove(&self, snapshot: &Snapshot, workshop: &Workshop) -> Result<()> {
-        let image = Image {
-            path: workshop.shown.clone(),
-            ..snapshot.image.clone()
-        };
-        if verify_image(&image)? {
-            return Ok(());
-        }
-        Err(BackupError::Restore {
-            what: format!("image {}", image.digest),
-            why: "what came out of the backup is not what its digest names: restore the files \
-                  with --to, or create the guest from its template"
-                .to_owned(),
-        })
+    ) -> Result<String> {
+        let failed = |e: std::io::Error| FileError::new("read back", &workshop.root(), e);
+        let root = child_dir(&workshop.lock, c"root").map_err(|e| failed(e.into()))?;
+        self.restore_below(snapshot, number, &root, progress)?;
+        fault::point()?;
+        let content = digest::digest(&root, beside).map_err(|e| failed(e.0))?;
+        Ok(content.digest)
     }
 }
 
-fn record(workshop: &Workshop, image: &Image) -> Result<()> {
-    let path = workshop.shown.join("image.json");
-    let failed = |e| FileError::new("write", &path, e);
-    let text = serde_json::to_vec_pretty(image).map_err(|e| failed(e.into()))?;
-    let owner = Owner::root(0o600);
-    Ok(dirfd::write_whole(&workshop.lock, c"image.json", &text, owner, true).map_err(failed)?)
+fn prove(digest: &str, same: bool) -> Result<()> {
+    if same {
+        return Ok(());
+    }
+    Err(BackupError::Restore {
+        what: format!("image {digest}"),
+        why: "what came out of the backup is not what its digest names: restore the files with \
+              --to, or create the guest from its template"
+            .to_owned(),
+    })
 }
 
-fn remove_root(workshop: &Workshop) -> Result<()> {
-    let flags = rustix::fs::AtFlags::REMOVEDIR;
-    Ok(rustix::fs::unlinkat(&workshop.lock, c"root", flags)
-        .map_err(|e| FileError::new("remove", Path::new("root"), e))?)
+fn json(record: &impl serde::Serialize) -> Result<Vec<u8>> {
+    serde_json::to_vec_pretty(record).map_err(|e| BackupError::damaged("a snapshot", e.to_string()))
 }
 
 /// Whether a digest may be a folder's name.

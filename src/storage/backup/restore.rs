@@ -138,31 +138,50 @@ impl Repository {
         done
     }
 
-    /// Restores one tree of a snapshot into an empty folder: number 0 is the guest's own layer.
-    pub(super) fn restore_tree(
+    /// Restores what the guest has written, in one layer, into an empty folder.
+    pub(super) fn restore_layer(
+        &self,
+        snapshot: &Snapshot,
+        to: &OwnedFd,
+        progress: &mut dyn FnMut(&Restored),
+    ) -> Result<Restored> {
+        let own = Snapshot {
+            below: Vec::new(),
+            ..snapshot.clone()
+        };
+        self.restore_all(&own, to, Policy::Guest, progress)
+    }
+
+    /// Restores one tree of the guest's image into an empty folder.
+    pub(super) fn restore_below(
         &self,
         snapshot: &Snapshot,
         number: usize,
         to: &OwnedFd,
         progress: &mut dyn FnMut(&Restored),
     ) -> Result<Restored> {
-        let Some(tree) = snapshot.trees().nth(number) else {
-            return Ok(Restored::default());
-        };
+        let below = snapshot.below.get(number);
         let alone = Snapshot {
-            own: tree.clone(),
+            own: below.map(|below| below.tree.clone()).unwrap_or_default(),
+            chain: Vec::new(),
             below: Vec::new(),
             ..snapshot.clone()
         };
+        self.restore_all(&alone, to, self.policy(), progress)
+    }
+
+    fn restore_all(
+        &self,
+        snapshot: &Snapshot,
+        to: &OwnedFd,
+        policy: Policy,
+        progress: &mut dyn FnMut(&Restored),
+    ) -> Result<Restored> {
         let selection = Selection::new(View::Own, &[])?;
-        let policy = match number {
-            0 => Policy::Guest,
-            _ => self.policy(),
-        };
         let mut filling = Filling {
             repository: self,
-            source: Source::new(self, &alone, View::Own)?,
-            links: Links::new(self, &alone)?,
+            source: Source::new(self, snapshot, View::Own)?,
+            links: Links::new(self, snapshot)?,
             selection: &selection,
             closed: false,
         };
@@ -185,7 +204,7 @@ impl Repository {
         let upper =
             child_dir(&opened.folder, c"upper").map_err(|e| FileError::new("open", &path, e))?;
         fault::point()?;
-        let done = self.restore_tree(snapshot, 0, &upper, progress)?;
+        let done = self.restore_layer(snapshot, &upper, progress)?;
         fs::syncfs(&upper).map_err(|e| FileError::new("write to disk", &path, e))?;
         fault::point()?;
         Ok(done)

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::super::image::Image;
+use super::super::layer::Layer;
 use super::blob::Kind;
 use super::error::{BackupError, Result};
 use super::folder::shown;
@@ -39,7 +40,10 @@ pub struct Snapshot {
     pub image: Image,
     /// Files and bytes of the guest's own layer.
     pub own: Tree,
-    /// The trees below it, topmost first, with the names of their folders.
+    /// Layers that were set aside from it for snapshots and linked clones, topmost first.
+    #[serde(default)]
+    pub chain: Vec<Below>,
+    /// The trees of its image, topmost first.
     pub below: Vec<Below>,
     /// Bytes that this backup has added to the repository.
     pub added: u64,
@@ -48,8 +52,11 @@ pub struct Snapshot {
 /// A tree below a guest's own layer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Below {
-    /// Digest of the image, or of the layer.
+    /// Digest of the image or of one of its layers; the name of a layer that was set aside.
     pub digest: String,
+    /// The record of a layer that images share.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record: Option<Layer>,
     /// Its files.
     pub tree: Tree,
 }
@@ -93,7 +100,8 @@ impl Tree {
 impl Snapshot {
     /// All its trees, the guest's own first.
     pub fn trees(&self) -> impl Iterator<Item = &Tree> {
-        std::iter::once(&self.own).chain(self.below.iter().map(|below| &below.tree))
+        let rest = self.chain.iter().chain(&self.below);
+        std::iter::once(&self.own).chain(rest.map(|below| &below.tree))
     }
 }
 

@@ -43,7 +43,7 @@ impl Source {
     pub(super) fn new(repository: &Repository, snapshot: &Snapshot, view: View) -> Result<Self> {
         let trees = snapshot.trees().take(match view {
             View::Whole => usize::MAX,
-            View::Own => 1,
+            View::Own => 1 + snapshot.chain.len(),
         });
         let layer = |tree: &super::snapshot::Tree| {
             let mut reader = ListReader::new(tree.list()?);
@@ -69,26 +69,23 @@ impl Source {
                 break;
             };
             self.advance(repository, at)?;
-            if self.view == View::Own {
-                return Ok(Some((at, entry)));
+            let covers = self.hide(repository, at, &entry)?;
+            if self.layers.len() > 1
+                && let Some((name, _)) = marked(&entry, &ELSEWHERE)
+            {
+                return Err(elsewhere(&entry, name));
             }
-            self.hide(repository, at, &entry)?;
-            if is_whiteout(&entry) {
-                continue;
+            match self.view {
+                View::Own if covers && !is_opaque(&entry) => {
+                    entry.item.xattrs.push((OPAQUE.to_vec(), b"y".to_vec()));
+                }
+                View::Own => {}
+                View::Whole if is_whiteout(&entry) => continue,
+                View::Whole => entry
+                    .item
+                    .xattrs
+                    .retain(|(name, _)| !name.starts_with(MARKS)),
             }
-            if let Some((name, _)) = marked(&entry, &ELSEWHERE) {
-                return Err(BackupError::Restore {
-                    what: String::from_utf8_lossy(&entry.item.path).into_owned(),
-                    why: format!(
-                        "its layer refers to another name below ({}): use --own and mount it",
-                        String::from_utf8_lossy(name)
-                    ),
-                });
-            }
-            entry
-                .item
-                .xattrs
-                .retain(|(name, _)| !name.starts_with(MARKS));
             return Ok(Some((at, entry)));
         }
         Ok(None)
@@ -129,8 +126,8 @@ impl Source {
     }
 
     /// Hides what `entry` of layer `top` hides in the layers below, and passes over folders there
-    /// that are the same folder.
-    fn hide(&mut self, repository: &Repository, top: usize, entry: &Entry) -> Result<()> {
+    /// that are the same folder. Whether a folder hides everything below the layers that are read.
+    fn hide(&mut self, repository: &Repository, top: usize, entry: &Entry) -> Result<bool> {
         let path = &entry.item.path;
         let mut ends = ends_here(entry);
         for at in top + 1..self.layers.len() {
@@ -143,14 +140,25 @@ impl Source {
             self.advance(repository, at)?;
             ends = ends || ends_here(&here);
         }
-        Ok(())
+        Ok(ends && entry.item.what == What::Folder)
     }
 }
 
 /// Whether nothing of the layers below shows under this name.
 fn ends_here(entry: &Entry) -> bool {
-    entry.item.what != What::Folder
-        || marked(entry, &[OPAQUE]).is_some_and(|(_, value)| value == b"y")
+    entry.item.what != What::Folder || is_opaque(entry)
+}
+
+fn is_opaque(entry: &Entry) -> bool {
+    marked(entry, &[OPAQUE]).is_some_and(|(_, value)| value == b"y")
+}
+
+fn elsewhere(entry: &Entry, mark: &[u8]) -> BackupError {
+    let mark = String::from_utf8_lossy(mark);
+    BackupError::Restore {
+        what: String::from_utf8_lossy(&entry.item.path).into_owned(),
+        why: format!("its layer refers to another name below ({mark}), which is not followed"),
+    }
 }
 
 fn marked<'e>(entry: &'e Entry, names: &[&[u8]]) -> Option<&'e (Vec<u8>, Vec<u8>)> {

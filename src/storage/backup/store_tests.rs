@@ -66,6 +66,8 @@ impl Site {
             created_ms: 0,
             mounts: Vec::new(),
             layers: Vec::new(),
+            source: String::new(),
+            config: None,
             path: self.layout.images().join(DIGEST),
         }
     }
@@ -168,7 +170,7 @@ fn everything_comes_back_equal() {
         let repository = site.open();
         let dir = open_dir(&to).unwrap();
         repository
-            .restore_tree(&snapshot, 0, &dir, &mut |_| {})
+            .restore_layer(&snapshot, &dir, &mut |_| {})
             .unwrap();
         let is_own = |name: &[u8]| !name.starts_with(b"user.") && !name.starts_with(b"system.");
         let all = |path: &Path| {
@@ -184,7 +186,7 @@ fn everything_comes_back_equal() {
         let below = open_dir(&to).unwrap();
         assert!(
             repository
-                .restore_tree(&snapshot, 1, &below, &mut |_| {})
+                .restore_below(&snapshot, 0, &below, &mut |_| {})
                 .is_err()
         );
         let whole = site.restore(&snapshot, View::Own, &[], "whole");

@@ -1,0 +1,210 @@
+//! `snapshot` and `clone`: a guest as it was, and other guests made from it.
+
+use clap::{Arg, ArgMatches, Command, value_parser};
+use serde::Serialize;
+
+use super::command::{Verb, dry_run, name, name_of, required, switch};
+use super::context::Context;
+use super::fault::{Fault, Result};
+use super::render::{Cell, safe};
+use super::settings;
+use crate::guest::snapshot::{CloneRequest, Snapshot};
+use crate::kernel::interrupt;
+use crate::model::GuestName;
+use crate::model::clock::time;
+
+pub(super) const SNAPSHOT: Verb = Verb {
+    name: "snapshot",
+    about: "Keep a guest as it is, go back to it",
+    build: |command| {
+        command
+            .subcommand_required(true)
+            .subcommand(
+                Command::new("create")
+                    .about("Keep a guest's files and definition as they are now")
+                    .arg(name())
+                    .arg(
+                        snapshot()
+                            .required(false)
+                            .help("Its name [default: s1, s2 and so on]"),
+                    )
+                    .arg(
+                        Arg::new("comment")
+                            .long("comment")
+                            .value_name("TEXT")
+                            .default_value("")
+                            .hide_default_value(true)
+                            .help("Free text"),
+                    )
+                    .arg(dry_run()),
+            )
+            .subcommand(
+                Command::new("list")
+                    .about("List a guest's snapshots")
+                    .arg(name()),
+            )
+            .subcommand(
+                Command::new("restore")
+                    .about("Put a stopped guest's files back to a snapshot")
+                    .arg(name())
+                    .arg(snapshot())
+                    .arg(switch("definition", "Its definition as well"))
+                    .arg(dry_run()),
+            )
+            .subcommand(
+                Command::new("delete")
+                    .about("Remove a snapshot")
+                    .arg(name())
+                    .arg(snapshot())
+                    .arg(dry_run()),
+            )
+    },
+    run: |context, matches| match matches.subcommand() {
+        Some(("create", matches)) => create(context, matches),
+        Some(("restore", matches)) => restore(context, matches),
+        Some(("delete", matches)) => delete(context, matches),
+        Some((_, matches)) => list(context, matches),
+        None => Err(Fault::usage("say what to do with snapshots")),
+    },
+    hidden: false,
+};
+
+pub(super) const CLONE: Verb = Verb {
+    name: "clone",
+    about: "Make another guest that begins as this one is, or was",
+    build: |command| {
+        command
+            .arg(name())
+            .arg(
+                Arg::new("to")
+                    .value_name("NEW")
+                    .required(true)
+                    .value_parser(value_parser!(GuestName))
+                    .help("Name of the new guest"),
+            )
+            .arg(
+                Arg::new("snapshot")
+                    .long("snapshot")
+                    .value_name("SNAPSHOT")
+                    .help("Begin with this snapshot [default: the guest as it is now]"),
+            )
+            .arg(switch("start", "Start it when it is made"))
+            .arg(dry_run())
+            .args(settings::flags())
+    },
+    run: clone,
+    hidden: false,
+};
+
+fn snapshot() -> Arg {
+    Arg::new("snapshot")
+        .value_name("SNAPSHOT")
+        .required(true)
+        .help("Name of the snapshot")
+}
+
+#[derive(Serialize)]
+struct Shown<'a> {
+    name: &'a str,
+    created_ms: u64,
+    parent: Option<&'a str>,
+    image: &'a str,
+    comment: &'a str,
+}
+
+impl<'a> From<&'a Snapshot> for Shown<'a> {
+    fn from(one: &'a Snapshot) -> Self {
+        Self {
+            name: &one.name,
+            created_ms: one.created_ms,
+            parent: one.parent.as_deref(),
+            image: &one.image,
+            comment: &one.comment,
+        }
+    }
+}
+
+fn list(context: &Context, matches: &ArgMatches) -> Result<u8> {
+    let all = context.manager()?.snapshots(&name_of(matches)?)?;
+    let shown: Vec<Shown<'_>> = all.iter().map(Shown::from).collect();
+    context.list(&shown, &["NAME", "TAKEN", "AFTER", "COMMENT"], |one| {
+        vec![
+            Cell::from(safe(one.name)),
+            Cell::from(time(one.created_ms)),
+            Cell::from(safe(one.parent.unwrap_or("-"))),
+            Cell::from(safe(one.comment)),
+        ]
+    })?;
+    Ok(0)
+}
+
+fn create(context: &Context, matches: &ArgMatches) -> Result<u8> {
+    let (name, manager) = (name_of(matches)?, context.manager()?);
+    let there = manager.snapshots(&name)?;
+    let free = || {
+        let mut names = (1..).map(|n| format!("s{n}"));
+        names.find(|name| there.iter().all(|one| one.name != *name))
+    };
+    let given = matches.get_one::<String>("snapshot").cloned();
+    let snapshot = given.or_else(free).unwrap_or_default();
+    crate::define::snapshot_name(&snapshot).map_err(Fault::usage)?;
+    if matches.get_flag("dry-run") {
+        context.done(&format!("{name}: would be kept as snapshot {snapshot}"))?;
+        return Ok(0);
+    }
+    let comment: String = required(matches, "comment")?;
+    manager.take_snapshot(&name, &snapshot, &comment)?;
+    context.done(&format!("{name}: snapshot {snapshot} taken"))?;
+    Ok(0)
+}
+
+fn restore(context: &Context, matches: &ArgMatches) -> Result<u8> {
+    let (name, manager) = (name_of(matches)?, context.manager()?);
+    let snapshot: String = required(matches, "snapshot")?;
+    if matches.get_flag("dry-run") {
+        manager.snapshot(&name, &snapshot)?;
+        context.done(&format!("{name}: would go back to snapshot {snapshot}"))?;
+        return Ok(0);
+    }
+    manager.restore(&name, &snapshot, matches.get_flag("definition"))?;
+    context.done(&format!(
+        "{name}: is as it was at snapshot {}",
+        safe(&snapshot)
+    ))?;
+    Ok(0)
+}
+
+fn delete(context: &Context, matches: &ArgMatches) -> Result<u8> {
+    let (name, manager) = (name_of(matches)?, context.manager()?);
+    let snapshot: String = required(matches, "snapshot")?;
+    manager.snapshot(&name, &snapshot)?;
+    if matches.get_flag("dry-run") {
+        context.done(&format!("{name}: would lose snapshot {snapshot}"))?;
+        return Ok(0);
+    }
+    manager.delete_snapshot(&name, &snapshot)?;
+    context.done(&format!("{name}: snapshot {snapshot} is removed"))?;
+    Ok(0)
+}
+
+fn clone(context: &Context, matches: &ArgMatches) -> Result<u8> {
+    let (from, manager) = (name_of(matches)?, context.manager()?);
+    let to: GuestName = required(matches, "to")?;
+    let request = CloneRequest {
+        snapshot: matches.get_one::<String>("snapshot").cloned(),
+        changes: settings::changes(matches)?,
+    };
+    if matches.get_flag("dry-run") {
+        manager.check_clone(&from, &to, &request)?;
+        context.done(&format!("{to}: would be made from {from}"))?;
+        return Ok(0);
+    }
+    interrupt::catch()?;
+    manager.clone_guest(&from, &to, &request)?;
+    context.done(&format!("{to}: made from {from}"))?;
+    if matches.get_flag("start") {
+        let started = manager.start(&to)?;
+        context.done(&format!("{to}: started, process {}", started.pid))?;
+    }
+    Ok(0)
+}

@@ -1,0 +1,367 @@
+//! A guest as it was: snapshots, going back to one, and other guests made from it.
+//!
+//! `guests/NAME/snapshots/SNAPSHOT.json` is a snapshot's record ([`Snapshot`]); it is written when what
+//! it leads to is kept, and removed before that is.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::create::quota;
+use super::error::{GuestError, Result};
+use super::manager::{Manager, RECORD, now_ms};
+use super::store::{Machine, Written};
+use crate::define::{self, Change, KeyPath};
+use crate::kernel::{KernelError, fault, file, random};
+use crate::model::{EventKind, Guest, GuestName, Status, nearest};
+use crate::storage::{self, Saved};
+
+/// A snapshot: what its record says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Its name.
+    pub name: String,
+    /// When it was made, milliseconds since 1970.
+    pub created_ms: u64,
+    /// Free text.
+    pub comment: String,
+    /// The snapshot that the guest came from then; `None` for none.
+    pub parent: Option<String>,
+    /// Digest of the image below.
+    pub image: String,
+    /// The definition then.
+    pub definition: String,
+    /// What is kept of the root.
+    pub root: Saved,
+}
+
+/// What a clone is to be.
+#[derive(Clone, Debug, Default)]
+pub struct CloneRequest {
+    /// Snapshot to begin with; `None` for the guest as it is now.
+    pub snapshot: Option<String>,
+    /// Changes of the definition.
+    pub changes: Vec<(KeyPath, Change)>,
+}
+
+impl Manager {
+    fn snapshots_folder(&self, name: &GuestName) -> PathBuf {
+        self.layout.guest(name).join("snapshots")
+    }
+
+    fn snapshot_path(&self, name: &GuestName, snapshot: &str) -> PathBuf {
+        self.snapshots_folder(name).join(format!("{snapshot}.json"))
+    }
+
+    /// A guest's snapshots, oldest first.
+    ///
+    /// # Errors
+    /// There is no such guest, or a record cannot be read.
+    pub fn snapshots(&self, name: &GuestName) -> Result<Vec<Snapshot>> {
+        self.status(name)?;
+        let folder = self.snapshots_folder(name);
+        let mut all = Vec::new();
+        let Ok(entries) = std::fs::read_dir(&folder) else {
+            return Ok(all);
+        };
+        for entry in entries.flatten() {
+            let path = entry.path();
+            if path.extension().is_none_or(|end| end != "json") {
+                continue;
+            }
+            let text = file::read_small(&path, RECORD)?.unwrap_or_default();
+            all.push(
+                serde_json::from_slice(&text).map_err(|error| GuestError::Damaged {
+                    path: path.display().to_string(),
+                    why: error.to_string(),
+                    advice: "restore it from a backup, or remove it",
+                })?,
+            );
+        }
+        all.sort_by_key(|one: &Snapshot| (one.created_ms, one.name.clone()));
+        Ok(all)
+    }
+
+    /// One of them.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub fn snapshot(&self, name: &GuestName, snapshot: &str) -> Result<Snapshot> {
+        let all = self.snapshots(name)?;
+        let known: Vec<String> = all.iter().map(|one| one.name.clone()).collect();
+        let found = all.into_iter().find(|one| one.name == snapshot);
+        found.ok_or_else(|| GuestError::NoSnapshot {
+            guest: name.clone(),
+            snapshot: snapshot.into(),
+            near: nearest(snapshot, known.iter().map(String::as_str)).map(str::to_owned),
+        })
+    }
+
+    /// Keeps a guest as it is now.
+    ///
+    /// # Errors
+    /// There is a snapshot of that name; the guest runs and its pool cannot keep it so; the disk is
+    /// full.
+    pub fn take_snapshot(
+        &self,
+        name: &GuestName,
+        snapshot: &str,
+        comment: &str,
+    ) -> Result<Snapshot> {
+        let _lock = self.lock(name, "snapshot")?;
+        let runs = self.must_be_whole(name)?;
+        if self.snapshots(name)?.iter().any(|one| one.name == snapshot) {
+            return Err(GuestError::SnapshotExists {
+                guest: name.clone(),
+                snapshot: snapshot.into(),
+            });
+        }
+        let machine = self.machine(name)?;
+        let definition = self.definition_text(name)?;
+        let path = self.snapshot_path(name, snapshot);
+        file::make_private_dir(&self.snapshots_folder(name))?;
+        fault::point()?;
+        let (root, _held) = storage::save_root(&self.layout, name, runs)
+            .map_err(|error| self.root_error(name, error))?;
+        let taken = Snapshot {
+            name: snapshot.into(),
+            created_ms: now_ms(),
+            comment: comment.into(),
+            parent: machine.snapshot.clone(),
+            image: machine.image.clone(),
+            definition,
+            root,
+        };
+        let text = serde_json::to_vec_pretty(&taken).unwrap_or_default();
+        if let Err(error) = file::write_whole(&path, &text, 0o600) {
+            // Nothing leads to it: what cannot be removed now, `doctor` names.
+            let _left = storage::remove_saved(&taken.root);
+            return Err(error.into());
+        }
+        let machine = Machine {
+            snapshot: Some(snapshot.into()),
+            ..machine
+        };
+        self.write_machine(name, &machine)?;
+        let snapshot = snapshot.to_owned();
+        let _lost = self.record(name, EventKind::Snapshot { snapshot });
+        Ok(taken)
+    }
+
+    /// Puts a stopped guest's files back to a snapshot, and with `definition` its definition too.
+    ///
+    /// # Errors
+    /// It runs, there is no such snapshot, the disk is full; the guest is then as it was.
+    pub fn restore(&self, name: &GuestName, snapshot: &str, definition: bool) -> Result<()> {
+        let _lock = self.lock(name, "restore")?;
+        let wanted = self.snapshot(name, snapshot)?;
+        let status = self.status(name)?;
+        if status != Status::Stopped {
+            return Err(GuestError::WrongState {
+                name: name.clone(),
+                verb: "restore",
+                status,
+                advice: Some("stop it first"),
+            });
+        }
+        self.clean_up(name)?;
+        let text = match definition {
+            true => wanted.definition.clone(),
+            false => self.definition_text(name)?,
+        };
+        let guest = self.define(name, &text)?;
+        let image = storage::load_image(&self.layout, &wanted.image)?;
+        fault::point()?;
+        storage::restore_root(&self.layout, name, &image, (&wanted.root, quota(&guest)))
+            .map_err(|error| self.root_error(name, error))?;
+        fault::point()?;
+        if definition {
+            file::write_whole(&self.definition_path(name), text.as_bytes(), 0o600)?;
+        }
+        let machine = Machine {
+            snapshot: Some(snapshot.into()),
+            image: wanted.image,
+            ..self.machine(name)?
+        };
+        self.write_machine(name, &machine)?;
+        let snapshot = snapshot.to_owned();
+        let _lost = self.record(name, EventKind::Restored { snapshot });
+        self.drop_unused();
+        Ok(())
+    }
+
+    /// Removes a snapshot.
+    ///
+    /// # Errors
+    /// There is none of that name, or what it kept cannot be removed; `doctor` names that.
+    pub fn delete_snapshot(&self, name: &GuestName, snapshot: &str) -> Result<()> {
+        let _lock = self.lock(name, "snapshot")?;
+        let gone = self.snapshot(name, snapshot)?;
+        let path = self.snapshot_path(name, snapshot);
+        fault::point()?;
+        std::fs::remove_file(&path).map_err(KernelError::io("remove", path.display()))?;
+        fault::point()?;
+        storage::remove_saved(&gone.root).map_err(|error| self.root_error(name, error.into()))?;
+        self.drop_unused();
+        Ok(())
+    }
+
+    /// Makes another guest that begins as this one is, or was at a snapshot: the same files, with a
+    /// name, an address, ids and an identity of its own.
+    ///
+    /// # Errors
+    /// The name is taken, the guest runs and its pool cannot keep it so, the disk is full.
+    pub fn clone_guest(
+        &self,
+        from: &GuestName,
+        to: &GuestName,
+        request: &CloneRequest,
+    ) -> Result<Guest> {
+        if from == to {
+            return Err(GuestError::Exists(to.clone()));
+        }
+        let _lock = self.lock(from, "clone")?;
+        let _other = self.lock_within(to, "clone", Duration::from_secs(2))?;
+        let runs = self.must_be_whole(from)?;
+        let (definition, digest) = match &request.snapshot {
+            Some(snapshot) => {
+                let taken = self.snapshot(from, snapshot)?;
+                (taken.definition, taken.image)
+            }
+            None => (self.definition_text(from)?, self.machine(from)?.image),
+        };
+        let text = self.text_of_clone(&definition, &request.changes)?;
+        let guest = self.check_new(to, &text)?;
+        let image = storage::load_image(&self.layout, &digest)?;
+        let done = self
+            .root_of_clone(from, request, runs)
+            .and_then(|(saved, held)| {
+                let made = self.make_clone(to, &text, &guest, (&image, &saved));
+                if held.is_some() {
+                    // A copy was made for this clone only; layers are the clone's now.
+                    let _left = storage::remove_saved(&saved);
+                }
+                made
+            });
+        if done.is_err() {
+            let _none = std::fs::remove_file(self.definition_path(to));
+            let _left = self.discard(to);
+        }
+        done?;
+        let _lost = self.record(to, EventKind::Created);
+        self.tell_neighbours(to);
+        Ok(guest)
+    }
+
+    /// Checks what [`Manager::clone_guest`] would need, and changes nothing.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn check_clone(
+        &self,
+        from: &GuestName,
+        to: &GuestName,
+        request: &CloneRequest,
+    ) -> Result<Guest> {
+        let definition = match &request.snapshot {
+            Some(snapshot) => self.snapshot(from, snapshot)?.definition,
+            None => self.definition_text(from)?,
+        };
+        self.check_new(to, &self.text_of_clone(&definition, &request.changes)?)
+    }
+
+    fn root_of_clone(
+        &self,
+        from: &GuestName,
+        request: &CloneRequest,
+        runs: bool,
+    ) -> Result<(Saved, Option<OwnedFd>)> {
+        if let Some(snapshot) = &request.snapshot {
+            return Ok((self.snapshot(from, snapshot)?.root, None));
+        }
+        storage::save_root(&self.layout, from, runs).map_err(|error| self.root_error(from, error))
+    }
+
+    /// What only one guest can have is left out, unless it is asked for.
+    fn text_of_clone(&self, text: &str, changes: &[(KeyPath, Change)]) -> Result<String> {
+        let mut all = Vec::new();
+        for key in ["network.address", "hostname"] {
+            all.push((KeyPath::parse(key)?, Change::Unset));
+        }
+        all.extend_from_slice(changes);
+        Ok(define::edit(text, &all)?)
+    }
+
+    fn make_clone(
+        &self,
+        name: &GuestName,
+        text: &str,
+        guest: &Guest,
+        (image, saved): (&storage::Image, &Saved),
+    ) -> Result<()> {
+        self.discard(name)?;
+        let machine = self.with_free_ids(|ids| {
+            file::make_private_dir(&self.layout.guest(name))?;
+            fault::point()?;
+            let machine = Machine {
+                ids,
+                image: image.digest.clone(),
+                created_ms: now_ms(),
+                machine_id: random::hex(16)?,
+                renaming: None,
+                snapshot: None,
+            };
+            self.write_machine(name, &machine)?;
+            Ok(machine)
+        })?;
+        storage::create_root_from(&self.layout, name, image, (saved, quota(guest)))
+            .map_err(|error| self.root_error(name, error))?;
+        let lease = self.lease(name, guest)?;
+        let boot = self.first_boot_data(guest, &machine, lease.as_ref())?;
+        fault::point()?;
+        storage::first_boot(&self.layout, name, image, &boot).map_err(|error| {
+            GuestError::Root {
+                name: name.clone(),
+                source: error.into(),
+            }
+        })?;
+        self.write_written(name, &Written::of(guest))?;
+        Ok(file::write_whole(
+            &self.definition_path(name),
+            text.as_bytes(),
+            0o600,
+        )?)
+    }
+
+    /// Whether it runs; half-made and half-started ones are refused.
+    fn must_be_whole(&self, name: &GuestName) -> Result<bool> {
+        match self.status(name)? {
+            Status::Stopped => {
+                self.clean_up(name)?;
+                Ok(false)
+            }
+            Status::Running | Status::Paused => Ok(true),
+            status => Err(GuestError::WrongState {
+                name: name.clone(),
+                verb: "keep",
+                status,
+                advice: Some("wait until it runs or is stopped"),
+            }),
+        }
+    }
+
+    /// Layers that nothing lists any more; what cannot be removed now, `doctor` names.
+    pub(super) fn drop_unused(&self) {
+        for stray in storage::leftovers(&self.layout).unwrap_or_default() {
+            let layer = stray
+                .path
+                .parent()
+                .is_some_and(|folder| folder.ends_with("kept"));
+            if layer {
+                let _left = storage::remove_leftover(&self.layout, &stray);
+            }
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! The layers between a guest's own and its image, for guests whose layer is a folder: what it had
+//! written when a snapshot or a linked clone was made is set aside as a read-only layer that several
+//! share, and the guest goes on in an empty one above. Costs the same however much was written.
+//!
+//! `root/chain.json` lists them, topmost first. Layers lie in `kept/` beside the guests' own and are
+//! gone when nothing lists them.
+
+use std::collections::HashSet;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs;
+use serde::{Deserialize, Serialize};
+
+use super::dirfd::{
+    self, FileError, Owner, child_dir, child_file, ensure_private, open_dir, read_limited,
+};
+use super::image::listed;
+use super::remove::remove_tree;
+use crate::kernel::{fault, random};
+use crate::model::Layout;
+
+const RECORD: &std::ffi::CStr = c"chain.json";
+
+/// Most layers: each is one more folder to look into for a name that is in none.
+pub(super) const MOST: usize = 60;
+
+/// Folders of layers, topmost first; the tree of each is its `root`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Chain(pub(super) Vec<PathBuf>);
+
+impl Chain {
+    /// The record in a root's folder; none is an empty chain.
+    pub(super) fn read(root: BorrowedFd<'_>) -> io::Result<Self> {
+        let file = match child_file(root, RECORD) {
+            Ok(file) => file,
+            Err(rustix::io::Errno::NOENT) => return Ok(Self::default()),
+            Err(e) => return Err(e.into()),
+        };
+        let text = read_limited(file, 1 << 16)?;
+        serde_json::from_slice(&text).map_err(io::Error::from)
+    }
+
+    pub(super) fn write(&self, root: &OwnedFd) -> io::Result<()> {
+        let text = serde_json::to_vec(self).map_err(io::Error::from)?;
+        dirfd::write_whole(root, RECORD, &text, Owner::root(0o600), true)
+    }
+
+    /// The trees, topmost first. A layer that was being set aside when its command died has none yet:
+    /// then what would be in it still is the guest's own.
+    pub(super) fn trees(&self) -> impl Iterator<Item = PathBuf> + '_ {
+        let trees = self.0.iter().map(|layer| layer.join("root"));
+        trees.filter(|tree| tree.exists())
+    }
+}
+
+/// Where layers lie whose guests lie in `folder`.
+pub(super) fn layers_of(layout: &Layout, object: &Path, root: &Path) -> PathBuf {
+    if object == root {
+        return layout.var().join("kept");
+    }
+    object.parent().unwrap_or(object).join("kept")
+}
+
+/// Sets aside what is in `object/upper` as the topmost layer of the root whose folder is `root`. The
+/// guest is stopped. An empty layer is not worth one.
+pub(super) fn set_aside(
+    layers: &Path,
+    root: &OwnedFd,
+    object: &OwnedFd,
+) -> Result<Chain, FileError> {
+    let failed = |e: io::Error| FileError::new("set aside", layers, e);
+    let old = Chain::read(root.as_fd()).map_err(failed)?;
+    make_whole(object).map_err(failed)?;
+    let upper = child_dir(object, c"upper").map_err(|e| failed(e.into()))?;
+    let old = Chain(
+        old.trees()
+            .filter_map(|tree| Some(tree.parent()?.to_owned()))
+            .collect(),
+    );
+    if dirfd::names(upper.try_clone().map_err(failed)?)
+        .map_err(|e| failed(e.into()))?
+        .is_empty()
+    {
+        return Ok(old);
+    }
+    if old.0.len() >= MOST {
+        return Err(failed(io::Error::other(format!(
+            "there are {MOST} layers already: delete snapshots, or make a full clone (`bulkhead clone --full`)"
+        ))));
+    }
+    let id = random::hex(8).map_err(|e| failed(io::Error::other(e)))?;
+    let path = layers.join(&id);
+    let layer = ensure_private(&path)?;
+    let chain = Chain(std::iter::once(path).chain(old.0).collect());
+    let pause = || fault::point().map_err(|e| failed(e.errno.into()));
+    pause()?;
+    chain.write(root).map_err(failed)?;
+    pause()?;
+    let top = Owner::of(&fs::fstat(&upper).map_err(|e| failed(e.into()))?);
+    fs::renameat(object, c"upper", &layer, c"root").map_err(|e| failed(e.into()))?;
+    pause()?;
+    // The overlay shows the top folder of its upper layer as `/`.
+    dirfd::make_dir(object, c"upper", top).map_err(|e| failed(e.into()))?;
+    fs::fsync(object).map_err(|e| failed(e.into()))?;
+    pause()?;
+    Ok(chain)
+}
+
+/// Makes the empty layer that a command which died in [`set_aside`] did not come to make.
+pub(super) fn make_whole(object: &OwnedFd) -> io::Result<()> {
+    match child_dir(object, c"upper") {
+        Err(rustix::io::Errno::NOENT) => {
+            dirfd::make_dir(object, c"upper", Owner::root(0o755))?;
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Layers in these folders that nothing lists.
+pub(super) fn unused(
+    folders: &[PathBuf],
+    used: &HashSet<PathBuf>,
+) -> Result<Vec<PathBuf>, FileError> {
+    let mut found = Vec::new();
+    for folder in folders {
+        let names = listed(folder)?.into_iter();
+        let layers = names
+            .filter(|name| name.len() == 16)
+            .map(|name| folder.join(name));
+        found.extend(layers.filter(|layer| !used.contains(layer)));
+    }
+    Ok(found)
+}
+
+/// Removes a layer.
+pub(super) fn remove(layer: &Path) -> Result<(), FileError> {
+    let (Some(folder), Some(name)) = (layer.parent(), layer.file_name()) else {
+        return Ok(());
+    };
+    let name =
+        dirfd::cname(name.as_encoded_bytes()).map_err(|e| FileError::new("remove", layer, e))?;
+    remove_tree(open_dir(folder)?, &name, layer)
+}

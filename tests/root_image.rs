@@ -1,0 +1,132 @@
+//! Images as a person works with them: listed, named, checked, deleted, and guests made from them.
+//! Needs: root, /bin/busybox (static).
+
+mod life;
+mod support;
+
+use life::{data, inside};
+use support::{Bulkhead, Need, need};
+
+/// Builds the busybox template's image; gives its digest.
+fn built(host: &Bulkhead) -> String {
+    let image = data(host, &["image", "build", "busybox"]);
+    image["image"].as_str().expect("a digest").to_owned()
+}
+
+#[test]
+fn an_image_has_names_and_a_guest_is_made_from_it() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    let digest = built(&host);
+    let said = host.ok(&["image", "tag", &digest[..12], "team/base:1", "--dry-run"]);
+    assert!(said.contains("would lead"), "{said}");
+    host.fails(&["image", "info", "team/base:1"], 5);
+    host.ok(&["image", "tag", &digest[..12], "team/base:1"]);
+    let listed = data(&host, &["image", "list"]);
+    assert_eq!(listed[0]["names"][0], "team/base:1");
+    assert_eq!(listed[0]["digest"], digest.as_str());
+    assert!(
+        host.ok(&["image", "history", "team/base:1"])
+            .contains("template busybox")
+    );
+
+    let said = host.ok(&[
+        "create",
+        "web",
+        "--image",
+        "team/base:1",
+        "--memory",
+        "64M",
+        "--start",
+    ]);
+    assert!(said.contains("created from image team/base:1"), "{said}");
+    assert_eq!(inside(&host, "web", "cat /etc/hostname"), "web");
+    assert_eq!(
+        data(&host, &["info", "web"])["guest"]["image"],
+        "team/base:1"
+    );
+    assert_eq!(host.ok(&["get", "web", "image"]).trim(), "team/base:1");
+    let said = host.fails(&["set", "web", "image=other"], 5);
+    assert!(
+        said.contains("is made from image team/base:1 and stays so"),
+        "{said}"
+    );
+    let said = host.fails(&["image", "delete", "team/base:1"], 4);
+    assert!(said.contains("in use by web"), "{said}");
+    let said = host.fails(&["create", "x", "--image", "team/bsae:1"], 5);
+    assert!(said.contains("did you mean team/base:1?"), "{said}");
+    let both = [
+        "create",
+        "x",
+        "--image",
+        "team/base:1",
+        "--template",
+        "busybox",
+    ];
+    let said = host.fails(&both, 5);
+    assert!(said.contains("not from both"), "{said}");
+    assert!(
+        data(&host, &["image", "prune", "--dry-run"])["images"]
+            .as_array()
+            .unwrap()
+            .is_empty()
+    );
+}
+
+#[test]
+fn what_nobody_uses_is_deleted() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    let digest = built(&host);
+    host.ok(&["image", "tag", &digest[..6], "base"]);
+    let would = data(&host, &["image", "prune", "--dry-run"]);
+    assert_eq!(would["images"][0], digest.as_str());
+    assert!(
+        data(&host, &["image", "prune", "--keep-named"])["images"]
+            .as_array()
+            .unwrap()
+            .is_empty()
+    );
+    host.ok(&["image", "prune"]);
+    assert_eq!(data(&host, &["image", "list"]).as_array().unwrap().len(), 0);
+    let images = host.root().join("var/lib/bulkhead/images");
+    assert_eq!(std::fs::read_dir(images.join("tags")).unwrap().count(), 0);
+    host.fails(&["image", "info", "base"], 5);
+    let digest = built(&host);
+    let said = host.ok(&["image", "delete", &digest, "--dry-run"]);
+    assert!(said.contains("would delete"), "{said}");
+    host.ok(&["image", "delete", &digest]);
+    assert!(!images.join(&digest).exists());
+}
+
+#[test]
+fn a_damaged_image_is_found_and_never_started() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    let digest = built(&host);
+    host.ok(&["create", "web", "--image", &digest, "--memory", "64M"]);
+    host.ok(&["image", "verify"]);
+    let file = host
+        .root()
+        .join(format!("var/lib/bulkhead/images/{digest}/root/etc/inittab"));
+    let text = std::fs::read(&file).expect("the image's inittab");
+    std::fs::write(&file, "::respawn:/bin/evil\n").unwrap();
+    let found = host.run(&["image", "verify", &digest]);
+    assert_eq!(found.code, 1, "{}", found.report());
+    assert!(found.stdout.contains("damaged"), "{}", found.stdout);
+    let said = host.fails(&["start", "web"], 5);
+    assert!(said.contains("is damaged"), "{said}");
+    let said = host.fails(&["create", "b", "--image", &digest], 5);
+    assert!(said.contains("is damaged"), "{said}");
+    assert!(data(&host, &["image", "list"])[0]["damaged"].is_string());
+    // Mended, it is started again.
+    std::fs::write(&file, text).unwrap();
+    host.ok(&["image", "verify", &digest]);
+    host.ok(&["start", "web"]);
+}

@@ -1,0 +1,232 @@
+//! Snapshots, going back to them, and clones, in pools of each driver; and what is left when they are
+//! cut short.
+
+mod life;
+mod support;
+
+use std::path::PathBuf;
+
+use life::{data, inside};
+use serde_json::json;
+use support::{Bulkhead, Need, need, run};
+
+fn made(host: &Bulkhead, name: &str, flags: &[&str]) {
+    let base = ["create", name, "--template", "busybox", "--network", "none"];
+    host.ok(&[&base[..], flags].concat());
+}
+
+fn nothing_left(host: &Bulkhead) {
+    assert_eq!(data(host, &["doctor"])["leftovers"], json!([]));
+}
+
+fn layers(host: &Bulkhead) -> Vec<PathBuf> {
+    let folder = host.root().join("var/lib/bulkhead/kept");
+    let entries = std::fs::read_dir(folder).into_iter().flatten();
+    entries
+        .map(|entry| entry.expect("an entry").path())
+        .collect()
+}
+
+/// Taken twice, gone back to, begun with, deleted; `live` where the pool keeps a running guest.
+fn a_life_with_snapshots(host: &Bulkhead, flags: &[&str], live: bool) {
+    made(host, "w", &[flags, &["--start"]].concat());
+    let pause = |verb| {
+        if !live {
+            host.ok(&[verb, "w"]);
+        }
+    };
+    inside(
+        host,
+        "w",
+        "echo one >/data; chmod 750 /; mkfifo /fifo; ln -s x /link",
+    );
+    pause("kill");
+    host.ok(&["snapshot", "create", "w"]);
+    pause("start");
+    inside(host, "w", "echo two >/data; rm /link; mkdir /new");
+    pause("kill");
+    host.ok(&[
+        "snapshot",
+        "create",
+        "w",
+        "second",
+        "--comment",
+        "after two",
+    ]);
+    pause("start");
+    inside(host, "w", "echo three >/data");
+    let all = data(host, &["snapshot", "list", "w"]);
+    let told: Vec<_> = all
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|one| (&one["name"], &one["parent"], &one["comment"]))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (&json!("s1"), &json!(null), &json!("")),
+            (&json!("second"), &json!("s1"), &json!("after two")),
+        ]
+    );
+    host.fails(&["snapshot", "create", "w", "second"], 4);
+    host.fails(&["snapshot", "restore", "w", "s1"], 4);
+    let said = host.fails(&["snapshot", "delete", "w", "secnd"], 3);
+    assert!(said.contains("did you mean \"second\""), "{said}");
+
+    host.ok(&["kill", "w"]);
+    host.ok(&["clone", "w", "now", "--start"]);
+    host.ok(&[
+        "clone",
+        "w",
+        "then",
+        "--snapshot",
+        "s1",
+        "--memory",
+        "64M",
+        "--start",
+    ]);
+    assert_eq!(inside(host, "now", "cat /data /etc/hostname"), "three\nnow");
+    assert_eq!(
+        inside(host, "then", "cat /data; readlink /link; stat -c %a /"),
+        "one\nx\n750"
+    );
+    assert_eq!(host.ok(&["get", "then", "memory.limit"]).trim(), "64M");
+    let identity = |name: &str| inside(host, name, "cat /etc/machine-id; cat /proc/self/uid_map");
+    assert_ne!(identity("now"), identity("then"));
+
+    host.ok(&["snapshot", "restore", "w", "s1"]);
+    host.ok(&["start", "w"]);
+    let seen = inside(
+        host,
+        "w",
+        "cat /data; readlink /link; stat -c %a /; ls -d /new 2>/dev/null; test -p /fifo && echo fifo",
+    );
+    assert_eq!(seen, "one\nx\n750\nfifo");
+    host.ok(&["snapshot", "delete", "w", "s1"]);
+    assert_eq!(inside(host, "then", "cat /data"), "one");
+    host.ok(&["kill", "w"]);
+    host.ok(&["snapshot", "restore", "w", "second"]);
+    host.ok(&["start", "w"]);
+    assert_eq!(inside(host, "w", "cat /data"), "two");
+    host.ok(&["delete", "--force", "w"]);
+    // What others began with stays theirs.
+    assert_eq!(inside(host, "now", "cat /data"), "three");
+    assert_eq!(inside(host, "then", "cat /data"), "one");
+    host.ok(&["delete", "--force", "now", "then"]);
+    nothing_left(host);
+}
+
+#[test]
+fn layers_of_folders() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    a_life_with_snapshots(&host, &[], false);
+    assert_eq!(layers(&host), [] as [PathBuf; 0]);
+    made(&host, "a", &["--start"]);
+    let said = host.fails(&["snapshot", "create", "a"], 1);
+    assert!(said.contains("stop the guest"), "{said}");
+    host.fails(&["clone", "a", "a"], 4);
+    host.fails(&["clone", "nobody", "b"], 3);
+    host.fails(&["snapshot", "create", "a", "../x"], 2);
+}
+
+#[test]
+fn copies_of_files() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    host.ok(&["pool", "create", "p", "--driver", "image"]);
+    a_life_with_snapshots(&host, &["--pool", "p", "--disk", "32M"], true);
+    host.ok(&["pool", "delete", "p"]);
+}
+
+#[test]
+fn copies_of_subvolumes() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    host.ok(&["pool", "create", "p", "--driver", "btrfs", "--size", "512M"]);
+    a_life_with_snapshots(&host, &["--pool", "p", "--disk", "32M"], true);
+    host.ok(&["pool", "delete", "p"]);
+}
+
+#[test]
+fn a_definition_goes_back_as_well_if_asked() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    made(&host, "w", &["--memory", "64M"]);
+    host.ok(&["snapshot", "create", "w"]);
+    host.ok(&["set", "w", "memory.limit=128M"]);
+    host.ok(&["snapshot", "restore", "w", "s1"]);
+    assert_eq!(host.ok(&["get", "w", "memory.limit"]).trim(), "128M");
+    host.ok(&["snapshot", "restore", "w", "s1", "--definition"]);
+    assert_eq!(host.ok(&["get", "w", "memory.limit"]).trim(), "64M");
+}
+
+/// Every point of every command: what the guest had it still has, and nothing is left over.
+fn every_point(host: &Bulkhead, args: &[&str], again: &dyn Fn(&Bulkhead)) {
+    for number in 0..80 {
+        let mut command = host.command(args);
+        command.env("BULKHEAD_FAULT", format!("command:{number}"));
+        let done = run(command);
+        host.ok(&["doctor", "--fix"]);
+        nothing_left(host);
+        host.ok(&["start", "w"]);
+        assert_eq!(inside(host, "w", "cat /data"), "kept", "{args:?} {number}");
+        host.ok(&["kill", "w"]);
+        if done.code == 0 {
+            assert!(number >= 2, "{args:?}: {number} points");
+            return;
+        }
+        again(host);
+    }
+    panic!("{args:?}: more than 80 points");
+}
+
+fn every_point_in(host: &Bulkhead, flags: &[&str]) {
+    made(host, "w", &[flags, &["--start"]].concat());
+    inside(host, "w", "echo kept >/data");
+    host.ok(&["kill", "w"]);
+    let forget = |host: &Bulkhead| {
+        host.run(&["snapshot", "delete", "w", "s"]);
+    };
+    let take = |host: &Bulkhead| {
+        host.run(&["snapshot", "create", "w", "s"]);
+    };
+    every_point(host, &["snapshot", "create", "w", "s"], &forget);
+    every_point(host, &["snapshot", "restore", "w", "s"], &|_| {});
+    every_point(host, &["clone", "w", "v", "--snapshot", "s"], &|host| {
+        host.run(&["delete", "--yes", "v"]);
+    });
+    every_point(host, &["snapshot", "delete", "w", "s"], &take);
+    host.ok(&["delete", "w", "v"]);
+    nothing_left(host);
+}
+
+#[test]
+fn every_point_with_layers() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    every_point_in(&host, &[]);
+    assert_eq!(layers(&host), [] as [PathBuf; 0]);
+}
+
+#[test]
+fn every_point_with_copies() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    host.ok(&["pool", "create", "p", "--driver", "btrfs", "--size", "256M"]);
+    every_point_in(&host, &["--pool", "p"]);
+    host.ok(&["pool", "delete", "p"]);
+}

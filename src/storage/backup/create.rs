@@ -1,18 +1,15 @@
 //! Making a backup of a guest: the trees below it once for each digest, then its own layer, of which
-//! only those files are read that have changed since its last backup. A file has not changed when
-//! size, inode number and the times of its last change, of data and of anything, are the same: the
-//! last one no program can set.
+//! only those files are read that have changed since its last backup (`unchanged`).
 
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, Stat};
 use rustix::io::Errno;
 use serde::Serialize;
 
-use super::super::dirfd::{FileError, child_dir, file_type, open_dir};
+use super::super::dirfd::{FileError, child_dir, open_dir};
 use super::super::image::Image;
 use super::super::layer::load_layer;
 use super::super::place::{self, Opened};
@@ -22,15 +19,13 @@ use super::super::tree_read::{Content, Found, read_tree};
 use super::chunk::Cutter;
 use super::entry::Entry;
 use super::error::{BackupError, Result};
-use super::manifest::{ListReader, ListWriter, order};
+use super::manifest::ListWriter;
 use super::repo::{ChunkRef, Repository};
 use super::snapshot::{Below, Snapshot, Tree};
+use super::unchanged::{Last, changed, nanoseconds};
 use crate::kernel::interrupt;
 use crate::model::{GuestName, Layout};
 
-/// A change within this time before a backup's beginning may have the same time as one after it:
-/// clocks of file systems tick, at most a hundred times a second.
-const TICK_MS: u64 = 50;
 /// How often a tree is walked again whose folders a running guest moves meanwhile.
 const ATTEMPTS: u32 = 5;
 
@@ -273,64 +268,6 @@ struct Pass<'p, 'a> {
     bytes: u64,
 }
 
-/// The list of a backup before, read side by side with the walk.
-struct Last {
-    reader: ListReader,
-    next: Option<Entry>,
-    /// Times of changes from this one on are not believed.
-    before: (i64, u32),
-}
-
-impl Last {
-    fn new(repository: &Repository, tree: &Tree, began_ms: u64) -> Result<Self> {
-        let mut reader = ListReader::new(tree.list()?);
-        let next = reader.next(repository)?;
-        let ms = began_ms.saturating_sub(TICK_MS);
-        let nanoseconds = u32::try_from(ms % 1000 * 1_000_000).unwrap_or(0);
-        Ok(Self {
-            reader,
-            next,
-            before: (i64::try_from(ms / 1000).unwrap_or(0), nanoseconds),
-        })
-    }
-
-    /// What was at `path`. Paths are asked for in the order of a walk.
-    fn at(&mut self, repository: &Repository, path: &[u8]) -> Result<Option<Entry>> {
-        while let Some(entry) = &self.next {
-            match order(&entry.item.path, path) {
-                std::cmp::Ordering::Less => self.next = self.reader.next(repository)?,
-                std::cmp::Ordering::Equal => {
-                    let entry = self.next.take();
-                    self.next = self.reader.next(repository)?;
-                    return Ok(entry);
-                }
-                std::cmp::Ordering::Greater => break,
-            }
-        }
-        Ok(None)
-    }
-
-    /// Whether a file still is what it was.
-    fn is_same(&self, entry: &Entry, stat: &Stat) -> bool {
-        let size = u64::try_from(stat.st_size).unwrap_or(0);
-        let alike = match (&entry.item.what, file_type(stat)) {
-            (What::File { size: was, .. }, FileType::RegularFile) => *was == size,
-            (What::Folder, FileType::Directory)
-            | (What::Symlink(_), FileType::Symlink)
-            | (What::Fifo, FileType::Fifo)
-            | (What::Socket, FileType::Socket)
-            | (What::Device { block: false, .. }, FileType::CharacterDevice)
-            | (What::Device { block: true, .. }, FileType::BlockDevice) => true,
-            _ => false,
-        };
-        alike
-            && entry.inode == stat.st_ino
-            && entry.item.modified == (stat.st_mtime, nanoseconds(stat.st_mtime_nsec))
-            && entry.changed == changed(stat)
-            && entry.changed < self.before
-    }
-}
-
 impl<'p, 'a> Pass<'p, 'a> {
     fn new(backup: &'p mut Backup<'a>, last: Option<&(Tree, u64)>) -> Result<Self> {
         let repository = &*backup.repository;
@@ -441,14 +378,6 @@ impl<'p, 'a> Pass<'p, 'a> {
         let list = self.list.finish(self.backup.repository)?;
         Ok(Tree::new(self.files, self.bytes, &list))
     }
-}
-
-fn nanoseconds(n: impl TryInto<u32>) -> u32 {
-    n.try_into().unwrap_or(0)
-}
-
-fn changed(stat: &Stat) -> (i64, u32) {
-    (stat.st_ctime, nanoseconds(stat.st_ctime_nsec))
 }
 
 /// Milliseconds since 1970.

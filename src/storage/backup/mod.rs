@@ -10,7 +10,7 @@
 //! | `repo` | a repository, opened: store a chunk, read it |
 //! | `entry`, `manifest` | a file with all it has; the list of a tree's files |
 //! | `snapshot` | what was backed up |
-//! | `create` | making a backup |
+//! | `create`, `unchanged` | making a backup; which files need not be read |
 //! | `source`, `links` | the files of a snapshot in order; those with several names |
 //! | `restore`, `image`, `diff` | bringing files back, and an image; what differs |
 //! | `verify`, `prune`, `retention` | whether all is well; taking away, and which snapshots |
@@ -41,6 +41,7 @@ mod snapshot;
 mod source;
 #[cfg(test)]
 mod store_tests;
+mod unchanged;
 mod verify;
 mod wire;
 

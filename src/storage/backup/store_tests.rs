@@ -440,3 +440,54 @@ fn two_add_at_once_and_one_prunes_alone() {
     assert_eq!(left.len(), 1);
     assert_eq!((&left[0].id, &left[0].own), (&snapshot.id, &snapshot.own));
 }
+
+#[test]
+fn layers_that_were_set_aside_come_back_as_one() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let site = Site::new(true);
+    let upper = site.upper("web");
+    let kept = site.temp.path().join("kept/0123456789abcdef");
+    let chain = serde_json::to_vec(&[&kept]).unwrap();
+    put(&upper.parent().unwrap().join("chain.json"), &chain);
+    put(&kept.join("root/etc/changed"), b"set aside");
+    put(&kept.join("root/old"), b"set aside");
+    put(&kept.join("root/gone/y"), b"set aside");
+    put(&upper.join("etc/changed"), b"of the guest");
+    let whiteout = |folder: &Path, name: &str| {
+        let kind = rustix::fs::FileType::CharacterDevice;
+        let dir = open_dir(folder).unwrap();
+        rustix::fs::mknodat(&dir, name, kind, rustix::fs::Mode::empty(), 0).unwrap();
+    };
+    whiteout(&upper, "old");
+    let opaque = |path: &Path| {
+        let flags = rustix::fs::XattrFlags::empty();
+        rustix::fs::setxattr(path, "trusted.overlay.opaque", b"y", flags).unwrap();
+    };
+    opaque(&kept.join("root/gone"));
+    put(&upper.join("gone/z"), b"of the guest");
+    let (first, _) = site.back_up("web");
+    assert_eq!(first.chain.len(), 1);
+    let whole = site.restore(&first, View::Whole, &[], "whole");
+    assert_eq!(text(&whole.join("etc/changed")), "of the guest");
+    assert_eq!(text(&whole.join("etc/base")), "of the image");
+    assert!(!whole.join("old").exists() && !whole.join("gone/x").exists());
+    assert!(whole.join("gone/y").exists() && whole.join("gone/z").exists());
+    // In one layer: what hid something of the image still does.
+    let one = site.temp.path().join("one");
+    std::fs::create_dir(&one).unwrap();
+    let dir = open_dir(&one).unwrap();
+    site.open()
+        .restore_layer(&first, &dir, &mut |_| {})
+        .unwrap();
+    assert_eq!(one.join("old").symlink_metadata().unwrap().rdev(), 0);
+    assert!(one.join("gone/y").exists() && one.join("gone/z").exists());
+    let mut value = [0; 4];
+    let mark = rustix::fs::getxattr(one.join("gone"), "trusted.overlay.opaque", &mut value);
+    assert_eq!(mark, Ok(1));
+    // Backed up once, whoever has it.
+    let (_, work) = site.back_up("web");
+    assert!(work.read_files <= 3, "{work:?}");
+    assert!(!is_damaged(&site));
+}

@@ -133,6 +133,36 @@ fn layers_of_folders() {
     host.fails(&["snapshot", "create", "a", "../x"], 2);
 }
 
+/// The kernel takes 255 bytes of one option, and the last layer is as good as the first.
+#[test]
+fn as_many_layers_as_there_can_be() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    made(&host, "w", &[]);
+    for number in 0..60 {
+        host.ok(&["start", "w"]);
+        inside(&host, "w", &format!("echo {number} >/{number}"));
+        host.ok(&["kill", "w"]);
+        host.ok(&["snapshot", "create", "w"]);
+    }
+    host.ok(&["start", "w"]);
+    assert_eq!(
+        inside(&host, "w", "cat /0 /31 /59; echo >/more"),
+        "0\n31\n59"
+    );
+    host.ok(&["kill", "w"]);
+    let said = host.fails(&["snapshot", "create", "w"], 1);
+    assert!(said.contains("60 layers already"), "{said}");
+    assert_eq!(layers(&host).len(), 60);
+    host.ok(&["snapshot", "restore", "w", "s2"]);
+    host.ok(&["start", "w"]);
+    assert_eq!(inside(&host, "w", "ls / | grep -c '^[0-9]*$'"), "2");
+    host.ok(&["delete", "--force", "w"]);
+    assert_eq!(layers(&host), [] as [PathBuf; 0]);
+}
+
 #[test]
 fn copies_of_files() {
     if !need(Need::Root) {

@@ -29,46 +29,20 @@ impl Host {
         make_dir(&place)?;
         let mounted = match root {
             RootOp::Overlay { lower, writable } => {
-                let layer =
-                    |tree: OwnedFd, path: &Path, name: &str, attr: Attr| -> Result<String, Cause> {
-                        let what = path.display().to_string();
-                        mount::set_attr(
-                            tree.as_fd(),
-                            attr,
-                            Attr::empty(),
-                            false,
-                            Some(users.as_fd()),
-                            &what,
-                        )?;
-                        let at = scratch.join(name);
-                        make_dir(&at)?;
-                        mount::attach(tree.as_fd(), tree::open_root(&at)?.as_fd(), &what)?;
-                        Ok(at.display().to_string())
-                    };
-                let mut layers = Vec::new();
-                for (n, path) in lower.iter().enumerate() {
-                    let tree = mount::clone_tree(path, false)?;
-                    let name = format!("lower{n}");
-                    layers.push(layer(tree, path, &name, Attr::MOUNT_ATTR_RDONLY)?);
-                }
+                let layers = Layers {
+                    scratch,
+                    users: users.as_fd(),
+                };
+                let lowers = layers.put_all(lower)?;
                 let (tree, path) = match writable {
                     Writable::Folder { path } => (mount::clone_tree(path, false)?, path),
                     Writable::Disk { file, filesystem } => {
                         (Disk::open(file, filesystem)?.mount, file)
                     }
                 };
-                let writable = layer(tree, path, "writable", Attr::empty())?;
+                layers.put(&tree, path, "writable", Attr::empty())?;
                 self.file_user = Some(FileSystemUser::become_id(owner)?);
-                let (upper, work) = (format!("{writable}/upper"), format!("{writable}/work"));
-                mount::new_filesystem(
-                    "overlay",
-                    &[
-                        ("lowerdir", &layers.join(":")),
-                        ("upperdir", &upper),
-                        ("workdir", &work),
-                    ],
-                    Attr::empty(),
-                )?
+                layers.overlay(&lowers)?
             }
             RootOp::Directory {
                 path,
@@ -198,3 +172,58 @@ fn make_dir(path: &Path) -> Result<(), KernelError> {
     rustix::fs::mkdir(path, rustix::fs::Mode::from_raw_mode(0o755))
         .map_err(KernelError::on("make the folder", path.display()))
 }
+
+/// The layers of an overlay, put side by side in the scratch folder under short names: the kernel
+/// takes at most 255 bytes of one option, and guests may lie over dozens of layers.
+struct Layers<'a> {
+    scratch: &'a Path,
+    users: BorrowedFd<'a>,
+}
+
+impl Layers<'_> {
+    /// The read-only ones; gives their names, topmost first.
+    fn put_all(&self, lower: &[PathBuf]) -> Result<Vec<String>, Cause> {
+        let mut names = Vec::new();
+        for (number, path) in lower.iter().enumerate() {
+            let (tree, name) = (mount::clone_tree(path, false)?, number.to_string());
+            self.put(&tree, path, &name, Attr::MOUNT_ATTR_RDONLY)?;
+            names.push(name);
+        }
+        Ok(names)
+    }
+
+    fn put(&self, tree: &OwnedFd, path: &Path, name: &str, set: Attr) -> Result<(), Cause> {
+        let what = path.display().to_string();
+        let none = Attr::empty();
+        mount::set_attr(tree.as_fd(), set, none, false, Some(self.users), &what)?;
+        let at = self.scratch.join(name);
+        make_dir(&at)?;
+        Ok(mount::attach(
+            tree.as_fd(),
+            tree::open_root(&at)?.as_fd(),
+            &what,
+        )?)
+    }
+
+    /// The overlay of them all. Names are looked up from the scratch folder, which is left again.
+    fn overlay(&self, lowers: &[String]) -> Result<OwnedFd, Cause> {
+        let failed = |errno| KernelError::new("change to", self.scratch.display(), errno);
+        let before = tree::open_root(Path::new("."))?;
+        rustix::process::chdir(self.scratch).map_err(failed)?;
+        let joined = lowers.join(":");
+        let mut options = Vec::new();
+        if joined.len() < OPTION_MOST {
+            options.push(("lowerdir", joined.as_str()));
+        } else {
+            // One by one, Linux 6.8.
+            options.extend(lowers.iter().map(|name| ("lowerdir+", name.as_str())));
+        }
+        options.extend([("upperdir", "writable/upper"), ("workdir", "writable/work")]);
+        let made = mount::new_filesystem("overlay", &options, Attr::empty());
+        rustix::process::fchdir(&before).map_err(failed)?;
+        Ok(made?)
+    }
+}
+
+/// Bytes of one option of a filesystem with its end (fsconfig(2)).
+const OPTION_MOST: usize = 256;

@@ -88,7 +88,7 @@ pub(super) fn set_aside(
     }
     if old.0.len() >= MOST {
         return Err(failed(io::Error::other(format!(
-            "there are {MOST} layers already: delete snapshots, or make a full clone (`bulkhead clone --full`)"
+            "there are {MOST} layers already, the most a guest in a pool of the driver overlay can have"
         ))));
     }
     let id = random::hex(8).map_err(|e| failed(io::Error::other(e)))?;

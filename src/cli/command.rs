@@ -9,8 +9,8 @@ use super::context::Context;
 use super::fault::{Fault, Result};
 use super::render::Format;
 use super::{
-    change, create, delete, demo, doctor, enter, export, generate, image, import, info, keeper,
-    life, list, logs, plan, pool, profile, snapshot, template, wait,
+    backup, change, create, delete, demo, doctor, enter, export, generate, image, import, info,
+    keeper, life, list, logs, plan, pool, profile, snapshot, template, wait,
 };
 use crate::model::GuestName;
 
@@ -57,6 +57,7 @@ const VERBS: &[Verb] = &[
     wait::WAIT,
     image::IMAGE,
     template::TEMPLATE,
+    backup::BACKUP,
     pool::POOL,
     profile::PROFILE,
     doctor::DOCTOR,

@@ -10,6 +10,7 @@ use crate::guest::{GuestError, view};
 use crate::kernel::cgroup::CgroupError;
 use crate::kernel::{Errno, KernelError, interrupt};
 use crate::launch::EnterError;
+use crate::storage::backup::BackupError;
 use crate::storage::{ImageError, PoolError, TemplateError};
 
 /// Something failed.
@@ -196,6 +197,12 @@ impl From<TemplateError> for Fault {
     }
 }
 
+impl From<BackupError> for Fault {
+    fn from(error: BackupError) -> Self {
+        Self::of(backup_code(&error), &error)
+    }
+}
+
 impl From<KernelError> for Fault {
     fn from(error: KernelError) -> Self {
         Self::of(FAILED, &error)
@@ -214,9 +221,17 @@ fn code(error: &GuestError) -> u8 {
         error if error.is_refusal() => REFUSED,
         GuestError::Key(_) => USAGE,
         GuestError::Image(error) => image_code(error),
+        GuestError::Backup(error) => backup_code(error),
         GuestError::Cgroup(error) => cgroup_code(error),
         GuestError::Enter(EnterError::NotFound { .. }) => NOT_FOUND,
         GuestError::Enter(EnterError::NotExecutable { .. }) => NOT_EXECUTABLE,
+        _ => FAILED,
+    }
+}
+
+fn backup_code(error: &BackupError) -> u8 {
+    match error {
+        BackupError::Busy { .. } | BackupError::Occupied { .. } => STATE,
         _ => FAILED,
     }
 }

@@ -9,11 +9,15 @@
 //! | `progress` | long work on standard error |
 //! | `settings` | the flags made from `define::KEYS` |
 //! | `select`, `order`, `many` | verbs on many guests: which, in what order, side by side |
-//! | `create`, `life`, `delete`, `export`, `import`, `list`, `info`, `enter`, `logs`, `change`, `plan`, `wait`, `image`, `template`, `profile`, `doctor`, `keeper`, `generate` | the verbs |
+//! | `backup_arguments`, `backup_restore` | parts of `backup`: its flags; bringing back |
+//! | `create`, `life`, `delete`, `export`, `import`, `list`, `info`, `enter`, `logs`, `change`, `plan`, `wait`, `image`, `template`, `backup`, `profile`, `doctor`, `keeper`, `generate` | the verbs |
 //!
 //! The program has one thread where a launch forks; `export` and `import`, which fork nothing, have
 //! others that compress and decompress. What runs side by side (`-j`) runs as processes.
 
+mod backup;
+mod backup_arguments;
+mod backup_restore;
 mod change;
 mod command;
 mod context;

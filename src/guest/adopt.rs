@@ -2,7 +2,6 @@
 //! says becomes a definition as far as there are words for it, and the rest is told. It stays who it
 //! was (machine id, SSH host keys, accounts); its name and network files are written anew.
 
-use super::create::quota;
 use super::error::{GuestError, Result};
 use super::import::{ImportWish, Imported};
 use super::manager::{Manager, now_ms};
@@ -95,17 +94,11 @@ impl Manager {
         image: &Image,
         wish: &ImportWish,
     ) -> Result<()> {
-        let root = |source: Box<dyn std::error::Error + Send + Sync>| GuestError::Root {
-            name: name.clone(),
-            source,
-        };
         let key = KeyPath::parse("image")?;
         let changes = key.key.changes(&[&image.digest])?;
         planned.definition = define::edit(&planned.definition, &changes)?;
         let mut machine = self.enroll(name, image, random::hex(16)?)?;
-        let pool = self.pool_of(&planned.guest)?;
-        storage::create_root(&self.layout, name, image, (&pool, quota(&planned.guest)))
-            .map_err(|error| root(error.into()))?;
+        self.make_root(&planned.guest, image)?;
         let own = storage::machine_id_of(&self.layout, name, image);
         let own = own.filter(|_| !wish.fresh);
         let kept = match own {
@@ -120,11 +113,17 @@ impl Manager {
         }
         let boot = self.first_boot_data(&planned.guest, &machine, lease.as_ref())?;
         fault::point()?;
-        let written = match wish.fresh {
-            true => storage::first_boot(&self.layout, name, image, &boot),
-            false => storage::take_over(&self.layout, name, image, &boot, fresh),
-        };
-        written.map_err(|error| root(error.into()))?;
+        match wish.fresh {
+            true => self.write_first_boot(name, image, &boot)?,
+            false => {
+                storage::take_over(&self.layout, name, image, &boot, fresh).map_err(|error| {
+                    GuestError::Root {
+                        name: name.clone(),
+                        source: error.into(),
+                    }
+                })?
+            }
+        }
         fault::point()?;
         self.complete(name, &planned.definition, &Written::of(&planned.guest))
     }

@@ -9,7 +9,7 @@ use super::store::{Machine, Written};
 use crate::kernel::{KernelError, fault, file, random};
 use crate::model::{EventKind, Guest, GuestName, NetworkKind, Origin, Status};
 use crate::network::Lease;
-use crate::storage::{self, FirstBoot, Image, Pool, Progress, Quota, RootError};
+use crate::storage::{self, FirstBoot, Image, Pool, Progress, Quota};
 
 /// A guest that was made.
 #[derive(Clone, Debug)]
@@ -97,10 +97,7 @@ impl Manager {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Image> {
         let image = self.image_of(guest, progress)?;
-        let pool = self.pool_of(guest)?;
-        self.furnish(name, text, guest, &image, || {
-            storage::create_root(&self.layout, name, &image, (&pool, quota(guest)))
-        })?;
+        self.furnish(name, text, guest, &image, || self.make_root(guest, &image))?;
         Ok(image)
     }
 
@@ -111,20 +108,29 @@ impl Manager {
         text: &str,
         guest: &Guest,
         image: &Image,
-        root: impl FnOnce() -> std::result::Result<(), RootError>,
+        root: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
         let machine = self.enroll(name, image, random::hex(16)?)?;
-        root().map_err(|error| self.root_error(name, error))?;
+        root()?;
         let lease = self.lease(name, guest)?;
         let boot = self.first_boot_data(guest, &machine, lease.as_ref())?;
         fault::point()?;
-        storage::first_boot(&self.layout, name, image, &boot).map_err(|error| {
-            GuestError::Root {
-                name: name.clone(),
-                source: error.into(),
-            }
-        })?;
+        self.write_first_boot(name, image, &boot)?;
         self.complete(name, text, &Written::of(guest))
+    }
+
+    /// Makes a new root this guest's own.
+    pub(super) fn write_first_boot(
+        &self,
+        name: &GuestName,
+        image: &Image,
+        boot: &FirstBoot,
+    ) -> Result<()> {
+        let written = storage::first_boot(&self.layout, name, image, boot);
+        written.map_err(|error| GuestError::Root {
+            name: name.clone(),
+            source: error.into(),
+        })
     }
 
     /// The first there is of a new guest: its folder, with its block of ids.
@@ -158,6 +164,13 @@ impl Manager {
             text.as_bytes(),
             0o600,
         )?)
+    }
+
+    /// The guest's own, empty layer, in the pool its definition names.
+    pub(super) fn make_root(&self, guest: &Guest, image: &Image) -> Result<()> {
+        let pool = self.pool_of(guest)?;
+        let made = storage::create_root(&self.layout, &guest.name, image, (&pool, quota(guest)));
+        made.map_err(|error| self.root_error(&guest.name, error))
     }
 
     /// The pool a definition names.

@@ -135,6 +135,9 @@ pub enum GuestError {
     /// Its image.
     #[error(transparent)]
     Image(#[from] crate::storage::ImageError),
+    /// Its backup.
+    #[error(transparent)]
+    Backup(#[from] crate::storage::backup::BackupError),
     /// Its root.
     #[error("cannot make or change the root of guest {name}")]
     Root {

@@ -4,7 +4,6 @@
 
 use std::io::Read;
 
-use super::create::quota;
 use super::error::{GuestError, Result};
 use super::export::archive;
 use super::manager::Manager;
@@ -157,10 +156,6 @@ impl Manager {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<()> {
         let failed = |source: PackError| archive(format!("import {}", wish.shown), source);
-        let root = |source: Box<dyn std::error::Error + Send + Sync>| GuestError::Root {
-            name: name.clone(),
-            source,
-        };
         let packed = unpacker.manifest.guest.clone();
         let is_id = packed.machine_id.len() == 32
             && packed
@@ -173,10 +168,7 @@ impl Manager {
             false => packed.machine_id,
         };
         let machine = self.enroll(name, &image.image, machine_id)?;
-        let pool = self.pool_of(&planned.guest)?;
-        let quota = quota(&planned.guest);
-        storage::create_root(&self.layout, name, &image.image, (&pool, quota))
-            .map_err(|error| root(error.into()))?;
+        self.make_root(&planned.guest, &image.image)?;
         let left_out = storage::receive_own(&self.layout, name, &mut unpacker, progress);
         let left_out = left_out.map_err(failed)?;
         unpacker.finish().map_err(failed)?;
@@ -189,8 +181,7 @@ impl Manager {
             serde_json::from_value(packed.written).unwrap_or_else(|_| Written::of(&planned.guest));
         if fresh {
             let boot = self.first_boot_data(&planned.guest, &machine, lease.as_ref())?;
-            storage::first_boot(&self.layout, name, &image.image, &boot)
-                .map_err(|error| root(error.into()))?;
+            self.write_first_boot(name, &image.image, &boot)?;
             written = Written::of(&planned.guest);
         }
         fault::point()?;

@@ -8,6 +8,7 @@
 //! | `life` | the table of verbs and states |
 //! | `export`, `import`, `adopt`, `hold` | a guest as one stream, and from one; held still meanwhile |
 //! | `create`, `start`, `stop`, `delete`, `change`, `exec` | the verbs |
+//! | `backup` | a guest into a backup repository and out of one |
 //! | `keeper`, `console` | the small process beside a guest, and its viewers |
 //! | `successor` | how the launching process becomes the keeper |
 //! | `view` | what `list` and `info` show |
@@ -21,6 +22,7 @@
 //! same code that `stop` and `delete` use.
 
 mod adopt;
+pub mod backup;
 pub mod change;
 pub mod console;
 pub mod create;

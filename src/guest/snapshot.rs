@@ -242,6 +242,7 @@ impl Manager {
                     self.furnish(to, &text, &guest, &image, || {
                         let wish = (&saved, quota(&guest));
                         storage::create_root_from(&self.layout, to, &image, wish)
+                            .map_err(|error| self.root_error(to, error))
                     })
                 });
                 if held.is_some() {

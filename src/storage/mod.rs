@@ -34,6 +34,7 @@ mod archive_pax;
 mod archive_read;
 mod archive_sparse;
 mod archive_stream;
+pub mod backup;
 mod build;
 mod busybox;
 mod chain;

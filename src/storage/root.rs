@@ -250,10 +250,20 @@ pub(super) fn lowers(
     name: &GuestName,
     image: &Image,
 ) -> Result<Vec<PathBuf>, FileError> {
+    let mut trees = lowers_set_aside(layout, name)?;
+    trees.extend(image.lowers());
+    Ok(trees)
+}
+
+/// Those of them that were set aside from the guest's own layer.
+pub(super) fn lowers_set_aside(
+    layout: &Layout,
+    name: &GuestName,
+) -> Result<Vec<PathBuf>, FileError> {
     let path = folder(layout, name);
     let root = open_dir(&path)?;
     let chain = Chain::read(root.as_fd()).map_err(|e| FileError::new("read", &path, e))?;
-    Ok(chain.trees().chain(image.lowers()).collect())
+    Ok(chain.trees().collect())
 }
 
 /// Changes what a guest may write, whether it runs or not.

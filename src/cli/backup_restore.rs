@@ -1,0 +1,153 @@
+//! `backup restore` and `backup diff`: files and guests out of a repository, and what differs.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::ArgMatches;
+use serde::Serialize;
+
+use super::backup::open;
+use super::command::required;
+use super::context::Context;
+use super::fault::{Fault, Result};
+use super::progress::Teller;
+use super::render::{Cell, safe};
+use crate::guest::view::bytes_text;
+use crate::kernel::interrupt;
+use crate::model::GuestName;
+use crate::storage::Progress;
+use crate::storage::backup::{Repository, Restored, Selection, Snapshot, View};
+
+fn view(matches: &ArgMatches) -> View {
+    if matches.get_flag("own") {
+        View::Own
+    } else {
+        View::Whole
+    }
+}
+
+pub(super) fn restore(context: &Context, matches: &ArgMatches) -> Result<u8> {
+    let repository = open(context, matches)?;
+    let snapshot = repository.find(&required::<String>(matches, "snapshot")?)?;
+    interrupt::catch()?;
+    match matches.get_one::<GuestName>("guest") {
+        Some(name) => guest(context, matches, &repository, &snapshot, name),
+        None => files(context, matches, &repository, &snapshot),
+    }
+}
+
+/// What was restored, and to where.
+#[derive(Serialize)]
+struct Done<'a> {
+    snapshot: &'a str,
+    to: String,
+    #[serde(flatten)]
+    restored: Restored,
+}
+
+fn say(context: &Context, snapshot: &Snapshot, to: &str, restored: Restored) -> Result<u8> {
+    let done = Done {
+        snapshot: &snapshot.id,
+        to: to.to_owned(),
+        restored,
+    };
+    context.one(&done, |_| {
+        let (files, bytes) = (restored.files, bytes_text(restored.bytes));
+        format!(
+            "{}: {files} files, {bytes} from snapshot {}\n",
+            safe(to),
+            snapshot.id
+        )
+    })?;
+    if restored.left_out > 0 {
+        let n = restored.left_out;
+        context.say(&format!("{n} attributes of files were not taken over"));
+    }
+    Ok(0)
+}
+
+fn files(
+    context: &Context,
+    matches: &ArgMatches,
+    repository: &Repository,
+    snapshot: &Snapshot,
+) -> Result<u8> {
+    let Some(to) = matches.get_one::<PathBuf>("to") else {
+        return Err(Fault::usage(
+            "say --to DIR for files, or --guest NAME for a guest",
+        ));
+    };
+    let paths: Vec<Vec<u8>> = matches
+        .get_many::<OsString>("paths")
+        .into_iter()
+        .flatten()
+        .map(|path| path.as_encoded_bytes().to_vec())
+        .collect();
+    let selection = Selection::new(view(matches), &paths)?;
+    let total = repository.measure(snapshot, &selection)?;
+    let shown = to.display().to_string();
+    if matches.get_flag("dry-run") {
+        let (files, bytes) = (total.files, bytes_text(total.bytes));
+        context.done(&safe(&format!(
+            "would restore {files} files, {bytes} to {shown}"
+        )))?;
+        return Ok(0);
+    }
+    let mut teller = Teller::new(context.quiet);
+    teller.tell(Progress::Phase(format!("restoring to {shown}")));
+    let done = repository.restore(snapshot, &selection, to, &mut |done| {
+        let (done, total) = (done.bytes, Some(total.bytes));
+        teller.tell(Progress::Bytes { done, total });
+    });
+    drop(teller);
+    let done = done.map_err(|error| Fault::from(error).or_interrupted())?;
+    say(context, snapshot, &shown, done)
+}
+
+fn guest(
+    context: &Context,
+    matches: &ArgMatches,
+    repository: &Repository,
+    snapshot: &Snapshot,
+    name: &GuestName,
+) -> Result<u8> {
+    let manager = context.manager()?;
+    if matches.get_flag("dry-run") {
+        manager.check_restore(name, snapshot)?;
+        context.done(&format!(
+            "would make guest {name} of snapshot {}",
+            snapshot.id
+        ))?;
+        return Ok(0);
+    }
+    let mut teller = Teller::new(context.quiet);
+    teller.tell(Progress::Phase(format!("restoring guest {name}")));
+    let done = manager.restore_guest(repository, snapshot, name, &mut |done| {
+        let (done, total) = (done.bytes, None);
+        teller.tell(Progress::Bytes { done, total });
+    });
+    drop(teller);
+    let done = done.map_err(|error| Fault::from(error).or_interrupted())?;
+    say(context, snapshot, &format!("guest {name}"), done)
+}
+
+pub(super) fn diff(context: &Context, matches: &ArgMatches) -> Result<u8> {
+    let repository = open(context, matches)?;
+    let old = repository.find(&required::<String>(matches, "old")?)?;
+    let new = repository.find(&required::<String>(matches, "new")?)?;
+    let found = repository.diff(&old, &new, view(matches))?;
+    let size = |bytes: Option<u64>| bytes.map(bytes_text).unwrap_or_default();
+    context.list(
+        &found,
+        &["CHANGE", "BEFORE", "AFTER", "PATH"],
+        |difference| {
+            vec![
+                Cell::from(difference.kind),
+                Cell::from(size(difference.before)),
+                Cell::from(size(difference.after)),
+                Cell::from(safe(&difference.path)),
+            ]
+        },
+    )?;
+    Ok(0)
+}

@@ -1,0 +1,119 @@
+//! A guest into a backup repository, while it runs or not, and a guest out of one.
+
+use super::error::Result;
+use super::manager::Manager;
+use super::store::Written;
+use crate::kernel::{fault, random};
+use crate::model::{EventKind, Guest, GuestName, Status};
+use crate::storage;
+use crate::storage::backup::{Backup, Repository, Restored, Snapshot, Subject, Work};
+
+impl Manager {
+    /// Backs a guest up. It may run: then its files are read as they are met, and with `freeze` it is
+    /// frozen at the end, while what has changed meanwhile is read, so that all files are of one
+    /// moment.
+    ///
+    /// # Errors
+    /// There is no such guest, a file cannot be read, the repository cannot be written.
+    pub fn back_up(
+        &self,
+        repository: &mut Repository,
+        name: &GuestName,
+        freeze: bool,
+        progress: &mut dyn FnMut(&Work),
+    ) -> Result<(Snapshot, Work)> {
+        let definition = self.definition_text(name)?;
+        let machine = self.machine(name)?;
+        let subject = Subject {
+            guest: name.clone(),
+            host: rustix::system::uname()
+                .nodename()
+                .to_string_lossy()
+                .into_owned(),
+            definition,
+            machine_id: machine.machine_id,
+            image: storage::load_image(&self.layout, &machine.image)?,
+        };
+        let mut backup = Backup::begin(repository, &self.layout, subject, progress)?;
+        backup.read_own()?;
+        let frozen = freeze && self.held_still(name, || Ok(backup.read_own()?))?;
+        let work = backup.work();
+        Ok((backup.finish(frozen)?, work))
+    }
+
+    /// Does something while a guest is held still. Nothing is done to one that does not run, whose
+    /// files do not change: then the answer is false.
+    fn held_still(&self, name: &GuestName, inside: impl FnOnce() -> Result<()>) -> Result<bool> {
+        let _lock = self.lock(name, "backup")?;
+        self.clean_up(name)?;
+        if self.status(name)? != Status::Running {
+            return Ok(false);
+        }
+        let held = self.hold(name)?;
+        inside()?;
+        held.release()?;
+        Ok(true)
+    }
+
+    /// Checks everything that restoring a snapshot as guest `name` would need, and changes nothing.
+    ///
+    /// # Errors
+    /// As [`Manager::restore_guest`].
+    pub fn check_restore(&self, name: &GuestName, snapshot: &Snapshot) -> Result<Guest> {
+        self.check_wanted(name, &snapshot.definition)
+    }
+
+    /// Makes the guest `name` from a snapshot. Under the name it had, with nobody else of its
+    /// identity here, it is the same guest; else it gets an identity of its own: machine id, host
+    /// name, SSH host keys. What fails leaves nothing but its image.
+    ///
+    /// # Errors
+    /// The name is taken, the definition no longer fits this host, its address is not to be had, the
+    /// repository is damaged, the disk is full.
+    pub fn restore_guest(
+        &self,
+        repository: &Repository,
+        snapshot: &Snapshot,
+        name: &GuestName,
+        progress: &mut dyn FnMut(&Restored),
+    ) -> Result<Restored> {
+        let _lock = self.lock(name, "backup restore")?;
+        let guest = self.check_restore(name, snapshot)?;
+        self.discard(name)?;
+        let done = self
+            .fill_guest(repository, snapshot, &guest, progress)
+            .and_then(|restored| {
+                self.record(name, EventKind::Created)?;
+                Ok(restored)
+            });
+        self.made(name, done)
+    }
+
+    fn fill_guest(
+        &self,
+        repository: &Repository,
+        snapshot: &Snapshot,
+        guest: &Guest,
+        progress: &mut dyn FnMut(&Restored),
+    ) -> Result<Restored> {
+        let name = &guest.name;
+        let image = repository.restore_image(&self.layout, snapshot, progress)?;
+        let same =
+            snapshot.guest == name.as_str() && self.same_machine(&snapshot.machine_id)?.is_none();
+        let machine_id = match same {
+            true => snapshot.machine_id.clone(),
+            false => random::hex(16)?,
+        };
+        let machine = self.enroll(name, &image, machine_id)?;
+        self.make_root(guest, &image)?;
+        let restored = repository.restore_own(&self.layout, name, snapshot, progress)?;
+        let lease = self.lease(name, guest)?;
+        let boot = self.first_boot_data(guest, &machine, lease.as_ref())?;
+        fault::point()?;
+        if !same {
+            self.write_first_boot(name, &image, &boot)?;
+        }
+        self.complete(name, &snapshot.definition, &Written::of(guest))?;
+        Ok(restored)
+    }
+}

@@ -1,0 +1,91 @@
+//! What can go wrong with a backup: which blob or file, why, and what to do about it.
+
+use std::path::PathBuf;
+
+use super::super::dirfd::FileError;
+use crate::kernel::KernelError;
+
+/// A backup that cannot be made, read or kept.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// A step on a file failed.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The kernel refused something else.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// There is no repository.
+    #[error("{} is no backup repository: make one with `bulkhead backup init`", place.display())]
+    NoRepository {
+        /// Where it should be.
+        place: PathBuf,
+    },
+    /// There is something already where one is to be made.
+    #[error("cannot make a backup repository in {}: {why}", place.display())]
+    Occupied {
+        /// Where.
+        place: PathBuf,
+        /// What is in the way.
+        why: &'static str,
+    },
+    /// The key file is missing, malformed, or of another repository.
+    #[error("key file {}: {why}", path.display())]
+    Key {
+        /// The key file.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        why: String,
+    },
+    /// A blob is not what was written: cut short, changed, or of another repository.
+    #[error("backup repository: {what} is damaged: {why}")]
+    Damaged {
+        /// Which blob, or which part of one.
+        what: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// No such snapshot, or several.
+    #[error("{wanted:?}: {why}; `bulkhead backup list` shows those there are")]
+    Snapshot {
+        /// What was asked for.
+        wanted: String,
+        /// Why it is none.
+        why: String,
+    },
+    /// Another command works on the repository.
+    #[error(
+        "backup repository {} is in use by another command: try again when that is done",
+        place.display()
+    )]
+    Busy {
+        /// The repository.
+        place: PathBuf,
+    },
+    /// A restore that cannot be carried out as asked.
+    #[error("cannot restore {what}: {why}")]
+    Restore {
+        /// What.
+        what: String,
+        /// Why, and what to do.
+        why: String,
+    },
+}
+
+/// Result of this folder.
+pub(super) type Result<T> = std::result::Result<T, BackupError>;
+
+impl BackupError {
+    /// A blob, or a part of one, that is not what was written.
+    pub(super) fn damaged(what: impl Into<String>, why: impl Into<String>) -> Self {
+        Self::Damaged {
+            what: what.into(),
+            why: why.into(),
+        }
+    }
+
+    /// Whether data of the repository is at fault, and not this host.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Damaged { .. })
+    }
+}

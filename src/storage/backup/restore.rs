@@ -1,0 +1,344 @@
+//! Bringing files back: everything or some paths into a new folder, a guest's own layer into its new
+//! root, an image into the images. What is made appears whole or not at all.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{self, FlockOperation};
+use rustix::io::Errno;
+
+use super::super::dirfd::{self, FileError, Owner, child_dir, cname, make_dir, open_dir};
+use super::super::place;
+use super::super::remove::remove_tree;
+use super::super::tree_item::What;
+use super::super::tree_policy::Policy;
+use super::super::tree_write::TreeWriter;
+use super::entry::Entry;
+use super::error::{BackupError, Result};
+use super::links::Links;
+use super::manifest::is_below;
+use super::repo::Repository;
+use super::snapshot::Snapshot;
+use super::source::{Source, View};
+use crate::kernel::{fault, interrupt};
+use crate::model::{GuestName, Layout};
+
+/// What was restored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Restored {
+    /// Files of all types.
+    pub files: u64,
+    /// Bytes of data.
+    pub bytes: u64,
+    /// Attributes that the file system, or the rules for a stranger's data, did not take.
+    pub left_out: u64,
+}
+
+/// What is to be restored.
+#[derive(Clone, Debug)]
+pub struct Selection {
+    /// The guest's files as it saw them, or its own layer.
+    pub view: View,
+    /// Paths inside it; none for everything.
+    pub paths: Vec<Vec<u8>>,
+}
+
+impl Selection {
+    /// From paths as people write them.
+    ///
+    /// # Errors
+    /// One has `..` in it.
+    pub fn new(view: View, paths: &[Vec<u8>]) -> Result<Self> {
+        let plain = |path: &Vec<u8>| {
+            let parts = path.split(|byte| *byte == b'/');
+            let parts: Vec<&[u8]> = parts.filter(|p| !matches!(*p, b"" | b".")).collect();
+            match parts.contains(&&b".."[..]) {
+                true => Err(BackupError::Restore {
+                    what: String::from_utf8_lossy(path).into_owned(),
+                    why: "a path inside the guest has no `..`".to_owned(),
+                }),
+                false => Ok(parts.join(&b'/')),
+            }
+        };
+        let paths: Vec<Vec<u8>> = paths.iter().map(plain).collect::<Result<_>>()?;
+        let all = paths.iter().any(Vec::is_empty);
+        Ok(Self {
+            view,
+            paths: if all { Vec::new() } else { paths },
+        })
+    }
+
+    /// Whether an entry is asked for, or a folder on the way to one that is.
+    fn takes(&self, entry: &Entry) -> bool {
+        let path = &entry.item.path;
+        let asked = |wanted: &Vec<u8>| is_below(path, wanted);
+        let on_the_way =
+            |wanted: &Vec<u8>| entry.item.what == What::Folder && is_below(wanted, path);
+        self.paths.is_empty() || self.paths.iter().any(|w| asked(w) || on_the_way(w))
+    }
+}
+
+impl Repository {
+    /// Files and bytes that a restore would bring.
+    ///
+    /// # Errors
+    /// A path is not in the snapshot; the repository is damaged.
+    pub fn measure(&self, snapshot: &Snapshot, selection: &Selection) -> Result<Restored> {
+        let mut source = Source::new(self, snapshot, selection.view)?;
+        let mut missing = selection.paths.clone();
+        let mut found = Restored::default();
+        while let Some((_, entry)) = source.next(self)? {
+            if selection.takes(&entry) {
+                found.files += 1;
+                found.bytes += entry.item.what.data();
+                missing.retain(|path| *path != entry.item.path);
+            }
+        }
+        match missing.first() {
+            None => Ok(found),
+            Some(path) => Err(BackupError::Restore {
+                what: String::from_utf8_lossy(path).into_owned(),
+                why: format!("it is not in snapshot {}", snapshot.id),
+            }),
+        }
+    }
+
+    /// Restores into the folder `to`, which is made; one that is there must be empty. The folder is
+    /// for its owner only: what is in it may be set-user-ID and hostile.
+    ///
+    /// # Errors
+    /// As for [`Repository::measure`], and: the folder is not empty, the disk is full, a signal asks
+    /// this program to end. Then nothing is left.
+    pub fn restore(
+        &self,
+        snapshot: &Snapshot,
+        selection: &Selection,
+        to: &Path,
+        progress: &mut dyn FnMut(&Restored),
+    ) -> Result<Restored> {
+        self.measure(snapshot, selection)?;
+        let place = Place::new(to)?;
+        let source = Source::new(self, snapshot, selection.view)?;
+        let links = Links::new(self, snapshot)?;
+        let policy = self.policy();
+        let mut filling = Filling {
+            repository: self,
+            source,
+            links,
+            selection,
+            closed: true,
+        };
+        let done = filling
+            .fill(&place.dir, policy, progress)
+            .and_then(|done| place.keep().map(|()| done));
+        if done.is_err() {
+            // The first error is the one to report; the next restore there removes what is left.
+            place.discard().ok();
+        }
+        done
+    }
+
+    /// Restores what the guest has written, in one layer, into an empty folder.
+    pub(super) fn restore_layer(
+        &self,
+        snapshot: &Snapshot,
+        to: &OwnedFd,
+        progress: &mut dyn FnMut(&Restored),
+    ) -> Result<Restored> {
+        let own = Snapshot {
+            below: Vec::new(),
+            ..snapshot.clone()
+        };
+        self.restore_all(&own, to, Policy::Guest, progress)
+    }
+
+    /// Restores one tree of the guest's image into an empty folder.
+    pub(super) fn restore_below(
+        &self,
+        snapshot: &Snapshot,
+        number: usize,
+        to: &OwnedFd,
+        progress: &mut dyn FnMut(&Restored),
+    ) -> Result<Restored> {
+        let below = snapshot.below.get(number);
+        let alone = Snapshot {
+            own: below.map(|below| below.tree.clone()).unwrap_or_default(),
+            chain: Vec::new(),
+            below: Vec::new(),
+            ..snapshot.clone()
+        };
+        self.restore_all(&alone, to, self.policy(), progress)
+    }
+
+    fn restore_all(
+        &self,
+        snapshot: &Snapshot,
+        to: &OwnedFd,
+        policy: Policy,
+        progress: &mut dyn FnMut(&Restored),
+    ) -> Result<Restored> {
+        let selection = Selection::new(View::Own, &[])?;
+        let mut filling = Filling {
+            repository: self,
+            source: Source::new(self, snapshot, View::Own)?,
+            links: Links::new(self, snapshot)?,
+            selection: &selection,
+            closed: false,
+        };
+        filling.fill(to, policy, progress)
+    }
+
+    /// Restores the guest's own layer into a new, empty root.
+    ///
+    /// # Errors
+    /// The root is not empty, the repository is damaged, the disk is full.
+    pub fn restore_own(
+        &self,
+        layout: &Layout,
+        name: &GuestName,
+        snapshot: &Snapshot,
+        progress: &mut dyn FnMut(&Restored),
+    ) -> Result<Restored> {
+        let opened = place::open(layout, name)?;
+        let path = opened.shown.join("upper");
+        let upper =
+            child_dir(&opened.folder, c"upper").map_err(|e| FileError::new("open", &path, e))?;
+        fault::point()?;
+        let done = self.restore_layer(snapshot, &upper, progress)?;
+        fs::syncfs(&upper).map_err(|e| FileError::new("write to disk", &path, e))?;
+        fault::point()?;
+        Ok(done)
+    }
+
+    /// What may come out of this repository: everything that its key has proved, else what a
+    /// stranger may give.
+    fn policy(&self) -> Policy {
+        if self.secrets.is_encrypted() {
+            Policy::Everything
+        } else {
+            Policy::Guest
+        }
+    }
+}
+
+/// Entries on their way into a folder.
+struct Filling<'a> {
+    repository: &'a Repository,
+    source: Source,
+    links: Links,
+    selection: &'a Selection,
+    /// Whether the top is for its owner only.
+    closed: bool,
+}
+
+impl Filling<'_> {
+    fn fill(
+        &mut self,
+        to: &OwnedFd,
+        policy: Policy,
+        progress: &mut dyn FnMut(&Restored),
+    ) -> Result<Restored> {
+        let mut writer = TreeWriter::new(to, policy)?;
+        let mut done = Restored::default();
+        while let Some((layer, entry)) = self.source.next(self.repository)? {
+            if !self.selection.takes(&entry) {
+                continue;
+            }
+            if interrupt::caught().is_some() {
+                let source = std::io::Error::from(std::io::ErrorKind::Interrupted);
+                return Err(FileError::new("restore", Path::new(""), source).into());
+            }
+            let mut entry = self.links.place(layer, entry)?;
+            if self.closed && entry.item.path.is_empty() {
+                (entry.item.mode, entry.item.uid, entry.item.gid) = (0o700, 0, 0);
+                entry.item.uid = rustix::process::geteuid().as_raw();
+                entry.item.gid = rustix::process::getegid().as_raw();
+            }
+            done.files += 1;
+            if let Some(mut sink) = writer.item(entry.item)? {
+                for chunk in &entry.data {
+                    sink.write(&self.repository.chunk(chunk)?)?;
+                    done.bytes += u64::from(chunk.length);
+                    progress(&done);
+                }
+                writer.close(sink)?;
+            }
+        }
+        done.left_out = writer.finish()?;
+        Ok(done)
+    }
+}
+
+/// A folder that is filled under another name and then appears.
+struct Place {
+    to: PathBuf,
+    parent: OwnedFd,
+    temporary: std::ffi::CString,
+    name: std::ffi::CString,
+    dir: OwnedFd,
+}
+
+impl Place {
+    fn new(to: &Path) -> Result<Self> {
+        let failed = |e: std::io::Error| FileError::new("restore to", to, e);
+        let to = std::path::absolute(to).map_err(failed)?;
+        let (Some(above), Some(name)) = (to.parent(), to.file_name()) else {
+            return Err(failed(Errno::EXIST.into()).into());
+        };
+        let parent = open_dir(above)?;
+        if to.symlink_metadata().is_ok() {
+            let names = dirfd::names(open_dir(&to)?).map_err(|e| failed(e.into()))?;
+            if !names.is_empty() {
+                return Err(BackupError::Restore {
+                    what: format!("to {}", to.display()),
+                    why: "it is not empty: name a new folder".to_owned(),
+                });
+            }
+        }
+        let name = cname(name.as_encoded_bytes()).map_err(failed)?;
+        let temporary = [b".", name.to_bytes(), b".bulkhead-restore"].concat();
+        let temporary = cname(temporary).map_err(failed)?;
+        // What one that died has left. One that lives holds it.
+        if let Ok(old) = child_dir(&parent, &temporary) {
+            fs::flock(&old, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+                BackupError::Restore {
+                    what: format!("to {}", to.display()),
+                    why: "another restore to it is under way".to_owned(),
+                }
+            })?;
+            remove_tree(&parent, &temporary, &to)?;
+        }
+        let dir = make_dir(&parent, &temporary, mine()).map_err(|e| failed(e.into()))?;
+        fs::flock(dir.as_fd(), FlockOperation::NonBlockingLockExclusive)
+            .map_err(|e| failed(e.into()))?;
+        fault::point()?;
+        Ok(Self {
+            to,
+            parent,
+            temporary,
+            name,
+            dir,
+        })
+    }
+
+    /// Gives it its name.
+    fn keep(&self) -> Result<()> {
+        let failed = |e: Errno| FileError::new("restore to", &self.to, e);
+        fault::point()?;
+        fs::renameat(&self.parent, &*self.temporary, &self.parent, &*self.name).map_err(failed)?;
+        fault::point()?;
+        Ok(fs::fsync(&self.parent).map_err(failed)?)
+    }
+
+    fn discard(&self) -> Result<()> {
+        Ok(remove_tree(&self.parent, &self.temporary, &self.to)?)
+    }
+}
+
+fn mine() -> Owner {
+    Owner {
+        mode: 0o700,
+        uid: rustix::process::geteuid().as_raw(),
+        gid: rustix::process::getegid().as_raw(),
+    }
+}

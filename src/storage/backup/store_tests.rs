@@ -1,0 +1,493 @@
+//! A repository as a whole: what is backed up comes back, what has not changed is not read, what is
+//! damaged is found, what is not needed goes.
+
+use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::path::{Path, PathBuf};
+
+use super::super::dirfd::open_dir;
+use super::super::image::Image;
+use super::super::init_kind::InitKind;
+use super::super::seed::tests::TempDir;
+use super::super::template::Kind as TemplateKind;
+use super::super::tree_tests;
+use super::*;
+use crate::model::{GuestName, Layout};
+
+/// An installation with an image and guests over it, and a repository beside it.
+struct Site {
+    temp: TempDir,
+    layout: Layout,
+    protection: Protection,
+}
+
+const DIGEST: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+
+impl Site {
+    fn new(encrypted: bool) -> Self {
+        let temp = TempDir::new("backup");
+        let layout = Layout::new(&temp.path().join("root"));
+        let protection = match encrypted {
+            true => Protection::KeyFile(temp.path().join("key")),
+            false => Protection::None,
+        };
+        let site = Self {
+            temp,
+            layout,
+            protection,
+        };
+        put(&site.below().join("etc/base"), b"of the image");
+        put(&site.below().join("etc/changed"), b"of the image");
+        put(&site.below().join("gone/x"), b"of the image");
+        put(&site.below().join("large"), &noise(300 << 10, 1));
+        std::fs::hard_link(site.below().join("large"), site.below().join("also")).unwrap();
+        Repository::init(&site.place(), &site.protection).unwrap();
+        site
+    }
+
+    fn place(&self) -> PathBuf {
+        self.temp.path().join("repository")
+    }
+
+    fn below(&self) -> PathBuf {
+        self.image().root()
+    }
+
+    fn image(&self) -> Image {
+        Image {
+            digest: DIGEST.into(),
+            template: "busybox".into(),
+            options: [].into(),
+            kind: TemplateKind::Busybox,
+            init: InitKind::Other,
+            command: Vec::new(),
+            stop_signal: "SIGTERM".into(),
+            size: 0,
+            files: 0,
+            created_ms: 0,
+            mounts: Vec::new(),
+            layers: Vec::new(),
+            source: String::new(),
+            config: None,
+            path: self.layout.images().join(DIGEST),
+        }
+    }
+
+    fn upper(&self, guest: &str) -> PathBuf {
+        let name: GuestName = guest.parse().unwrap();
+        let root = self.layout.guest(&name).join("root");
+        std::fs::create_dir_all(root.join("work")).unwrap();
+        std::fs::create_dir_all(root.join("upper")).unwrap();
+        root.join("upper")
+    }
+
+    fn open(&self) -> Repository {
+        Repository::open(&self.place(), &self.protection).unwrap()
+    }
+
+    fn back_up(&self, guest: &str) -> (Snapshot, Work) {
+        let mut repository = self.open();
+        let subject = Subject {
+            guest: guest.parse().unwrap(),
+            host: "here".into(),
+            definition: "[guest]\n".into(),
+            machine_id: "0".repeat(32),
+            image: self.image(),
+        };
+        let mut quiet = |_: &Work| {};
+        let mut backup = Backup::begin(&mut repository, &self.layout, subject, &mut quiet).unwrap();
+        backup.read_own().unwrap();
+        let work = backup.work();
+        (backup.finish(false).unwrap(), work)
+    }
+
+    fn restore(&self, snapshot: &Snapshot, view: View, paths: &[&str], to: &str) -> PathBuf {
+        let to = self.temp.path().join(to);
+        let paths: Vec<Vec<u8>> = paths.iter().map(|p| p.as_bytes().to_vec()).collect();
+        let selection = Selection::new(view, &paths).unwrap();
+        let repository = self.open();
+        repository
+            .restore(snapshot, &selection, &to, &mut |_| {})
+            .unwrap();
+        to
+    }
+
+    fn verify(&self) -> Verdict {
+        self.open().verify(true, &mut |_, _| {}).unwrap()
+    }
+
+    fn prune(&self, retention: Retention, delete: &[&Snapshot]) -> Pruned {
+        let wish = Wish {
+            retention,
+            delete: delete.iter().map(|snapshot| snapshot.id.clone()).collect(),
+            dry_run: false,
+        };
+        Repository::prune(&self.place(), &self.protection, &wish).unwrap()
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        let mut all = vec![self.place().join("format.json")];
+        for kind in ["packs", "index", "snapshots"] {
+            let folder = std::fs::read_dir(self.place().join(kind)).unwrap();
+            all.extend(folder.map(|entry| entry.unwrap().path()));
+        }
+        all.sort();
+        all
+    }
+}
+
+fn put(path: &Path, data: &[u8]) {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, data).unwrap();
+}
+
+fn noise(bytes: usize, seed: u64) -> Vec<u8> {
+    let mut hash = blake3::Hasher::new();
+    hash.update(&seed.to_le_bytes());
+    let mut data = vec![0; bytes];
+    hash.finalize_xof().fill(&mut data);
+    data
+}
+
+/// Long enough that a time of change is believed.
+fn tick() {
+    std::thread::sleep(std::time::Duration::from_millis(120));
+}
+
+fn text(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap()
+}
+
+#[test]
+fn everything_comes_back_equal() {
+    for encrypted in [true, false] {
+        let site = Site::new(encrypted);
+        let upper = site.upper("web");
+        tree_tests::fill(&upper);
+        let (snapshot, _) = site.back_up("web");
+        assert_eq!(site.verify().faults, [""; 0]);
+        let to = site.temp.path().join("own");
+        std::fs::create_dir(&to).unwrap();
+        let repository = site.open();
+        let dir = open_dir(&to).unwrap();
+        repository
+            .restore_layer(&snapshot, &dir, &mut |_| {})
+            .unwrap();
+        let is_own = |name: &[u8]| !name.starts_with(b"user.") && !name.starts_with(b"system.");
+        let all = |path: &Path| {
+            let mut all = tree_tests::all(path);
+            for (item, _) in &mut all {
+                // What the rules for guests leave out is tested with them.
+                item.xattrs
+                    .retain(|(name, _)| !is_own(name) || name == b"security.capability");
+            }
+            all
+        };
+        assert_eq!(all(&to), all(&upper));
+        let below = open_dir(&to).unwrap();
+        assert!(
+            repository
+                .restore_below(&snapshot, 0, &below, &mut |_| {})
+                .is_err()
+        );
+        let whole = site.restore(&snapshot, View::Own, &[], "whole");
+        let mut before = tree_tests::all(&upper);
+        let mut after = tree_tests::all(&whole);
+        // The folder itself is its owner's alone.
+        before.remove(0);
+        assert_eq!(after.remove(0).0.mode, 0o700);
+        if encrypted {
+            assert_eq!(after, before);
+        }
+    }
+}
+
+#[test]
+fn what_has_not_changed_is_not_read() {
+    let site = Site::new(true);
+    let upper = site.upper("web");
+    put(&upper.join("etc/changed"), b"of the guest");
+    put(&upper.join("data"), &noise(1 << 20, 2));
+    tick();
+    let (first, work) = site.back_up("web");
+    assert!(work.read_bytes > 1 << 20, "{work:?}");
+    let (second, work) = site.back_up("web");
+    assert_eq!((work.read_files, work.read_bytes), (0, 0));
+    assert_eq!(
+        (second.own.files, second.own.bytes),
+        (first.own.files, first.own.bytes)
+    );
+    assert!(second.added < 4096, "{}", second.added);
+    // The same size, and the time of its data set back: only the other time tells.
+    let time = upper
+        .join("etc/changed")
+        .metadata()
+        .unwrap()
+        .modified()
+        .unwrap();
+    std::fs::write(upper.join("etc/changed"), b"of the GUEST").unwrap();
+    let file = std::fs::File::options()
+        .write(true)
+        .open(upper.join("etc/changed"));
+    file.unwrap().set_modified(time).unwrap();
+    let (third, work) = site.back_up("web");
+    assert_eq!((work.read_files, work.read_bytes), (1, 12));
+    let back = site.restore(&third, View::Whole, &["etc"], "back");
+    assert_eq!(text(&back.join("etc/changed")), "of the GUEST");
+    let changes = site.open().diff(&second, &third, View::Whole).unwrap();
+    let changes: Vec<_> = changes.iter().map(|c| (c.path.as_str(), c.kind)).collect();
+    assert_eq!(changes, [("etc/changed", "changed")]);
+}
+
+#[test]
+fn guests_share_what_is_alike() {
+    let site = Site::new(true);
+    for guest in ["one", "two"] {
+        put(
+            &site.upper(guest).join(guest).join("data"),
+            &noise(1 << 20, 3),
+        );
+    }
+    let (one, _) = site.back_up("one");
+    let (two, work) = site.back_up("two");
+    assert!(
+        one.added > 1 << 20 && two.added < 64 << 10,
+        "{} {}",
+        one.added,
+        two.added
+    );
+    // The image was not looked at again.
+    assert_eq!(work.read_files, 1);
+}
+
+#[test]
+fn a_guest_is_restored_as_it_saw_itself() {
+    let site = Site::new(true);
+    let upper = site.upper("web");
+    put(&upper.join("etc/changed"), b"of the guest");
+    put(&upper.join("new"), b"of the guest");
+    symlink("/etc/shadow", upper.join("link")).unwrap();
+    let root = rustix::process::geteuid().is_root();
+    if root {
+        let dir = open_dir(&upper).unwrap();
+        let kind = rustix::fs::FileType::CharacterDevice;
+        rustix::fs::mknodat(&dir, c"gone", kind, rustix::fs::Mode::empty(), 0).unwrap();
+    }
+    let (snapshot, _) = site.back_up("web");
+    let to = site.restore(&snapshot, View::Whole, &[], "whole");
+    assert_eq!(text(&to.join("etc/base")), "of the image");
+    assert_eq!(text(&to.join("etc/changed")), "of the guest");
+    assert_eq!(text(&to.join("new")), "of the guest");
+    assert_eq!(to.join("gone").symlink_metadata().is_err(), root);
+    assert_eq!(
+        std::fs::read_link(to.join("link")).unwrap(),
+        Path::new("/etc/shadow")
+    );
+    assert_eq!(to.join("also").metadata().unwrap().nlink(), 2);
+    // The first name of a file is left out: the second becomes it.
+    let some = site.restore(&snapshot, View::Whole, &["/large", "etc//base"], "some");
+    assert_eq!(
+        std::fs::read(some.join("large")).unwrap(),
+        noise(300 << 10, 1)
+    );
+    assert!(some.join("etc/base").exists() && !some.join("new").exists());
+    assert!(!some.join("etc/changed").exists());
+    let repository = site.open();
+    for (paths, why) in [(["none"], "not in snapshot"), (["etc/../.."], "no `..`")] {
+        let paths = paths.map(|path| path.as_bytes().to_vec());
+        let selection = Selection::new(View::Whole, &paths);
+        let to = site.temp.path().join("refused");
+        let refused = selection.and_then(|s| repository.restore(&snapshot, &s, &to, &mut |_| {}));
+        assert!(refused.unwrap_err().to_string().contains(why));
+        assert!(!to.exists());
+    }
+    let all = Selection::new(View::Whole, &[]).unwrap();
+    let again = repository.restore(&snapshot, &all, &to, &mut |_| {});
+    assert!(again.unwrap_err().to_string().contains("not empty"));
+    let names = std::fs::read_dir(site.temp.path()).unwrap();
+    let stray = |n: std::io::Result<std::fs::DirEntry>| n.unwrap().file_name().into_string();
+    assert!(
+        names
+            .map(stray)
+            .all(|name| !name.unwrap().contains("restore"))
+    );
+}
+
+#[test]
+fn a_flipped_bit_anywhere_is_found() {
+    for encrypted in [true, false] {
+        let site = Site::new(encrypted);
+        put(&site.upper("web").join("etc/changed"), b"of the guest");
+        site.back_up("web");
+        assert_eq!(site.verify().faults, [""; 0]);
+        for file in site.files() {
+            let whole = std::fs::read(&file).unwrap();
+            let step = (whole.len() / 24).max(1);
+            for at in (0..whole.len()).step_by(step).chain([whole.len() - 1]) {
+                let mut bad = whole.clone();
+                bad[at] ^= 1 << (at % 8);
+                std::fs::write(&file, &bad).unwrap();
+                assert!(is_damaged(&site), "{} byte {at}", file.display());
+            }
+            for at in [0, whole.len() / 2, whole.len() - 1] {
+                std::fs::write(&file, &whole[..at]).unwrap();
+                assert!(is_damaged(&site), "{} cut at {at}", file.display());
+            }
+            std::fs::write(&file, &whole).unwrap();
+        }
+        assert!(!is_damaged(&site));
+    }
+}
+
+fn is_damaged(site: &Site) -> bool {
+    let repository = Repository::open(&site.place(), &site.protection);
+    let verdict = repository.and_then(|r| r.verify(true, &mut |_, _| {}));
+    verdict.map_or(true, |verdict| !verdict.faults.is_empty())
+}
+
+#[test]
+fn what_no_snapshot_needs_goes_and_the_rest_stays() {
+    let site = Site::new(true);
+    let upper = site.upper("web");
+    put(&upper.join("first"), &noise(4 << 20, 4));
+    put(&upper.join("both"), &noise(1 << 20, 5));
+    let (first, _) = site.back_up("web");
+    std::fs::remove_file(upper.join("first")).unwrap();
+    put(&upper.join("second"), &noise(500 << 10, 6));
+    let (second, _) = site.back_up("web");
+    let nothing = site.prune(Retention::default(), &[]);
+    assert!(
+        nothing.snapshots.is_empty() && nothing.packs == 0,
+        "{nothing:?}"
+    );
+    let keep = Retention {
+        last: 1,
+        ..Retention::default()
+    };
+    let done = site.prune(keep, &[]);
+    assert_eq!(done.snapshots, [(first.id.clone(), "web".to_owned())]);
+    assert!(done.freed > 3 << 20, "{done:?}");
+    let size: u64 = site
+        .files()
+        .iter()
+        .map(|f| f.metadata().unwrap().len())
+        .sum();
+    assert!(size < 4 << 20, "{size}");
+    assert!(!is_damaged(&site));
+    let to = site.restore(&second, View::Whole, &[], "after");
+    assert_eq!(std::fs::read(to.join("both")).unwrap(), noise(1 << 20, 5));
+    assert!(site.open().find(&first.id).is_err());
+    assert_eq!(site.open().find("web").unwrap().id, second.id);
+    assert_eq!(site.open().find(&second.id[..6]).unwrap().id, second.id);
+    let done = site.prune(Retention::default(), &[&second]);
+    assert_eq!((done.snapshots.len(), done.kept), (1, 0));
+    assert_eq!(site.files().len(), 1);
+}
+
+#[test]
+fn an_index_is_made_anew_and_strays_are_cleared() {
+    let site = Site::new(true);
+    put(&site.upper("web").join("data"), &noise(1 << 20, 7));
+    let (snapshot, _) = site.back_up("web");
+    for file in std::fs::read_dir(site.place().join("index")).unwrap() {
+        std::fs::write(file.unwrap().path(), b"x").unwrap();
+    }
+    let error = Repository::open(&site.place(), &site.protection).unwrap_err();
+    assert!(error.to_string().contains("reindex"), "{error}");
+    let (packs, faults) = Repository::reindex(&site.place(), &site.protection).unwrap();
+    assert!(packs > 0 && faults.is_empty());
+    site.restore(&snapshot, View::Whole, &[], "whole");
+    std::fs::write(site.place().join("packs").join("ab".repeat(32)), b"x").unwrap();
+    std::fs::write(site.place().join("packs/notes"), b"a person's").unwrap();
+    std::fs::write(site.place().join("tmp/cut-short"), b"xyz").unwrap();
+    assert_eq!(site.verify().unused_packs, 1);
+    assert_eq!(site.prune(Retention::default(), &[]).packs, 1);
+    assert!(site.place().join("packs/notes").exists());
+    assert!(!site.place().join("tmp/cut-short").exists());
+    assert!(!is_damaged(&site));
+}
+
+#[test]
+fn a_key_is_for_one_repository_and_is_not_left_away() {
+    let site = Site::new(true);
+    let error = |protection: &Protection| {
+        let opened = Repository::open(&site.place(), protection);
+        opened.unwrap_err().to_string()
+    };
+    let other = Protection::KeyFile(site.temp.path().join("other"));
+    Repository::init(&site.temp.path().join("second"), &other).unwrap();
+    assert!(error(&other).contains("not the key of this repository"));
+    assert!(error(&Protection::None).contains("--key-file"));
+    let again = Repository::init(&site.place(), &site.protection).unwrap_err();
+    assert!(again.to_string().contains("one already"));
+    let folder = Repository::init(site.temp.path(), &site.protection).unwrap_err();
+    assert!(folder.to_string().contains("not empty"));
+    let none = Repository::open(&site.temp.path().join("none"), &site.protection);
+    assert!(none.unwrap_err().to_string().contains("backup init"));
+    let plain = Site::new(false);
+    let opened = Repository::open(&plain.place(), &site.protection).unwrap_err();
+    assert!(opened.to_string().contains("--no-encryption"));
+}
+
+#[test]
+fn two_add_at_once_and_one_prunes_alone() {
+    let site = Site::new(true);
+    put(&site.upper("one").join("data"), &noise(1 << 20, 8));
+    let (a, b) = (site.open(), site.open());
+    let (snapshot, _) = site.back_up("one");
+    drop((a, b));
+    site.prune(Retention::default(), &[]);
+    let left = site.open().snapshots().unwrap();
+    assert_eq!(left.len(), 1);
+    assert_eq!((&left[0].id, &left[0].own), (&snapshot.id, &snapshot.own));
+}
+
+#[test]
+fn layers_that_were_set_aside_come_back_as_one() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let site = Site::new(true);
+    let upper = site.upper("web");
+    let kept = site.temp.path().join("kept/0123456789abcdef");
+    let chain = serde_json::to_vec(&[&kept]).unwrap();
+    put(&upper.parent().unwrap().join("chain.json"), &chain);
+    put(&kept.join("root/etc/changed"), b"set aside");
+    put(&kept.join("root/old"), b"set aside");
+    put(&kept.join("root/gone/y"), b"set aside");
+    put(&upper.join("etc/changed"), b"of the guest");
+    let whiteout = |folder: &Path, name: &str| {
+        let kind = rustix::fs::FileType::CharacterDevice;
+        let dir = open_dir(folder).unwrap();
+        rustix::fs::mknodat(&dir, name, kind, rustix::fs::Mode::empty(), 0).unwrap();
+    };
+    whiteout(&upper, "old");
+    let opaque = |path: &Path| {
+        let flags = rustix::fs::XattrFlags::empty();
+        rustix::fs::setxattr(path, "trusted.overlay.opaque", b"y", flags).unwrap();
+    };
+    opaque(&kept.join("root/gone"));
+    put(&upper.join("gone/z"), b"of the guest");
+    let (first, _) = site.back_up("web");
+    assert_eq!(first.chain.len(), 1);
+    let whole = site.restore(&first, View::Whole, &[], "whole");
+    assert_eq!(text(&whole.join("etc/changed")), "of the guest");
+    assert_eq!(text(&whole.join("etc/base")), "of the image");
+    assert!(!whole.join("old").exists() && !whole.join("gone/x").exists());
+    assert!(whole.join("gone/y").exists() && whole.join("gone/z").exists());
+    // In one layer: what hid something of the image still does.
+    let one = site.temp.path().join("one");
+    std::fs::create_dir(&one).unwrap();
+    let dir = open_dir(&one).unwrap();
+    site.open()
+        .restore_layer(&first, &dir, &mut |_| {})
+        .unwrap();
+    assert_eq!(one.join("old").symlink_metadata().unwrap().rdev(), 0);
+    assert!(one.join("gone/y").exists() && one.join("gone/z").exists());
+    let mut value = [0; 4];
+    let mark = rustix::fs::getxattr(one.join("gone"), "trusted.overlay.opaque", &mut value);
+    assert_eq!(mark, Ok(1));
+    // Backed up once, whoever has it.
+    let (_, work) = site.back_up("web");
+    assert!(work.read_files <= 3, "{work:?}");
+    assert!(!is_damaged(&site));
+}

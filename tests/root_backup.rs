@@ -275,7 +275,7 @@ fn a_guest_is_not_left_frozen() {
         if paused() {
             left += 1;
             let report = site.bulkhead.run(&["doctor"]).stdout;
-            assert!(report.contains("frozen"), "{report}");
+            assert!(report.contains("held guest"), "{report}");
             site.bulkhead.run(&["doctor", "--fix"]);
         }
         assert!(!paused(), "point {point}");

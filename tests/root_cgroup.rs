@@ -16,7 +16,7 @@ use bulkhead::kernel::cgroup::{
 };
 use bulkhead::model::CgroupMode;
 
-const WAIT: Duration = Duration::from_secs(5);
+const WAIT: Duration = Duration::from_secs(60);
 
 /// A parent group for one test.
 struct Ground {

@@ -262,6 +262,39 @@ fn a_restore_killed_anywhere_is_cleared() {
     });
 }
 
+/// Nobody vouches for a repository without encryption: what comes out of it gets what a guest has.
+#[test]
+fn a_repository_of_a_stranger_reaches_nothing_of_the_host() {
+    if !need(Need::Root) {
+        return;
+    }
+    let (site, other) = (Site::new(), Bulkhead::new());
+    let open = site.root().join("open").display().to_string();
+    let told = ["--repo", &open, "--no-encryption"];
+    let words = |args: &[&'static str]| [&["backup"], args, &told].concat();
+    site.bulkhead
+        .ok(&["backup", "init", &open, "--no-encryption"]);
+    site.bulkhead.ok(&["set", "web", "mount=/etc:/mnt"]);
+    site.bulkhead.ok(&["create", "h", "--template", "host"]);
+    site.bulkhead.ok(&words(&["create", "web", "h"]));
+
+    let restore = words(&["restore", "web", "--guest", "web"]);
+    let trusted = words(&["restore", "web", "--guest", "web", "--trust"]);
+    let said = other.fails(&restore, 5);
+    assert!(said.contains("mount") && said.contains("--trust"), "{said}");
+    let seen = other.ok(&[&trusted[..], &["--dry-run"]].concat());
+    assert!(seen.contains("/etc"), "{seen}");
+    assert!(!other.ok(&["list"]).contains("web"));
+    other.ok(&trusted);
+    // Its image would show this host's folders to whoever wrote the record.
+    let said = other.fails(&words(&["restore", "h", "--guest", "h"]), 1);
+    assert!(said.contains("shows folders of the host"), "{said}");
+    site.bulkhead.ok(&words(&["restore", "h", "--guest", "h2"]));
+    let report = other.run(&["doctor", "--format", "json"]).stdout;
+    let report: serde_json::Value = serde_json::from_str(&report).expect("JSON");
+    assert_eq!(report["leftovers"], serde_json::json!([]));
+}
+
 #[test]
 fn a_guest_is_not_left_frozen() {
     if !need(Need::Root) {

@@ -117,7 +117,7 @@ fn with_repo(command: Command) -> Command {
 }
 
 /// Arguments of `restore` beyond the snapshot.
-fn restore_arguments() -> [Arg; 4] {
+fn restore_arguments() -> [Arg; 5] {
     [
         Arg::new("paths")
             .value_name("PATH")
@@ -136,6 +136,11 @@ fn restore_arguments() -> [Arg; 4] {
             .value_name("NAME")
             .value_parser(value_parser!(GuestName))
             .help("New guest to make of the snapshot"),
+        switch(
+            "trust",
+            "Take a definition that reaches beyond the guest from a repository that is not encrypted",
+        )
+        .requires("guest"),
         own().conflicts_with("guest"),
     ]
 }

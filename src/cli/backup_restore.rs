@@ -11,7 +11,8 @@ use super::command::required;
 use super::context::Context;
 use super::fault::{Fault, Result};
 use super::progress::Teller;
-use super::render::{Cell, safe};
+use super::render::{Cell, safe, safe_lines};
+use crate::guest::backup::RestoreWish;
 use crate::guest::view::bytes_text;
 use crate::kernel::interrupt;
 use crate::model::GuestName;
@@ -112,17 +113,22 @@ fn guest(
     name: &GuestName,
 ) -> Result<u8> {
     let manager = context.manager()?;
+    let wish = RestoreWish {
+        name: name.clone(),
+        trust: matches.get_flag("trust"),
+    };
     if matches.get_flag("dry-run") {
-        manager.check_restore(name, snapshot)?;
-        context.done(&format!(
-            "would make guest {name} of snapshot {}",
+        let would = manager.check_restore(repository, snapshot, &wish)?;
+        context.one(&would, |_| safe_lines(&snapshot.definition))?;
+        context.say(&format!(
+            "guest {name} would be made of snapshot {}; nothing was changed",
             snapshot.id
-        ))?;
+        ));
         return Ok(0);
     }
     let mut teller = Teller::new(context.quiet);
     teller.tell(Progress::Phase(format!("restoring guest {name}")));
-    let done = manager.restore_guest(repository, snapshot, name, &mut |done| {
+    let done = manager.restore_guest(repository, snapshot, &wish, &mut |done| {
         let (done, total) = (done.bytes, None);
         teller.tell(Progress::Bytes { done, total });
     });

@@ -11,7 +11,7 @@ use super::command::{Verb, dry_run, required, switch};
 use super::context::Context;
 use super::fault::{FAILED, Fault, Result};
 use super::progress::Teller;
-use super::render::{Format, safe};
+use super::render::{Format, safe, safe_lines};
 use super::settings;
 use crate::guest::import::{ImportWish, Imported};
 use crate::kernel::interrupt;
@@ -136,13 +136,6 @@ fn in_words(made: &Made, done: &Imported) -> String {
         "{}: imported over image {:.12}, {came}{address}",
         made.guest, done.image
     )
-}
-
-/// A definition from elsewhere, line by line.
-fn safe_lines(text: &str) -> String {
-    text.lines()
-        .map(|line| format!("{}\n", safe(line)))
-        .collect()
 }
 
 fn open(path: &Path) -> Result<Box<dyn Read + Send>> {

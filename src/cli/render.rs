@@ -62,6 +62,13 @@ pub fn safe(text: &str) -> String {
     printable(text.as_bytes()).replace(['\n', '\t'], " ")
 }
 
+/// The same for a text of several lines, such as a definition from elsewhere.
+pub(super) fn safe_lines(text: &str) -> String {
+    text.lines()
+        .map(|line| format!("{}\n", safe(line)))
+        .collect()
+}
+
 /// A text in the colour of a tone.
 #[must_use]
 pub fn toned(text: &str, tone: Tone, colour: bool) -> String {

@@ -1,12 +1,22 @@
 //! A guest into a backup repository, while it runs or not, and a guest out of one.
 
 use super::error::Result;
+use super::import::refuse_reach;
 use super::manager::Manager;
 use super::store::Written;
 use crate::kernel::{fault, random};
 use crate::model::{EventKind, Guest, GuestName, Status};
 use crate::storage;
 use crate::storage::backup::{Backup, Repository, Restored, Snapshot, Subject, Work};
+
+/// How a guest is to come back.
+#[derive(Clone, Debug)]
+pub struct RestoreWish {
+    /// Its name here.
+    pub name: GuestName,
+    /// Whether its definition may reach beyond it, whoever wrote it.
+    pub trust: bool,
+}
 
 impl Manager {
     /// Backs a guest up. It may run: then its files are read as they are met, and with `freeze` it is
@@ -59,26 +69,37 @@ impl Manager {
     ///
     /// # Errors
     /// As [`Manager::restore_guest`].
-    pub fn check_restore(&self, name: &GuestName, snapshot: &Snapshot) -> Result<Guest> {
-        self.check_wanted(name, &snapshot.definition)
+    pub fn check_restore(
+        &self,
+        repository: &Repository,
+        snapshot: &Snapshot,
+        wish: &RestoreWish,
+    ) -> Result<Guest> {
+        let guest = self.check_wanted(&wish.name, &snapshot.definition)?;
+        if !repository.is_encrypted() && !wish.trust {
+            refuse_reach(&wish.name, &guest)?;
+        }
+        Ok(guest)
     }
 
-    /// Makes the guest `name` from a snapshot. Under the name it had, with nobody else of its
+    /// Makes a guest from a snapshot. Under the name it had, with nobody else of its
     /// identity here, it is the same guest; else it gets an identity of its own: machine id, host
     /// name, SSH host keys. What fails leaves nothing but its image.
     ///
     /// # Errors
-    /// The name is taken, the definition no longer fits this host, its address is not to be had, the
-    /// repository is damaged, the disk is full.
+    /// The name is taken, the definition no longer fits this host, or reaches beyond the guest and
+    /// comes from a repository that is not encrypted; its address is not to be had, the repository is
+    /// damaged, the disk is full.
     pub fn restore_guest(
         &self,
         repository: &Repository,
         snapshot: &Snapshot,
-        name: &GuestName,
+        wish: &RestoreWish,
         progress: &mut dyn FnMut(&Restored),
     ) -> Result<Restored> {
+        let name = &wish.name;
         let _lock = self.lock(name, "backup restore")?;
-        let guest = self.check_restore(name, snapshot)?;
+        let guest = self.check_restore(repository, snapshot, wish)?;
         self.discard(name)?;
         let done = self
             .fill_guest(repository, snapshot, &guest, progress)

@@ -118,7 +118,7 @@ pub enum GuestError {
     /// A definition from elsewhere asks for more of this host than a guest has (exit code 5).
     #[error(
         "the definition that comes with guest {name} reaches beyond it, by {keys}: look at it with \
-         `bulkhead import --check --trust`, then say --trust to take it as it is"
+         --dry-run --trust, then say --trust to take it as it is"
     )]
     Reaches {
         /// Guest.

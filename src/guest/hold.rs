@@ -48,12 +48,9 @@ impl Manager {
 
     /// Whether a command that held it still has died.
     pub(super) fn is_abandoned(&self, name: &GuestName) -> bool {
-        let lives = |who: Identity| Identity::of(who.pid) == Some(who);
-        self.run_state(name)
-            .ok()
-            .flatten()
-            .and_then(|state| state.holder)
-            .is_some_and(|holder| !lives(holder))
+        let state = self.run_state(name).ok().flatten();
+        let holder = state.and_then(|state| state.holder);
+        holder.is_some_and(|holder| !holder.lives())
     }
 
     /// Lets a guest go on. Its lock is held.

@@ -202,7 +202,7 @@ fn name_of(unpacker: &Unpacker, wish: &ImportWish) -> Result<GuestName> {
 }
 
 /// Refuses what gives a guest more of the host than a guest has.
-fn refuse_reach(name: &GuestName, guest: &Guest) -> Result<()> {
+pub(super) fn refuse_reach(name: &GuestName, guest: &Guest) -> Result<()> {
     let security = &guest.security;
     let usual = |capability: &String| {
         let short = capability.trim_start_matches("CAP_");

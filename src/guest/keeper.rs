@@ -312,9 +312,7 @@ impl Manager {
     #[must_use]
     pub fn has_keeper(&self, name: &GuestName) -> bool {
         let state = self.run_state(name).ok().flatten();
-        state
-            .and_then(|s| s.keeper)
-            .is_some_and(|keeper| Identity::of(keeper.pid) == Some(keeper))
+        state.and_then(|s| s.keeper).is_some_and(Identity::lives)
     }
 
     /// Puts a new keeper on a running guest whose own is gone; nothing to do otherwise. Its console

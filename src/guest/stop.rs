@@ -16,7 +16,7 @@ use crate::model::{EventKind, ExitReason, GuestName, Status};
 use crate::storage;
 
 /// How long a kill may take; only a process stuck in the kernel needs more.
-pub(super) const KILL: Duration = Duration::from_secs(10);
+const KILL: Duration = Duration::from_secs(10);
 
 /// How a guest was ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -285,8 +285,7 @@ impl Manager {
         let Some(state) = state else {
             return Status::Stopped;
         };
-        let lives =
-            |who: Option<Identity>| who.is_some_and(|who| Identity::of(who.pid) == Some(who));
+        let lives = |who: Option<Identity>| who.is_some_and(Identity::lives);
         match (state.phase, lives(state.init)) {
             (Phase::Running, true) if state.paused => Status::Paused,
             (Phase::Running, true) => Status::Running,

@@ -94,6 +94,12 @@ impl Identity {
         })
     }
 
+    /// Whether that process is there still.
+    #[must_use]
+    pub fn lives(self) -> bool {
+        Self::of(self.pid) == Some(self)
+    }
+
     /// A pidfd of this very process; `None` if it is gone.
     #[must_use]
     pub fn open(self) -> Option<OwnedFd> {

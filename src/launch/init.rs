@@ -133,21 +133,16 @@ impl Init<'_> {
                     .ok_or_else(|| missing("the filter"))?;
                 program.load(Default::default())?;
             }
-            InitStep::RunAs {
-                directory,
-                uid,
-                gid,
-                groups,
-            } => {
+            InitStep::WorkIn { directory } => {
                 rustix::process::chdir(directory).map_err(KernelError::on(
                     "change to the working folder",
                     directory.display(),
                 ))?;
                 container::stay_inside()?;
-                if (*uid, *gid) != (0, 0) {
-                    credentials::own_standard_files(*uid)?;
-                    credentials::become_user(*uid, *gid, groups)?;
-                }
+            }
+            InitStep::BecomeUser { uid, gid, groups } => {
+                credentials::own_standard_files(*uid)?;
+                credentials::become_user(*uid, *gid, groups)?;
             }
             InitStep::Execute { argv, environment } => execute(argv, environment)?,
             InitStep::Container(step) => self.carry_out_container(step)?,
@@ -327,7 +322,6 @@ fn configure(ops: &[NetOp]) -> Result<(), Cause> {
 }
 
 fn execute(argv: &[String], environment: &[String]) -> Result<(), Cause> {
-    argv.first().ok_or_else(|| missing("the program"))?;
     process::reset_signals()?;
     inherited::close_on_exec_from(3)?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));

@@ -312,10 +312,13 @@ pub enum InitStep {
     },
     /// Load the system call filter that the host has prepared.
     LoadSeccomp,
-    /// Change to the program's working folder and become its user.
-    RunAs {
+    /// Change to the program's working folder.
+    WorkIn {
         /// Absolute path inside.
         directory: PathBuf,
+    },
+    /// Become the program's user, who gets the standard files.
+    BecomeUser {
         /// User id inside.
         uid: u32,
         /// Group id inside.

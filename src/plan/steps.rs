@@ -385,9 +385,11 @@ fn init(parts: &Parts<'_>) -> Result<Vec<InitStep>, PlanError> {
     }
     let user = parts.process.user();
     let directory = parts.process.cwd().clone();
-    if (user.uid(), user.gid()) != (0, 0) || directory != std::path::Path::new("/") {
-        steps.push(InitStep::RunAs {
-            directory,
+    if directory != std::path::Path::new("/") {
+        steps.push(InitStep::WorkIn { directory });
+    }
+    if (user.uid(), user.gid()) != (0, 0) {
+        steps.push(InitStep::BecomeUser {
             uid: user.uid(),
             gid: user.gid(),
             groups: user.additional_gids().clone().unwrap_or_default(),

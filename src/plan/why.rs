@@ -107,8 +107,13 @@ impl InitStep {
             Self::CutCapabilities { .. } => {
                 "after the last step that needs more than the guest gets"
             }
-            Self::LoadSeccomp => "last but one: our own steps need calls that the guest has not",
-            Self::RunAs { .. } => "an image's program is not root's: after all that needs root",
+            Self::LoadSeccomp => "late: our own steps before it need calls that the guest has not",
+            Self::WorkIn { .. } => {
+                "an image's program expects to begin there; still as root, who may"
+            }
+            Self::BecomeUser { .. } => {
+                "an image's program is not root's: after all that needs root"
+            }
             Self::Execute { .. } => "every descriptor but the console is closed by it",
             Self::Container(step) => step.why(),
         }

@@ -34,7 +34,11 @@ pub(super) fn decompress<'a>(
         done: 0,
         seen: Arc::clone(&seen),
     };
-    decoder(BufReader::with_capacity(128 << 10, counted), magic, seen)
+    decoder(
+        BufReader::with_capacity(128 << 10, counted),
+        &magic[..length],
+        seen,
+    )
 }
 
 /// The same in a thread of its own, so that whoever reads can write meanwhile.
@@ -122,6 +126,30 @@ impl Read for Pieces {
     }
 }
 
+/// What a stream is compressed with.
+enum Form {
+    Gzip,
+    Xz,
+    Zstd,
+    Plain,
+}
+
+impl Form {
+    fn of(begin: &[u8]) -> Self {
+        match begin {
+            [0x1f, 0x8b, ..] => Self::Gzip,
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Self::Xz,
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Self::Zstd,
+            _ => Self::Plain,
+        }
+    }
+}
+
+/// Whether what begins so is compressed. A tar begins with a name.
+pub(super) fn is_compressed(begin: &[u8]) -> bool {
+    !matches!(Form::of(begin), Form::Plain)
+}
+
 fn magic(input: &mut impl Read) -> io::Result<([u8; 6], usize)> {
     let mut magic = [0; 6];
     let length = super::tree_item::fill(&mut magic, |buffer| input.read(buffer))?;
@@ -130,7 +158,7 @@ fn magic(input: &mut impl Read) -> io::Result<([u8; 6], usize)> {
 
 fn decoder<'a>(
     input: impl io::BufRead + 'a,
-    magic: [u8; 6],
+    begin: &[u8],
     seen: Arc<AtomicU64>,
 ) -> io::Result<Box<dyn Read + 'a>> {
     let guarded = |inner: Box<dyn Read + 'a>| -> Box<dyn Read + 'a> {
@@ -144,9 +172,9 @@ fn decoder<'a>(
             },
         ))
     };
-    Ok(match magic {
-        [0x1f, 0x8b, ..] => guarded(Box::new(flate2::bufread::MultiGzDecoder::new(input))),
-        [0xfd, b'7', b'z', b'X', b'Z', 0] => {
+    Ok(match Form::of(begin) {
+        Form::Gzip => guarded(Box::new(flate2::bufread::MultiGzDecoder::new(input))),
+        Form::Xz => {
             let stream = liblzma::stream::Stream::new_stream_decoder(
                 XZ_MEMORY,
                 liblzma::stream::CONCATENATED,
@@ -155,10 +183,8 @@ fn decoder<'a>(
                 input, stream,
             )))
         }
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
-            guarded(Box::new(zstd::stream::read::Decoder::with_buffer(input)?))
-        }
-        _ => Box::new(input),
+        Form::Zstd => guarded(Box::new(zstd::stream::read::Decoder::with_buffer(input)?)),
+        Form::Plain => Box::new(input),
     })
 }
 

@@ -8,15 +8,14 @@ use std::path::PathBuf;
 use super::archive_entry::{ArchiveError, Entry, EntryKind, Limits};
 use super::archive_read::Reader;
 use super::archive_stream::{Pieces, decompress_aside};
-use super::build::{finish, now_ms};
+use super::build::finish;
 use super::dirfd::FileError;
 use super::extract::extract_from;
 use super::image::{Image, ImageError, Progress};
-use super::init_kind::InitKind;
+use super::import::of_tree;
 use super::pack_format::{MANIFEST, PackError};
 use super::pack_read::Unpacker;
 use super::seed::Seed;
-use super::template::Kind;
 use super::workshop::Workshop;
 use super::{foreign_incus, foreign_pve};
 use crate::kernel::fault;
@@ -163,17 +162,11 @@ impl Foreign {
         let root = workshop.root();
         fault::point().map_err(|e| FileError::new("fill", &root, e.errno))?;
         let seed = Seed::open(&root)?;
-        let depth = self
-            .told
-            .root
-            .split('/')
-            .filter(|part| !part.is_empty())
-            .count();
         let top: Vec<Vec<u8>> = self
             .told
             .root
             .split('/')
-            .take(depth)
+            .filter(|part| !part.is_empty())
             .map(|part| part.as_bytes().to_vec())
             .collect();
         let fd = super::dirfd::open_dir(&root)?;
@@ -194,24 +187,10 @@ impl Foreign {
         }
         fault::point().map_err(|e| FileError::new("finish", &root, e.errno))?;
         progress(Progress::Phase("hashing the image".into()));
-        let init = InitKind::detect(|path| seed.stat(path));
-        let image = Image {
-            digest: String::new(),
-            template: String::new(),
-            options: Default::default(),
-            kind: Kind::Tar,
-            init,
-            command: Vec::new(),
-            stop_signal: init.stop_signal().to_owned(),
-            size: 0,
-            files: 0,
-            created_ms: now_ms(),
-            mounts: Vec::new(),
-            layers: Vec::new(),
-            source: format!("{} container {}", self.program, self.told.name),
-            config: None,
-            path: PathBuf::new(),
-        };
+        let image = of_tree(
+            &seed,
+            format!("{} container {}", self.program, self.told.name),
+        );
         Ok((finish(layout, workshop, &seed, image)?, notes))
     }
 }

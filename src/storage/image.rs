@@ -206,6 +206,33 @@ pub(super) fn check_record(image: &Image) -> Result<(), String> {
     }
 }
 
+/// Why an image cannot be taken from whoever is not believed: what its digest does not prove, or what
+/// it would show of this host.
+pub(super) fn why_unproved(image: &Image) -> Option<String> {
+    let digest = image.short();
+    if !image.mounts.is_empty() {
+        let paths: Vec<String> = image.mounts.iter().map(source_of).collect();
+        return Some(format!(
+            "image {digest} shows folders of the host it was made on ({}): it cannot move to \
+             another host",
+            paths.join(", ")
+        ));
+    }
+    (!image.layers.is_empty()).then(|| {
+        format!(
+            "image {digest} is made of layers that are not on this host: pull or import it here \
+             first, and repeat"
+        )
+    })
+}
+
+fn source_of(mount: &MountOp) -> String {
+    serde_json::to_value(mount)
+        .ok()
+        .and_then(|value| Some(value.get("source")?.as_str()?.to_owned()))
+        .unwrap_or_else(|| "a mount".into())
+}
+
 /// Reads the record of the image `digest`.
 ///
 /// # Errors

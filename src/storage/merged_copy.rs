@@ -153,6 +153,10 @@ impl<'a> Copy<'a> {
         stat: &Stat,
         path: &[u8],
     ) -> io::Result<()> {
+        // A socket is nobody's any more; device nodes a guest gets from the host.
+        if !matches!(file_type(stat), FileType::RegularFile | FileType::Fifo) {
+            return Ok(());
+        }
         let id = (stat.st_dev, stat.st_ino);
         if stat.st_nlink > 1 {
             if let Some(first) = self.linked.get(&id) {
@@ -168,24 +172,18 @@ impl<'a> Copy<'a> {
             }
             self.linked.insert(id, path.to_vec());
         }
-        match file_type(stat) {
-            FileType::RegularFile => {
-                let from = child_file(dir, name)?;
-                let made = create(into, name).map_err(|(_, e)| e)?;
-                copy_data(&from, &made)?;
-                Owner::of(stat).apply(&made)?;
-                copy_attributes(&from, &made)?;
-                finish(&made, stat)
-            }
-            FileType::Fifo => {
-                fs::mkfifoat(into, &**name, Mode::RUSR)?;
-                finish_link(into, name, stat)?;
-                let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
-                Ok(fs::chmodat(into, &**name, mode, AtFlags::empty())?)
-            }
-            // A socket is nobody's any more; device nodes a guest gets from the host.
-            _ => Ok(()),
+        if file_type(stat) == FileType::Fifo {
+            fs::mkfifoat(into, &**name, Mode::RUSR)?;
+            finish_link(into, name, stat)?;
+            let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
+            return Ok(fs::chmodat(into, &**name, mode, AtFlags::empty())?);
         }
+        let from = child_file(dir, name)?;
+        let made = create(into, name).map_err(|(_, e)| e)?;
+        copy_data(&from, &made)?;
+        Owner::of(stat).apply(&made)?;
+        copy_attributes(&from, &made)?;
+        finish(&made, stat)
     }
 }
 

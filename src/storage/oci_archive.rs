@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use super::archive_entry::{ArchiveError, EntryKind, Limits};
 use super::archive_read::Reader;
-use super::archive_stream::decompress;
+use super::archive_stream::{decompress, is_compressed};
 use super::dirfd::FileError;
 use super::image::ImageError;
 use super::oci_blobs::{Blobs, Part, document, refused};
@@ -64,13 +64,8 @@ impl Archive {
             return Ok(Held::Root);
         }
         drop(plain);
-        // A tar begins with a name, and none of these.
         let read = file.read_at(&mut magic, 0).map_err(unreadable)?;
-        let compressed = matches!(
-            magic[..read],
-            [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd, ..]
-        ) || magic == [0xfd, b'7', b'z', b'X', b'Z', 0];
-        let file = match compressed {
+        let file = match is_compressed(&magic[..read]) {
             false => file,
             true => {
                 let input = decompress(again().map_err(unreadable)?, size).map_err(unreadable)?;

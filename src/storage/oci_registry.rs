@@ -151,7 +151,8 @@ impl Registry {
         }
         let usual = format!("repository:{}:pull", self.remote.repository);
         let scope = scope.as_ref().unwrap_or(&usual);
-        let mut url = format!("{realm}?scope={}", escaped(scope));
+        let begin = if realm.contains('?') { '&' } else { '?' };
+        let mut url = format!("{realm}{begin}scope={}", escaped(scope));
         if let Some(service) = service {
             url += &format!("&service={}", escaped(service));
         }

@@ -12,7 +12,7 @@ use super::chain::{self, Chain};
 use super::digest;
 use super::dirfd::{FileError, Owner, child_dir, ensure_private, make_dir, open_dir};
 use super::driver::Driver;
-use super::image::{Image, Progress, load_image};
+use super::image::{Image, Progress, load_image, why_unproved};
 use super::pack_format::{FORMAT, Manifest, OWN, PackError, PackedGuest, parts, sealed_part};
 use super::pack_read::Unpacker;
 use super::pack_write::Packer;
@@ -141,28 +141,7 @@ pub fn check_image(layout: &Layout, manifest: &Manifest) -> Result<(), PackError
              --no-image: build it here, or export the guest with its image"
         ));
     }
-    if !image.mounts.is_empty() {
-        let paths: Vec<String> = image.mounts.iter().map(shown).collect();
-        return refuse(format!(
-            "image {digest:.12} shows folders of the host it was made on ({}): it cannot move to \
-             another host",
-            paths.join(", ")
-        ));
-    }
-    if !image.layers.is_empty() {
-        return refuse(format!(
-            "image {digest:.12} is made of layers that are not on this host: pull or import it \
-             here first, and repeat"
-        ));
-    }
-    Ok(())
-}
-
-fn shown(mount: &crate::model::MountOp) -> String {
-    serde_json::to_value(mount)
-        .ok()
-        .and_then(|value| Some(value.get("source")?.as_str()?.to_owned()))
-        .unwrap_or_else(|| "a mount".into())
+    why_unproved(image).map_or(Ok(()), refuse)
 }
 
 /// The image of an archive, if it is in the store and whole.
@@ -272,8 +251,7 @@ fn receive_sealed(
     for number in 0..unpacker.manifest.sealed() {
         if object.driver != Driver::Overlay {
             let reason = "the guest has layers that were set aside by snapshots, which only a pool of \
-                          the driver overlay can hold: say --pool, or export it after its snapshots \
-                          are deleted and it was cloned with --full";
+                          the driver overlay can hold: name one with --pool";
             return Err(PackError::NoImage {
                 reason: reason.into(),
             });

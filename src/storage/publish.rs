@@ -2,7 +2,7 @@
 //! machine id, names, addresses, logs, leases and histories go, the root password is locked; a guest
 //! made from the image gets its own of each.
 
-use super::build::{finish, now_ms};
+use super::build::finish;
 use super::dirfd::{FileError, Owner, open_dir};
 use super::first_boot::set_field;
 use super::image::{Image, ImageError, Progress};
@@ -79,7 +79,6 @@ pub fn publish_guest(
     scrub(&tree, &seed)?;
     progress(Progress::Phase("hashing the image".into()));
     let mut image = of_tree(&seed, format!("guest {guest}"));
-    image.created_ms = now_ms();
     image.mounts = below.mounts.clone();
     image.config = below.config.clone();
     if !below.command.is_empty() {

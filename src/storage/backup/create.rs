@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 use serde::Serialize;
 
+use super::super::build::now_ms;
 use super::super::dirfd::{FileError, child_dir, open_dir};
 use super::super::image::Image;
 use super::super::layer::load_layer;
@@ -378,10 +379,4 @@ impl<'p, 'a> Pass<'p, 'a> {
         let list = self.list.finish(self.backup.repository)?;
         Ok(Tree::new(self.files, self.bytes, &list))
     }
-}
-
-/// Milliseconds since 1970.
-fn now_ms() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    crate::model::clock::ms(since.unwrap_or_default())
 }

@@ -4,7 +4,7 @@
 use super::super::build::beside;
 use super::super::digest;
 use super::super::dirfd::{FileError, child_dir};
-use super::super::image::{Image, load_image};
+use super::super::image::{Image, check_record, load_image, why_unproved};
 use super::super::layer;
 use super::super::workshop::Workshop;
 use super::error::{BackupError, Result};
@@ -27,9 +27,13 @@ impl Repository {
         progress: &mut dyn FnMut(&Restored),
     ) -> Result<Image> {
         let image = &snapshot.image;
-        let all = image.layers.iter().chain([&image.digest]);
-        if !all.into_iter().all(|digest| is_plain(digest)) {
-            return Err(BackupError::damaged("a snapshot", "a digest in it is none"));
+        check_record(image).map_err(|why| BackupError::damaged("a snapshot", why))?;
+        let is_here = layout.images().join(&image.digest).exists();
+        if let Some(why) = why_unproved(image).filter(|_| !is_here && !self.is_encrypted()) {
+            return Err(BackupError::Restore {
+                what: format!("image {}", image.digest),
+                why: format!("{why}; nobody vouches for a repository that is not encrypted"),
+            });
         }
         let _lock = layer::share(layout)?;
         for (number, below) in snapshot.below.iter().enumerate() {
@@ -53,7 +57,7 @@ impl Repository {
             fault::point()?;
             workshop.keep(&below.digest)?;
         }
-        if !layout.images().join(&image.digest).exists() {
+        if !is_here {
             let workshop = Workshop::open(&layout.images(), &image.digest)?;
             if image.layers.is_empty() {
                 let number = snapshot.below.len().saturating_sub(1);
@@ -109,12 +113,4 @@ fn prove(digest: &str, same: bool) -> Result<()> {
 
 fn json(record: &impl serde::Serialize) -> Result<Vec<u8>> {
     serde_json::to_vec_pretty(record).map_err(|e| BackupError::damaged("a snapshot", e.to_string()))
-}
-
-/// Whether a digest may be a folder's name.
-fn is_plain(digest: &str) -> bool {
-    digest.len() == 64
-        && digest
-            .bytes()
-            .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }

@@ -135,6 +135,12 @@ impl Repository {
         })
     }
 
+    /// Whether what is in it can only be of the key's holder.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        self.secrets.is_encrypted()
+    }
+
     /// Removes what backups that died have left half-written; gives its bytes.
     ///
     /// # Errors

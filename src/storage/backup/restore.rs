@@ -213,7 +213,7 @@ impl Repository {
     /// What may come out of this repository: everything that its key has proved, else what a
     /// stranger may give.
     fn policy(&self) -> Policy {
-        if self.secrets.is_encrypted() {
+        if self.is_encrypted() {
             Policy::Everything
         } else {
             Policy::Guest

@@ -278,6 +278,19 @@ fn a_repository_of_a_stranger_reaches_nothing_of_the_host() {
     site.bulkhead.ok(&["create", "h", "--template", "host"]);
     site.bulkhead.ok(&words(&["create", "web", "h"]));
 
+    // Which of the two it is has to be said, both ways.
+    let said = other.fails(&["backup", "list", "--repo", &open], 1);
+    assert!(said.contains("it is not encrypted"), "{said}");
+    let sealed = [
+        "backup",
+        "list",
+        "--repo",
+        &site.repository(),
+        "--no-encryption",
+    ];
+    let said = other.fails(&sealed, 1);
+    assert!(said.contains("name its key"), "{said}");
+
     let restore = words(&["restore", "web", "--guest", "web"]);
     let trusted = words(&["restore", "web", "--guest", "web", "--trust"]);
     let said = other.fails(&restore, 5);

@@ -83,15 +83,16 @@ fn what_nobody_uses_is_deleted() {
     let host = Bulkhead::new();
     let digest = built(&host);
     host.ok(&["image", "tag", &digest[..6], "base"]);
-    let would = data(&host, &["image", "prune", "--dry-run"]);
+    let would = data(&host, &["image", "prune", "--all", "--dry-run"]);
     assert_eq!(would["images"][0], digest.as_str());
+    // A name is somebody's wish to keep it.
     assert!(
-        data(&host, &["image", "prune", "--keep-named"])["images"]
+        data(&host, &["image", "prune"])["images"]
             .as_array()
             .unwrap()
             .is_empty()
     );
-    host.ok(&["image", "prune"]);
+    host.ok(&["image", "prune", "--all"]);
     assert_eq!(data(&host, &["image", "list"]).as_array().unwrap().len(), 0);
     let images = host.root().join("var/lib/bulkhead/images");
     assert_eq!(std::fs::read_dir(images.join("tags")).unwrap().count(), 0);
@@ -156,7 +157,7 @@ fn a_guest_becomes_an_image_without_its_identity() {
     assert_eq!(info["source"], "guest web");
     // Without the guest it came from and that one's image.
     host.ok(&["delete", "web", "--force"]);
-    host.ok(&["image", "prune", "--keep-named"]);
+    host.ok(&["image", "prune"]);
     host.ok(&[
         "create", "b", "--image", "shop:1", "--memory", "64M", "--start",
     ]);

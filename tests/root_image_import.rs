@@ -155,7 +155,7 @@ fn a_guest_runs_the_images_program_as_its_user() {
     host.ok(&["start", "web"]);
     host.ok(&["delete", "web", "--force"]);
 
-    host.ok(&["image", "prune"]);
+    host.ok(&["image", "prune", "--all"]);
     let images = host.root().join("var/lib/bulkhead/images");
     assert_eq!(std::fs::read_dir(images.join("layers")).unwrap().count(), 0);
 }
@@ -456,7 +456,7 @@ fn a_killed_import_leaves_whole_layers_only() {
         if ended_well {
             break;
         }
-        host.ok(&["image", "prune"]);
+        host.ok(&["image", "prune", "--all"]);
     }
     assert!(ended_well, "more than 60 points");
 }

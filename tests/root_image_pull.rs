@@ -216,7 +216,7 @@ fn a_token_is_asked_for_and_shown() {
     let (port, _) = breaking_wire(front, 600 << 10);
     let auths = json!({"auths": {format!("localhost:{port}"): {"auth": "dXNlcjpzZWNyZXQ="}}});
     let file = dir.write("auth2.json", &auths.to_string());
-    host.ok(&["image", "prune"]);
+    host.ok(&["image", "prune", "--all"]);
     let name = format!("localhost:{port}/team/box:1");
     let outcome = host.run(&["image", "pull", &name, "--auth-file", text(&file)]);
     assert!(

@@ -67,8 +67,8 @@ pub(super) const IMAGE: Verb = Verb {
             )
             .subcommand(
                 Command::new("prune")
-                    .about("Delete all images that no guest uses, and layers that no image uses")
-                    .arg(switch("keep-named", "Leave images that have a name"))
+                    .about("Delete images that no guest uses and nobody has named, and layers that no image uses")
+                    .arg(switch("all", "Images that have a name too"))
                     .arg(dry_run()),
             )
     },
@@ -264,11 +264,11 @@ fn delete(context: &Context, matches: &ArgMatches) -> Result<u8> {
 
 fn prune(context: &Context, matches: &ArgMatches) -> Result<u8> {
     let layout = &context.manager()?.layout;
-    let (keep, would) = (matches.get_flag("keep-named"), matches.get_flag("dry-run"));
+    let (named, would) = (matches.get_flag("all"), matches.get_flag("dry-run"));
     let gone = if would {
-        storage::unused(layout, keep)?
+        storage::unused(layout, named)?
     } else {
-        storage::prune(layout, keep)?
+        storage::prune(layout, named)?
     };
     context.one(&gone, |_| {
         let verb = if would { "would delete" } else { "deleted" };

@@ -56,7 +56,8 @@ pub fn import_image(
         let index = folder.own("index.json")?;
         of_layout(layout, &folder, &index, wanted, progress)?
     } else {
-        let file = archive::open_regular(path).map_err(|why| refused(&shown, why))?;
+        let file =
+            archive::open_regular(path).map_err(|why| refused(&shown, format!("it {why}")))?;
         let workshop = Workshop::open(&layout.images(), "import")?;
         let again = file
             .try_clone()
@@ -91,7 +92,7 @@ fn root(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Image, ImageError> {
     let shown = path.display().to_string();
-    let file = archive::open_regular(path).map_err(|why| refused(&shown, why))?;
+    let file = archive::open_regular(path).map_err(|why| refused(&shown, format!("it {why}")))?;
     if archive::unpack(path, file, &open_dir(&workshop.root())?, progress)? == 0 {
         return Err(refused(shown, "it holds no files"));
     }

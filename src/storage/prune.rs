@@ -33,17 +33,17 @@ pub fn image_users(layout: &Layout, image: &Image) -> Result<Vec<String>, FileEr
     users(layout, &image.digest)
 }
 
-/// What nobody uses; with `keep_named`, images that have a name count as used.
+/// What nobody uses. An image that has a name is somebody's, unless `named` says that those count too.
 ///
 /// # Errors
 /// A folder cannot be read, or the record of an image is damaged: nobody knows then which layers are
 /// still wanted.
-pub fn unused(layout: &Layout, keep_named: bool) -> Result<Unused, ImageError> {
-    let named = tags(layout)?;
+pub fn unused(layout: &Layout, named: bool) -> Result<Unused, ImageError> {
+    let names = tags(layout)?;
     let mut found = Unused::default();
     for image in images(layout)? {
         let image = image?;
-        let kept = keep_named && named.iter().any(|tag| tag.digest == image.digest);
+        let kept = !named && names.iter().any(|tag| tag.digest == image.digest);
         if kept || !users(layout, &image.digest)?.is_empty() {
             continue;
         }
@@ -68,8 +68,8 @@ pub fn unused(layout: &Layout, keep_named: bool) -> Result<Unused, ImageError> {
 ///
 /// # Errors
 /// As [`unused`]; a file cannot be removed.
-pub fn prune(layout: &Layout, keep_named: bool) -> Result<Unused, ImageError> {
-    let mut wanted = unused(layout, keep_named)?;
+pub fn prune(layout: &Layout, named: bool) -> Result<Unused, ImageError> {
+    let mut wanted = unused(layout, named)?;
     let mut gone = Vec::new();
     for digest in std::mem::take(&mut wanted.images) {
         match remove_image(layout, &digest) {

@@ -36,6 +36,14 @@ pub enum BackupError {
         /// What is wrong, and what to do.
         why: String,
     },
+    /// It is encrypted where it should not be, or the other way round.
+    #[error("backup repository {}: {why}", place.display())]
+    Protection {
+        /// The repository.
+        place: PathBuf,
+        /// What is wrong, and what to do.
+        why: &'static str,
+    },
     /// A blob is not what was written: cut short, changed, or of another repository.
     #[error("backup repository: {what} is damaged: {why}")]
     Damaged {

@@ -306,23 +306,21 @@ fn prove(text: &[u8], protection: &Protection, place: &Path) -> Result<Secrets> 
         ));
     }
     let id: [u8; 16] = unhex(&format.id).ok_or_else(|| damaged("its id is no id"))?;
-    let (key, path) = match protection {
-        Protection::KeyFile(path) => (Some(key::read(path)?), path.as_path()),
-        Protection::None => (None, place),
-    };
     // Whoever has a key must not be led to read, or to write, what is not encrypted.
     if format.encryption != encryption(protection) {
         let why = match protection {
-            Protection::KeyFile(_) => {
-                "the repository is not encrypted: if that is meant, say --no-encryption"
-            }
-            Protection::None => "the repository is encrypted: name its key with --key-file",
+            Protection::KeyFile(_) => "it is not encrypted: if that is meant, say --no-encryption",
+            Protection::None => "it is encrypted: name its key with --key-file",
         };
-        return Err(BackupError::Key {
-            path: path.to_owned(),
-            why: why.to_owned(),
+        return Err(BackupError::Protection {
+            place: place.to_owned(),
+            why,
         });
     }
+    let key = match protection {
+        Protection::KeyFile(path) => Some(key::read(path)?),
+        Protection::None => None,
+    };
     let secrets = Secrets::new(key.as_ref(), &id)?;
     let check = unhex_any(&format.check).ok_or_else(|| damaged("its check is not hexadecimal"))?;
     let proof = secrets.open(Role::Check, b"", &check, CHECK.len());
@@ -330,8 +328,8 @@ fn prove(text: &[u8], protection: &Protection, place: &Path) -> Result<Secrets> 
         return Ok(secrets);
     }
     match protection {
-        Protection::KeyFile(_) => Err(BackupError::Key {
-            path: path.to_owned(),
+        Protection::KeyFile(path) => Err(BackupError::Key {
+            path: path.clone(),
             why: "it is not the key of this repository, or format.json is damaged".to_owned(),
         }),
         Protection::None => Err(damaged("its check does not fit")),

@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 
 use images::{GZIP, Image, ZSTD, folder, layer};
 use life::{data, inside};
-use registry::{Registry, breaking_wire, token_front};
+use registry::{Registry, breaking_wire, skopeo, token_front};
 use serde_json::json;
 use support::{Bulkhead, Need, TestDir, need};
 
@@ -74,17 +74,35 @@ fn an_image_is_pulled_and_a_guest_runs_it() {
 
 /// A manifest as the registry has it.
 fn manifest(registry: &Registry, repository: &str, tag: &str) -> Vec<u8> {
-    let done = std::process::Command::new("skopeo")
-        .args(["inspect", "--raw", "--tls-verify=false"])
-        .arg(format!("docker://{}/{repository}:{tag}", registry.host()))
-        .output()
-        .expect("the package skopeo");
-    assert!(
-        done.status.success(),
-        "{}",
-        String::from_utf8_lossy(&done.stderr)
-    );
-    done.stdout
+    skopeo(
+        std::process::Command::new("skopeo")
+            .args(["inspect", "--raw", "--tls-verify=false"])
+            .arg(format!("docker://{}/{repository}:{tag}", registry.host())),
+    )
+}
+
+#[test]
+fn a_killed_pull_leaves_whole_layers_only() {
+    if !need(Need::Root) || !need(Need::Registry) {
+        return;
+    }
+    let (host, dir, registry) = (Bulkhead::new(), TestDir::new(), Registry::new());
+    registry.push(&layout(&dir, "layout", &box_image()), "team/box:1", &[]);
+    let name = format!("{}/team/box:1", registry.host());
+    for point in 0..60 {
+        let mut command = host.command(&["image", "pull", &name]);
+        command.env("BULKHEAD_FAULT", format!("command:{point}"));
+        let done = support::run(command);
+        host.ok(&["doctor", "--fix"]);
+        assert_eq!(data(&host, &["doctor"])["leftovers"], json!([]), "{point}");
+        host.ok(&["image", "verify"]);
+        if done.code == 0 {
+            assert!(point > 6, "{point} points");
+            return;
+        }
+        host.ok(&["image", "prune", "--all"]);
+    }
+    panic!("more than 60 points");
 }
 
 #[test]

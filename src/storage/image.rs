@@ -193,6 +193,30 @@ pub enum ImageError {
     },
 }
 
+#[cfg(test)]
+impl Image {
+    /// One with a tree of its own, for tests that look at other things.
+    pub(super) fn sample(digest: String, path: PathBuf) -> Self {
+        Self {
+            digest,
+            template: "sample".into(),
+            options: BTreeMap::new(),
+            kind: Kind::Tar,
+            init: InitKind::Other,
+            command: Vec::new(),
+            stop_signal: "SIGTERM".into(),
+            size: 0,
+            files: 0,
+            created_ms: 0,
+            mounts: Vec::new(),
+            layers: Vec::new(),
+            source: String::new(),
+            config: None,
+            path,
+        }
+    }
+}
+
 pub(super) fn is_digest(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }

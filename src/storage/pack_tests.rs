@@ -9,34 +9,16 @@ use proptest::prelude::*;
 use super::dirfd::open_dir;
 use super::foreign::{Opened, open_archive};
 use super::image::Image;
-use super::init_kind::InitKind;
 use super::pack::describe;
 use super::pack_format::{Manifest, OWN, PackError, PackedGuest, parts};
 use super::pack_header::{headers, own, pad};
 use super::pack_write::{Compression, Packer};
 use super::seed::tests::TempDir;
-use super::template::Kind;
 use super::tree_item::{Item, What};
 use super::tree_tests::{all, fill};
 
 fn image(folder: &Path) -> Image {
-    Image {
-        digest: "a1".repeat(32),
-        template: "t".into(),
-        options: Default::default(),
-        kind: Kind::Tar,
-        init: InitKind::Other,
-        command: Vec::new(),
-        stop_signal: "SIGTERM".into(),
-        size: 0,
-        files: 0,
-        created_ms: 0,
-        mounts: Vec::new(),
-        layers: Vec::new(),
-        source: String::new(),
-        config: None,
-        path: folder.to_owned(),
-    }
+    Image::sample("a1".repeat(32), folder.to_owned())
 }
 
 fn guest() -> PackedGuest {

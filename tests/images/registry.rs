@@ -82,24 +82,28 @@ impl Registry {
     /// Puts the images of an OCI layout there.
     #[track_caller]
     pub fn push(&self, layout: &std::path::Path, name: &str, flags: &[&str]) {
-        let done = Command::new("skopeo")
-            .args([
-                "copy",
-                "--quiet",
-                "--insecure-policy",
-                "--dest-tls-verify=false",
-            ])
-            .args(flags)
-            .arg(format!("oci:{}", layout.display()))
-            .arg(format!("docker://{}/{name}", self.host()))
-            .output()
-            .expect("the package skopeo");
-        assert!(
-            done.status.success(),
-            "{}",
-            String::from_utf8_lossy(&done.stderr)
+        skopeo(
+            Command::new("skopeo")
+                .args([
+                    "copy",
+                    "--quiet",
+                    "--insecure-policy",
+                    "--dest-tls-verify=false",
+                ])
+                .args(flags)
+                .arg(format!("oci:{}", layout.display()))
+                .arg(format!("docker://{}/{name}", self.host())),
         );
     }
+}
+
+/// What skopeo(1) says; it must succeed.
+#[track_caller]
+pub fn skopeo(command: &mut Command) -> Vec<u8> {
+    let done = command.output().expect("the package skopeo");
+    let error = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{error}");
+    done.stdout
 }
 
 impl Drop for Registry {

@@ -123,8 +123,10 @@ pub fn processes(root: &Path) -> Traces {
             String::from_utf8_lossy(&command),
             String::from_utf8_lossy(&groups),
         );
-        // The dead wait for a parent, which may take its time.
-        let dead = String::from_utf8_lossy(&read("status")).contains("State:\tZ");
+        // The dead wait for a parent, which may take its time; one that was collected meanwhile has
+        // no status any more.
+        let status = read("status");
+        let dead = status.is_empty() || String::from_utf8_lossy(&status).contains("State:\tZ");
         // Under systemd one process sleeps in the guests' service as long as there is that.
         let holder = groups.contains(".holder") && command.contains("sleep\0infinity");
         if pid != std::process::id()

@@ -6,9 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::super::dirfd::open_dir;
 use super::super::image::Image;
-use super::super::init_kind::InitKind;
 use super::super::seed::tests::TempDir;
-use super::super::template::Kind as TemplateKind;
 use super::super::tree_tests;
 use super::*;
 use crate::model::{GuestName, Layout};
@@ -53,23 +51,7 @@ impl Site {
     }
 
     fn image(&self) -> Image {
-        Image {
-            digest: DIGEST.into(),
-            template: "busybox".into(),
-            options: [].into(),
-            kind: TemplateKind::Busybox,
-            init: InitKind::Other,
-            command: Vec::new(),
-            stop_signal: "SIGTERM".into(),
-            size: 0,
-            files: 0,
-            created_ms: 0,
-            mounts: Vec::new(),
-            layers: Vec::new(),
-            source: String::new(),
-            config: None,
-            path: self.layout.images().join(DIGEST),
-        }
+        Image::sample(DIGEST.into(), self.layout.images().join(DIGEST))
     }
 
     fn upper(&self, guest: &str) -> PathBuf {

@@ -147,6 +147,18 @@ pub enum GuestError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// One of its files.
+    #[error("cannot {verb} {path} in guest {guest}: {why}")]
+    File {
+        /// What was tried.
+        verb: &'static str,
+        /// Guest.
+        guest: GuestName,
+        /// File.
+        path: String,
+        /// Why not.
+        why: String,
+    },
     /// Its cgroups.
     #[error(transparent)]
     Cgroup(#[from] crate::kernel::cgroup::CgroupError),

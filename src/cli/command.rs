@@ -10,7 +10,7 @@ use super::fault::{Fault, Result};
 use super::render::Format;
 use super::{
     backup, change, create, delete, demo, doctor, enter, export, file, generate, image, import,
-    info, keeper, life, list, logs, plan, pool, profile, snapshot, template, wait,
+    info, keeper, life, list, logs, plan, pool, profile, snapshot, template, trash, wait,
 };
 use crate::model::GuestName;
 
@@ -39,6 +39,7 @@ const VERBS: &[Verb] = &[
     life::RESUME,
     delete::DELETE,
     delete::RENAME,
+    trash::TRASH,
     export::EXPORT,
     import::IMPORT,
     list::LIST,

@@ -8,6 +8,7 @@
 //! | `life` | the table of verbs and states |
 //! | `export`, `import`, `adopt`, `hold` | a guest as one stream, and from one; held still meanwhile |
 //! | `create`, `start`, `stop`, `delete`, `change`, `exec` | the verbs |
+//! | `trash` | deleted guests that can be brought back |
 //! | `files` | single files of a guest, while it runs or not |
 //! | `backup` | a guest into a backup repository and out of one |
 //! | `keeper`, `console` | the small process beside a guest, and its viewers |
@@ -49,6 +50,7 @@ pub mod start;
 pub mod stop;
 mod store;
 pub mod successor;
+pub mod trash;
 pub mod view;
 
 pub use error::GuestError;

@@ -95,7 +95,7 @@ fn deleted_and_brought_back() {
     host.ok(&[
         "trash",
         "restore",
-        &trash(&host)[0]["id"].as_str().expect("a name"),
+        trash(&host)[0]["id"].as_str().expect("a name"),
     ]);
     assert_eq!(names(&host), ["old"]);
     host.ok(&["delete", "old", "--keep", "1"]);

@@ -69,7 +69,7 @@ pub fn describe(name: &CStr, stat: &Stat) -> FileEntry {
         _ => FileKind::File,
     };
     let seconds = u64::try_from(stat.st_mtime).unwrap_or(0);
-    let nanoseconds = u64::try_from(stat.st_mtime_nsec).unwrap_or(0);
+    let nanoseconds = stat.st_mtime_nsec;
     FileEntry {
         name: name.to_string_lossy().into_owned(),
         kind,

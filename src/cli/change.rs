@@ -1,7 +1,7 @@
 //! `set`, `get`, `edit`: a guest's definition, by key or as a text.
 
 use std::fs::File;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,6 +18,7 @@ use super::settings;
 use crate::define::{self, KEYS};
 use crate::guest::change::Changed;
 use crate::guest::{GuestError, Manager};
+use crate::kernel::KernelError;
 use crate::model::{GuestName, Status};
 
 pub(super) const SET: Verb = Verb {
@@ -179,25 +180,27 @@ fn get(context: &Context, matches: &ArgMatches) -> Result<u8> {
 }
 
 /// A private file that goes when this does.
-struct Draft(PathBuf);
+pub(super) struct Draft(pub(super) PathBuf);
 
 impl Draft {
     /// In a folder that is root's alone, so that nobody can put something in its place.
     fn new(manager: &Manager, name: &GuestName, text: &str) -> Result<Self> {
-        let file = format!("edit-{name}-{}.toml", std::process::id());
+        let draft = Self::empty(manager, name, "toml")?;
+        std::fs::write(&draft.0, text).map_err(KernelError::io("write", draft.0.display()))?;
+        Ok(draft)
+    }
+
+    /// An empty one, its name ending with `end`.
+    pub(super) fn empty(manager: &Manager, name: &GuestName, end: &str) -> Result<Self> {
+        let file = format!("edit-{name}-{}.{end}", std::process::id());
         let path = manager.layout.run().join("scratch").join(file);
-        let failed = |error: std::io::Error| {
-            Fault::new(FAILED, format!("cannot write {}: {error}", path.display()))
-        };
-        let mut file = File::options()
+        File::options()
             .write(true)
             .create_new(true)
             .mode(0o600)
             .open(&path)
-            .map_err(failed)?;
-        let draft = Self(path.clone());
-        file.write_all(text.as_bytes()).map_err(failed)?;
-        Ok(draft)
+            .map_err(KernelError::io("write", path.display()))?;
+        Ok(Self(path))
     }
 }
 
@@ -265,7 +268,7 @@ fn preview(manager: &Manager, name: &GuestName, text: &str) -> Result<Changed> {
 }
 
 /// The person's editor, its name split at blanks; no shell has a part in it.
-fn open_editor(path: &Path) -> Result<()> {
+pub(super) fn open_editor(path: &Path) -> Result<()> {
     let set = |name: &str| {
         std::env::var(name)
             .ok()

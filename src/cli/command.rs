@@ -9,8 +9,8 @@ use super::context::Context;
 use super::fault::{Fault, Result};
 use super::render::Format;
 use super::{
-    backup, change, create, delete, demo, doctor, enter, export, generate, image, import, info,
-    keeper, life, list, logs, plan, pool, profile, snapshot, template, wait,
+    backup, change, create, delete, demo, doctor, enter, export, file, generate, image, import,
+    info, keeper, life, list, logs, plan, pool, profile, snapshot, template, trash, wait,
 };
 use crate::model::GuestName;
 
@@ -39,6 +39,7 @@ const VERBS: &[Verb] = &[
     life::RESUME,
     delete::DELETE,
     delete::RENAME,
+    trash::TRASH,
     export::EXPORT,
     import::IMPORT,
     list::LIST,
@@ -46,6 +47,7 @@ const VERBS: &[Verb] = &[
     enter::EXEC,
     enter::SHELL,
     enter::CONSOLE,
+    file::FILE,
     logs::LOGS,
     logs::EVENTS,
     change::SET,

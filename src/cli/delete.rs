@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, IsTerminal, Write};
 
-use clap::ArgMatches;
+use clap::{Arg, ArgMatches, value_parser};
 
 use super::command::{Verb, dry_run, name, name_of, new_name, required, switch};
 use super::context::Context;
@@ -11,7 +11,7 @@ use super::many::{self, Work};
 use super::order::Job;
 use super::select;
 use crate::guest::{GuestError, Manager};
-use crate::model::{GuestName, Status};
+use crate::model::{GuestName, Status, clock};
 
 pub(super) const DELETE: Verb = Verb {
     name: "delete",
@@ -20,6 +20,16 @@ pub(super) const DELETE: Verb = Verb {
         select::many(command)
             .arg(switch("force", "Kill those that run, and do not ask").short('f'))
             .arg(switch("yes", "Do not ask").short('y'))
+            .arg(
+                Arg::new("keep")
+                    .long("keep")
+                    .value_name("DAYS")
+                    .value_parser(value_parser!(u32).range(0..=3650))
+                    .help(
+                        "Keep them in the trash for so long, 0 for not at all [default: trash.days \
+                         of bulkhead.toml, or 0]",
+                    ),
+            )
     },
     run: delete,
     hidden: false,
@@ -48,11 +58,19 @@ fn delete(context: &Context, matches: &ArgMatches) -> Result<u8> {
     if force {
         arguments.push("--force".to_owned());
     }
+    let keep = matches.get_one::<u32>("keep").copied();
+    if let Some(days) = keep {
+        arguments.push(format!("--keep={days}"));
+    }
     let act = |manager: &Manager, name: &GuestName| {
-        manager.delete(name, force)?;
-        Ok("deleted".to_owned())
+        let days = keep.unwrap_or(manager.settings.trash_days);
+        Ok(match manager.delete(name, force, days)? {
+            None => "deleted".to_owned(),
+            Some(until) => format!("deleted; kept in the trash until {}", clock::time(until)),
+        })
     };
     let preview = |manager: &Manager, name: &GuestName| {
+        manager.check_unprotected(name)?;
         let status = manager.status(name)?;
         let idle = matches!(status, Status::Stopped | Status::Creating | Status::Broken);
         if !idle && !force {

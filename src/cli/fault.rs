@@ -212,7 +212,9 @@ impl From<KernelError> for Fault {
 /// The exit code of an error of a guest.
 fn code(error: &GuestError) -> u8 {
     match error {
-        GuestError::Missing { .. } | GuestError::NoSnapshot { .. } => MISSING,
+        GuestError::Missing { .. }
+        | GuestError::NotInTrash { .. }
+        | GuestError::NoSnapshot { .. } => MISSING,
         GuestError::Exists(_)
         | GuestError::SnapshotExists { .. }
         | GuestError::Pool(PoolError::Exists(_) | PoolError::InUse { .. })

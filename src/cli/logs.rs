@@ -232,6 +232,7 @@ pub(super) fn in_words(kind: &EventKind) -> String {
         EventKind::Restored { snapshot } => format!("restored to snapshot {snapshot}"),
         EventKind::KeeperReplaced => "a new keeper took over".to_owned(),
         EventKind::Deleted => "deleted".to_owned(),
+        EventKind::BroughtBack => "brought back from the trash".to_owned(),
     }
 }
 

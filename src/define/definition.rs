@@ -24,6 +24,8 @@ layered! {
         description: Option<String>,
         /// Free labels.
         labels: BTreeMap<String, String>,
+        /// Whether it cannot be deleted.
+        protect: Option<bool>,
         /// CPU limits.
         cpu: CpuPart,
         /// Memory limits.

@@ -84,6 +84,8 @@ pub const KEYS: &[Key] = &[
         "Free text, one line"),
     key("labels", "label", "NAME=VALUE", Kind::Map, LIVE,
         "Free label, for --select"),
+    key("protect", "protect", "BOOL", Kind::Switch, LIVE,
+        "Whether `delete` refuses it, whatever else is said [default: false]"),
     key("cpu.limit", "cpus", "CPUS", Kind::Number, LIVE,
         "Most CPUs' time used, in steps of 0.01, or none [default: none]"),
     key("cpu.weight", "cpu-weight", "WEIGHT", Kind::Number, LIVE,

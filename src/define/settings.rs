@@ -93,6 +93,8 @@ pub struct Settings {
     pub templates: Option<PathBuf>,
     /// Where built images are kept; `None` for the usual place.
     pub images: Option<PathBuf>,
+    /// Days for which deleted guests are kept in the trash; 0 for not at all.
+    pub trash_days: u32,
 }
 
 impl Default for Settings {
@@ -116,6 +118,7 @@ impl Default for Settings {
             },
             templates: None,
             images: None,
+            trash_days: 0,
         }
     }
 }
@@ -131,6 +134,16 @@ layered! {
         templates: FolderPart,
         /// `[images]`
         images: FolderPart,
+        /// `[trash]`
+        trash: TrashPart,
+    }
+}
+
+layered! {
+    /// `[trash]`
+    pub struct TrashPart {
+        /// Days for which deleted guests are kept.
+        days: Option<u32>,
     }
 }
 
@@ -200,6 +213,7 @@ impl Settings {
             },
             templates: part.templates.dir,
             images: part.images.dir,
+            trash_days: part.trash.days.unwrap_or(usual.trash_days),
         };
         for (key, message) in settings.refused() {
             reader.fault_at_key(key, format!("{key}: {message}"));
@@ -243,6 +257,9 @@ impl Settings {
                 format!("is too few: a guest takes {}", IdBlock::STRIDE),
             ));
         }
+        if self.trash_days > 3650 {
+            found.push(("trash.days", "is out of range: 0 to 3650".into()));
+        }
         let folders = [
             ("templates.dir", &self.templates),
             ("images.dir", &self.images),
@@ -273,7 +290,8 @@ mod tests {
     #[test]
     fn settings_are_read_and_refused_with_their_lines() {
         let text = "[network]\nsubnet = \"10.9.0.0/24\"\nnat = false\ndns = [\"1.1.1.1\"]\n\
-                    [ids]\nfirst = 1_000_000\ncount = 262144\n[images]\ndir = \"/big\"\n";
+                    [ids]\nfirst = 1_000_000\ncount = 262144\n[images]\ndir = \"/big\"\n\
+                    [trash]\ndays = 7\n";
         let settings = Settings::parse("s", text).unwrap();
         assert_eq!(settings.network.subnet.to_string(), "10.9.0.0/24");
         assert_eq!(
@@ -281,6 +299,7 @@ mod tests {
             (false, 1_000_000)
         );
         assert_eq!(settings.images, Some("/big".into()));
+        assert_eq!(settings.trash_days, 7);
 
         let refused = |text: &str| Settings::parse("s", text).unwrap_err().to_string();
         assert_eq!(
@@ -294,6 +313,10 @@ mod tests {
         assert_eq!(
             refused("[network]\nsubnet = \"10.0.0.0/8\""),
             "s:2: network.subnet: \"10.0.0.0/8\": the prefix is out of range: 16 to 30"
+        );
+        assert_eq!(
+            refused("[trash]\ndays = 4000"),
+            "s:2: trash.days: is out of range: 0 to 3650"
         );
         assert_eq!(
             refused("[netwrk]"),

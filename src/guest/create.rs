@@ -149,6 +149,7 @@ impl Manager {
                 created_ms: now_ms(),
                 machine_id,
                 renaming: None,
+                trashed: None,
                 snapshot: None,
             };
             self.write_machine(name, &machine)?;

@@ -5,21 +5,25 @@ use std::time::Duration;
 use super::error::{GuestError, Result};
 use super::life::Verb;
 use super::manager::Manager;
+use super::store::Machine;
 use crate::kernel::{KernelError, fault};
 use crate::model::{EventKind, ExitReason, GuestName, Status};
 use crate::storage;
 
 impl Manager {
-    /// Removes a guest with all its data. With `force` it is killed first if need be.
+    /// Removes a guest with all its data, or puts it into the trash for `days`, then tells until when
+    /// (milliseconds since 1970). With `force` it is killed first if need be.
     ///
     /// # Errors
-    /// There is none, it runs, or its data cannot be removed; what is left then, `doctor` names.
-    pub fn delete(&self, name: &GuestName, force: bool) -> Result<()> {
+    /// There is none, it is protected, it runs, or its data cannot be removed; what is left then,
+    /// `doctor` names.
+    pub fn delete(&self, name: &GuestName, force: bool, days: u32) -> Result<Option<u64>> {
         if !self.layout.guest(name).is_dir() {
             return Err(self.missing(name));
         }
         let _lock = self.lock(name, "delete")?;
         let status = self.status(name)?;
+        self.check_unprotected(name)?;
         match Verb::Delete.check(name, status) {
             Ok(_) => {}
             Err(_) if force => {}
@@ -29,20 +33,33 @@ impl Manager {
         fault::point()?;
         let ran = !matches!(status, Status::Stopped | Status::Creating | Status::Broken);
         self.put_away(name, ran.then_some(ExitReason::Killed))?;
-        // From here on it is a folder without a definition: half gone, never half there.
-        let path = self.definition_path(name);
-        match std::fs::remove_file(&path) {
-            Ok(()) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(KernelError::io("remove", path.display())(error).into()),
-        }
-        fault::point()?;
-        self.discard(name)?;
+        let whole = !matches!(status, Status::Creating | Status::Broken);
+        let until = match days {
+            1.. if whole => Some(self.put_into_trash(name, days)?),
+            _ => {
+                self.remove_whole(name)?;
+                None
+            }
+        };
         fault::point()?;
         // It is gone; a full disk must not make that an error.
         let _lost = self.record(name, EventKind::Deleted);
         self.tell_neighbours(name);
-        Ok(())
+        // Nor what cannot be removed now of others: `trash empty` says so.
+        let _later = self.empty_trash(true);
+        Ok(until)
+    }
+
+    /// Refuses for a guest whose definition protects it.
+    ///
+    /// # Errors
+    /// It is protected.
+    pub fn check_unprotected(&self, name: &GuestName) -> Result<()> {
+        // One whose definition cannot be understood protects nothing.
+        match self.guest(name) {
+            Ok(guest) if guest.protect => Err(GuestError::Protected(name.clone())),
+            _ => Ok(()),
+        }
     }
 
     /// Removes a guest's folder, its root first. The lock is held.
@@ -66,7 +83,7 @@ impl Manager {
             source: error.into(),
         })?;
         fault::point()?;
-        for snapshot in self.snapshots(name).unwrap_or_default() {
+        for snapshot in self.snapshot_records(name).unwrap_or_default() {
             storage::remove_saved(&snapshot.root).map_err(|error| GuestError::Root {
                 name: name.clone(),
                 source: error.into(),
@@ -91,7 +108,22 @@ impl Manager {
         }
         self.clean_up(from)?;
         self.discard(to)?;
-        let mut machine = self.machine(from)?;
+        let machine = self.machine(from)?;
+        self.move_guest(from, to, machine)?;
+        self.tell_neighbours(to);
+        let from = from.to_string();
+        let _lost = self.record(to, EventKind::Renamed { from });
+        Ok(())
+    }
+
+    /// Moves a guest's folder and address to another name, which is free. Both locks are held.
+    /// `machine` is its record as it is to be.
+    pub(super) fn move_guest(
+        &self,
+        from: &GuestName,
+        to: &GuestName,
+        mut machine: Machine,
+    ) -> Result<()> {
         machine.renaming = Some(to.clone());
         let moved = self.write_machine(from, &machine).and_then(|()| {
             self.network.rename(from, to)?;
@@ -108,9 +140,6 @@ impl Manager {
         fault::point()?;
         // It has its new name; a full disk must not make that an error.
         let _later = self.settle_rename(to);
-        self.tell_neighbours(to);
-        let from = from.to_string();
-        let _lost = self.record(to, EventKind::Renamed { from });
         Ok(())
     }
 
@@ -131,6 +160,8 @@ impl Manager {
         if passed_on && find(name)?.is_none() {
             self.network.rename(&other, name)?;
         }
+        // Under the name it had it is not in the trash.
+        machine.trashed = machine.trashed.filter(|trashed| trashed.name != *name);
         self.write_machine(name, &machine)
     }
 }

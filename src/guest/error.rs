@@ -17,6 +17,17 @@ pub enum GuestError {
     /// The name is taken (exit code 4).
     #[error("there is a guest {0} already: choose another name, or delete it first")]
     Exists(GuestName),
+    /// Its definition protects it (exit code 5).
+    #[error("guest {0} is protected against being deleted: `bulkhead set {0} protect=false` first")]
+    Protected(GuestName),
+    /// It is not in the trash (exit code 3).
+    #[error("there is no guest {name} in the trash: {}", near.as_ref().map_or_else(|| "`bulkhead trash list` shows what there is".to_owned(), |n| format!("did you mean {n}?")))]
+    NotInTrash {
+        /// Name asked for.
+        name: GuestName,
+        /// The nearest there is.
+        near: Option<String>,
+    },
     /// It is in the wrong state (exit code 4).
     #[error("cannot {verb} guest {name}: it is {status}{}", advice.map(|a| format!("; {a}")).unwrap_or_default())]
     WrongState {
@@ -147,6 +158,18 @@ pub enum GuestError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// One of its files.
+    #[error("cannot {verb} {path} in guest {guest}: {why}")]
+    File {
+        /// What was tried.
+        verb: &'static str,
+        /// Guest.
+        guest: GuestName,
+        /// File.
+        path: String,
+        /// Why not.
+        why: String,
+    },
     /// Its cgroups.
     #[error(transparent)]
     Cgroup(#[from] crate::kernel::cgroup::CgroupError),
@@ -193,6 +216,7 @@ impl GuestError {
             | Self::Host { .. }
             | Self::Fixed { .. }
             | Self::Chosen { .. }
+            | Self::Protected(_)
             | Self::Pool(
                 crate::storage::PoolError::Unknown { .. }
                 | crate::storage::PoolError::Refused { .. },

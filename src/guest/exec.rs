@@ -119,7 +119,7 @@ impl Manager {
 
     /// A start that is under way, such as that of a guest's own reboot, is waited for by its lock; and
     /// a guest that runs has a keeper from here on.
-    fn await_start(&self, name: &GuestName) -> Result<()> {
+    pub(super) fn await_start(&self, name: &GuestName) -> Result<()> {
         if self.status(name)? == Status::Starting {
             self.lock(name, Verb::Exec.name())?;
         }

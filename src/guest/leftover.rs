@@ -39,7 +39,7 @@ impl Manager {
     /// The folders of this installation cannot be read.
     pub fn leftovers(&self, fix: bool) -> Result<Vec<Leftover>> {
         let mut found = Vec::new();
-        for name in self.names()? {
+        for name in self.all_names()? {
             self.of_guest(&name, fix, &mut found)?;
         }
         self.interfaces(fix, &mut found)?;
@@ -68,7 +68,7 @@ impl Manager {
         let Some(_lock) = self.idle(name) else {
             return Ok(());
         };
-        let Ok(status) = self.status(name) else {
+        let Ok(status) = self.status_there(name) else {
             return Ok(());
         };
         if status == Status::Creating {
@@ -82,6 +82,10 @@ impl Manager {
         {
             let done = fix.then(|| self.settle_rename(name));
             found.push(leftover("half-renamed guest", name.to_string(), told(done)));
+        }
+        if self.trashed(name).is_some() && self.network.find(name).is_ok_and(|l| l.is_some()) {
+            let done = fix.then(|| self.give_up_address(name));
+            found.push(leftover("address", name.to_string(), told(done)));
         }
         if self.is_abandoned(name) {
             let done = fix.then(|| self.let_go(name));

@@ -85,6 +85,9 @@ impl Manager {
     /// # Errors
     /// There is no such guest, or it is no readable regular file.
     pub fn definition_text(&self, name: &GuestName) -> Result<String> {
+        if self.trashed(name).is_some() {
+            return Err(self.missing(name));
+        }
         match crate::define::read_file(&self.definition_path(name)) {
             Ok(text) => Ok(text),
             Err(crate::define::ReadError::Missing(_)) => Err(self.missing(name)),

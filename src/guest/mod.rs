@@ -8,6 +8,8 @@
 //! | `life` | the table of verbs and states |
 //! | `export`, `import`, `adopt`, `hold` | a guest as one stream, and from one; held still meanwhile |
 //! | `create`, `start`, `stop`, `delete`, `change`, `exec` | the verbs |
+//! | `trash` | deleted guests that can be brought back |
+//! | `files` | single files of a guest, while it runs or not |
 //! | `backup` | a guest into a backup repository and out of one |
 //! | `keeper`, `console` | the small process beside a guest, and its viewers |
 //! | `successor` | how the launching process becomes the keeper |
@@ -32,6 +34,7 @@ mod error;
 pub mod events;
 pub mod exec;
 pub mod export;
+pub mod files;
 mod hold;
 mod ids;
 pub mod import;
@@ -47,6 +50,7 @@ pub mod start;
 pub mod stop;
 mod store;
 pub mod successor;
+pub mod trash;
 pub mod view;
 
 pub use error::GuestError;

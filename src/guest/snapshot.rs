@@ -61,6 +61,11 @@ impl Manager {
     /// There is no such guest, or a record cannot be read.
     pub fn snapshots(&self, name: &GuestName) -> Result<Vec<Snapshot>> {
         self.status(name)?;
+        self.snapshot_records(name)
+    }
+
+    /// The same of a guest that is half gone or in the trash.
+    pub(super) fn snapshot_records(&self, name: &GuestName) -> Result<Vec<Snapshot>> {
         let folder = self.snapshots_folder(name);
         let mut all = Vec::new();
         let Ok(entries) = std::fs::read_dir(&folder) else {

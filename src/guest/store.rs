@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{GuestError, Result};
 use super::manager::{Manager, RECORD};
+use super::trash::Trashed;
 use crate::kernel::file::{self, Lock};
 use crate::kernel::process::Identity;
 use crate::model::{ExitReason, Guest, GuestName, IdBlock, Status};
@@ -38,6 +39,9 @@ pub struct Machine {
     /// The name it is being given; left there when the command that gave it died.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renaming: Option<GuestName>,
+    /// Its time in the trash, if it is there under another name than this says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trashed: Option<Trashed>,
 }
 
 /// What its definition said of what is written into its files, when it was written. Until the
@@ -142,11 +146,18 @@ impl Drop for GuestLock {
 }
 
 impl Manager {
-    /// Names of all guests, also half-made ones, sorted.
+    /// Names of all guests, also half-made ones, sorted; not of those in the trash.
     ///
     /// # Errors
     /// The folder cannot be read.
     pub fn names(&self) -> Result<Vec<GuestName>> {
+        let mut names = self.all_names()?;
+        names.retain(|name| self.trashed(name).is_none());
+        Ok(names)
+    }
+
+    /// The same with those in the trash.
+    pub(super) fn all_names(&self) -> Result<Vec<GuestName>> {
         let folder = self.layout.guests();
         let failed = crate::kernel::KernelError::io("read", folder.display());
         let mut names: Vec<GuestName> = std::fs::read_dir(&folder)
@@ -271,9 +282,14 @@ impl Manager {
     /// # Errors
     /// There is none of that name, or its state cannot be read.
     pub fn status(&self, name: &GuestName) -> Result<Status> {
-        if !self.layout.guest(name).is_dir() {
+        if !self.layout.guest(name).is_dir() || self.trashed(name).is_some() {
             return Err(self.missing(name));
         }
+        self.status_there(name)
+    }
+
+    /// The same of a guest whose folder is there, in the trash too.
+    pub(super) fn status_there(&self, name: &GuestName) -> Result<Status> {
         let state = self.run_state(name)?;
         Ok(self.status_of(name, state.as_ref()))
     }

@@ -34,6 +34,7 @@ pub mod schedule;
 pub mod sealed;
 pub mod seccomp;
 pub mod socket;
+pub mod strange_file;
 pub mod terminal;
 pub mod timing;
 pub mod tree;

@@ -21,6 +21,7 @@ use crate::kernel::cgroup::Group;
 use crate::kernel::channel::Channel;
 use crate::kernel::process::{self, CloneFlags, Forked};
 use crate::kernel::seccomp::Program;
+use crate::kernel::strange_file::FileJob;
 use crate::kernel::{Errno, KernelError, credentials, inherited, namespace, sealed};
 use crate::plan::EnterPlan;
 
@@ -50,6 +51,13 @@ pub enum Task {
     Hosts {
         /// As from [`crate::model::hosts_block`].
         block: String,
+    },
+    /// Look at, read or write a file.
+    File {
+        /// Which, and how.
+        job: FileJob,
+        /// A file of ours that gets, as JSON, what the guest's file is.
+        report: OwnedFd,
     },
 }
 
@@ -101,6 +109,9 @@ pub enum EnterError {
     /// Entering itself.
     #[error("cannot enter the guest: {0}")]
     Entering(String),
+    /// Its small task could not be done.
+    #[error("{0}")]
+    Task(String),
     /// A step on our side.
     #[error("cannot enter the guest")]
     Kernel(#[from] KernelError),
@@ -119,6 +130,8 @@ pub(super) enum Word {
     Made,
     /// The terminal comes along.
     Terminal,
+    /// It has begun what may take long.
+    Going,
     /// The task is done.
     Done,
     /// It cannot go on; `errno` when the program could not be executed.
@@ -207,9 +220,9 @@ fn listen(
     task: &Task,
     made: &mut Option<OwnedFd>,
 ) -> Result<Entered, EnterError> {
-    let mut terminal = None;
+    let (mut terminal, mut patience, mut done) = (None, Some(PATIENCE), false);
     loop {
-        let heard = channel.receive(Some(PATIENCE)).map_err(|error| {
+        let heard = channel.receive(patience).map_err(|error| {
             if error.errno != Errno::TIMEDOUT {
                 return error.into();
             }
@@ -226,9 +239,14 @@ fn listen(
         match word {
             Word::Made => *made = fd,
             Word::Terminal => terminal = fd,
-            Word::Done => {}
+            Word::Going => patience = None,
+            Word::Done => done = true,
             Word::Failed { why, errno } => return Err(refused(task, why, errno)),
         }
+    }
+    if matches!(task, Task::File { .. }) && !done {
+        let why = "what had entered the guest for it was ended there";
+        return Err(EnterError::Task(why.into()));
     }
     let pidfd = made
         .take()
@@ -237,6 +255,9 @@ fn listen(
 }
 
 fn refused(task: &Task, why: String, errno: Option<i32>) -> EnterError {
+    if matches!((task, errno), (Task::File { .. }, Some(_))) {
+        return EnterError::Task(why);
+    }
     let (Task::Execute { argv, .. }, Some(errno)) = (task, errno) else {
         return EnterError::Entering(why);
     };

@@ -7,6 +7,7 @@ use std::path::Path;
 use rustix::fs::{FileType, Mode, OFlags};
 
 use super::enter::{EnterRequest, Task, Word, fail, tell};
+use super::entered_file::file_job;
 use super::init::cut_capabilities;
 use super::stage::set_limits;
 use super::user::{User, look_up};
@@ -48,6 +49,17 @@ pub(super) fn entered(
         }
         Task::Console => new_console(channel),
         Task::Hosts { block } => merge_into_hosts(block),
+        Task::File { job, report } => {
+            let going = || tell(channel, &Word::Going, None);
+            match file_job(job, report, going) {
+                Ok(()) => Ok(()),
+                Err(error) => fail(
+                    channel,
+                    error.to_string(),
+                    Some(error.raw_os_error().unwrap_or(0)),
+                ),
+            }
+        }
     };
     match done {
         Ok(()) => {

@@ -9,6 +9,7 @@ pub mod container;
 mod devices;
 pub mod enter;
 mod entered;
+mod entered_file;
 pub mod host;
 mod init;
 mod protocol;

@@ -22,6 +22,8 @@ pub struct Guest {
     pub description: String,
     /// Free labels, for `--select`.
     pub labels: BTreeMap<String, String>,
+    /// Whether it cannot be deleted.
+    pub protect: bool,
     /// Profiles that went into it, in order.
     pub profiles: Vec<String>,
     /// CPU limits.

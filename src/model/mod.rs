@@ -4,6 +4,7 @@ mod amount;
 mod cgroup;
 pub mod clock;
 mod facts;
+mod file_entry;
 mod filter;
 mod guest;
 mod hosts;
@@ -21,6 +22,7 @@ pub use cgroup::{
     SystemdScope, UnitValue,
 };
 pub use facts::{CgroupMode, HostFacts};
+pub use file_entry::{FileEntry, FileKind, FileWish};
 pub use filter::{Action, Arch, ArgCmp, Compare, Filter, FilterFlags, Rule};
 pub use guest::{
     Access, Autostart, BindMount, BlockLimit, CpuLimits, Device, DiskWish, Guest, InitCommand,

@@ -122,8 +122,10 @@ pub enum EventKind {
     },
     /// A new keeper took over from one that was gone.
     KeeperReplaced,
-    /// Removed.
+    /// Removed, or put into the trash.
     Deleted,
+    /// Brought back from the trash.
+    BroughtBack,
 }
 
 /// One thing that happened to one guest: a line of `events.jsonl`.

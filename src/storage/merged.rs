@@ -112,6 +112,14 @@ impl Merged {
     }
 
     fn find(&self, path: &str) -> io::Result<Option<(Vec<u8>, Owner)>> {
+        let Some((file, stat)) = self.open_file(path)? else {
+            return Ok(None);
+        };
+        Ok(Some((read_limited(file, FILE_MOST)?, Owner::of(&stat))))
+    }
+
+    /// Opens the regular file that `path` leads to; `None` if there is none.
+    pub(super) fn open_file(&self, path: &str) -> io::Result<Option<(File, Stat)>> {
         let mut path = path.as_bytes().to_vec();
         for _ in 0..LINKS_MOST {
             let (parent, name) = split(&path);
@@ -124,14 +132,18 @@ impl Merged {
             let name = cname(name)?;
             match entry(folder, &name)? {
                 Entry::File { dir, stat } if dirfd::is_file(&stat) => {
-                    let data = read_limited(child_file(&dir, &name)?, FILE_MOST)?;
-                    return Ok(Some((data, Owner::of(&stat))));
+                    return Ok(Some((child_file(&dir, &name)?, stat)));
                 }
                 Entry::Link(target) => path = joined(parent, &target),
                 _ => return Ok(None),
             }
         }
         Err(Errno::LOOP.into())
+    }
+
+    /// The folder that `path` leads to; `None` if there is nothing.
+    pub(super) fn folder(&self, path: &str) -> io::Result<Option<Folder>> {
+        Ok(self.enter(path, None)?.and_then(|mut trail| trail.pop()))
     }
 
     /// Writes `path` into the guest's layer, replacing a file or link there (not what the link
@@ -164,7 +176,7 @@ impl Merged {
     }
 
     /// The folder of the guest's layer that `path` lies in, and the last name.
-    fn place(&self, path: &str) -> io::Result<(OwnedFd, CString)> {
+    pub(super) fn place(&self, path: &str) -> io::Result<(OwnedFd, CString)> {
         let (parent, name) = split(path.as_bytes());
         let mut trail = self.enter_bytes(parent, Some(0o755))?.ok_or(Errno::NOENT)?;
         let dir = trail.pop().and_then(|f| f.upper).ok_or(Errno::NOENT)?;

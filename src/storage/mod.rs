@@ -18,6 +18,7 @@
 //! | `root` | a guest's own layer: make, use, delete |
 //! | `first_boot`, `network_files`, `ssh_keys` | what the host writes into a guest before it runs |
 //! | `merged`, `merged_folder` | a guest's tree as the guest sees it, read and written by descriptor |
+//! | `guest_files` | single files of a stopped guest |
 //! | `tree_item`, `tree_read`, `tree_write`, `tree_policy` | a tree as items with everything they have: read, and made again elsewhere |
 //! | `pack`, `pack_*` | a guest's archive: written and read as one stream |
 //! | `foreign`, `foreign_*`, `plain_yaml`, `take_over` | archives of containers of other programs |
@@ -54,6 +55,7 @@ mod first_boot;
 mod foreign;
 mod foreign_incus;
 mod foreign_pve;
+mod guest_files;
 mod host;
 mod image;
 mod image_config;
@@ -117,6 +119,7 @@ pub use first_boot::{
     update_stale,
 };
 pub use foreign::{Foreign, Opened, Told, open_archive};
+pub use guest_files::guest_file;
 pub use image::{
     Image, ImageError, Leftover, Progress, images, leftovers, load_image, remove_image,
     remove_leftover,

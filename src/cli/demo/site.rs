@@ -120,7 +120,8 @@ impl Site {
         let mut failed = Vec::new();
         let mut note = |error: GuestError| failed.push(view::chain(&error));
         for name in self.manager.names().unwrap_or_default() {
-            self.manager.delete(&name, true).unwrap_or_else(&mut note);
+            let gone = self.manager.delete(&name, true, 0);
+            gone.map(drop).unwrap_or_else(&mut note);
         }
         match self.manager.leftovers(true) {
             Ok(left) => failed.extend(left.into_iter().filter_map(|l| l.why)),

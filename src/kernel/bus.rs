@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -27,6 +28,11 @@ const MANAGER_INTERFACE: &str = "org.freedesktop.systemd1.Manager";
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long the end of a job is waited for before systemd is asked whether there still is one.
+const GLANCE: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 500_000_000,
+};
 /// Bytes of the longest message that is read; systemd's answers are far shorter.
 const LONGEST: usize = 1 << 20;
 
@@ -206,18 +212,46 @@ impl Bus {
         }
     }
 
-    /// Waits for the end of a job of systemd's; what came of it, such as `done`.
-    pub(super) fn job_result(&mut self, job: &str) -> Result<String> {
-        for signal in std::mem::take(&mut self.signals) {
-            if let Some(result) = removed(&signal, job) {
-                return Ok(result);
+    /// Waits for the end of a job of systemd's; what came of it, such as `done`. `None`: it ended and
+    /// nobody said how, for systemd tells of no job that ends while it reads its units again.
+    pub(super) fn job_result(&mut self, job: &str) -> Result<Option<String>> {
+        loop {
+            if let Some(result) = self.told(job) {
+                return Ok(Some(result));
+            }
+            if self.comes_within(GLANCE)? {
+                let message = self.receive()?;
+                self.signals.push(message);
+            } else if !self.has_job(job)? {
+                // The end may have been told before the answer.
+                return Ok(self.told(job));
             }
         }
-        loop {
-            let message = self.receive()?;
-            if let Some(result) = removed(&message, job) {
-                return Ok(result);
-            }
+    }
+
+    /// What the signals that came say of the end of `job`; the others are dropped.
+    fn told(&mut self, job: &str) -> Option<String> {
+        let signals = std::mem::take(&mut self.signals);
+        signals.iter().find_map(|signal| removed(signal, job))
+    }
+
+    fn has_job(&mut self, job: &str) -> Result<bool> {
+        let number = job.rsplit('/').next().and_then(|n| n.parse::<u32>().ok());
+        let number = number.ok_or_else(|| {
+            KernelError::new("wait for systemd's job", job, Errno::PROTO)
+                .because("it has no number")
+        })?;
+        Ok(self.manager("GetJob", &(number,))?.is_ok())
+    }
+
+    /// Whether something can be read before this time is over.
+    fn comes_within(&self, time: Timespec) -> Result<bool> {
+        let mut wanted = [PollFd::new(&self.socket, PollFlags::IN)];
+        match poll(&mut wanted, Some(&time)) {
+            Err(Errno::INTR) => Ok(false),
+            done => done
+                .map(|ready| ready > 0)
+                .map_err(|e| KernelError::new("wait for systemd at", self.address, e)),
         }
     }
 

@@ -44,16 +44,36 @@ pub fn start_scope(scope: &SystemdScope, pid: u32) -> Result<()> {
         }
         answer => answer,
     };
-    match finish(&mut bus, scope, "start", answer)?.as_str() {
-        "done" => Ok(()),
-        result => {
-            let _gone = bus.manager("ResetFailedUnit", &(scope.unit.as_str(),));
-            Err(failed(format!("the job ended as {result:?}")))
-        }
+    let result = match finish(&mut bus, scope, "start", answer)? {
+        Some(result) => result,
+        None if holds(&mut bus, scope, pid)? => return Ok(()),
+        None => "unknown".to_owned(),
+    };
+    if result == "done" {
+        return Ok(());
     }
+    let _gone = bus.manager("ResetFailedUnit", &(scope.unit.as_str(),));
+    Err(failed(format!("the job ended as {result:?}")))
 }
 
-/// Tells systemd of changed limits, until the scope ends.
+/// Whether systemd has that process in the scope.
+fn holds(bus: &mut Bus, scope: &SystemdScope, pid: u32) -> Result<bool> {
+    let failed = |e: String| failure(scope, "start", e);
+    let unit = bus.manager("GetUnit", &(scope.unit.as_str(),));
+    let of_pid = bus.manager("GetUnitByPID", &(pid,));
+    let (Ok(unit), Ok(of_pid)) = (
+        unit.map_err(|e| failed(e.to_string()))?,
+        of_pid.map_err(|e| failed(e.to_string()))?,
+    ) else {
+        return Ok(false);
+    };
+    let path = |answer: Incoming| answer.read::<OwnedObjectPath>();
+    let (unit, of_pid) = (path(unit), path(of_pid));
+    Ok(unit.is_ok() && unit == of_pid)
+}
+
+/// Tells systemd of changed limits, until the scope ends. A scope that systemd knows no more (it can
+/// lose one while it reads its units again) needs none: nobody writes the old ones back.
 ///
 /// # Errors
 /// [`CgroupError::Scope`] when systemd refuses.
@@ -71,6 +91,7 @@ pub fn change_scope(scope: &SystemdScope) -> Result<()> {
     let body = (scope.unit.as_str(), true, properties);
     match bus.manager("SetUnitProperties", &body) {
         Ok(Ok(_)) => Ok(()),
+        Ok(Err(refusal)) if is_gone(&refusal) => Ok(()),
         Ok(Err(refusal)) => Err(failed(words(&refusal))),
         Err(e) => Err(failed(e.to_string())),
     }
@@ -86,7 +107,7 @@ pub fn stop_scope(scope: &SystemdScope) -> Result<()> {
     let answer = bus
         .manager("StopUnit", &(scope.unit.as_str(), "replace"))
         .map_err(|e| failed(e.to_string()))?;
-    if !matches!(&answer, Err(refusal) if refusal.name.ends_with(".NoSuchUnit")) {
+    if !matches!(&answer, Err(refusal) if is_gone(refusal)) {
         finish(&mut bus, scope, "stop", answer)?;
     }
     // Only a failed one is still known; for any other this is refused.
@@ -94,19 +115,23 @@ pub fn stop_scope(scope: &SystemdScope) -> Result<()> {
     Ok(())
 }
 
-/// Waits for the job that an answer names.
+/// Waits for the job that an answer names; how it ended, if that was told.
 fn finish(
     bus: &mut Bus,
     scope: &SystemdScope,
     verb: &'static str,
     answer: std::result::Result<Incoming, Refusal>,
-) -> Result<String> {
+) -> Result<Option<String>> {
     let answer = answer.map_err(|refusal| failure(scope, verb, words(&refusal)))?;
     let job: OwnedObjectPath = answer
         .read()
         .map_err(|e| failure(scope, verb, e.to_string()))?;
     bus.job_result(job.as_str())
         .map_err(|e| failure(scope, verb, e.to_string()))
+}
+
+fn is_gone(refusal: &Refusal) -> bool {
+    refusal.name.ends_with(".NoSuchUnit")
 }
 
 fn words(refusal: &Refusal) -> String {

@@ -21,8 +21,8 @@ const PATIENCE: Duration = Duration::from_millis(200);
 /// Something that is left of a command that died.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Leftover {
-    /// `half-made guest`, `half-renamed guest`, `held guest`, `run state`, `cgroup`, `interface`, `address`,
-    /// `lock`, `file`.
+    /// `half-made guest`, `half-renamed guest`, `held guest`, `run state`, `cgroup`, `interface`,
+    /// `firewall entry`, `address`, `lock`, `file`.
     pub kind: &'static str,
     /// Its name.
     pub name: String,
@@ -43,6 +43,11 @@ impl Manager {
             self.of_guest(&name, fix, &mut found)?;
         }
         self.interfaces(fix, &mut found)?;
+        for entry in self.network.stale_entries().map_err(|e| network(&e))? {
+            let remove = || self.network.remove_entry(&entry);
+            let done = fix.then(|| remove().map_err(|e| super::view::chain(&e)));
+            found.push(leftover("firewall entry", entry.to_string(), done));
+        }
         for name in self.without_guest()? {
             self.of_nobody(&name, fix, &mut found)?;
         }

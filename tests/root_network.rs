@@ -643,8 +643,9 @@ fn an_interface_costs_about_a_millisecond() {
             carry_out(&network.ops(lease, host.mtu, None), namespace);
         });
         let deleted = quickest(|n| network.teardown_guest(&guests[usize::from(n)].1).unwrap());
+        let admitted = quickest(|n| network.admit(&guests[usize::from(n)].1).unwrap());
         eprintln!(
-            "host set up {first:?}, found {again:?}; interface {made:?}, deleted {deleted:?}"
+            "admitted {admitted:?}; host set up {first:?}, found {again:?}; interface {made:?}, deleted {deleted:?}"
         );
         // Several times what it costs; five runs of `ip` would cost fifty.
         assert!(made < Duration::from_millis(8), "{made:?}");

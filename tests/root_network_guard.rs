@@ -107,8 +107,13 @@ fn a_guest_speaks_only_for_itself() {
     let honest = ["ask", "probe", "packet", "broadcast"];
     assert_eq!(attack(), honest);
 
-    // It stays so after the host's firewall was restarted and anything was started.
-    street.nft("flush ruleset");
+    // As a reload of the host's own firewall does; doctor puts it back, and so does any start.
+    street.nft("delete table TABLE");
+    let report = street.bulkhead.run(&["doctor"]).stdout;
+    assert!(report.contains("bridge without its firewall"), "{report}");
+    street.bulkhead.ok(&["doctor", "--fix"]);
+    assert_eq!(attack(), honest);
+    street.nft("delete table TABLE");
     let late = ["create", "late", "--template", "busybox", "--start"];
     street.bulkhead.ok(&late);
     assert_eq!(attack(), honest);
@@ -171,6 +176,19 @@ fn isolated_ports_do_not_reach_each_other() {
     assert_eq!(heard("b", "a", "open"), [] as [&str; 0]);
     assert_eq!(heard("open", "a", "open2"), all);
     assert_eq!(heard("open", "open2", "a"), all);
+    // A running guest is changed at once, and only in this.
+    street
+        .bulkhead
+        .ok(&["set", "b", "network.isolated_ports=false"]);
+    assert_eq!(heard("a", "b", "open"), all);
+    street
+        .bulkhead
+        .ok(&["set", "b", "network.isolated_ports=none", "cpu.weight=50"]);
+    assert_eq!(heard("b", "a", "open"), all);
+    street
+        .bulkhead
+        .ok(&["set", "b", "network.isolated_ports=true"]);
+    assert_eq!(heard("a", "b", "open"), [] as [&str; 0]);
     // The host they reach.
     let gateway = format!(
         "{}.1",

@@ -22,11 +22,11 @@ const PATIENCE: Duration = Duration::from_millis(200);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Leftover {
     /// `half-made guest`, `half-renamed guest`, `held guest`, `run state`, `cgroup`, `interface`,
-    /// `firewall entry`, `address`, `lock`, `file`.
+    /// `bridge without its firewall`, `firewall entry`, `address`, `lock`, `file`.
     pub kind: &'static str,
     /// Its name.
     pub name: String,
-    /// Whether it was removed.
+    /// Whether it was removed, or put in order.
     pub removed: bool,
     /// Why not.
     pub why: Option<String>,
@@ -43,6 +43,12 @@ impl Manager {
             self.of_guest(&name, fix, &mut found)?;
         }
         self.interfaces(fix, &mut found)?;
+        if self.network.is_open().map_err(|e| network(&e))? {
+            let close = || self.network.ensure_host().map(drop);
+            let done = fix.then(|| close().map_err(|e| super::view::chain(&e)));
+            let bridge = self.network.bridge().to_owned();
+            found.push(leftover("bridge without its firewall", bridge, done));
+        }
         for entry in self.network.stale_entries().map_err(|e| network(&e))? {
             let remove = || self.network.remove_entry(&entry);
             let done = fix.then(|| remove().map_err(|e| super::view::chain(&e)));

@@ -15,6 +15,7 @@ use super::host::HostError;
 use super::lease::{Lease, mac_of};
 use super::subnet::Subnet;
 use super::{FileError, Network};
+use crate::kernel::netlink::Netlink;
 use crate::kernel::netlink_nft::{self, Element, Family, NAME_LENGTH};
 
 /// Interfaces the rules are for. Whatever else somebody put on the bridge is not held to them.
@@ -128,7 +129,21 @@ impl Network {
         )?)
     }
 
-    /// The opposite, for a guest that is no more.
+    /// Keeps a running guest apart, or not; `isolated` as in [`Network::ops`]. One that was started
+    /// without an interface on the bridge has nothing to be changed.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn isolate(&self, lease: &Lease, isolated: Option<bool>) -> Result<(), HostError> {
+        let isolated = isolated.unwrap_or(self.isolated_ports);
+        let mut kernel = Netlink::open()?;
+        if kernel.link(&lease.host_interface)?.is_some() {
+            kernel.bind_port(&lease.host_interface, lease.mac, isolated)?;
+        }
+        Ok(())
+    }
+
+    /// The opposite of [`Network::admit`], for a guest that is no more.
     pub(super) fn expel(&self, lease: &Lease) -> Result<(), HostError> {
         let table = self.layout.kernel_name();
         for element in elements(lease) {

@@ -136,7 +136,7 @@ impl Network {
         Ok(same.then_some(marker.host))
     }
 
-    fn tables_stand(&self) -> Result<bool, NetlinkError> {
+    pub(super) fn tables_stand(&self) -> Result<bool, NetlinkError> {
         let table = self.layout.kernel_name();
         Ok(table_exists(Family::Bridge, &table)?
             && (!self.nat || table_exists(Family::Inet, &table)?))

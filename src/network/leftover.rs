@@ -4,6 +4,7 @@
 use std::fmt;
 
 use super::Network;
+use super::bridge::ports;
 use super::host::HostError;
 use super::lease::Lease;
 use crate::kernel::netlink::{Link, Netlink};
@@ -73,6 +74,19 @@ impl Network {
         };
         let strangers = self.strangers(subnet)?.into_iter();
         Ok(strangers.map(StaleEntry).collect())
+    }
+
+    /// Whether guests are on the bridge and its firewall is gone: whoever reloaded the host's own
+    /// took ours along. [`Network::ensure_host`] puts it back.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or the bridge is somebody else's.
+    pub fn is_open(&self) -> Result<bool, HostError> {
+        let mut kernel = Netlink::open()?;
+        let Some((bridge, _)) = self.own_bridge(&mut kernel)? else {
+            return Ok(false);
+        };
+        Ok(!self.tables_stand()? && !ports(&mut kernel, bridge.index)?.is_empty())
     }
 
     /// Removes one; it may be gone already.

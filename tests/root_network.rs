@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use bulkhead::kernel::netlink::{Netlink, Veth};
-use bulkhead::kernel::netlink_nft::{Family, table_exists};
+use bulkhead::kernel::netlink_nft::{Family, elements, table_exists};
 use bulkhead::model::{GuestName, Layout, NetOp};
 use bulkhead::network::{HostError, Lease, Network, NetworkSettings};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -469,6 +469,52 @@ fn a_changed_subnet_waits_for_guests_to_stop() {
         assert!(is_own_address([10, 99, 0, 1].into()));
         assert!(!is_own_address(lease.gateway));
         moved.remove_host().unwrap();
+    });
+}
+
+#[test]
+fn hundreds_of_guests_are_let_in_and_each_by_its_lease() {
+    as_host(|| {
+        let installation = Installation::new();
+        let network = installation.network(without_nat());
+        let leases: Vec<_> = (0..253)
+            .map(|n| network.lease(&name(&format!("g{n}")), None).unwrap())
+            .collect();
+        network.ensure_host().unwrap();
+        let table = installation.layout().kernel_name();
+        let count = |set| elements(Family::Bridge, &table, set).unwrap().len();
+        assert_eq!((count("guests"), count("ports")), (253, 253));
+        let admitted = quickest(|n| network.admit(&leases[usize::from(n)]).unwrap());
+        assert!(admitted < Duration::from_millis(3), "{admitted:?}");
+        assert_eq!((count("guests"), count("ports")), (253, 253));
+
+        // What was given up is let in no more; an address that is taken instead, at the next start.
+        let (first, last) = (&leases[0], &leases[252]);
+        network.release(&name("g0")).unwrap();
+        assert_eq!((count("guests"), count("ports")), (252, 252));
+        let moved = network.lease(&name("g252"), Some(first.address)).unwrap();
+        assert_eq!((count("guests"), count("ports")), (251, 251));
+        network.admit(&moved).unwrap();
+        assert_eq!((count("guests"), count("ports")), (252, 252));
+        assert_eq!(network.stale_entries().unwrap(), []);
+
+        // One that nobody has is named and goes.
+        network.admit(last).unwrap();
+        let stale = network.stale_entries().unwrap();
+        assert_eq!(stale.len(), 2);
+        let ports = format!("{} in ports", last.host_interface);
+        assert!(stale.iter().any(|entry| entry.to_string() == ports));
+        for entry in &stale {
+            network.remove_entry(entry).unwrap();
+        }
+        assert_eq!(network.stale_entries().unwrap(), []);
+        network.remove_host().unwrap();
+        assert_eq!(count("ports"), 0);
+        let error = network.admit(&moved).unwrap_err().to_string();
+        assert!(
+            error.contains("add a guest to the firewall table"),
+            "{error}"
+        );
     });
 }
 

@@ -20,6 +20,10 @@ const PLACES: [&str; 4] = [
     "/usr/bin/nft",
 ];
 
+/// Raised whenever the rules change: what was set up by a program of another revision is set up anew,
+/// and a start need not write out all rules to find that they stand.
+pub(super) const REVISION: u32 = 1;
+
 /// The firewall could not be set.
 #[derive(Debug, thiserror::Error)]
 pub enum FirewallError {
@@ -191,6 +195,17 @@ mod tests {
             "10.9.0.0"
         );
         assert_eq!(postrouting[1]["match"]["right"], hostile);
+    }
+
+    #[test]
+    fn rules_that_change_have_another_revision() {
+        let subnet: Subnet = "10.9.0.0/24".parse().unwrap();
+        let text = tables("bulkhead", "bulkhead0", subnet, true).to_string();
+        let sum = text.bytes().fold(0x811c_9dc5_u32, |sum, byte| {
+            (sum ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+        });
+        let known = (1, 2_052_945_481);
+        assert_eq!((REVISION, sum), known, "raise REVISION, and put both here");
     }
 
     #[test]

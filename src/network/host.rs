@@ -8,7 +8,6 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::bridge::{Mark, forwarded_before, marks};
 use super::files::{self, FileError, Locked};
@@ -91,7 +90,9 @@ pub struct HostNetwork {
 struct Marker {
     boot_id: String,
     host: HostNetwork,
-    firewall: Value,
+    nat: bool,
+    /// [`firewall::REVISION`] of the program that wrote the rules.
+    rules: u32,
 }
 
 impl Network {
@@ -124,7 +125,7 @@ impl Network {
             return Ok(None);
         };
         if marker.host.subnet != subnet
-            || marker.firewall != self.rules(subnet)
+            || (marker.nat, marker.rules) != (self.nat, firewall::REVISION)
             || Some(&marker.boot_id) != files::read_sysctl(Path::new(BOOT_ID))?.as_ref()
             || files::read_sysctl(Path::new(IP_FORWARD))?.as_deref() != Some("1")
             || !self.tables_stand()?
@@ -189,8 +190,8 @@ impl Network {
         // After the bridge is there: whoever takes the last bridge down looks again after writing.
         pause()?;
         files::write_sysctl(Path::new(IP_FORWARD), "1")?;
-        let rules = self.rules(subnet);
         let table = self.layout.kernel_name();
+        let rules = firewall::tables(&table, &self.bridge, subnet, self.nat);
         firewall::apply(&table, &rules)?;
         pause()?;
         self.admit_all(subnet)?;
@@ -209,7 +210,8 @@ impl Network {
         let marker = Marker {
             boot_id: files::read_sysctl(Path::new(BOOT_ID))?.unwrap_or_default(),
             host: host.clone(),
-            firewall: rules,
+            nat: self.nat,
+            rules: firewall::REVISION,
         };
         files::write(&self.marker_file(), &marker)?;
         Ok(host)
@@ -300,10 +302,6 @@ impl Network {
             }
         }
         Ok(files::remove(&self.marker_file())?)
-    }
-
-    fn rules(&self, subnet: Subnet) -> Value {
-        firewall::tables(&self.layout.kernel_name(), &self.bridge, subnet, self.nat)
     }
 
     fn run_folder(&self) -> PathBuf {

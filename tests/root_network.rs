@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use bulkhead::kernel::netlink::{Netlink, Veth};
-use bulkhead::kernel::netlink_nft::inet_table_exists;
+use bulkhead::kernel::netlink_nft::{Family, elements, table_exists};
 use bulkhead::model::{GuestName, Layout, NetOp};
 use bulkhead::network::{HostError, Lease, Network, NetworkSettings};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -117,6 +117,7 @@ fn carry_out(ops: &[NetOp], guest: &Namespace) {
         bridge,
         mac,
         mtu,
+        isolated,
     } = &host[0]
     {
         let mut kernel = Netlink::open().unwrap();
@@ -130,6 +131,7 @@ fn carry_out(ops: &[NetOp], guest: &Namespace) {
             mtu: *mtu,
         };
         kernel.create_veth(&veth).unwrap();
+        kernel.bind_port(host_name, *mac, *isolated).unwrap();
     } else {
         panic!("{:?} comes first", host[0]);
     }
@@ -158,7 +160,8 @@ fn guest(network: &Network, text: &str) -> (Namespace, Lease) {
     let host = network.ensure_host().unwrap();
     let lease = network.lease(&name(text), None).unwrap();
     let namespace = Namespace::new();
-    carry_out(&network.ops(&lease, host.mtu), &namespace);
+    network.admit(&lease).unwrap();
+    carry_out(&network.ops(&lease, host.mtu, None), &namespace);
     (namespace, lease)
 }
 
@@ -288,7 +291,9 @@ fn nat_leads_out_and_not_in() {
         let (a, lease) = guest(&network, "a");
         let (b, lease_b) = guest(&network, "b");
         let table = installation.layout().kernel_name();
-        assert!(inet_table_exists(&table).unwrap());
+        for family in [Family::Inet, Family::Bridge] {
+            assert!(table_exists(family, &table).unwrap());
+        }
         assert_eq!(network.ensure_host().unwrap().mtu, 1400, "the way out's");
         assert_eq!(seen_from(&a, &world, WORLD).unwrap(), HOST_OUTSIDE);
         assert_eq!(
@@ -310,17 +315,17 @@ fn nat_leads_out_and_not_in() {
         // Without NAT the pool is routed, which shows that it was the table that kept it out.
         let routed = installation.network(without_nat());
         routed.ensure_host().unwrap();
-        assert!(!inet_table_exists(&table).unwrap());
+        assert!(!table_exists(Family::Inet, &table).unwrap());
         assert_eq!(seen_from(&world, &a, lease.address).unwrap(), WORLD);
         assert_eq!(seen_from(&a, &world, WORLD).unwrap(), lease.address);
         network.ensure_host().unwrap();
-        assert!(inet_table_exists(&table).unwrap());
+        assert!(table_exists(Family::Inet, &table).unwrap());
 
         for lease in [&lease, &lease_b] {
             network.teardown_guest(lease).unwrap();
         }
         network.remove_host().unwrap();
-        assert!(!inet_table_exists(&table).unwrap());
+        assert!(!table_exists(Family::Inet, &table).unwrap());
         assert_eq!(firewall(), before);
         assert_eq!(interfaces(), ["lo", "uplink"]);
     });
@@ -340,9 +345,9 @@ fn what_was_taken_away_comes_back() {
             .args(["flush", "ruleset"])
             .status();
         assert!(flushed.unwrap().success());
-        assert!(!inet_table_exists(&table).unwrap());
+        assert!(!table_exists(Family::Inet, &table).unwrap());
         assert_eq!(network.ensure_host().unwrap(), first);
-        assert!(inet_table_exists(&table).unwrap());
+        assert!(table_exists(Family::Inet, &table).unwrap());
 
         fs::write(FORWARD, "0").unwrap();
         network.ensure_host().unwrap();
@@ -467,6 +472,52 @@ fn a_changed_subnet_waits_for_guests_to_stop() {
     });
 }
 
+#[test]
+fn hundreds_of_guests_are_let_in_and_each_by_its_lease() {
+    as_host(|| {
+        let installation = Installation::new();
+        let network = installation.network(without_nat());
+        let leases: Vec<_> = (0..253)
+            .map(|n| network.lease(&name(&format!("g{n}")), None).unwrap())
+            .collect();
+        network.ensure_host().unwrap();
+        let table = installation.layout().kernel_name();
+        let count = |set| elements(Family::Bridge, &table, set).unwrap().len();
+        assert_eq!((count("guests"), count("ports")), (253, 253));
+        let admitted = quickest(|n| network.admit(&leases[usize::from(n)]).unwrap());
+        assert!(admitted < Duration::from_millis(3), "{admitted:?}");
+        assert_eq!((count("guests"), count("ports")), (253, 253));
+
+        // What was given up is let in no more; an address that is taken instead, at the next start.
+        let (first, last) = (&leases[0], &leases[252]);
+        network.release(&name("g0")).unwrap();
+        assert_eq!((count("guests"), count("ports")), (252, 252));
+        let moved = network.lease(&name("g252"), Some(first.address)).unwrap();
+        assert_eq!((count("guests"), count("ports")), (251, 251));
+        network.admit(&moved).unwrap();
+        assert_eq!((count("guests"), count("ports")), (252, 252));
+        assert_eq!(network.stale_entries().unwrap(), []);
+
+        // One that nobody has is named and goes.
+        network.admit(last).unwrap();
+        let stale = network.stale_entries().unwrap();
+        assert_eq!(stale.len(), 2);
+        let ports = format!("{} in ports", last.host_interface);
+        assert!(stale.iter().any(|entry| entry.to_string() == ports));
+        for entry in &stale {
+            network.remove_entry(entry).unwrap();
+        }
+        assert_eq!(network.stale_entries().unwrap(), []);
+        network.remove_host().unwrap();
+        assert_eq!(count("ports"), 0);
+        let error = network.admit(&moved).unwrap_err().to_string();
+        assert!(
+            error.contains("add a guest to the firewall table"),
+            "{error}"
+        );
+    });
+}
+
 fn is_own_address(address: Ipv4Addr) -> bool {
     TcpListener::bind((address, 0)).is_ok()
 }
@@ -569,7 +620,9 @@ fn requests_can_be_made_twice_and_errors_say_what() {
             (port.master, port.mtu, port.up),
             (Some(bridge.index), 1280, true)
         );
-        kernel.set_port_isolated("port7", true).unwrap();
+        for _ in 0..2 {
+            kernel.bind_port("port7", [2, 0, 0, 0, 0, 8], true).unwrap();
+        }
         let isolated = fs::read_to_string("/sys/class/net/port7/brport/isolated");
         // /sys shows the namespace it was mounted in; where that is ours, look.
         assert!(isolated.is_err() || isolated.unwrap() == "1\n");
@@ -580,8 +633,8 @@ fn requests_can_be_made_twice_and_errors_say_what() {
                 ["set up the interface none", "No such device"],
             ),
             (
-                kernel.set_port_isolated("lo", true).unwrap_err(),
-                ["isolate the bridge port lo", "("],
+                kernel.bind_port("lo", [2; 6], true).unwrap_err(),
+                ["set the rules of the bridge port lo", "("],
             ),
             (
                 kernel
@@ -632,11 +685,13 @@ fn an_interface_costs_about_a_millisecond() {
             .collect();
         let made = quickest(|n| {
             let (namespace, lease) = &guests[usize::from(n)];
-            carry_out(&network.ops(lease, host.mtu), namespace);
+            network.admit(lease).unwrap();
+            carry_out(&network.ops(lease, host.mtu, None), namespace);
         });
         let deleted = quickest(|n| network.teardown_guest(&guests[usize::from(n)].1).unwrap());
+        let admitted = quickest(|n| network.admit(&guests[usize::from(n)].1).unwrap());
         eprintln!(
-            "host set up {first:?}, found {again:?}; interface {made:?}, deleted {deleted:?}"
+            "admitted {admitted:?}; host set up {first:?}, found {again:?}; interface {made:?}, deleted {deleted:?}"
         );
         // Several times what it costs; five runs of `ip` would cost fifty.
         assert!(made < Duration::from_millis(8), "{made:?}");

@@ -81,8 +81,8 @@ fn finding(finding: &Finding) -> Vec<Cell> {
 
 fn leftover(leftover: &Leftover) -> Vec<Cell> {
     let state = match (&leftover.why, leftover.removed) {
-        (Some(why), _) => Cell::new(&format!("cannot be removed: {why}"), Tone::Bad),
-        (None, true) => Cell::new("removed", Tone::Good),
+        (Some(why), _) => Cell::new(&format!("cannot be cleared: {why}"), Tone::Bad),
+        (None, true) => Cell::new("cleared", Tone::Good),
         (None, false) => Cell::new("still there", Tone::Odd),
     };
     vec![Cell::from(leftover.kind), Cell::from(&leftover.name), state]

@@ -130,6 +130,7 @@ fn what_it_is(lines: &mut Lines, guest: &Guest) {
     lines.add("profiles", &guest.profiles.join(", "));
     lines.add("hostname", &guest.hostname);
     let network = match guest.network.kind {
+        NetworkKind::Bridge if guest.network.isolated_ports == Some(true) => "bridge, isolated",
         NetworkKind::Bridge => "bridge",
         NetworkKind::None => "none",
         NetworkKind::Host => "host",

@@ -420,6 +420,12 @@ fn network(guest: &Guest, found: &mut Found) {
             );
         }
     }
+    if network.isolated_ports == Some(true) && network.kind != NetworkKind::Bridge {
+        found.add(
+            "network.isolated_ports",
+            "needs the network kind bridge: another has no port",
+        );
+    }
     for server in &network.dns {
         if server.is_unspecified() || server.is_multicast() {
             found.add("network.dns", format!("{server} cannot be a name server"));

@@ -178,6 +178,8 @@ layered! {
         address: Option<OrNone<Ipv4Addr>>,
         /// Name servers.
         dns: Replace<IpAddr>,
+        /// Whether it is kept apart from others that are.
+        isolated_ports: Option<OrNone<bool>>,
     }
 }
 

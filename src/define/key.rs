@@ -178,6 +178,8 @@ pub const KEYS: &[Key] = &[
         "IPv4 address on the bridge, or none to be given one [default: none]"),
     key("network.dns", "dns", "IP", Kind::List, RESTART,
         "Name server, up to three [default: the host's]"),
+    key("network.isolated_ports", "isolated-ports", "BOOL", Kind::Switch, LIVE,
+        "Keep it from speaking with other guests that have this set, or none [default: none, the host's]"),
     key("access.ssh_keys", "ssh-key", "KEY", Kind::Words, RESTART,
         "Public key, one line, that may log in as root; written at the start after a change"),
     key("access.root_password_hash", "root-password-hash", "HASH", Kind::Text, RESTART,

@@ -381,8 +381,16 @@ impl From<RestartPart> for RestartRule {
 }
 
 impl From<NetworkPart> for NetworkWish {
-    fn from(NetworkPart { kind, address, dns }: NetworkPart) -> Self {
+    fn from(
+        NetworkPart {
+            kind,
+            address,
+            dns,
+            isolated_ports,
+        }: NetworkPart,
+    ) -> Self {
         Self {
+            isolated_ports: isolated_ports.and_then(|isolated| isolated.0),
             kind: kind.unwrap_or(default::NETWORK),
             address: address.and_then(|address| address.0),
             dns: dns.0.unwrap_or_default(),

@@ -71,6 +71,8 @@ pub struct NetworkSettings {
     pub nat: bool,
     /// Name servers of guests that name none; empty for the host's.
     pub dns: Vec<IpAddr>,
+    /// Whether guests that do not say otherwise are kept apart from each other.
+    pub isolated_ports: bool,
 }
 
 /// `[ids]`
@@ -108,6 +110,7 @@ impl Default for Settings {
                 },
                 nat: true,
                 dns: Vec::new(),
+                isolated_ports: false,
             },
             // Above what distributions give to people (subuid(5)) and Incus to its containers;
             // room for 8,064 guests, and all below 2^31. systemd-nspawn's --private-users=pick
@@ -158,6 +161,8 @@ layered! {
         nat: Option<bool>,
         /// Name servers.
         dns: Replace<IpAddr>,
+        /// Whether guests are kept apart.
+        isolated_ports: Option<bool>,
     }
 }
 
@@ -206,6 +211,7 @@ impl Settings {
                 subnet: part.network.subnet.unwrap_or(usual.network.subnet),
                 nat: part.network.nat.unwrap_or(usual.network.nat),
                 dns: part.network.dns.0.unwrap_or_default(),
+                isolated_ports: part.network.isolated_ports.unwrap_or(false),
             },
             ids: IdSettings {
                 first: part.ids.first.unwrap_or(usual.ids.first),

@@ -192,6 +192,7 @@ fn rest(guest: &Guest, path: &str) -> Items {
         "network.kind" => word(&NETWORK_KINDS, &guest.network.kind),
         "network.address" => optional(guest.network.address),
         "network.dns" => list(&guest.network.dns, ToString::to_string),
+        "network.isolated_ports" => optional(guest.network.isolated_ports),
         "ptys" => single(guest.ptys),
         "console_log" => single(guest.console_log),
         "cgroups" => single(guest.cgroups),

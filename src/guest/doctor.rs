@@ -104,7 +104,10 @@ impl Manager {
         };
         say(Grade::Good, "systemd", systemd.into());
         for (tool, need) in [
-            ("nft", "nftables: NAT for guests"),
+            (
+                "nft",
+                "nftables: rules for guests on the bridge, without which none starts there",
+            ),
             ("mmdebstrap", "mmdebstrap: the debian template"),
             ("busybox", "busybox-static: the busybox template"),
         ] {

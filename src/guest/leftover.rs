@@ -21,12 +21,12 @@ const PATIENCE: Duration = Duration::from_millis(200);
 /// Something that is left of a command that died.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Leftover {
-    /// `half-made guest`, `half-renamed guest`, `held guest`, `run state`, `cgroup`, `interface`, `address`,
-    /// `lock`, `file`.
+    /// `half-made guest`, `half-renamed guest`, `held guest`, `run state`, `cgroup`, `interface`,
+    /// `bridge without its firewall`, `firewall entry`, `address`, `lock`, `file`.
     pub kind: &'static str,
     /// Its name.
     pub name: String,
-    /// Whether it was removed.
+    /// Whether it was removed, or put in order.
     pub removed: bool,
     /// Why not.
     pub why: Option<String>,
@@ -43,6 +43,17 @@ impl Manager {
             self.of_guest(&name, fix, &mut found)?;
         }
         self.interfaces(fix, &mut found)?;
+        if self.network.is_open().map_err(|e| network(&e))? {
+            let close = || self.network.ensure_host().map(drop);
+            let done = fix.then(|| close().map_err(|e| super::view::chain(&e)));
+            let bridge = self.network.bridge().to_owned();
+            found.push(leftover("bridge without its firewall", bridge, done));
+        }
+        for entry in self.network.stale_entries().map_err(|e| network(&e))? {
+            let remove = || self.network.remove_entry(&entry);
+            let done = fix.then(|| remove().map_err(|e| super::view::chain(&e)));
+            found.push(leftover("firewall entry", entry.to_string(), done));
+        }
         for name in self.without_guest()? {
             self.of_nobody(&name, fix, &mut found)?;
         }

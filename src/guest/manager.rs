@@ -188,6 +188,7 @@ fn network_settings(layout: &Layout, settings: &Settings) -> NetworkSettings {
         subnet: (!usual).then_some((subnet.network, subnet.prefix)),
         nat: settings.network.nat,
         dns: settings.network.dns.clone(),
+        isolated_ports: settings.network.isolated_ports,
     }
 }
 

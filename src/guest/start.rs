@@ -76,7 +76,7 @@ impl Manager {
         let net = match guest.network.kind {
             NetworkKind::Bridge => {
                 let lease = self.network.preview(name, guest.network.address)?;
-                self.network.ops(&lease, 1500)
+                self.network.ops(&lease, 1500, guest.network.isolated_ports)
             }
             NetworkKind::None => Network::loopback_ops(),
             NetworkKind::Host => Vec::new(),
@@ -331,7 +331,12 @@ impl Manager {
             Some(lease) => {
                 let host = phase("look-at-bridge", || self.network.ensure_host())
                     .map_err(|error| GuestError::Network(error.into()))?;
-                Ok(self.network.ops(&lease, host.mtu))
+                fault::point()?;
+                phase("admit", || self.network.admit(&lease))
+                    .map_err(|error| GuestError::Network(error.into()))?;
+                Ok(self
+                    .network
+                    .ops(&lease, host.mtu, guest.network.isolated_ports))
             }
             None if guest.network.kind == NetworkKind::Host => Ok(Vec::new()),
             None => Ok(Network::loopback_ops()),

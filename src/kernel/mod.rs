@@ -24,6 +24,7 @@ pub mod netlink;
 mod netlink_address;
 mod netlink_message;
 pub mod netlink_nft;
+mod netlink_port;
 mod netlink_socket;
 pub mod probe;
 pub mod process;

@@ -9,10 +9,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
-use netlink_packet_route::link::{
-    InfoBridgePort, InfoKind, InfoPortData, InfoPortKind, LinkAttribute, LinkFlags, LinkInfo,
-    LinkMessage,
-};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
@@ -192,26 +189,6 @@ impl Netlink {
     pub fn set_alias(&mut self, name: &str, text: &str) -> Result<(), NetlinkError> {
         let message = named(name, vec![LinkAttribute::IfAlias(text.to_owned())]);
         self.set_link("set the alias of", name, message)
-    }
-
-    /// Keeps a bridge port from speaking with other isolated ports (Linux 4.18); the bridge itself
-    /// stays reachable.
-    ///
-    /// # Errors
-    /// When the interface is no bridge port or the kernel refuses.
-    pub fn set_port_isolated(&mut self, name: &str, isolated: bool) -> Result<(), NetlinkError> {
-        let port = vec![
-            LinkInfo::PortKind(InfoPortKind::Bridge),
-            LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::Isolated(
-                isolated,
-            )])),
-        ];
-        let message = named(name, vec![LinkAttribute::LinkInfo(port)]);
-        // Port data is read by RTM_NEWLINK only; without NLM_F_CREATE it changes what exists.
-        self.kernel
-            .ask(RouteNetlinkMessage::NewLink(message), 0)
-            .map(drop)
-            .map_err(|e| NetlinkError::new("isolate the bridge port", name, e))
     }
 
     /// Opens a handle on another network namespace: enters it for that, and comes back. The calling

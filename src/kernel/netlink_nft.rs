@@ -1,75 +1,309 @@
-//! Whether an nftables table exists, asked of the kernel directly: 20 microseconds, where a run of
-//! `nft` costs 12 milliseconds. Rules are written by `nft` itself, which the network room runs.
+//! nftables, spoken to directly: whether a table exists, and the elements of its sets. A question
+//! takes 20 microseconds where a run of `nft` takes 12 milliseconds. Rules are written by `nft`
+//! itself, which the network room runs.
 
 use netlink_packet_core::{
-    DefaultNla, Emitable, NetlinkDeserializable, NetlinkHeader, NetlinkSerializable,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NetlinkDeserializable, NetlinkHeader, NetlinkSerializable,
 };
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use super::netlink::NetlinkError;
-use super::netlink_socket::Conversation;
+use super::netlink_socket::{Conversation, Refusal};
 
-/// `NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETTABLE`.
-const GET_TABLE: u16 = (10 << 8) | 1;
-/// struct nfgenmsg: family (`NFPROTO_INET`), version, resource.
-const INET: [u8; 4] = [1, 0, 0, 0];
-/// `NFTA_TABLE_NAME`.
-const TABLE_NAME: u16 = 1;
+/// Bytes of an interface's name as a key of a set (IFNAMSIZ).
+pub const NAME_LENGTH: usize = 16;
 
-/// Whether `table inet NAME` exists in the calling thread's network namespace. A kernel without
-/// nftables has none.
-///
-/// # Errors
-/// When the kernel gives no socket or refuses to tell.
-pub fn inet_table_exists(name: &str) -> Result<bool, NetlinkError> {
-    const VERB: &str = "look up the firewall table";
-    let mut kernel = match Conversation::open(NETLINK_NETFILTER) {
-        Err(e) if e.raw_os_error() == Some(libc::EPROTONOSUPPORT) => return Ok(false),
-        opened => opened.map_err(|e| NetlinkError::new(VERB, name, e.into()))?,
-    };
-    match kernel.ask(GetTable::named(name), 0) {
-        Ok(_) => Ok(true),
-        // EINVAL: nothing in this kernel answers for nftables.
-        Err(e) if matches!(e.source.raw_os_error(), Some(libc::ENOENT | libc::EINVAL)) => Ok(false),
-        Err(e) => Err(NetlinkError::new(VERB, name, e)),
+/// Numbers of <linux/netfilter/nfnetlink.h> and <linux/netfilter/nf_tables.h>.
+mod number {
+    const NFTABLES: u16 = 10;
+    pub(super) const GET_TABLE: u16 = NFTABLES << 8 | 1;
+    pub(super) const NEW_ELEMENT: u16 = NFTABLES << 8 | 12;
+    pub(super) const GET_ELEMENT: u16 = NFTABLES << 8 | 13;
+    pub(super) const DELETE_ELEMENT: u16 = NFTABLES << 8 | 14;
+    /// Around what is done as a whole or not at all.
+    pub(super) const BEGIN: u16 = 0x10;
+    pub(super) const END: u16 = 0x11;
+    /// Of those two: whose transaction it is, in network byte order.
+    pub(super) const OF_NFTABLES: [u8; 2] = NFTABLES.to_be_bytes();
+
+    pub(super) const TABLE_NAME: u16 = 1;
+    pub(super) const TABLE: u16 = 1;
+    pub(super) const SET: u16 = 2;
+    pub(super) const ELEMENTS: u16 = 3;
+    pub(super) const ELEMENT: u16 = 1;
+    pub(super) const KEY: u16 = 1;
+    pub(super) const VALUE: u16 = 1;
+    /// NLA_F_NESTED.
+    pub(super) const NESTED: u16 = 1 << 15;
+}
+
+/// Bytes of struct nfgenmsg: family, version, resource.
+const GENERAL: usize = 4;
+
+/// Which packets a table is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4 and IPv6 as the host routes them.
+    Inet,
+    /// Frames of bridges.
+    Bridge,
+}
+
+impl Family {
+    /// As `nft` writes it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Inet => "inet",
+            Self::Bridge => "bridge",
+        }
     }
-}
 
-/// The question, and the answer, whose contents do not matter.
-struct GetTable {
-    name: DefaultNla,
-}
-
-impl GetTable {
-    fn named(name: &str) -> Self {
-        let mut text = name.as_bytes().to_vec();
-        text.push(0);
-        Self {
-            name: DefaultNla::new(TABLE_NAME, text),
+    /// NFPROTO_INET, NFPROTO_BRIDGE.
+    fn number(self) -> u8 {
+        match self {
+            Self::Inet => 1,
+            Self::Bridge => 7,
         }
     }
 }
 
-impl NetlinkSerializable for GetTable {
-    fn message_type(&self) -> u16 {
-        GET_TABLE
+/// An element of a set.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Element {
+    set: String,
+    key: Vec<u8>,
+}
+
+impl Element {
+    /// The element of `set` with that key, as the kernel keeps it: each part from a multiple of four
+    /// bytes on.
+    #[must_use]
+    pub fn new(set: &str, key: Vec<u8>) -> Self {
+        Self {
+            set: set.to_owned(),
+            key,
+        }
     }
-    fn buffer_len(&self) -> usize {
-        INET.len() + self.name.buffer_len()
+
+    /// Its set.
+    #[must_use]
+    pub fn set(&self) -> &str {
+        &self.set
     }
-    fn serialize(&self, buffer: &mut [u8]) {
-        let (family, name) = buffer.split_at_mut(INET.len());
-        family.copy_from_slice(&INET);
-        self.name.emit(name);
+
+    /// Its key.
+    #[must_use]
+    pub fn key(&self) -> &[u8] {
+        &self.key
     }
 }
 
-impl NetlinkDeserializable for GetTable {
+/// Whether a table exists in the calling thread's network namespace. A kernel without nftables has
+/// none.
+///
+/// # Errors
+/// When the kernel gives no socket or refuses to tell.
+pub fn table_exists(family: Family, name: &str) -> Result<bool, NetlinkError> {
+    const VERB: &str = "look up the firewall table";
+    let Some(mut kernel) = open(VERB, name)? else {
+        return Ok(false);
+    };
+    let question = Message::new(number::GET_TABLE, family, text(number::TABLE_NAME, name));
+    match kernel.ask(question, 0) {
+        Ok(_) => Ok(true),
+        Err(e) if absent(&e) => Ok(false),
+        Err(e) => Err(NetlinkError::new(VERB, name, e)),
+    }
+}
+
+/// Adds elements to sets of a table, all or none, in one transaction. They may be there already.
+///
+/// # Errors
+/// When there is no such table or set, or the kernel refuses.
+pub fn add_elements(family: Family, table: &str, elements: &[Element]) -> Result<(), NetlinkError> {
+    const VERB: &str = "add a guest to the firewall table";
+    let mut kernel = Conversation::open(NETLINK_NETFILTER)
+        .map_err(|e| NetlinkError::new(VERB, table, e.into()))?;
+    let body = |element| Message::new(number::NEW_ELEMENT, family, chosen(table, element));
+    transaction(&mut kernel, elements.iter().map(body), NLM_F_CREATE)
+        .map_err(|e| NetlinkError::new(VERB, table, e))
+}
+
+/// Deletes an element; false when there is none, or no such table.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn delete_element(
+    family: Family,
+    table: &str,
+    element: &Element,
+) -> Result<bool, NetlinkError> {
+    const VERB: &str = "delete a guest from the firewall table";
+    let Some(mut kernel) = open(VERB, table)? else {
+        return Ok(false);
+    };
+    let message = Message::new(number::DELETE_ELEMENT, family, chosen(table, element));
+    match transaction(&mut kernel, [message].into_iter(), 0) {
+        Ok(()) => Ok(true),
+        Err(e) if absent(&e) => Ok(false),
+        Err(e) => Err(NetlinkError::new(VERB, table, e)),
+    }
+}
+
+/// All elements of a set; none if there is no such set.
+///
+/// # Errors
+/// When the kernel gives no socket or refuses to tell.
+pub fn elements(family: Family, table: &str, set: &str) -> Result<Vec<Element>, NetlinkError> {
+    const VERB: &str = "list the guests in the firewall table";
+    let Some(mut kernel) = open(VERB, table)? else {
+        return Ok(Vec::new());
+    };
+    let body = [text(number::TABLE, table), text(number::SET, set)].concat();
+    let answers = match kernel.ask(Message::new(number::GET_ELEMENT, family, body), NLM_F_DUMP) {
+        Ok(answers) => answers,
+        Err(e) if absent(&e) => return Ok(Vec::new()),
+        Err(e) => return Err(NetlinkError::new(VERB, table, e)),
+    };
+    let lists = answers
+        .iter()
+        .flat_map(|a| inside(&a.body, number::ELEMENTS));
+    let all = lists.flat_map(|list| inside(list, number::ELEMENT));
+    let keys = all.flat_map(|one| inside(one, number::KEY));
+    let values = keys.flat_map(|key| inside(key, number::VALUE));
+    Ok(values.map(|key| Element::new(set, key.to_vec())).collect())
+}
+
+/// A socket, where the kernel has nftables.
+fn open(verb: &'static str, object: &str) -> Result<Option<Conversation>, NetlinkError> {
+    match Conversation::open(NETLINK_NETFILTER) {
+        Ok(kernel) => Ok(Some(kernel)),
+        Err(e) if e.raw_os_error() == Some(libc::EPROTONOSUPPORT) => Ok(None),
+        Err(e) => Err(NetlinkError::new(verb, object, e.into())),
+    }
+}
+
+/// ENOENT: no such thing. EINVAL: nothing in this kernel answers for nftables.
+fn absent(refusal: &Refusal) -> bool {
+    matches!(
+        refusal.source.raw_os_error(),
+        Some(libc::ENOENT | libc::EINVAL)
+    )
+}
+
+fn transaction(
+    kernel: &mut Conversation,
+    changes: impl Iterator<Item = Message>,
+    flags: u16,
+) -> Result<(), Refusal> {
+    let mut all = vec![(Message::edge(number::BEGIN), 0)];
+    all.extend(changes.map(|change| (change, flags)));
+    if all.len() == 1 {
+        return Ok(());
+    }
+    // The last change is answered when all have been made; the first that is refused, at once.
+    if let Some((_, flags)) = all.last_mut() {
+        *flags |= NLM_F_ACK;
+    }
+    all.push((Message::edge(number::END), 0));
+    kernel.ask_all(all)
+}
+
+/// The attributes that name an element.
+fn chosen(table: &str, element: &Element) -> Vec<u8> {
+    let key = nest(number::KEY, attribute(number::VALUE, &element.key));
+    let list = nest(number::ELEMENTS, nest(number::ELEMENT, key));
+    [
+        text(number::TABLE, table),
+        text(number::SET, &element.set),
+        list,
+    ]
+    .concat()
+}
+
+fn text(kind: u16, text: &str) -> Vec<u8> {
+    attribute(kind, &[text.as_bytes(), &[0]].concat())
+}
+
+fn nest(kind: u16, inner: Vec<u8>) -> Vec<u8> {
+    attribute(kind | number::NESTED, &inner)
+}
+
+/// struct nlattr and what follows it, up to a multiple of four.
+fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
+    let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+    bytes.extend(value);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
+/// Contents of all attributes of a kind.
+fn inside(mut attributes: &[u8], kind: u16) -> Vec<&[u8]> {
+    let mut found = Vec::new();
+    while let [l0, l1, k0, k1, rest @ ..] = attributes {
+        let length = usize::from(u16::from_ne_bytes([*l0, *l1])).saturating_sub(4);
+        let Some(value) = rest.get(..length) else {
+            break;
+        };
+        if u16::from_ne_bytes([*k0, *k1]) & !number::NESTED == kind {
+            found.push(value);
+        }
+        attributes = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    found
+}
+
+/// One message of nftables, sent or heard.
+struct Message {
+    kind: u16,
+    general: [u8; GENERAL],
+    body: Vec<u8>,
+}
+
+impl Message {
+    fn new(kind: u16, family: Family, body: Vec<u8>) -> Self {
+        Self {
+            kind,
+            general: [family.number(), 0, 0, 0],
+            body,
+        }
+    }
+
+    fn edge(kind: u16) -> Self {
+        let [high, low] = number::OF_NFTABLES;
+        Self {
+            kind,
+            general: [0, 0, high, low],
+            body: Vec::new(),
+        }
+    }
+}
+
+impl NetlinkSerializable for Message {
+    fn message_type(&self) -> u16 {
+        self.kind
+    }
+    fn buffer_len(&self) -> usize {
+        GENERAL + self.body.len()
+    }
+    fn serialize(&self, buffer: &mut [u8]) {
+        let (general, body) = buffer.split_at_mut(GENERAL);
+        general.copy_from_slice(&self.general);
+        body.copy_from_slice(&self.body);
+    }
+}
+
+impl NetlinkDeserializable for Message {
     type Error = std::convert::Infallible;
 
-    fn deserialize(_header: &NetlinkHeader, _payload: &[u8]) -> Result<Self, Self::Error> {
+    fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, Self::Error> {
+        let (general, body) = payload.split_at(GENERAL.min(payload.len()));
         Ok(Self {
-            name: DefaultNla::new(TABLE_NAME, Vec::new()),
+            kind: header.message_type,
+            general: general.try_into().unwrap_or_default(),
+            body: body.to_vec(),
         })
     }
 }
@@ -80,10 +314,26 @@ mod tests {
 
     #[test]
     fn the_question_is_laid_out_as_the_kernel_reads_it() {
-        let question = GetTable::named("ab");
+        let body = text(number::TABLE_NAME, "ab");
+        let question = Message::new(number::GET_TABLE, Family::Inet, body);
         let mut bytes = vec![0; question.buffer_len()];
         question.serialize(&mut bytes);
-        assert_eq!(question.name.buffer_len(), 8);
         assert_eq!(bytes, [1, 0, 0, 0, 7, 0, 1, 0, b'a', b'b', 0, 0]);
+    }
+
+    #[test]
+    fn an_element_is_found_where_it_was_put() {
+        let element = Element::new("s", vec![1, 2, 3, 4, 5]);
+        let bytes = chosen("t", &element);
+        let path = [
+            number::ELEMENTS,
+            number::ELEMENT,
+            number::KEY,
+            number::VALUE,
+        ];
+        let found = path
+            .iter()
+            .try_fold(&bytes[..], |at, kind| inside(at, *kind).first().copied());
+        assert_eq!(found, Some(&element.key[..]));
     }
 }

@@ -86,6 +86,28 @@ impl Conversation {
         }
     }
 
+    /// Sends several requests at once, of which the last that has NLM_F_ACK is acknowledged, and
+    /// waits for that or for the first refusal. All have the one number, so that either ends it.
+    pub(super) fn ask_all<M>(&mut self, messages: Vec<(M, u16)>) -> Result<(), Refusal>
+    where
+        M: NetlinkSerializable + NetlinkDeserializable,
+    {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut bytes = Vec::new();
+        for (message, flags) in messages {
+            let payload = NetlinkPayload::InnerMessage(message);
+            let mut message = NetlinkMessage::new(NetlinkHeader::default(), payload);
+            message.header.flags = NLM_F_REQUEST | flags;
+            message.header.sequence_number = self.sequence;
+            message.finalize();
+            let at = bytes.len();
+            bytes.resize(at + message.buffer_len(), 0);
+            message.serialize(&mut bytes[at..]);
+        }
+        retry(|| self.socket.send(&bytes, 0))?;
+        self.answers::<M>().map(drop)
+    }
+
     /// Reads until the request is acknowledged; also whether a dump was interrupted by a change.
     fn answers<M: NetlinkDeserializable>(&mut self) -> Result<(Vec<M>, bool), Refusal> {
         let mut answers = Vec::new();

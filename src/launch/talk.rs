@@ -156,6 +156,7 @@ impl Host {
                 bridge,
                 mac,
                 mtu,
+                isolated,
             } = op
             else {
                 continue;
@@ -178,6 +179,7 @@ impl Host {
                     let _gone = netlink.delete_link(&name);
                 }
             });
+            netlink.bind_port(host_name, *mac, *isolated)?;
         }
         Ok(())
     }

@@ -310,6 +310,8 @@ pub struct NetworkWish {
     pub address: Option<Ipv4Addr>,
     /// Name servers; empty for the host's.
     pub dns: Vec<std::net::IpAddr>,
+    /// Whether it is kept apart from others that are; `None` for what the host's settings say.
+    pub isolated_ports: Option<bool>,
 }
 
 /// First-boot access data.

@@ -92,7 +92,8 @@ pub struct DirOp {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "net", rename_all = "kebab-case")]
 pub enum NetOp {
-    /// On the host: a veth pair, one end on `bridge`, the other in the guest's namespace.
+    /// On the host: a veth pair, one end on `bridge`, the other in the guest's namespace. The bridge
+    /// is told the guest's hardware address and learns no other from it.
     Veth {
         /// Host end, such as `bh1a`.
         host_name: String,
@@ -104,6 +105,8 @@ pub enum NetOp {
         mac: [u8; 6],
         /// Largest packet.
         mtu: u32,
+        /// Whether other isolated ports of the bridge are out of reach.
+        isolated: bool,
     },
     /// Inside: loopback up.
     Loopback,

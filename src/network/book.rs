@@ -31,7 +31,19 @@ impl Network {
     pub fn lease(&self, guest: &GuestName, wish: Option<Ipv4Addr>) -> Result<Lease, LeaseError> {
         let lock = self.lock_book()?;
         let subnet = self.subnet(&lock).map_err(Box::new)?;
-        self.change(&lock, |leases| self.give(leases, guest, wish, subnet))
+        let mut before = None;
+        let lease = self.change(&lock, |leases| {
+            before = leases.get(guest);
+            self.give(leases, guest, wish, subnet)
+        })?;
+        if let Some(moved) = before
+            .filter(|address| *address != lease.address)
+            .and_then(|address| Lease::of(address, subnet, self.layout.tag()))
+        {
+            files::pause(&self.leases_file())?;
+            self.expel(&moved).map_err(Box::new)?;
+        }
+        Ok(lease)
     }
 
     /// What [`Network::lease`] would give, for `--dry-run`; takes no lock and changes nothing.
@@ -79,7 +91,13 @@ impl Network {
     /// When a file cannot be read or written.
     pub fn release(&self, guest: &GuestName) -> Result<bool, LeaseError> {
         let lock = self.lock_book()?;
-        self.change(&lock, |leases| Ok(leases.release(guest).is_some()))
+        let lease = self.find(guest)?;
+        let had = self.change(&lock, |leases| Ok(leases.release(guest).is_some()))?;
+        if let Some(lease) = lease {
+            files::pause(&self.leases_file())?;
+            self.expel(&lease).map_err(Box::new)?;
+        }
+        Ok(had)
     }
 
     /// Passes a guest's address on to its new name.

@@ -109,7 +109,7 @@ pub(super) fn forwarded_before(kernel: &mut Netlink) -> Result<bool, HostError> 
 }
 
 /// Names of a bridge's ports.
-fn ports(kernel: &mut Netlink, bridge: u32) -> Result<Vec<String>, NetlinkError> {
+pub(super) fn ports(kernel: &mut Netlink, bridge: u32) -> Result<Vec<String>, NetlinkError> {
     let links = kernel.links("")?.into_iter();
     Ok(links
         .filter(|l| l.master == Some(bridge))

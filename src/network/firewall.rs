@@ -1,5 +1,6 @@
-//! The firewall table of an installation, as data for `nft -j`, and the run of `nft`. The table holds
-//! nothing but what this program put there, so taking it away takes all of it away.
+//! The firewall tables of an installation, as data for `nft -j`, and the run of `nft`. They hold
+//! nothing but what this program put there, so taking them away takes all of it away. What guests may
+//! send is `guard.rs`.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -7,7 +8,9 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
+use super::guard;
 use super::subnet::Subnet;
+use crate::kernel::netlink_nft::Family;
 
 /// Where `nft` may lie; never searched for in PATH, which belongs to whoever called.
 const PLACES: [&str; 4] = [
@@ -17,12 +20,16 @@ const PLACES: [&str; 4] = [
     "/usr/bin/nft",
 ];
 
+/// Raised whenever the rules change: what was set up by a program of another revision is set up anew,
+/// and a start need not write out all rules to find that they stand.
+pub(super) const REVISION: u32 = 1;
+
 /// The firewall could not be set.
 #[derive(Debug, thiserror::Error)]
 pub enum FirewallError {
     /// No program.
     #[error(
-        "cannot set up NAT for guests: there is no `nft` on this host; install the package nftables, or set nat = false"
+        "cannot set up the firewall between guests: there is no `nft` on this host; install the package nftables"
     )]
     Missing,
     /// It could not be run.
@@ -54,19 +61,21 @@ pub(super) fn program() -> Result<&'static Path, FirewallError> {
         .ok_or(FirewallError::Missing)
 }
 
-/// The whole table, replacing what is there in one transaction.
-///
+/// Everything: the NAT table of family inet, replacing what is there, where there is to be one, and
+/// the guard of the bridge; one transaction.
+pub(super) fn tables(name: &str, bridge: &str, subnet: Subnet, nat: bool) -> Value {
+    let mut all = guard::table(name, subnet);
+    if nat {
+        all.extend(nat_table(name, bridge, subnet));
+    }
+    json!({ "nftables": all })
+}
+
 /// Guests go out under the host's address. Into the bridge comes what answers them and what the host
 /// itself published to them (destination NAT); a neighbour of the host that routes to the pool by
 /// itself does not get in. Guests speak with each other, and the host with them, without passing here.
-pub(super) fn table(name: &str, bridge: &str, subnet: Subnet) -> Value {
-    let chain = |chain: &str, kind: &str, hook: &str, priority: i32| {
-        json!({"add": {"chain": {
-            "family": "inet", "table": name, "name": chain,
-            "type": kind, "hook": hook, "prio": priority, "policy": "accept"
-        }}})
-    };
-    let rule = |chain: &str, expr: Value| json!({"add": {"rule": {"family": "inet", "table": name, "chain": chain, "expr": expr}}});
+fn nat_table(name: &str, bridge: &str, subnet: Subnet) -> Vec<Value> {
+    let at = (Family::Inet, name.to_owned());
     let out = |op: &str| matches(op, json!({"meta": {"key": "oifname"}}), json!(bridge));
     let inside = matches("==", json!({"meta": {"key": "iifname"}}), json!(bridge));
     let ct = |key: &str, right: Value| matches("in", json!({"ct": {"key": key}}), right);
@@ -75,34 +84,59 @@ pub(super) fn table(name: &str, bridge: &str, subnet: Subnet) -> Value {
         json!({"payload": {"protocol": "ip", "field": "saddr"}}),
         json!({"prefix": {"addr": subnet.network(), "len": subnet.prefix()}}),
     );
-    json!({"nftables": [
+    let forward = |expr: Value| rule(&at, "forward", expr);
+    vec![
         // Adding first makes deleting safe where there is none.
-        {"add": {"table": {"family": "inet", "name": name}}},
-        {"delete": {"table": {"family": "inet", "name": name}}},
-        {"add": {"table": {"family": "inet", "name": name}}},
-        chain("postrouting", "nat", "postrouting", 100),
-        rule("postrouting", json!([source, out("!="), {"masquerade": null}])),
-        chain("forward", "filter", "forward", 0),
-        rule("forward", json!([inside, {"accept": null}])),
-        rule("forward", json!([out("=="), ct("state", json!(["established", "related"])), {"accept": null}])),
-        rule("forward", json!([out("=="), ct("status", json!("dnat")), {"accept": null}])),
-        rule("forward", json!([out("=="), {"drop": null}])),
-    ]})
+        json!({"add": {"table": {"family": "inet", "name": name}}}),
+        json!({"delete": {"table": {"family": "inet", "name": name}}}),
+        json!({"add": {"table": {"family": "inet", "name": name}}}),
+        chain(&at, "postrouting", "nat", "postrouting", 100),
+        rule(
+            &at,
+            "postrouting",
+            json!([source, out("!="), {"masquerade": null}]),
+        ),
+        chain(&at, "forward", "filter", "forward", 0),
+        forward(json!([inside, {"accept": null}])),
+        forward(
+            json!([out("=="), ct("state", json!(["established", "related"])), {"accept": null}]),
+        ),
+        forward(json!([out("=="), ct("status", json!("dnat")), {"accept": null}])),
+        forward(json!([out("=="), {"drop": null}])),
+    ]
 }
 
-fn matches(op: &str, left: Value, right: Value) -> Value {
+/// A table: its family and name.
+pub(super) type At = (Family, String);
+
+pub(super) fn chain((family, table): &At, name: &str, kind: &str, hook: &str, prio: i32) -> Value {
+    json!({"add": {"chain": {
+        "family": family.name(), "table": table, "name": name,
+        "type": kind, "hook": hook, "prio": prio, "policy": "accept"
+    }}})
+}
+
+pub(super) fn rule((family, table): &At, chain: &str, expr: Value) -> Value {
+    json!({"add": {"rule": {"family": family.name(), "table": table, "chain": chain, "expr": expr}}})
+}
+
+pub(super) fn matches(op: &str, left: Value, right: Value) -> Value {
     json!({"match": {"op": op, "left": left, "right": right}})
 }
 
-/// Applies a table.
-pub(super) fn apply(name: &str, table: &Value) -> Result<(), FirewallError> {
-    run("set", name, table)
+/// Applies tables.
+pub(super) fn apply(name: &str, tables: &Value) -> Result<(), FirewallError> {
+    run("set", name, tables)
 }
 
 /// Deletes a table that exists.
-pub(super) fn delete(name: &str) -> Result<(), FirewallError> {
-    let delete = json!({"nftables": [{"delete": {"table": {"family": "inet", "name": name}}}]});
-    run("delete", name, &delete)
+pub(super) fn delete(family: Family, name: &str) -> Result<(), FirewallError> {
+    let table = json!({"family": family.name(), "name": name});
+    run(
+        "delete",
+        name,
+        &json!({"nftables": [{"delete": {"table": table}}]}),
+    )
 }
 
 fn run(verb: &'static str, table: &str, input: &Value) -> Result<(), FirewallError> {
@@ -120,7 +154,7 @@ fn run(verb: &'static str, table: &str, input: &Value) -> Result<(), FirewallErr
         .stderr(Stdio::piped())
         .spawn()
         .map_err(failed)?;
-    // Two kilobytes fit into a pipe; if nft is gone already, its exit status says more than EPIPE.
+    // Ten kilobytes fit into a pipe; if nft is gone already, its exit status says more than EPIPE.
     let sent = child.stdin.take().map_or(Ok(()), |mut pipe| {
         pipe.write_all(input.to_string().as_bytes())
     });
@@ -150,10 +184,12 @@ mod tests {
     fn names_are_data_and_not_syntax() {
         let subnet: Subnet = "10.9.0.0/24".parse().unwrap();
         let hostile = "x\"}}],\"evil\":[";
-        let text = table("bulkhead", hostile, subnet).to_string();
+        let text = tables("bulkhead", hostile, subnet, true).to_string();
         let again: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(again.as_object().unwrap().len(), 1);
-        let postrouting = &again["nftables"][4]["add"]["rule"]["expr"];
+        let is_nat = |one: &&Value| one["add"]["rule"]["chain"] == "postrouting";
+        let all = again["nftables"].as_array().unwrap();
+        let postrouting = &all.iter().find(is_nat).unwrap()["add"]["rule"]["expr"];
         assert_eq!(
             postrouting[0]["match"]["right"]["prefix"]["addr"],
             "10.9.0.0"
@@ -162,10 +198,21 @@ mod tests {
     }
 
     #[test]
-    fn every_object_lies_in_the_one_table() {
+    fn rules_that_change_have_another_revision() {
         let subnet: Subnet = "10.9.0.0/24".parse().unwrap();
-        let table = table("bulkhead-1a", "bh-1a", subnet);
-        for command in table["nftables"].as_array().unwrap() {
+        let text = tables("bulkhead", "bulkhead0", subnet, true).to_string();
+        let sum = text.bytes().fold(0x811c_9dc5_u32, |sum, byte| {
+            (sum ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+        });
+        let known = (1, 2_052_945_481);
+        assert_eq!((REVISION, sum), known, "raise REVISION, and put both here");
+    }
+
+    #[test]
+    fn every_object_lies_in_a_table_of_the_one_name() {
+        let subnet: Subnet = "10.9.0.0/24".parse().unwrap();
+        let tables = tables("bulkhead-1a", "bh-1a", subnet, true);
+        for command in tables["nftables"].as_array().unwrap() {
             let verb = command.as_object().unwrap().values().next().unwrap();
             let (kind, object) = verb.as_object().unwrap().iter().next().unwrap();
             let key = if kind == "table" { "name" } else { "table" };

@@ -1,5 +1,5 @@
 //! The host's side of the network: the bridge with the gateway's address, packet forwarding, the
-//! firewall table; set up once and found again cheaply by every start, taken down without a trace.
+//! firewall tables; set up once and found again cheaply by every start, taken down without a trace.
 //!
 //! What must be known to take it down is kept on the bridge itself (`bridge.rs`). The file
 //! `run/bulkhead/network/host.json` only saves work: it says what has been set up since boot.
@@ -8,7 +8,6 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::bridge::{Mark, forwarded_before, marks};
 use super::files::{self, FileError, Locked};
@@ -17,7 +16,7 @@ use super::lease::mac_of;
 use super::subnet::Subnet;
 use super::{Lease, Network};
 use crate::kernel::netlink::{Netlink, NetlinkError, Route};
-use crate::kernel::netlink_nft::inet_table_exists;
+use crate::kernel::netlink_nft::{Family, table_exists};
 
 pub(super) const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -91,15 +90,17 @@ pub struct HostNetwork {
 struct Marker {
     boot_id: String,
     host: HostNetwork,
-    firewall: Option<Value>,
+    nat: bool,
+    /// [`firewall::REVISION`] of the program that wrote the rules.
+    rules: u32,
 }
 
 impl Network {
-    /// Sets up the host's side where it is not: bridge, gateway address, forwarding, firewall table.
-    /// When all is there it costs two questions to the kernel and four small files.
+    /// Sets up the host's side where it is not: bridge, gateway address, forwarding, firewall tables.
+    /// When all is there it costs three questions to the kernel and four small files.
     ///
     /// # Errors
-    /// When the name or the pool belongs to something else on this host, `nft` is missing (NAT only),
+    /// When the name or the pool belongs to something else on this host, `nft` is missing,
     /// or the kernel refuses. What this call had set up is taken down again.
     pub fn ensure_host(&self) -> Result<HostNetwork, HostError> {
         let mut kernel = Netlink::open()?;
@@ -124,10 +125,10 @@ impl Network {
             return Ok(None);
         };
         if marker.host.subnet != subnet
-            || marker.firewall != self.rules(subnet)
+            || (marker.nat, marker.rules) != (self.nat, firewall::REVISION)
             || Some(&marker.boot_id) != files::read_sysctl(Path::new(BOOT_ID))?.as_ref()
             || files::read_sysctl(Path::new(IP_FORWARD))?.as_deref() != Some("1")
-            || (self.nat && !inet_table_exists(&self.layout.kernel_name())?)
+            || !self.tables_stand()?
         {
             return Ok(None);
         }
@@ -136,10 +137,14 @@ impl Network {
         Ok(same.then_some(marker.host))
     }
 
+    pub(super) fn tables_stand(&self) -> Result<bool, NetlinkError> {
+        let table = self.layout.kernel_name();
+        Ok(table_exists(Family::Bridge, &table)?
+            && (!self.nat || table_exists(Family::Inet, &table)?))
+    }
+
     fn set_up(&self, kernel: &mut Netlink) -> Result<HostNetwork, HostError> {
-        if self.nat {
-            firewall::program()?;
-        }
+        firewall::program()?;
         let existing = self.own_bridge(kernel)?;
         let subnet = self.free_subnet(kernel)?;
         let existing = match existing {
@@ -185,14 +190,16 @@ impl Network {
         // After the bridge is there: whoever takes the last bridge down looks again after writing.
         pause()?;
         files::write_sysctl(Path::new(IP_FORWARD), "1")?;
-        let rules = self.rules(subnet);
         let table = self.layout.kernel_name();
-        match &rules {
-            Some(rules) => firewall::apply(&table, rules)?,
-            None if inet_table_exists(&table)? => firewall::delete(&table)?,
-            None => {}
-        }
+        let rules = firewall::tables(&table, &self.bridge, subnet, self.nat);
+        firewall::apply(&table, &rules)?;
         pause()?;
+        self.admit_all(subnet)?;
+        pause()?;
+        if !self.nat && table_exists(Family::Inet, &table)? {
+            firewall::delete(Family::Inet, &table)?;
+            pause()?;
+        }
         let bridge = self.own_bridge(kernel)?;
         let host = HostNetwork {
             bridge: self.bridge.clone(),
@@ -203,7 +210,8 @@ impl Network {
         let marker = Marker {
             boot_id: files::read_sysctl(Path::new(BOOT_ID))?.unwrap_or_default(),
             host: host.clone(),
-            firewall: rules,
+            nat: self.nat,
+            rules: firewall::REVISION,
         };
         files::write(&self.marker_file(), &marker)?;
         Ok(host)
@@ -242,7 +250,7 @@ impl Network {
         }
     }
 
-    /// Removes the host's side: firewall table, bridge, and forwarding if no other installation's
+    /// Removes the host's side: firewall tables, bridge, and forwarding if no other installation's
     /// bridge needs it and it was off before. Leases and the chosen pool stay.
     ///
     /// # Errors
@@ -280,10 +288,12 @@ impl Network {
         }
         let pause = || files::pause(Path::new(&self.bridge));
         let table = self.layout.kernel_name();
-        if inet_table_exists(&table)? {
-            firewall::delete(&table)?;
+        for family in [Family::Inet, Family::Bridge] {
+            if table_exists(family, &table)? {
+                firewall::delete(family, &table)?;
+            }
+            pause()?;
         }
-        pause()?;
         if let Some((_, mark)) = bridge {
             kernel.delete_link(&self.bridge)?;
             pause()?;
@@ -292,12 +302,6 @@ impl Network {
             }
         }
         Ok(files::remove(&self.marker_file())?)
-    }
-
-    fn rules(&self, subnet: Subnet) -> Option<Value> {
-        let table = self.layout.kernel_name();
-        self.nat
-            .then(|| firewall::table(&table, &self.bridge, subnet))
     }
 
     fn run_folder(&self) -> PathBuf {

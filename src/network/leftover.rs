@@ -1,10 +1,14 @@
 //! Interfaces of this installation that belong to no running guest: a launch was killed, or the
 //! kernel has not finished taking a namespace down. `doctor` shows and removes them.
 
+use std::fmt;
+
 use super::Network;
+use super::bridge::ports;
 use super::host::HostError;
 use super::lease::Lease;
 use crate::kernel::netlink::{Link, Netlink};
+use crate::kernel::netlink_nft::{self, Element, Family};
 use crate::model::GuestName;
 
 /// One such interface.
@@ -14,6 +18,18 @@ pub struct Leftover {
     pub interface: String,
     /// The guest it belonged to, if that still has its address.
     pub guest: Option<GuestName>,
+}
+
+/// An element of the firewall's sets that belongs to no guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StaleEntry(Element);
+
+impl fmt::Display for StaleEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.0.key().split(|byte| *byte == 0).next();
+        let name = String::from_utf8_lossy(name.unwrap_or_default());
+        write!(f, "{name} in {}", self.0.set())
+    }
 }
 
 impl Network {
@@ -45,6 +61,42 @@ impl Network {
             })
             .filter(|left| left.guest.as_ref().is_none_or(|g| !live.contains(g)))
             .collect())
+    }
+
+    /// Addresses that the firewall lets send though no guest has them: a command died after it gave
+    /// one up.
+    ///
+    /// # Errors
+    /// When the kernel refuses or the leases cannot be read.
+    pub fn stale_entries(&self) -> Result<Vec<StaleEntry>, HostError> {
+        let Some(subnet) = self.known_subnet()? else {
+            return Ok(Vec::new());
+        };
+        let strangers = self.strangers(subnet)?.into_iter();
+        Ok(strangers.map(StaleEntry).collect())
+    }
+
+    /// Whether guests are on the bridge and its firewall is gone: whoever reloaded the host's own
+    /// took ours along. [`Network::ensure_host`] puts it back.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or the bridge is somebody else's.
+    pub fn is_open(&self) -> Result<bool, HostError> {
+        let mut kernel = Netlink::open()?;
+        let Some((bridge, _)) = self.own_bridge(&mut kernel)? else {
+            return Ok(false);
+        };
+        Ok(!self.tables_stand()? && !ports(&mut kernel, bridge.index)?.is_empty())
+    }
+
+    /// Removes one; it may be gone already.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn remove_entry(&self, entry: &StaleEntry) -> Result<(), HostError> {
+        let table = self.layout.kernel_name();
+        netlink_nft::delete_element(Family::Bridge, &table, &entry.0)?;
+        Ok(())
     }
 
     /// Removes one; it may be gone already.

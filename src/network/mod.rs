@@ -9,7 +9,8 @@
 //! | `book.rs` | the leases on disk, under a lock |
 //! | `host.rs` | the host's side: bridge, forwarding, set up and taken down |
 //! | `bridge.rs` | whose the bridge is, kept on the bridge itself |
-//! | `firewall.rs` | the nftables rule set and the run of `nft` |
+//! | `firewall.rs` | the nftables rule sets and the run of `nft` |
+//! | `guard.rs` | what a guest may send: the rules, and each guest's entry in them |
 //! | `leftover.rs` | interfaces that belong to no running guest |
 //! | `dns.rs` | name servers |
 //! | `files.rs` | lock, whole-file writes, bounded reads |
@@ -19,6 +20,7 @@ mod bridge;
 mod dns;
 mod files;
 mod firewall;
+mod guard;
 mod host;
 mod lease;
 mod leftover;
@@ -32,7 +34,7 @@ pub use files::FileError;
 pub use firewall::FirewallError;
 pub use host::{HostError, HostNetwork};
 pub use lease::{Lease, LeaseError};
-pub use leftover::Leftover;
+pub use leftover::{Leftover, StaleEntry};
 pub use subnet::{Subnet, SubnetError};
 
 /// Name of the interface inside every guest.
@@ -49,6 +51,8 @@ pub struct NetworkSettings {
     pub nat: bool,
     /// Name servers for guests that name none; empty for the host's.
     pub dns: Vec<IpAddr>,
+    /// Whether guests that do not say otherwise are kept apart from each other.
+    pub isolated_ports: bool,
 }
 
 impl Default for NetworkSettings {
@@ -58,6 +62,7 @@ impl Default for NetworkSettings {
             subnet: None,
             nat: true,
             dns: Vec::new(),
+            isolated_ports: false,
         }
     }
 }
@@ -83,6 +88,7 @@ pub struct Network {
     fixed: Option<Subnet>,
     nat: bool,
     dns: Vec<IpAddr>,
+    isolated_ports: bool,
 }
 
 impl Network {
@@ -107,6 +113,7 @@ impl Network {
             fixed,
             nat: settings.nat,
             dns: settings.dns,
+            isolated_ports: settings.isolated_ports,
         })
     }
 
@@ -117,9 +124,9 @@ impl Network {
     }
 
     /// What the launch does for a guest on the bridge; the first operation on the host, the others
-    /// inside. `mtu` is [`HostNetwork::mtu`].
+    /// inside. `mtu` is [`HostNetwork::mtu`]; `isolated` what the guest says about it, if anything.
     #[must_use]
-    pub fn ops(&self, lease: &Lease, mtu: u32) -> Vec<NetOp> {
+    pub fn ops(&self, lease: &Lease, mtu: u32, isolated: Option<bool>) -> Vec<NetOp> {
         vec![
             NetOp::Veth {
                 host_name: lease.host_interface.clone(),
@@ -127,6 +134,7 @@ impl Network {
                 bridge: self.bridge.clone(),
                 mac: lease.mac,
                 mtu,
+                isolated: isolated.unwrap_or(self.isolated_ports),
             },
             NetOp::Loopback,
             NetOp::Address {

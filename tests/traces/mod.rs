@@ -31,6 +31,7 @@ pub fn kernel_objects(root: &Path) -> Traces {
     let mut all = mounts(root);
     all.extend(cgroups(root));
     all.extend(interfaces(root));
+    all.extend(firewall(root));
     all.extend(loops(root));
     all.extend(processes(root));
     all
@@ -91,6 +92,30 @@ pub fn interfaces(root: &Path) -> Traces {
         .filter(|name| name.contains(&tag))
         .map(|name| format!("interface {name}"))
         .collect()
+}
+
+/// Its firewall tables, and the guests that are in them.
+pub fn firewall(root: &Path) -> Traces {
+    let name = format!("bulkhead-{}", tag(root));
+    let mut found = Traces::new();
+    for family in ["inet", "bridge"] {
+        let list = std::process::Command::new("/usr/sbin/nft")
+            .args(["list", "table", family, &name])
+            .output();
+        // No program, no table.
+        let list = list.map_or_else(
+            |_| String::new(),
+            |done| String::from_utf8_lossy(&done.stdout).into_owned(),
+        );
+        if list.is_empty() {
+            continue;
+        }
+        found.insert(format!("table {family} {name}"));
+        let words = list.split(['"', ' ', '\n', '\t']);
+        let guests = words.filter(|word| word.starts_with("bh"));
+        found.extend(guests.map(|guest| format!("firewall entry {family} {guest}")));
+    }
+    found
 }
 
 /// Loop devices on its files.

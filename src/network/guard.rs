@@ -1,0 +1,191 @@
+//! What a guest may send: packets from its own hardware and IPv4 address, and nothing else. The rules
+//! are the same for every guest and are written once, with the bridge; what tells guests apart are
+//! the elements of two sets, so a start adds a few bytes to the firewall and no rule.
+//!
+//! Elements follow from the lease alone and stay as long as it does: they need no undoing when a
+//! guest stops, and one that is there too long lets nobody do anything new. That a neighbour's
+//! packets do not come to a guest is the bridge port's matter (`kernel::netlink_port`).
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use super::firewall::{chain, matches, rule};
+use super::host::HostError;
+use super::lease::{Lease, mac_of};
+use super::subnet::Subnet;
+use super::{FileError, Network};
+use crate::kernel::netlink::Netlink;
+use crate::kernel::netlink_nft::{self, Element, Family, NAME_LENGTH};
+
+/// Interfaces the rules are for. Whatever else somebody put on the bridge is not held to them.
+const PORTS: &str = "ports";
+/// Who may send what: interface, hardware address, IPv4 address.
+const GUESTS: &str = "guests";
+/// Before everything else that looks at frames of bridges (NF_BR_PRI_NAT_DST_BRIDGED).
+const FIRST: i32 = -300;
+
+/// The table with all guests that have a lease. It replaces the rules that are there; the sets stay.
+pub(super) fn table(name: &str, subnet: Subnet) -> Vec<Value> {
+    let own = |table: &str| (Family::Bridge, table.to_owned());
+    let at = own(name);
+    let mut all = vec![
+        json!({"add": {"table": {"family": "bridge", "name": name}}}),
+        set(name, PORTS, json!("ifname")),
+        set(name, GUESTS, json!(["ifname", "ether_addr", "ipv4_addr"])),
+        chain(&at, "guard", "filter", "prerouting", FIRST),
+        json!({"flush": {"chain": {"family": "bridge", "table": name, "name": "guard"}}}),
+    ];
+    all.extend(rules(subnet).map(|expr| rule(&at, "guard", expr)));
+    all
+}
+
+/// In the order in which a packet meets them.
+fn rules(subnet: Subnet) -> impl Iterator<Item = Value> {
+    let field =
+        |protocol: &str, field: &str| json!({"payload": {"protocol": protocol, "field": field}});
+    let interface = || json!({"meta": {"key": "iifname"}});
+    let is = |left: Value, right: Value| matches("==", left, right);
+    let known = move |mac: Value, address: Value| {
+        let sender = json!({"concat": [interface(), mac, address]});
+        matches("==", sender, json!(format!("@{GUESTS}")))
+    };
+    let pool = json!({"prefix": {"addr": subnet.network(), "len": subnet.prefix()}});
+    let bridge = mac_text(mac_of(subnet.gateway()));
+    // Both hardware addresses of an ARP packet, and the IP address it speaks for.
+    let arp = move |speaks_for: &str, more: Option<Value>| {
+        let mut all = vec![
+            is(field("arp", "htype"), json!(1)),
+            is(field("arp", "ptype"), json!("ip")),
+            is(field("arp", "hlen"), json!(6)),
+            is(field("arp", "plen"), json!(4)),
+        ];
+        all.extend(more);
+        for mac in [field("ether", "saddr"), field("arp", "saddr ether")] {
+            all.push(known(mac, field("arp", speaks_for)));
+        }
+        all.push(json!({"accept": null}));
+        json!(all)
+    };
+    let nobody = is(field("arp", "saddr ip"), json!("0.0.0.0"));
+    [
+        json!([
+            matches("!=", interface(), json!(format!("@{PORTS}"))),
+            {"accept": null}
+        ]),
+        // To a neighbour by way of the host, around the ports that are kept apart.
+        json!([
+            is(field("ether", "daddr"), json!(bridge)),
+            is(field("ip", "daddr"), pool),
+            matches("!=", field("ip", "daddr"), json!(subnet.gateway())),
+            {"drop": null}
+        ]),
+        // What only a DHCP server sends. Clients look at the second alone.
+        json!([is(field("udp", "sport"), json!(67)), {"drop": null}]),
+        json!([is(field("udp", "dport"), json!(68)), {"drop": null}]),
+        arp("saddr ip", None),
+        // Whether somebody else has its address it may ask.
+        arp("daddr ip", Some(nobody)),
+        json!([
+            known(field("ether", "saddr"), field("ip", "saddr")),
+            {"accept": null}
+        ]),
+        // IPv6 among the rest: no guest has an address of it.
+        json!([{"drop": null}]),
+    ]
+    .into_iter()
+}
+
+fn set(table: &str, name: &str, kind: Value) -> Value {
+    json!({"add": {"set": {"family": "bridge", "table": table, "name": name, "type": kind}}})
+}
+
+fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+/// A guest's elements as the kernel keeps them.
+fn elements(lease: &Lease) -> [Element; 2] {
+    let mut name = lease.host_interface.as_bytes().to_vec();
+    name.resize(NAME_LENGTH, 0);
+    // Each part of a key begins at a multiple of four.
+    let mut sender = [&name[..], &lease.mac, &[0, 0]].concat();
+    sender.extend(lease.address.octets());
+    [Element::new(GUESTS, sender), Element::new(PORTS, name)]
+}
+
+impl Network {
+    /// Lets a guest send from its interface what its lease says; without this, nothing passes. It may
+    /// have been let already. One transaction.
+    ///
+    /// # Errors
+    /// When the table is gone or the kernel refuses.
+    pub fn admit(&self, lease: &Lease) -> Result<(), HostError> {
+        let table = self.layout.kernel_name();
+        Ok(netlink_nft::add_elements(
+            Family::Bridge,
+            &table,
+            &elements(lease),
+        )?)
+    }
+
+    /// Keeps a running guest apart, or not; `isolated` as in [`Network::ops`]. One that was started
+    /// without an interface on the bridge has nothing to be changed.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn isolate(&self, lease: &Lease, isolated: Option<bool>) -> Result<(), HostError> {
+        let isolated = isolated.unwrap_or(self.isolated_ports);
+        let mut kernel = Netlink::open()?;
+        if kernel.link(&lease.host_interface)?.is_some() {
+            kernel.bind_port(&lease.host_interface, lease.mac, isolated)?;
+        }
+        Ok(())
+    }
+
+    /// The opposite of [`Network::admit`], for a guest that is no more.
+    pub(super) fn expel(&self, lease: &Lease) -> Result<(), HostError> {
+        let table = self.layout.kernel_name();
+        for element in elements(lease) {
+            netlink_nft::delete_element(Family::Bridge, &table, &element)?;
+        }
+        Ok(())
+    }
+
+    /// Lets all guests that have a lease send, and nobody else: the table is new, or of another pool.
+    pub(super) fn admit_all(&self, subnet: Subnet) -> Result<(), HostError> {
+        let all: Vec<_> = self.leased(subnet)?.iter().flat_map(elements).collect();
+        let table = self.layout.kernel_name();
+        // What one message takes.
+        for some in all.chunks(MOST_AT_ONCE) {
+            netlink_nft::add_elements(Family::Bridge, &table, some)?;
+        }
+        for stranger in self.strangers(subnet)? {
+            netlink_nft::delete_element(Family::Bridge, &table, &stranger)?;
+        }
+        Ok(())
+    }
+
+    /// Elements of the table that no lease accounts for: a command died between the two.
+    pub(super) fn strangers(&self, subnet: Subnet) -> Result<Vec<Element>, HostError> {
+        let table = self.layout.kernel_name();
+        let mut there = Vec::new();
+        for set in [PORTS, GUESTS] {
+            there.extend(netlink_nft::elements(Family::Bridge, &table, set)?);
+        }
+        // After the elements: whoever adds one has a lease by then.
+        let ours: BTreeSet<_> = self.leased(subnet)?.iter().flat_map(elements).collect();
+        there.retain(|element| !ours.contains(element));
+        Ok(there)
+    }
+
+    fn leased(&self, subnet: Subnet) -> Result<Vec<Lease>, FileError> {
+        let tag = self.layout.tag();
+        let leases = self.leases()?;
+        let lease = |(_, address)| Lease::of(address, subnet, tag);
+        Ok(leases.iter().filter_map(lease).collect())
+    }
+}
+
+/// Elements in one transaction when all are added; far below what a socket takes.
+const MOST_AT_ONCE: usize = 500;

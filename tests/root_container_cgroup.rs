@@ -543,13 +543,12 @@ fn under_reloads(scope: &SystemdScope) {
     let reload = || Command::new("systemctl").arg("daemon-reload").status();
     let enough = AtomicBool::new(false);
     std::thread::scope(|threads| {
-        for _ in 0..2 {
-            threads.spawn(|| {
-                while !enough.load(Ordering::Relaxed) {
-                    reload().unwrap();
-                }
-            });
-        }
+        threads.spawn(|| {
+            while !enough.load(Ordering::Relaxed) {
+                reload().unwrap();
+                std::thread::sleep(Duration::from_millis(300));
+            }
+        });
         for _ in 0..5 {
             let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
             let started = bulkhead::kernel::cgroup::start_scope(scope, child.id());

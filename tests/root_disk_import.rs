@@ -269,7 +269,7 @@ fn a_folder_with_the_root_of_a_machine() {
     assert_eq!(made.code, 0, "{}", made.report());
     to.ok(&["start", "old"]);
     assert_eq!(to.ok(&["exec", "old", "--", "ls", "-A", "/srv/mnt"]), "");
-    std::fs::remove_dir(root.join("srv/mnt")).expect("our folder");
+    to.ok(&["kill", "old"]);
     is_at_home(&to, "old");
     let said = to.fails(
         &["import", "--from", &text(&folder.join("")), "--name", "x"],
@@ -397,7 +397,7 @@ fn what_is_no_linux_or_damaged_is_refused_with_the_reason() {
     refused(&changed(&[(0x438, &[0, 0])]), "nothing that is known");
     // Superblock, group descriptors, inodes.
     refused(&changed(&[(0x400, &[0xff; 56])]), "damaged");
-    refused(&changed(&[(0x1000, &[0xff; 0x1000])]), "damaged");
+    refused(&changed(&[(0x800, &[0xff; 0x400])]), "damaged");
     let empty = folder.join("empty");
     shell(&format!(
         "truncate -s 8M {0}; echo , | sfdisk -q --label dos {0}",
@@ -419,7 +419,13 @@ fn what_is_no_linux_or_damaged_is_refused_with_the_reason() {
             .write(true)
             .open(&image)
             .expect("ours");
-        for cut in [length - 70_000, length / 2, 4096, 600] {
+        // Disks that are padded at the end may lose some of that.
+        let end = if format == "vhdx" {
+            length - (9 << 20)
+        } else {
+            length - 70_000
+        };
+        for cut in [end, length / 2, 4096, 600] {
             file.set_len(cut).expect("ours");
             let said = to.run(&["import", &text(&image), "--name", "x"]);
             assert_eq!(said.code, 1, "{format} at {cut}: {}", said.report());

@@ -149,7 +149,7 @@ fn name_of(told: &Told, wish: &ImportWish) -> Result<GuestName> {
             "its name {:.80?} is no name of a guest: give it one with --name",
             told.name
         );
-        super::export::archive(format!("import {}", wish.shown), PackError::Format(why))
+        super::export::archive(format!("import {}", wish.shown), PackError::Newcomer(why))
     })
 }
 

@@ -1,5 +1,5 @@
 //! A tool of the host's that reads what a stranger made, run so that it can reach nothing else: a
-//! root of its own with the host's programs, read-only, and the files it is handed; no network, no
+//! root of its own with the host's programs, read-only, the files it is handed and a null device; no network, no
 //! capability but reading those files, no new privileges, and gone when we are.
 
 use std::fs::File;
@@ -117,6 +117,8 @@ struct Place {
     programs: Vec<(&'static str, Shown)>,
     files: Vec<(String, OwnedFd)>,
     null: OwnedFd,
+    /// The same as a mount.
+    null_tree: OwnedFd,
 }
 
 enum Shown {
@@ -158,6 +160,7 @@ impl Place {
             root,
             programs,
             files: handed,
+            null_tree: mount::clone_tree(Path::new("/dev/null"), false)?,
             null,
         })
     }
@@ -179,9 +182,13 @@ impl Place {
                 }
             }
         }
-        for (name, tree) in &self.files {
+        rustix::fs::mkdirat(&self.root, "dev", Mode::from_raw_mode(0o755))
+            .map_err(|errno| made("dev", errno))?;
+        let null = ("dev/null", &self.null_tree);
+        let files = self.files.iter().map(|(name, tree)| (name.as_str(), tree));
+        for (name, tree) in files.chain([null]) {
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-            rustix::fs::openat(&self.root, name.as_str(), flags, Mode::RUSR)
+            rustix::fs::openat(&self.root, name, flags, Mode::RUSR)
                 .map_err(|errno| made(name, errno))?;
             self.attach(tree, name, OFlags::empty())?;
         }

@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::dirfd::FileError;
 use super::image::Progress;
-use super::partition::Bytes;
+use super::partition::{Bytes, u32_at};
 use super::workshop::Workshop;
 use crate::kernel::confined::{self, Handed, Said};
 use crate::kernel::fault;
@@ -288,19 +288,29 @@ impl<'a> Qemu<'a> {
         }
     }
 
-    /// Whether a VHD is as long as its table of blocks says; `qemu-img` cannot tell.
+    /// Whether a VHD or VDI is as long as it says; `qemu-img` reads zeros where one ends too early.
     fn is_long_enough(&self) -> Result<(), String> {
-        if self.format != "vpc" {
-            return Ok(());
-        }
-        let size = length(self.file).map_err(|e| e.to_string())?;
-        let mut footer = [0; 8];
-        let read = size
-            .checked_sub(512)
-            .map(|at| self.file.read_exact_at(&mut footer, at));
-        match read {
-            Some(Ok(())) if &footer == b"conectix" => Ok(()),
-            _ => Err("it is damaged or cut off: its last sector is missing".into()),
+        let failed = |error: io::Error| format!("it cannot be read: {error}");
+        let size = length(self.file).map_err(failed)?;
+        let whole = match self.format {
+            "vpc" => {
+                let mut footer = [0; 8];
+                let at = size.saturating_sub(512);
+                self.file.read_exact_at(&mut footer, at).map_err(failed)?;
+                &footer == b"conectix"
+            }
+            "vdi" => {
+                // Where its data is, how large a block of it is and how many there are.
+                let mut header = [0; 0x188];
+                self.file.read_exact_at(&mut header, 0).map_err(failed)?;
+                let [begin, block, blocks] = [0x158, 0x178, 0x184].map(|at| u32_at(&header, at));
+                u64::from(begin) + u64::from(block) * u64::from(blocks) <= size
+            }
+            _ => true,
+        };
+        match whole {
+            true => Ok(()),
+            false => Err("it is damaged or cut off: its end is missing".into()),
         }
     }
 

@@ -60,13 +60,13 @@ impl Machine {
         shown: &Path,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Self, PackError> {
-        let volumes = Volumes::open(layout, file, shown, progress).map_err(PackError::Format)?;
+        let volumes = Volumes::open(layout, file, shown, progress).map_err(PackError::Newcomer)?;
         let Found {
             root,
             others,
             place,
             notes,
-        } = volumes.find().map_err(PackError::Format)?;
+        } = volumes.find().map_err(PackError::Newcomer)?;
         let stem = shown.file_stem().unwrap_or_default();
         let what = format!("{place} of a disk ({})", volumes.format());
         let name = stem.to_string_lossy().into_owned();
@@ -79,7 +79,7 @@ impl Machine {
     /// # Errors
     /// It is no folder, or there is no Linux in it.
     pub fn in_folder(path: &Path) -> Result<Self, PackError> {
-        let failed = |error: crate::kernel::KernelError| PackError::Format(error.to_string());
+        let failed = |error: crate::kernel::KernelError| PackError::Newcomer(error.to_string());
         // A view of this one mount: below its mount points there is what they hide.
         let root = mount::clone_tree(path, false).map_err(failed)?;
         let root = fs::openat(
@@ -92,7 +92,7 @@ impl Machine {
         let what = format!("folder {}", path.display());
         let name = path.file_name().unwrap_or_default();
         let name = name.to_string_lossy().into_owned();
-        look_inside(&root).map_err(PackError::Format)?;
+        look_inside(&root).map_err(PackError::Newcomer)?;
         let machine = Self::of(root, Vec::new(), what, name, None)?;
         Ok(machine.with_notes(vec!["what is mounted below the folder is not taken".into()]))
     }
@@ -184,12 +184,12 @@ impl Machine {
             });
             walked.map_err(|errno| {
                 let why = std::io::Error::from(errno);
-                PackError::Format(format!("its files cannot be read: {why}"))
+                PackError::Newcomer(format!("its files cannot be read: {why}"))
             })?;
         }
         match foreign {
             None => Ok(found),
-            Some(path) => Err(PackError::Format(format!(
+            Some(path) => Err(PackError::Newcomer(format!(
                 "/{path} has an owner above 65535, the highest id a guest has: give it another there"
             ))),
         }

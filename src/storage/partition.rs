@@ -176,7 +176,7 @@ fn extended(
 }
 
 /// A little-endian number at `at`; 0 beyond the end.
-fn u32_at(data: &[u8], at: usize) -> u32 {
+pub(super) fn u32_at(data: &[u8], at: usize) -> u32 {
     let bytes = data.get(at..at + 4).and_then(|b| b.try_into().ok());
     u32::from_le_bytes(bytes.unwrap_or_default())
 }

@@ -117,7 +117,7 @@ impl Manager {
             Source::Disk(file, path) => {
                 Machine::on_disk(&self.layout, file, &path, progress).map(newcomer)
             }
-            Source::Folder(path) => Machine::in_folder(&path).map(newcomer),
+            Source::Folder(path) => Machine::in_folder(&self.layout, &path).map(newcomer),
         };
         opened.map_err(|source| archive(format!("import {}", wish.shown), source))
     }

@@ -54,7 +54,8 @@ impl Foreign {
         let source = device.path.display().to_string();
         let mut options = vec![("source", source.as_str()), ("ro", "")];
         options.extend(match kind {
-            "ext4" => &[("noload", "")][..],
+            // Not what its superblock says, which may be to panic.
+            "ext4" => &[("noload", ""), ("errors", "continue")][..],
             "xfs" => &[("norecovery", ""), ("nouuid", "")],
             "btrfs" => &[("rescue", "nologreplay")],
             _ => &[],

@@ -56,15 +56,18 @@ enum Format {
     Descriptor,
 }
 
-/// Whether a file is the disk of a machine rather than an archive. Where it is read from stays.
+/// Whether a file is the disk of a machine rather than an archive. It is read from its beginning after
+/// that.
 pub fn is_disk(file: &mut File) -> bool {
-    let kind = file.metadata().map(|meta| meta.file_type());
-    let found = match kind {
+    match file.metadata().map(|meta| meta.file_type()) {
         Ok(kind) if kind.is_block_device() => true,
-        Ok(kind) if kind.is_file() => matches!(format_of(file), Ok(Some(_))),
+        Ok(kind) if kind.is_file() => {
+            let found = matches!(format_of(file), Ok(Some(_)));
+            // Looking at its end has moved to there.
+            file.rewind().is_ok() && found
+        }
         _ => false,
-    };
-    found && file.rewind().is_ok()
+    }
 }
 
 fn format_of(file: &File) -> io::Result<Option<Format>> {

@@ -36,6 +36,8 @@ pub struct Machine {
     root: OwnedFd,
     /// Folders of other volumes, and where they belong below the root; parents first.
     others: Vec<(String, OwnedFd)>,
+    /// Where this program's images are, if that is below the root.
+    images: Option<String>,
     /// Keeps the volumes mounted.
     _volumes: Option<Volumes>,
 }
@@ -70,7 +72,7 @@ impl Machine {
         let stem = shown.file_stem().unwrap_or_default();
         let what = format!("{place} of a disk ({})", volumes.format());
         let name = stem.to_string_lossy().into_owned();
-        let machine = Self::of(root, others, what, name, Some(volumes))?;
+        let machine = Self::of((root, None), others, what, name, Some(volumes))?;
         Ok(machine.with_notes(notes))
     }
 
@@ -78,7 +80,7 @@ impl Machine {
     ///
     /// # Errors
     /// It is no folder, or there is no Linux in it.
-    pub fn in_folder(path: &Path) -> Result<Self, PackError> {
+    pub fn in_folder(layout: &Layout, path: &Path) -> Result<Self, PackError> {
         let failed = |error: crate::kernel::KernelError| PackError::Newcomer(error.to_string());
         // A view of this one mount: below its mount points there is what they hide.
         let root = mount::clone_tree(path, false).map_err(failed)?;
@@ -93,12 +95,19 @@ impl Machine {
         let name = path.file_name().unwrap_or_default();
         let name = name.to_string_lossy().into_owned();
         look_inside(&root).map_err(PackError::Newcomer)?;
-        let machine = Self::of(root, Vec::new(), what, name, None)?;
+        // A copy of what is being made would have no end.
+        let real = |path: &Path| path.canonicalize().ok();
+        let images = real(&layout.images()).zip(real(path));
+        let images = images.and_then(|(images, top)| {
+            let below = images.strip_prefix(top).ok()?;
+            Some(below.to_str()?.to_owned())
+        });
+        let machine = Self::of((root, images), Vec::new(), what, name, None)?;
         Ok(machine.with_notes(vec!["what is mounted below the folder is not taken".into()]))
     }
 
     fn of(
-        root: OwnedFd,
+        (root, images): (OwnedFd, Option<String>),
         others: Vec<(String, OwnedFd)>,
         from: String,
         name: String,
@@ -115,6 +124,7 @@ impl Machine {
             what: format!("{system}, {from}"),
             root,
             others,
+            images,
             _volumes: volumes,
         };
         let survey = machine.survey()?;
@@ -145,7 +155,8 @@ impl Machine {
     }
 
     fn left(&self) -> Left<'_> {
-        Left::new(self.others.iter().map(|(path, _)| path.as_str()).collect())
+        let volumes = self.others.iter().map(|(path, _)| path.as_str());
+        Left::new(volumes.collect(), self.images.as_deref())
     }
 
     /// Looks at all that would be copied.

@@ -175,7 +175,7 @@ impl Volumes {
             match folder {
                 Some(folder) => drop(found.insert(path.to_owned(), folder)),
                 None => notes.push(format!(
-                    "{target:.100} ({source:.100}) is not on this disk: not taken"
+                    "{target:.100} ({source:.100}) is not found on this disk: not taken"
                 )),
             }
         }

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::dirfd::{FileError, Owner, open_dir};
+use super::dirfd::{FileError, Owner, is_file, open_dir};
 use super::init_kind::InitKind;
 use super::merged::Merged;
 use super::seed::Seed;
@@ -47,11 +47,13 @@ const DISKS: [&str; 3] = ["etc/fstab", "etc/crypttab", "etc/mdadm/mdadm.conf"];
 pub(super) struct Left<'a> {
     /// Where other volumes belong.
     volumes: Vec<&'a str>,
+    /// Where this program's own images are, if that is below the root.
+    images: Option<&'a str>,
 }
 
 impl<'a> Left<'a> {
-    pub(super) fn new(volumes: Vec<&'a str>) -> Self {
-        Self { volumes }
+    pub(super) fn new(volumes: Vec<&'a str>, images: Option<&'a str>) -> Self {
+        Self { volumes, images }
     }
 
     /// Whether a path below the root stays behind; it is met on the volume that belongs at `own`.
@@ -64,6 +66,7 @@ impl<'a> Left<'a> {
         EMPTIED.iter().any(|top| below(top))
             || GONE.iter().any(|top| inside(top))
             || path.ends_with(b"/lost+found")
+            || self.images.is_some_and(below)
             // What another volume hides on the machine.
             || self
                 .volumes
@@ -90,7 +93,11 @@ pub(super) fn fit(seed: &Seed, root: &Path) -> Result<Vec<String>, FileError> {
         notes.push("cloud-init is switched off".into());
     }
     for name in seed.names("etc/netplan") {
-        seed.remove(&format!("etc/netplan/{name}"))?;
+        let path = format!("etc/netplan/{name}");
+        if !seed.stat(&path).is_some_and(|stat| is_file(&stat)) {
+            continue;
+        }
+        seed.remove(&path)?;
         notes.push(format!(
             "/etc/netplan/{name:.100} is removed: the address is set from outside"
         ));
@@ -158,7 +165,7 @@ mod tests {
 
     #[test]
     fn what_only_a_machine_has_stays_behind() {
-        let left = Left::new(vec!["home", "var", "var/log"]);
+        let left = Left::new(vec!["home", "var", "var/log"], Some("data/images"));
         for (own, path, out) in [
             ("", "boot", false),
             ("", "boot/vmlinuz", true),
@@ -166,6 +173,7 @@ mod tests {
             ("", "usr/lib/modules-load.d/x", false),
             ("", "proc/1", true),
             ("", "swapfile", true),
+            ("", "data/images/tmp-machine-1-0", true),
             ("", "srv/swapfile", false),
             ("", "home", false),
             ("", "home/a", true),

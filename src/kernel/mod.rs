@@ -8,6 +8,7 @@ mod bus;
 pub mod capability;
 pub mod cgroup;
 pub mod channel;
+pub mod confined;
 pub mod credentials;
 pub mod fault;
 pub mod file;

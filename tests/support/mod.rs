@@ -58,6 +58,8 @@ pub enum Need {
     Docker,
     /// A registry and a client that fills it.
     Registry,
+    /// What makes disks of virtual machines: qemu-img, sfdisk, mkfs of each kind.
+    DiskTools,
 }
 
 impl Need {
@@ -79,6 +81,7 @@ impl Need {
             Self::Buildah => "buildah",
             Self::Docker => "docker",
             Self::Registry => "registry",
+            Self::DiskTools => "disk-tools",
         }
     }
 
@@ -106,6 +109,15 @@ impl Need {
             }
             Self::Buildah => there("/usr/bin/buildah"),
             Self::Docker => there("/usr/sbin/dockerd") && there("/usr/bin/docker"),
+            Self::DiskTools => [
+                "bin/qemu-img",
+                "sbin/sfdisk",
+                "sbin/mkfs.ext4",
+                "sbin/mkfs.xfs",
+                "bin/btrfs",
+            ]
+            .iter()
+            .all(|tool| there(&format!("/usr/{tool}"))),
             Self::Registry => there("/usr/bin/docker-registry") && there("/usr/bin/skopeo"),
         }
     }

@@ -49,7 +49,8 @@ impl Manager {
         let guest = self.define(name, text)?;
         crate::plan::spec::supported(&guest, &self.facts)?;
         self.check_host_side(&guest)?;
-        self.pool_of(&guest)?.driver_for(quota(&guest))?;
+        self.pool_of(&guest)?
+            .driver_for(&self.layout, quota(&guest))?;
         if guest.network.kind == NetworkKind::Bridge {
             self.network.preview(name, guest.network.address)?;
         }

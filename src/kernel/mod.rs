@@ -30,6 +30,7 @@ mod netlink_socket;
 pub mod probe;
 pub mod process;
 pub mod procfs;
+pub mod quota;
 pub mod random;
 pub mod rdt;
 pub mod schedule;

@@ -107,12 +107,14 @@ mod systemd_units;
 mod tag;
 mod take_over;
 mod template;
+mod tree_copy;
 mod tree_item;
 mod tree_policy;
 mod tree_read;
 #[cfg(test)]
 mod tree_tests;
 mod tree_write;
+mod usage;
 mod verify;
 mod volume;
 mod walk;
@@ -153,11 +155,11 @@ pub use prune::{Unused, image_users, prune, remove_layers, unused};
 pub use publish::publish_guest;
 pub use pull::{Fetch, look_at_image, pull_image};
 pub use root::{
-    RootError, Usage, check_resize, create_root, delete_root, image_digest, resize_root, root_ops,
-    usage,
+    RootError, check_resize, create_root, delete_root, image_digest, resize_root, root_ops,
 };
-pub use saved::{Saved, create_root_from, remove_saved, restore_root, save_root};
+pub use saved::{Saved, create_root_from, is_kept_by_file, remove_saved, restore_root, save_root};
 pub use tag::{Tag, find_image, tag_image, tags, untag};
 pub use take_over::{machine_id_of, take_over};
 pub use template::{Kind, OptionSpec, Template, TemplateError, Templates};
+pub use usage::{Usage, usage};
 pub use verify::{check_sound, verify_image};

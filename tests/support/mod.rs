@@ -60,6 +60,8 @@ pub enum Need {
     Registry,
     /// What makes disks of virtual machines: qemu-img, sfdisk, mkfs of each kind.
     DiskTools,
+    /// A kernel whose filesystems keep projects to a quota.
+    ProjectQuota,
 }
 
 impl Need {
@@ -82,6 +84,7 @@ impl Need {
             Self::Docker => "docker",
             Self::Registry => "registry",
             Self::DiskTools => "disk-tools",
+            Self::ProjectQuota => "project-quota",
         }
     }
 
@@ -119,6 +122,7 @@ impl Need {
             .iter()
             .all(|tool| there(&format!("/usr/{tool}"))),
             Self::Registry => there("/usr/bin/docker-registry") && there("/usr/bin/skopeo"),
+            Self::ProjectQuota => mounts_with_project_quota(),
         }
     }
 }
@@ -170,6 +174,17 @@ fn test_name() -> String {
         "{file}::{}",
         test.as_deref().or(thread.name()).unwrap_or("?")
     )
+}
+
+fn mounts_with_project_quota() -> bool {
+    let folder = TestDir::new();
+    let line = "cd \"$1\" && truncate -s 16M disk && \
+        mkfs.ext4 -q -F -O quota,project -E quotatype=prjquota disk && mkdir at && \
+        mount -o loop,prjquota disk at && umount at";
+    let mut shell = Command::new("sh");
+    shell.args(["-c", line, "sh"]).arg(folder.path());
+    let done = shell.stdin(Stdio::null()).output();
+    done.is_ok_and(|done| done.status.success())
 }
 
 fn mirror_answers() -> bool {

@@ -129,7 +129,11 @@ impl Manager {
             }
         }
         fault::point()?;
-        self.complete(name, &planned.definition, &Written::of(&planned.guest))
+        self.complete(
+            name,
+            &planned.definition,
+            &Written::of(&planned.guest, lease.as_ref()),
+        )
     }
 }
 

@@ -117,7 +117,7 @@ impl Manager {
         let boot = self.first_boot_data(guest, &machine, lease.as_ref())?;
         fault::point()?;
         self.write_first_boot(name, image, &boot)?;
-        self.complete(name, text, &Written::of(guest))
+        self.complete(name, text, &Written::of(guest, lease.as_ref()))
     }
 
     /// Makes a new root this guest's own.

@@ -206,12 +206,13 @@ impl Manager {
             planned.notes.push(format!("{left_out} {what}"));
         }
         let lease = self.lease(name, &planned.guest)?;
-        let mut written =
-            serde_json::from_value(packed.written).unwrap_or_else(|_| Written::of(&planned.guest));
+        let mut written = Written::of(&planned.guest, lease.as_ref());
         if fresh {
             let boot = self.first_boot_data(&planned.guest, &machine, lease.as_ref())?;
             self.write_first_boot(name, &image.image, &boot)?;
-            written = Written::of(&planned.guest);
+        } else if let Ok(mut there) = serde_json::from_value::<Written>(packed.written) {
+            there.address = written.address;
+            written = there;
         }
         fault::point()?;
         image.keep().map_err(failed)?;

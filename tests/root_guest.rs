@@ -11,6 +11,9 @@ use life::{
 };
 use support::{Bulkhead, Need, eventually, need};
 
+/// An init that lives until there is a file `/go`.
+const UNTIL_TOLD: &str = "until [ -e /go ]; do sleep 0.1; done";
+
 #[test]
 fn a_guest_lives_from_create_to_delete() {
     if !need(Need::Root) {
@@ -340,10 +343,13 @@ fn restart_policies_back_off_and_give_up() {
         "--restart-delay-max",
     ];
     let flags = [&policy[..], &["200ms", "--restart-attempts", "3"]].concat();
-    scripted(&host, "fails", "sleep 0.3; exit 3", &flags);
-    scripted(&host, "fine", "sleep 0.3; exit 0", &flags);
+    let told = |code| format!("{UNTIL_TOLD}; sleep 0.3; exit {code}");
+    scripted(&host, "fails", &told(3), &flags);
+    scripted(&host, "fine", &told(0), &flags);
     host.ok(&["start", "fails", "fine"]);
-    eventually("it gives up", 30, || {
+    host.ok(&["exec", "fails", "touch", "/go"]);
+    host.ok(&["exec", "fine", "touch", "/go"]);
+    eventually("it gives up", 60, || {
         events(&host, "fails").contains(&"gave-up".to_owned())
     });
     let kinds = events(&host, "fails");
@@ -356,7 +362,7 @@ fn restart_policies_back_off_and_give_up() {
     let text = host.ok(&["events", "fails"]);
     assert!(text.contains("ended: exited with code 3"), "{text}");
     // A policy given to a running guest is in force at once.
-    scripted(&host, "late", "sleep 1; exit 3", &["--start"]);
+    scripted(&host, "late", &told(3), &["--start"]);
     let said = host.ok(&[
         "set",
         "late",
@@ -367,6 +373,7 @@ fn restart_policies_back_off_and_give_up() {
         said.contains("in force: restart.policy, restart.delay"),
         "{said}"
     );
+    host.ok(&["exec", "late", "touch", "/go"]);
     eventually("it starts again", 20, || {
         events(&host, "late").contains(&"restarted".to_owned())
     });
@@ -430,20 +437,23 @@ fn wait_waits_and_gives_up() {
         return;
     }
     let host = Bulkhead::new();
-    scripted(&host, "web", "sleep 0.5", &[]);
+    scripted(&host, "web", UNTIL_TOLD, &[]);
     let why = host.fails(&["wait", "web", "running", "--timeout", "200ms"], 1);
     assert!(why.contains("web is stopped"), "{why}");
     host.fails(&["wait", "wbe", "stopped"], 3);
     host.fails(&["wait", "web", "asleep"], 2);
     host.ok(&["wait", "web", "stopped"]);
     let waiter = host
-        .command(&["wait", "web", "ip", "--timeout", "20s"])
+        .command(&["wait", "web", "ip", "--timeout", "60s"])
         .spawn();
     let mut waiter = waiter.expect("the program");
     host.ok(&["start", "web"]);
     assert!(waiter.wait().expect("a child of ours").success());
+    host.ok(&["exec", "web", "touch", "/go"]);
     host.ok(&["wait", "web", "stopped", "--timeout", "20s"]);
-    host.run(&["restart", "web"]);
+    let go = "var/lib/bulkhead/guests/web/root/upper/go";
+    std::fs::remove_file(host.root().join(go)).expect("a file of the guest's");
+    host.ok(&["restart", "web"]);
     host.ok(&["wait", "web", "ready", "--timeout", "20s"]);
 }
 

@@ -25,6 +25,7 @@ mod netlink_address;
 mod netlink_message;
 pub mod netlink_nft;
 mod netlink_port;
+mod netlink_shape;
 mod netlink_socket;
 pub mod probe;
 pub mod process;

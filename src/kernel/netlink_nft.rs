@@ -226,12 +226,12 @@ fn text(kind: u16, text: &str) -> Vec<u8> {
     attribute(kind, &[text.as_bytes(), &[0]].concat())
 }
 
-fn nest(kind: u16, inner: Vec<u8>) -> Vec<u8> {
+pub(super) fn nest(kind: u16, inner: Vec<u8>) -> Vec<u8> {
     attribute(kind | number::NESTED, &inner)
 }
 
 /// struct nlattr and what follows it, up to a multiple of four.
-fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+pub(super) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
     let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
     bytes.extend(value);

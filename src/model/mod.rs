@@ -14,6 +14,7 @@ mod layout;
 mod mount_flags;
 mod name;
 mod ops;
+mod rate;
 mod status;
 
 pub use amount::{AmountError, Bytes, CpuSet, Cpus};
@@ -36,4 +37,5 @@ pub use layout::Layout;
 pub use mount_flags::{FlagChange, MountFlags};
 pub use name::{GuestName, NameError, nearest};
 pub use ops::{DirOp, MountOp, NetOp, RootOp, Writable};
+pub use rate::{Rate, RateError, Shape, TokenBucket};
 pub use status::{Event, EventKind, ExitReason, Sample, Status};

@@ -129,7 +129,7 @@ impl Network {
         )?)
     }
 
-    /// Keeps a running guest apart, or not; `isolated` as in [`Network::ops`]. One that was started
+    /// Keeps a running guest apart, or not; `isolated` is what it says itself. One that was started
     /// without an interface on the bridge has nothing to be changed.
     ///
     /// # Errors

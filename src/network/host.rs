@@ -15,6 +15,7 @@ use super::firewall::{self, FirewallError};
 use super::lease::mac_of;
 use super::subnet::Subnet;
 use super::{Lease, Network};
+use crate::kernel::KernelError;
 use crate::kernel::netlink::{Netlink, NetlinkError, Route};
 use crate::kernel::netlink_nft::{Family, table_exists};
 
@@ -67,6 +68,9 @@ pub enum HostError {
     /// The kernel refused.
     #[error(transparent)]
     Kernel(#[from] NetlinkError),
+    /// It refused otherwise.
+    #[error(transparent)]
+    System(#[from] KernelError),
     /// The firewall refused.
     #[error(transparent)]
     Firewall(#[from] FirewallError),
@@ -272,13 +276,13 @@ impl Network {
         }
     }
 
-    /// Deletes the host's end of a guest's interface, if it is still there.
+    /// Deletes the host's end of a guest's interface, and what held it back, if they are still there.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub fn teardown_guest(&self, lease: &Lease) -> Result<(), HostError> {
         Netlink::open()?.delete_link(&lease.host_interface)?;
-        Ok(())
+        self.unshape(lease)
     }
 
     fn take_down(&self, kernel: &mut Netlink) -> Result<(), HostError> {

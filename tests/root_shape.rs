@@ -115,7 +115,11 @@ fn received(host: &Bulkhead, guest: &str) -> f64 {
         scope.spawn(|| {
             let zeros = vec![0; 1 << 16];
             // Until the guest's end is gone.
-            while !over.load(Relaxed) && stream.write_all(&zeros).is_ok() {}
+            while !over.load(Relaxed) {
+                if stream.write_all(&zeros).is_err() {
+                    break;
+                }
+            }
         });
         let rate = rate(|| counted(&port, "tx_bytes"));
         over.store(true, Relaxed);

@@ -156,6 +156,7 @@ impl Manager {
             group.remove()?;
         }
         fault::point()?;
+        self.keep_traffic(name);
         // The interface goes with the guest's network namespace; what came from it was led over
         // another, which a later start uses again or `doctor` removes.
         if let Ok(Some(lease)) = self.network.find(name) {

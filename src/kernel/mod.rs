@@ -24,6 +24,7 @@ pub mod netlink;
 mod netlink_address;
 mod netlink_message;
 pub mod netlink_nft;
+pub mod netlink_nft_count;
 mod netlink_port;
 mod netlink_shape;
 mod netlink_socket;

@@ -16,6 +16,7 @@ mod name;
 mod ops;
 mod rate;
 mod status;
+mod traffic;
 
 pub use amount::{AmountError, Bytes, CpuSet, Cpus};
 pub use cgroup::{
@@ -39,3 +40,4 @@ pub use name::{GuestName, NameError, nearest};
 pub use ops::{DirOp, MountOp, NetOp, RootOp, Writable};
 pub use rate::{Rate, RateError, Shape, TokenBucket};
 pub use status::{Event, EventKind, ExitReason, Sample, Status};
+pub use traffic::{Traffic, Volume};

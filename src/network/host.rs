@@ -20,7 +20,7 @@ use crate::kernel::netlink::{Netlink, NetlinkError, Route};
 use crate::kernel::netlink_nft::{Family, table_exists};
 
 pub(super) const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+pub(super) const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// Largest packet of guests where the way out does not ask for less, bytes.
 const ETHERNET_MTU: u32 = 1500;
 

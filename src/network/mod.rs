@@ -12,6 +12,7 @@
 //! | `firewall.rs` | the nftables rule sets and the run of `nft` |
 //! | `guard.rs` | what a guest may send: the rules, and each guest's entry in them |
 //! | `shape.rs` | how fast a guest is |
+//! | `traffic.rs` | what guests send and receive, counted |
 //! | `leftover.rs` | interfaces that belong to no running guest |
 //! | `dns.rs` | name servers |
 //! | `files.rs` | lock, whole-file writes, bounded reads |
@@ -27,6 +28,7 @@ mod lease;
 mod leftover;
 mod shape;
 mod subnet;
+mod traffic;
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -38,6 +40,7 @@ pub use host::{HostError, HostNetwork};
 pub use lease::{Lease, LeaseError};
 pub use leftover::{Leftover, StaleEntry};
 pub use subnet::{Subnet, SubnetError};
+pub use traffic::Counters;
 
 /// Name of the interface inside every guest.
 pub const GUEST_INTERFACE: &str = "eth0";

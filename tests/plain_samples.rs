@@ -275,6 +275,7 @@ fn value_for(key: &Key, n: u32) -> String {
         "restart.policy" => ["no", "on-failure", "always"][n as usize % 3].into(),
         "network.kind" => ["bridge", "none", "host"][n as usize % 3].into(),
         "network.address" | "network.dns" => format!("10.0.{}.{}", n % 200, n % 100),
+        "network.rate_in" | "network.rate_out" => format!("{}kbit", 64 + n),
         "init.stop_timeout" | "restart.delay" | "restart.delay_max" => format!("{}s", n % 1000),
         "rlimits" => format!("nofile={}", n % 5000),
         "sysctls" => format!("net.core.somaxconn={}", n % 5000),

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use bulkhead::kernel::netlink::{Netlink, Veth};
 use bulkhead::kernel::netlink_nft::{Family, elements, table_exists};
-use bulkhead::model::{GuestName, Layout, NetOp};
+use bulkhead::model::{GuestName, Layout, NetOp, NetworkWish};
 use bulkhead::network::{HostError, Lease, Network, NetworkSettings};
 use nix::sched::{CloneFlags, setns, unshare};
 
@@ -118,6 +118,7 @@ fn carry_out(ops: &[NetOp], guest: &Namespace) {
         mac,
         mtu,
         isolated,
+        ..
     } = &host[0]
     {
         let mut kernel = Netlink::open().unwrap();
@@ -161,7 +162,10 @@ fn guest(network: &Network, text: &str) -> (Namespace, Lease) {
     let lease = network.lease(&name(text), None).unwrap();
     let namespace = Namespace::new();
     network.admit(&lease).unwrap();
-    carry_out(&network.ops(&lease, host.mtu, None), &namespace);
+    carry_out(
+        &network.ops(&lease, host.mtu, &NetworkWish::default()),
+        &namespace,
+    );
     (namespace, lease)
 }
 
@@ -686,7 +690,10 @@ fn an_interface_costs_about_a_millisecond() {
         let made = quickest(|n| {
             let (namespace, lease) = &guests[usize::from(n)];
             network.admit(lease).unwrap();
-            carry_out(&network.ops(lease, host.mtu, None), namespace);
+            carry_out(
+                &network.ops(lease, host.mtu, &NetworkWish::default()),
+                namespace,
+            );
         });
         let deleted = quickest(|n| network.teardown_guest(&guests[usize::from(n)].1).unwrap());
         let admitted = quickest(|n| network.admit(&guests[usize::from(n)].1).unwrap());

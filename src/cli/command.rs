@@ -10,7 +10,7 @@ use super::fault::{Fault, Result};
 use super::render::Format;
 use super::{
     backup, change, create, delete, demo, doctor, enter, export, file, generate, image, import,
-    info, keeper, life, list, logs, plan, pool, profile, snapshot, template, trash, wait,
+    info, keeper, life, list, logs, plan, pool, profile, snapshot, template, traffic, trash, wait,
 };
 use crate::model::GuestName;
 
@@ -44,6 +44,7 @@ const VERBS: &[Verb] = &[
     import::IMPORT,
     list::LIST,
     info::INFO,
+    traffic::TRAFFIC,
     enter::EXEC,
     enter::SHELL,
     enter::CONSOLE,

@@ -10,7 +10,7 @@
 //! | `settings` | the flags made from `define::KEYS` |
 //! | `select`, `order`, `many` | verbs on many guests: which, in what order, side by side |
 //! | `backup_arguments`, `backup_restore` | parts of `backup`: its flags; bringing back |
-//! | `create`, `life`, `delete`, `trash`, `export`, `import`, `list`, `info`, `enter`, `file`, `logs`, `change`, `plan`, `wait`, `image`, `template`, `backup`, `profile`, `doctor`, `keeper`, `generate` | the verbs |
+//! | `create`, `life`, `delete`, `traffic`, `trash`, `export`, `import`, `list`, `info`, `enter`, `file`, `logs`, `change`, `plan`, `wait`, `image`, `template`, `backup`, `profile`, `doctor`, `keeper`, `generate` | the verbs |
 //!
 //! The program has one thread where a launch forks; `export` and `import`, which fork nothing, have
 //! others that compress and decompress. What runs side by side (`-j`) runs as processes.
@@ -50,6 +50,7 @@ mod select;
 mod settings;
 mod snapshot;
 mod template;
+mod traffic;
 mod trash;
 mod wait;
 mod yaml;

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::capability::CAPABILITIES;
+use super::check_network;
 use super::default::DEFAULT_CAPABILITIES;
 use super::rule;
 use crate::model::{Bytes, Guest, HostFacts, NetworkKind};
@@ -17,8 +18,6 @@ pub(super) const LEAST_MEMORY: Bytes = Bytes::mib(4);
 const MOST_PROCESSES: u32 = 4_194_304;
 /// The most a signed 64-bit counter of the kernel can hold.
 const MOST_BYTES: u64 = i64::MAX as u64;
-/// resolv.conf(5): the resolver library looks at no more.
-const MOST_NAME_SERVERS: usize = 3;
 /// NR_UNIX98_PTY_MAX.
 const MOST_PTYS: u32 = 1 << 20;
 const MOST_CGROUPS: u32 = 1_000_000;
@@ -56,10 +55,10 @@ impl fmt::Display for Problem {
 
 /// What was found so far.
 #[derive(Default)]
-struct Found(Vec<Problem>);
+pub(super) struct Found(Vec<Problem>);
 
 impl Found {
-    fn add(&mut self, key: &'static str, message: impl Into<String>) {
+    pub(super) fn add(&mut self, key: &'static str, message: impl Into<String>) {
         self.0.push(Problem {
             key,
             item: None,
@@ -87,7 +86,7 @@ impl Found {
         }
     }
 
-    fn range<T: PartialOrd + fmt::Display>(
+    pub(super) fn range<T: PartialOrd + fmt::Display>(
         &mut self,
         key: &'static str,
         is: &T,
@@ -117,7 +116,7 @@ pub fn check(guest: &Guest, facts: &HostFacts) -> Result<(), Vec<Problem>> {
     life(guest, &mut found);
     files(guest, &mut found);
     security(guest, facts, &mut found);
-    network(guest, &mut found);
+    check_network::network(guest, &mut found);
     access(guest, &mut found);
     if found.0.is_empty() {
         Ok(())
@@ -403,40 +402,6 @@ fn security(guest: &Guest, facts: &HostFacts, found: &mut Found) {
         }
     }
     found.result("security.seccomp", rule::profile_name(&security.seccomp));
-}
-
-fn network(guest: &Guest, found: &mut Found) {
-    let network = &guest.network;
-    if let Some(address) = network.address {
-        if network.kind != NetworkKind::Bridge {
-            found.add(
-                "network.address",
-                "needs the network kind bridge: another has no address of its own",
-            );
-        } else if address.is_unspecified() || address.is_loopback() || address.is_multicast() {
-            found.add(
-                "network.address",
-                format!("{address} cannot be the address of an interface"),
-            );
-        }
-    }
-    if network.isolated_ports == Some(true) && network.kind != NetworkKind::Bridge {
-        found.add(
-            "network.isolated_ports",
-            "needs the network kind bridge: another has no port",
-        );
-    }
-    for server in &network.dns {
-        if server.is_unspecified() || server.is_multicast() {
-            found.add("network.dns", format!("{server} cannot be a name server"));
-        }
-    }
-    if network.dns.len() > MOST_NAME_SERVERS {
-        found.add(
-            "network.dns",
-            format!("more than {MOST_NAME_SERVERS} name servers: no program asks the others"),
-        );
-    }
 }
 
 fn access(guest: &Guest, found: &mut Found) {

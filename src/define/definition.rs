@@ -9,7 +9,9 @@ use super::entry::{BlockLimitEntry, DeviceEntry, MountEntry, TmpfsEntry};
 use super::layer::{Dotted, Extend, Layer, Replace, Shape, layered};
 use super::read::{Node, Reader, scalar};
 use super::word::{OrNone, Pause};
-use crate::model::{Bytes, CpuSet, Cpus, GuestName, ImageName, NetworkKind, RestartPolicy, Rlimit};
+use crate::model::{
+    Bytes, CpuSet, Cpus, GuestName, ImageName, NetworkKind, Rate, RestartPolicy, Rlimit,
+};
 
 layered! {
     /// What a person wrote about a guest, or what a profile says about guests. Nothing is filled in.
@@ -180,6 +182,14 @@ layered! {
         dns: Replace<IpAddr>,
         /// Whether it is kept apart from others that are.
         isolated_ports: Option<OrNone<bool>>,
+        /// How fast it is told.
+        rate_in: Option<OrNone<Rate>>,
+        /// How fast it tells.
+        rate_out: Option<OrNone<Rate>>,
+        /// How much comes at once.
+        burst_in: Option<OrNone<Bytes>>,
+        /// How much goes at once.
+        burst_out: Option<OrNone<Bytes>>,
     }
 }
 

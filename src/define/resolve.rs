@@ -387,10 +387,18 @@ impl From<NetworkPart> for NetworkWish {
             address,
             dns,
             isolated_ports,
+            rate_in,
+            rate_out,
+            burst_in,
+            burst_out,
         }: NetworkPart,
     ) -> Self {
         Self {
             isolated_ports: isolated_ports.and_then(|isolated| isolated.0),
+            rate_in: rate_in.and_then(|rate| rate.0),
+            rate_out: rate_out.and_then(|rate| rate.0),
+            burst_in: burst_in.and_then(|burst| burst.0),
+            burst_out: burst_out.and_then(|burst| burst.0),
             kind: kind.unwrap_or(default::NETWORK),
             address: address.and_then(|address| address.0),
             dns: dns.0.unwrap_or_default(),

@@ -174,19 +174,25 @@ impl Manager {
         let resources = plan::resources::limits(guest, &blocks)?;
         let limits = launch::limits(&resources, guest.cgroups)?;
         group.update(&limits)?;
-        self.isolate(name, guest)?;
+        self.change_port(name, guest)?;
         self.write_orders(name, guest)
     }
 
-    /// Keeps a running guest apart from others, or not.
-    fn isolate(&self, name: &GuestName, guest: &Guest) -> Result<()> {
+    /// Keeps a running guest apart from others, or not, and to its rates.
+    fn change_port(&self, name: &GuestName, guest: &Guest) -> Result<()> {
         let failed = |error: Box<dyn std::error::Error + Send + Sync>| GuestError::Network(error);
         fault::point()?;
         match self.network.find(name).map_err(|e| failed(e.into()))? {
-            Some(lease) => self
-                .network
-                .isolate(&lease, guest.network.isolated_ports)
-                .map_err(|e| failed(e.into())),
+            Some(lease) => {
+                let network = &self.network;
+                network
+                    .isolate(&lease, guest.network.isolated_ports)
+                    .map_err(|e| failed(e.into()))?;
+                fault::point()?;
+                network
+                    .reshape(&lease, &guest.network)
+                    .map_err(|e| failed(e.into()))
+            }
             None => Ok(()),
         }
     }

@@ -15,6 +15,7 @@
 //! | `successor` | how the launching process becomes the keeper |
 //! | `view` | what `list` and `info` show |
 //! | `neighbours` | guests' names for each other while they run |
+//! | `traffic` | what it has sent and received, over all its runs |
 //! | `events` | what happened |
 //! | `doctor` | what this host can do |
 //! | `leftover` | what commands that died have left, named and removed |
@@ -50,6 +51,7 @@ pub mod start;
 pub mod stop;
 mod store;
 pub mod successor;
+pub mod traffic;
 pub mod trash;
 pub mod view;
 

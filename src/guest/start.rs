@@ -76,7 +76,7 @@ impl Manager {
         let net = match guest.network.kind {
             NetworkKind::Bridge => {
                 let lease = self.network.preview(name, guest.network.address)?;
-                self.network.ops(&lease, 1500, guest.network.isolated_ports)
+                self.network.ops(&lease, 1500, &guest.network)
             }
             NetworkKind::None => Network::loopback_ops(),
             NetworkKind::Host => Vec::new(),
@@ -334,9 +334,7 @@ impl Manager {
                 fault::point()?;
                 phase("admit", || self.network.admit(&lease))
                     .map_err(|error| GuestError::Network(error.into()))?;
-                Ok(self
-                    .network
-                    .ops(&lease, host.mtu, guest.network.isolated_ports))
+                Ok(self.network.ops(&lease, host.mtu, &guest.network))
             }
             None if guest.network.kind == NetworkKind::Host => Ok(Vec::new()),
             None => Ok(Network::loopback_ops()),

@@ -156,7 +156,13 @@ impl Manager {
             group.remove()?;
         }
         fault::point()?;
-        // The interface goes with the guest's network namespace.
+        self.keep_traffic(name);
+        // The interface goes with the guest's network namespace; what came from it was led over
+        // another, which a later start uses again or `doctor` removes.
+        if let Ok(Some(lease)) = self.network.find(name) {
+            let _later = self.network.unshape(&lease);
+        }
+        fault::point()?;
         if let Some(reason) = reason {
             let last = LastEnd {
                 time_ms: now_ms(),

@@ -97,6 +97,7 @@ impl Manager {
             let gone = self.network.teardown_guest(&lease);
             gone.map_err(|e| network(e.into()))?;
             fault::point()?;
+            self.keep_traffic(name);
             self.network.release(name)?;
         }
         Ok(())
@@ -139,6 +140,8 @@ impl Manager {
         }
         self.settle_rename(&found.id)?;
         self.discard(&to)?;
+        // Without an address it has no counters, and those it gets begin at nothing.
+        self.keep_traffic(&found.id);
         fault::point()?;
         let mut machine = self.machine(&found.id)?;
         // Under this name it is not in the trash.

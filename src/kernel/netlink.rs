@@ -21,6 +21,7 @@ use super::namespace;
 pub use super::netlink_address::Address;
 pub use super::netlink_message::{Link, Route, Veth};
 use super::netlink_message::{link_of, named, quiet, route_of, veth_message};
+pub use super::netlink_shape::shaper_name;
 use super::netlink_socket::{Conversation, Refusal};
 
 /// A request that the kernel refused: what was tried, on what, and the kernel's reason.

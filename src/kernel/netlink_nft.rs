@@ -14,27 +14,27 @@ use super::netlink_socket::{Conversation, Refusal};
 pub const NAME_LENGTH: usize = 16;
 
 /// Numbers of <linux/netfilter/nfnetlink.h> and <linux/netfilter/nf_tables.h>.
-mod number {
+pub(super) mod number {
     const NFTABLES: u16 = 10;
-    pub(super) const GET_TABLE: u16 = NFTABLES << 8 | 1;
-    pub(super) const NEW_ELEMENT: u16 = NFTABLES << 8 | 12;
-    pub(super) const GET_ELEMENT: u16 = NFTABLES << 8 | 13;
-    pub(super) const DELETE_ELEMENT: u16 = NFTABLES << 8 | 14;
+    pub(in crate::kernel) const GET_TABLE: u16 = NFTABLES << 8 | 1;
+    pub(in crate::kernel) const NEW_ELEMENT: u16 = NFTABLES << 8 | 12;
+    pub(in crate::kernel) const GET_ELEMENT: u16 = NFTABLES << 8 | 13;
+    pub(in crate::kernel) const DELETE_ELEMENT: u16 = NFTABLES << 8 | 14;
     /// Around what is done as a whole or not at all.
-    pub(super) const BEGIN: u16 = 0x10;
-    pub(super) const END: u16 = 0x11;
+    pub(in crate::kernel) const BEGIN: u16 = 0x10;
+    pub(in crate::kernel) const END: u16 = 0x11;
     /// Of those two: whose transaction it is, in network byte order.
-    pub(super) const OF_NFTABLES: [u8; 2] = NFTABLES.to_be_bytes();
+    pub(in crate::kernel) const OF_NFTABLES: [u8; 2] = NFTABLES.to_be_bytes();
 
-    pub(super) const TABLE_NAME: u16 = 1;
-    pub(super) const TABLE: u16 = 1;
-    pub(super) const SET: u16 = 2;
-    pub(super) const ELEMENTS: u16 = 3;
-    pub(super) const ELEMENT: u16 = 1;
-    pub(super) const KEY: u16 = 1;
-    pub(super) const VALUE: u16 = 1;
+    pub(in crate::kernel) const TABLE_NAME: u16 = 1;
+    pub(in crate::kernel) const TABLE: u16 = 1;
+    pub(in crate::kernel) const SET: u16 = 2;
+    pub(in crate::kernel) const ELEMENTS: u16 = 3;
+    pub(in crate::kernel) const ELEMENT: u16 = 1;
+    pub(in crate::kernel) const KEY: u16 = 1;
+    pub(in crate::kernel) const VALUE: u16 = 1;
     /// NLA_F_NESTED.
-    pub(super) const NESTED: u16 = 1 << 15;
+    pub(in crate::kernel) const NESTED: u16 = 1 << 15;
 }
 
 /// Bytes of struct nfgenmsg: family, version, resource.
@@ -185,7 +185,7 @@ fn open(verb: &'static str, object: &str) -> Result<Option<Conversation>, Netlin
 }
 
 /// ENOENT: no such thing. EINVAL: nothing in this kernel answers for nftables.
-fn absent(refusal: &Refusal) -> bool {
+pub(super) fn absent(refusal: &Refusal) -> bool {
     matches!(
         refusal.source.raw_os_error(),
         Some(libc::ENOENT | libc::EINVAL)
@@ -211,7 +211,7 @@ fn transaction(
 }
 
 /// The attributes that name an element.
-fn chosen(table: &str, element: &Element) -> Vec<u8> {
+pub(super) fn chosen(table: &str, element: &Element) -> Vec<u8> {
     let key = nest(number::KEY, attribute(number::VALUE, &element.key));
     let list = nest(number::ELEMENTS, nest(number::ELEMENT, key));
     [
@@ -222,16 +222,16 @@ fn chosen(table: &str, element: &Element) -> Vec<u8> {
     .concat()
 }
 
-fn text(kind: u16, text: &str) -> Vec<u8> {
+pub(super) fn text(kind: u16, text: &str) -> Vec<u8> {
     attribute(kind, &[text.as_bytes(), &[0]].concat())
 }
 
-fn nest(kind: u16, inner: Vec<u8>) -> Vec<u8> {
+pub(super) fn nest(kind: u16, inner: Vec<u8>) -> Vec<u8> {
     attribute(kind | number::NESTED, &inner)
 }
 
 /// struct nlattr and what follows it, up to a multiple of four.
-fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+pub(super) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
     let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
     bytes.extend(value);
@@ -240,7 +240,7 @@ fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
 }
 
 /// Contents of all attributes of a kind.
-fn inside(mut attributes: &[u8], kind: u16) -> Vec<&[u8]> {
+pub(super) fn inside(mut attributes: &[u8], kind: u16) -> Vec<&[u8]> {
     let mut found = Vec::new();
     while let [l0, l1, k0, k1, rest @ ..] = attributes {
         let length = usize::from(u16::from_ne_bytes([*l0, *l1])).saturating_sub(4);
@@ -256,19 +256,23 @@ fn inside(mut attributes: &[u8], kind: u16) -> Vec<&[u8]> {
 }
 
 /// One message of nftables, sent or heard.
-struct Message {
+pub(super) struct Message {
     kind: u16,
     general: [u8; GENERAL],
     body: Vec<u8>,
 }
 
 impl Message {
-    fn new(kind: u16, family: Family, body: Vec<u8>) -> Self {
+    pub(super) fn new(kind: u16, family: Family, body: Vec<u8>) -> Self {
         Self {
             kind,
             general: [family.number(), 0, 0, 0],
             body,
         }
+    }
+
+    pub(super) fn body(&self) -> &[u8] {
+        &self.body
     }
 
     fn edge(kind: u16) -> Self {

@@ -9,10 +9,10 @@ use super::init;
 use super::protocol::{self, Word};
 use super::stage::{self, Inherited};
 use crate::kernel::channel::Channel;
-use crate::kernel::netlink::{Netlink, Veth};
+use crate::kernel::netlink::{Netlink, Veth, shaper_name};
 use crate::kernel::process::{self, CloneFlags, Forked};
 use crate::kernel::{Errno, KernelError, namespace};
-use crate::model::NetOp;
+use crate::model::{NetOp, Shape};
 use crate::plan::step::name_of;
 use crate::plan::{HostStep, LaunchPlan};
 
@@ -157,6 +157,7 @@ impl Host {
                 mac,
                 mtu,
                 isolated,
+                shape,
             } = op
             else {
                 continue;
@@ -180,8 +181,22 @@ impl Host {
                 }
             });
             netlink.bind_port(host_name, *mac, *isolated)?;
+            if !shape.is_none() {
+                self.shape(&mut netlink, host_name, shape)?;
+            }
         }
         Ok(())
+    }
+
+    fn shape(&mut self, netlink: &mut Netlink, port: &str, shape: &Shape) -> Result<(), Cause> {
+        // The rest goes with the port.
+        let shaper = shaper_name(port);
+        self.undo.push(move || {
+            if let Ok(mut netlink) = Netlink::open() {
+                let _gone = netlink.delete_link(&shaper);
+            }
+        });
+        Ok(netlink.shape(port, shape)?)
     }
 
     pub(super) fn say_go(&self, fd: Option<BorrowedFd<'_>>) -> Result<(), Cause> {

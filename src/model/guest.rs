@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Bytes, CpuSet, Cpus, GuestName, ImageName};
+use super::{Bytes, CpuSet, Cpus, GuestName, ImageName, Rate};
 
 /// One guest's whole definition after profiles and defaults.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -290,10 +290,11 @@ pub struct RestartRule {
 }
 
 /// What network a guest has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NetworkKind {
     /// An interface on the program's own bridge.
+    #[default]
     Bridge,
     /// A network namespace with nothing but loopback.
     None,
@@ -302,7 +303,7 @@ pub enum NetworkKind {
 }
 
 /// What a definition says about the network.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct NetworkWish {
     /// Kind of network.
     pub kind: NetworkKind,
@@ -312,6 +313,14 @@ pub struct NetworkWish {
     pub dns: Vec<std::net::IpAddr>,
     /// Whether it is kept apart from others that are; `None` for what the host's settings say.
     pub isolated_ports: Option<bool>,
+    /// Most it receives.
+    pub rate_in: Option<Rate>,
+    /// Most it sends.
+    pub rate_out: Option<Rate>,
+    /// How much of that may come at once; `None` for what fits the rate.
+    pub burst_in: Option<Bytes>,
+    /// How much of that may go at once; `None` for what fits the rate.
+    pub burst_out: Option<Bytes>,
 }
 
 /// First-boot access data.

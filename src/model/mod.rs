@@ -14,7 +14,9 @@ mod layout;
 mod mount_flags;
 mod name;
 mod ops;
+mod rate;
 mod status;
+mod traffic;
 
 pub use amount::{AmountError, Bytes, CpuSet, Cpus};
 pub use cgroup::{
@@ -36,4 +38,6 @@ pub use layout::Layout;
 pub use mount_flags::{FlagChange, MountFlags};
 pub use name::{GuestName, NameError, nearest};
 pub use ops::{DirOp, MountOp, NetOp, RootOp, Writable};
+pub use rate::{Rate, RateError, Shape, TokenBucket};
 pub use status::{Event, EventKind, ExitReason, Sample, Status};
+pub use traffic::{Traffic, Volume};

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::Shape;
+
 /// One mount of a guest, in the order of a list. Host paths are resolved once, to descriptors, before
 /// any code of the guest runs; targets are resolved inside the guest's root only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,6 +109,9 @@ pub enum NetOp {
         mtu: u32,
         /// Whether other isolated ports of the bridge are out of reach.
         isolated: bool,
+        /// How fast it is.
+        #[serde(default, skip_serializing_if = "Shape::is_none")]
+        shape: Shape,
     },
     /// Inside: loopback up.
     Loopback,

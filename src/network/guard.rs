@@ -14,6 +14,7 @@ use super::firewall::{chain, matches, rule};
 use super::host::HostError;
 use super::lease::{Lease, mac_of};
 use super::subnet::Subnet;
+use super::traffic;
 use super::{FileError, Network};
 use crate::kernel::netlink::Netlink;
 use crate::kernel::netlink_nft::{self, Element, Family, NAME_LENGTH};
@@ -37,6 +38,7 @@ pub(super) fn table(name: &str, subnet: Subnet) -> Vec<Value> {
         json!({"flush": {"chain": {"family": "bridge", "table": name, "name": "guard"}}}),
     ];
     all.extend(rules(subnet).map(|expr| rule(&at, "guard", expr)));
+    all.extend(traffic::table(name));
     all
 }
 
@@ -96,7 +98,7 @@ fn rules(subnet: Subnet) -> impl Iterator<Item = Value> {
     .into_iter()
 }
 
-fn set(table: &str, name: &str, kind: Value) -> Value {
+pub(super) fn set(table: &str, name: &str, kind: Value) -> Value {
     json!({"add": {"set": {"family": "bridge", "table": table, "name": name, "type": kind}}})
 }
 
@@ -105,13 +107,15 @@ fn mac_text(mac: [u8; 6]) -> String {
 }
 
 /// A guest's elements as the kernel keeps them.
-fn elements(lease: &Lease) -> [Element; 2] {
+fn elements(lease: &Lease) -> Vec<Element> {
     let mut name = lease.host_interface.as_bytes().to_vec();
     name.resize(NAME_LENGTH, 0);
     // Each part of a key begins at a multiple of four.
     let mut sender = [&name[..], &lease.mac, &[0, 0]].concat();
     sender.extend(lease.address.octets());
-    [Element::new(GUESTS, sender), Element::new(PORTS, name)]
+    let mut all = vec![Element::new(GUESTS, sender), Element::new(PORTS, name)];
+    all.extend(traffic::elements(lease));
+    all
 }
 
 impl Network {
@@ -129,7 +133,7 @@ impl Network {
         )?)
     }
 
-    /// Keeps a running guest apart, or not; `isolated` as in [`Network::ops`]. One that was started
+    /// Keeps a running guest apart, or not; `isolated` is what it says itself. One that was started
     /// without an interface on the bridge has nothing to be changed.
     ///
     /// # Errors
@@ -170,7 +174,7 @@ impl Network {
     pub(super) fn strangers(&self, subnet: Subnet) -> Result<Vec<Element>, HostError> {
         let table = self.layout.kernel_name();
         let mut there = Vec::new();
-        for set in [PORTS, GUESTS] {
+        for set in [PORTS, GUESTS].into_iter().chain(traffic::SETS) {
             there.extend(netlink_nft::elements(Family::Bridge, &table, set)?);
         }
         // After the elements: whoever adds one has a lease by then.

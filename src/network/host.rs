@@ -15,11 +15,12 @@ use super::firewall::{self, FirewallError};
 use super::lease::mac_of;
 use super::subnet::Subnet;
 use super::{Lease, Network};
+use crate::kernel::KernelError;
 use crate::kernel::netlink::{Netlink, NetlinkError, Route};
 use crate::kernel::netlink_nft::{Family, table_exists};
 
 pub(super) const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+pub(super) const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// Largest packet of guests where the way out does not ask for less, bytes.
 const ETHERNET_MTU: u32 = 1500;
 
@@ -67,6 +68,9 @@ pub enum HostError {
     /// The kernel refused.
     #[error(transparent)]
     Kernel(#[from] NetlinkError),
+    /// It refused otherwise.
+    #[error(transparent)]
+    System(#[from] KernelError),
     /// The firewall refused.
     #[error(transparent)]
     Firewall(#[from] FirewallError),
@@ -272,13 +276,13 @@ impl Network {
         }
     }
 
-    /// Deletes the host's end of a guest's interface, if it is still there.
+    /// Deletes the host's end of a guest's interface, and what held it back, if they are still there.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub fn teardown_guest(&self, lease: &Lease) -> Result<(), HostError> {
         Netlink::open()?.delete_link(&lease.host_interface)?;
-        Ok(())
+        self.unshape(lease)
     }
 
     fn take_down(&self, kernel: &mut Netlink) -> Result<(), HostError> {

@@ -56,7 +56,7 @@ impl Network {
             .into_iter()
             .filter(|link| is_guest_interface(link, &prefix, bridge))
             .map(|link| Leftover {
-                guest: owner(&link.name),
+                guest: port_of(&link.name, link.kind.as_deref()).and_then(owner),
                 interface: link.name,
             })
             .filter(|left| left.guest.as_ref().is_none_or(|g| !live.contains(g)))
@@ -109,14 +109,25 @@ impl Network {
     }
 }
 
-/// Whether only this program can have made it: our form of name, a veth, on our bridge or on none.
+/// The host's end that an interface is, or holds back.
+fn port_of<'a>(name: &'a str, kind: Option<&str>) -> Option<&'a str> {
+    match kind {
+        Some("veth") => Some(name),
+        Some("ifb") => name.strip_suffix('i'),
+        _ => None,
+    }
+}
+
+/// Whether only this program can have made it: our form of name, and a veth or what holds one back,
+/// on our bridge or on none.
 fn is_guest_interface(link: &Link, prefix: &str, bridge: Option<u32>) -> bool {
-    let place = link.name.strip_prefix(prefix).unwrap_or_default();
+    let port = port_of(&link.name, link.kind.as_deref());
+    let place = port.and_then(|port| port.strip_prefix(prefix));
+    let place = place.unwrap_or_default();
     place.len() == 4
         && place
             .bytes()
             .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-        && link.kind.as_deref() == Some("veth")
         && (link.master.is_none() || link.master == bridge)
 }
 
@@ -141,6 +152,9 @@ mod tests {
             ("bh0002", "veth", None, true),
             ("bh0002", "veth", Some(4), false),
             ("bh0002", "bridge", None, false),
+            ("bh0002i", "ifb", None, true),
+            ("bh0002", "ifb", None, false),
+            ("bh0002i", "veth", None, false),
             ("bh811c9dc50002", "veth", Some(3), false),
             ("bh-one", "veth", Some(3), false),
             ("bhxyzw", "veth", Some(3), false),

@@ -11,6 +11,8 @@
 //! | `bridge.rs` | whose the bridge is, kept on the bridge itself |
 //! | `firewall.rs` | the nftables rule sets and the run of `nft` |
 //! | `guard.rs` | what a guest may send: the rules, and each guest's entry in them |
+//! | `shape.rs` | how fast a guest is |
+//! | `traffic.rs` | what guests send and receive, counted |
 //! | `leftover.rs` | interfaces that belong to no running guest |
 //! | `dns.rs` | name servers |
 //! | `files.rs` | lock, whole-file writes, bounded reads |
@@ -24,11 +26,13 @@ mod guard;
 mod host;
 mod lease;
 mod leftover;
+mod shape;
 mod subnet;
+mod traffic;
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use crate::model::{Layout, NetOp};
+use crate::model::{Layout, NetOp, NetworkWish};
 
 pub use files::FileError;
 pub use firewall::FirewallError;
@@ -36,6 +40,7 @@ pub use host::{HostError, HostNetwork};
 pub use lease::{Lease, LeaseError};
 pub use leftover::{Leftover, StaleEntry};
 pub use subnet::{Subnet, SubnetError};
+pub use traffic::Counters;
 
 /// Name of the interface inside every guest.
 pub const GUEST_INTERFACE: &str = "eth0";
@@ -124,9 +129,9 @@ impl Network {
     }
 
     /// What the launch does for a guest on the bridge; the first operation on the host, the others
-    /// inside. `mtu` is [`HostNetwork::mtu`]; `isolated` what the guest says about it, if anything.
+    /// inside. `mtu` is [`HostNetwork::mtu`]; `wish` what the guest says of its network.
     #[must_use]
-    pub fn ops(&self, lease: &Lease, mtu: u32, isolated: Option<bool>) -> Vec<NetOp> {
+    pub fn ops(&self, lease: &Lease, mtu: u32, wish: &NetworkWish) -> Vec<NetOp> {
         vec![
             NetOp::Veth {
                 host_name: lease.host_interface.clone(),
@@ -134,7 +139,8 @@ impl Network {
                 bridge: self.bridge.clone(),
                 mac: lease.mac,
                 mtu,
-                isolated: isolated.unwrap_or(self.isolated_ports),
+                isolated: wish.isolated_ports.unwrap_or(self.isolated_ports),
+                shape: shape::shape(wish),
             },
             NetOp::Loopback,
             NetOp::Address {

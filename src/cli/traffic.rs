@@ -1,0 +1,103 @@
+//! `traffic`: what guests have sent and received, over all their runs.
+
+use clap::builder::PossibleValuesParser;
+use clap::{Arg, ArgMatches, value_parser};
+use serde::Serialize;
+
+use super::command::Verb;
+use super::context::Context;
+use super::fault::Result;
+use super::render::Cell;
+use crate::guest::traffic::{By, Period};
+use crate::guest::view::bytes_text;
+use crate::model::GuestName;
+
+pub(super) const TRAFFIC: Verb = Verb {
+    name: "traffic",
+    about: "Say how much guests have sent and received",
+    build: |command| {
+        command
+            .arg(
+                Arg::new("names")
+                    .value_name("NAME")
+                    .num_args(0..)
+                    .value_parser(value_parser!(GuestName))
+                    .help("Guests, in this order [default: all]"),
+            )
+            .arg(
+                Arg::new("by")
+                    .long("by")
+                    .value_name("PERIOD")
+                    .value_parser(PossibleValuesParser::new(["day", "month"]))
+                    .help("A line for each day or month (UTC) instead of one for all time"),
+            )
+    },
+    run: traffic,
+    hidden: false,
+};
+
+#[derive(Serialize)]
+struct Row {
+    name: GuestName,
+    period: String,
+    sent_bytes: u64,
+    sent_packets: u64,
+    received_bytes: u64,
+    received_packets: u64,
+    sent_ipv6_bytes: u64,
+    sent_ipv6_packets: u64,
+    received_ipv6_bytes: u64,
+    received_ipv6_packets: u64,
+}
+
+impl Row {
+    fn of(name: &GuestName, Period { period, traffic }: Period) -> Self {
+        let (sent, received) = (traffic.sent(), traffic.received());
+        Self {
+            name: name.clone(),
+            period,
+            sent_bytes: sent.bytes,
+            sent_packets: sent.packets,
+            received_bytes: received.bytes,
+            received_packets: received.packets,
+            sent_ipv6_bytes: traffic.sent_ipv6.bytes,
+            sent_ipv6_packets: traffic.sent_ipv6.packets,
+            received_ipv6_bytes: traffic.received_ipv6.bytes,
+            received_ipv6_packets: traffic.received_ipv6.packets,
+        }
+    }
+}
+
+const HEADINGS: [&str; 6] = ["NAME", "PERIOD", "SENT", "PACKETS", "RECEIVED", "PACKETS"];
+
+fn traffic(context: &Context, matches: &ArgMatches) -> Result<u8> {
+    let manager = context.manager()?;
+    let mut names: Vec<GuestName> = matches
+        .get_many("names")
+        .map(|names| names.cloned().collect())
+        .unwrap_or_default();
+    if names.is_empty() {
+        names = manager.names()?;
+    }
+    let by = match matches.get_one::<String>("by").map(String::as_str) {
+        Some("day") => By::Day,
+        Some(_) => By::Month,
+        None => By::All,
+    };
+    let mut rows = Vec::new();
+    for name in &names {
+        let periods = manager.traffic(name, by)?.into_iter();
+        rows.extend(periods.map(|period| Row::of(name, period)));
+    }
+    context.list(&rows, &HEADINGS, |row| {
+        vec![
+            Cell::from(row.name.as_str()),
+            Cell::from(&row.period),
+            Cell::from(bytes_text(row.sent_bytes)),
+            Cell::from(row.sent_packets.to_string()),
+            Cell::from(bytes_text(row.received_bytes)),
+            Cell::from(row.received_packets.to_string()),
+        ]
+    })?;
+    Ok(0)
+}

@@ -1,0 +1,84 @@
+//! What no guest may ask of the network. The other settings are next door in `check`, which asks here.
+
+use super::check::Found;
+use crate::model::{Bytes, Guest, NetworkKind, NetworkWish, Rate};
+
+/// resolv.conf(5): the resolver library looks at no more.
+const MOST_NAME_SERVERS: usize = 3;
+/// With less, one packet takes a fifth of a second.
+const SLOWEST: Rate = Rate(64_000);
+/// The kernel counts bytes a second in 32 bits.
+const FASTEST: Rate = Rate(32_000_000_000);
+/// Two packets; more than a gigabyte at once is no rate.
+const BURST: (Bytes, Bytes) = (Bytes(4 << 10), Bytes(1 << 30));
+
+pub(super) fn network(guest: &Guest, found: &mut Found) {
+    let network = &guest.network;
+    if let Some(address) = network.address {
+        if network.kind != NetworkKind::Bridge {
+            found.add(
+                "network.address",
+                "needs the network kind bridge: another has no address of its own",
+            );
+        } else if address.is_unspecified() || address.is_loopback() || address.is_multicast() {
+            found.add(
+                "network.address",
+                format!("{address} cannot be the address of an interface"),
+            );
+        }
+    }
+    if network.isolated_ports == Some(true) && network.kind != NetworkKind::Bridge {
+        found.add(
+            "network.isolated_ports",
+            "needs the network kind bridge: another has no port",
+        );
+    }
+    for server in &network.dns {
+        if server.is_unspecified() || server.is_multicast() {
+            found.add("network.dns", format!("{server} cannot be a name server"));
+        }
+    }
+    if network.dns.len() > MOST_NAME_SERVERS {
+        found.add(
+            "network.dns",
+            format!("more than {MOST_NAME_SERVERS} name servers: no program asks the others"),
+        );
+    }
+    rates(network, found);
+}
+
+fn rates(network: &NetworkWish, found: &mut Found) {
+    let bridge = network.kind == NetworkKind::Bridge;
+    for (key, rate) in [
+        ("network.rate_in", network.rate_in),
+        ("network.rate_out", network.rate_out),
+    ] {
+        match rate {
+            Some(_) if !bridge => {
+                found.add(key, "needs the network kind bridge: another has no rate");
+            }
+            Some(rate) => found.range(key, &rate, &SLOWEST, &FASTEST),
+            None => {}
+        }
+    }
+    for (key, burst, rate, needs) in [
+        (
+            "network.burst_in",
+            network.burst_in,
+            network.rate_in,
+            "network.rate_in",
+        ),
+        (
+            "network.burst_out",
+            network.burst_out,
+            network.rate_out,
+            "network.rate_out",
+        ),
+    ] {
+        match burst {
+            Some(_) if rate.is_none() => found.add(key, format!("needs {needs}")),
+            Some(burst) => found.range(key, &burst, &BURST.0, &BURST.1),
+            None => {}
+        }
+    }
+}

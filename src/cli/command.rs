@@ -10,7 +10,7 @@ use super::fault::{Fault, Result};
 use super::render::Format;
 use super::{
     backup, change, create, delete, demo, doctor, enter, export, file, generate, image, import,
-    info, keeper, life, list, logs, plan, pool, profile, snapshot, template, trash, wait,
+    info, keeper, life, limits, list, logs, plan, pool, profile, snapshot, template, trash, wait,
 };
 use crate::model::GuestName;
 
@@ -44,6 +44,7 @@ const VERBS: &[Verb] = &[
     import::IMPORT,
     list::LIST,
     info::INFO,
+    limits::LIMITS,
     enter::EXEC,
     enter::SHELL,
     enter::CONSOLE,

@@ -13,7 +13,7 @@
 //! | `backup` | a guest into a backup repository and out of one |
 //! | `keeper`, `console` | the small process beside a guest, and its viewers |
 //! | `successor` | how the launching process becomes the keeper |
-//! | `view` | what `list` and `info` show |
+//! | `view`, `limited` | what `list` and `info` show; what `limits` does |
 //! | `neighbours` | guests' names for each other while they run |
 //! | `events` | what happened |
 //! | `doctor` | what this host can do |
@@ -41,6 +41,7 @@ pub mod import;
 pub mod keeper;
 pub mod leftover;
 mod life;
+pub mod limited;
 pub mod manager;
 mod neighbours;
 mod program;

@@ -9,8 +9,9 @@ use super::context::Context;
 use super::fault::{Fault, Result};
 use super::render::Format;
 use super::{
-    backup, change, create, delete, demo, doctor, enter, export, file, generate, image, import,
-    info, keeper, life, limits, list, logs, plan, pool, profile, snapshot, template, trash, wait,
+    backup, capacity, change, create, delete, demo, doctor, enter, export, file, generate, image,
+    import, info, keeper, life, limits, list, logs, plan, pool, profile, snapshot, template, trash,
+    wait,
 };
 use crate::model::GuestName;
 
@@ -45,6 +46,7 @@ const VERBS: &[Verb] = &[
     list::LIST,
     info::INFO,
     limits::LIMITS,
+    capacity::CAPACITY,
     enter::EXEC,
     enter::SHELL,
     enter::CONSOLE,

@@ -8,6 +8,7 @@
 //! | `life` | the table of verbs and states |
 //! | `export`, `import`, `adopt`, `hold` | a guest as one stream, and from one; held still meanwhile |
 //! | `create`, `start`, `stop`, `delete`, `change`, `exec` | the verbs |
+//! | `admission`, `capacity` | whether the host can keep what guests are guaranteed; what is left of it |
 //! | `trash` | deleted guests that can be brought back |
 //! | `files` | single files of a guest, while it runs or not |
 //! | `backup` | a guest into a backup repository and out of one |
@@ -23,8 +24,10 @@
 //! command that died is finished or undone by the next one that takes the guest's lock, with the
 //! same code that `stop` and `delete` use.
 
+mod admission;
 mod adopt;
 pub mod backup;
+pub mod capacity;
 pub mod change;
 pub mod console;
 pub mod create;

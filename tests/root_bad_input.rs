@@ -610,3 +610,39 @@ fn nothing_of_a_neighbour_is_touched_by_a_failing_start() {
     assert_eq!(limit, (32 << 20).to_string());
     assert_eq!(inside(&host, "web", "echo fine"), "fine");
 }
+
+#[test]
+fn a_damaged_book_of_leases_is_written_anew() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    let book = host.root().join("var/lib/bulkhead/network/leases.json");
+    for name in ["a", "b", "c"] {
+        scripted(&host, name, "sleep 1000", &["--network", "bridge"]);
+    }
+    host.ok(&["start", "c"]);
+    host.ok(&["delete", "a"]);
+    let address = |name: &str| info(&host, name)["address"].clone();
+    let before = [address("b"), address("c")];
+    assert!(
+        before.iter().all(serde_json::Value::is_string),
+        "{before:?}"
+    );
+    std::fs::write(&book, "{\"version\":1,\"leases\":[{").unwrap();
+    let create = ["create", "d", "--template", "busybox"];
+    let why = host.fails(&create, 1);
+    for part in ["leases.json is damaged", "bulkhead doctor --fix"] {
+        assert!(why.contains(part), "{why}");
+    }
+    let named = host.run(&["doctor"]).stdout;
+    assert!(named.contains("damaged file"), "{named}");
+    assert!(!book.with_extension("damaged").exists());
+    host.ok(&["doctor", "--fix"]);
+    assert!(book.with_extension("damaged").exists());
+    assert_eq!([address("b"), address("c")], before);
+    host.ok(&create);
+    assert!(!before.contains(&address("d")));
+    host.ok(&["start", "b"]);
+    assert!(inside(&host, "b", "ip addr").contains(before[0].as_str().unwrap()));
+}

@@ -546,10 +546,10 @@ fn under_reloads(scope: &SystemdScope) {
         threads.spawn(|| {
             while !enough.load(Ordering::Relaxed) {
                 reload().unwrap();
-                std::thread::sleep(Duration::from_millis(300));
+                std::thread::sleep(Duration::from_secs(1));
             }
         });
-        for _ in 0..5 {
+        for _ in 0..3 {
             let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
             let started = bulkhead::kernel::cgroup::start_scope(scope, child.id());
             child.kill().unwrap();

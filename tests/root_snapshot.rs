@@ -127,12 +127,44 @@ fn layers_of_folders() {
     let host = Bulkhead::new();
     a_life_with_snapshots(&host, &[], false);
     assert_eq!(layers(&host), [] as [PathBuf; 0]);
-    made(&host, "a", &["--start"]);
-    let said = host.fails(&["snapshot", "create", "a"], 4);
-    assert!(said.contains("stop it first"), "{said}");
+    made(&host, "a", &[]);
     host.fails(&["clone", "a", "a"], 4);
     host.fails(&["clone", "nobody", "b"], 3);
     host.fails(&["snapshot", "create", "a", "../x"], 2);
+}
+
+/// Of a guest that runs a copy is kept, of one moment, and the guest goes on as it was.
+#[test]
+fn layers_of_running_guests() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    a_life_with_snapshots(&host, &[], true);
+    assert_eq!(layers(&host), [] as [PathBuf; 0]);
+    made(&host, "w", &["--start"]);
+    // Never more than one step between the two, however long the reading takes.
+    inside(
+        &host,
+        "w",
+        "dd if=/dev/zero of=/big bs=1M count=24 2>/dev/null; echo 0 >/a; echo 0 >/z; \
+         (i=0; while :; do i=$((i+1)); echo $i >/n; mv /n /a; echo $i >/n; mv /n /z; done) \
+         >/dev/null 2>&1 </dev/null &",
+    );
+    for name in ["x", "y"] {
+        host.ok(&["clone", "w", name, "--start"]);
+        let pair = inside(&host, name, "cat /a /z");
+        let (a, z) = pair.split_once('\n').expect("two");
+        let [a, z] = [a, z].map(|text| text.parse::<u64>().expect("a number"));
+        assert!(a == z || a == z + 1, "{a} {z}");
+        assert!(a > 0, "it went on meanwhile");
+    }
+    host.ok(&["pause", "w"]);
+    host.ok(&["snapshot", "create", "w", "still"]);
+    assert!(host.ok(&["list"]).contains("paused"));
+    host.ok(&["delete", "--force", "w", "x", "y"]);
+    assert_eq!(layers(&host), [] as [PathBuf; 0]);
+    nothing_left(&host);
 }
 
 /// What begins from a guest of a pool lies in that pool too, whatever its driver.
@@ -282,6 +314,33 @@ fn every_point_with_layers() {
     let host = Bulkhead::new();
     every_point_in(&host, &[]);
     assert_eq!(layers(&host), [] as [PathBuf; 0]);
+}
+
+/// Wherever a command ends that keeps a running guest, the guest goes on.
+#[test]
+fn every_point_with_a_running_guest() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = &Bulkhead::new();
+    made(host, "w", &["--start"]);
+    inside(host, "w", "echo kept >/data");
+    for number in 0..80 {
+        let mut command = host.command(&["snapshot", "create", "w", "s"]);
+        command.env("BULKHEAD_FAULT", format!("command:{number}"));
+        let done = run(command);
+        host.ok(&["doctor", "--fix"]);
+        nothing_left(host);
+        assert_eq!(inside(host, "w", "cat /data"), "kept", "{number}");
+        let kept = layers(host).len();
+        let listed = host.run(&["snapshot", "delete", "w", "s"]).code == 0;
+        assert_eq!(kept, usize::from(listed), "{number}");
+        if done.code == 0 {
+            assert!(number >= 6, "{number} points");
+            return;
+        }
+    }
+    panic!("more than 80 points");
 }
 
 #[test]

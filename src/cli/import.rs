@@ -1,7 +1,7 @@
-//! `import`: a guest from an archive.
+//! `import`: a guest from an archive, from a machine's disk or from a machine's root.
 
 use std::fs::File;
-use std::io::{self, IsTerminal as _, Read};
+use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
 
 use clap::{Arg, ArgMatches, value_parser};
@@ -13,21 +13,30 @@ use super::fault::{FAILED, Fault, Result};
 use super::progress::Teller;
 use super::render::{Format, safe, safe_lines};
 use super::settings;
-use crate::guest::import::{ImportWish, Imported};
+use crate::guest::import::{ImportWish, Imported, Source};
 use crate::kernel::interrupt;
 use crate::model::GuestName;
+use crate::storage::is_disk;
 
 pub(super) const IMPORT: Verb = Verb {
     name: "import",
-    about: "Make a guest from an archive",
+    about: "Make a guest from an archive, or of a machine",
     build: |command| {
         command
             .arg(
                 Arg::new("file")
                     .value_name("FILE")
-                    .required(true)
+                    .required_unless_present("from")
                     .value_parser(value_parser!(PathBuf))
-                    .help("Archive that `export` wrote, or a container's backup of Proxmox, OpenVZ, LXC or Incus; - is standard input"),
+                    .help("Archive that `export` wrote, a container's backup of Proxmox, OpenVZ, LXC or Incus, or a machine's disk (raw, qcow2, vmdk, vhd, vhdx, vdi); - is an archive on standard input"),
+            )
+            .arg(
+                Arg::new("from")
+                    .long("from")
+                    .value_name("FOLDER")
+                    .conflicts_with("file")
+                    .value_parser(value_parser!(PathBuf))
+                    .help("Root of a machine, in a folder of this host"),
             )
             .arg(
                 Arg::new("as")
@@ -53,7 +62,8 @@ pub(super) const IMPORT: Verb = Verb {
             .after_help(
                 "Flags of settings change its definition, as with `create`.\n\nExamples:\n  \
                  bulkhead import web.tar.zst\n  bulkhead import web.tar.zst --name web2 --fresh \
-                 --memory 2G",
+                 --memory 2G\n  bulkhead import old-server.qcow2 --name shop --check\n  \
+                 bulkhead import --from /mnt/old --name shop",
             )
     },
     run: import,
@@ -71,7 +81,11 @@ struct Made {
 }
 
 fn import(context: &Context, matches: &ArgMatches) -> Result<u8> {
-    let path: PathBuf = required(matches, "file")?;
+    let folder = matches.get_one::<PathBuf>("from");
+    let path: PathBuf = match folder {
+        Some(folder) => folder.clone(),
+        None => required(matches, "file")?,
+    };
     let wish = ImportWish {
         name: matches.get_one("as").cloned(),
         fresh: matches.get_flag("fresh"),
@@ -83,9 +97,16 @@ fn import(context: &Context, matches: &ArgMatches) -> Result<u8> {
         },
     };
     let manager = context.manager()?;
-    let input = open(&path)?;
+    let source = match folder {
+        Some(folder) => Source::Folder(folder.clone()),
+        None => open(&path)?,
+    };
     if matches.get_flag("dry-run") {
-        let would = manager.check_import(input, &wish)?;
+        interrupt::catch()?;
+        let mut teller = Teller::new(context.quiet);
+        let would = manager.check_import(source, &wish, &mut |step| teller.tell(step));
+        drop(teller);
+        let would = would.map_err(|error| Fault::from(error).or_interrupted())?;
         context.one(&would.guest, |_| safe_lines(&would.definition))?;
         for note in &would.notes {
             context.say(&format!("note: {}", safe(note)));
@@ -102,7 +123,7 @@ fn import(context: &Context, matches: &ArgMatches) -> Result<u8> {
     }
     interrupt::catch()?;
     let mut teller = Teller::new(context.quiet);
-    let done = manager.import(input, &wish, &mut |step| teller.tell(step));
+    let done = manager.import(source, &wish, &mut |step| teller.tell(step));
     drop(teller);
     let done = done.map_err(|error| Fault::from(error).or_interrupted())?;
     let lease = manager.network.find(&done.guest.name).ok().flatten();
@@ -138,21 +159,25 @@ fn in_words(made: &Made, done: &Imported) -> String {
     )
 }
 
-fn open(path: &Path) -> Result<Box<dyn Read + Send>> {
+fn open(path: &Path) -> Result<Source> {
     if path == Path::new("-") {
         if io::stdin().is_terminal() {
             return Err(Fault::usage(
                 "an archive does not come from a terminal: name a file, or use a pipe",
             ));
         }
-        return Ok(Box::new(io::stdin()));
+        return Ok(Source::Stream(Box::new(io::stdin())));
     }
     let failed = |why: String| Fault::new(FAILED, format!("cannot read {}: {why}", path.display()));
     let meta = std::fs::metadata(path).map_err(|error| failed(error.to_string()))?;
     if meta.is_dir() {
-        return Err(failed("it is a folder".into()));
+        return Err(failed(
+            "it is a folder; the root of a machine is taken with --from".into(),
+        ));
     }
-    Ok(Box::new(
-        File::open(path).map_err(|error| failed(error.to_string()))?,
-    ))
+    let mut file = File::open(path).map_err(|error| failed(error.to_string()))?;
+    Ok(match is_disk(&mut file) {
+        true => Source::Disk(file, path.to_owned()),
+        false => Source::Stream(Box::new(file)),
+    })
 }

@@ -1,6 +1,6 @@
-//! A guest from a container of another program: its backup's root becomes an image, what the backup
-//! says becomes a definition as far as there are words for it, and the rest is told. It stays who it
-//! was (machine id, SSH host keys, accounts); its name and network files are written anew.
+//! A guest from a container of another program or from a machine: its root becomes an image, what it
+//! says of itself becomes a definition as far as there are words for it, and the rest is told. It stays
+//! who it was (machine id, SSH host keys, accounts); its name and network files are written anew.
 
 use super::error::{GuestError, Result};
 use super::import::{ImportWish, Imported};
@@ -9,14 +9,18 @@ use super::store::Written;
 use crate::define::{self, KEYS, Key, KeyPath};
 use crate::kernel::{fault, random};
 use crate::model::{EventKind, GuestName};
-use crate::storage::{self, Foreign, Image, PackError, Progress, Told};
+use crate::storage::{self, Image, Newcomer, PackError, Progress, Told};
 
 impl Manager {
-    /// What a container's backup would become.
-    pub(super) fn plan_adoption(&self, foreign: &Foreign, wish: &ImportWish) -> Result<Imported> {
-        let told = &foreign.told;
+    /// What a newcomer would become.
+    pub(super) fn plan_adoption(
+        &self,
+        newcomer: &dyn Newcomer,
+        wish: &ImportWish,
+    ) -> Result<Imported> {
+        let told = newcomer.told();
         let name = name_of(told, wish)?;
-        let mut notes = vec![format!("it is a container of {}", foreign.program)];
+        let mut notes = vec![newcomer.what()];
         notes.extend(told.notes.iter().cloned());
         let mut definition = String::new();
         for key in KEYS {
@@ -63,16 +67,16 @@ impl Manager {
     /// Makes the guest.
     pub(super) fn adopt(
         &self,
-        foreign: Foreign,
+        newcomer: Box<dyn Newcomer>,
         wish: &ImportWish,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Imported> {
-        let name = name_of(&foreign.told, wish)?;
+        let name = name_of(newcomer.told(), wish)?;
         let _lock = self.lock(&name, "import")?;
-        let mut planned = self.plan_adoption(&foreign, wish)?;
+        let mut planned = self.plan_adoption(&*newcomer, wish)?;
         self.discard(&name)?;
         let began = now_ms();
-        let (image, notes) = foreign.image(&self.layout, &wish.shown, progress)?;
+        let (image, notes) = newcomer.image(&self.layout, &wish.shown, progress)?;
         planned.notes.extend(notes);
         planned.new_image = image.created_ms >= began;
         planned.image.clone_from(&image.digest);
@@ -125,7 +129,11 @@ impl Manager {
             }
         }
         fault::point()?;
-        self.complete(name, &planned.definition, &Written::of(&planned.guest))
+        self.complete(
+            name,
+            &planned.definition,
+            &Written::of(&planned.guest, lease.as_ref()),
+        )
     }
 }
 
@@ -142,10 +150,10 @@ fn name_of(told: &Told, wish: &ImportWish) -> Result<GuestName> {
         .to_lowercase();
     first.parse().map_err(|_| {
         let why = format!(
-            "the container's name {:.80?} is no name of a guest: give it one with --name",
+            "its name {:.80?} is no name of a guest: give it one with --name",
             told.name
         );
-        super::export::archive(format!("import {}", wish.shown), PackError::Format(why))
+        super::export::archive(format!("import {}", wish.shown), PackError::Newcomer(why))
     })
 }
 

@@ -134,7 +134,11 @@ impl Manager {
         if !same {
             self.write_first_boot(name, &image, &boot)?;
         }
-        self.complete(name, &snapshot.definition, &Written::of(guest))?;
+        self.complete(
+            name,
+            &snapshot.definition,
+            &Written::of(guest, lease.as_ref()),
+        )?;
         Ok(restored)
     }
 }

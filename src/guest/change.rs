@@ -164,24 +164,12 @@ impl Manager {
 
     /// An error of a guest's root, as what it means for the guest.
     pub(super) fn root_error(&self, name: &GuestName, error: storage::RootError) -> GuestError {
-        let error = match error {
-            storage::RootError::Pool(error) => return error.into(),
-            storage::RootError::InUse { .. } => {
-                return GuestError::WrongState {
-                    name: name.clone(),
-                    verb: "keep",
-                    status: Status::Running,
-                    advice: Some(
-                        "its root is a folder, which is kept as it is only while nobody writes: \
-                         stop it first, or make guests in a pool of the driver image or btrfs",
-                    ),
-                };
-            }
-            error => error,
-        };
-        GuestError::Root {
-            name: name.clone(),
-            source: error.into(),
+        match error {
+            storage::RootError::Pool(error) => error.into(),
+            error => GuestError::Root {
+                name: name.clone(),
+                source: error.into(),
+            },
         }
     }
 

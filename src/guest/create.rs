@@ -49,7 +49,8 @@ impl Manager {
         let guest = self.define(name, text)?;
         crate::plan::spec::supported(&guest, &self.facts)?;
         self.check_host_side(&guest)?;
-        self.pool_of(&guest)?.driver_for(quota(&guest))?;
+        self.pool_of(&guest)?
+            .driver_for(&self.layout, quota(&guest))?;
         if guest.network.kind == NetworkKind::Bridge {
             self.network.preview(name, guest.network.address)?;
         }
@@ -116,7 +117,7 @@ impl Manager {
         let boot = self.first_boot_data(guest, &machine, lease.as_ref())?;
         fault::point()?;
         self.write_first_boot(name, image, &boot)?;
-        self.complete(name, text, &Written::of(guest))
+        self.complete(name, text, &Written::of(guest, lease.as_ref()))
     }
 
     /// Makes a new root this guest's own.

@@ -2,7 +2,9 @@
 //! of this host. The definition in an archive is a wish: it is checked as a new one is, and what
 //! would reach beyond the guest is taken only if whoever imports says so.
 
+use std::fs::File;
 use std::io::Read;
+use std::path::PathBuf;
 
 use super::error::{GuestError, Result};
 use super::export::archive;
@@ -11,7 +13,7 @@ use super::store::Written;
 use crate::define::{self, Change, DEFAULT_CAPABILITIES, KeyPath};
 use crate::kernel::{fault, random};
 use crate::model::{EventKind, Guest, GuestName, NetworkKind};
-use crate::storage::{self, Opened, PackError, Progress, ReceivedImage, Unpacker};
+use crate::storage::{self, Machine, Opened, PackError, Progress, ReceivedImage, Unpacker};
 
 /// How a guest is to be imported.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +28,16 @@ pub struct ImportWish {
     pub changes: Vec<(KeyPath, Change)>,
     /// What is imported, for messages.
     pub shown: String,
+}
+
+/// Where a guest is imported from.
+pub enum Source {
+    /// An archive.
+    Stream(Box<dyn Read + Send>),
+    /// The disk of a machine, and its path for messages.
+    Disk(File, PathBuf),
+    /// The root of a machine, in a folder of this host.
+    Folder(PathBuf),
 }
 
 /// A guest that was imported, or would be.
@@ -48,10 +60,15 @@ impl Manager {
     ///
     /// # Errors
     /// As [`Manager::import`], but for what only reading all of it shows.
-    pub fn check_import(&self, input: Box<dyn Read + Send>, wish: &ImportWish) -> Result<Imported> {
-        let unpacker = match self.open_archive(input, wish)? {
+    pub fn check_import(
+        &self,
+        source: Source,
+        wish: &ImportWish,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Imported> {
+        let unpacker = match self.open_source(source, wish, progress)? {
             Opened::Guest(unpacker) => *unpacker,
-            Opened::Foreign(foreign) => return self.plan_adoption(&foreign, wish),
+            Opened::Newcomer(newcomer) => return self.plan_adoption(&*newcomer, wish),
         };
         let name = name_of(&unpacker, wish)?;
         self.plan_import(&unpacker, &name, wish)
@@ -64,13 +81,13 @@ impl Manager {
     /// taken; its image is not to be had; the disk is full.
     pub fn import(
         &self,
-        input: Box<dyn Read + Send>,
+        source: Source,
         wish: &ImportWish,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Imported> {
-        let mut unpacker = match self.open_archive(input, wish)? {
+        let mut unpacker = match self.open_source(source, wish, progress)? {
             Opened::Guest(unpacker) => *unpacker,
-            Opened::Foreign(foreign) => return self.adopt(*foreign, wish, progress),
+            Opened::Newcomer(newcomer) => return self.adopt(newcomer, wish, progress),
         };
         let name = name_of(&unpacker, wish)?;
         let _lock = self.lock(&name, "import")?;
@@ -88,9 +105,21 @@ impl Manager {
         self.made(&name, done)
     }
 
-    fn open_archive(&self, input: Box<dyn Read + Send>, wish: &ImportWish) -> Result<Opened> {
-        storage::open_archive(input)
-            .map_err(|source| archive(format!("import {}", wish.shown), source))
+    fn open_source(
+        &self,
+        source: Source,
+        wish: &ImportWish,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Opened> {
+        let newcomer = |machine: Machine| Opened::Newcomer(Box::new(machine));
+        let opened = match source {
+            Source::Stream(input) => storage::open_archive(input),
+            Source::Disk(file, path) => {
+                Machine::on_disk(&self.layout, file, &path, progress).map(newcomer)
+            }
+            Source::Folder(path) => Machine::in_folder(&self.layout, &path).map(newcomer),
+        };
+        opened.map_err(|source| archive(format!("import {}", wish.shown), source))
     }
 
     /// What would be made, checked as far as it can be.
@@ -177,12 +206,13 @@ impl Manager {
             planned.notes.push(format!("{left_out} {what}"));
         }
         let lease = self.lease(name, &planned.guest)?;
-        let mut written =
-            serde_json::from_value(packed.written).unwrap_or_else(|_| Written::of(&planned.guest));
+        let mut written = Written::of(&planned.guest, lease.as_ref());
         if fresh {
             let boot = self.first_boot_data(&planned.guest, &machine, lease.as_ref())?;
             self.write_first_boot(name, &image.image, &boot)?;
-            written = Written::of(&planned.guest);
+        } else if let Ok(mut there) = serde_json::from_value::<Written>(packed.written) {
+            there.address = written.address;
+            written = there;
         }
         fault::point()?;
         image.keep().map_err(failed)?;

@@ -12,7 +12,8 @@ use super::manager::Manager;
 use super::store::GuestLock;
 use crate::kernel::cgroup::{self, Group};
 use crate::kernel::file::{self, Lock};
-use crate::model::{GuestName, Status};
+use crate::model::{GuestName, NetworkKind, Status};
+use crate::network::{FileError, LeaseError};
 use crate::storage;
 
 /// How long a command at work is waited for before its guest is passed over.
@@ -22,7 +23,7 @@ const PATIENCE: Duration = Duration::from_millis(200);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Leftover {
     /// `half-made guest`, `half-renamed guest`, `held guest`, `run state`, `cgroup`, `interface`,
-    /// `bridge without its firewall`, `firewall entry`, `address`, `lock`, `file`.
+    /// `damaged file`, `bridge without its firewall`, `firewall entry`, `address`, `lock`, `file`.
     pub kind: &'static str,
     /// Its name.
     pub name: String,
@@ -41,6 +42,9 @@ impl Manager {
         let mut found = Vec::new();
         for name in self.all_names()? {
             self.of_guest(&name, fix, &mut found)?;
+        }
+        if !self.book_is_whole(fix, &mut found)? {
+            return Ok(found);
         }
         self.interfaces(fix, &mut found)?;
         if self.network.is_open().map_err(|e| network(&e))? {
@@ -110,6 +114,31 @@ impl Manager {
             found.push(leftover("run state", name.to_string(), told(done)));
         }
         Ok(())
+    }
+
+    /// The book of leases; written anew, with `fix`, from what is known of each guest beside it. Without
+    /// it nothing can be said of interfaces and addresses.
+    fn book_is_whole(&self, fix: bool, found: &mut Vec<Leftover>) -> Result<bool> {
+        let Err(LeaseError::File(FileError::Damaged { path, .. })) = self.network.check() else {
+            return Ok(true);
+        };
+        let rebuild = || {
+            let mut known = Vec::new();
+            for name in self.all_names()? {
+                let Ok(guest) = self.guest(&name) else {
+                    continue;
+                };
+                if guest.network.kind == NetworkKind::Bridge && self.trashed(&name).is_none() {
+                    let written = self.written(&name).and_then(|written| written.address);
+                    known.push((name, guest.network.address.or(written)));
+                }
+            }
+            self.network.rebuild(&known).map_err(|e| network(&e))
+        };
+        let done = told(fix.then(rebuild));
+        let whole = matches!(done, Some(Ok(())));
+        found.push(leftover("damaged file", path.display().to_string(), done));
+        Ok(whole)
     }
 
     /// Interfaces of guests that do not run, and of nobody.

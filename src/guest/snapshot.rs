@@ -107,8 +107,7 @@ impl Manager {
     /// Keeps a guest as it is now.
     ///
     /// # Errors
-    /// There is a snapshot of that name; the guest runs and its pool cannot keep it so; the disk is
-    /// full.
+    /// There is a snapshot of that name; the disk is full.
     pub fn take_snapshot(
         &self,
         name: &GuestName,
@@ -128,8 +127,7 @@ impl Manager {
         let path = self.snapshot_path(name, snapshot);
         file::make_private_dir(&self.snapshots_folder(name))?;
         fault::point()?;
-        let (root, _held) = storage::save_root(&self.layout, name, runs)
-            .map_err(|error| self.root_error(name, error))?;
+        let (root, _held) = self.save_root(name, runs)?;
         let taken = Snapshot {
             name: snapshot.into(),
             created_ms: now_ms(),
@@ -217,7 +215,7 @@ impl Manager {
     /// name, an address, ids and an identity of its own.
     ///
     /// # Errors
-    /// The name is taken, the guest runs and its pool cannot keep it so, the disk is full.
+    /// The name is taken, the disk is full.
     pub fn clone_guest(
         &self,
         from: &GuestName,
@@ -251,7 +249,7 @@ impl Manager {
                     })
                 });
                 if held.is_some() {
-                    // A copy was made for this clone only; layers are the clone's now.
+                    // A copy was made for this clone only; a layer is the clone's now.
                     let _left = storage::remove_saved(&saved);
                 }
                 made
@@ -287,7 +285,20 @@ impl Manager {
         if let Some(snapshot) = &request.snapshot {
             return Ok((self.snapshot(from, snapshot)?.root, None));
         }
-        storage::save_root(&self.layout, from, runs).map_err(|error| self.root_error(from, error))
+        self.save_root(from, runs)
+    }
+
+    /// Keeps a root as it is at one moment. Its lock is held.
+    fn save_root(&self, name: &GuestName, runs: bool) -> Result<(Saved, Option<OwnedFd>)> {
+        let failed = |error| self.root_error(name, error);
+        let by_file = storage::is_kept_by_file(&self.layout, name).map_err(failed)?;
+        let moves = by_file && self.status(name)? == Status::Running;
+        let still = moves.then(|| self.hold(name)).transpose()?;
+        let saved = storage::save_root(&self.layout, name, runs).map_err(failed)?;
+        if let Some(still) = still {
+            still.release()?;
+        }
+        Ok(saved)
     }
 
     /// What only one guest can have is left out, unless it is asked for.
@@ -303,11 +314,10 @@ impl Manager {
     /// Whether it runs; half-made and half-started ones are refused.
     fn must_be_whole(&self, name: &GuestName) -> Result<bool> {
         match self.status(name)? {
-            Status::Stopped => {
+            Status::Stopped | Status::Running | Status::Paused => {
                 self.clean_up(name)?;
-                Ok(false)
+                Ok(self.status(name)? != Status::Stopped)
             }
-            Status::Running | Status::Paused => Ok(true),
             status => Err(GuestError::WrongState {
                 name: name.clone(),
                 verb: "keep",

@@ -336,7 +336,7 @@ impl Manager {
             storage::update_network(&self.layout, name, image, &boot)
         })
         .map_err(failed)?;
-        let written = Written::of(guest);
+        let written = Written::of(guest, lease.as_ref());
         let before = self.written(name);
         if before.as_ref() != Some(&written) {
             let stale = before.map(|before| before.stale(&written));

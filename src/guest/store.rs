@@ -6,6 +6,7 @@
 //! `/run/bulkhead/guests/NAME/`: `state.json` ([`RunState`]), `enter.json` (what entering it
 //! takes on), `orders.json` (what its keeper needs of the definition), `console.sock`.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use super::trash::Trashed;
 use crate::kernel::file::{self, Lock};
 use crate::kernel::process::Identity;
 use crate::model::{Amounts, ExitReason, Guest, GuestName, IdBlock, Status};
+use crate::network::Lease;
 use crate::storage::Stale;
 
 /// How long a command waits for another one's lock.
@@ -52,11 +54,15 @@ pub(super) struct Written {
     timezone: String,
     ssh_keys: Vec<String>,
     root_password_hash: Option<String>,
+    /// Its address, should the leases be lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) address: Option<Ipv4Addr>,
 }
 
 impl Written {
-    pub(super) fn of(guest: &Guest) -> Self {
+    pub(super) fn of(guest: &Guest, lease: Option<&Lease>) -> Self {
         Self {
+            address: lease.map(|lease| lease.address),
             hostname: guest.hostname.clone(),
             timezone: guest.timezone.clone(),
             ssh_keys: guest.access.ssh_keys.clone(),

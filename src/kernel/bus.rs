@@ -26,8 +26,9 @@ const SYSTEMD: &str = "org.freedesktop.systemd1";
 const MANAGER: &str = "/org/freedesktop/systemd1";
 const MANAGER_INTERFACE: &str = "org.freedesktop.systemd1.Manager";
 
-/// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long an answer may take: what systemctl(1) gives systemd to read its units again, during which
+/// it answers nothing; many mounts and units make that long.
+const PATIENCE: Duration = Duration::from_secs(90);
 /// How long the end of a job is waited for before systemd is asked whether there still is one.
 const GLANCE: Timespec = Timespec {
     tv_sec: 0,

@@ -29,6 +29,50 @@ pub struct Disk {
     kind: String,
 }
 
+/// A filesystem of a stranger's in a part of a file, which may be looked at and no more: mounted but
+/// attached nowhere, so that no path leads into it and nothing is left of it when this is gone.
+#[derive(Debug)]
+pub struct Foreign {
+    /// Its top folder, a detached mount.
+    pub mount: OwnedFd,
+    _device: LoopDevice,
+}
+
+impl Foreign {
+    /// Mounts `length` bytes of `file` from `offset` on. Nothing is written, not even a journal
+    /// replayed; no device, program or set-id bit in it counts.
+    ///
+    /// # Errors
+    /// There is no loop device, or the kernel refuses what is there.
+    pub fn open(
+        file: BorrowedFd<'_>,
+        shown: &Path,
+        kind: &str,
+        (offset, length): (u64, u64),
+    ) -> Result<Self> {
+        let device = LoopDevice::read_only(file, shown, offset, length)?;
+        let source = device.path.display().to_string();
+        let mut options = vec![("source", source.as_str()), ("ro", "")];
+        options.extend(match kind {
+            // Not what its superblock says, which may be to panic.
+            "ext4" => &[("noload", ""), ("errors", "continue")][..],
+            "xfs" => &[("norecovery", ""), ("nouuid", "")],
+            "btrfs" => &[("rescue", "nologreplay")],
+            _ => &[],
+        });
+        let attr = Attr::MOUNT_ATTR_RDONLY
+            | Attr::MOUNT_ATTR_NOSUID
+            | Attr::MOUNT_ATTR_NODEV
+            | Attr::MOUNT_ATTR_NOEXEC
+            | Attr::MOUNT_ATTR_NOATIME;
+        let mount = mount::new_filesystem(kind, &options, attr)?;
+        Ok(Self {
+            mount,
+            _device: device,
+        })
+    }
+}
+
 /// What a filesystem says about its size.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Space {

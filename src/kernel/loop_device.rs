@@ -15,6 +15,7 @@ const LOOP_GET_STATUS64: libc::Ioctl = 0x4C05;
 const LOOP_CONFIGURE: libc::Ioctl = 0x4C0A;
 const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4C82;
 
+const LO_FLAGS_READ_ONLY: u32 = 1;
 const LO_FLAGS_AUTOCLEAR: u32 = 4;
 const LO_FLAGS_DIRECT_IO: u32 = 16;
 
@@ -79,8 +80,26 @@ impl LoopDevice {
     pub fn of(file: BorrowedFd<'_>, shown: &Path) -> Result<Self> {
         match Self::existing(file, shown)? {
             Some(device) => Ok(device),
-            None => Self::new(file, shown),
+            None => {
+                let flags = LO_FLAGS_AUTOCLEAR | LO_FLAGS_DIRECT_IO;
+                Self::new(file, shown, LoopInfo { flags, ..NO_INFO })
+            }
         }
+    }
+
+    /// A device of `length` bytes of `file` from `offset` on, which nobody can write to. Any number of
+    /// these may be there beside one another, but none beside one that is written to.
+    ///
+    /// # Errors
+    /// As [`LoopDevice::of`].
+    pub fn read_only(file: BorrowedFd<'_>, shown: &Path, offset: u64, length: u64) -> Result<Self> {
+        let info = LoopInfo {
+            flags: LO_FLAGS_AUTOCLEAR | LO_FLAGS_READ_ONLY,
+            offset,
+            size_limit: length,
+            ..NO_INFO
+        };
+        Self::new(file, shown, info)
     }
 
     /// The device that `file` has already.
@@ -115,7 +134,7 @@ impl LoopDevice {
         Ok(None)
     }
 
-    fn new(file: BorrowedFd<'_>, shown: &Path) -> Result<Self> {
+    fn new(file: BorrowedFd<'_>, shown: &Path, info: LoopInfo) -> Result<Self> {
         let control = Path::new("/dev/loop-control");
         let control_fd = open(control).map_err(|error| {
             error.because("the kernel has no loop devices: load the module `loop`")
@@ -123,10 +142,7 @@ impl LoopDevice {
         let config = LoopConfig {
             fd: u32::try_from(file.as_raw_fd()).unwrap_or(u32::MAX),
             block_size: 0,
-            info: LoopInfo {
-                flags: LO_FLAGS_AUTOCLEAR | LO_FLAGS_DIRECT_IO,
-                ..NO_INFO
-            },
+            info,
             reserved: [0; 8],
         };
         loop {

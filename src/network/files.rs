@@ -30,7 +30,7 @@ pub enum FileError {
     },
     /// Its contents are not what this program writes.
     #[error(
-        "{} is damaged: {reason}; nothing was changed. Restore it from a backup, or let `bulkhead doctor --fix` write it anew from the guests' definitions",
+        "{} is damaged: {reason}; nothing was changed. Restore it from a backup, or let `bulkhead doctor --fix` write it anew from what is known of each guest",
         path.display()
     )]
     Damaged {

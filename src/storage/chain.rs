@@ -16,8 +16,11 @@ use serde::{Deserialize, Serialize};
 use super::dirfd::{
     self, FileError, Owner, child_dir, child_file, ensure_private, open_dir, read_limited,
 };
+use super::driver_folder;
 use super::image::listed;
 use super::remove::remove_tree;
+use super::tree_copy::copy_tree;
+use super::tree_policy::Policy;
 use crate::kernel::{fault, random};
 use crate::model::Layout;
 
@@ -77,21 +80,16 @@ pub(super) fn set_aside(
     let old = Chain::read(root.as_fd()).map_err(failed)?;
     let upper = child_dir(object, c"upper").map_err(|e| failed(e.into()))?;
     let top = Owner::of(&fs::fstat(&upper).map_err(|e| failed(e.into()))?);
-    if dirfd::names(upper)
-        .map_err(|e| failed(e.into()))?
-        .is_empty()
-    {
+    let own = child_dir(object, c"upper").map_err(|e| failed(e.into()))?;
+    if dirfd::names(own).map_err(|e| failed(e.into()))?.is_empty() {
         return Ok(old);
     }
-    if old.0.len() >= MOST {
-        return Err(failed(io::Error::other(format!(
-            "there are {MOST} layers already, the most a guest in a pool of the driver overlay can have"
-        ))));
-    }
+    has_room(&old).map_err(failed)?;
     let path = layers.join(random::hex(8).map_err(|e| failed(io::Error::other(e)))?);
     let layer = ensure_private(&path)?;
     // The overlay shows the top folder of its upper layer as `/`.
-    dirfd::make_dir(&layer, c"root", top).map_err(|e| failed(e.into()))?;
+    let empty = dirfd::make_dir(&layer, c"root", top).map_err(|e| failed(e.into()))?;
+    driver_folder::belong_as(&empty, &upper).map_err(failed)?;
     pause()?;
     let chain = Chain(std::iter::once(path).chain(old.0).collect());
     chain.write(root).map_err(failed)?;
@@ -102,6 +100,46 @@ pub(super) fn set_aside(
         .map_err(|e| failed(e.into()))?;
     pause()?;
     Ok(chain)
+}
+
+/// The same for a guest that runs: a copy becomes the layer, and the guest goes on in what it has.
+/// Whoever calls holds it still. As long as the descriptor lives the layer is nobody's leftover.
+pub(super) fn copy_aside(
+    layers: &Path,
+    root: &OwnedFd,
+    object: &OwnedFd,
+) -> Result<(Chain, OwnedFd), FileError> {
+    let failed = |e: io::Error| FileError::new("set aside", layers, e);
+    let old = Chain::read(root.as_fd()).map_err(failed)?;
+    has_room(&old).map_err(failed)?;
+    let upper = child_dir(object, c"upper").map_err(|e| failed(e.into()))?;
+    let top = Owner::of(&fs::fstat(&upper).map_err(|e| failed(e.into()))?);
+    let path = layers.join(random::hex(8).map_err(|e| failed(io::Error::other(e)))?);
+    let layer = ensure_private(&path)?;
+    let copied = (|| {
+        fs::flock(&layer, fs::FlockOperation::NonBlockingLockExclusive)
+            .map_err(|e| failed(e.into()))?;
+        fault::point().map_err(|e| failed(e.errno.into()))?;
+        let tree = dirfd::make_dir(&layer, c"root", top).map_err(|e| failed(e.into()))?;
+        copy_tree(upper.as_fd(), &tree, Policy::Everything)?;
+        fs::syncfs(&tree).map_err(|e| failed(e.into()))?;
+        fault::point().map_err(|e| failed(e.errno.into()))
+    })();
+    if let Err(error) = copied {
+        // The error that matters is this one.
+        let _left = remove(&path);
+        return Err(error);
+    }
+    Ok((Chain(std::iter::once(path).chain(old.0).collect()), layer))
+}
+
+fn has_room(chain: &Chain) -> io::Result<()> {
+    match chain.0.len() < MOST {
+        true => Ok(()),
+        false => Err(io::Error::other(format!(
+            "there are {MOST} layers already, the most a guest in a pool of the driver overlay can have"
+        ))),
+    }
 }
 
 /// Layers in these folders that nothing lists.

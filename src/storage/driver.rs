@@ -47,6 +47,10 @@ pub(super) struct Object {
 pub(super) trait Layers {
     /// Makes an empty one with this quota; `upper` and `work` are made by the caller.
     fn make(&self, object: &Object, quota: Quota) -> io::Result<()>;
+    /// What is left to do when `upper` and `work` are there.
+    fn begin(&self, _folder: &OwnedFd, _quota: Quota) -> io::Result<()> {
+        Ok(())
+    }
     /// Opens it.
     fn open(&self, object: &Object) -> Result<Opened, FileError>;
     /// What the launch is told.
@@ -82,8 +86,13 @@ impl Object {
     /// Makes it, with an empty layer inside. What fails leaves nothing.
     pub(super) fn make(&self, quota: Quota, top: Owner) -> Result<(), FileError> {
         let failed = |e: io::Error| FileError::new("make", &self.path, e);
-        let made = self.driver.layers().make(self, quota).map_err(failed);
-        let filled = made.and_then(|()| hollow(&self.open()?.folder, top).map_err(failed));
+        let layers = self.driver.layers();
+        let filled = layers.make(self, quota).map_err(failed).and_then(|()| {
+            let opened = self.open()?;
+            hollow(&opened.folder, top)
+                .and_then(|()| layers.begin(&opened.folder, quota))
+                .map_err(failed)
+        });
         if filled.is_err() {
             // The first error is the one to report.
             let _left = self.remove();

@@ -1,22 +1,32 @@
-//! The driver `overlay`: a folder. It has no size of its own.
+//! The driver `overlay`: a folder. What keeps it to a size is a project quota of the filesystem it
+//! lies on, where there are any: `upper` and `work` belong to a project of the guest's own, and so
+//! does whatever is made in them.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
-use super::dirfd::{self, FileError, Owner, cname, open_dir};
+use super::dirfd::{self, FileError, Owner, child_dir, cname, open_dir};
 use super::driver::{Layers, Object, Quota, open_folder};
 use super::place::Opened;
 use super::remove::remove_tree;
+use crate::kernel::{quota, random};
 use crate::model::Writable;
+
+/// Projects of guests are of these numbers, which nobody gives by hand.
+const PROJECTS: std::ops::Range<u32> = 1 << 30..1 << 31;
 
 pub(super) struct Folder;
 
 impl Layers for Folder {
-    fn make(&self, object: &Object, quota: Quota) -> io::Result<()> {
-        self.resize(object, quota)?;
+    fn make(&self, object: &Object, _quota: Quota) -> io::Result<()> {
         let (parent, name) = parent_of(object)?;
         dirfd::make_dir(&parent, &name, Owner::root(0o700))?;
         Ok(())
+    }
+
+    fn begin(&self, folder: &OwnedFd, quota: Quota) -> io::Result<()> {
+        sell(folder, quota)
     }
 
     fn open(&self, object: &Object) -> Result<Opened, FileError> {
@@ -29,10 +39,12 @@ impl Layers for Folder {
         }
     }
 
-    fn resize(&self, _object: &Object, quota: Quota) -> io::Result<()> {
-        match (quota.size, quota.inodes) {
-            (None, None) => Ok(()),
-            _ => Err(io::Error::other(NO_SIZE)),
+    fn resize(&self, object: &Object, quota: Quota) -> io::Result<()> {
+        let folder = open_dir(&object.path).map_err(|e| e.source)?;
+        match project(&folder) {
+            quota::NONE if quota == Quota::default() => Ok(()),
+            quota::NONE => Err(io::Error::other(no_size(folder.as_fd()))),
+            project => limit(&folder, project, quota),
         }
     }
 
@@ -43,14 +55,100 @@ impl Layers for Folder {
     fn remove(&self, object: &Object) -> Result<(), FileError> {
         let (parent, name) =
             parent_of(object).map_err(|e| FileError::new("remove", &object.path, e))?;
-        remove_tree(&parent, &name, &object.path)
+        remove(&parent, &name, &object.path)
+    }
+}
+
+/// Whether folders here can be kept to a size.
+pub(super) fn is_sized(folder: &Path) -> bool {
+    // What is not there yet lies where the nearest folder above it does.
+    let above = folder.ancestors().find_map(|path| open_dir(path).ok());
+    above.is_some_and(|folder| quota::is_enforced(folder.as_fd()))
+}
+
+/// Whether a layer has a project, so that it can have a quota.
+pub(super) fn is_sold(folder: &OwnedFd) -> bool {
+    project(folder) != quota::NONE
+}
+
+/// Gives a layer that nothing was written into a project of its own, with this quota. Where there
+/// are no project quotas nothing is done, and a quota is refused.
+pub(super) fn sell(folder: &OwnedFd, quota: Quota) -> io::Result<()> {
+    if !quota::is_enforced(folder.as_fd()) {
+        return match quota == Quota::default() {
+            true => Ok(()),
+            false => Err(io::Error::other(no_size(folder.as_fd()))),
+        };
+    }
+    let project = free_project(folder)?;
+    limit(folder, project, quota)?;
+    for part in [c"upper", c"work"] {
+        quota::join(child_dir(folder, part)?.as_fd(), project).map_err(io::Error::other)?;
+    }
+    Ok(())
+}
+
+/// Has `folder` belong to whoever `other` belongs to, so that the two can change places.
+pub(super) fn belong_as(folder: &OwnedFd, other: &OwnedFd) -> io::Result<()> {
+    match quota::project_of(other.as_fd()) {
+        quota::NONE => Ok(()),
+        project => quota::join(folder.as_fd(), project).map_err(io::Error::other),
+    }
+}
+
+/// Removes a layer's folder, and the limits of its project.
+pub(super) fn remove(
+    parent: &OwnedFd,
+    name: &std::ffi::CString,
+    shown: &Path,
+) -> Result<(), FileError> {
+    let sold = child_dir(parent, name).map_or(quota::NONE, |folder| project(&folder));
+    remove_tree(parent, name, shown)?;
+    if PROJECTS.contains(&sold) {
+        // Nothing counts on them any more: whoever is given this number next sets its own.
+        let _same = quota::limit(parent.as_fd(), sold, None, None);
+    }
+    Ok(())
+}
+
+fn project(folder: &OwnedFd) -> u32 {
+    child_dir(folder, c"upper").map_or(quota::NONE, |upper| quota::project_of(upper.as_fd()))
+}
+
+/// A number that nothing on this filesystem has. Layers that were set aside keep theirs.
+fn free_project(folder: &OwnedFd) -> io::Result<u32> {
+    loop {
+        let mut number = [0; 4];
+        random::fill(&mut number).map_err(io::Error::other)?;
+        let number = PROJECTS.start | (u32::from_ne_bytes(number) & (PROJECTS.start - 1));
+        let held = quota::held(folder.as_fd(), number).map_err(io::Error::other)?;
+        if held == quota::Held::default() {
+            return Ok(number);
+        }
+    }
+}
+
+fn limit(folder: &OwnedFd, project: u32, quota: Quota) -> io::Result<()> {
+    let files = quota.inodes.map(u64::from);
+    quota::limit(folder.as_fd(), project, quota.size, files).map_err(io::Error::other)
+}
+
+/// Why a folder that is there is refused a size.
+pub(super) fn no_size(folder: std::os::fd::BorrowedFd<'_>) -> &'static str {
+    match quota::is_enforced(folder) {
+        true => {
+            "its folder was made before there were project quotas here: `bulkhead clone` it, and \
+            give the clone the size"
+        }
+        false => NO_SIZE,
     }
 }
 
 /// Why a folder is refused a size, and what to do.
 pub(super) const NO_SIZE: &str = "a folder has no size of its own: put the guest into a pool that \
-has (`bulkhead pool create sized --driver image`, then `--pool sized`), or let this pool put sized \
-guests into files (`bulkhead pool set NAME --sized image`)";
+has (`bulkhead pool create sized --driver image`, then `--pool sized`), let this pool put sized \
+guests into files (`bulkhead pool set NAME --sized image`), or mount its filesystem, if it is ext4 or \
+xfs, with the option prjquota";
 
 /// The folder it lies in, and its name there.
 pub(super) fn parent_of(object: &Object) -> io::Result<(std::os::fd::OwnedFd, std::ffi::CString)> {

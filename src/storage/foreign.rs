@@ -56,23 +56,42 @@ impl Told {
     }
 }
 
-/// An archive of another program, opened.
-#[derive(Debug)]
-pub struct Foreign {
-    reader: Reader<Pieces>,
-    /// Which program's, for people.
-    pub program: &'static str,
-    /// What it says.
-    pub told: Told,
+/// What was something else's and becomes a guest.
+pub trait Newcomer: std::fmt::Debug {
+    /// What it says of itself.
+    fn told(&self) -> &Told;
+
+    /// What it is, for people.
+    fn what(&self) -> String;
+
+    /// Makes its root an image; gives notes besides.
+    ///
+    /// # Errors
+    /// It is damaged or asks for what it may not have, the disk is full.
+    fn image(
+        self: Box<Self>,
+        layout: &Layout,
+        shown: &str,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(Image, Vec<String>), ImageError>;
 }
 
-/// An archive that a guest can be made of.
+/// An archive of another program, opened.
+#[derive(Debug)]
+struct Foreign {
+    reader: Reader<Pieces>,
+    /// Which program's, for people.
+    program: &'static str,
+    told: Told,
+}
+
+/// What a guest can be made of.
 #[derive(Debug)]
 pub enum Opened {
     /// One that `export` wrote.
     Guest(Box<Unpacker>),
-    /// A container's.
-    Foreign(Box<Foreign>),
+    /// What comes from elsewhere.
+    Newcomer(Box<dyn Newcomer>),
 }
 
 /// Opens an archive by its first member.
@@ -90,10 +109,10 @@ pub fn open_archive(input: Box<dyn Read + Send>) -> Result<Opened, PackError> {
         return Ok(Opened::Guest(Box::new(Unpacker::open(input)?)));
     }
     match Foreign::open(input)? {
-        Some(foreign) => Ok(Opened::Foreign(Box::new(foreign))),
+        Some(foreign) => Ok(Opened::Newcomer(Box::new(foreign))),
         None => Err(PackError::Format(format!(
             "it begins neither with {MANIFEST} nor as a backup of Proxmox, OpenVZ, LXC or Incus does; \
-             for a plain root file system use `bulkhead create --template tar`"
+             nor is it a machine's disk; for a plain root file system use `bulkhead create --template tar`"
         ))),
     }
 }
@@ -139,13 +158,19 @@ impl Foreign {
         }
         Ok(None)
     }
+}
 
-    /// Makes its root an image.
-    ///
-    /// # Errors
-    /// It is damaged or asks for what it may not have, the disk is full.
-    pub fn image(
-        mut self,
+impl Newcomer for Foreign {
+    fn told(&self) -> &Told {
+        &self.told
+    }
+
+    fn what(&self) -> String {
+        format!("it is a container of {}", self.program)
+    }
+
+    fn image(
+        mut self: Box<Self>,
         layout: &Layout,
         shown: &str,
         progress: &mut dyn FnMut(Progress),

@@ -22,6 +22,8 @@
 //! | `tree_item`, `tree_read`, `tree_write`, `tree_policy` | a tree as items with everything they have: read, and made again elsewhere |
 //! | `pack`, `pack_*` | a guest's archive: written and read as one stream |
 //! | `foreign`, `foreign_*`, `plain_yaml`, `take_over` | archives of containers of other programs |
+//! | `machine`, `machine_*` | a machine's files: its Linux found, copied, made a guest's |
+//! | `disk_format`, `partition`, `volume` | a virtual machine's disk: its format, its partitions, what is in them |
 //! | `dirfd`, `walk`, `remove`, `seed` | descriptor work the others share |
 //!
 //! A tree that a guest has written to is data of a stranger: it is only ever touched one component
@@ -42,6 +44,7 @@ mod chain;
 mod debian;
 mod digest;
 mod dirfd;
+mod disk_format;
 mod driver;
 mod driver_btrfs;
 mod driver_folder;
@@ -63,6 +66,9 @@ mod image_user;
 mod import;
 mod init_kind;
 mod layer;
+mod machine;
+mod machine_find;
+mod machine_fit;
 mod merged;
 mod merged_copy;
 mod merged_folder;
@@ -83,6 +89,7 @@ mod pack_read;
 #[cfg(test)]
 mod pack_tests;
 mod pack_write;
+mod partition;
 mod place;
 mod plain_yaml;
 mod pool;
@@ -100,25 +107,29 @@ mod systemd_units;
 mod tag;
 mod take_over;
 mod template;
+mod tree_copy;
 mod tree_item;
 mod tree_policy;
 mod tree_read;
 #[cfg(test)]
 mod tree_tests;
 mod tree_write;
+mod usage;
 mod verify;
+mod volume;
 mod walk;
 mod workshop;
 
 pub use archive_entry::ArchiveError;
 pub use build::ensure_image;
 pub use dirfd::FileError;
+pub use disk_format::is_disk;
 pub use driver::{Driver, Quota};
 pub use first_boot::{
     FirstBoot, FirstBootError, Stale, first_boot, hosts_of, update_hosts, update_network,
     update_stale,
 };
-pub use foreign::{Foreign, Opened, Told, open_archive};
+pub use foreign::{Newcomer, Opened, Told, open_archive};
 pub use guest_files::guest_file;
 pub use image::{
     Image, ImageError, Leftover, Progress, images, leftovers, load_image, remove_image,
@@ -129,6 +140,7 @@ pub use image_user::{RunAs, RunAsError, run_as};
 pub use import::{Import, import_image};
 pub use init_kind::InitKind;
 pub use layer::{Layer, load_layer};
+pub use machine::Machine;
 pub use oci_http::Trust;
 pub use pack::{
     ReceivedImage, check_image, manifest, pack_own, pack_sealed, receive_image, receive_own,
@@ -144,11 +156,11 @@ pub use prune::{Unused, image_users, prune, remove_layers, unused};
 pub use publish::publish_guest;
 pub use pull::{Fetch, look_at_image, pull_image};
 pub use root::{
-    RootError, Usage, check_resize, create_root, delete_root, image_digest, resize_root, root_ops,
-    usage,
+    RootError, check_resize, create_root, delete_root, image_digest, resize_root, root_ops,
 };
-pub use saved::{Saved, create_root_from, remove_saved, restore_root, save_root};
+pub use saved::{Saved, create_root_from, is_kept_by_file, remove_saved, restore_root, save_root};
 pub use tag::{Tag, find_image, tag_image, tags, untag};
 pub use take_over::{machine_id_of, take_over};
 pub use template::{Kind, OptionSpec, Template, TemplateError, Templates};
+pub use usage::{Usage, usage};
 pub use verify::{check_sound, verify_image};

@@ -139,6 +139,9 @@ pub enum PackError {
     /// It is something else, or of a newer version.
     #[error("it is no archive of a guest that this program can read: {0}")]
     Format(String),
+    /// What is from elsewhere cannot be a guest.
+    #[error("{0}")]
+    Newcomer(String),
     /// It is damaged, cut off, or asks for what it may not have.
     #[error("it is damaged or was changed: {0}")]
     Archive(#[from] ArchiveError),

@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::dirfd::{FileError, open_dir};
 use super::driver::{Driver, Quota};
-use super::driver_btrfs;
 use super::place::Place;
 use super::template::meant;
+use super::{driver_btrfs, driver_folder};
 use crate::kernel::{file, filesystem, random};
 use crate::model::Layout;
 
@@ -156,24 +156,33 @@ impl Pool {
         }
     }
 
+    /// The folder they lie in, or those of the guests do.
+    fn folder(&self, layout: &Layout) -> PathBuf {
+        match (self.name.as_str(), &self.source) {
+            (DEFAULT_POOL, None) => layout.guests(),
+            _ => self.roots(layout),
+        }
+    }
+
     /// Which driver keeps a guest to this quota.
     ///
     /// # Errors
     /// None of the pool's does; the message says what to do.
-    pub fn driver_for(&self, quota: Quota) -> Result<Driver, PoolError> {
-        let limited = quota.size.is_some() || quota.inodes.is_some();
+    pub fn driver_for(&self, layout: &Layout, quota: Quota) -> Result<Driver, PoolError> {
         let driver = match (self.driver, self.sized) {
-            (Driver::Overlay, Some(driver)) if limited => driver,
-            (Driver::Overlay, None) if limited => {
-                return Err(self.refused(super::driver_folder::NO_SIZE));
+            (Driver::Overlay, sized) if quota != Quota::default() => {
+                if driver_folder::is_sized(&self.folder(layout)) {
+                    return Ok(Driver::Overlay);
+                }
+                sized.ok_or_else(|| self.refused(driver_folder::NO_SIZE))?
             }
             (driver, _) => driver,
         };
         let counts = driver == Driver::Image && self.filesystem == Filesystem::Ext4;
         if quota.inodes.is_some() && !counts {
             return Err(self.refused(
-                "only ext4 in a file has a limit of files: leave disk.inodes out, or take a pool \
-                 of the driver image with ext4",
+                "only ext4 in a file and folders under project quotas have a limit of files: leave \
+                 disk.inodes out, or take a pool of the driver image with ext4",
             ));
         }
         Ok(driver)
@@ -188,7 +197,7 @@ impl Pool {
 
     /// Where a new guest's layer goes; `None` for its own folder.
     pub(super) fn place(&self, layout: &Layout, quota: Quota) -> Result<Option<Place>, PoolError> {
-        let driver = self.driver_for(quota)?;
+        let driver = self.driver_for(layout, quota)?;
         if driver == Driver::Overlay && self.source.is_none() {
             return Ok(None);
         }
@@ -208,10 +217,7 @@ impl Pool {
     /// # Errors
     /// Its folder cannot be read.
     pub fn used(&self, layout: &Layout) -> Result<PoolUse, PoolError> {
-        let folder = match (self.name.as_str(), &self.source) {
-            (DEFAULT_POOL, None) => layout.guests(),
-            _ => self.roots(layout),
-        };
+        let folder = self.folder(layout);
         if self.driver == Driver::Btrfs {
             driver_btrfs::mount_pool(&folder).map_err(|e| FileError::new("mount", &folder, e))?;
         }

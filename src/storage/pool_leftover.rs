@@ -25,6 +25,7 @@ pub fn unused_layers(layout: &Layout) -> Result<Vec<super::Leftover>, PoolError>
         return Ok(Vec::new());
     }
     let unused = chain::unused(&folders, &used(layout)?)?.into_iter();
+    let unused = unused.filter(|path| !is_held(path));
     Ok(unused.map(|path| super::Leftover { path }).collect())
 }
 
@@ -90,8 +91,8 @@ pub(super) fn orphans(layout: &Layout) -> Result<Vec<PathBuf>, FileError> {
     // A root's record is written before what it leads to is made, so what is read after is enough.
     let used = used(layout)?;
     let unused = objects.into_iter().filter(|path| !used.contains(path));
+    let unused = unused.chain(chain::unused(&layers, &used)?);
     found.extend(unused.filter(|path| !is_held(path)));
-    found.extend(chain::unused(&layers, &used)?);
     Ok(found)
 }
 

@@ -14,11 +14,10 @@ use rustix::io::Errno;
 use super::chain::Chain;
 use super::dirfd::{self, FileError, Owner, child_dir, cname, ensure_private, make_dir, open_dir};
 use super::driver::{self, Driver, Object, Quota};
+use super::driver_folder;
 use super::image::Image;
 use super::place::{self, Place};
 use super::pool::{Pool, PoolError};
-use super::remove::remove_tree;
-use super::walk::walk;
 use crate::kernel::fault;
 use crate::model::{GuestName, Layout, MountOp, RootOp};
 
@@ -49,32 +48,12 @@ pub enum RootError {
         /// Image.
         digest: String,
     },
-    /// It cannot be kept while the guest changes it.
-    #[error(
-        "guest {guest} runs, and its root is a folder, which can only be kept as it is while nobody \
-         writes: stop the guest, or make guests in a pool of the driver image or btrfs"
-    )]
-    InUse {
-        /// Guest.
-        guest: GuestName,
-    },
     /// Its pool is not there or cannot keep to its size.
     #[error(transparent)]
     Pool(#[from] PoolError),
     /// A step on a file failed.
     #[error(transparent)]
     File(#[from] FileError),
-}
-
-/// What a guest's own layer takes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// Bytes on disk.
-    pub bytes: u64,
-    /// Files of all types.
-    pub files: u64,
-    /// Whether the guest changed folders so fast that not everything was counted.
-    pub partial: bool,
 }
 
 pub(super) fn folder(layout: &Layout, name: &GuestName) -> PathBuf {
@@ -99,7 +78,7 @@ pub fn create_root(
 /// What a root begins as.
 pub(super) enum Origin {
     /// An empty layer in its own folder, over layers that were set aside.
-    Own(Chain),
+    Own { chain: Chain, quota: Quota },
     /// A layer in a pool.
     Placed {
         place: Place,
@@ -120,7 +99,7 @@ impl Origin {
     /// An empty layer over others, in a pool or in its own folder.
     pub(super) fn over(chain: Chain, place: Option<Place>, quota: Quota) -> Self {
         match place {
-            None => Self::Own(chain),
+            None => Self::Own { chain, quota },
             Some(place) => Self::Placed {
                 place,
                 quota,
@@ -131,7 +110,7 @@ impl Origin {
 
     fn chain(&self) -> Option<&Chain> {
         match self {
-            Self::Own(chain)
+            Self::Own { chain, .. }
             | Self::Placed {
                 begin: Begin::Over(chain),
                 ..
@@ -196,7 +175,7 @@ pub(super) fn discard(parent: &OwnedFd, name: &CString, shown: &Path) -> Result<
             place.object().remove()?;
         }
     }
-    remove_tree(parent, name, shown)
+    driver_folder::remove(parent, name, shown)
 }
 
 /// Fills a new root; what it returns holds a lock on it.
@@ -216,7 +195,10 @@ pub(super) fn fill(
         None => Owner::root(0o755),
     };
     match origin {
-        Origin::Own(_) => driver::hollow(&root, top)?,
+        Origin::Own { quota, .. } => {
+            driver::hollow(&root, top)?;
+            driver_folder::sell(&root, *quota)?;
+        }
         Origin::Placed {
             place,
             quota,
@@ -279,14 +261,16 @@ pub fn resize_root(layout: &Layout, name: &GuestName, quota: Quota) -> Result<()
 /// # Errors
 /// The driver cannot.
 pub fn check_resize(layout: &Layout, name: &GuestName, quota: Quota) -> Result<(), RootError> {
-    let driver = place::object(layout, name)?.driver;
-    let limited = quota.size.is_some() || quota.inodes.is_some();
-    if driver == Driver::Overlay && limited {
-        return Err(PoolError::Refused {
-            name: place::pool_of(layout, name)?,
-            why: super::driver_folder::NO_SIZE.into(),
+    let object = place::object(layout, name)?;
+    if object.driver == Driver::Overlay && quota != Quota::default() {
+        let folder = open_dir(&object.path)?;
+        if !driver_folder::is_sold(&folder) {
+            return Err(PoolError::Refused {
+                name: place::pool_of(layout, name)?,
+                why: driver_folder::no_size(folder.as_fd()).into(),
+            }
+            .into());
         }
-        .into());
     }
     Ok(())
 }
@@ -406,43 +390,4 @@ pub fn delete_root(layout: &Layout, name: &GuestName) -> Result<(), FileError> {
     }
     fault::point().map_err(|e| failed(e.errno.into()))?;
     discard(&guests, &trash, &path)
-}
-
-/// Bytes and files of a guest's own layer. Safe while the guest runs.
-///
-/// # Errors
-/// The guest has no root, or it cannot be read.
-pub fn usage(layout: &Layout, name: &GuestName) -> Result<Usage, RootError> {
-    let path = folder(layout, name);
-    if !path.exists() {
-        return Err(RootError::Missing {
-            guest: name.clone(),
-            path,
-        });
-    }
-    let opened = place::open(layout, name)?;
-    let upper = child_dir(&opened.folder, c"upper")
-        .map_err(|e| FileError::new("measure", &opened.shown, e))?;
-    measure(upper, &opened.shown).map_err(RootError::File)
-}
-
-fn measure(upper: OwnedFd, path: &Path) -> Result<Usage, FileError> {
-    let mut usage = Usage::default();
-    let mut linked = HashSet::new();
-    let walked = walk(upper, |met| {
-        let stat = met.stat;
-        usage.files += 1;
-        if stat.st_nlink < 2 || dirfd::is_dir(stat) || linked.insert((stat.st_dev, stat.st_ino)) {
-            usage.bytes += u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
-        }
-        Ok::<(), Errno>(())
-    });
-    match walked {
-        Ok(()) => Ok(usage),
-        Err(Errno::STALE) => Ok(Usage {
-            partial: true,
-            ..usage
-        }),
-        Err(e) => Err(FileError::new("measure", path, e)),
-    }
 }

@@ -35,11 +35,19 @@ pub enum Saved {
 #[serde(transparent)]
 pub struct InPool(pub(super) Place);
 
-/// Keeps a guest's root as it is now. A folder can only be kept while its guest is stopped. As long as
-/// the descriptor lives, a copy is nobody's leftover.
+/// Whether a guest that runs must be held still while its root is kept: a folder is copied file by
+/// file, the other drivers copy all at once.
 ///
 /// # Errors
-/// The guest runs and lies in a folder, the disk is full, there are too many layers.
+/// The guest has no root, or it cannot be read.
+pub fn is_kept_by_file(layout: &Layout, name: &GuestName) -> Result<bool, RootError> {
+    Ok(place::object(layout, name)?.driver == Driver::Overlay)
+}
+
+/// Keeps a guest's root as it is now. As long as the descriptor lives, a copy is nobody's leftover.
+///
+/// # Errors
+/// The disk is full, there are too many layers.
 pub fn save_root(
     layout: &Layout,
     name: &GuestName,
@@ -50,16 +58,17 @@ pub fn save_root(
     let place = Place::read(folder.as_fd()).map_err(|e| FileError::new("read", &path, e))?;
     let object = place::object(layout, name)?;
     if object.driver == Driver::Overlay {
-        if runs {
-            return Err(RootError::InUse {
-                guest: name.clone(),
-            });
-        }
         let layers = chain::layers_of(layout, &object.path, &path);
         let opened = object.open()?;
-        let chain = chain::set_aside(&layers, &folder, &opened.folder)?;
+        let (chain, held) = match runs {
+            true => {
+                let (chain, held) = chain::copy_aside(&layers, &folder, &opened.folder)?;
+                (chain, Some(held))
+            }
+            false => (chain::set_aside(&layers, &folder, &opened.folder)?, None),
+        };
         let place = place.map(InPool);
-        return Ok((Saved::Layers { chain, place }, None));
+        return Ok((Saved::Layers { chain, place }, held));
     }
     let Some(place) = place else {
         return Err(FileError::new("read", &path, rustix::io::Errno::NOENT).into());

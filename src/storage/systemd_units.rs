@@ -81,12 +81,7 @@ const MASKED: [(&str, &[&str]); 9] = [
 /// Enables and masks units. `has` says whether a unit file of this name is there (it may lie in a
 /// `/usr` that is not in the tree).
 pub(super) fn prepare(seed: &Seed, has: impl Fn(&str) -> bool) -> Result<(), FileError> {
-    for (_, units) in MASKED {
-        for unit in units {
-            seed.link(&format!("{ETC}/{unit}"), "/dev/null")?;
-        }
-    }
-    seed.remove(&format!("{ETC}/getty.target.wants/getty@tty1.service"))?;
+    mask(seed)?;
     seed.link(
         &format!("{ETC}/default.target"),
         "/lib/systemd/system/multi-user.target",
@@ -114,4 +109,32 @@ pub(super) fn prepare(seed: &Seed, has: impl Fn(&str) -> bool) -> Result<(), Fil
         0o644,
         b"[Journal]\nSystemMaxUse=64M\nRuntimeMaxUse=16M\nReadKMsg=no\nAudit=no\n",
     )
+}
+
+/// The same for the root of a machine that has its own services enabled: what cannot work is masked,
+/// the console asks for a login, and there is no desktop to start.
+pub(super) fn fit(seed: &Seed) -> Result<(), FileError> {
+    mask(seed)?;
+    let wanted = "console-getty.service";
+    let units = ["lib/systemd/system", "usr/lib/systemd/system"];
+    if units
+        .iter()
+        .any(|folder| seed.stat(&format!("{folder}/{wanted}")).is_some())
+    {
+        let target = format!("/lib/systemd/system/{wanted}");
+        seed.link(&format!("{ETC}/getty.target.wants/{wanted}"), &target)?;
+    }
+    seed.link(
+        &format!("{ETC}/default.target"),
+        "/lib/systemd/system/multi-user.target",
+    )
+}
+
+fn mask(seed: &Seed) -> Result<(), FileError> {
+    for (_, units) in MASKED {
+        for unit in units {
+            seed.link(&format!("{ETC}/{unit}"), "/dev/null")?;
+        }
+    }
+    seed.remove(&format!("{ETC}/getty.target.wants/getty@tty1.service"))
 }

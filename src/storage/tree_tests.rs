@@ -9,6 +9,7 @@ use rustix::fs::{self, FileType, Mode, Timespec, Timestamps, XattrFlags};
 
 use super::dirfd::{FileError, open_dir};
 use super::seed::tests::TempDir;
+use super::tree_copy::copy_tree;
 use super::tree_item::{Item, What};
 use super::tree_policy::Policy;
 use super::tree_read::read_tree;
@@ -41,24 +42,7 @@ pub(super) fn all(top: &Path) -> Vec<(Item, Vec<u8>)> {
 /// Reads one tree and makes another.
 fn copy(from: &Path, to: &Path, policy: Policy) -> Result<u64, FileError> {
     std::fs::create_dir(to).unwrap();
-    let mut writer = TreeWriter::new(open_dir(to)?, policy)?;
-    read_tree(open_dir(from)?.as_fd(), |met| {
-        let (item, content) = met.item()?.unwrap();
-        if let Some(mut sink) = writer.item(item)? {
-            let mut content = content.unwrap();
-            let mut buffer = [0; 5000];
-            loop {
-                let n = content.read(&mut buffer).unwrap();
-                if n == 0 {
-                    break;
-                }
-                sink.write(&buffer[..n])?;
-            }
-            writer.close(sink)?;
-        }
-        Ok::<(), FileError>(())
-    })?;
-    writer.finish()
+    copy_tree(open_dir(from)?.as_fd(), open_dir(to)?, policy)
 }
 
 fn item(path: &str, what: What) -> Item {

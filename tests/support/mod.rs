@@ -58,6 +58,10 @@ pub enum Need {
     Docker,
     /// A registry and a client that fills it.
     Registry,
+    /// What makes disks of virtual machines: qemu-img, sfdisk, mkfs of each kind.
+    DiskTools,
+    /// A kernel whose filesystems keep projects to a quota.
+    ProjectQuota,
 }
 
 impl Need {
@@ -79,6 +83,8 @@ impl Need {
             Self::Buildah => "buildah",
             Self::Docker => "docker",
             Self::Registry => "registry",
+            Self::DiskTools => "disk-tools",
+            Self::ProjectQuota => "project-quota",
         }
     }
 
@@ -106,7 +112,17 @@ impl Need {
             }
             Self::Buildah => there("/usr/bin/buildah"),
             Self::Docker => there("/usr/sbin/dockerd") && there("/usr/bin/docker"),
+            Self::DiskTools => [
+                "bin/qemu-img",
+                "sbin/sfdisk",
+                "sbin/mkfs.ext4",
+                "sbin/mkfs.xfs",
+                "bin/btrfs",
+            ]
+            .iter()
+            .all(|tool| there(&format!("/usr/{tool}"))),
             Self::Registry => there("/usr/bin/docker-registry") && there("/usr/bin/skopeo"),
+            Self::ProjectQuota => mounts_with_project_quota(),
         }
     }
 }
@@ -158,6 +174,17 @@ fn test_name() -> String {
         "{file}::{}",
         test.as_deref().or(thread.name()).unwrap_or("?")
     )
+}
+
+fn mounts_with_project_quota() -> bool {
+    let folder = TestDir::new();
+    let line = "cd \"$1\" && truncate -s 16M disk && \
+        mkfs.ext4 -q -F -O quota,project -E quotatype=prjquota disk && mkdir at && \
+        mount -o loop,prjquota disk at && umount at";
+    let mut shell = Command::new("sh");
+    shell.args(["-c", line, "sh"]).arg(folder.path());
+    let done = shell.stdin(Stdio::null()).output();
+    done.is_ok_and(|done| done.status.success())
 }
 
 fn mirror_answers() -> bool {

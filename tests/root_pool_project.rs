@@ -1,0 +1,158 @@
+//! Project quotas: where the filesystem has them, a guest whose layer is a folder is kept to what it
+//! was sold, sees it, and takes nothing from its neighbours.
+
+mod life;
+mod support;
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use life::{data, inside};
+use support::{Bulkhead, Need, TestDir, became, need};
+
+const MIB: u64 = 1 << 20;
+
+/// The state folder of an installation, on a filesystem of its own with project quotas.
+struct Disk<'a> {
+    host: &'a Bulkhead,
+    at: PathBuf,
+    _file: TestDir,
+}
+
+impl<'a> Disk<'a> {
+    fn new(host: &'a Bulkhead, make: &str) -> Self {
+        let file = TestDir::new();
+        let at = host.root().join("var/lib/bulkhead");
+        let image = file.join("image");
+        shell(&format!(
+            "truncate -s 600M {0} && {make} {0} && mkdir -p {1} && mount -o loop,prjquota {0} {1}",
+            image.display(),
+            at.display()
+        ));
+        Self {
+            host,
+            at,
+            _file: file,
+        }
+    }
+}
+
+impl Drop for Disk<'_> {
+    fn drop(&mut self) {
+        self.host.run(&["delete", "--all", "--force"]);
+        self.host.run(&["doctor", "--fix"]);
+        let gone = || {
+            let done = Command::new("umount").arg(&self.at).status();
+            done.is_ok_and(|status| status.success())
+        };
+        let gone = became(20, gone);
+        assert!(gone || std::thread::panicking(), "the disk is in use");
+    }
+}
+
+fn shell(line: &str) {
+    let done = Command::new("sh").args(["-c", line]).status();
+    assert!(done.expect("a shell").success(), "{line}");
+}
+
+fn made(host: &Bulkhead, name: &str, flags: &[&str]) {
+    let base = ["create", name, "--template", "busybox", "--network", "none"];
+    host.ok(&[&base[..], flags, &["--start"]].concat());
+}
+
+/// Size that df shows inside, bytes.
+fn shown(host: &Bulkhead, name: &str) -> u64 {
+    let text = inside(host, name, "df -k / | tail -1");
+    let kib = text.split_whitespace().nth(1).map(str::parse::<u64>);
+    kib.unwrap_or_else(|| panic!("{text}")).expect("a number") * 1024
+}
+
+/// Writes until nothing more fits, and says how much did.
+fn filled(host: &Bulkhead, name: &str) -> u64 {
+    let script = "dd if=/dev/zero of=/big bs=64k 2>/dev/null; sync; stat -c %s /big";
+    let text = inside(host, name, script);
+    text.trim().parse().unwrap_or_else(|_| panic!("{text}"))
+}
+
+fn close(is: u64, wanted: u64) {
+    assert!(
+        is.abs_diff(wanted) * 100 <= wanted * 3,
+        "{is} is not {wanted}"
+    );
+}
+
+fn a_folder_is_what_was_sold(make: &str) {
+    if !need(Need::Root) || !need(Need::ProjectQuota) {
+        return;
+    }
+    let host = &Bulkhead::new();
+    let disk = Disk::new(host, make);
+    made(host, "a", &["--disk", "16M", "--disk-inodes", "1000"]);
+    made(host, "b", &["--disk", "16M"]);
+    made(host, "free", &[]);
+    for name in ["a", "b"] {
+        close(shown(host, name), 16 * MIB);
+        close(filled(host, name), 16 * MIB);
+    }
+    assert!(shown(host, "free") > 400 * MIB);
+    assert_eq!(inside(host, "free", "echo x >/x && cat /x"), "x");
+    // More and less while it runs; what is taken is kept.
+    host.ok(&["set", "a", "disk.size=24M"]);
+    close(shown(host, "a"), 24 * MIB);
+    close(filled(host, "a"), 24 * MIB);
+    host.ok(&["set", "free", "disk.size=16M"]);
+    close(filled(host, "free"), 16 * MIB);
+    inside(host, "a", "rm /big");
+    let files = "i=0; while true >/f$i; do i=$((i+1)); done 2>/dev/null; ls / | grep -c '^f[0-9]'";
+    let files: u64 = inside(host, "a", files).parse().expect("a number");
+    assert!((800..=1000).contains(&files), "{files}");
+    inside(host, "a", "rm /f*");
+    // Its root may not take it out of its project.
+    let out = inside(
+        host,
+        "b",
+        "chattr -p 0 / 2>&1 || chattr -P / 2>&1 || echo refused",
+    );
+    assert!(out.contains("refused"), "{out}");
+    kept_over_snapshots(host);
+    host.ok(&["delete", "--force", "a", "b", "free"]);
+    let clean = || host.run(&["doctor"]).code == 0;
+    became(10, clean);
+    assert_eq!(data(host, &["doctor"])["leftovers"], serde_json::json!([]));
+    drop(disk);
+}
+
+/// A layer that is set aside counts as long as it is there; what is begun anew has the same limit.
+fn kept_over_snapshots(host: &Bulkhead) {
+    host.ok(&["stop", "a", "b"]);
+    host.ok(&["snapshot", "create", "b", "full"]);
+    host.ok(&["start", "b"]);
+    close(shown(host, "b"), 16 * MIB);
+    let more = inside(
+        host,
+        "b",
+        "dd if=/dev/zero of=/more bs=64k 2>/dev/null; stat -c %s /more",
+    );
+    assert!(more.parse::<u64>().expect("a number") < MIB, "{more}");
+    host.ok(&["stop", "b"]);
+    host.ok(&["snapshot", "restore", "b", "full"]);
+    host.ok(&["clone", "b", "c", "--start"]);
+    close(shown(host, "c"), 16 * MIB);
+    let new = inside(
+        host,
+        "c",
+        "dd if=/dev/zero of=/more bs=64k 2>/dev/null; stat -c %s /more",
+    );
+    close(new.parse().expect("a number"), 16 * MIB);
+    host.ok(&["delete", "--force", "c"]);
+}
+
+#[test]
+fn a_folder_on_ext4_is_what_was_sold() {
+    a_folder_is_what_was_sold("mkfs.ext4 -q -F -m 0 -O quota,project -E quotatype=prjquota");
+}
+
+#[test]
+fn a_folder_on_xfs_is_what_was_sold() {
+    a_folder_is_what_was_sold("mkfs.xfs -q -f");
+}

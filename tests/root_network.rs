@@ -673,7 +673,7 @@ fn quickest(mut what: impl FnMut(u8)) -> Duration {
 }
 
 #[test]
-fn an_interface_costs_about_a_millisecond() {
+fn an_interface_costs_less_than_the_first_one() {
     as_host(|| {
         let installation = Installation::new();
         let network = installation.network(NetworkSettings::default());
@@ -700,8 +700,8 @@ fn an_interface_costs_about_a_millisecond() {
         eprintln!(
             "admitted {admitted:?}; host set up {first:?}, found {again:?}; interface {made:?}, deleted {deleted:?}"
         );
-        // Several times what it costs; five runs of `ip` would cost fifty.
-        assert!(made < Duration::from_millis(8), "{made:?}");
+        // The first one sets up the host too. How long each takes is for bench/ to tell.
+        assert!(made < first, "{made:?} {first:?}");
         assert!(again < first / 3, "{again:?} {first:?}");
     });
 }

@@ -9,8 +9,9 @@ use super::context::Context;
 use super::fault::{Fault, Result};
 use super::render::Format;
 use super::{
-    backup, change, create, delete, demo, doctor, enter, export, file, generate, image, import,
-    info, keeper, life, list, logs, plan, pool, profile, snapshot, template, traffic, trash, wait,
+    backup, capacity, change, create, delete, demo, doctor, enter, export, file, generate, image,
+    import, info, keeper, life, limits, list, logs, plan, pool, profile, snapshot, template,
+    traffic, trash, wait,
 };
 use crate::model::GuestName;
 
@@ -45,6 +46,8 @@ const VERBS: &[Verb] = &[
     list::LIST,
     info::INFO,
     traffic::TRAFFIC,
+    limits::LIMITS,
+    capacity::CAPACITY,
     enter::EXEC,
     enter::SHELL,
     enter::CONSOLE,

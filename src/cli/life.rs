@@ -29,6 +29,10 @@ pub(super) const START: Verb = Verb {
                 .conflicts_with("names"),
             )
             .mut_group("which", |which| which.arg("autostart"))
+            .arg(switch(
+                "force",
+                "Start even if the host has no room for what they are guaranteed",
+            ))
             .after_help(
                 "Several guests chosen by --all, --select or --autostart start by \
                  autostart.priority, higher first, each after the guests that autostart.after \
@@ -183,8 +187,14 @@ fn each(
 
 fn start(context: &Context, matches: &ArgMatches) -> Result<u8> {
     let jobs = start_jobs(context, matches)?;
+    let force = matches.get_flag("force");
     let act = |manager: &Manager, name: &GuestName| {
-        let started = manager.start(name).map_err(Fault::from);
+        let started = if force {
+            manager.start_forced(name)
+        } else {
+            manager.start(name)
+        };
+        let started = started.map_err(Fault::from);
         if started.as_ref().is_err_and(|fault| fault.code == STATE) {
             // It runs already, perhaps without its keeper.
             let _kept = manager.ensure_keeper(name);
@@ -195,11 +205,17 @@ fn start(context: &Context, matches: &ArgMatches) -> Result<u8> {
         let status = manager.status(name)?;
         if status == Status::Stopped {
             manager.plan(name)?;
+            if !force {
+                manager.check_room(name)?;
+            }
         }
         Ok(format!("would start; it is {status}"))
     };
     let work = Work {
-        arguments: vec!["start".to_owned()],
+        arguments: std::iter::once("start")
+            .chain(force.then_some("--force"))
+            .map(str::to_owned)
+            .collect(),
         act: &act,
         preview: &preview,
     };

@@ -10,7 +10,7 @@
 //! | `settings` | the flags made from `define::KEYS` |
 //! | `select`, `order`, `many` | verbs on many guests: which, in what order, side by side |
 //! | `backup_arguments`, `backup_restore` | parts of `backup`: its flags; bringing back |
-//! | `create`, `life`, `delete`, `traffic`, `trash`, `export`, `import`, `list`, `info`, `enter`, `file`, `logs`, `change`, `plan`, `wait`, `image`, `template`, `backup`, `profile`, `doctor`, `keeper`, `generate` | the verbs |
+//! | `create`, `life`, `delete`, `traffic`, `trash`, `export`, `import`, `list`, `info`, `limits`, `capacity`, `enter`, `file`, `logs`, `change`, `plan`, `wait`, `image`, `template`, `backup`, `profile`, `doctor`, `keeper`, `generate` | the verbs |
 //!
 //! The program has one thread where a launch forks; `export` and `import`, which fork nothing, have
 //! others that compress and decompress. What runs side by side (`-j`) runs as processes.
@@ -18,6 +18,7 @@
 mod backup;
 mod backup_arguments;
 mod backup_restore;
+mod capacity;
 mod change;
 mod command;
 mod context;
@@ -37,6 +38,7 @@ mod import;
 mod info;
 mod keeper;
 mod life;
+mod limits;
 pub mod list;
 mod logs;
 mod many;

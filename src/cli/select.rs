@@ -10,6 +10,21 @@ use crate::model::GuestName;
 
 /// The arguments of a verb on many guests that changes them.
 pub(super) fn many(command: Command) -> Command {
+    which(command)
+        .arg(
+            Arg::new("jobs")
+                .short('j')
+                .long("jobs")
+                .value_name("N")
+                .value_parser(value_parser!(u16).range(1..=256))
+                .default_value("1")
+                .help("How many to work on at the same time"),
+        )
+        .arg(super::command::dry_run())
+}
+
+/// The arguments of a verb on many guests.
+pub(super) fn which(command: Command) -> Command {
     command
         .arg(
             Arg::new("names")
@@ -32,16 +47,6 @@ pub(super) fn many(command: Command) -> Command {
                 .required(true)
                 .multiple(true),
         )
-        .arg(
-            Arg::new("jobs")
-                .short('j')
-                .long("jobs")
-                .value_name("N")
-                .value_parser(value_parser!(u16).range(1..=256))
-                .default_value("1")
-                .help("How many to work on at the same time"),
-        )
-        .arg(super::command::dry_run())
 }
 
 /// `--select`.

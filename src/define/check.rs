@@ -146,18 +146,12 @@ fn cpu(guest: &Guest, facts: &HostFacts, found: &mut Found) {
     let cpu = &guest.cpu;
     let there: BTreeSet<u32> = facts.cpus.iter().collect();
     let count = there.len();
-    if let Some(limit) = cpu.limit
-        && limit.hundredths() as usize > count * 100
-    {
-        let has = if count == 1 {
-            "1 CPU".to_owned()
-        } else {
-            format!("{count} CPUs")
-        };
-        found.add(
-            "cpu.limit",
-            format!("{limit} is more than there are: this machine has {has}"),
-        );
+    let has = format!("{count} CPU{}", if count == 1 { "" } else { "s" });
+    for (key, cpus) in [("cpu.limit", cpu.limit), ("cpu.entitled", cpu.entitled)] {
+        if let Some(n) = cpus.filter(|n| n.hundredths() as usize > count * 100) {
+            let message = format!("{n} is more than there are: this machine has {has}");
+            found.add(key, message);
+        }
     }
     found.range("cpu.weight", &cpu.weight, &1, &10_000);
     if let Some(set) = &cpu.cpuset
@@ -165,6 +159,12 @@ fn cpu(guest: &Guest, facts: &HostFacts, found: &mut Found) {
     {
         let message = format!("there is no CPU {absent}: this machine has {}", facts.cpus);
         found.add("cpu.cpuset", message);
+    }
+    if cpu.limit.is_some_and(|limit| cpu.entitled > Some(limit)) {
+        found.add(
+            "cpu.entitled",
+            "is above cpu.limit: it can be at most as much",
+        );
     }
     if cpu.burst_us > 0 {
         let limit_us = cpu
@@ -225,10 +225,8 @@ fn memory(guest: &Guest, found: &mut Found) {
             format!("is too little to start anything: the least is {LEAST_MEMORY}"),
         );
     }
-    if memory
-        .high
-        .is_some_and(|high| memory.low > high || memory.min > high)
-    {
+    let kept = memory.low.max(memory.min);
+    if memory.high.is_some_and(|high| kept > high) {
         found.add(
             "memory.high",
             "is below what memory.low or memory.min promise to keep",

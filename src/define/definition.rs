@@ -84,6 +84,8 @@ layered! {
     pub struct CpuPart {
         /// Hard limit in CPUs.
         limit: Option<OrNone<Cpus>>,
+        /// Guaranteed CPUs.
+        entitled: Option<OrNone<Cpus>>,
         /// Share under contention.
         weight: Option<u32>,
         /// CPUs it may run on.

@@ -88,8 +88,11 @@ pub const KEYS: &[Key] = &[
         "Whether `delete` refuses it, whatever else is said [default: false]"),
     key("cpu.limit", "cpus", "CPUS", Kind::Number, LIVE,
         "Most CPUs' time used, in steps of 0.01, or none [default: none]"),
+    key("cpu.entitled", "entitled", "CPUS", Kind::Number, LIVE,
+        "CPUs' time guaranteed to it, in steps of 0.01, or none [default: none]"),
     key("cpu.weight", "cpu-weight", "WEIGHT", Kind::Number, LIVE,
-        "Share of CPU time under contention, 1 to 10000 [default: 100]"),
+        "Share of CPU time under contention, 1 to 10000 [default: 100, or 100 for each CPU of \
+         cpu.entitled]"),
     key("cpu.cpuset", "cpuset", "LIST", Kind::Text, LIVE,
         "CPUs it may run on, such as 0-2,5, or none for all [default: none]"),
     key("cpu.burst", "cpu-burst", "CPUS", Kind::Number, LIVE,

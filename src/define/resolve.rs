@@ -197,15 +197,20 @@ impl From<CpuPart> for CpuLimits {
     fn from(
         CpuPart {
             limit,
+            entitled,
             weight,
             cpuset,
             burst,
         }: CpuPart,
     ) -> Self {
         let burst: Option<Cpus> = burst.and_then(|b| b.0);
+        let entitled: Option<Cpus> = entitled.and_then(|n| n.0);
+        // A hundredth is one of weight: under contention guests get what they are entitled to.
+        let by_right = entitled.map(|n| n.hundredths().min(10_000));
         Self {
             limit: limit.and_then(|limit| limit.0),
-            weight: weight.unwrap_or(default::CPU_WEIGHT),
+            entitled,
+            weight: weight.or(by_right).unwrap_or(default::CPU_WEIGHT),
             cpuset: cpuset.and_then(|set| set.0),
             burst_us: burst.map_or(0, |cpus| cpus.quota_us(BURST_PERIOD_US)),
         }

@@ -8,8 +8,8 @@ use super::error::DefineError;
 use super::file::{ReadError, read_file};
 use super::layer::{Replace, layered};
 use super::read::Reader;
-use super::word::{Word, quoted};
-use crate::model::IdBlock;
+use super::word::{OrNone, Word, quoted};
+use crate::model::{Bytes, Cpus, IdBlock, Ratio};
 
 /// A range of IPv4 addresses: `10.213.0.0/16`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +84,19 @@ pub struct IdSettings {
     pub count: u32,
 }
 
+/// `[reserve]` and `[overcommit]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RoomSettings {
+    /// Bytes of memory kept for the host.
+    pub memory_reserve: u64,
+    /// How often the rest may be promised.
+    pub memory_ratio: Ratio,
+    /// Hundredths of a CPU kept for the host.
+    pub cpu_reserve: u32,
+    /// How often the rest may be promised.
+    pub cpu_ratio: Ratio,
+}
+
 /// Host settings, all filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -97,6 +110,8 @@ pub struct Settings {
     pub images: Option<PathBuf>,
     /// Days for which deleted guests are kept in the trash; 0 for not at all.
     pub trash_days: u32,
+    /// How much of the host may be promised to guests.
+    pub room: RoomSettings,
 }
 
 impl Default for Settings {
@@ -122,6 +137,12 @@ impl Default for Settings {
             templates: None,
             images: None,
             trash_days: 0,
+            room: RoomSettings {
+                memory_reserve: 0,
+                memory_ratio: Ratio::ONE,
+                cpu_reserve: 0,
+                cpu_ratio: Ratio::ONE,
+            },
         }
     }
 }
@@ -139,6 +160,30 @@ layered! {
         images: FolderPart,
         /// `[trash]`
         trash: TrashPart,
+        /// `[reserve]`
+        reserve: ReservePart,
+        /// `[overcommit]`
+        overcommit: OvercommitPart,
+    }
+}
+
+layered! {
+    /// `[reserve]`
+    pub struct ReservePart {
+        /// Memory kept for the host.
+        memory: Option<Bytes>,
+        /// CPUs kept for the host.
+        cpus: Option<OrNone<Cpus>>,
+    }
+}
+
+layered! {
+    /// `[overcommit]`
+    pub struct OvercommitPart {
+        /// How often memory beyond the reserve may be promised.
+        memory: Option<Ratio>,
+        /// How often CPUs may.
+        cpus: Option<Ratio>,
     }
 }
 
@@ -184,6 +229,18 @@ layered! {
     }
 }
 
+impl ReservePart {
+    fn with(&self, overcommit: &OvercommitPart) -> RoomSettings {
+        let cpus = self.cpus.as_ref().and_then(|cpus| cpus.0);
+        RoomSettings {
+            memory_reserve: self.memory.map_or(0, |bytes| bytes.0),
+            memory_ratio: overcommit.memory.unwrap_or(Ratio::ONE),
+            cpu_reserve: cpus.map_or(0, Cpus::hundredths),
+            cpu_ratio: overcommit.cpus.unwrap_or(Ratio::ONE),
+        }
+    }
+}
+
 impl Settings {
     /// The settings in a file; the usual ones if there is none.
     ///
@@ -220,6 +277,7 @@ impl Settings {
             templates: part.templates.dir,
             images: part.images.dir,
             trash_days: part.trash.days.unwrap_or(usual.trash_days),
+            room: part.reserve.with(&part.overcommit),
         };
         for (key, message) in settings.refused() {
             reader.fault_at_key(key, format!("{key}: {message}"));
@@ -306,6 +364,14 @@ mod tests {
         );
         assert_eq!(settings.images, Some("/big".into()));
         assert_eq!(settings.trash_days, 7);
+        assert_eq!(settings.room, Settings::default().room);
+        let text = "[reserve]\nmemory = \"2G\"\ncpus = 0.5\n[overcommit]\nmemory = 1.5\ncpus = 4\n";
+        let room = Settings::parse("s", text).unwrap().room;
+        assert_eq!((room.memory_reserve, room.cpu_reserve), (2 << 30, 50));
+        assert_eq!(
+            (room.memory_ratio, room.cpu_ratio),
+            (Ratio(150), Ratio(400))
+        );
 
         let refused = |text: &str| Settings::parse("s", text).unwrap_err().to_string();
         assert_eq!(
@@ -320,6 +386,8 @@ mod tests {
             refused("[network]\nsubnet = \"10.0.0.0/8\""),
             "s:2: network.subnet: \"10.0.0.0/8\": the prefix is out of range: 16 to 30"
         );
+        assert!(refused("[overcommit]\ncpus = 0").starts_with("s:2: overcommit.cpus: "));
+        assert!(refused("[reserve]\nmemory = \"x\"").starts_with("s:2: reserve.memory: "));
         assert_eq!(
             refused("[trash]\ndays = 4000"),
             "s:2: trash.days: is out of range: 0 to 3650"

@@ -88,6 +88,7 @@ fn amounts(guest: &Guest, path: &str) -> Items {
     let (cpu, memory) = (&guest.cpu, &guest.memory);
     match path {
         "cpu.limit" => optional(cpu.limit),
+        "cpu.entitled" => optional(cpu.entitled),
         "cpu.weight" => single(cpu.weight),
         "cpu.cpuset" => optional(cpu.cpuset.as_ref()),
         "cpu.burst" => {

@@ -8,7 +8,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::model::{
-    Bytes, CpuSet, Cpus, GuestName, ImageName, NetworkKind, Rate, RestartPolicy, Rlimit, nearest,
+    Bytes, CpuSet, Cpus, GuestName, ImageName, NetworkKind, Rate, Ratio, RestartPolicy, Rlimit,
+    nearest,
 };
 
 /// A value written as one word of text; a number or truth value in TOML stands for its own text.
@@ -50,7 +51,7 @@ macro_rules! words_by_from_str {
         }
     )*};
 }
-words_by_from_str!(Bytes, Cpus, CpuSet, GuestName, ImageName, Rate);
+words_by_from_str!(Bytes, Cpus, CpuSet, GuestName, ImageName, Rate, Ratio);
 
 impl Word for String {
     fn read(text: &str) -> Result<Self, String> {

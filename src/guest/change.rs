@@ -11,7 +11,7 @@ use super::manager::Manager;
 use crate::define::{self, Change, KeyPath};
 use crate::kernel::{fault, file};
 use crate::launch;
-use crate::model::{EventKind, Guest, GuestName, Status};
+use crate::model::{Amounts, EventKind, Guest, GuestName, Status};
 use crate::{plan, storage};
 
 /// What a change did.
@@ -93,10 +93,15 @@ impl Manager {
             self.network.preview(name, Some(wish))?;
         }
         if dry_run {
+            if runs {
+                self.check_promise(name, Amounts::guaranteed(&guest))?;
+            }
             return Ok(changed);
         }
         let old = self.guest(name).ok();
+        let mut held = None;
         let done = if runs {
+            held = self.promise(name, Amounts::guaranteed(&guest))?;
             self.apply(name, &guest)
         } else {
             Ok(())
@@ -113,6 +118,9 @@ impl Manager {
             if let Some(old) = old.filter(|_| runs) {
                 // The kernel had these limits a moment ago; the error that matters is the one above.
                 let _same = self.apply(name, &old);
+            }
+            if let Some(held) = held {
+                let _same = self.hold_promise(name, held);
             }
             return Err(error);
         }

@@ -93,6 +93,16 @@ pub enum GuestError {
     /// No ids, no addresses left (exit code 5).
     #[error("{0}")]
     Exhausted(String),
+    /// The host cannot keep what it is to be guaranteed (exit code 5).
+    #[error("no room for guest {name}: {shortfall}{}", if *forceable { ", or say `start --force`" } else { "" })]
+    NoRoom {
+        /// Guest.
+        name: GuestName,
+        /// What is too little.
+        shortfall: crate::model::Shortfall,
+        /// Whether a flag overrides it.
+        forceable: bool,
+    },
     /// Its root is there already (exit code 5).
     #[error(
         "template: the root of guest {name} is made from {made_from} and stays so: create another \
@@ -217,6 +227,7 @@ impl GuestError {
             | Self::Fixed { .. }
             | Self::Chosen { .. }
             | Self::Protected(_)
+            | Self::NoRoom { .. }
             | Self::Pool(
                 crate::storage::PoolError::Unknown { .. }
                 | crate::storage::PoolError::Refused { .. },

@@ -13,6 +13,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, poll};
 use serde::{Deserialize, Serialize};
 
+use super::admission::Admission;
 use super::console::Hub;
 use super::error::Result;
 use super::manager::{Manager, now_ms};
@@ -272,6 +273,9 @@ fn follow(manager: &Manager, name: &GuestName, orders: &Orders, reason: ExitReas
     let restarts = if ran > LONG { 0 } else { state.restarts };
     let next = orders.next(&reason, restarts, ran);
     let reboot = reason == ExitReason::Reboot;
+    // One that starts again keeps its place: nobody looks while its state is written anew.
+    let starts = matches!(next, Next::Start(_)) && !state.guaranteed.is_none();
+    let places = starts.then(|| manager.places()).transpose()?;
     manager.put_away(name, Some(reason))?;
     fault::point()?;
     match next {
@@ -281,7 +285,7 @@ fn follow(manager: &Manager, name: &GuestName, orders: &Orders, reason: ExitReas
             let mut waiting = state;
             (waiting.phase, waiting.init) = (Phase::Restarting, None);
             manager.write_run_state(name, &waiting)?;
-            drop(lock);
+            drop((places, lock));
             fault::point()?;
             std::thread::sleep(pause);
         }
@@ -295,6 +299,7 @@ fn follow(manager: &Manager, name: &GuestName, orders: &Orders, reason: ExitReas
     let round = Round {
         restarts: if reboot { restarts } else { restarts + 1 },
         by_policy: !reboot,
+        admission: Admission::Asked,
     };
     super::start::become_keeper(manager, name, lock, None, round)
 }

@@ -8,12 +8,13 @@
 //! | `life` | the table of verbs and states |
 //! | `export`, `import`, `adopt`, `hold` | a guest as one stream, and from one; held still meanwhile |
 //! | `create`, `start`, `stop`, `delete`, `change`, `exec` | the verbs |
+//! | `admission`, `capacity` | whether the host can keep what guests are guaranteed; what is left of it |
 //! | `trash` | deleted guests that can be brought back |
 //! | `files` | single files of a guest, while it runs or not |
 //! | `backup` | a guest into a backup repository and out of one |
 //! | `keeper`, `console` | the small process beside a guest, and its viewers |
 //! | `successor` | how the launching process becomes the keeper |
-//! | `view` | what `list` and `info` show |
+//! | `view`, `limited` | what `list` and `info` show; what `limits` does |
 //! | `neighbours` | guests' names for each other while they run |
 //! | `traffic` | what it has sent and received, over all its runs |
 //! | `events` | what happened |
@@ -24,8 +25,10 @@
 //! command that died is finished or undone by the next one that takes the guest's lock, with the
 //! same code that `stop` and `delete` use.
 
+mod admission;
 mod adopt;
 pub mod backup;
+pub mod capacity;
 pub mod change;
 pub mod console;
 pub mod create;
@@ -42,6 +45,7 @@ pub mod import;
 pub mod keeper;
 pub mod leftover;
 mod life;
+pub mod limited;
 pub mod manager;
 mod neighbours;
 mod program;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::admission::Admission;
 use super::error::{GuestError, Result};
 use super::life::Verb;
 use super::manager::{Manager, now_ms};
@@ -21,7 +22,7 @@ use crate::kernel::process::{self, CloneFlags, Forked, Identity};
 use crate::kernel::timing::timed;
 use crate::kernel::{KernelError, terminal};
 use crate::launch::{self, GuestPlace};
-use crate::model::{EventKind, ExitReason, Guest, GuestName, NetOp, NetworkKind, Status};
+use crate::model::{Amounts, EventKind, ExitReason, Guest, GuestName, NetOp, NetworkKind, Status};
 use crate::network::Network;
 use crate::plan::{self, LaunchPlan, Placement};
 use crate::storage::{self, Image};
@@ -131,6 +132,18 @@ impl Manager {
     /// It runs already, its definition is wrong, the launch fails, or its init ends at once; the
     /// message carries the last lines of its console. Nothing of a failed launch is left.
     pub fn start(&self, name: &GuestName) -> Result<Started> {
+        self.start_by(name, Admission::Asked)
+    }
+
+    /// The same, whether or not the host has room for what the guest is guaranteed.
+    ///
+    /// # Errors
+    /// As [`Manager::start`].
+    pub fn start_forced(&self, name: &GuestName) -> Result<Started> {
+        self.start_by(name, Admission::Forced)
+    }
+
+    fn start_by(&self, name: &GuestName, admission: Admission) -> Result<Started> {
         let (began, began_ms) = (Instant::now(), now_ms());
         let lock = self.lock(name, "start")?;
         if !Verb::Start.check(name, self.status(name)?)? {
@@ -144,7 +157,11 @@ impl Manager {
             let _guard = process::NoReturn;
             drop(ours);
             fault::role(Role::Launch);
-            become_keeper(self, name, lock, Some(&theirs), Round::default())
+            let round = Round {
+                admission,
+                ..Round::default()
+            };
+            become_keeper(self, name, lock, Some(&theirs), round)
         };
         drop(theirs);
         let report = fault::point().and_then(|()| ours.receive(None));
@@ -244,7 +261,7 @@ impl Manager {
     }
 
     /// Launches the guest. Its lock is held; the caller becomes its keeper.
-    fn launch(&self, name: &GuestName, restarts: u32) -> Result<launch::Launched> {
+    fn launch(&self, name: &GuestName, round: Round) -> Result<launch::Launched> {
         let began = Instant::now();
         let guest = phase("read-definition", || self.guest(name))?;
         let machine = self.machine(name)?;
@@ -262,10 +279,11 @@ impl Manager {
             stopper: None,
             paused: false,
             holder: None,
-            restarts,
+            restarts: round.restarts,
             ids: machine.ids,
+            guaranteed: Amounts::guaranteed(&guest),
         };
-        self.write_run_state(name, &state)?;
+        self.admit(name, &state, round.admission)?;
         let net = self.connect(name, &guest, &machine, &image)?;
         let planned = phase("plan", || {
             self.plan_with(name, guest, &machine, &image, net)
@@ -354,6 +372,8 @@ pub(super) struct Round {
     pub(super) restarts: u32,
     /// Whether this one is such a restart; else a command or the guest itself asked for it.
     pub(super) by_policy: bool,
+    /// Whether there must be room for what it is guaranteed.
+    pub(super) admission: Admission,
 }
 
 /// Launches the guest in this process, tells `report`, and goes on as its keeper.
@@ -370,7 +390,7 @@ pub(super) fn become_keeper(
             let _gone = channel.send(&serde_json::to_vec(word).unwrap_or_default(), None);
         }
     };
-    let done = detach_from_terminal().and_then(|()| manager.launch(name, round.restarts));
+    let done = detach_from_terminal().and_then(|()| manager.launch(name, round));
     match done {
         Ok(launched) => {
             let attempt = round.restarts;

@@ -17,7 +17,7 @@ use super::manager::{Manager, RECORD};
 use super::trash::Trashed;
 use crate::kernel::file::{self, Lock};
 use crate::kernel::process::Identity;
-use crate::model::{ExitReason, Guest, GuestName, IdBlock, Status};
+use crate::model::{Amounts, ExitReason, Guest, GuestName, IdBlock, Status};
 use crate::network::Lease;
 use crate::storage::Stale;
 
@@ -122,6 +122,9 @@ pub struct RunState {
     pub restarts: u32,
     /// Its ids.
     pub ids: IdBlock,
+    /// What it is guaranteed as long as it is not stopped.
+    #[serde(default, skip_serializing_if = "Amounts::is_none")]
+    pub guaranteed: Amounts,
 }
 
 /// How it ended last.

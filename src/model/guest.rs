@@ -127,6 +127,8 @@ pub struct TemplateRef {
 pub struct CpuLimits {
     /// Hard limit; `None` for all of the machine.
     pub limit: Option<Cpus>,
+    /// Guaranteed; `None` for nothing.
+    pub entitled: Option<Cpus>,
     /// Share under contention, 1 to 10,000; 100 is usual.
     pub weight: u32,
     /// CPUs it may run on; `None` for all.

@@ -6,6 +6,7 @@ pub mod clock;
 mod facts;
 mod file_entry;
 mod filter;
+mod guarantee;
 mod guest;
 mod hosts;
 mod ids;
@@ -26,6 +27,7 @@ pub use cgroup::{
 pub use facts::{CgroupMode, HostFacts};
 pub use file_entry::{FileEntry, FileKind, FileWish};
 pub use filter::{Action, Arch, ArgCmp, Compare, Filter, FilterFlags, Rule};
+pub use guarantee::{Amounts, HostRoom, Ratio, Resource, Room, Shortfall};
 pub use guest::{
     Access, Autostart, BindMount, BlockLimit, CpuLimits, Device, DiskWish, Guest, InitCommand,
     IoLimits, MemoryLimits, NetworkKind, NetworkWish, Origin, RestartPolicy, RestartRule, Rlimit,

@@ -15,7 +15,7 @@ use super::driver::{Layers, Object, Quota};
 use super::place::Opened;
 use super::pool::Filesystem;
 use crate::kernel::KernelError;
-use crate::kernel::filesystem::Disk;
+use crate::kernel::filesystem::{Disk, Space};
 use crate::kernel::loop_device::LoopDevice;
 use crate::model::Writable;
 
@@ -104,6 +104,17 @@ impl Layers for ImageFile {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// Size and free room of a layer that somebody has mounted; `None` when nobody has.
+pub(super) fn space_in_use(object: &Object) -> io::Result<Option<Space>> {
+    let file = std::fs::File::open(&object.path)?;
+    // As long as this is open nobody frees it, so that it is the one found below.
+    let device = LoopDevice::existing(file.as_fd(), &object.path).map_err(into_io)?;
+    match device {
+        Some(_kept) => Ok(Some(open(object)?.space().map_err(into_io)?)),
+        None => Ok(None),
     }
 }
 

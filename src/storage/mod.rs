@@ -148,6 +148,7 @@ pub use pack::{
 pub use pack_format::{Manifest, PackError, PackedGuest};
 pub use pack_read::Unpacker;
 pub use pack_write::{Compression, Packed, Packer};
+pub use place::space_in_use;
 pub use pool::{DEFAULT_POOL, Filesystem, Pool, PoolError, PoolUse, pools};
 pub use pool_change::{change_pool, check_change, create_pool, delete_pool};
 pub use pool_leftover::unused_layers;

@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use super::dirfd::{self, FileError, child_file, open_dir, read_limited};
 use super::driver::{Driver, Object};
+use super::driver_image;
 use super::pool::{DEFAULT_POOL, Filesystem};
-use crate::kernel::filesystem::Disk;
+use crate::kernel::filesystem::{Disk, Space};
 use crate::model::{GuestName, Layout, Writable};
 
 /// Name of the record.
@@ -95,6 +96,19 @@ pub(super) fn open(layout: &Layout, name: &GuestName) -> Result<Opened, FileErro
 /// What the launch is told of a guest's own layer.
 pub(super) fn writable(layout: &Layout, name: &GuestName) -> Result<Writable, FileError> {
     Ok(object(layout, name)?.writable())
+}
+
+/// Size and free room of a running guest's own filesystem; `None` where it has none of its own.
+///
+/// # Errors
+/// The record of where it lies, or the filesystem, cannot be read.
+pub fn space_in_use(layout: &Layout, name: &GuestName) -> Result<Option<Space>, FileError> {
+    let object = object(layout, name)?;
+    match object.driver {
+        Driver::Image => driver_image::space_in_use(&object)
+            .map_err(|e| FileError::new("look at", &object.path, e)),
+        Driver::Overlay | Driver::Btrfs => Ok(None),
+    }
 }
 
 /// The pool that a guest's own layer lies in.

@@ -103,9 +103,11 @@ pub fn on_terminal(host: &Bulkhead, args: &[&str], keys: &str) -> Outcome {
         quoted(&host.root().to_string_lossy()),
         words.join(" ")
     );
-    // Held open a while: the end of its input would be typed as Ctrl-D.
+    // Typed when the program is there, which takes its time on a busy machine. Held open a while: the
+    // end of its input would be typed as Ctrl-D.
+    let pause = if keys.is_empty() { 1 } else { 3 };
     let script = format!(
-        "{{ sleep 1; printf {}; sleep 1; }} | TERM=vt100 script -qec {} /dev/null",
+        "{{ sleep {pause}; printf {}; sleep 1; }} | TERM=vt100 script -qec {} /dev/null",
         quoted(keys),
         quoted(&line)
     );

@@ -13,7 +13,7 @@
 //! | `devices` | who may open device nodes: version 1 rules or an eBPF program |
 //! | `quiet` | freeze, thaw, kill, wait |
 //! | `remove`, `walk` | take a group away with everything inside it |
-//! | `stats`, `oom` | counters, and a descriptor that tells of out-of-memory kills |
+//! | `stats`, `counters`, `oom` | what is used, what of it is limited, and a descriptor that tells of out-of-memory kills |
 //!
 //! Containers of the OCI runtime have groups of another kind: at a path that their client chose,
 //! without a parent or a delegated child of ours.
@@ -39,6 +39,7 @@ mod container_remove;
 mod container_signal;
 mod container_stats;
 mod container_write;
+mod counters;
 mod devices;
 mod dir;
 mod error;
@@ -62,6 +63,7 @@ mod walk;
 
 pub use container::{CgroupBind, Cgroups};
 pub use container_stats::ContainerStats;
+pub use counters::{Counter, Counters, Throttling};
 pub use error::CgroupError;
 pub use group::Group;
 pub use host::{Host, mount_v2};

@@ -1,0 +1,148 @@
+//! `capacity`: what the host has promised to guests, and how many more fit.
+
+use clap::{Arg, ArgMatches, Command, value_parser};
+use serde::Serialize;
+
+use super::command::{Verb, required};
+use super::context::Context;
+use super::fault::{REFUSED, Result};
+use super::render::{self, Cell, Format};
+use crate::guest::capacity::{Capacity, Fit, Held};
+use crate::guest::view::bytes_text;
+use crate::model::{Ratio, Resource};
+
+pub(super) const CAPACITY: Verb = Verb {
+    name: "capacity",
+    about: "Show what the host has promised to guests, and how many more fit",
+    build: |command| {
+        command.subcommand(
+            Command::new("fit")
+                .about(
+                    "Say whether so many more guests of a profile fit; if not, the exit code is 5",
+                )
+                .arg(
+                    Arg::new("profile")
+                        .value_name("PROFILE")
+                        .required(true)
+                        .help("Size of the guests"),
+                )
+                .arg(
+                    Arg::new("count")
+                        .short('n')
+                        .long("count")
+                        .value_name("N")
+                        .value_parser(value_parser!(u32).range(1..))
+                        .default_value("1")
+                        .help("How many"),
+                ),
+        )
+    },
+    run: |context, matches| match matches.subcommand() {
+        Some(("fit", matches)) => fit(context, matches),
+        _ => show(context),
+    },
+    hidden: false,
+};
+
+const HEADINGS: [&str; 9] = [
+    "RESOURCE",
+    "HOST",
+    "RESERVE",
+    "RATIO",
+    "PROMISABLE",
+    "GUARANTEED",
+    "FREE",
+    "SOLD",
+    "USED",
+];
+
+#[derive(Serialize)]
+struct Answer {
+    count: u32,
+    fits: bool,
+    #[serde(flatten)]
+    fit: Fit,
+}
+
+fn show(context: &Context) -> Result<u8> {
+    let capacity = context.manager()?.capacity()?;
+    match context.format {
+        // A table for a spreadsheet has one kind of line.
+        Format::Csv => context.list(&capacity.resources, &HEADINGS, cells)?,
+        _ => context.one(&capacity, |colour| text(&capacity, colour))?,
+    }
+    Ok(0)
+}
+
+fn text(capacity: &Capacity, colour: bool) -> String {
+    let rows: Vec<_> = capacity.resources.iter().map(cells).collect();
+    let mut out = render::table(&HEADINGS, &rows, colour);
+    out.push('\n');
+    for fit in &capacity.sizes {
+        out += &format!("{}\n", in_words(fit));
+    }
+    out
+}
+
+fn cells(held: &Held) -> Vec<Cell> {
+    let amount = |n| match held.resource {
+        Resource::Memory => bytes_text(n),
+        Resource::Cpus => Ratio(u32::try_from(n).unwrap_or(u32::MAX)).to_string(),
+    };
+    let sold = match held.unlimited {
+        0 => amount(held.sold),
+        n => format!("{} and {n} without limit", amount(held.sold)),
+    };
+    vec![
+        Cell::from(word(held.resource)),
+        Cell::from(amount(held.host)),
+        Cell::from(amount(held.reserve)),
+        Cell::from(Ratio(held.ratio).to_string()),
+        Cell::from(amount(held.whole)),
+        Cell::from(amount(held.guaranteed)),
+        Cell::from(amount(held.free)),
+        Cell::from(sold),
+        Cell::from(amount(held.used)),
+    ]
+}
+
+fn word(resource: Resource) -> &'static str {
+    match resource {
+        Resource::Memory => "memory",
+        Resource::Cpus => "CPUs",
+    }
+}
+
+fn in_words(fit: &Fit) -> String {
+    let name = &fit.profile;
+    match (fit.more, fit.then, &fit.why) {
+        (_, _, Some(why)) => format!("no {name}: {why}"),
+        (None, ..) => format!("any number of {name}: it has no limit and no guarantee"),
+        (Some(n), Some(then), _) => {
+            let verb = match then {
+                Resource::Memory => "is",
+                Resource::Cpus => "are",
+            };
+            format!("{n} more of {name}, then {} {verb} the limit", word(then))
+        }
+        (Some(n), None, _) => format!("{n} more of {name}"),
+    }
+}
+
+fn fit(context: &Context, matches: &ArgMatches) -> Result<u8> {
+    let profile: String = required(matches, "profile")?;
+    let count: u32 = required(matches, "count")?;
+    let fit = context.manager()?.fit(&profile)?;
+    let fits = fit.more.is_none_or(|more| more >= u64::from(count));
+    let answer = Answer { count, fits, fit };
+    if context.format == Format::Table {
+        let no = if fits { "" } else { "do not " };
+        context.done(&format!(
+            "{count} of {profile} {no}fit: {}",
+            in_words(&answer.fit)
+        ))?;
+    } else {
+        context.out(&render::data(context.format, &answer))?;
+    }
+    Ok(if fits { 0 } else { REFUSED })
+}

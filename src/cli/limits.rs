@@ -1,0 +1,138 @@
+//! `limits`: how near running guests are to what they may use. Reads, takes no lock.
+
+use clap::{Arg, ArgMatches};
+
+use super::command::Verb;
+use super::context::Context;
+use super::fault::{Fault, Result};
+use super::render::{Cell, Tone};
+use super::select;
+use crate::guest::GuestError;
+use crate::guest::limited::{Limited, Unit};
+use crate::guest::view::bytes_text;
+use crate::model::{Bytes, Cpus};
+
+pub(super) const LIMITS: Verb = Verb {
+    name: "limits",
+    about: "Show what running guests hold, held at most, may hold, and how often that was hit",
+    build: |command| {
+        select::which(command)
+            .arg(
+                Arg::new("near")
+                    .long("near")
+                    .value_name("PERCENT")
+                    .value_parser(percent)
+                    .help("Only what holds or has held so much of its limit: 80%"),
+            )
+            .after_help(
+                "What this kernel does not keep is shown as -. Chosen by --all or --select, guests \
+                 that do not run are passed over.",
+            )
+    },
+    run: limits,
+    hidden: false,
+};
+
+const HEADINGS: [&str; 7] = ["GUEST", "RESOURCE", "HELD", "PEAK", "LIMIT", "HITS", "NOTE"];
+
+fn percent(text: &str) -> std::result::Result<u8, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).parse::<u8>();
+    let fits = number.ok().filter(|n| (1..=100).contains(n));
+    fits.ok_or_else(|| "write a whole number from 1% to 100%".into())
+}
+
+fn limits(context: &Context, matches: &ArgMatches) -> Result<u8> {
+    let manager = context.manager()?;
+    let named = matches.contains_id("names");
+    let near = matches.get_one::<u8>("near").copied();
+    let (mut rows, mut code) = (Vec::new(), 0);
+    for name in select::chosen(context, matches)? {
+        match manager.limited(&name) {
+            Ok(found) => rows.extend(found),
+            Err(GuestError::WrongState { .. } | GuestError::Missing { .. }) if !named => {}
+            Err(error) => {
+                let fault = Fault::from(error);
+                fault.print();
+                code = code.max(fault.code);
+            }
+        }
+    }
+    rows.retain(|row| near.is_none_or(|near| row.is_near(near)));
+    context.list(&rows, &HEADINGS, cells)?;
+    Ok(code)
+}
+
+fn cells(row: &Limited) -> Vec<Cell> {
+    let amount = |n: Option<u64>| Cell::from(n.map_or("-".into(), |n| held_in_words(row.unit, n)));
+    let hits = row.hits.map_or("-".into(), |n| n.to_string());
+    let tone = if row.hits.is_some_and(|n| n > 0) {
+        Tone::Odd
+    } else {
+        Tone::Plain
+    };
+    vec![
+        Cell::from(row.guest.as_str()),
+        Cell::from(row.resource),
+        amount(row.held),
+        amount(row.peak),
+        Cell::from(in_words(row.unit, row.limit)),
+        Cell::new(&hits, tone),
+        Cell::from(note(row)),
+    ]
+}
+
+/// Of what changes all the time whole mebibytes are enough.
+fn held_in_words(unit: Unit, n: u64) -> String {
+    match unit {
+        Unit::Bytes => bytes_text(n),
+        unit => in_words(unit, n),
+    }
+}
+
+fn in_words(unit: Unit, n: u64) -> String {
+    match unit {
+        Unit::Bytes => Bytes(n).to_string(),
+        Unit::Count => n.to_string(),
+        Unit::PercentOfCpu => {
+            let cpus = u32::try_from(n).ok().and_then(Cpus::from_hundredths);
+            cpus.map_or("0".into(), |cpus| cpus.to_string())
+        }
+    }
+}
+
+/// What the columns have no place for.
+fn note(row: &Limited) -> String {
+    match (row.killed, row.periods, row.throttled_us) {
+        (Some(killed @ 1..), ..) => format!("{killed} killed for want of it"),
+        (_, Some(periods @ 1..), Some(us)) => {
+            // Tenths of a percent.
+            let part = row.hits.unwrap_or(0) * 1000 / periods;
+            let (seconds, ms) = (us / 1_000_000, us / 1000 % 1000);
+            format!(
+                "held back in {}.{}% of periods, {seconds}.{ms:03} s in all",
+                part / 10,
+                part % 10
+            )
+        }
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_is_a_percentage() {
+        assert_eq!((percent("80%"), percent("100")), (Ok(80), Ok(100)));
+        for bad in ["0", "101%", "80%%", "-1", "0.8", ""] {
+            assert!(percent(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn cpus_are_shown_as_they_are_set() {
+        assert_eq!(in_words(Unit::PercentOfCpu, 150), "1.5");
+        assert_eq!(in_words(Unit::Bytes, 64 << 20), "64M");
+    }
+}

@@ -1,0 +1,195 @@
+//! What the host has promised, what is used of it, and how many more guests of a size fit.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::error::Result;
+use super::manager::Manager;
+use super::view::chain;
+use crate::model::{Amounts, Guest, GuestName, Resource, Status};
+
+/// Profiles that are sizes.
+pub const SIZES: [&str; 5] = ["tiny", "small", "medium", "large", "xlarge"];
+
+/// Between two readings of CPU time.
+const MOMENT: Duration = Duration::from_millis(200);
+
+/// One resource of the host. Memory in bytes, CPUs in hundredths.
+#[derive(Clone, Debug, Serialize)]
+pub struct Held {
+    /// Which.
+    pub resource: Resource,
+    /// What there is.
+    pub host: u64,
+    /// Kept for the host.
+    pub reserve: u64,
+    /// How often the rest may be promised, in hundredths.
+    pub ratio: u32,
+    /// What may be promised.
+    pub whole: u64,
+    /// What running guests are guaranteed.
+    pub guaranteed: u64,
+    /// What can still be guaranteed.
+    pub free: u64,
+    /// Limits of running guests together.
+    pub sold: u64,
+    /// Running guests without a limit.
+    pub unlimited: u64,
+    /// What running guests use now.
+    pub used: u64,
+}
+
+/// How many more guests of a profile fit.
+#[derive(Clone, Debug, Serialize)]
+pub struct Fit {
+    /// Profile.
+    pub profile: String,
+    /// So many more; `None` for as many as one likes.
+    pub more: Option<u64>,
+    /// Of what there is too little then.
+    pub then: Option<Resource>,
+    /// Why no guest of it can be on this machine at all.
+    pub why: Option<String>,
+}
+
+/// What is left of a host.
+#[derive(Clone, Debug, Serialize)]
+pub struct Capacity {
+    /// Resources.
+    pub resources: Vec<Held>,
+    /// Built-in sizes.
+    pub sizes: Vec<Fit>,
+}
+
+/// What running guests have been promised and sold.
+struct Taken {
+    running: Vec<GuestName>,
+    guaranteed: Amounts,
+    sold: Amounts,
+    without_cpu_limit: u64,
+}
+
+impl Manager {
+    /// What the host has promised, what is used, what is left.
+    ///
+    /// # Errors
+    /// The guests' states or the profiles cannot be read.
+    pub fn capacity(&self) -> Result<Capacity> {
+        let (taken, room) = (self.promises()?, self.host_room());
+        let used = self.used(&taken.running);
+        let held = |resource| {
+            let room = room.of(resource);
+            let guaranteed = taken.guaranteed.of(resource);
+            Held {
+                resource,
+                host: room.host,
+                reserve: room.reserve,
+                ratio: room.ratio,
+                whole: room.whole(),
+                guaranteed,
+                free: room.whole().saturating_sub(guaranteed),
+                sold: taken.sold.of(resource),
+                unlimited: match resource {
+                    Resource::Memory => 0,
+                    Resource::Cpus => taken.without_cpu_limit,
+                },
+                used: used.of(resource),
+            }
+        };
+        let sizes = SIZES.map(|size| self.fit_beside(size, &taken));
+        Ok(Capacity {
+            resources: Resource::ALL.map(held).to_vec(),
+            sizes: sizes.into_iter().collect::<Result<_>>()?,
+        })
+    }
+
+    /// How many more guests of a profile fit beside those that run.
+    ///
+    /// # Errors
+    /// There is no such profile, or the guests' states cannot be read.
+    pub fn fit(&self, profile: &str) -> Result<Fit> {
+        self.profiles()?
+            .get(profile)
+            .map_err(|error| super::GuestError::Host {
+                key: "profile",
+                what: profile.to_owned(),
+                why: error.to_string(),
+            })?;
+        self.fit_beside(profile, &self.promises()?)
+    }
+
+    fn fit_beside(&self, profile: &str, taken: &Taken) -> Result<Fit> {
+        let none = |why| Fit {
+            profile: profile.to_owned(),
+            more: Some(0),
+            then: None,
+            why,
+        };
+        let name: GuestName = match "one".parse() {
+            Ok(name) => name,
+            Err(_) => return Ok(none(None)),
+        };
+        let text = format!("profiles = [\"{profile}\"]\n");
+        let guest: Guest = match self.define_by(&name, &text, &self.profiles()?) {
+            Ok(guest) => guest,
+            Err(error) => return Ok(none(Some(chain(&error)))),
+        };
+        let each = (Amounts::guaranteed(&guest), Amounts::sold(&guest));
+        let more = self.host_room().more(each, (taken.guaranteed, taken.sold));
+        Ok(Fit {
+            more: more.map(|(more, _)| more),
+            then: more.map(|(_, then)| then),
+            ..none(None)
+        })
+    }
+
+    fn promises(&self) -> Result<Taken> {
+        let profiles = self.profiles()?;
+        let mut taken = Taken {
+            running: Vec::new(),
+            guaranteed: self.promised(None)?,
+            sold: Amounts::default(),
+            without_cpu_limit: 0,
+        };
+        for name in self.names()? {
+            let status = self.status(&name);
+            if !status.is_ok_and(|status| !matches!(status, Status::Stopped | Status::Creating)) {
+                continue;
+            }
+            let guest = self
+                .definition_text(&name)
+                .and_then(|text| self.define_by(&name, &text, &profiles));
+            // The limits of one whose definition has become wrong are not known.
+            if let Ok(guest) = guest {
+                taken.sold = taken.sold.and(Amounts::sold(&guest));
+                taken.without_cpu_limit += u64::from(guest.cpu.limit.is_none());
+            }
+            taken.running.push(name);
+        }
+        Ok(taken)
+    }
+
+    /// Memory held now, and CPUs used over a moment.
+    fn used(&self, running: &[GuestName]) -> Amounts {
+        let read = || {
+            let samples = running.iter().filter_map(|name| self.usage(name));
+            samples.fold((0, 0), |sum: (u64, u64), now| {
+                (sum.0 + now.memory, sum.1 + now.cpu_us)
+            })
+        };
+        if running.is_empty() {
+            return Amounts::default();
+        }
+        let before = read();
+        let began = std::time::Instant::now();
+        std::thread::sleep(MOMENT);
+        let now = read();
+        let us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        Amounts {
+            memory: now.0,
+            // One that ended meanwhile takes its time with it.
+            cpus: now.1.saturating_sub(before.1) * 100 / us.max(1),
+        }
+    }
+}

@@ -304,10 +304,13 @@ fn what_is_left_is_told_by_size() {
     let all = (cpus * 2).to_string();
     settings(&host, "[overcommit]\nmemory = 100\ncpus = 1\n");
     // Sold by their limits first.
-    let many = data(&host, &["capacity", "fit", "half", "-n", &cpus.to_string()]);
+    let many = data(
+        &host,
+        &["capacity", "fit", "half", "--count", &cpus.to_string()],
+    );
     assert_eq!((&many["more"], &many["fits"]), (&cpus.into(), &true.into()));
     assert_eq!(many["then"], "cpus");
-    let done = host.run(&["capacity", "fit", "half", "-n", &all]);
+    let done = host.run(&["capacity", "fit", "half", "--count", &all]);
     assert_eq!(done.code, 5, "{}", done.report());
     let told = format!("{all} of half do not fit: {cpus} more of half, then CPUs are the limit\n");
     assert_eq!(done.stdout, told);

@@ -28,7 +28,6 @@ pub(super) const CAPACITY: Verb = Verb {
                 )
                 .arg(
                     Arg::new("count")
-                        .short('n')
                         .long("count")
                         .value_name("N")
                         .value_parser(value_parser!(u32).range(1..))

@@ -8,7 +8,6 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -29,11 +28,6 @@ const MANAGER_INTERFACE: &str = "org.freedesktop.systemd1.Manager";
 /// How long an answer may take: what systemctl(1) gives systemd to read its units again, during which
 /// it answers nothing; many mounts and units make that long.
 const PATIENCE: Duration = Duration::from_secs(90);
-/// How long the end of a job is waited for before systemd is asked whether there still is one.
-const GLANCE: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: 500_000_000,
-};
 /// Bytes of the longest message that is read; systemd's answers are far shorter.
 const LONGEST: usize = 1 << 20;
 
@@ -132,11 +126,13 @@ impl Bus {
         Ok(bus)
     }
 
-    /// Says who we are, which the kernel has told the other side already.
+    /// Says who we are, which the kernel has told the other side already. `BEGIN` goes out with it:
+    /// what systemd reads together with that word it looks at no sooner than something else comes,
+    /// so a question right behind it would wait for ever when systemd is busy (seen with 252).
     fn authenticate(&mut self) -> Result<()> {
         let uid = rustix::process::geteuid().as_raw().to_string();
         let hex: String = uid.bytes().map(|b| format!("{b:02x}")).collect();
-        let hello = format!("\0AUTH EXTERNAL {hex}\r\n");
+        let hello = format!("\0AUTH EXTERNAL {hex}\r\nBEGIN\r\n");
         self.write(hello.as_bytes())?;
         let mut line = Vec::new();
         while !line.ends_with(b"\r\n") {
@@ -147,12 +143,11 @@ impl Bus {
                 break;
             }
         }
-        if !line.starts_with(b"OK ") {
-            let said = String::from_utf8_lossy(&line).trim().to_owned();
-            let error = KernelError::new("authenticate at", self.address, Errno::ACCESS);
-            return Err(error.because(said));
+        if line.starts_with(b"OK ") {
+            return Ok(());
         }
-        self.write(b"BEGIN\r\n")
+        let said = String::from_utf8_lossy(&line).trim().to_owned();
+        Err(KernelError::new("authenticate at", self.address, Errno::ACCESS).because(said))
     }
 
     /// On a bus: get a name, and be told of jobs.
@@ -213,46 +208,18 @@ impl Bus {
         }
     }
 
-    /// Waits for the end of a job of systemd's; what came of it, such as `done`. `None`: it ended and
-    /// nobody said how, for systemd tells of no job that ends while it reads its units again.
-    pub(super) fn job_result(&mut self, job: &str) -> Result<Option<String>> {
-        loop {
-            if let Some(result) = self.told(job) {
-                return Ok(Some(result));
-            }
-            if self.comes_within(GLANCE)? {
-                let message = self.receive()?;
-                self.signals.push(message);
-            } else if !self.has_job(job)? {
-                // The end may have been told before the answer.
-                return Ok(self.told(job));
+    /// Waits for the end of a job of systemd's; what came of it, such as `done`.
+    pub(super) fn job_result(&mut self, job: &str) -> Result<String> {
+        for signal in std::mem::take(&mut self.signals) {
+            if let Some(result) = removed(&signal, job) {
+                return Ok(result);
             }
         }
-    }
-
-    /// What the signals that came say of the end of `job`; the others are dropped.
-    fn told(&mut self, job: &str) -> Option<String> {
-        let signals = std::mem::take(&mut self.signals);
-        signals.iter().find_map(|signal| removed(signal, job))
-    }
-
-    fn has_job(&mut self, job: &str) -> Result<bool> {
-        let number = job.rsplit('/').next().and_then(|n| n.parse::<u32>().ok());
-        let number = number.ok_or_else(|| {
-            KernelError::new("wait for systemd's job", job, Errno::PROTO)
-                .because("it has no number")
-        })?;
-        Ok(self.manager("GetJob", &(number,))?.is_ok())
-    }
-
-    /// Whether something can be read before this time is over.
-    fn comes_within(&self, time: Timespec) -> Result<bool> {
-        let mut wanted = [PollFd::new(&self.socket, PollFlags::IN)];
-        match poll(&mut wanted, Some(&time)) {
-            Err(Errno::INTR) => Ok(false),
-            done => done
-                .map(|ready| ready > 0)
-                .map_err(|e| KernelError::new("wait for systemd at", self.address, e)),
+        loop {
+            let message = self.receive()?;
+            if let Some(result) = removed(&message, job) {
+                return Ok(result);
+            }
         }
     }
 

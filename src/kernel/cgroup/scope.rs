@@ -44,32 +44,13 @@ pub fn start_scope(scope: &SystemdScope, pid: u32) -> Result<()> {
         }
         answer => answer,
     };
-    let result = match finish(&mut bus, scope, "start", answer)? {
-        Some(result) => result,
-        None if holds(&mut bus, scope, pid)? => return Ok(()),
-        None => "unknown".to_owned(),
-    };
-    if result == "done" {
-        return Ok(());
+    match finish(&mut bus, scope, "start", answer)?.as_str() {
+        "done" => Ok(()),
+        result => {
+            let _gone = bus.manager("ResetFailedUnit", &(scope.unit.as_str(),));
+            Err(failed(format!("the job ended as {result:?}")))
+        }
     }
-    let _gone = bus.manager("ResetFailedUnit", &(scope.unit.as_str(),));
-    Err(failed(format!("the job ended as {result:?}")))
-}
-
-/// Whether systemd has that process in the scope.
-fn holds(bus: &mut Bus, scope: &SystemdScope, pid: u32) -> Result<bool> {
-    let failed = |e: String| failure(scope, "start", e);
-    let unit = bus.manager("GetUnit", &(scope.unit.as_str(),));
-    let of_pid = bus.manager("GetUnitByPID", &(pid,));
-    let (Ok(unit), Ok(of_pid)) = (
-        unit.map_err(|e| failed(e.to_string()))?,
-        of_pid.map_err(|e| failed(e.to_string()))?,
-    ) else {
-        return Ok(false);
-    };
-    let path = |answer: Incoming| answer.read::<OwnedObjectPath>();
-    let (unit, of_pid) = (path(unit), path(of_pid));
-    Ok(unit.is_ok() && unit == of_pid)
 }
 
 /// Tells systemd of changed limits, until the scope ends. A scope that systemd knows no more (it can
@@ -115,13 +96,13 @@ pub fn stop_scope(scope: &SystemdScope) -> Result<()> {
     Ok(())
 }
 
-/// Waits for the job that an answer names; how it ended, if that was told.
+/// Waits for the job that an answer names.
 fn finish(
     bus: &mut Bus,
     scope: &SystemdScope,
     verb: &'static str,
     answer: std::result::Result<Incoming, Refusal>,
-) -> Result<Option<String>> {
+) -> Result<String> {
     let answer = answer.map_err(|refusal| failure(scope, verb, words(&refusal)))?;
     let job: OwnedObjectPath = answer
         .read()

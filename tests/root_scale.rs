@@ -71,8 +71,15 @@ fn alone_two_hundred_guests_leave_nothing() {
     // What an installation keeps is there after its first guest.
     bulkhead.ok(&["create", "first", "--from", &definition, "--start"]);
     bulkhead.ok(&["delete", "--force", "first"]);
-    let settled = || traces::interfaces(bulkhead.root()).len() <= 1;
-    eventually("the first guest's interface is gone", 20, settled);
+    let settled = || {
+        let root = bulkhead.root();
+        traces::interfaces(root).len() <= 1 && traces::processes(root).is_empty()
+    };
+    eventually(
+        "the first guest's interface and keeper are gone",
+        20,
+        settled,
+    );
     let before = counts(&bulkhead);
 
     let names: Vec<String> = (0..GUESTS).map(|n| format!("g{n}")).collect();
@@ -112,7 +119,8 @@ fn alone_two_hundred_guests_leave_nothing() {
     bulkhead.ok(&["kill", "-j", "4", "--all"]);
     assert_eq!(states(&bulkhead, "stopped"), GUESTS);
     bulkhead.ok(&["delete", "--all", "--force", "-j", "4"]);
-    eventually("it is as before", 30, || counts(&bulkhead) == before);
+    let as_before = support::became(30, || counts(&bulkhead) == before);
+    assert!(as_before, "{before:?} became {:?}", counts(&bulkhead));
     let left: serde_json::Value =
         serde_json::from_str(&bulkhead.run(&["doctor", "--format", "json"]).stdout).expect("JSON");
     assert_eq!(

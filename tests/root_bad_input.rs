@@ -622,7 +622,12 @@ fn a_damaged_book_of_leases_is_written_anew() {
         scripted(&host, name, "sleep 1000", &["--network", "bridge"]);
     }
     host.ok(&["start", "c"]);
-    host.ok(&["delete", "a"]);
+    // Its address is another's while it is in the trash.
+    let first = info(&host, "a")["address"].clone();
+    host.ok(&["delete", "a", "--keep", "3"]);
+    scripted(&host, "e", "sleep 1000", &["--network", "bridge"]);
+    assert_eq!(info(&host, "e")["address"], first);
+    host.ok(&["trash", "restore", "a"]);
     let address = |name: &str| info(&host, name)["address"].clone();
     let before = [address("b"), address("c")];
     assert!(

@@ -7,7 +7,7 @@ mod support;
 use std::path::PathBuf;
 use std::process::Command;
 
-use life::{data, inside};
+use life::{data, filled, inside, shown};
 use support::{Bulkhead, Need, TestDir, became, need};
 
 const MIB: u64 = 1 << 20;
@@ -58,20 +58,6 @@ fn shell(line: &str) {
 fn made(host: &Bulkhead, name: &str, flags: &[&str]) {
     let base = ["create", name, "--template", "busybox", "--network", "none"];
     host.ok(&[&base[..], flags, &["--start"]].concat());
-}
-
-/// Size that df shows inside, bytes.
-fn shown(host: &Bulkhead, name: &str) -> u64 {
-    let text = inside(host, name, "df -k / | tail -1");
-    let kib = text.split_whitespace().nth(1).map(str::parse::<u64>);
-    kib.unwrap_or_else(|| panic!("{text}")).expect("a number") * 1024
-}
-
-/// Writes until nothing more fits, and says how much did.
-fn filled(host: &Bulkhead, name: &str) -> u64 {
-    let script = "dd if=/dev/zero of=/big bs=64k 2>/dev/null; sync; stat -c %s /big";
-    let text = inside(host, name, script);
-    text.trim().parse().unwrap_or_else(|_| panic!("{text}"))
 }
 
 fn close(is: u64, wanted: u64) {

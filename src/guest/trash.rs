@@ -98,6 +98,12 @@ impl Manager {
             gone.map_err(|e| network(e.into()))?;
             fault::point()?;
             self.keep_traffic(name);
+            // Another guest may have it from now on.
+            if let Some(mut written) = self.written(name) {
+                written.address = None;
+                self.write_written(name, &written)?;
+            }
+            fault::point()?;
             self.network.release(name)?;
         }
         Ok(())

@@ -85,19 +85,21 @@ impl FromStr for Bytes {
     }
 }
 
+/// An amount in the largest of these units that says it exactly with at most three decimals.
+pub(super) fn in_largest_unit(amount: u64, units: &[(u64, &str)]) -> Option<String> {
+    let thousandths = u128::from(amount) * 1000;
+    let fits = |scale: u64| amount >= scale && thousandths % u128::from(scale) == 0;
+    let (scale, unit) = units.iter().find(|(scale, _)| fits(*scale))?;
+    let t = thousandths / u128::from(*scale);
+    let text = format!("{}.{:03}", t / 1000, t % 1000);
+    let text = text.trim_end_matches('0').trim_end_matches('.');
+    Some(format!("{text}{unit}"))
+}
+
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (scale, unit) in UNITS {
-            // Three decimals of the largest unit, when that says the value exactly.
-            let thousandths = u128::from(self.0) * 1000;
-            if self.0 >= scale && thousandths % u128::from(scale) == 0 {
-                let t = thousandths / u128::from(scale);
-                let text = format!("{}.{:03}", t / 1000, t % 1000);
-                let text = text.trim_end_matches('0').trim_end_matches('.');
-                return f.pad(&format!("{text}{unit}"));
-            }
-        }
-        f.pad(&self.0.to_string())
+        let text = in_largest_unit(self.0, &UNITS);
+        f.pad(&text.unwrap_or_else(|| self.0.to_string()))
     }
 }
 

@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize, Serializer};
 
+use super::amount::in_largest_unit;
+
 /// Text that is no rate; the message says what would be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -61,17 +63,7 @@ impl FromStr for Rate {
 
 impl fmt::Display for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (scale, unit) in UNITS {
-            // Three decimals of the largest unit, when that says the value exactly.
-            let thousandths = u128::from(self.0) * 1000;
-            if self.0 >= scale && thousandths % u128::from(scale) == 0 {
-                let t = thousandths / u128::from(scale);
-                let text = format!("{}.{:03}", t / 1000, t % 1000);
-                let text = text.trim_end_matches('0').trim_end_matches('.');
-                return f.pad(&format!("{text}{unit}"));
-            }
-        }
-        f.pad("0bit")
+        f.pad(in_largest_unit(self.0, &UNITS).as_deref().unwrap_or("0bit"))
     }
 }
 

@@ -42,6 +42,22 @@ pub fn inside(host: &Bulkhead, name: &str, line: &str) -> String {
     text.trim_end().to_owned()
 }
 
+/// Size that df shows inside, bytes.
+#[track_caller]
+pub fn shown(host: &Bulkhead, name: &str) -> u64 {
+    let text = inside(host, name, "df -k / | tail -1");
+    let kib = text.split_whitespace().nth(1).map(str::parse::<u64>);
+    kib.unwrap_or_else(|| panic!("{text}")).expect("a number") * 1024
+}
+
+/// Writes until nothing more fits, and says how much did.
+#[track_caller]
+pub fn filled(host: &Bulkhead, name: &str) -> u64 {
+    let script = "dd if=/dev/zero of=/big bs=64k 2>/dev/null; sync; stat -c %s /big";
+    let text = inside(host, name, script);
+    text.trim().parse().unwrap_or_else(|_| panic!("{text}"))
+}
+
 /// What `info` says of a guest, as data.
 #[track_caller]
 pub fn info(host: &Bulkhead, name: &str) -> Value {

@@ -1,226 +1,27 @@
 //! The network room against a real kernel, as root: bridge, interfaces, NAT, and nothing left.
 //!
 //! Every test makes a network namespace of its own for the "host" and others for its guests and for
-//! the world outside; the machine's own network is never touched, and what a test leaves dies with
-//! its thread.
+//! the world outside (`wires/`).
 
-use std::fs::{self, File};
-use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+mod wires;
+
+use std::fs;
+use std::io::ErrorKind;
+use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use bulkhead::kernel::netlink::{Netlink, Veth};
 use bulkhead::kernel::netlink_nft::{Family, elements, table_exists};
-use bulkhead::model::{GuestName, Layout, NetOp, NetworkWish};
-use bulkhead::network::{HostError, Lease, Network, NetworkSettings};
-use nix::sched::{CloneFlags, setns, unshare};
+use bulkhead::model::{NetOp, NetworkWish};
+use bulkhead::network::{HostError, NetworkSettings};
+use wires::{
+    HOST_OUTSIDE, Installation, Namespace, WORLD, as_host, carry_out, connect, guest, name,
+    own_namespace, seen_from, without_nat, world,
+};
 
 const FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
-const HOST_OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-const WORLD: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
-
-/// Runs a test as the "host": a thread in a new network namespace with loopback up.
-fn as_host(test: impl FnOnce() + Send) {
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: needs root");
-        return;
-    }
-    in_new_namespace(|| {
-        Netlink::open().unwrap().loopback_up().unwrap();
-        test();
-    });
-}
-
-fn in_new_namespace<T: Send>(what: impl FnOnce() -> T + Send) -> T {
-    on_thread(|| {
-        unshare(CloneFlags::CLONE_NEWNET).unwrap();
-        what()
-    })
-}
-
-fn on_thread<T: Send>(what: impl FnOnce() -> T + Send) -> T {
-    std::thread::scope(|scope| match scope.spawn(what).join() {
-        Ok(done) => done,
-        Err(panic) => std::panic::resume_unwind(panic),
-    })
-}
-
-/// Another network namespace, alive as long as its descriptor.
-struct Namespace(File);
-
-impl Namespace {
-    fn new() -> Self {
-        Self(in_new_namespace(|| {
-            File::open("/proc/thread-self/ns/net").unwrap()
-        }))
-    }
-
-    fn run<T: Send>(&self, what: impl FnOnce() -> T + Send) -> T {
-        on_thread(|| {
-            setns(self.0.as_fd(), CloneFlags::CLONE_NEWNET).unwrap();
-            what()
-        })
-    }
-}
-
-/// An installation below a folder of its own.
-struct Installation {
-    root: PathBuf,
-}
-
-impl Installation {
-    fn new() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let unique = COUNT.fetch_add(1, Ordering::Relaxed);
-        let root = format!("bh-root-network-{}-{unique}", std::process::id());
-        let root = std::env::temp_dir().join(root);
-        fs::create_dir(&root).unwrap();
-        Self { root }
-    }
-
-    fn layout(&self) -> Layout {
-        Layout::new(&self.root)
-    }
-
-    fn network(&self, settings: NetworkSettings) -> Network {
-        Network::new(&self.layout(), settings).unwrap()
-    }
-}
-
-impl Drop for Installation {
-    fn drop(&mut self) {
-        let _gone = fs::remove_dir_all(&self.root);
-    }
-}
-
-fn without_nat() -> NetworkSettings {
-    NetworkSettings {
-        nat: false,
-        ..NetworkSettings::default()
-    }
-}
-
-fn name(text: &str) -> GuestName {
-    text.parse().unwrap()
-}
-
-/// What the launch does with operations.
-fn carry_out(ops: &[NetOp], guest: &Namespace) {
-    let (host, inside) = ops.split_at(1);
-    if let NetOp::Veth {
-        host_name,
-        guest_name,
-        bridge,
-        mac,
-        mtu,
-        isolated,
-        ..
-    } = &host[0]
-    {
-        let mut kernel = Netlink::open().unwrap();
-        let bridge = kernel.link(bridge).unwrap().unwrap().index;
-        let veth = Veth {
-            host_name,
-            bridge: Some(bridge),
-            guest_netns: guest.0.as_fd(),
-            guest_name,
-            mac: *mac,
-            mtu: *mtu,
-        };
-        kernel.create_veth(&veth).unwrap();
-        kernel.bind_port(host_name, *mac, *isolated).unwrap();
-    } else {
-        panic!("{:?} comes first", host[0]);
-    }
-    guest.run(|| {
-        let mut kernel = Netlink::open().unwrap();
-        for op in inside {
-            match op {
-                NetOp::Loopback => kernel.loopback_up().unwrap(),
-                NetOp::Address {
-                    interface,
-                    address,
-                    prefix,
-                } => {
-                    kernel.add_address(interface, *address, *prefix).unwrap();
-                    kernel.set_up(interface).unwrap();
-                }
-                NetOp::DefaultRoute { gateway } => kernel.set_default_route(*gateway).unwrap(),
-                NetOp::Veth { .. } => panic!("two interfaces"),
-            }
-        }
-    });
-}
-
-/// A started guest on the bridge.
-fn guest(network: &Network, text: &str) -> (Namespace, Lease) {
-    let host = network.ensure_host().unwrap();
-    let lease = network.lease(&name(text), None).unwrap();
-    let namespace = Namespace::new();
-    network.admit(&lease).unwrap();
-    carry_out(
-        &network.ops(&lease, host.mtu, &NetworkWish::default()),
-        &namespace,
-    );
-    (namespace, lease)
-}
-
-/// A namespace that is the world outside, on a wire to the "host".
-fn world() -> Namespace {
-    let world = Namespace::new();
-    let mut kernel = Netlink::open().unwrap();
-    let wire = Veth {
-        host_name: "uplink",
-        bridge: None,
-        guest_netns: world.0.as_fd(),
-        guest_name: "wire",
-        mac: [2, 0, 0, 0, 0, 9],
-        mtu: 1400,
-    };
-    kernel.create_veth(&wire).unwrap();
-    kernel.add_address("uplink", HOST_OUTSIDE, 24).unwrap();
-    world.run(|| {
-        let mut kernel = Netlink::open().unwrap();
-        kernel.add_address("wire", WORLD, 24).unwrap();
-        kernel.set_up("wire").unwrap();
-    });
-    kernel.set_default_route(WORLD).unwrap();
-    world
-}
-
-/// The address a server in `server` sees when `client` connects to `address`.
-fn seen_from(client: &Namespace, server: &Namespace, address: Ipv4Addr) -> std::io::Result<IpAddr> {
-    connect(client, server, address, Duration::from_secs(5))
-}
-
-fn connect(
-    client: &Namespace,
-    server: &Namespace,
-    address: Ipv4Addr,
-    patience: Duration,
-) -> std::io::Result<IpAddr> {
-    let listener = server.run(|| TcpListener::bind((address, 0)).unwrap());
-    let port = listener.local_addr().unwrap().port();
-    let mut stream = client.run(|| {
-        let target = SocketAddr::from((address, port));
-        TcpStream::connect_timeout(&target, patience)
-    })?;
-    let (mut accepted, from) = listener.accept()?;
-    stream.write_all(b"hello")?;
-    drop(stream);
-    let mut text = String::new();
-    accepted.read_to_string(&mut text)?;
-    assert_eq!(text, "hello");
-    Ok(from.ip())
-}
-
-fn own_namespace() -> Namespace {
-    Namespace(File::open("/proc/thread-self/ns/net").unwrap())
-}
 
 fn interfaces() -> Vec<String> {
     let mut names: Vec<_> = Netlink::open()
@@ -420,7 +221,7 @@ fn networks_of_others_are_left_alone() {
         kernel.add_address("uplink", chosen.gateway(), 24).unwrap();
         let other = network.ensure_host().unwrap().subnet;
         assert_ne!(other, chosen);
-        let lease = network.lease(&name("a"), None).unwrap();
+        let lease = network.lease(&name("a"), &NetworkWish::default()).unwrap();
         assert!(other.contains(lease.address));
         network.remove_host().unwrap();
 
@@ -482,27 +283,31 @@ fn hundreds_of_guests_are_let_in_and_each_by_its_lease() {
         let installation = Installation::new();
         let network = installation.network(without_nat());
         let leases: Vec<_> = (0..253)
-            .map(|n| network.lease(&name(&format!("g{n}")), None).unwrap())
+            .map(|n| network.lease(&name(&format!("g{n}")), &NetworkWish::default()).unwrap())
             .collect();
         network.ensure_host().unwrap();
         let table = installation.layout().kernel_name();
         let count = |set| elements(Family::Bridge, &table, set).unwrap().len();
         assert_eq!((count("guests"), count("ports")), (253, 253));
-        network.admit(&leases[7]).unwrap();
+        network.admit(&leases[7], &[]).unwrap();
         assert_eq!((count("guests"), count("ports")), (253, 253));
 
         // What was given up is let in no more; an address that is taken instead, at the next start.
         let (first, last) = (&leases[0], &leases[252]);
         network.release(&name("g0")).unwrap();
         assert_eq!((count("guests"), count("ports")), (252, 252));
-        let moved = network.lease(&name("g252"), Some(first.address)).unwrap();
+        let wish = NetworkWish {
+            address: Some(first.address),
+            ..NetworkWish::default()
+        };
+        let moved = network.lease(&name("g252"), &wish).unwrap();
         assert_eq!((count("guests"), count("ports")), (251, 251));
-        network.admit(&moved).unwrap();
+        network.admit(&moved, &[]).unwrap();
         assert_eq!((count("guests"), count("ports")), (252, 252));
         assert_eq!(network.stale_entries().unwrap(), []);
 
         // One that nobody has is named and goes.
-        network.admit(last).unwrap();
+        network.admit(last, &[]).unwrap();
         let stale = network.stale_entries().unwrap();
         // Its two addresses and, sent and received, the two kinds of packets that are counted.
         assert_eq!(stale.len(), 6);
@@ -514,7 +319,7 @@ fn hundreds_of_guests_are_let_in_and_each_by_its_lease() {
         assert_eq!(network.stale_entries().unwrap(), []);
         network.remove_host().unwrap();
         assert_eq!(count("ports"), 0);
-        let error = network.admit(&moved).unwrap_err().to_string();
+        let error = network.admit(&moved, &[]).unwrap_err().to_string();
         assert!(
             error.contains("add a guest to the firewall table"),
             "{error}"
@@ -546,7 +351,7 @@ fn a_failed_set_up_leaves_nothing_and_a_killed_one_is_finished() {
         fs::remove_dir_all(&marker).unwrap();
 
         // Killed right after making the bridge: it has our hardware address and nothing else.
-        let gateway = network.lease(&name("a"), None).unwrap().gateway.octets();
+        let gateway = network.lease(&name("a"), &NetworkWish::default()).unwrap().gateway.octets();
         let mac = [2, 0x62, gateway[0], gateway[1], gateway[2], gateway[3]];
         let mut kernel = Netlink::open().unwrap();
         kernel.create_bridge(network.bridge(), mac).unwrap();
@@ -683,20 +488,20 @@ fn an_interface_costs_less_than_the_first_one() {
         let again = quickest(|_| drop(network.ensure_host().unwrap()));
         let guests: Vec<_> = (0..20)
             .map(|n| {
-                let lease = network.lease(&name(&format!("g{n}")), None).unwrap();
+                let lease = network.lease(&name(&format!("g{n}")), &NetworkWish::default()).unwrap();
                 (Namespace::new(), lease)
             })
             .collect();
         let made = quickest(|n| {
             let (namespace, lease) = &guests[usize::from(n)];
-            network.admit(lease).unwrap();
+            network.admit(lease, &[]).unwrap();
             carry_out(
                 &network.ops(lease, host.mtu, &NetworkWish::default()),
                 namespace,
             );
         });
         let deleted = quickest(|n| network.teardown_guest(&guests[usize::from(n)].1).unwrap());
-        let admitted = quickest(|n| network.admit(&guests[usize::from(n)].1).unwrap());
+        let admitted = quickest(|n| network.admit(&guests[usize::from(n)].1, &[]).unwrap());
         eprintln!(
             "admitted {admitted:?}; host set up {first:?}, found {again:?}; interface {made:?}, deleted {deleted:?}"
         );

@@ -136,6 +136,8 @@ fn what_it_is(lines: &mut Lines, guest: &Guest) {
         NetworkKind::Host => "host",
     };
     lines.add("network", network);
+    let forwards = guest.network.forwards.iter();
+    lines.all("forward", forwards.map(ToString::to_string));
 }
 
 fn limits(lines: &mut Lines, guest: &Guest, row: &Row, usage: Option<&Sample>) {

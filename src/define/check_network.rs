@@ -9,6 +9,8 @@ const MOST_NAME_SERVERS: usize = 3;
 const SLOWEST: Rate = Rate(64_000);
 /// The kernel counts bytes a second in 32 bits.
 const FASTEST: Rate = Rate(32_000_000_000);
+/// Each is two entries in the kernel's tables.
+const MOST_PORTS: u32 = 1000;
 /// Two packets; more than a gigabyte at once is no rate.
 const BURST: (Bytes, Bytes) = (Bytes(4 << 10), Bytes(1 << 30));
 
@@ -45,6 +47,33 @@ pub(super) fn network(guest: &Guest, found: &mut Found) {
         );
     }
     rates(network, found);
+    forwards(network, found);
+}
+
+fn forwards(network: &NetworkWish, found: &mut Found) {
+    const KEY: &str = "network.forward";
+    let all = &network.forwards;
+    if !all.is_empty() && network.kind != NetworkKind::Bridge {
+        found.add(
+            KEY,
+            "needs the network kind bridge: another has no address that a port could lead to",
+        );
+    }
+    for (at, one) in all.iter().enumerate() {
+        if let Some(other) = all[..at].iter().find(|other| other.meets(one)) {
+            found.add(
+                KEY,
+                format!("{one} and {other} want the same port of the host"),
+            );
+        }
+    }
+    let ports: u32 = all.iter().map(|one| u32::from(one.count)).sum();
+    if ports > MOST_PORTS {
+        found.add(
+            KEY,
+            format!("{ports} ports are more than the {MOST_PORTS} that may lead to a guest"),
+        );
+    }
 }
 
 fn rates(network: &NetworkWish, found: &mut Found) {

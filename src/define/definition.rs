@@ -10,7 +10,7 @@ use super::layer::{Dotted, Extend, Layer, Replace, Shape, layered};
 use super::read::{Node, Reader, scalar};
 use super::word::{OrNone, Pause};
 use crate::model::{
-    Bytes, CpuSet, Cpus, GuestName, ImageName, NetworkKind, Rate, RestartPolicy, Rlimit,
+    Bytes, CpuSet, Cpus, Forward, GuestName, ImageName, NetworkKind, Rate, RestartPolicy, Rlimit,
 };
 
 layered! {
@@ -192,6 +192,8 @@ layered! {
         burst_in: Option<OrNone<Bytes>>,
         /// How much goes at once.
         burst_out: Option<OrNone<Bytes>>,
+        /// Ports of the host that lead to it.
+        forward: Extend<Forward>,
     }
 }
 

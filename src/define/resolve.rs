@@ -396,6 +396,7 @@ impl From<NetworkPart> for NetworkWish {
             rate_out,
             burst_in,
             burst_out,
+            forward,
         }: NetworkPart,
     ) -> Self {
         Self {
@@ -407,6 +408,7 @@ impl From<NetworkPart> for NetworkWish {
             kind: kind.unwrap_or(default::NETWORK),
             address: address.and_then(|address| address.0),
             dns: dns.0.unwrap_or_default(),
+            forwards: forward.0,
         }
     }
 }

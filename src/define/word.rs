@@ -8,7 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::model::{
-    Bytes, CpuSet, Cpus, GuestName, ImageName, NetworkKind, Rate, Ratio, RestartPolicy, Rlimit,
+    Bytes, CpuSet, Cpus, Forward, GuestName, ImageName, NetworkKind, Rate, Ratio, RestartPolicy, Rlimit,
     nearest,
 };
 
@@ -51,7 +51,7 @@ macro_rules! words_by_from_str {
         }
     )*};
 }
-words_by_from_str!(Bytes, Cpus, CpuSet, GuestName, ImageName, Rate, Ratio);
+words_by_from_str!(Bytes, Cpus, CpuSet, Forward, GuestName, ImageName, Rate, Ratio);
 
 impl Word for String {
     fn read(text: &str) -> Result<Self, String> {

@@ -89,8 +89,8 @@ impl Manager {
             applied: just_names(applied),
             waiting: just_names(waiting),
         };
-        if let Some(wish) = guest.network.address {
-            self.network.preview(name, Some(wish))?;
+        if guest.network.address.is_some() || !guest.network.forwards.is_empty() {
+            self.network.preview(name, &guest.network)?;
         }
         if dry_run {
             if runs {
@@ -110,14 +110,22 @@ impl Manager {
             if old.as_ref().is_none_or(|old| old.disk != guest.disk) {
                 self.resize(name, &guest)?;
             }
+            let led = |old: &Guest| old.network.forwards == guest.network.forwards;
+            if !old.as_ref().is_some_and(led) {
+                fault::point()?;
+                self.network.lead(name, &guest.network.forwards)?;
+            }
             fault::point()?;
             file::write_whole(&self.definition_path(name), text.as_bytes(), 0o600)?;
             Ok(())
         });
         if let Err(error) = done {
-            if let Some(old) = old.filter(|_| runs) {
-                // The kernel had these limits a moment ago; the error that matters is the one above.
-                let _same = self.apply(name, &old);
+            if let Some(old) = old {
+                // All was so a moment ago; the error that matters is the one above.
+                let _same = self.network.lead(name, &old.network.forwards);
+                if runs {
+                    let _same = self.apply(name, &old);
+                }
             }
             if let Some(held) = held {
                 let _same = self.hold_promise(name, held);

@@ -52,7 +52,7 @@ impl Manager {
         self.pool_of(&guest)?
             .driver_for(&self.layout, quota(&guest))?;
         if guest.network.kind == NetworkKind::Bridge {
-            self.network.preview(name, guest.network.address)?;
+            self.network.preview(name, &guest.network)?;
         }
         Ok(guest)
     }
@@ -195,7 +195,7 @@ impl Manager {
     /// The guest's address on the bridge, taken if it has none yet. Its lock is held.
     pub(super) fn lease(&self, name: &GuestName, guest: &Guest) -> Result<Option<Lease>> {
         Ok(match guest.network.kind {
-            NetworkKind::Bridge => Some(self.network.lease(name, guest.network.address)?),
+            NetworkKind::Bridge => Some(self.network.lease(name, &guest.network)?),
             NetworkKind::None | NetworkKind::Host => None,
         })
     }

@@ -130,7 +130,9 @@ impl Manager {
                 };
                 if guest.network.kind == NetworkKind::Bridge && self.trashed(&name).is_none() {
                     let written = self.written(&name).and_then(|written| written.address);
-                    known.push((name, guest.network.address.or(written)));
+                    let mut wish = guest.network;
+                    wish.address = wish.address.or(written);
+                    known.push((name, wish));
                 }
             }
             self.network.rebuild(&known).map_err(|e| network(&e))

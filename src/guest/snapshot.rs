@@ -304,7 +304,7 @@ impl Manager {
     /// What only one guest can have is left out, unless it is asked for.
     fn text_of_clone(&self, text: &str, changes: &[(KeyPath, Change)]) -> Result<String> {
         let mut all = Vec::new();
-        for key in ["network.address", "hostname"] {
+        for key in ["network.address", "network.forward", "hostname"] {
             all.push((KeyPath::parse(key)?, Change::Unset));
         }
         all.extend_from_slice(changes);

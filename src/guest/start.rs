@@ -76,7 +76,7 @@ impl Manager {
         let image = storage::load_image(&self.layout, &machine.image)?;
         let net = match guest.network.kind {
             NetworkKind::Bridge => {
-                let lease = self.network.preview(name, guest.network.address)?;
+                let lease = self.network.preview(name, &guest.network)?;
                 self.network.ops(&lease, 1500, &guest.network)
             }
             NetworkKind::None => Network::loopback_ops(),
@@ -350,7 +350,7 @@ impl Manager {
                 let host = phase("look-at-bridge", || self.network.ensure_host())
                     .map_err(|error| GuestError::Network(error.into()))?;
                 fault::point()?;
-                phase("admit", || self.network.admit(&lease))
+                phase("admit", || self.network.admit(&lease, &guest.network.forwards))
                     .map_err(|error| GuestError::Network(error.into()))?;
                 Ok(self.network.ops(&lease, host.mtu, &guest.network))
             }

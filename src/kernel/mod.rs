@@ -18,6 +18,7 @@ pub mod id_maps;
 pub mod inherited;
 pub mod interface;
 pub mod interrupt;
+pub mod listening;
 pub mod loop_device;
 pub mod mount;
 pub mod namespace;

@@ -33,6 +33,8 @@ pub(super) mod number {
     pub(in crate::kernel) const ELEMENT: u16 = 1;
     pub(in crate::kernel) const KEY: u16 = 1;
     pub(in crate::kernel) const VALUE: u16 = 1;
+    /// Of an element: what a map says of its key.
+    pub(in crate::kernel) const DATA: u16 = 2;
     /// NLA_F_NESTED.
     pub(in crate::kernel) const NESTED: u16 = 1 << 15;
 }
@@ -68,11 +70,12 @@ impl Family {
     }
 }
 
-/// An element of a set.
+/// An element of a set, or of a map.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Element {
     set: String,
     key: Vec<u8>,
+    value: Option<Vec<u8>>,
 }
 
 impl Element {
@@ -83,6 +86,16 @@ impl Element {
         Self {
             set: set.to_owned(),
             key,
+            value: None,
+        }
+    }
+
+    /// The same of a map, with what that says of the key.
+    #[must_use]
+    pub fn with_value(self, value: Vec<u8>) -> Self {
+        Self {
+            value: Some(value),
+            ..self
         }
     }
 
@@ -122,11 +135,28 @@ pub fn table_exists(family: Family, name: &str) -> Result<bool, NetlinkError> {
 /// # Errors
 /// When there is no such table or set, or the kernel refuses.
 pub fn add_elements(family: Family, table: &str, elements: &[Element]) -> Result<(), NetlinkError> {
-    const VERB: &str = "add a guest to the firewall table";
+    exchange(family, table, &[], elements)
+}
+
+/// Deletes elements and adds others, all or none, in one transaction.
+///
+/// # Errors
+/// When there is no such table or set, one to be deleted is not there, one to be added is there and
+/// says something else, or the kernel refuses.
+pub fn exchange(
+    family: Family,
+    table: &str,
+    old: &[Element],
+    new: &[Element],
+) -> Result<(), NetlinkError> {
+    const VERB: &str = "put a guest into the firewall table";
     let mut kernel = Conversation::open(NETLINK_NETFILTER)
         .map_err(|e| NetlinkError::new(VERB, table, e.into()))?;
-    let body = |element| Message::new(number::NEW_ELEMENT, family, chosen(table, element));
-    transaction(&mut kernel, elements.iter().map(body), NLM_F_CREATE)
+    let delete = |element| Message::new(number::DELETE_ELEMENT, family, chosen(table, element));
+    let add = |element| Message::new(number::NEW_ELEMENT, family, whole(table, element));
+    let deleting = old.iter().map(|element| (delete(element), 0));
+    let adding = new.iter().map(|element| (add(element), NLM_F_CREATE));
+    transaction(&mut kernel, deleting.chain(adding))
         .map_err(|e| NetlinkError::new(VERB, table, e))
 }
 
@@ -144,7 +174,7 @@ pub fn delete_element(
         return Ok(false);
     };
     let message = Message::new(number::DELETE_ELEMENT, family, chosen(table, element));
-    match transaction(&mut kernel, [message].into_iter(), 0) {
+    match transaction(&mut kernel, [(message, 0)].into_iter()) {
         Ok(()) => Ok(true),
         Err(e) if absent(&e) => Ok(false),
         Err(e) => Err(NetlinkError::new(VERB, table, e)),
@@ -170,9 +200,19 @@ pub fn elements(family: Family, table: &str, set: &str) -> Result<Vec<Element>, 
         .iter()
         .flat_map(|a| inside(&a.body, number::ELEMENTS));
     let all = lists.flat_map(|list| inside(list, number::ELEMENT));
-    let keys = all.flat_map(|one| inside(one, number::KEY));
-    let values = keys.flat_map(|key| inside(key, number::VALUE));
-    Ok(values.map(|key| Element::new(set, key.to_vec())).collect())
+    let value = |one: &[u8], kind| {
+        let data = *inside(one, kind).first()?;
+        Some(inside(data, number::VALUE).first()?.to_vec())
+    };
+    let element = |one: &[u8]| {
+        let key = value(one, number::KEY)?;
+        let element = Element::new(set, key);
+        Some(match value(one, number::DATA) {
+            Some(value) => element.with_value(value),
+            None => element,
+        })
+    };
+    Ok(all.filter_map(element).collect())
 }
 
 /// A socket, where the kernel has nftables.
@@ -194,11 +234,10 @@ pub(super) fn absent(refusal: &Refusal) -> bool {
 
 fn transaction(
     kernel: &mut Conversation,
-    changes: impl Iterator<Item = Message>,
-    flags: u16,
+    changes: impl Iterator<Item = (Message, u16)>,
 ) -> Result<(), Refusal> {
     let mut all = vec![(Message::edge(number::BEGIN), 0)];
-    all.extend(changes.map(|change| (change, flags)));
+    all.extend(changes);
     if all.len() == 1 {
         return Ok(());
     }
@@ -212,12 +251,23 @@ fn transaction(
 
 /// The attributes that name an element.
 pub(super) fn chosen(table: &str, element: &Element) -> Vec<u8> {
+    listed(table, element, &[])
+}
+
+/// The same with its value.
+fn whole(table: &str, element: &Element) -> Vec<u8> {
+    let value = element.value.as_deref();
+    let value = value.map(|value| nest(number::DATA, attribute(number::VALUE, value)));
+    listed(table, element, &value.unwrap_or_default())
+}
+
+fn listed(table: &str, element: &Element, value: &[u8]) -> Vec<u8> {
     let key = nest(number::KEY, attribute(number::VALUE, &element.key));
-    let list = nest(number::ELEMENTS, nest(number::ELEMENT, key));
+    let one = nest(number::ELEMENT, [&key, value].concat());
     [
         text(number::TABLE, table),
         text(number::SET, &element.set),
-        list,
+        nest(number::ELEMENTS, one),
     ]
     .concat()
 }

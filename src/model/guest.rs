@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Bytes, CpuSet, Cpus, GuestName, ImageName, Rate};
+use super::{Bytes, CpuSet, Cpus, Forward, GuestName, ImageName, Rate};
 
 /// One guest's whole definition after profiles and defaults.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -323,6 +323,8 @@ pub struct NetworkWish {
     pub burst_in: Option<Bytes>,
     /// How much of that may go at once; `None` for what fits the rate.
     pub burst_out: Option<Bytes>,
+    /// Ports of the host that lead to it.
+    pub forwards: Vec<Forward>,
 }
 
 /// First-boot access data.

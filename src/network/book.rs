@@ -12,7 +12,7 @@ use super::lease::{Lease, LeaseError, Leases};
 use super::subnet::Subnet;
 use super::{Network, host};
 use crate::kernel::netlink::Netlink;
-use crate::model::GuestName;
+use crate::model::{GuestName, NetworkWish};
 
 /// What `network.json` remembers: the pool that was chosen because the settings named none.
 #[derive(Debug, Serialize, Deserialize)]
@@ -23,17 +23,20 @@ struct Chosen {
 
 impl Network {
     /// Gives a guest its address: the one it has; the one it wishes, if free; else the lowest free
-    /// one. A wish that differs from what it has moves it.
+    /// one. A wish that differs from what it has moves it. Leads the ports of the host to it that it
+    /// wishes.
     ///
     /// # Errors
     /// When the wish cannot be met, the pool is used up, or a file or the kernel fails. Nothing is
     /// changed then.
-    pub fn lease(&self, guest: &GuestName, wish: Option<Ipv4Addr>) -> Result<Lease, LeaseError> {
+    pub fn lease(&self, guest: &GuestName, wish: &NetworkWish) -> Result<Lease, LeaseError> {
         let lock = self.lock_book()?;
         let subnet = self.subnet(&lock).map_err(Box::new)?;
         let mut before = None;
+        let mut led = false;
         let lease = self.change(&lock, |leases| {
             before = leases.get(guest);
+            led = leases.forwards(guest) != wish.forwards;
             self.give(leases, guest, wish, subnet)
         })?;
         if let Some(moved) = before
@@ -42,6 +45,9 @@ impl Network {
         {
             files::pause(&self.leases_file())?;
             self.expel(&moved).map_err(Box::new)?;
+        } else if led {
+            files::pause(&self.leases_file())?;
+            self.lead_as_written().map_err(Box::new)?;
         }
         Ok(lease)
     }
@@ -50,7 +56,7 @@ impl Network {
     ///
     /// # Errors
     /// As [`Network::lease`].
-    pub fn preview(&self, guest: &GuestName, wish: Option<Ipv4Addr>) -> Result<Lease, LeaseError> {
+    pub fn preview(&self, guest: &GuestName, wish: &NetworkWish) -> Result<Lease, LeaseError> {
         let subnet = match self.known_subnet()? {
             Some(subnet) => subnet,
             None => self.pick_subnet().map_err(Box::new)?,
@@ -62,10 +68,11 @@ impl Network {
         &self,
         leases: &mut Leases,
         guest: &GuestName,
-        wish: Option<Ipv4Addr>,
+        wish: &NetworkWish,
         subnet: Subnet,
     ) -> Result<Lease, LeaseError> {
-        let address = leases.give(guest, wish, subnet)?;
+        let address = leases.give(guest, wish.address, subnet)?;
+        self.give_ports(leases, guest, &wish.forwards)?;
         Lease::of(address, subnet, self.layout.tag()).ok_or_else(|| LeaseError::Stranded {
             guest: guest.clone(),
             address,
@@ -151,13 +158,14 @@ impl Network {
         })
     }
 
-    /// Writes `leases.json` anew from what the caller knows of guests on the bridge and their
-    /// addresses; the old file stays beside it as `leases.damaged`. Those with a known address come
-    /// first, so that no other guest takes it.
+    /// Writes `leases.json` anew from what the caller knows of guests on the bridge, their addresses
+    /// and their ports of the host; the old file stays beside it as `leases.damaged`. Those with a
+    /// known address come first, so that no other guest takes it; of two that claim one address, or
+    /// one port, the first has it.
     ///
     /// # Errors
-    /// When two guests claim an address, one is outside the pool, or a file cannot be written.
-    pub fn rebuild(&self, known: &[(GuestName, Option<Ipv4Addr>)]) -> Result<(), LeaseError> {
+    /// When an address is outside the pool, or a file cannot be written.
+    pub fn rebuild(&self, known: &[(GuestName, NetworkWish)]) -> Result<(), LeaseError> {
         let lock = self.lock_book()?;
         let chosen = self.chosen_file();
         if files::read::<Chosen>(&chosen).is_err() {
@@ -165,9 +173,21 @@ impl Network {
         }
         let subnet = self.subnet(&lock).map_err(Box::new)?;
         let mut leases = Leases::default();
-        let (wishing, content): (Vec<_>, Vec<_>) = known.iter().partition(|(_, a)| a.is_some());
-        for (guest, wish) in wishing.into_iter().chain(content) {
-            leases.give(guest, *wish, subnet)?;
+        let taken = |error: &LeaseError| {
+            matches!(error, LeaseError::Taken { .. } | LeaseError::PortTaken { .. })
+        };
+        for (guest, wish) in known.iter().filter(|(_, wish)| wish.address.is_some()) {
+            match leases.give(guest, wish.address, subnet) {
+                Err(error) if !taken(&error) => return Err(error),
+                Ok(_) | Err(_) => {}
+            }
+        }
+        for (guest, wish) in known {
+            leases.give(guest, None, subnet)?;
+            match leases.lead(guest, &wish.forwards) {
+                Err(error) if !taken(&error) => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
         }
         let file = self.leases_file();
         files::rename(&file, &file.with_extension("damaged"))?;
@@ -207,7 +227,7 @@ impl Network {
     }
 
     /// Reads the book, lets `what` change it, and writes it when it did.
-    fn change<T>(
+    pub(super) fn change<T>(
         &self,
         _lock: &Locked,
         what: impl FnOnce(&mut Leases) -> Result<T, LeaseError>,
@@ -248,7 +268,7 @@ mod tests {
     use std::io::ErrorKind::NotFound;
 
     use super::*;
-    use crate::model::Layout;
+    use crate::model::{Layout, NetworkWish};
     use crate::network::NetworkSettings;
 
     /// An installation of its own with a fixed pool, removed when dropped.
@@ -279,6 +299,13 @@ mod tests {
         }
     }
 
+    fn wishing(address: Ipv4Addr) -> NetworkWish {
+        NetworkWish {
+            address: Some(address),
+            ..NetworkWish::default()
+        }
+    }
+
     fn name(text: &str) -> GuestName {
         text.parse().unwrap()
     }
@@ -286,17 +313,17 @@ mod tests {
     #[test]
     fn leases_outlive_the_process() {
         let place = Place::new("outlive");
-        let preview = place.network().preview(&name("web"), None).unwrap();
+        let preview = place.network().preview(&name("web"), &NetworkWish::default()).unwrap();
         assert_eq!(
             fs::metadata(&place.root).err().map(|e| e.kind()),
             Some(NotFound)
         );
-        let lease = place.network().lease(&name("web"), None).unwrap();
+        let lease = place.network().lease(&name("web"), &NetworkWish::default()).unwrap();
         assert_eq!(preview, lease);
         let network = place.network();
         assert_eq!(network.find(&name("web")).unwrap().as_ref(), Some(&lease));
         network.rename(&name("web"), &name("www")).unwrap();
-        assert_eq!(network.lease(&name("www"), None).unwrap(), lease);
+        assert_eq!(network.lease(&name("www"), &NetworkWish::default()).unwrap(), lease);
         assert_eq!(
             network.hosts().unwrap(),
             [(lease.address, "www".to_owned())]
@@ -311,10 +338,10 @@ mod tests {
     fn a_damaged_book_is_named_and_kept() {
         let place = Place::new("damaged");
         let network = place.network();
-        network.lease(&name("web"), None).unwrap();
+        network.lease(&name("web"), &NetworkWish::default()).unwrap();
         fs::write(network.leases_file(), "{\"version\":1").unwrap();
         for error in [
-            network.lease(&name("db"), None).unwrap_err().to_string(),
+            network.lease(&name("db"), &NetworkWish::default()).unwrap_err().to_string(),
             network.check().unwrap_err().to_string(),
             network.release(&name("web")).unwrap_err().to_string(),
         ] {
@@ -325,11 +352,15 @@ mod tests {
 
         let web = [10, 9, 0, 2].into();
         network
-            .rebuild(&[(name("db"), None), (name("web"), Some(web))])
+            .rebuild(&[
+                (name("db"), NetworkWish::default()),
+                (name("web"), wishing(web)),
+                (name("twin"), wishing(web)),
+            ])
             .unwrap();
         network.check().unwrap();
         assert_eq!(network.find(&name("web")).unwrap().unwrap().address, web);
-        assert_eq!(network.hosts().unwrap().len(), 2);
+        assert_eq!(network.hosts().unwrap().len(), 3);
     }
 
     #[test]
@@ -342,7 +373,7 @@ mod tests {
                 scope.spawn(move || {
                     for n in 0..10 {
                         let guest = name(&format!("g{thread}-{n}"));
-                        network.lease(&guest, None).unwrap();
+                        network.lease(&guest, &NetworkWish::default()).unwrap();
                     }
                 });
             }

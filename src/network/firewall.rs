@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use super::guard;
+use super::{forward, guard};
 use super::subnet::Subnet;
 use crate::kernel::netlink_nft::Family;
 
@@ -22,7 +22,7 @@ const PLACES: [&str; 4] = [
 
 /// Raised whenever the rules change: what was set up by a program of another revision is set up anew,
 /// and a start need not write out all rules to find that they stand.
-pub(super) const REVISION: u32 = 2;
+pub(super) const REVISION: u32 = 3;
 
 /// The firewall could not be set.
 #[derive(Debug, thiserror::Error)]
@@ -71,8 +71,8 @@ pub(super) fn tables(name: &str, bridge: &str, subnet: Subnet, nat: bool) -> Val
     json!({ "nftables": all })
 }
 
-/// Guests go out under the host's address. Into the bridge comes what answers them and what the host
-/// itself published to them (destination NAT); a neighbour of the host that routes to the pool by
+/// Guests go out under the host's address. Into the bridge comes what answers them and what a port of
+/// the host leads there (`forward.rs`, or anybody's destination NAT); a neighbour of the host that routes to the pool by
 /// itself does not get in. Guests speak with each other, and the host with them, without passing here.
 fn nat_table(name: &str, bridge: &str, subnet: Subnet) -> Vec<Value> {
     let at = (Family::Inet, name.to_owned());
@@ -84,8 +84,9 @@ fn nat_table(name: &str, bridge: &str, subnet: Subnet) -> Vec<Value> {
         json!({"payload": {"protocol": "ip", "field": "saddr"}}),
         json!({"prefix": {"addr": subnet.network(), "len": subnet.prefix()}}),
     );
-    let forward = |expr: Value| rule(&at, "forward", expr);
-    vec![
+    let pass = |expr: Value| rule(&at, "forward", expr);
+    let dnat = || ct("status", json!("dnat"));
+    let mut all = vec![
         // Adding first makes deleting safe where there is none.
         json!({"add": {"table": {"family": "inet", "name": name}}}),
         json!({"delete": {"table": {"family": "inet", "name": name}}}),
@@ -96,14 +97,20 @@ fn nat_table(name: &str, bridge: &str, subnet: Subnet) -> Vec<Value> {
             "postrouting",
             json!([source, out("!="), {"masquerade": null}]),
         ),
-        chain(&at, "forward", "filter", "forward", 0),
-        forward(json!([inside, {"accept": null}])),
-        forward(
-            json!([out("=="), ct("state", json!(["established", "related"])), {"accept": null}]),
+        // From one guest to another by a port of the host: the answer has to come back this way.
+        rule(
+            &at,
+            "postrouting",
+            json!([source, out("=="), dnat(), {"masquerade": null}]),
         ),
-        forward(json!([out("=="), ct("status", json!("dnat")), {"accept": null}])),
-        forward(json!([out("=="), {"drop": null}])),
-    ]
+        chain(&at, "forward", "filter", "forward", 0),
+        pass(json!([inside, {"accept": null}])),
+        pass(json!([out("=="), ct("state", json!(["established", "related"])), {"accept": null}])),
+        pass(json!([out("=="), dnat(), {"accept": null}])),
+        pass(json!([out("=="), {"drop": null}])),
+    ];
+    all.extend(forward::table(&at));
+    all
 }
 
 /// A table: its family and name.

@@ -18,6 +18,7 @@ use super::traffic;
 use super::{FileError, Network};
 use crate::kernel::netlink::Netlink;
 use crate::kernel::netlink_nft::{self, Element, Family, NAME_LENGTH};
+use crate::model::Forward;
 
 /// Interfaces the rules are for. Whatever else somebody put on the bridge is not held to them.
 const PORTS: &str = "ports";
@@ -120,17 +121,19 @@ fn elements(lease: &Lease) -> Vec<Element> {
 
 impl Network {
     /// Lets a guest send from its interface what its lease says; without this, nothing passes. It may
-    /// have been let already. One transaction.
+    /// have been let already. One transaction. What leads to it from the host is looked at if there
+    /// is to be something.
     ///
     /// # Errors
     /// When the table is gone or the kernel refuses.
-    pub fn admit(&self, lease: &Lease) -> Result<(), HostError> {
+    pub fn admit(&self, lease: &Lease, forwards: &[Forward]) -> Result<(), HostError> {
         let table = self.layout.kernel_name();
-        Ok(netlink_nft::add_elements(
-            Family::Bridge,
-            &table,
-            &elements(lease),
-        )?)
+        netlink_nft::add_elements(Family::Bridge, &table, &elements(lease))?;
+        if !forwards.is_empty() {
+            let _lock = self.lock_book()?;
+            self.lead_as_written()?;
+        }
+        Ok(())
     }
 
     /// Keeps a running guest apart, or not; `isolated` is what it says itself. One that was started
@@ -153,7 +156,7 @@ impl Network {
         for element in elements(lease) {
             netlink_nft::delete_element(Family::Bridge, &table, &element)?;
         }
-        Ok(())
+        self.lead_as_written()
     }
 
     /// Lets all guests that have a lease send, and nobody else: the table is new, or of another pool.
@@ -167,7 +170,8 @@ impl Network {
         for stranger in self.strangers(subnet)? {
             netlink_nft::delete_element(Family::Bridge, &table, &stranger)?;
         }
-        Ok(())
+        let _lock = self.lock_book()?;
+        self.lead_as_written()
     }
 
     /// Elements of the table that no lease accounts for: a command died between the two.

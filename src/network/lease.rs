@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::files::FileError;
 use super::host::HostError;
 use super::subnet::Subnet;
-use crate::model::GuestName;
+use crate::model::{Forward, GuestName, Protocol};
 
 /// What a guest on the bridge is given; the same as long as the guest exists.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,6 +108,44 @@ pub enum LeaseError {
         /// The pool now.
         subnet: Subnet,
     },
+    /// Another guest has a port of it.
+    #[error(
+        "cannot lead {wanted} to {guest}: {holder} has {held}; choose another port of the host, or take it from {holder} with `bulkhead set {holder} --unset network.forward.{held}`"
+    )]
+    PortTaken {
+        /// Who asked.
+        guest: GuestName,
+        /// For what.
+        wanted: Forward,
+        /// Who has it.
+        holder: GuestName,
+        /// As what.
+        held: Forward,
+    },
+    /// A program of the host listens there.
+    #[error(
+        "cannot lead {wanted} to {guest}: a program of the host listens on {protocol} port {port}; choose another port of the host, or end that program"
+    )]
+    PortBusy {
+        /// Who asked.
+        guest: GuestName,
+        /// For what.
+        wanted: Forward,
+        /// What runs over it.
+        protocol: Protocol,
+        /// The port.
+        port: u16,
+    },
+    /// Nothing leads ports anywhere.
+    #[error(
+        "cannot lead {wanted} to {guest}: this host's guests are reached by their own addresses; set network.nat in bulkhead.toml"
+    )]
+    NoNat {
+        /// Who asked.
+        guest: GuestName,
+        /// For what.
+        wanted: Forward,
+    },
     /// Renamed to a name in use.
     #[error("cannot pass the address of {from} to {to}: {to} has one already ({address})")]
     NameInUse {
@@ -126,11 +164,18 @@ pub enum LeaseError {
     Host(#[from] Box<HostError>),
 }
 
-/// All leases of an installation. An address is in it once at most.
+/// All leases of an installation. An address is in it once at most, and so is a port of the host.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Written", into = "Written")]
 pub(super) struct Leases {
-    by_guest: BTreeMap<GuestName, Ipv4Addr>,
+    by_guest: BTreeMap<GuestName, Held>,
+}
+
+/// What one guest has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Held {
+    address: Ipv4Addr,
+    forwards: Vec<Forward>,
 }
 
 /// The form on disk.
@@ -146,11 +191,17 @@ struct Written {
 struct Line {
     guest: GuestName,
     address: Ipv4Addr,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    forwards: Vec<Forward>,
 }
 
 impl From<Leases> for Written {
     fn from(leases: Leases) -> Self {
-        let line = |(guest, address)| Line { guest, address };
+        let line = |(guest, held): (GuestName, Held)| Line {
+            guest,
+            address: held.address,
+            forwards: held.forwards,
+        };
         Self {
             version: 1,
             leases: leases.by_guest.into_iter().map(line).collect(),
@@ -166,12 +217,20 @@ impl TryFrom<Written> for Leases {
             return Err(format!("version {} is not known", written.version));
         }
         let mut seen = BTreeSet::new();
+        let mut ports = BTreeSet::new();
         let mut by_guest = BTreeMap::new();
-        for Line { guest, address } in written.leases {
+        for line in written.leases {
+            let (guest, address, forwards) = (line.guest, line.address, line.forwards);
             if !seen.insert(address) {
                 return Err(format!("{address} is there twice"));
             }
-            if by_guest.insert(guest.clone(), address).is_some() {
+            for one in &forwards {
+                if !one.ports().all(|(port, _)| ports.insert((one.protocol, port))) {
+                    return Err(format!("a port of {one} is there twice"));
+                }
+            }
+            let held = Held { address, forwards };
+            if by_guest.insert(guest.clone(), held).is_some() {
                 return Err(format!("{guest} is there twice"));
             }
         }
@@ -181,7 +240,7 @@ impl TryFrom<Written> for Leases {
 
 impl Leases {
     pub(super) fn iter(&self) -> impl Iterator<Item = (&GuestName, Ipv4Addr)> {
-        self.by_guest.iter().map(|(g, a)| (g, *a))
+        self.by_guest.iter().map(|(g, held)| (g, held.address))
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -189,7 +248,45 @@ impl Leases {
     }
 
     pub(super) fn get(&self, guest: &GuestName) -> Option<Ipv4Addr> {
-        self.by_guest.get(guest).copied()
+        self.by_guest.get(guest).map(|held| held.address)
+    }
+
+    /// Which ports of the host lead to a guest.
+    pub(super) fn forwards(&self, guest: &GuestName) -> &[Forward] {
+        self.by_guest
+            .get(guest)
+            .map_or(&[], |held| held.forwards.as_slice())
+    }
+
+    /// All of them, each with the address it leads to.
+    pub(super) fn all_forwards(&self) -> impl Iterator<Item = (Forward, Ipv4Addr)> {
+        let of = |held: &Held| (held.forwards.clone(), held.address);
+        let each = self.by_guest.values().map(of);
+        each.flat_map(|(forwards, address)| forwards.into_iter().map(move |one| (one, address)))
+    }
+
+    /// Leads these ports of the host, and no others, to a guest that has an address. They do not
+    /// meet each other.
+    pub(super) fn lead(
+        &mut self,
+        guest: &GuestName,
+        wanted: &[Forward],
+    ) -> Result<(), LeaseError> {
+        for (holder, held) in self.by_guest.iter().filter(|(name, _)| *name != guest) {
+            let meets = |one: &Forward| held.forwards.iter().find(|other| other.meets(one));
+            if let Some((wanted, held)) = wanted.iter().find_map(|one| Some((one, meets(one)?))) {
+                return Err(LeaseError::PortTaken {
+                    guest: guest.clone(),
+                    wanted: *wanted,
+                    holder: holder.clone(),
+                    held: *held,
+                });
+            }
+        }
+        if let Some(held) = self.by_guest.get_mut(guest) {
+            wanted.clone_into(&mut held.forwards);
+        }
+        Ok(())
     }
 
     fn holder(&self, address: Ipv4Addr) -> Option<&GuestName> {
@@ -216,7 +313,9 @@ impl Leases {
             (Some(address), _) => self.check_wish(guest, address, subnet)?,
             (None, None) => self.lowest_free(guest, subnet)?,
         };
-        self.by_guest.insert(guest.clone(), address);
+        let forwards = self.forwards(guest).to_vec();
+        self.by_guest
+            .insert(guest.clone(), Held { address, forwards });
         Ok(address)
     }
 
@@ -258,7 +357,7 @@ impl Leases {
     }
 
     fn lowest_free(&self, guest: &GuestName, subnet: Subnet) -> Result<Ipv4Addr, LeaseError> {
-        let taken: BTreeSet<Ipv4Addr> = self.by_guest.values().copied().collect();
+        let taken: BTreeSet<Ipv4Addr> = self.iter().map(|(_, address)| address).collect();
         subnet
             .guests()
             .find(|a| !taken.contains(a))
@@ -271,9 +370,9 @@ impl Leases {
 
     /// Passes the lease on to the guest's new name; a guest without one has nothing to pass on.
     pub(super) fn rename(&mut self, from: &GuestName, to: &GuestName) -> Result<(), LeaseError> {
-        let Some(address) = self.get(from).filter(|_| from != to) else {
+        if from == to || self.get(from).is_none() {
             return Ok(());
-        };
+        }
         if let Some(address) = self.get(to) {
             return Err(LeaseError::NameInUse {
                 from: from.clone(),
@@ -281,14 +380,15 @@ impl Leases {
                 address,
             });
         }
-        self.by_guest.remove(from);
-        self.by_guest.insert(to.clone(), address);
+        if let Some(held) = self.by_guest.remove(from) {
+            self.by_guest.insert(to.clone(), held);
+        }
         Ok(())
     }
 
     /// Frees a guest's address, and says which it was.
     pub(super) fn release(&mut self, guest: &GuestName) -> Option<Ipv4Addr> {
-        self.by_guest.remove(guest)
+        self.by_guest.remove(guest).map(|held| held.address)
     }
 }
 
@@ -347,6 +447,39 @@ mod tests {
         assert_eq!(leases.give(&web, wish(5), pool()).ok(), wish(5), "twice");
         assert_eq!(leases.give(&web, wish(3), pool()).ok(), wish(3), "moves");
         assert_eq!(leases.give(&db, wish(5), pool()).ok(), wish(5), "freed");
+    }
+
+    #[test]
+    fn a_port_of_the_host_leads_to_one_guest() {
+        let mut leases = Leases::default();
+        let (web, db) = (name("web"), name("db"));
+        let of = |texts: &[&str]| -> Vec<Forward> {
+            texts.iter().map(|text| text.parse().unwrap()).collect()
+        };
+        for guest in [&web, &db] {
+            leases.give(guest, None, pool()).unwrap();
+        }
+        leases
+            .lead(&web, &of(&["8000-8009:1-10", "53/udp"]))
+            .unwrap();
+        let before = leases.clone();
+        let error = leases.lead(&db, &of(&["1:1", "8009:80"])).unwrap_err();
+        assert!(
+            error.to_string().contains("web has 8000-8009:1-10;"),
+            "{error}"
+        );
+        assert_eq!(leases, before);
+        leases.lead(&db, &of(&["8010:80", "53/tcp"])).unwrap();
+        assert_eq!(leases.all_forwards().count(), 4);
+        let again: Leases = serde_json::from_value(serde_json::to_value(&leases).unwrap()).unwrap();
+        assert_eq!(again, leases);
+        leases.rename(&web, &name("www")).unwrap();
+        assert_eq!(leases.forwards(&name("www")).len(), 2);
+        leases.give(&db, Some([10, 9, 0, 6].into()), pool()).unwrap();
+        assert_eq!(leases.forwards(&db).len(), 2, "they follow the address");
+        leases.release(&name("www"));
+        leases.lead(&db, &of(&["8009:80"])).unwrap();
+        assert_eq!(leases.all_forwards().count(), 1);
     }
 
     #[test]
@@ -409,6 +542,13 @@ mod tests {
         assert!(file(1, &[line("a", "10.9.0.2"), line("b", "10.9.0.2")]).is_err());
         assert!(file(1, &[line("a", "10.9.0.2"), line("a", "10.9.0.3")]).is_err());
         assert!(file(1, &[line("../a", "10.9.0.2")]).is_err());
+        let forward = |ports: &str| {
+            let line = line("c", "10.9.0.4");
+            format!(r#"{},"forwards":["{ports}"]}}"#, &line[..line.len() - 1])
+        };
+        assert!(file(1, &[forward("8080:80")]).is_ok());
+        assert!(file(1, &[forward("8080:80\",\"8080:81")]).is_err());
+        assert!(file(1, &[forward("0:80")]).is_err());
     }
 
     proptest! {

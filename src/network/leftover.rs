@@ -3,10 +3,10 @@
 
 use std::fmt;
 
-use super::Network;
 use super::bridge::ports;
 use super::host::HostError;
 use super::lease::Lease;
+use super::{Network, forward};
 use crate::kernel::netlink::{Link, Netlink};
 use crate::kernel::netlink_nft::{self, Element, Family};
 use crate::model::GuestName;
@@ -20,12 +20,15 @@ pub struct Leftover {
     pub guest: Option<GuestName>,
 }
 
-/// An element of the firewall's sets that belongs to no guest.
+/// An element of the firewall's sets and maps that belongs to no guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StaleEntry(Element);
 
 impl fmt::Display for StaleEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(port) = forward::shown(&self.0) {
+            return f.write_str(&port);
+        }
         let name = self.0.key().split(|byte| *byte == 0).next();
         let name = String::from_utf8_lossy(name.unwrap_or_default());
         write!(f, "{name} in {}", self.0.set())
@@ -63,8 +66,8 @@ impl Network {
             .collect())
     }
 
-    /// Addresses that the firewall lets send though no guest has them: a command died after it gave
-    /// one up.
+    /// Addresses that the firewall lets send, and ports that it leads somewhere, though no guest has
+    /// them: a command died after it gave one up.
     ///
     /// # Errors
     /// When the kernel refuses or the leases cannot be read.
@@ -72,8 +75,9 @@ impl Network {
         let Some(subnet) = self.known_subnet()? else {
             return Ok(Vec::new());
         };
-        let strangers = self.strangers(subnet)?.into_iter();
-        Ok(strangers.map(StaleEntry).collect())
+        let mut all = self.strangers(subnet)?;
+        all.extend(self.astray()?);
+        Ok(all.into_iter().map(StaleEntry).collect())
     }
 
     /// Whether guests are on the bridge and its firewall is gone: whoever reloaded the host's own
@@ -95,6 +99,11 @@ impl Network {
     /// When the kernel refuses.
     pub fn remove_entry(&self, entry: &StaleEntry) -> Result<(), HostError> {
         let table = self.layout.kernel_name();
+        if forward::shown(&entry.0).is_some() {
+            // Another guest may have got the port meanwhile, so all is made what the book says.
+            let _lock = self.lock_book()?;
+            return self.lead_as_written();
+        }
         netlink_nft::delete_element(Family::Bridge, &table, &entry.0)?;
         Ok(())
     }

@@ -10,6 +10,7 @@
 //! | `host.rs` | the host's side: bridge, forwarding, set up and taken down |
 //! | `bridge.rs` | whose the bridge is, kept on the bridge itself |
 //! | `firewall.rs` | the nftables rule sets and the run of `nft` |
+//! | `forward.rs` | which ports of the host lead to which guest |
 //! | `guard.rs` | what a guest may send: the rules, and each guest's entry in them |
 //! | `shape.rs` | how fast a guest is |
 //! | `traffic.rs` | what guests send and receive, counted |
@@ -22,6 +23,7 @@ mod bridge;
 mod dns;
 mod files;
 mod firewall;
+mod forward;
 mod guard;
 mod host;
 mod lease;

@@ -1,0 +1,184 @@
+//! Ports of the host that lead to guests. The rules are the same for all and written once, with the
+//! table of family inet; which port leads where are elements of its maps, so neither a start nor a
+//! change writes a rule. Who has which port is in the book of leases: elements follow from it and
+//! stay as long as the guest has the port, whether it runs or not.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use super::Network;
+use super::firewall::{At, chain, matches, rule};
+use super::host::HostError;
+use super::lease::{LeaseError, Leases};
+use crate::kernel::listening;
+use crate::kernel::netlink::NetlinkError;
+use crate::kernel::netlink_nft::{self, Element, Family, table_exists};
+use crate::model::{Forward, GuestName, Protocol};
+
+/// NF_IP_PRI_NAT_DST.
+const DESTINATION: i32 = -100;
+/// Changes of the kernel's maps in one transaction; far below what a socket takes.
+const MOST_AT_ONCE: usize = 500;
+
+/// The maps of a protocol: port of the host to address, and to port of the guest.
+fn maps(protocol: Protocol) -> [String; 2] {
+    ["address", "port"].map(|what| format!("{protocol}_{what}"))
+}
+
+/// What leads packets to guests: those from outside and from guests, and the host's own.
+pub(super) fn table(at: &At) -> Vec<Value> {
+    let (family, table) = at;
+    let mut all = Vec::new();
+    for protocol in Protocol::ALL {
+        for (name, kind) in maps(protocol).iter().zip(["ipv4_addr", "inet_service"]) {
+            all.push(json!({"add": {"map": {
+                "family": family.name(), "table": table, "name": name,
+                "type": "inet_service", "map": kind
+            }}}));
+        }
+    }
+    for hook in ["prerouting", "output"] {
+        all.push(chain(at, hook, "nat", hook, DESTINATION));
+        all.extend(Protocol::ALL.map(|protocol| rule(at, hook, lead(protocol))));
+    }
+    all
+}
+
+/// To an address of the host, but for that which only itself has.
+fn lead(protocol: Protocol) -> Value {
+    let port = json!({"payload": {"protocol": protocol.name(), "field": "dport"}});
+    let [address, to] =
+        maps(protocol).map(|map| json!({"map": {"key": port, "data": format!("@{map}")}}));
+    let destination = json!({"payload": {"protocol": "ip", "field": "daddr"}});
+    let kind = json!({"fib": {"result": "type", "flags": ["daddr"]}});
+    json!([
+        matches("==", json!({"meta": {"key": "nfproto"}}), json!("ipv4")),
+        matches("==", kind, json!("local")),
+        matches("!=", destination, json!({"prefix": {"addr": "127.0.0.0", "len": 8}})),
+        {"dnat": {"family": "ip", "addr": address, "port": to}}
+    ])
+}
+
+/// What the book says, as the kernel keeps it.
+fn elements(leases: &Leases) -> BTreeSet<Element> {
+    let mut all = BTreeSet::new();
+    for (forward, address) in leases.all_forwards() {
+        let [addresses, ports] = maps(forward.protocol);
+        for (host, guest) in forward.ports() {
+            let of = |map: &str| Element::new(map, host.to_be_bytes().to_vec());
+            all.insert(of(&addresses).with_value(address.octets().to_vec()));
+            all.insert(of(&ports).with_value(guest.to_be_bytes().to_vec()));
+        }
+    }
+    all
+}
+
+/// What an element is about, as doctor shows it.
+pub(super) fn shown(element: &Element) -> Option<String> {
+    let of = |protocol: &Protocol| maps(*protocol).iter().any(|map| map == element.set());
+    let protocol = Protocol::ALL.into_iter().find(of)?;
+    let port = u16::from_be_bytes(element.key().try_into().ok()?);
+    Some(format!("{protocol} port {port}"))
+}
+
+impl Network {
+    /// Leads these ports of the host, and no others, to a guest that has an address; one that has
+    /// none yet gets them with its address.
+    ///
+    /// # Errors
+    /// When another guest or a program of the host has one of them, or a file or the kernel fails.
+    /// Nothing is changed then.
+    pub fn lead(&self, guest: &GuestName, wanted: &[Forward]) -> Result<(), LeaseError> {
+        let lock = self.lock_book()?;
+        let before = self.leases()?;
+        if before.get(guest).is_none() {
+            return Ok(());
+        }
+        self.change(&lock, |leases| self.give_ports(leases, guest, wanted))?;
+        let done = self.lead_as_written();
+        if done.is_err() {
+            let old = before.forwards(guest);
+            // The error that matters is the kernel's.
+            let _same = self.change(&lock, |leases| leases.lead(guest, old));
+        }
+        done.map_err(|error| Box::new(error).into())
+    }
+
+    /// Puts ports of the host down for a guest, those it does not have yet only when nobody listens
+    /// there.
+    pub(super) fn give_ports(
+        &self,
+        leases: &mut Leases,
+        guest: &GuestName,
+        wanted: &[Forward],
+    ) -> Result<(), LeaseError> {
+        let had = leases.forwards(guest).to_vec();
+        if had == wanted {
+            return Ok(());
+        }
+        leases.lead(guest, wanted)?;
+        if let (false, Some(wanted)) = (self.nat, wanted.first().copied()) {
+            let guest = guest.clone();
+            return Err(LeaseError::NoNat { guest, wanted });
+        }
+        for protocol in Protocol::ALL {
+            let new = |one: &&Forward| one.protocol == protocol && !had.contains(one);
+            let mut new = wanted.iter().filter(new).peekable();
+            if new.peek().is_none() {
+                continue;
+            }
+            let busy = listening::ports(protocol).map_err(|e| Box::new(HostError::from(e)))?;
+            let port = |one: &Forward| one.ports().find(|(port, _)| busy.contains(port));
+            if let Some((wanted, (port, _))) = new.find_map(|one| Some((*one, port(one)?))) {
+                return Err(LeaseError::PortBusy {
+                    guest: guest.clone(),
+                    wanted,
+                    protocol,
+                    port,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the kernel's maps what the book says, where there are maps. The book's lock is held.
+    pub(super) fn lead_as_written(&self) -> Result<(), HostError> {
+        let table = self.layout.kernel_name();
+        if !table_exists(Family::Inet, &table)? {
+            return Ok(());
+        }
+        let wanted = elements(&self.leases()?);
+        let there = self.led()?;
+        let old: Vec<_> = there.difference(&wanted).cloned().collect();
+        let new: Vec<_> = wanted.difference(&there).cloned().collect();
+        if old.len() + new.len() <= MOST_AT_ONCE {
+            netlink_nft::exchange(Family::Inet, &table, &old, &new)?;
+            return Ok(());
+        }
+        for some in old.chunks(MOST_AT_ONCE) {
+            netlink_nft::exchange(Family::Inet, &table, some, &[])?;
+        }
+        for some in new.chunks(MOST_AT_ONCE) {
+            netlink_nft::exchange(Family::Inet, &table, &[], some)?;
+        }
+        Ok(())
+    }
+
+    /// Ports that the kernel leads where the book does not say: a command died between the two.
+    pub(super) fn astray(&self) -> Result<Vec<Element>, HostError> {
+        let there = self.led()?;
+        // After the elements: whoever adds one has it in the book by then.
+        let wanted = elements(&self.leases()?);
+        Ok(there.difference(&wanted).cloned().collect())
+    }
+
+    fn led(&self) -> Result<BTreeSet<Element>, NetlinkError> {
+        let table = self.layout.kernel_name();
+        let mut there = BTreeSet::new();
+        for map in Protocol::ALL.into_iter().flat_map(maps) {
+            there.extend(netlink_nft::elements(Family::Inet, &table, &map)?);
+        }
+        Ok(there)
+    }
+}

@@ -11,7 +11,7 @@ use super::render::Format;
 use super::{
     backup, capacity, change, create, delete, demo, doctor, enter, export, file, generate, image,
     import, info, keeper, life, limits, list, logs, plan, pool, profile, snapshot, template,
-    traffic, trash, wait,
+    traffic, trash, usage, wait,
 };
 use crate::model::GuestName;
 
@@ -46,6 +46,7 @@ const VERBS: &[Verb] = &[
     list::LIST,
     info::INFO,
     traffic::TRAFFIC,
+    usage::USAGE,
     limits::LIMITS,
     capacity::CAPACITY,
     enter::EXEC,

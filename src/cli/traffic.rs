@@ -1,40 +1,58 @@
 //! `traffic`: what guests have sent and received, over all their runs.
 
 use clap::builder::PossibleValuesParser;
-use clap::{Arg, ArgMatches, value_parser};
+use clap::{Arg, ArgMatches, Command, value_parser};
 use serde::Serialize;
 
 use super::command::Verb;
 use super::context::Context;
 use super::fault::Result;
 use super::render::Cell;
-use crate::guest::traffic::{By, Period};
+use super::select;
+use crate::guest::account::{By, Period};
 use crate::guest::view::bytes_text;
-use crate::model::GuestName;
+use crate::model::{GuestName, Traffic};
 
 pub(super) const TRAFFIC: Verb = Verb {
     name: "traffic",
     about: "Say how much guests have sent and received",
-    build: |command| {
-        command
-            .arg(
-                Arg::new("names")
-                    .value_name("NAME")
-                    .num_args(0..)
-                    .value_parser(value_parser!(GuestName))
-                    .help("Guests, in this order [default: all]"),
-            )
-            .arg(
-                Arg::new("by")
-                    .long("by")
-                    .value_name("PERIOD")
-                    .value_parser(PossibleValuesParser::new(["day", "month"]))
-                    .help("A line for each day or month (UTC) instead of one for all time"),
-            )
-    },
+    build: |command| periods(some(command)),
     run: traffic,
     hidden: false,
 };
+
+/// The arguments that choose guests to look at; all without one.
+pub(super) fn some(command: Command) -> Command {
+    command
+        .arg(
+            Arg::new("names")
+                .value_name("NAME")
+                .num_args(0..)
+                .value_parser(value_parser!(GuestName))
+                .help("Guests, in this order [default: all]"),
+        )
+        .arg(select::by_label())
+}
+
+/// `--by`.
+pub(super) fn periods(command: Command) -> Command {
+    command.arg(
+        Arg::new("by")
+            .long("by")
+            .value_name("PERIOD")
+            .value_parser(PossibleValuesParser::new(["day", "month"]))
+            .help("A line for each day or month (UTC) instead of one for all time"),
+    )
+}
+
+/// What `--by` says.
+pub(super) fn by(matches: &ArgMatches) -> By {
+    match matches.get_one::<String>("by").map(String::as_str) {
+        Some("day") => By::Day,
+        Some(_) => By::Month,
+        None => By::All,
+    }
+}
 
 #[derive(Serialize)]
 struct Row {
@@ -51,7 +69,10 @@ struct Row {
 }
 
 impl Row {
-    fn of(name: &GuestName, Period { period, traffic }: Period) -> Self {
+    fn of(name: &GuestName, period: Period) -> Self {
+        let Period {
+            period, traffic, ..
+        } = period;
         let (sent, received) = (traffic.sent(), traffic.received());
         Self {
             name: name.clone(),
@@ -72,22 +93,12 @@ const HEADINGS: [&str; 6] = ["NAME", "PERIOD", "SENT", "PACKETS", "RECEIVED", "P
 
 fn traffic(context: &Context, matches: &ArgMatches) -> Result<u8> {
     let manager = context.manager()?;
-    let mut names: Vec<GuestName> = matches
-        .get_many("names")
-        .map(|names| names.cloned().collect())
-        .unwrap_or_default();
-    if names.is_empty() {
-        names = manager.names()?;
-    }
-    let by = match matches.get_one::<String>("by").map(String::as_str) {
-        Some("day") => By::Day,
-        Some(_) => By::Month,
-        None => By::All,
-    };
+    let by = by(matches);
     let mut rows = Vec::new();
-    for name in &names {
-        let periods = manager.traffic(name, by)?.into_iter();
-        rows.extend(periods.map(|period| Row::of(name, period)));
+    for name in select::chosen(context, matches)? {
+        let periods = manager.account(&name, by)?.into_iter();
+        let counts = |one: &Period| by == By::All || one.traffic != Traffic::default();
+        rows.extend(periods.filter(counts).map(|one| Row::of(&name, one)));
     }
     context.list(&rows, &HEADINGS, |row| {
         vec![

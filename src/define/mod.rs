@@ -18,6 +18,7 @@
 //! | `check`, `check_network`, `rule` | what no guest may ask for |
 //! | `key`, `flag`, `edit`, `show` | one table of settings: flags, edits, values as text |
 //! | `settings` | `/etc/bulkhead/bulkhead.toml` |
+//! | `rates` | a rate card: what a provider charges |
 //!
 //! Nothing here asks the kernel for anything: what the machine can do comes in as `HostFacts`.
 
@@ -34,6 +35,7 @@ mod flag;
 mod key;
 mod layer;
 mod profile;
+mod rates;
 mod read;
 mod resolve;
 mod rule;
@@ -55,6 +57,7 @@ pub use file::{MAX_FILE, ReadError, read_file};
 pub use key::{KEYS, Key, KeyError, KeyPath, Kind};
 pub use layer::{Dotted, Extend, Replace};
 pub use profile::{Profile, ProfileError, Profiles};
+pub use rates::{Price, Rates};
 pub use read::Sheet;
 pub use resolve::{define, locate, resolve};
 pub use rule::{RLIMITS, is_signal, pool_name, snapshot_name};

@@ -19,7 +19,7 @@ use super::error::Result;
 use super::manager::{Manager, now_ms};
 use super::start::Round;
 use super::store::Phase;
-use super::traffic::until_next_look;
+use super::account::until_next_look;
 use crate::kernel::cgroup::{Group, OomWatch};
 use crate::kernel::fault::{self, Role};
 use crate::kernel::process::{self, Ended, Identity, timespec};
@@ -181,9 +181,9 @@ fn watch(
             let first = fds.len();
             fds.extend(hub.poll_fds());
             match poll(&mut fds, Some(&timespec(until_next_look()))) {
-                // Time to look at what it has sent.
+                // Time to look at what it has used and sent.
                 Ok(0) => {
-                    manager.keep_traffic_if_idle(name);
+                    manager.keep_account_if_idle(name);
                     process::give_memory_back();
                 }
                 Ok(_) | Err(Errno::INTR) => {}

@@ -16,7 +16,7 @@
 //! | `successor` | how the launching process becomes the keeper |
 //! | `view`, `limited` | what `list` and `info` show; what `limits` does |
 //! | `neighbours` | guests' names for each other while they run |
-//! | `traffic` | what it has sent and received, over all its runs |
+//! | `account`, `ledger` | what it has used, sent and received, over all its runs |
 //! | `events` | what happened |
 //! | `doctor` | what this host can do |
 //! | `leftover` | what commands that died have left, named and removed |
@@ -25,6 +25,7 @@
 //! command that died is finished or undone by the next one that takes the guest's lock, with the
 //! same code that `stop` and `delete` use.
 
+pub mod account;
 mod admission;
 mod adopt;
 pub mod backup;
@@ -43,6 +44,7 @@ mod hold;
 mod ids;
 pub mod import;
 pub mod keeper;
+mod ledger;
 pub mod leftover;
 mod life;
 pub mod limited;
@@ -55,7 +57,6 @@ pub mod start;
 pub mod stop;
 mod store;
 pub mod successor;
-pub mod traffic;
 pub mod trash;
 pub mod view;
 

@@ -151,12 +151,18 @@ impl Manager {
     /// again: the processes and cgroups, then the state. The guest's lock is held. With `reason`,
     /// writes down why it ended.
     pub(super) fn put_away(&self, name: &GuestName, reason: Option<ExitReason>) -> Result<()> {
-        if let Some(group) = self.group(name)? {
+        let group = self.group(name)?;
+        let held = group.as_ref().and_then(|_| self.reading(name));
+        if let Some(group) = &group {
             group.kill_all(KILL)?;
+        }
+        fault::point()?;
+        // Its counters go with its cgroups.
+        self.keep_account(name, held);
+        if let Some(group) = group {
             group.remove()?;
         }
         fault::point()?;
-        self.keep_traffic(name);
         // The interface goes with the guest's network namespace; what came from it was led over
         // another, which a later start uses again or `doctor` removes.
         if let Ok(Some(lease)) = self.network.find(name) {

@@ -2,7 +2,7 @@
 //!
 //! `/var/lib/bulkhead/guests/NAME/`: `guest.toml` (written last at create, so a folder without it is
 //! half-made), `machine.json` ([`Machine`]), `written.json` (`Written`), `root/`, `console.log`,
-//! `last.json` (how it ended), `traffic.json` (what it has sent and received).
+//! `last.json` (how it ended), `account.json` (what it has used, sent and received).
 //! `/run/bulkhead/guests/NAME/`: `state.json` ([`RunState`]), `enter.json` (what entering it
 //! takes on), `orders.json` (what its keeper needs of the definition), `console.sock`.
 

@@ -97,7 +97,7 @@ impl Manager {
             let gone = self.network.teardown_guest(&lease);
             gone.map_err(|e| network(e.into()))?;
             fault::point()?;
-            self.keep_traffic(name);
+            self.keep_account(name, None);
             // Another guest may have it from now on.
             if let Some(mut written) = self.written(name) {
                 written.address = None;
@@ -147,7 +147,7 @@ impl Manager {
         self.settle_rename(&found.id)?;
         self.discard(&to)?;
         // Without an address it has no counters, and those it gets begin at nothing.
-        self.keep_traffic(&found.id);
+        self.keep_account(&found.id, None);
         fault::point()?;
         let mut machine = self.machine(&found.id)?;
         // Under this name it is not in the trash.

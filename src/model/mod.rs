@@ -19,6 +19,7 @@ mod ops;
 mod rate;
 mod status;
 mod traffic;
+mod used;
 
 pub use amount::{AmountError, Bytes, CpuSet, Cpus};
 pub use cgroup::{
@@ -45,3 +46,4 @@ pub use ops::{DirOp, MountOp, NetOp, RootOp, Writable};
 pub use rate::{Rate, RateError, Shape, TokenBucket};
 pub use status::{Event, EventKind, ExitReason, Sample, Status};
 pub use traffic::{Traffic, Volume};
+pub use used::{Gauge, Used};

@@ -1,6 +1,6 @@
 //! What passes between a guest and the bridge, counted by the firewall: the elements of two sets,
 //! which come with the guest's address and go with it. So counters outlive the guest's interface,
-//! whoever removes that, and the guest itself. Adding them up over their lives is `guest::traffic`.
+//! whoever removes that, and the guest itself. Adding them up over their lives is `guest::account`.
 
 use std::path::Path;
 

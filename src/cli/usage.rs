@@ -1,0 +1,138 @@
+//! `usage`: what guests have used over all their runs, and what that costs.
+
+use std::path::PathBuf;
+
+use clap::{Arg, ArgMatches, value_parser};
+use serde::Serialize;
+
+use super::command::Verb;
+use super::context::Context;
+use super::fault::Result;
+use super::render::Cell;
+use super::traffic::{by, periods, some};
+use crate::define::Rates;
+use crate::guest::account::Period;
+use crate::guest::view::bytes_text;
+use crate::model::GuestName;
+use crate::model::clock::span;
+
+pub(super) const USAGE: Verb = Verb {
+    name: "usage",
+    about: "Say what guests have used, and what it costs",
+    build: |command| {
+        periods(some(command)).arg(
+            Arg::new("rates")
+                .long("rates")
+                .value_name("FILE")
+                .value_parser(value_parser!(PathBuf))
+                .help("Rate card in TOML: what is used is priced with it"),
+        )
+    },
+    run: usage,
+    hidden: false,
+};
+
+#[derive(Serialize)]
+struct Row {
+    name: GuestName,
+    period: String,
+    run_ms: u64,
+    cpu_us: u64,
+    memory_kib_s: u64,
+    swap_kib_s: u64,
+    read_bytes: u64,
+    written_bytes: u64,
+    sent_bytes: u64,
+    received_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cost: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    currency: Option<String>,
+}
+
+impl Row {
+    fn of(name: &GuestName, period: Period, rates: Option<&Rates>) -> Self {
+        let (used, traffic) = (period.used, period.traffic);
+        // To a millionth: beyond it is the error of the arithmetic.
+        let cost = |rates: &Rates| (rates.cost(&used, &traffic) * 1e6).round() / 1e6;
+        Self {
+            name: name.clone(),
+            period: period.period,
+            run_ms: used.run_ms,
+            cpu_us: used.cpu_us,
+            memory_kib_s: used.memory_kib_s,
+            swap_kib_s: used.swap_kib_s,
+            read_bytes: used.io_read,
+            written_bytes: used.io_written,
+            sent_bytes: traffic.sent().bytes,
+            received_bytes: traffic.received().bytes,
+            cost: rates.map(cost),
+            currency: rates.map(|rates| rates.currency.clone()),
+        }
+    }
+}
+
+const HEADINGS: [&str; 10] = [
+    "NAME", "PERIOD", "RUN", "CPU", "MEM GiBh", "SWAP GiBh", "READ", "WRITTEN", "SENT", "RECEIVED",
+];
+
+fn usage(context: &Context, matches: &ArgMatches) -> Result<u8> {
+    let manager = context.manager()?;
+    let card = matches.get_one::<PathBuf>("rates");
+    let rates = card.map(|path| Rates::load(path)).transpose()?;
+    let mut rows = Vec::new();
+    for name in super::select::chosen(context, matches)? {
+        let periods = manager.account(&name, by(matches))?.into_iter();
+        rows.extend(periods.map(|period| Row::of(&name, period, rates.as_ref())));
+    }
+    let mut headings = HEADINGS.to_vec();
+    let price = rates.map(|rates| format!("COST {}", rates.currency));
+    let price = price.as_deref().map(str::trim_end);
+    headings.extend(price);
+    context.list(&rows, &headings, cells)?;
+    Ok(0)
+}
+
+fn cells(row: &Row) -> Vec<Cell> {
+    let mut cells = vec![
+        Cell::from(row.name.as_str()),
+        Cell::from(&row.period),
+        Cell::from(span(row.run_ms / 1000)),
+        Cell::from(seconds(row.cpu_us)),
+        Cell::from(gib_hours(row.memory_kib_s)),
+        Cell::from(gib_hours(row.swap_kib_s)),
+    ];
+    let bytes = [
+        row.read_bytes,
+        row.written_bytes,
+        row.sent_bytes,
+        row.received_bytes,
+    ];
+    cells.extend(bytes.map(|bytes| Cell::from(bytes_text(bytes))));
+    cells.extend(row.cost.map(|cost| Cell::from(format!("{cost:.4}"))));
+    cells
+}
+
+/// `1234.56s`
+fn seconds(us: u64) -> String {
+    format!("{}.{:02}s", us / 1_000_000, us / 10_000 % 100)
+}
+
+/// With three decimals.
+fn gib_hours(kib_s: u64) -> String {
+    let thousandths = u128::from(kib_s) * 1000 / (3600 << 20);
+    format!("{}.{:03}", thousandths / 1000, thousandths % 1000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_are_shown_in_the_units_of_a_bill() {
+        assert_eq!(seconds(1_239_999), "1.23s");
+        assert_eq!(gib_hours(3600 << 20), "1.000");
+        assert_eq!(gib_hours((3600 << 20) * 5 / 4 - 1), "1.249");
+        assert_eq!(gib_hours(u64::MAX), "4886718345.671");
+    }
+}

@@ -1,0 +1,132 @@
+//! A rate card: what a provider charges for what a guest has used. A file of its own, in TOML; what
+//! it does not name costs nothing.
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::error::DefineError;
+use super::file::read_file;
+use crate::model::{Traffic, Used};
+
+/// Prices, each in the card's currency.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Rates {
+    /// Of what the prices are, such as `EUR`.
+    pub currency: String,
+    /// An hour of running.
+    pub hour: Price,
+    /// An hour of one CPU.
+    pub cpu_hour: Price,
+    /// A GiB of memory for an hour.
+    pub memory_gib_hour: Price,
+    /// A GiB of swap for an hour.
+    pub swap_gib_hour: Price,
+    /// A GiB read from disks.
+    pub read_gib: Price,
+    /// A GiB written to disks.
+    pub written_gib: Price,
+    /// A GiB sent.
+    pub sent_gib: Price,
+    /// A GiB received.
+    pub received_gib: Price,
+}
+
+/// A price: a number that is not negative.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[serde(try_from = "f64")]
+pub struct Price(f64);
+
+impl TryFrom<f64> for Price {
+    type Error = &'static str;
+
+    fn try_from(number: f64) -> Result<Self, Self::Error> {
+        match number.is_finite() && number >= 0.0 {
+            true => Ok(Self(number)),
+            false => Err("a price is a number from 0 up"),
+        }
+    }
+}
+
+const HOUR_S: f64 = 3600.0;
+const GIB: f64 = (1_u64 << 30) as f64;
+
+impl Rates {
+    /// The card in a file.
+    ///
+    /// # Errors
+    /// It cannot be read, or is no rate card.
+    pub fn load(path: &Path) -> Result<Self, DefineError> {
+        let shown = path.display().to_string();
+        let text =
+            read_file(path).map_err(|error| DefineError::single(&shown, error.to_string()))?;
+        Self::parse(&shown, &text)
+    }
+
+    fn parse(shown: &str, text: &str) -> Result<Self, DefineError> {
+        toml::from_str(text).map_err(|error| DefineError::single(shown, error.to_string().trim()))
+    }
+
+    /// What it costs.
+    #[must_use]
+    pub fn cost(&self, used: &Used, traffic: &Traffic) -> f64 {
+        let kib_s = |amount: u64| number(amount) * 1024.0 / GIB / HOUR_S;
+        let gib = |bytes: u64| number(bytes) / GIB;
+        let parts = [
+            (self.hour, number(used.run_ms) / 1e3 / HOUR_S),
+            (self.cpu_hour, number(used.cpu_us) / 1e6 / HOUR_S),
+            (self.memory_gib_hour, kib_s(used.memory_kib_s)),
+            (self.swap_gib_hour, kib_s(used.swap_kib_s)),
+            (self.read_gib, gib(used.io_read)),
+            (self.written_gib, gib(used.io_written)),
+            (self.sent_gib, gib(traffic.sent().bytes)),
+            (self.received_gib, gib(traffic.received().bytes)),
+        ];
+        parts.iter().map(|(price, amount)| price.0 * amount).sum()
+    }
+}
+
+/// Amounts above 2^53 lose less than a price is worth.
+#[allow(clippy::cast_precision_loss)]
+fn number(amount: u64) -> f64 {
+    amount as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Volume;
+
+    const CARD: &str = "currency = \"EUR\"\nhour = 0.5\ncpu_hour = 2\nmemory_gib_hour = 4.0\n\
+                        sent_gib = 0.25\n";
+
+    #[test]
+    fn a_bill_is_the_sum_of_its_parts() {
+        let card = Rates::parse("card.toml", CARD).unwrap();
+        let used = Used {
+            run_ms: 2 * 3_600_000,
+            cpu_us: 3_600_000_000 / 2,
+            memory_kib_s: (1 << 20) * 3600,
+            io_read: 1 << 40,
+            ..Used::default()
+        };
+        let traffic = Traffic {
+            sent_ipv4: Volume {
+                packets: 1,
+                bytes: 8 << 30,
+            },
+            ..Traffic::default()
+        };
+        let cost = card.cost(&used, &traffic);
+        assert!((cost - (1.0 + 1.0 + 4.0 + 2.0)).abs() < 1e-9, "{cost}");
+    }
+
+    #[test]
+    fn what_is_no_card_is_refused() {
+        for text in ["hours = 1", "hour = -1", "hour = nan", "hour = \"1\"", "hour"] {
+            let error = Rates::parse("card.toml", text).unwrap_err().to_string();
+            assert!(error.contains("card.toml"), "{text}: {error}");
+        }
+    }
+}

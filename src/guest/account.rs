@@ -1,0 +1,187 @@
+//! The account of a guest: what it has used and what it has sent and received, over all its runs.
+//! Whoever is alive reads the counters: a keeper every ten minutes, whoever puts a run away, and
+//! commands that ask, which write nothing.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::error::{GuestError, Result};
+use super::ledger::{Counters, DAY, Ledger, Seen};
+use super::manager::{Manager, now_ms};
+use crate::kernel::{KernelError, fault, file, namespace};
+use crate::model::{Gauge, GuestName, Traffic, Used, clock};
+
+pub use super::ledger::By;
+
+/// Longest account that is read, bytes: some thousand days.
+const LONGEST: u64 = 4 << 20;
+/// How often a keeper looks, in milliseconds: a part of a day, so that what comes before midnight
+/// counts as that day's.
+const EVERY: u64 = 600_000;
+/// Milliseconds in which the kernel counts when processes began (USER_HZ, 100 a second).
+const TICK: u64 = 10;
+
+/// `account.json` in a guest's folder.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Account {
+    used: Ledger<Gauge, Used>,
+    traffic: Ledger<Traffic, Traffic>,
+}
+
+impl Counters<Used> for Gauge {
+    fn since(&self, before: Option<&Self>) -> Used {
+        self.since(before)
+    }
+}
+
+impl Counters<Self> for Traffic {
+    fn since(&self, before: Option<&Self>) -> Self {
+        before.map_or(*self, |before| self.since(before))
+    }
+}
+
+/// What a guest's counters say at a moment, and whose they are.
+#[derive(Clone, Debug)]
+pub(super) struct Reading(Seen<Gauge>);
+
+/// The account of a guest in a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Period {
+    /// `2026-03-15`, `2026-03`, or `all`.
+    pub period: String,
+    /// What it has used.
+    pub used: Used,
+    /// What it has sent and received.
+    pub traffic: Traffic,
+}
+
+impl Manager {
+    /// A guest's account up to now. Writes nothing and takes no lock.
+    ///
+    /// # Errors
+    /// There is no such guest, its account is damaged, or the kernel refuses to tell.
+    pub fn account(&self, name: &GuestName, by: By) -> Result<Vec<Period>> {
+        self.status(name)?;
+        let (_, account) = self.account_now(name, self.reading(name))?;
+        let mut sums: BTreeMap<String, (Used, Traffic)> = BTreeMap::new();
+        if by == By::All {
+            sums.entry(by.period("")).or_default();
+        }
+        for (day, used) in account.used.periods {
+            let sum = sums.entry(by.period(&day)).or_default();
+            sum.0 = sum.0 + used;
+        }
+        for (day, traffic) in account.traffic.periods {
+            let sum = sums.entry(by.period(&day)).or_default();
+            sum.1 = sum.1 + traffic;
+        }
+        let period = |(period, (used, traffic))| Period {
+            period,
+            used,
+            traffic,
+        };
+        Ok(sums.into_iter().map(period).collect())
+    }
+
+    /// Brings a guest's account up to date; `held` is what was read while its processes still lived.
+    /// Its lock is held: two at once would add the same. Neither a full disk nor a damaged account
+    /// keeps a guest from being stopped, and counters stay until they are read.
+    pub(super) fn keep_account(&self, name: &GuestName, held: Option<Reading>) {
+        if self.layout.guest(name).is_dir() {
+            let _later = self.settle(name, held);
+        }
+    }
+
+    /// The same from its keeper, if no command is at work on the guest: that one does it.
+    pub(super) fn keep_account_if_idle(&self, name: &GuestName) {
+        if let Ok(_lock) = self.lock_within(name, "keeper", Duration::ZERO) {
+            self.keep_account(name, None);
+        }
+    }
+
+    fn settle(&self, name: &GuestName, held: Option<Reading>) -> Result<()> {
+        let last = match (self.reading(name), held) {
+            // What died meanwhile has given its memory back; until then it held it.
+            (Some(mut last), Some(held)) if last.0.source == held.0.source => {
+                last.0.counters.memory = held.0.counters.memory;
+                last.0.counters.swap = held.0.counters.swap;
+                Some(last)
+            }
+            (last, held) => last.or(held),
+        };
+        let (before, now) = self.account_now(name, last)?;
+        if before != now {
+            fault::point()?;
+            let text = serde_json::to_vec(&now).unwrap_or_default();
+            file::write_whole(&self.account_path(name), &text, 0o600)?;
+        }
+        Ok(())
+    }
+
+    /// What a guest's cgroups have counted in its run, if it has one.
+    pub(super) fn reading(&self, name: &GuestName) -> Option<Reading> {
+        let state = self.run_state(name).ok()??;
+        let init = state.init?;
+        let sample = self.usage(name)?;
+        let (_, boot_ns) = namespace::clocks();
+        Some(Reading(Seen {
+            source: format!("{} {} {}", state.boot_id, init.pid, init.start),
+            counters: Gauge {
+                began_ms: init.start.saturating_mul(TICK),
+                at_ms: u64::try_from(boot_ns / 1_000_000).unwrap_or(0),
+                cpu_us: sample.cpu_us,
+                memory: sample.memory,
+                swap: sample.swap,
+                io_read: sample.io_read,
+                io_written: sample.io_write,
+            },
+        }))
+    }
+
+    /// The account as it is, and as it is to be.
+    fn account_now(
+        &self,
+        name: &GuestName,
+        reading: Option<Reading>,
+    ) -> Result<(Account, Account)> {
+        let path = self.account_path(name);
+        let before: Account = match file::read_small(&path, LONGEST)? {
+            None => Account::default(),
+            Some(text) => serde_json::from_slice(&text)
+                .map_err(|error| KernelError::io("understand", path.display())(error.into()))?,
+        };
+        let day = &clock::time(now_ms())[..DAY];
+        let mut now = before.clone();
+        now.used.add(reading.map(|reading| reading.0), day);
+        now.traffic.add(self.counted(name)?, day);
+        Ok((before, now))
+    }
+
+    /// What the firewall has counted of a guest, if it has an address.
+    fn counted(&self, name: &GuestName) -> Result<Option<Seen<Traffic>>> {
+        let failed = |error: Box<dyn std::error::Error + Send + Sync>| GuestError::Network(error);
+        let lease = self.network.find(name).map_err(|e| failed(e.into()))?;
+        let Some(lease) = lease else {
+            return Ok(None);
+        };
+        let counters = self.network.counters(&lease);
+        let counters = counters.map_err(|e| failed(e.into()))?;
+        Ok(counters.map(|counters| Seen {
+            source: counters.source,
+            counters: counters.traffic,
+        }))
+    }
+
+    fn account_path(&self, name: &GuestName) -> PathBuf {
+        self.layout.guest(name).join("account.json")
+    }
+}
+
+/// How long until a keeper looks again.
+pub(super) fn until_next_look() -> Duration {
+    Duration::from_millis(EVERY - now_ms() % EVERY)
+}

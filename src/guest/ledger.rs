@@ -1,0 +1,140 @@
+//! A ledger: what counters said when they were looked at last, and what has been added up by days.
+//! Both are written as one, so that what came in between is added once and never twice, whoever dies.
+
+use std::collections::BTreeMap;
+use std::ops::Add;
+
+use serde::{Deserialize, Serialize};
+
+/// Days that are kept as days; those before are kept as months.
+const DAYS: usize = 400;
+/// A month as text, such as `2026-03`; a day has `-15` behind it.
+const MONTH: usize = 7;
+/// A day as text.
+pub(super) const DAY: usize = MONTH + 3;
+
+/// Counters, and the amounts that they have added up to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Ledger<C, A> {
+    /// What has been added already.
+    seen: Option<Seen<C>>,
+    /// By days and months.
+    pub(super) periods: BTreeMap<String, A>,
+}
+
+/// Counters as they were.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Seen<C> {
+    /// Which counters: those with another text here began at nothing.
+    pub(super) source: String,
+    /// What they said.
+    pub(super) counters: C,
+}
+
+/// What is read again and again.
+pub(super) trait Counters<A> {
+    /// What came since the same counters said `before`; without that, all they say.
+    fn since(&self, before: Option<&Self>) -> A;
+}
+
+impl<C, A> Default for Ledger<C, A> {
+    fn default() -> Self {
+        Self {
+            seen: None,
+            periods: BTreeMap::new(),
+        }
+    }
+}
+
+impl<C: Counters<A>, A: Copy + Default + PartialEq + Add<Output = A>> Ledger<C, A> {
+    /// Adds what came since it was last done.
+    pub(super) fn add(&mut self, now: Option<Seen<C>>, day: &str) {
+        if let Some(now) = &now {
+            let before = self.seen.as_ref().filter(|seen| seen.source == now.source);
+            let since = now.counters.since(before.map(|seen| &seen.counters));
+            if since != A::default() {
+                let sum = self.periods.entry(day.to_owned()).or_default();
+                *sum = *sum + since;
+            }
+        }
+        self.seen = now;
+        let days = || self.periods.keys().filter(|period| period.len() > MONTH);
+        let old = days().count().saturating_sub(DAYS);
+        for day in days().take(old).cloned().collect::<Vec<_>>() {
+            let of_day = self.periods.remove(&day).unwrap_or_default();
+            let sum = self.periods.entry(day[..MONTH].to_owned()).or_default();
+            *sum = *sum + of_day;
+        }
+    }
+}
+
+/// How an account is summed up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// Each day (UTC); long ago, each month.
+    Day,
+    /// Each month.
+    Month,
+    /// All there was.
+    All,
+}
+
+impl By {
+    /// What a day, or a month, belongs to.
+    pub(super) fn period(self, day: &str) -> String {
+        match self {
+            Self::Day => day.to_owned(),
+            Self::Month => day[..MONTH.min(day.len())].to_owned(),
+            Self::All => "all".to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::clock;
+
+    impl Counters<u64> for u64 {
+        fn since(&self, before: Option<&Self>) -> Self {
+            self - before.copied().unwrap_or(0)
+        }
+    }
+
+    fn seen(source: &str, counters: u64) -> Option<Seen<u64>> {
+        let source = source.into();
+        Some(Seen { source, counters })
+    }
+
+    #[test]
+    fn counters_that_begin_anew_are_added_to_what_was() {
+        let mut ledger = Ledger::default();
+        for (now, sum) in [
+            (seen("a", 100), 100),
+            (seen("a", 100), 100),
+            (seen("a", 150), 150),
+            // Larger than before and still another counter.
+            (seen("b", 200), 350),
+            (None, 350),
+            (seen("b", 10), 360),
+        ] {
+            ledger.add(now, "2026-03-01");
+            assert_eq!(ledger.periods.values().sum::<u64>(), sum);
+        }
+    }
+
+    #[test]
+    fn old_days_become_months_and_nothing_is_lost() {
+        let mut ledger = Ledger::default();
+        for n in 0..1000_u64 {
+            let day = clock::time(n * 86_400_000);
+            ledger.add(seen("a", (n + 1) * 7), &day[..DAY]);
+        }
+        assert_eq!(ledger.periods.values().sum::<u64>(), 7000);
+        let (months, days): (Vec<_>, Vec<_>) = ledger.periods.keys().partition(|p| p.len() == 7);
+        assert_eq!((days.len(), months.len()), (DAYS, 20));
+        assert!(months.iter().all(|month| *month < days[0]));
+    }
+}

@@ -1,0 +1,149 @@
+//! What guests have used against what the kernel counts: while they run, over restarts, a killed
+//! keeper and a killed everything; priced; and nothing counted twice.
+
+mod life;
+mod support;
+
+use std::fs;
+use std::process::Command;
+
+use life::{data, info, inside, is, made, started};
+use serde_json::Value;
+use support::{Bulkhead, Need, eventually, need};
+
+/// A number of a guest's account.
+#[track_caller]
+fn used(host: &Bulkhead, guest: &str, key: &str) -> u64 {
+    data(host, &["usage", guest])[0][key]
+        .as_u64()
+        .unwrap_or_else(|| panic!("no {key}"))
+}
+
+/// CPU time that the kernel counts in the present run, microseconds.
+fn counted(host: &Bulkhead, guest: &str) -> u64 {
+    info(host, guest)["usage"]["cpu_us"]
+        .as_u64()
+        .expect("a number")
+}
+
+/// Has a guest use CPU time.
+fn work(host: &Bulkhead, guest: &str) {
+    inside(host, guest, "i=0; while [ $i -lt 60000 ]; do i=$((i+1)); done");
+}
+
+#[track_caller]
+fn between(low: u64, value: u64, high: u64) {
+    assert!((low..=high).contains(&value), "{low} {value} {high}");
+}
+
+fn pid(host: &Bulkhead, guest: &str, field: &str) -> String {
+    let file = host.root().join("run/bulkhead/guests").join(guest);
+    let text = fs::read_to_string(file.join("state.json")).expect("a guest that runs");
+    let state: Value = serde_json::from_str(&text).expect("JSON");
+    state[field]["pid"].to_string()
+}
+
+fn kill(pid: &str) {
+    let status = Command::new("kill").args(["-KILL", pid]).status();
+    assert!(status.expect("kill").success());
+}
+
+#[test]
+fn an_account_is_what_the_kernel_counts_over_all_runs() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    started(&host, "a", &[]);
+    work(&host, "a");
+    let (low, shown, high) = (
+        counted(&host, "a"),
+        used(&host, "a", "cpu_us"),
+        counted(&host, "a"),
+    );
+    between(low, shown, high);
+    assert!(low > 10_000, "it has worked: {low}");
+
+    // Stopped, nothing is lost; started, it goes on from there.
+    host.ok(&["stop", "a"]);
+    let first = used(&host, "a", "cpu_us");
+    assert!(first >= high);
+    let run = used(&host, "a", "run_ms");
+    assert_eq!(used(&host, "a", "run_ms"), run, "it does not run");
+    assert!(used(&host, "a", "memory_kib_s") > 0);
+    host.ok(&["start", "a"]);
+    let low = counted(&host, "a");
+    let shown = used(&host, "a", "cpu_us") - first;
+    between(low, shown, counted(&host, "a"));
+
+    // A keeper that is killed takes nothing along, nor does its successor count twice.
+    work(&host, "a");
+    kill(&pid(&host, "a", "keeper"));
+    let low = counted(&host, "a");
+    between(low, used(&host, "a", "cpu_us") - first, counted(&host, "a"));
+    work(&host, "a");
+    let before = used(&host, "a", "cpu_us");
+    host.ok(&["stop", "a"]);
+    let second = used(&host, "a", "cpu_us");
+    // What it took to shut down, and not a second run.
+    between(before, second, before + (before - first) / 2 + 100_000);
+
+    // All that belongs to it is killed at once; the next command puts the run away.
+    host.ok(&["start", "a"]);
+    work(&host, "a");
+    let third = used(&host, "a", "cpu_us");
+    kill(&pid(&host, "a", "keeper"));
+    kill(&pid(&host, "a", "init"));
+    eventually("it has stopped", 20, || is(&host, "a", "stopped"));
+    host.ok(&["start", "a"]);
+    let fourth = used(&host, "a", "cpu_us");
+    assert!(fourth >= third, "{fourth} {third}");
+    host.ok(&["kill", "a"]);
+
+    // The same by days and by months, under another name, and from the trash.
+    let sum = |by: &str| -> u64 {
+        let rows = data(&host, &["usage", "--by", by]);
+        let rows = rows.as_array().expect("a list").clone();
+        rows.iter().filter_map(|row| row["cpu_us"].as_u64()).sum()
+    };
+    let all = used(&host, "a", "cpu_us");
+    assert_eq!((sum("day"), sum("month")), (all, all));
+    host.ok(&["rename", "a", "b"]);
+    host.ok(&["delete", "b", "--keep=1"]);
+    host.ok(&["trash", "restore", "b"]);
+    assert_eq!(used(&host, "b", "cpu_us"), all);
+    host.ok(&["clone", "b", "c"]);
+    assert_eq!(used(&host, "c", "cpu_us"), 0);
+}
+
+#[test]
+fn what_is_used_is_priced() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    started(&host, "a", &["--label", "customer=acme"]);
+    made(&host, "idle", &[]);
+    work(&host, "a");
+    host.ok(&["stop", "a"]);
+    let card = host.root().join("rates.toml");
+    fs::write(&card, "currency = \"EUR\"\ncpu_hour = 3600\n").expect("a folder of ours");
+    let card = card.to_str().expect("a plain path");
+    let select = ["usage", "--select", "customer=acme", "--rates", card];
+    let rows = data(&host, &select);
+    assert_eq!(rows.as_array().expect("a list").len(), 1);
+    let row = &rows[0];
+    let seconds = row["cpu_us"].as_u64().expect("a number") as f64 / 1e6;
+    let cost = row["cost"].as_f64().expect("a number");
+    assert!((cost - seconds).abs() < 1e-5, "{cost} {seconds}");
+    assert_eq!(row["currency"], "EUR");
+    let table = host.ok(&select);
+    assert!(table.contains("COST EUR"), "{table}");
+    assert_eq!(used(&host, "idle", "run_ms"), 0);
+
+    fs::write(card, "cpu_hours = 1\n").expect("a folder of ours");
+    let said = host.fails(&["usage", "--rates", card], 1);
+    assert!(said.contains("rates.toml") && said.contains("cpu_hours"), "{said}");
+    let said = host.fails(&["usage", "--rates", "/"], 1);
+    assert!(said.contains('/'), "{said}");
+}

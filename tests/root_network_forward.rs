@@ -209,7 +209,7 @@ fn the_commands_keep_a_port_to_one_guest() {
     let forward = |port: &str| format!("{port}:80");
     made(&host, "a", &["--forward", &forward(&one)]);
     let create = ["create", "b", "--template", "busybox", "--forward"];
-    let said = host.fails(&[&create[..], &[&forward(&one)]].concat(), 1);
+    let said = host.fails(&[&create[..], &[&forward(&one)]].concat(), 5);
     assert!(said.contains(&format!("a has {one}:80;")), "{said}");
     assert!(!host.root().join("var/lib/bulkhead/guests/b").exists());
     host.ok(&["start", "a"]);
@@ -233,7 +233,7 @@ fn the_commands_keep_a_port_to_one_guest() {
     host.ok(&["stop", "a"]);
     host.ok(&["clone", "a", "c"]);
     host.ok(&["rename", "a", "z"]);
-    let said = host.fails(&["set", "c", "--forward", &forward(&two)], 1);
+    let said = host.fails(&["set", "c", "--forward", &forward(&two)], 5);
     assert!(said.contains(&format!("z has {two}:80;")), "{said}");
     host.ok(&["set", "c", "--forward", &forward(&one)]);
     host.ok(&["delete", "--force", "z"]);

@@ -11,7 +11,7 @@ use super::render::Format;
 use super::{
     backup, capacity, change, create, delete, demo, doctor, enter, export, file, generate, image,
     import, info, keeper, life, limits, list, logs, plan, pool, profile, snapshot, template,
-    traffic, trash, usage, wait,
+    traffic, trash, usage, wait, why,
 };
 use crate::model::GuestName;
 
@@ -47,6 +47,7 @@ const VERBS: &[Verb] = &[
     info::INFO,
     traffic::TRAFFIC,
     usage::USAGE,
+    why::WHY,
     limits::LIMITS,
     capacity::CAPACITY,
     enter::EXEC,

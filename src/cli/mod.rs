@@ -10,7 +10,7 @@
 //! | `settings` | the flags made from `define::KEYS` |
 //! | `select`, `order`, `many` | verbs on many guests: which, in what order, side by side |
 //! | `backup_arguments`, `backup_restore` | parts of `backup`: its flags; bringing back |
-//! | `create`, `life`, `delete`, `traffic`, `usage`, `trash`, `export`, `import`, `list`, `info`, `limits`, `capacity`, `enter`, `file`, `logs`, `change`, `plan`, `wait`, `image`, `template`, `backup`, `profile`, `doctor`, `keeper`, `generate` | the verbs |
+//! | `create`, `life`, `delete`, `traffic`, `usage`, `trash`, `export`, `import`, `list`, `info`, `limits`, `why`, `capacity`, `enter`, `file`, `logs`, `change`, `plan`, `wait`, `image`, `template`, `backup`, `profile`, `doctor`, `keeper`, `generate` | the verbs |
 //!
 //! The program has one thread where a launch forks; `export` and `import`, which fork nothing, have
 //! others that compress and decompress. What runs side by side (`-j`) runs as processes.
@@ -56,6 +56,7 @@ mod traffic;
 mod trash;
 mod usage;
 mod wait;
+mod why;
 mod yaml;
 
 use std::ffi::OsString;

@@ -14,7 +14,7 @@
 //! | `backup` | a guest into a backup repository and out of one |
 //! | `keeper`, `console` | the small process beside a guest, and its viewers |
 //! | `successor` | how the launching process becomes the keeper |
-//! | `view`, `limited` | what `list` and `info` show; what `limits` does |
+//! | `view`, `limited`, `why` | what `list` and `info` show; what `limits` does; what `why` says |
 //! | `neighbours` | guests' names for each other while they run |
 //! | `account`, `ledger` | what it has used, sent and received, over all its runs |
 //! | `events` | what happened |
@@ -59,6 +59,7 @@ mod store;
 pub mod successor;
 pub mod trash;
 pub mod view;
+pub mod why;
 
 pub use error::GuestError;
 pub use manager::Manager;

@@ -7,14 +7,14 @@ mod wires;
 
 use std::fs;
 use std::io::ErrorKind;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::AsFd;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use bulkhead::kernel::netlink::{Netlink, Veth};
 use bulkhead::kernel::netlink_nft::{Family, elements, table_exists};
-use bulkhead::model::{NetOp, NetworkWish};
+use bulkhead::model::NetworkWish;
 use bulkhead::network::{HostError, NetworkSettings};
 use wires::{
     HOST_OUTSIDE, Installation, Namespace, WORLD, as_host, carry_out, connect, guest, name,
@@ -283,7 +283,11 @@ fn hundreds_of_guests_are_let_in_and_each_by_its_lease() {
         let installation = Installation::new();
         let network = installation.network(without_nat());
         let leases: Vec<_> = (0..253)
-            .map(|n| network.lease(&name(&format!("g{n}")), &NetworkWish::default()).unwrap())
+            .map(|n| {
+                network
+                    .lease(&name(&format!("g{n}")), &NetworkWish::default())
+                    .unwrap()
+            })
             .collect();
         network.ensure_host().unwrap();
         let table = installation.layout().kernel_name();
@@ -321,7 +325,7 @@ fn hundreds_of_guests_are_let_in_and_each_by_its_lease() {
         assert_eq!(count("ports"), 0);
         let error = network.admit(&moved, &[]).unwrap_err().to_string();
         assert!(
-            error.contains("add a guest to the firewall table"),
+            error.contains("put a guest into the firewall table"),
             "{error}"
         );
     });
@@ -351,7 +355,11 @@ fn a_failed_set_up_leaves_nothing_and_a_killed_one_is_finished() {
         fs::remove_dir_all(&marker).unwrap();
 
         // Killed right after making the bridge: it has our hardware address and nothing else.
-        let gateway = network.lease(&name("a"), &NetworkWish::default()).unwrap().gateway.octets();
+        let gateway = network
+            .lease(&name("a"), &NetworkWish::default())
+            .unwrap()
+            .gateway
+            .octets();
         let mac = [2, 0x62, gateway[0], gateway[1], gateway[2], gateway[3]];
         let mut kernel = Netlink::open().unwrap();
         kernel.create_bridge(network.bridge(), mac).unwrap();
@@ -488,7 +496,9 @@ fn an_interface_costs_less_than_the_first_one() {
         let again = quickest(|_| drop(network.ensure_host().unwrap()));
         let guests: Vec<_> = (0..20)
             .map(|n| {
-                let lease = network.lease(&name(&format!("g{n}")), &NetworkWish::default()).unwrap();
+                let lease = network
+                    .lease(&name(&format!("g{n}")), &NetworkWish::default())
+                    .unwrap();
                 (Namespace::new(), lease)
             })
             .collect();

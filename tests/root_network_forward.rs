@@ -41,8 +41,7 @@ fn through(
 ) -> std::io::Result<IpAddr> {
     let listener = server.run(|| TcpListener::bind(("0.0.0.0", own)).unwrap());
     let target = SocketAddr::from((host, port));
-    let mut stream =
-        client.run(|| TcpStream::connect_timeout(&target, Duration::from_secs(2)))?;
+    let mut stream = client.run(|| TcpStream::connect_timeout(&target, Duration::from_secs(2)))?;
     let (mut accepted, from) = listener.accept()?;
     stream.write_all(b"hello")?;
     drop(stream);
@@ -91,7 +90,11 @@ fn a_port_of_the_host_leads_to_its_guest_from_everywhere() {
         assert_eq!((&buffer[..length], from.ip()), (&b"ask"[..], WORLD.into()));
         server.send_to(b"answer", from).unwrap();
         let (_, from) = client.recv_from(&mut buffer).unwrap();
-        assert_eq!(from, (HOST_OUTSIDE, 53).into(), "by the port that was asked");
+        assert_eq!(
+            from,
+            (HOST_OUTSIDE, 53).into(),
+            "by the port that was asked"
+        );
 
         network.teardown_guest(&lease).unwrap();
         network.release(&name("web")).unwrap();
@@ -132,9 +135,23 @@ fn ports_change_while_the_guest_runs_and_come_back_with_the_table() {
         both_lead();
 
         // What a killed command leaves: a port of nobody's, and one that leads elsewhere.
-        nft(&["add", "element", "inet", &table, "tcp_port", "{ 7000 : 70 }"]);
+        nft(&[
+            "add",
+            "element",
+            "inet",
+            &table,
+            "tcp_port",
+            "{ 7000 : 70 }",
+        ]);
         nft(&["delete", "element", "inet", &table, "tcp_port", "{ 8080 }"]);
-        nft(&["add", "element", "inet", &table, "tcp_port", "{ 8080 : 99 }"]);
+        nft(&[
+            "add",
+            "element",
+            "inet",
+            &table,
+            "tcp_port",
+            "{ 8080 : 99 }",
+        ]);
         let stale = network.stale_entries().unwrap();
         let named: Vec<_> = stale.iter().map(ToString::to_string).collect();
         assert_eq!(named, ["tcp port 7000", "tcp port 8080"]);
@@ -144,7 +161,14 @@ fn ports_change_while_the_guest_runs_and_come_back_with_the_table() {
         assert_eq!(network.stale_entries().unwrap(), []);
         both_lead();
         // One that is missing comes back with the guest's next start.
-        nft(&["delete", "element", "inet", &table, "tcp_address", "{ 8081 }"]);
+        nft(&[
+            "delete",
+            "element",
+            "inet",
+            &table,
+            "tcp_address",
+            "{ 8081 }",
+        ]);
         network.admit(&lease, &forwards(&["8081:80"])).unwrap();
         both_lead();
     });
@@ -241,11 +265,18 @@ fn the_commands_keep_a_port_to_one_guest() {
     host.ok(&["set", "c", "--forward", &forward(&two)]);
 
     // The book is damaged, and each guest gets back what its definition says.
-    fs::write(host.root().join("var/lib/bulkhead/network/leases.json"), "{").unwrap();
+    fs::write(
+        host.root().join("var/lib/bulkhead/network/leases.json"),
+        "{",
+    )
+    .unwrap();
     host.ok(&["doctor", "--fix"]);
     let book = host.root().join("var/lib/bulkhead/network/leases.json");
     let book = fs::read_to_string(book).unwrap();
-    assert!(book.contains(&forward(&one)) && book.contains(&forward(&two)), "{book}");
+    assert!(
+        book.contains(&forward(&one)) && book.contains(&forward(&two)),
+        "{book}"
+    );
 }
 
 #[test]
@@ -256,16 +287,29 @@ fn forwards_that_cannot_be_are_refused() {
     let host = Bulkhead::new();
     let create = ["create", "a", "--template", "busybox"];
     for (flags, said) in [
-        (&["--forward", "80-81:80"][..], "2 ports of the host and 1 of the guest"),
+        (
+            &["--forward", "80-81:80"][..],
+            "2 ports of the host and 1 of the guest",
+        ),
         (&["--forward", "0:80"], "is not a forward"),
         (&["--forward", "80:80/sctp"], "is not a forward"),
         (&["--forward", "1-2000:1-2000"], "more than the 1000"),
-        (&["--forward", "70:1", "--forward", "60-70:60-70"], "the same port"),
-        (&["--forward", "70:1", "--network", "none"], "network kind bridge"),
+        (
+            &["--forward", "70:1", "--forward", "60-70:60-70"],
+            "the same port",
+        ),
+        (
+            &["--forward", "70:1", "--network", "none"],
+            "network kind bridge",
+        ),
     ] {
         let outcome = host.run(&[&create[..], flags].concat());
         assert_ne!(outcome.code, 0, "{flags:?}");
-        assert!(outcome.stderr.contains(said), "{flags:?}: {}", outcome.stderr);
+        assert!(
+            outcome.stderr.contains(said),
+            "{flags:?}: {}",
+            outcome.stderr
+        );
         assert!(!host.root().join("var/lib/bulkhead/guests/a").exists());
     }
 }

@@ -260,3 +260,24 @@ fn a_guests_entries_come_and_go_with_its_address() {
     assert!(!table().contains("10.214.0.9"));
     assert!(table().contains(&first));
 }
+
+#[test]
+fn a_guest_does_not_hear_its_own_broadcasts() {
+    if !need(Need::Root) {
+        return;
+    }
+    let street = Street::new(&[("a", &[]), ("b", &[])]);
+    let heard = || {
+        let watcher = street.watch("a");
+        street.send(&["honest"], "a", "b", "b");
+        street.send(&["plain", "end"], "b", "a", "a");
+        let mut seen = watcher.seen();
+        // That nobody listens for it is an answer with the packet in it.
+        seen.retain(|name| name != "packet");
+        seen
+    };
+    assert_eq!(heard(), [""; 0]);
+    // It is the rule that keeps them away: the port itself gives them back.
+    street.nft("flush chain TABLE echo");
+    assert_eq!(heard(), ["ask", "probe", "broadcast"]);
+}

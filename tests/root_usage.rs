@@ -28,7 +28,11 @@ fn counted(host: &Bulkhead, guest: &str) -> u64 {
 
 /// Has a guest use CPU time.
 fn work(host: &Bulkhead, guest: &str) {
-    inside(host, guest, "i=0; while [ $i -lt 60000 ]; do i=$((i+1)); done");
+    inside(
+        host,
+        guest,
+        "i=0; while [ $i -lt 60000 ]; do i=$((i+1)); done",
+    );
 }
 
 #[track_caller]
@@ -143,7 +147,10 @@ fn what_is_used_is_priced() {
 
     fs::write(card, "cpu_hours = 1\n").expect("a folder of ours");
     let said = host.fails(&["usage", "--rates", card], 5);
-    assert!(said.contains("rates.toml") && said.contains("cpu_hours"), "{said}");
+    assert!(
+        said.contains("rates.toml") && said.contains("cpu_hours"),
+        "{said}"
+    );
     let said = host.fails(&["usage", "--rates", "/"], 5);
     assert!(said.contains('/'), "{said}");
 }

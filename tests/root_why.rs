@@ -35,7 +35,8 @@ fn causes(host: &Bulkhead, guest: &str) -> Vec<Value> {
 #[track_caller]
 fn says(causes: &[Value], resource: &str, words: &str) {
     let fits = |cause: &Value| {
-        cause["resource"] == resource && cause["why"].as_str().is_some_and(|why| why.contains(words))
+        cause["resource"] == resource
+            && cause["why"].as_str().is_some_and(|why| why.contains(words))
     };
     assert!(causes.iter().any(fits), "{resource}, {words}: {causes:?}");
 }
@@ -46,13 +47,20 @@ fn a_guest_at_its_limits_is_told_so() {
         return;
     }
     let host = Bulkhead::new();
-    started(&host, "a", &["--cpus", "0.1", "--memory", "64M", "--processes", "20"]);
+    started(
+        &host,
+        "a",
+        &["--cpus", "0.1", "--memory", "64M", "--processes", "20"],
+    );
     let said = host.run(&["why", "a", "--for", "200ms"]);
     assert_eq!(said.code, 0, "{}", said.report());
     let _busy = Busy::new(&host, "a", "while :; do :; done");
     let found = causes(&host, "a");
     says(&found, "cpu", "its own limit of 0.1 CPUs");
-    assert!(found[0]["part"].as_u64().expect("counted") > 2000, "{found:?}");
+    assert!(
+        found[0]["part"].as_u64().expect("counted") > 2000,
+        "{found:?}"
+    );
     let _bomb = Busy::new(
         &host,
         "a",
@@ -68,7 +76,7 @@ fn a_guest_at_its_limits_is_told_so() {
     host.ok(&["resume", "a"]);
     host.ok(&["stop", "a"]);
     let said = host.fails(&["why", "a"], 4);
-    assert!(said.contains("cannot watch a"), "{said}");
+    assert!(said.contains("cannot watch guest a"), "{said}");
     assert_eq!(host.run(&["why", "a", "--for", "1ms"]).code, 2);
 }
 
@@ -86,7 +94,13 @@ fn alone_a_loud_neighbour_is_named() {
     let _calm = Busy::new(&host, "calm", "while :; do :; done");
     support::eventually("both at work", 60, || {
         let found = causes(&host, "calm");
-        let named = |cause: &Value| cause["why"].as_str().is_some_and(|why| why.contains("loud"));
-        found.iter().any(|cause| cause["resource"] == "cpu" && named(cause))
+        let named = |cause: &Value| {
+            cause["why"]
+                .as_str()
+                .is_some_and(|why| why.contains("loud"))
+        };
+        found
+            .iter()
+            .any(|cause| cause["resource"] == "cpu" && named(cause))
     });
 }

@@ -73,7 +73,16 @@ impl Row {
 }
 
 const HEADINGS: [&str; 10] = [
-    "NAME", "PERIOD", "RUN", "CPU", "MEM GiBh", "SWAP GiBh", "READ", "WRITTEN", "SENT", "RECEIVED",
+    "NAME",
+    "PERIOD",
+    "RUN",
+    "CPU",
+    "MEM GiBh",
+    "SWAP GiBh",
+    "READ",
+    "WRITTEN",
+    "SENT",
+    "RECEIVED",
 ];
 
 fn usage(context: &Context, matches: &ArgMatches) -> Result<u8> {

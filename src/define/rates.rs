@@ -124,7 +124,13 @@ mod tests {
 
     #[test]
     fn what_is_no_card_is_refused() {
-        for text in ["hours = 1", "hour = -1", "hour = nan", "hour = \"1\"", "hour"] {
+        for text in [
+            "hours = 1",
+            "hour = -1",
+            "hour = nan",
+            "hour = \"1\"",
+            "hour",
+        ] {
             let error = Rates::parse("card.toml", text).unwrap_err().to_string();
             assert!(error.contains("card.toml"), "{text}: {error}");
         }

@@ -13,13 +13,13 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, poll};
 use serde::{Deserialize, Serialize};
 
+use super::account::until_next_look;
 use super::admission::Admission;
 use super::console::Hub;
 use super::error::Result;
 use super::manager::{Manager, now_ms};
 use super::start::Round;
 use super::store::Phase;
-use super::account::until_next_look;
 use crate::kernel::cgroup::{Group, OomWatch};
 use crate::kernel::fault::{self, Role};
 use crate::kernel::process::{self, Ended, Identity, timespec};

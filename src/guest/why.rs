@@ -197,10 +197,13 @@ impl Watched<'_> {
         let waited = self.waited(|look| look.cpu)?;
         let limited = self.throttled().map_or(0, |(part, _)| part);
         let part = waited.checked_sub(limited).filter(|part| *part >= LEAST)?;
-        let who = self.most(|other| other.cpu_us * 100 / self.us, IDLE, |percent| {
-            format!("{percent}% of a CPU")
-        });
-        let own = self.after.sample.cpu_us - self.before.sample.cpu_us.min(self.after.sample.cpu_us);
+        let who = self.most(
+            |other| other.cpu_us * 100 / self.us,
+            IDLE,
+            |percent| format!("{percent}% of a CPU"),
+        );
+        let own =
+            self.after.sample.cpu_us - self.before.sample.cpu_us.min(self.after.sample.cpu_us);
         let own = own * 100 / self.us;
         let why = match who {
             Some(who) => format!("its processes wait for a CPU; it has {own}%, {who}"),
@@ -393,7 +396,10 @@ mod tests {
         let found = causes(&look(), &after, Vec::new());
         let order: Vec<_> = found.iter().map(|cause| cause.resource).collect();
         assert_eq!(order, ["memory", "io", "cpu", "memory"]);
-        assert!(found[0].why.contains("99 MiB of its limit of 100M"), "{found:?}");
+        assert!(
+            found[0].why.contains("99 MiB of its limit of 100M"),
+            "{found:?}"
+        );
         assert!(found[3].why.starts_with("2 of its processes"), "{found:?}");
     }
 }

@@ -18,7 +18,7 @@ const NO_PEER: &str = "07";
 pub fn ports(protocol: Protocol) -> Result<BTreeSet<u16>> {
     let mut ports = BTreeSet::new();
     for version in ["", "6"] {
-        let path = format!("/proc/net/{protocol}{version}");
+        let path = format!("/proc/thread-self/net/{protocol}{version}");
         match std::fs::read_to_string(&path) {
             Ok(table) => ports.extend(table.lines().filter_map(|line| port(protocol, line))),
             // A kernel without IPv6.
@@ -60,23 +60,37 @@ mod tests {
 
     #[test]
     fn who_listens_for_others_is_found() {
-        let of = |line| port(Protocol::Tcp, line);
         let rest = "00000000:00000000 00:00000000 00000000 0 0 16103";
         for (local, remote, state, found) in [
             ("00000000:0016", "00000000:0000", "0A", Some(22)),
             ("00000000:0016", "0100007F:D2F0", "01", None),
-            ("00000000000000000000000000000000:1F90", "0:0", "0A", Some(8080)),
-            ("0000000000000000FFFF000000000000:1F90", "0:0", "0A", Some(8080)),
+            (
+                "00000000000000000000000000000000:1F90",
+                "0:0",
+                "0A",
+                Some(8080),
+            ),
+            (
+                "0000000000000000FFFF000000000000:1F90",
+                "0:0",
+                "0A",
+                Some(8080),
+            ),
             ("0000000000000000FFFF00000100007F:1F90", "0:0", "0A", None),
             ("00000000000000000000000001000000:1F90", "0:0", "0A", None),
             ("garbage", "0:0", "0A", None),
         ] {
-            assert_eq!(of(&format!("  0: {local} {remote} {state} {rest}")), found);
+            let line = format!("  0: {local} {remote} {state} {rest}");
+            assert_eq!(port(Protocol::Tcp, &line), found);
         }
-        assert_eq!(of("  sl  local_address rem_address   st tx_queue"), None);
-        assert_eq!(of(""), None);
         let local = format!("{:08X}:0016", u32::from_ne_bytes([127, 0, 0, 53]));
-        assert_eq!(of(&format!("  0: {local} 0:0 0A {rest}")), None);
+        for line in [
+            "  sl  local_address rem_address   st tx_queue",
+            "",
+            &format!("  0: {local} 0:0 0A {rest}"),
+        ] {
+            assert_eq!(port(Protocol::Tcp, line), None);
+        }
     }
 
     #[test]
@@ -88,6 +102,10 @@ mod tests {
         let found = ports(Protocol::Tcp).unwrap();
         assert!(found.contains(&port(tcp.local_addr())));
         assert!(!found.contains(&port(own.local_addr())));
-        assert!(ports(Protocol::Udp).unwrap().contains(&port(udp.local_addr())));
+        assert!(
+            ports(Protocol::Udp)
+                .unwrap()
+                .contains(&port(udp.local_addr()))
+        );
     }
 }

@@ -156,8 +156,7 @@ pub fn exchange(
     let add = |element| Message::new(number::NEW_ELEMENT, family, whole(table, element));
     let deleting = old.iter().map(|element| (delete(element), 0));
     let adding = new.iter().map(|element| (add(element), NLM_F_CREATE));
-    transaction(&mut kernel, deleting.chain(adding))
-        .map_err(|e| NetlinkError::new(VERB, table, e))
+    transaction(&mut kernel, deleting.chain(adding)).map_err(|e| NetlinkError::new(VERB, table, e))
 }
 
 /// Deletes an element; false when there is none, or no such table.

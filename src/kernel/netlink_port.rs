@@ -16,7 +16,9 @@ use super::netlink_message::named;
 impl Netlink {
     /// Ties a bridge port to the one hardware address behind it. The bridge learns no other from it,
     /// so nobody else's packets can be drawn there, and sends packets for an address it does not know
-    /// elsewhere. `isolated` ports (Linux 4.18) do not reach each other; the bridge itself they do.
+    /// elsewhere. What the host's firewall leads back to its sender reaches it (with br_netfilter the
+    /// bridge itself takes it there), so who keeps broadcasts from coming back is the firewall too.
+    /// `isolated` ports (Linux 4.18) do not reach each other; the bridge itself they do.
     ///
     /// # Errors
     /// When the interface is no bridge port or the kernel refuses.
@@ -32,6 +34,7 @@ impl Netlink {
             LinkInfo::PortData(InfoPortData::BridgePort(vec![
                 InfoBridgePort::Learning(false),
                 InfoBridgePort::UnicastFlood(false),
+                InfoBridgePort::HairpinMode(true),
                 InfoBridgePort::Isolated(isolated),
             ])),
         ];

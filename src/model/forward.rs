@@ -165,8 +165,23 @@ mod tests {
     #[test]
     fn what_is_no_forward_is_refused() {
         for text in [
-            "", ":", "80:", ":80", "0:80", "80:0", "80:65536", "+80:80", "80:80/sctp", "80:80/",
-            "9-8:9-8", "1-2-3:1-3", "80 :80", "-:-", "8080:80:80", "a:b", "８０:80",
+            "",
+            ":",
+            "80:",
+            ":80",
+            "0:80",
+            "80:0",
+            "80:65536",
+            "+80:80",
+            "80:80/sctp",
+            "80:80/",
+            "9-8:9-8",
+            "1-2-3:1-3",
+            "80 :80",
+            "-:-",
+            "8080:80:80",
+            "a:b",
+            "８０:80",
         ] {
             let error = text.parse::<Forward>().unwrap_err();
             assert!(matches!(error, ForwardError::Form(_)), "{text:?}: {error}");
@@ -182,7 +197,8 @@ mod tests {
             let (one, other) = (of(a, n), of(b, m));
             let shared = one.ports().any(|(port, _)| other.ports().any(|(p, _)| p == port));
             prop_assert_eq!(one.meets(&other), shared);
-            prop_assert!(!one.meets(&Forward { protocol: Protocol::Udp, ..other }));
+            let udp = Forward { protocol: Protocol::Udp, ..other };
+            prop_assert!(!one.meets(&udp));
         }
 
         #[test]

@@ -174,7 +174,10 @@ impl Network {
         let subnet = self.subnet(&lock).map_err(Box::new)?;
         let mut leases = Leases::default();
         let taken = |error: &LeaseError| {
-            matches!(error, LeaseError::Taken { .. } | LeaseError::PortTaken { .. })
+            matches!(
+                error,
+                LeaseError::Taken { .. } | LeaseError::PortTaken { .. }
+            )
         };
         for (guest, wish) in known.iter().filter(|(_, wish)| wish.address.is_some()) {
             match leases.give(guest, wish.address, subnet) {
@@ -313,17 +316,28 @@ mod tests {
     #[test]
     fn leases_outlive_the_process() {
         let place = Place::new("outlive");
-        let preview = place.network().preview(&name("web"), &NetworkWish::default()).unwrap();
+        let preview = place
+            .network()
+            .preview(&name("web"), &NetworkWish::default())
+            .unwrap();
         assert_eq!(
             fs::metadata(&place.root).err().map(|e| e.kind()),
             Some(NotFound)
         );
-        let lease = place.network().lease(&name("web"), &NetworkWish::default()).unwrap();
+        let lease = place
+            .network()
+            .lease(&name("web"), &NetworkWish::default())
+            .unwrap();
         assert_eq!(preview, lease);
         let network = place.network();
         assert_eq!(network.find(&name("web")).unwrap().as_ref(), Some(&lease));
         network.rename(&name("web"), &name("www")).unwrap();
-        assert_eq!(network.lease(&name("www"), &NetworkWish::default()).unwrap(), lease);
+        assert_eq!(
+            network
+                .lease(&name("www"), &NetworkWish::default())
+                .unwrap(),
+            lease
+        );
         assert_eq!(
             network.hosts().unwrap(),
             [(lease.address, "www".to_owned())]
@@ -338,10 +352,15 @@ mod tests {
     fn a_damaged_book_is_named_and_kept() {
         let place = Place::new("damaged");
         let network = place.network();
-        network.lease(&name("web"), &NetworkWish::default()).unwrap();
+        network
+            .lease(&name("web"), &NetworkWish::default())
+            .unwrap();
         fs::write(network.leases_file(), "{\"version\":1").unwrap();
         for error in [
-            network.lease(&name("db"), &NetworkWish::default()).unwrap_err().to_string(),
+            network
+                .lease(&name("db"), &NetworkWish::default())
+                .unwrap_err()
+                .to_string(),
             network.check().unwrap_err().to_string(),
             network.release(&name("web")).unwrap_err().to_string(),
         ] {

@@ -39,8 +39,32 @@ pub(super) fn table(name: &str, subnet: Subnet) -> Vec<Value> {
         json!({"flush": {"chain": {"family": "bridge", "table": name, "name": "guard"}}}),
     ];
     all.extend(rules(subnet).map(|expr| rule(&at, "guard", expr)));
+    all.push(chain(&at, "echo", "filter", "forward", FIRST));
+    all.push(json!({"flush": {"chain": {"family": "bridge", "table": name, "name": "echo"}}}));
+    all.extend(echoes().map(|expr| rule(&at, "echo", expr)));
     all.extend(traffic::table(name));
     all
+}
+
+/// A port gives back what is led back to its guest, and so a guest's broadcasts, which are not for it.
+fn echoes() -> impl Iterator<Item = Value> {
+    let field =
+        |protocol: &str, field: &str| json!({"payload": {"protocol": protocol, "field": field}});
+    let senders = [
+        field("arp", "saddr ip"),
+        field("arp", "daddr ip"),
+        field("ip", "saddr"),
+    ];
+    senders.into_iter().map(move |address| {
+        let port = json!({"meta": {"key": "oifname"}});
+        let own = json!({"concat": [port, field("ether", "saddr"), address]});
+        let kinds = json!({"set": ["broadcast", "multicast"]});
+        json!([
+            matches("==", json!({"meta": {"key": "pkttype"}}), kinds),
+            matches("==", own, json!(format!("@{GUESTS}"))),
+            {"drop": null}
+        ])
+    })
 }
 
 /// In the order in which a packet meets them.

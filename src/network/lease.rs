@@ -225,7 +225,10 @@ impl TryFrom<Written> for Leases {
                 return Err(format!("{address} is there twice"));
             }
             for one in &forwards {
-                if !one.ports().all(|(port, _)| ports.insert((one.protocol, port))) {
+                if !one
+                    .ports()
+                    .all(|(port, _)| ports.insert((one.protocol, port)))
+                {
                     return Err(format!("a port of {one} is there twice"));
                 }
             }
@@ -267,11 +270,7 @@ impl Leases {
 
     /// Leads these ports of the host, and no others, to a guest that has an address. They do not
     /// meet each other.
-    pub(super) fn lead(
-        &mut self,
-        guest: &GuestName,
-        wanted: &[Forward],
-    ) -> Result<(), LeaseError> {
+    pub(super) fn lead(&mut self, guest: &GuestName, wanted: &[Forward]) -> Result<(), LeaseError> {
         for (holder, held) in self.by_guest.iter().filter(|(name, _)| *name != guest) {
             let meets = |one: &Forward| held.forwards.iter().find(|other| other.meets(one));
             if let Some((wanted, held)) = wanted.iter().find_map(|one| Some((one, meets(one)?))) {
@@ -475,7 +474,9 @@ mod tests {
         assert_eq!(again, leases);
         leases.rename(&web, &name("www")).unwrap();
         assert_eq!(leases.forwards(&name("www")).len(), 2);
-        leases.give(&db, Some([10, 9, 0, 6].into()), pool()).unwrap();
+        leases
+            .give(&db, Some([10, 9, 0, 6].into()), pool())
+            .unwrap();
         assert_eq!(leases.forwards(&db).len(), 2, "they follow the address");
         leases.release(&name("www"));
         leases.lead(&db, &of(&["8009:80"])).unwrap();

@@ -163,10 +163,7 @@ pub fn guest_with(network: &Network, text: &str, wish: &NetworkWish) -> (Namespa
     let lease = network.lease(&name(text), wish).unwrap();
     let namespace = Namespace::new();
     network.admit(&lease, &wish.forwards).unwrap();
-    carry_out(
-        &network.ops(&lease, host.mtu, wish),
-        &namespace,
-    );
+    carry_out(&network.ops(&lease, host.mtu, wish), &namespace);
     (namespace, lease)
 }
 
@@ -194,7 +191,11 @@ pub fn world() -> Namespace {
 }
 
 /// The address a server in `server` sees when `client` connects to `address`.
-pub fn seen_from(client: &Namespace, server: &Namespace, address: Ipv4Addr) -> std::io::Result<IpAddr> {
+pub fn seen_from(
+    client: &Namespace,
+    server: &Namespace,
+    address: Ipv4Addr,
+) -> std::io::Result<IpAddr> {
     connect(client, server, address, Duration::from_secs(5))
 }
 

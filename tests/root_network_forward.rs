@@ -313,3 +313,46 @@ fn forwards_that_cannot_be_are_refused() {
         assert!(!host.root().join("var/lib/bulkhead/guests/a").exists());
     }
 }
+
+#[test]
+fn a_guest_does_not_fill_the_hosts_table_of_connections() {
+    as_host(|| {
+        let world = world();
+        let installation = Installation::new();
+        let network = installation.network(NetworkSettings {
+            connections: Some(50),
+            ..NetworkSettings::default()
+        });
+        let (flooder, _) = guest(&network, "flooder");
+        let (neighbour, _) = guest(&network, "neighbour");
+        let server = world.run(|| UdpSocket::bind((WORLD, 0)).unwrap());
+        let target = server.local_addr().unwrap();
+        let flood = |from: &Namespace, count: usize| {
+            // All at once, each from a port of its own.
+            from.run(|| {
+                let sockets: Vec<_> = (0..count)
+                    .map(|_| UdpSocket::bind("0.0.0.0:0").unwrap())
+                    .collect();
+                for socket in &sockets {
+                    // What is dropped on the way out may be an error.
+                    let _dropped = socket.send_to(b"new", target);
+                }
+            });
+            server
+                .set_read_timeout(Some(Duration::from_millis(500)))
+                .unwrap();
+            let mut buffer = [0; 8];
+            std::iter::from_fn(|| server.recv_from(&mut buffer).ok()).count()
+        };
+        assert_eq!(flood(&flooder, 200), 50);
+        assert_eq!(flood(&flooder, 10), 0, "it has all it gets");
+        assert_eq!(flood(&neighbour, 10), 10);
+        // Another setting is in force from the next start of a guest on.
+        let open = installation.network(NetworkSettings {
+            connections: Some(0),
+            ..NetworkSettings::default()
+        });
+        open.ensure_host().unwrap();
+        assert_eq!(flood(&flooder, 200), 200);
+    });
+}

@@ -73,6 +73,9 @@ pub struct NetworkSettings {
     pub dns: Vec<IpAddr>,
     /// Whether guests that do not say otherwise are kept apart from each other.
     pub isolated_ports: bool,
+    /// Most connections of one guest at once; 0 for as many as the host has room for, `None` for a
+    /// part of that.
+    pub connections: Option<u32>,
 }
 
 /// `[ids]`
@@ -126,6 +129,7 @@ impl Default for Settings {
                 nat: true,
                 dns: Vec::new(),
                 isolated_ports: false,
+                connections: None,
             },
             // Above what distributions give to people (subuid(5)) and Incus to its containers;
             // room for 8,064 guests, and all below 2^31. systemd-nspawn's --private-users=pick
@@ -208,6 +212,8 @@ layered! {
         dns: Replace<IpAddr>,
         /// Whether guests are kept apart.
         isolated_ports: Option<bool>,
+        /// Most connections of a guest.
+        connections: Option<u32>,
     }
 }
 
@@ -269,6 +275,7 @@ impl Settings {
                 nat: part.network.nat.unwrap_or(usual.network.nat),
                 dns: part.network.dns.0.unwrap_or_default(),
                 isolated_ports: part.network.isolated_ports.unwrap_or(false),
+                connections: part.network.connections,
             },
             ids: IdSettings {
                 first: part.ids.first.unwrap_or(usual.ids.first),

@@ -189,6 +189,7 @@ fn network_settings(layout: &Layout, settings: &Settings) -> NetworkSettings {
         nat: settings.network.nat,
         dns: settings.network.dns.clone(),
         isolated_ports: settings.network.isolated_ports,
+        connections: settings.network.connections,
     }
 }
 

@@ -21,6 +21,14 @@ use crate::kernel::netlink_nft::{Family, table_exists};
 
 pub(super) const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 pub(super) const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+/// How many connections the host keeps track of; there when the first rule asks for it.
+const CONNTRACK_MAX: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
+/// What that is with a GiB of memory and more, before Linux says so.
+const USUAL_ROOM: u32 = 262_144;
+/// So many guests that want all they can get fill the host's table.
+const GUESTS_PART: u32 = 16;
+/// A server with fewer is none.
+const LEAST_CEILING: u32 = 1024;
 /// Largest packet of guests where the way out does not ask for less, bytes.
 const ETHERNET_MTU: u32 = 1500;
 
@@ -95,6 +103,7 @@ struct Marker {
     boot_id: String,
     host: HostNetwork,
     nat: bool,
+    connections: Option<u32>,
     /// [`firewall::REVISION`] of the program that wrote the rules.
     rules: u32,
 }
@@ -129,7 +138,8 @@ impl Network {
             return Ok(None);
         };
         if marker.host.subnet != subnet
-            || (marker.nat, marker.rules) != (self.nat, firewall::REVISION)
+            || (marker.nat, marker.connections) != (self.nat, self.connections)
+            || marker.rules != firewall::REVISION
             || Some(&marker.boot_id) != files::read_sysctl(Path::new(BOOT_ID))?.as_ref()
             || files::read_sysctl(Path::new(IP_FORWARD))?.as_deref() != Some("1")
             || !self.tables_stand()?
@@ -195,7 +205,11 @@ impl Network {
         pause()?;
         files::write_sysctl(Path::new(IP_FORWARD), "1")?;
         let table = self.layout.kernel_name();
-        let rules = firewall::tables(&table, &self.bridge, subnet, self.nat);
+        let nat = match self.nat {
+            true => Some(self.ceiling()?),
+            false => None,
+        };
+        let rules = firewall::tables(&table, &self.bridge, subnet, nat);
         firewall::apply(&table, &rules)?;
         pause()?;
         self.admit_all(subnet)?;
@@ -215,10 +229,21 @@ impl Network {
             boot_id: files::read_sysctl(Path::new(BOOT_ID))?.unwrap_or_default(),
             host: host.clone(),
             nat: self.nat,
+            connections: self.connections,
             rules: firewall::REVISION,
         };
         files::write(&self.marker_file(), &marker)?;
         Ok(host)
+    }
+
+    /// Most connections of one guest: what the settings say, else a part of what the host has room for.
+    fn ceiling(&self) -> Result<u32, FileError> {
+        let usual = || {
+            let room = files::read_sysctl(Path::new(CONNTRACK_MAX))?;
+            let room = room.and_then(|room| room.parse().ok());
+            Ok((room.unwrap_or(USUAL_ROOM) / GUESTS_PART).max(LEAST_CEILING))
+        };
+        self.connections.map_or_else(usual, Ok)
     }
 
     /// Guests have IPv4 only as yet. Left open, the host would take a router advertisement from any

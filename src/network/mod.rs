@@ -60,6 +60,9 @@ pub struct NetworkSettings {
     pub dns: Vec<IpAddr>,
     /// Whether guests that do not say otherwise are kept apart from each other.
     pub isolated_ports: bool,
+    /// Most connections of one guest that the host keeps track of; 0 for as many as it has room for,
+    /// `None` for a part of that. Without `nat` the host keeps track of none.
+    pub connections: Option<u32>,
 }
 
 impl Default for NetworkSettings {
@@ -70,6 +73,7 @@ impl Default for NetworkSettings {
             nat: true,
             dns: Vec::new(),
             isolated_ports: false,
+            connections: None,
         }
     }
 }
@@ -96,6 +100,7 @@ pub struct Network {
     nat: bool,
     dns: Vec<IpAddr>,
     isolated_ports: bool,
+    connections: Option<u32>,
 }
 
 impl Network {
@@ -121,6 +126,7 @@ impl Network {
             nat: settings.nat,
             dns: settings.dns,
             isolated_ports: settings.isolated_ports,
+            connections: settings.connections,
         })
     }
 

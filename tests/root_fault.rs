@@ -245,7 +245,7 @@ struct Sweep<'a> {
 impl Sweep<'_> {
     /// Returns the number of points.
     fn over(&self, site: &Site) -> usize {
-        for number in 0..200 {
+        for number in (0..200).step_by(stride()) {
             (self.before)(site, "");
             let fault = format!("command:{number}");
             let what = format!("{:?} with {fault}", self.args);
@@ -314,7 +314,8 @@ fn every_step_of_init() {
     }
 }
 
-/// Which steps are tried: each, or each nth where a start takes seconds (BULKHEAD_FAULT_STRIDE).
+/// Which steps and points are tried: each, or each nth where a start takes seconds
+/// (BULKHEAD_FAULT_STRIDE).
 fn stride() -> usize {
     let given = std::env::var("BULKHEAD_FAULT_STRIDE").ok();
     given.map_or(1, |n| n.parse().expect("a number above 0"))
@@ -481,7 +482,7 @@ fn every_point_around_a_launch() {
         return;
     }
     let site = Site::new(&[]);
-    for number in 0..200 {
+    for number in (0..200).step_by(stride()) {
         // Both are killed, or only the one that launches.
         for fault in [
             format!("command:0,launch:{number}"),
@@ -517,7 +518,7 @@ fn every_point_of_a_restart() {
         return;
     }
     let site = Site::new(&[]);
-    for number in 0..200 {
+    for number in (0..200).step_by(stride()) {
         let fault = format!("keeper:{number}");
         site.faulty(&fault, &["start", "a"]);
         let booted = |site: &Site| {

@@ -356,3 +356,48 @@ fn a_guest_does_not_fill_the_hosts_table_of_connections() {
         assert_eq!(flood(&flooder, 200), 200);
     });
 }
+
+#[test]
+fn ports_are_what_the_definition_says_wherever_a_change_is_killed() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    let [port] = free_ports::<1>();
+    let forward = format!("{port}:80");
+    let unset = format!("network.forward.{forward}/tcp");
+    made(&host, "a", &["--start"]);
+    let table = format!("bulkhead-{}", traces::tag(host.root()));
+    let led = || {
+        let nft = std::process::Command::new("/usr/sbin/nft")
+            .args(["get", "element", "inet", &table, "tcp_port"])
+            .arg(format!("{{ {port} }}"))
+            .output()
+            .unwrap();
+        nft.status.success()
+    };
+    let defined = || host.ok(&["get", "a", "network.forward"]).contains(&forward);
+    let (add, remove) = (
+        ["set", "a", "--forward", &forward],
+        ["set", "a", "--unset", &unset],
+    );
+    for (change, back) in [(add, remove), (remove, add)] {
+        for number in 0..60 {
+            let mut command = host.command(&change);
+            command.env("BULKHEAD_FAULT", format!("command:{number}"));
+            let done = support::run(command);
+            host.ok(&["doctor", "--fix"]);
+            assert_eq!(led(), defined(), "{change:?} killed at {number}");
+            let left = life::data(&host, &["doctor"]);
+            assert_eq!(left["leftovers"].as_array().unwrap().len(), 0, "{left}");
+            if done.code == 0 {
+                assert!(number > 3, "{number} points");
+                break;
+            }
+            assert!(number < 59, "more than 59 points");
+            if defined() == (change == add) {
+                host.ok(&back);
+            }
+        }
+    }
+}

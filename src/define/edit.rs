@@ -8,6 +8,7 @@ use super::error::DefineError;
 use super::key::{KeyPath, Kind};
 use super::read::Sheet;
 use super::word::Word;
+use crate::model::Forward;
 
 /// What happens to a key.
 #[derive(Clone, Debug)]
@@ -256,6 +257,10 @@ fn words(document: &mut DocumentMut, path: &str, item: Option<&str>, change: &Ch
     let same = |value: &Value, word: &str| match value.as_str() {
         Some(text) if path.starts_with("security.") => {
             text == word || Capability::read(text).is_ok_and(|c| Capability::read(word) == Ok(c))
+        }
+        // `8080:80/tcp` is `8080:80`.
+        Some(text) if path == "network.forward" => {
+            text == word || Forward::read(text).is_ok_and(|f| Forward::read(word) == Ok(f))
         }
         text => text == Some(word),
     };

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::error::{GuestError, Result};
 use super::ledger::{Counters, DAY, Ledger, Seen};
 use super::manager::{Manager, now_ms};
-use crate::kernel::{KernelError, fault, file, namespace};
+use crate::kernel::{fault, file, namespace};
 use crate::model::{Gauge, GuestName, Traffic, Used, clock};
 
 pub use super::ledger::By;
@@ -151,8 +151,11 @@ impl Manager {
         let path = self.account_path(name);
         let before: Account = match file::read_small(&path, LONGEST)? {
             None => Account::default(),
-            Some(text) => serde_json::from_slice(&text)
-                .map_err(|error| KernelError::io("understand", path.display())(error.into()))?,
+            Some(text) => serde_json::from_slice(&text).map_err(|error| GuestError::Damaged {
+                path: path.display().to_string(),
+                why: error.to_string(),
+                advice: "restore it from a backup, or remove it: the account begins anew",
+            })?,
         };
         let day = &clock::time(now_ms())[..DAY];
         let mut now = before.clone();

@@ -102,6 +102,15 @@ impl Manager {
             let done = fix.then(|| self.give_up_address(name));
             found.push(leftover("address", name.to_string(), told(done)));
         }
+        // A change of its ports that was cut short before its definition had them.
+        if self.trashed(name).is_none()
+            && let Ok(guest) = self.guest(name)
+            && let Ok(Some(held)) = self.network.forwards(name)
+            && held != guest.network.forwards
+        {
+            let lead = || Ok(self.network.lead(name, &guest.network.forwards)?);
+            found.push(leftover("ports", name.to_string(), told(fix.then(lead))));
+        }
         if self.is_abandoned(name) {
             let done = fix.then(|| self.let_go(name));
             found.push(leftover("held guest", name.to_string(), told(done)));

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::Network;
+use super::files::FileError;
 use super::firewall::{At, chain, matches, rule};
 use super::host::HostError;
 use super::lease::{LeaseError, Leases};
@@ -165,12 +166,29 @@ impl Network {
         Ok(())
     }
 
-    /// Ports that the kernel leads where the book does not say: a command died between the two.
+    /// Ports that the kernel leads where the book does not say, or does not lead where it says: a
+    /// command died between the two.
     pub(super) fn astray(&self) -> Result<Vec<Element>, HostError> {
-        let there = self.led()?;
-        // After the elements: whoever adds one has it in the book by then.
-        let wanted = elements(&self.leases()?);
-        Ok(there.difference(&wanted).cloned().collect())
+        if !table_exists(Family::Inet, &self.layout.kernel_name())? {
+            return Ok(Vec::new());
+        }
+        // Whoever is between the two holds it.
+        let _lock = self.lock_book()?;
+        let (there, wanted) = (self.led()?, elements(&self.leases()?));
+        let mut all: Vec<_> = there.symmetric_difference(&wanted).cloned().collect();
+        // One that leads elsewhere is in both.
+        all.dedup_by(|one, other| (one.set(), one.key()) == (other.set(), other.key()));
+        Ok(all)
+    }
+
+    /// Which ports of the host lead to a guest by the book; `None` if it has no address.
+    ///
+    /// # Errors
+    /// When the book cannot be read.
+    pub fn forwards(&self, guest: &GuestName) -> Result<Option<Vec<Forward>>, FileError> {
+        let leases = self.leases()?;
+        let held = leases.get(guest);
+        Ok(held.map(|_| leases.forwards(guest).to_vec()))
     }
 
     fn led(&self) -> Result<BTreeSet<Element>, NetlinkError> {

@@ -293,7 +293,7 @@ fn hundreds_of_guests_are_let_in_and_each_by_its_lease() {
         let table = installation.layout().kernel_name();
         let count = |set| elements(Family::Bridge, &table, set).unwrap().len();
         assert_eq!((count("guests"), count("ports")), (253, 253));
-        network.admit(&leases[7], &[]).unwrap();
+        network.admit(&leases[7], &NetworkWish::default()).unwrap();
         assert_eq!((count("guests"), count("ports")), (253, 253));
 
         // What was given up is let in no more; an address that is taken instead, at the next start.
@@ -306,12 +306,12 @@ fn hundreds_of_guests_are_let_in_and_each_by_its_lease() {
         };
         let moved = network.lease(&name("g252"), &wish).unwrap();
         assert_eq!((count("guests"), count("ports")), (251, 251));
-        network.admit(&moved, &[]).unwrap();
+        network.admit(&moved, &NetworkWish::default()).unwrap();
         assert_eq!((count("guests"), count("ports")), (252, 252));
         assert_eq!(network.stale_entries().unwrap(), []);
 
         // One that nobody has is named and goes.
-        network.admit(last, &[]).unwrap();
+        network.admit(last, &NetworkWish::default()).unwrap();
         let stale = network.stale_entries().unwrap();
         // Its two addresses and, sent and received, the two kinds of packets that are counted.
         assert_eq!(stale.len(), 6);
@@ -323,7 +323,10 @@ fn hundreds_of_guests_are_let_in_and_each_by_its_lease() {
         assert_eq!(network.stale_entries().unwrap(), []);
         network.remove_host().unwrap();
         assert_eq!(count("ports"), 0);
-        let error = network.admit(&moved, &[]).unwrap_err().to_string();
+        let error = network
+            .admit(&moved, &NetworkWish::default())
+            .unwrap_err()
+            .to_string();
         assert!(
             error.contains("put a guest into the firewall table"),
             "{error}"
@@ -504,14 +507,18 @@ fn an_interface_costs_less_than_the_first_one() {
             .collect();
         let made = quickest(|n| {
             let (namespace, lease) = &guests[usize::from(n)];
-            network.admit(lease, &[]).unwrap();
+            network.admit(lease, &NetworkWish::default()).unwrap();
             carry_out(
                 &network.ops(lease, host.mtu, &NetworkWish::default()),
                 namespace,
             );
         });
         let deleted = quickest(|n| network.teardown_guest(&guests[usize::from(n)].1).unwrap());
-        let admitted = quickest(|n| network.admit(&guests[usize::from(n)].1, &[]).unwrap());
+        let admitted = quickest(|n| {
+            network
+                .admit(&guests[usize::from(n)].1, &NetworkWish::default())
+                .unwrap()
+        });
         eprintln!(
             "admitted {admitted:?}; host set up {first:?}, found {again:?}; interface {made:?}, deleted {deleted:?}"
         );

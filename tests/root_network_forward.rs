@@ -112,15 +112,15 @@ fn ports_change_while_the_guest_runs_and_come_back_with_the_table() {
         let network = installation.network(NetworkSettings::default());
         let (a, lease) = guest_with(&network, "a", &wishing(&["8080:80"]));
         let (b, _) = guest(&network, "b");
-        network.lead(&name("a"), &forwards(&["8081:80"])).unwrap();
-        network.lead(&name("b"), &forwards(&["8080:81"])).unwrap();
+        network.follow(&name("a"), &wishing(&["8081:80"])).unwrap();
+        network.follow(&name("b"), &wishing(&["8080:81"])).unwrap();
         let host = |port| (HOST_OUTSIDE, port);
         let both_lead = || {
             assert_eq!(through(&world, host(8081), &a, 80).unwrap(), WORLD);
             assert_eq!(through(&world, host(8080), &b, 81).unwrap(), WORLD);
         };
         both_lead();
-        let error = network.lead(&name("b"), &forwards(&["8081:81"]));
+        let error = network.follow(&name("b"), &wishing(&["8081:81"]));
         assert!(matches!(error, Err(LeaseError::PortTaken { .. })));
         both_lead();
 
@@ -169,7 +169,7 @@ fn ports_change_while_the_guest_runs_and_come_back_with_the_table() {
             "tcp_address",
             "{ 8081 }",
         ]);
-        network.admit(&lease, &forwards(&["8081:80"])).unwrap();
+        network.admit(&lease, &wishing(&["8081:80"])).unwrap();
         both_lead();
     });
 }
@@ -183,7 +183,7 @@ fn a_thousand_ports_are_led_and_given_back() {
         let (a, _) = guest_with(&network, "a", &wishing(&["10000-10999:20000-20999"]));
         let last = (HOST_OUTSIDE, 10_999);
         assert_eq!(through(&world, last, &a, 20_999).unwrap(), WORLD);
-        network.lead(&name("a"), &[]).unwrap();
+        network.follow(&name("a"), &NetworkWish::default()).unwrap();
         let error = through(&world, last, &a, 20_999).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
         assert_eq!(network.stale_entries().unwrap(), []);
@@ -202,14 +202,14 @@ fn what_listens_on_the_host_keeps_its_port() {
         for error in [
             network.preview(&name("b"), &wish).unwrap_err(),
             network.lease(&name("b"), &wish).unwrap_err(),
-            network.lead(&name("a"), &wish.forwards).unwrap_err(),
+            network.follow(&name("a"), &wish).unwrap_err(),
         ] {
             let said = error.to_string();
             assert!(said.contains("listens on tcp port 8080;"), "{said}");
         }
         assert!(network.find(&name("b")).unwrap().is_none());
         network
-            .lead(&name("a"), &forwards(&["8081:80", "8080:80/udp"]))
+            .follow(&name("a"), &wishing(&["8081:80", "8080:80/udp"]))
             .unwrap();
         let routed = installation.network(without_nat());
         let error = routed.lease(&name("b"), &wishing(&["70:70"])).unwrap_err();

@@ -138,6 +138,8 @@ fn what_it_is(lines: &mut Lines, guest: &Guest) {
     lines.add("network", network);
     let forwards = guest.network.forwards.iter();
     lines.all("forward", forwards.map(ToString::to_string));
+    let rules = guest.network.firewall.iter();
+    lines.all("firewall", rules.map(ToString::to_string));
 }
 
 fn limits(lines: &mut Lines, guest: &Guest, row: &Row, usage: Option<&Sample>) {

@@ -9,6 +9,8 @@ const MOST_NAME_SERVERS: usize = 3;
 const SLOWEST: Rate = Rate(64_000);
 /// The kernel counts bytes a second in 32 bits.
 const FASTEST: Rate = Rate(32_000_000_000);
+/// A few hundred packets more a second would be noticed.
+const MOST_RULES: usize = 128;
 /// Each is two entries in the kernel's tables.
 const MOST_PORTS: u32 = 1000;
 /// Two packets; more than a gigabyte at once is no rate.
@@ -44,6 +46,18 @@ pub(super) fn network(guest: &Guest, found: &mut Found) {
         found.add(
             "network.dns",
             format!("more than {MOST_NAME_SERVERS} name servers: no program asks the others"),
+        );
+    }
+    if !network.firewall.is_empty() && network.kind != NetworkKind::Bridge {
+        found.add(
+            "network.firewall",
+            "needs the network kind bridge: another has no port to stand at",
+        );
+    }
+    if network.firewall.len() > MOST_RULES {
+        found.add(
+            "network.firewall",
+            format!("more than {MOST_RULES} rules: every packet meets them all"),
         );
     }
     rates(network, found);

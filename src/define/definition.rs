@@ -10,7 +10,8 @@ use super::layer::{Dotted, Extend, Layer, Replace, Shape, layered};
 use super::read::{Node, Reader, scalar};
 use super::word::{OrNone, Pause};
 use crate::model::{
-    Bytes, CpuSet, Cpus, Forward, GuestName, ImageName, NetworkKind, Rate, RestartPolicy, Rlimit,
+    Bytes, CpuSet, Cpus, FirewallRule, Forward, GuestName, ImageName, NetworkKind, Rate,
+    RestartPolicy, Rlimit,
 };
 
 layered! {
@@ -194,6 +195,8 @@ layered! {
         burst_out: Option<OrNone<Bytes>>,
         /// Ports of the host that lead to it.
         forward: Extend<Forward>,
+        /// Rules of its firewall.
+        firewall: Extend<FirewallRule>,
     }
 }
 

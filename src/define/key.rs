@@ -193,6 +193,8 @@ pub const KEYS: &[Key] = &[
         "How much of that may go at once, or none [default: none, 10 ms of the rate]"),
     key("network.forward", "forward", "HOST:GUEST", Kind::Words, LIVE,
         "Port of the host that leads to it, such as 8080:80, 53:53/udp or 8000-8009:8000-8009"),
+    key("network.firewall", "firewall", "RULE", Kind::Words, LIVE,
+        "Rule, in order, such as \"in accept tcp 80,443\" or \"in drop\"; the first that fits decides"),
     key("access.ssh_keys", "ssh-key", "KEY", Kind::Words, RESTART,
         "Public key, one line, that may log in as root; written at the start after a change"),
     key("access.root_password_hash", "root-password-hash", "HASH", Kind::Text, RESTART,

@@ -397,6 +397,7 @@ impl From<NetworkPart> for NetworkWish {
             burst_in,
             burst_out,
             forward,
+            firewall,
         }: NetworkPart,
     ) -> Self {
         Self {
@@ -409,6 +410,7 @@ impl From<NetworkPart> for NetworkWish {
             address: address.and_then(|address| address.0),
             dns: dns.0.unwrap_or_default(),
             forwards: forward.0,
+            firewall: firewall.0,
         }
     }
 }

@@ -198,6 +198,7 @@ fn rest(guest: &Guest, path: &str) -> Items {
         "network.rate_out" => optional(guest.network.rate_out),
         "network.burst_in" => optional(guest.network.burst_in),
         "network.burst_out" => optional(guest.network.burst_out),
+        "network.firewall" => list(&guest.network.firewall, ToString::to_string),
         "network.forward" => list(&guest.network.forwards, ToString::to_string),
         "ptys" => single(guest.ptys),
         "console_log" => single(guest.console_log),

@@ -8,8 +8,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::model::{
-    Bytes, CpuSet, Cpus, Forward, GuestName, ImageName, NetworkKind, Rate, Ratio, RestartPolicy,
-    Rlimit, nearest,
+    Bytes, CpuSet, Cpus, FirewallRule, Forward, GuestName, ImageName, NetworkKind, Rate, Ratio,
+    RestartPolicy, Rlimit, nearest,
 };
 
 /// A value written as one word of text; a number or truth value in TOML stands for its own text.
@@ -52,7 +52,15 @@ macro_rules! words_by_from_str {
     )*};
 }
 words_by_from_str!(
-    Bytes, Cpus, CpuSet, Forward, GuestName, ImageName, Rate, Ratio
+    Bytes,
+    Cpus,
+    CpuSet,
+    FirewallRule,
+    Forward,
+    GuestName,
+    ImageName,
+    Rate,
+    Ratio
 );
 
 impl Word for String {

@@ -110,10 +110,13 @@ impl Manager {
             if old.as_ref().is_none_or(|old| old.disk != guest.disk) {
                 self.resize(name, &guest)?;
             }
-            let led = |old: &Guest| old.network.forwards == guest.network.forwards;
-            if !old.as_ref().is_some_and(led) {
+            let same = |old: &Guest| {
+                old.network.forwards == guest.network.forwards
+                    && old.network.firewall == guest.network.firewall
+            };
+            if !old.as_ref().is_some_and(same) {
                 fault::point()?;
-                self.network.lead(name, &guest.network.forwards)?;
+                self.network.follow(name, &guest.network)?;
             }
             fault::point()?;
             file::write_whole(&self.definition_path(name), text.as_bytes(), 0o600)?;
@@ -122,7 +125,7 @@ impl Manager {
         if let Err(error) = done {
             if let Some(old) = old {
                 // All was so a moment ago; the error that matters is the one above.
-                let _same = self.network.lead(name, &old.network.forwards);
+                let _same = self.network.follow(name, &old.network);
                 if runs {
                     let _same = self.apply(name, &old);
                 }

@@ -146,6 +146,16 @@ impl Manager {
                 "its address {was} was of another host; it has one of this host"
             ));
         }
+        let forwards = &before.network.forwards;
+        if !forwards.is_empty() && !sets("network.forward") {
+            changes.insert(0, (KeyPath::parse("network.forward")?, Change::Unset));
+            let ports: Vec<String> = forwards.iter().map(ToString::to_string).collect();
+            notes.push(format!(
+                "ports of another host led to it ({}); of this host none do: bulkhead set {name} \
+                 --forward HOST:GUEST",
+                ports.join(", ")
+            ));
+        }
         let definition = define::edit(&manifest.guest.definition, &changes)?;
         let guest = self.check_wanted(name, &definition)?;
         storage::check_image(&self.layout, manifest)

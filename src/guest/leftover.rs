@@ -23,7 +23,8 @@ const PATIENCE: Duration = Duration::from_millis(200);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Leftover {
     /// `half-made guest`, `half-renamed guest`, `held guest`, `run state`, `cgroup`, `interface`,
-    /// `damaged file`, `bridge without its firewall`, `firewall entry`, `address`, `lock`, `file`.
+    /// `damaged file`, `bridge without its firewall`, `firewall entry`, `firewall rules`, `ports`,
+    /// `address`, `lock`, `file`.
     pub kind: &'static str,
     /// Its name.
     pub name: String,
@@ -102,14 +103,19 @@ impl Manager {
             let done = fix.then(|| self.give_up_address(name));
             found.push(leftover("address", name.to_string(), told(done)));
         }
-        // A change of its ports that was cut short before its definition had them.
+        // A change of its network that was cut short before its definition had it.
         if self.trashed(name).is_none()
             && let Ok(guest) = self.guest(name)
-            && let Ok(Some(held)) = self.network.forwards(name)
-            && held != guest.network.forwards
+            && let Ok(Some(held)) = self.network.held(name)
+            && (&held.forwards, &held.firewall)
+                != (&guest.network.forwards, &guest.network.firewall)
         {
-            let lead = || Ok(self.network.lead(name, &guest.network.forwards)?);
-            found.push(leftover("ports", name.to_string(), told(fix.then(lead))));
+            let kind = match held.forwards == guest.network.forwards {
+                true => "firewall rules",
+                false => "ports",
+            };
+            let follow = || Ok(self.network.follow(name, &guest.network)?);
+            found.push(leftover(kind, name.to_string(), told(fix.then(follow))));
         }
         if self.is_abandoned(name) {
             let done = fix.then(|| self.let_go(name));

@@ -350,10 +350,8 @@ impl Manager {
                 let host = phase("look-at-bridge", || self.network.ensure_host())
                     .map_err(|error| GuestError::Network(error.into()))?;
                 fault::point()?;
-                phase("admit", || {
-                    self.network.admit(&lease, &guest.network.forwards)
-                })
-                .map_err(|error| GuestError::Network(error.into()))?;
+                phase("admit", || self.network.admit(&lease, &guest.network))
+                    .map_err(|error| GuestError::Network(error.into()))?;
                 Ok(self.network.ops(&lease, host.mtu, &guest.network))
             }
             None if guest.network.kind == NetworkKind::Host => Ok(Vec::new()),

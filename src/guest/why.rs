@@ -202,8 +202,8 @@ impl Watched<'_> {
             IDLE,
             |percent| format!("{percent}% of a CPU"),
         );
-        let own =
-            self.after.sample.cpu_us - self.before.sample.cpu_us.min(self.after.sample.cpu_us);
+        let cpu = |look: &Look| look.sample.cpu_us;
+        let own = cpu(self.after).saturating_sub(cpu(self.before));
         let own = own * 100 / self.us;
         let why = match who {
             Some(who) => format!("its processes wait for a CPU; it has {own}%, {who}"),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Bytes, CpuSet, Cpus, Forward, GuestName, ImageName, Rate};
+use super::{Bytes, CpuSet, Cpus, FirewallRule, Forward, GuestName, ImageName, Rate};
 
 /// One guest's whole definition after profiles and defaults.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -325,6 +325,8 @@ pub struct NetworkWish {
     pub burst_out: Option<Bytes>,
     /// Ports of the host that lead to it.
     pub forwards: Vec<Forward>,
+    /// What may come to it and what it may send; the first rule that fits decides, none lets pass.
+    pub firewall: Vec<FirewallRule>,
 }
 
 /// First-boot access data.

@@ -6,6 +6,7 @@ pub mod clock;
 mod facts;
 mod file_entry;
 mod filter;
+mod firewall;
 mod forward;
 mod guarantee;
 mod guest;
@@ -29,6 +30,7 @@ pub use cgroup::{
 pub use facts::{CgroupMode, HostFacts};
 pub use file_entry::{FileEntry, FileKind, FileWish};
 pub use filter::{Action, Arch, ArgCmp, Compare, Filter, FilterFlags, Rule};
+pub use firewall::{FirewallRule, RuleError, RuleProtocol};
 pub use forward::{Forward, ForwardError, Protocol};
 pub use guarantee::{Amounts, HostRoom, Ratio, Resource, Room, Shortfall};
 pub use guest::{

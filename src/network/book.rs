@@ -36,7 +36,7 @@ impl Network {
         let mut led = false;
         let lease = self.change(&lock, |leases| {
             before = leases.get(guest);
-            led = leases.forwards(guest) != wish.forwards;
+            led = leases.forwards(guest) != wish.forwards || leases.rules(guest) != wish.firewall;
             self.give(leases, guest, wish, subnet)
         })?;
         if let Some(moved) = before
@@ -47,7 +47,7 @@ impl Network {
             self.expel(&moved).map_err(Box::new)?;
         } else if led {
             files::pause(&self.leases_file())?;
-            self.lead_as_written().map_err(Box::new)?;
+            self.as_written().map_err(Box::new)?;
         }
         Ok(lease)
     }
@@ -73,6 +73,7 @@ impl Network {
     ) -> Result<Lease, LeaseError> {
         let address = leases.give(guest, wish.address, subnet)?;
         self.give_ports(leases, guest, &wish.forwards)?;
+        leases.wall(guest, &wish.firewall);
         Lease::of(address, subnet, self.layout.tag()).ok_or_else(|| LeaseError::Stranded {
             guest: guest.clone(),
             address,
@@ -113,7 +114,9 @@ impl Network {
     /// When the new name has an address already, or a file cannot be read or written.
     pub fn rename(&self, from: &GuestName, to: &GuestName) -> Result<(), LeaseError> {
         let lock = self.lock_book()?;
-        self.change(&lock, |leases| leases.rename(from, to))
+        self.change(&lock, |leases| leases.rename(from, to))?;
+        // What its rules log has its name.
+        self.as_written().map_err(|error| Box::new(error).into())
     }
 
     /// Addresses and names of all guests that have one, as for hosts(5).
@@ -187,6 +190,7 @@ impl Network {
         }
         for (guest, wish) in known {
             leases.give(guest, None, subnet)?;
+            leases.wall(guest, &wish.firewall);
             match leases.lead(guest, &wish.forwards) {
                 Err(error) if !taken(&error) => return Err(error),
                 Ok(()) | Err(_) => {}

@@ -15,7 +15,7 @@ use super::lease::{LeaseError, Leases};
 use crate::kernel::listening;
 use crate::kernel::netlink::NetlinkError;
 use crate::kernel::netlink_nft::{self, Element, Family, table_exists};
-use crate::model::{Forward, GuestName, Protocol};
+use crate::model::{Forward, GuestName, NetworkWish, Protocol};
 
 /// NF_IP_PRI_NAT_DST.
 const DESTINATION: i32 = -100;
@@ -84,24 +84,30 @@ pub(super) fn shown(element: &Element) -> Option<String> {
 }
 
 impl Network {
-    /// Leads these ports of the host, and no others, to a guest that has an address; one that has
-    /// none yet gets them with its address.
+    /// Leads the ports of the host to a guest that its definition names, and no others, and keeps it to
+    /// the rules of its firewall. One that has no address yet gets all that with its address.
     ///
     /// # Errors
     /// When another guest or a program of the host has one of them, or a file or the kernel fails.
     /// Nothing is changed then.
-    pub fn lead(&self, guest: &GuestName, wanted: &[Forward]) -> Result<(), LeaseError> {
+    pub fn follow(&self, guest: &GuestName, wish: &NetworkWish) -> Result<(), LeaseError> {
         let lock = self.lock_book()?;
         let before = self.leases()?;
         if before.get(guest).is_none() {
             return Ok(());
         }
-        self.change(&lock, |leases| self.give_ports(leases, guest, wanted))?;
-        let done = self.lead_as_written();
+        self.change(&lock, |leases| {
+            leases.wall(guest, &wish.firewall);
+            self.give_ports(leases, guest, &wish.forwards)
+        })?;
+        let done = self.as_written();
         if done.is_err() {
-            let old = before.forwards(guest);
             // The error that matters is the kernel's.
-            let _same = self.change(&lock, |leases| leases.lead(guest, old));
+            let _same = self.change(&lock, |leases| {
+                leases.wall(guest, before.rules(guest));
+                leases.lead(guest, before.forwards(guest))
+            });
+            let _same = self.as_written();
         }
         done.map_err(|error| Box::new(error).into())
     }
@@ -143,8 +149,14 @@ impl Network {
         Ok(())
     }
 
+    /// Makes the firewall what the book says of guests, where there is one. The book's lock is held.
+    pub(super) fn as_written(&self) -> Result<(), HostError> {
+        self.wall_as_written()?;
+        self.lead_as_written()
+    }
+
     /// Makes the kernel's maps what the book says, where there are maps. The book's lock is held.
-    pub(super) fn lead_as_written(&self) -> Result<(), HostError> {
+    fn lead_as_written(&self) -> Result<(), HostError> {
         let table = self.layout.kernel_name();
         if !table_exists(Family::Inet, &table)? {
             return Ok(());
@@ -181,14 +193,19 @@ impl Network {
         Ok(all)
     }
 
-    /// Which ports of the host lead to a guest by the book; `None` if it has no address.
+    /// What a guest has by the book: address, ports of the host, rules. `None` if it has no address.
     ///
     /// # Errors
     /// When the book cannot be read.
-    pub fn forwards(&self, guest: &GuestName) -> Result<Option<Vec<Forward>>, FileError> {
+    pub fn held(&self, guest: &GuestName) -> Result<Option<NetworkWish>, FileError> {
         let leases = self.leases()?;
-        let held = leases.get(guest);
-        Ok(held.map(|_| leases.forwards(guest).to_vec()))
+        let address = leases.get(guest);
+        Ok(address.map(|address| NetworkWish {
+            address: Some(address),
+            forwards: leases.forwards(guest).to_vec(),
+            firewall: leases.rules(guest).to_vec(),
+            ..NetworkWish::default()
+        }))
     }
 
     fn led(&self) -> Result<BTreeSet<Element>, NetlinkError> {

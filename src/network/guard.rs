@@ -14,11 +14,10 @@ use super::firewall::{chain, matches, rule};
 use super::host::HostError;
 use super::lease::{Lease, mac_of};
 use super::subnet::Subnet;
-use super::traffic;
-use super::{FileError, Network};
+use super::{FileError, Network, traffic, wall};
 use crate::kernel::netlink::Netlink;
 use crate::kernel::netlink_nft::{self, Element, Family, NAME_LENGTH};
-use crate::model::Forward;
+use crate::model::NetworkWish;
 
 /// Interfaces the rules are for. Whatever else somebody put on the bridge is not held to them.
 const PORTS: &str = "ports";
@@ -42,6 +41,7 @@ pub(super) fn table(name: &str, subnet: Subnet) -> Vec<Value> {
     all.push(chain(&at, "echo", "filter", "forward", FIRST));
     all.push(json!({"flush": {"chain": {"family": "bridge", "table": name, "name": "echo"}}}));
     all.extend(echoes().map(|expr| rule(&at, "echo", expr)));
+    all.extend(wall::table(name));
     all.extend(traffic::table(name));
     all
 }
@@ -145,17 +145,17 @@ fn elements(lease: &Lease) -> Vec<Element> {
 
 impl Network {
     /// Lets a guest send from its interface what its lease says; without this, nothing passes. It may
-    /// have been let already. One transaction. What leads to it from the host is looked at if there
-    /// is to be something.
+    /// have been let already. One transaction. Its own rules, and what leads to it from the host, are
+    /// looked at if there are to be any.
     ///
     /// # Errors
     /// When the table is gone or the kernel refuses.
-    pub fn admit(&self, lease: &Lease, forwards: &[Forward]) -> Result<(), HostError> {
+    pub fn admit(&self, lease: &Lease, wish: &NetworkWish) -> Result<(), HostError> {
         let table = self.layout.kernel_name();
         netlink_nft::add_elements(Family::Bridge, &table, &elements(lease))?;
-        if !forwards.is_empty() {
+        if !(wish.forwards.is_empty() && wish.firewall.is_empty()) {
             let _lock = self.lock_book()?;
-            self.lead_as_written()?;
+            self.as_written()?;
         }
         Ok(())
     }
@@ -180,7 +180,7 @@ impl Network {
         for element in elements(lease) {
             netlink_nft::delete_element(Family::Bridge, &table, &element)?;
         }
-        self.lead_as_written()
+        self.as_written()
     }
 
     /// Lets all guests that have a lease send, and nobody else: the table is new, or of another pool.
@@ -195,7 +195,7 @@ impl Network {
             netlink_nft::delete_element(Family::Bridge, &table, &stranger)?;
         }
         let _lock = self.lock_book()?;
-        self.lead_as_written()
+        self.as_written()
     }
 
     /// Elements of the table that no lease accounts for: a command died between the two.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::files::FileError;
 use super::host::HostError;
 use super::subnet::Subnet;
-use crate::model::{Forward, GuestName, Protocol};
+use crate::model::{FirewallRule, Forward, GuestName, Protocol};
 
 /// What a guest on the bridge is given; the same as long as the guest exists.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -176,6 +176,7 @@ pub(super) struct Leases {
 struct Held {
     address: Ipv4Addr,
     forwards: Vec<Forward>,
+    rules: Vec<FirewallRule>,
 }
 
 /// The form on disk.
@@ -193,6 +194,8 @@ struct Line {
     address: Ipv4Addr,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     forwards: Vec<Forward>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    firewall: Vec<FirewallRule>,
 }
 
 impl From<Leases> for Written {
@@ -201,6 +204,7 @@ impl From<Leases> for Written {
             guest,
             address: held.address,
             forwards: held.forwards,
+            firewall: held.rules,
         };
         Self {
             version: 1,
@@ -232,7 +236,11 @@ impl TryFrom<Written> for Leases {
                     return Err(format!("a port of {one} is there twice"));
                 }
             }
-            let held = Held { address, forwards };
+            let held = Held {
+                address,
+                forwards,
+                rules: line.firewall,
+            };
             if by_guest.insert(guest.clone(), held).is_some() {
                 return Err(format!("{guest} is there twice"));
             }
@@ -266,6 +274,27 @@ impl Leases {
         let of = |held: &Held| (held.forwards.clone(), held.address);
         let each = self.by_guest.values().map(of);
         each.flat_map(|(forwards, address)| forwards.into_iter().map(move |one| (one, address)))
+    }
+
+    /// The rules of a guest's firewall.
+    pub(super) fn rules(&self, guest: &GuestName) -> &[FirewallRule] {
+        self.by_guest
+            .get(guest)
+            .map_or(&[], |held| held.rules.as_slice())
+    }
+
+    /// Those of all guests that have any.
+    pub(super) fn walls(&self) -> impl Iterator<Item = (&GuestName, Ipv4Addr, &[FirewallRule])> {
+        let all = self.by_guest.iter();
+        all.filter(|(_, held)| !held.rules.is_empty())
+            .map(|(guest, held)| (guest, held.address, held.rules.as_slice()))
+    }
+
+    /// Keeps a guest that has an address to these rules.
+    pub(super) fn wall(&mut self, guest: &GuestName, rules: &[FirewallRule]) {
+        if let Some(held) = self.by_guest.get_mut(guest) {
+            rules.clone_into(&mut held.rules);
+        }
     }
 
     /// Leads these ports of the host, and no others, to a guest that has an address. They do not
@@ -312,9 +341,12 @@ impl Leases {
             (Some(address), _) => self.check_wish(guest, address, subnet)?,
             (None, None) => self.lowest_free(guest, subnet)?,
         };
-        let forwards = self.forwards(guest).to_vec();
-        self.by_guest
-            .insert(guest.clone(), Held { address, forwards });
+        let held = Held {
+            address,
+            forwards: self.forwards(guest).to_vec(),
+            rules: self.rules(guest).to_vec(),
+        };
+        self.by_guest.insert(guest.clone(), held);
         Ok(address)
     }
 

@@ -20,18 +20,27 @@ pub struct Leftover {
     pub guest: Option<GuestName>,
 }
 
-/// An element of the firewall's sets and maps that belongs to no guest.
+/// What is in the firewall and belongs to no guest, or is not what the guest's definition says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StaleEntry(Element);
+pub enum StaleEntry {
+    /// An element of its sets and maps.
+    Element(Element),
+    /// The chains that hold what goes through an interface.
+    Rules(String),
+}
 
 impl fmt::Display for StaleEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(port) = forward::shown(&self.0) {
+        let element = match self {
+            Self::Element(element) => element,
+            Self::Rules(interface) => return write!(f, "rules of {interface}"),
+        };
+        if let Some(port) = forward::shown(element) {
             return f.write_str(&port);
         }
-        let name = self.0.key().split(|byte| *byte == 0).next();
+        let name = element.key().split(|byte| *byte == 0).next();
         let name = String::from_utf8_lossy(name.unwrap_or_default());
-        write!(f, "{name} in {}", self.0.set())
+        write!(f, "{name} in {}", element.set())
     }
 }
 
@@ -66,8 +75,8 @@ impl Network {
             .collect())
     }
 
-    /// Addresses that the firewall lets send, and ports that it leads somewhere, though no guest has
-    /// them: a command died after it gave one up.
+    /// Addresses that the firewall lets send, ports that it leads somewhere and rules that it keeps,
+    /// though no guest has them: a command died after it gave one up.
     ///
     /// # Errors
     /// When the kernel refuses or the leases cannot be read.
@@ -77,7 +86,12 @@ impl Network {
         };
         let mut all = self.strangers(subnet)?;
         all.extend(self.astray()?);
-        Ok(all.into_iter().map(StaleEntry).collect())
+        let misled = self.misled()?.into_iter().map(StaleEntry::Rules);
+        Ok(all
+            .into_iter()
+            .map(StaleEntry::Element)
+            .chain(misled)
+            .collect())
     }
 
     /// Whether guests are on the bridge and its firewall is gone: whoever reloaded the host's own
@@ -99,13 +113,17 @@ impl Network {
     /// When the kernel refuses.
     pub fn remove_entry(&self, entry: &StaleEntry) -> Result<(), HostError> {
         let table = self.layout.kernel_name();
-        if forward::shown(&entry.0).is_some() {
-            // Another guest may have got the port meanwhile, so all is made what the book says.
-            let _lock = self.lock_book()?;
-            return self.lead_as_written();
+        match entry {
+            StaleEntry::Element(element) if forward::shown(element).is_none() => {
+                netlink_nft::delete_element(Family::Bridge, &table, element)?;
+                Ok(())
+            }
+            // Another guest may have got it meanwhile, so all is made what the book says.
+            StaleEntry::Element(_) | StaleEntry::Rules(_) => {
+                let _lock = self.lock_book()?;
+                self.as_written()
+            }
         }
-        netlink_nft::delete_element(Family::Bridge, &table, &entry.0)?;
-        Ok(())
     }
 
     /// Removes one; it may be gone already.

@@ -14,6 +14,7 @@
 //! | `guard.rs` | what a guest may send: the rules, and each guest's entry in them |
 //! | `shape.rs` | how fast a guest is |
 //! | `traffic.rs` | what guests send and receive, counted |
+//! | `wall.rs` | guests' own firewalls |
 //! | `leftover.rs` | interfaces that belong to no running guest |
 //! | `dns.rs` | name servers |
 //! | `files.rs` | lock, whole-file writes, bounded reads |
@@ -31,6 +32,7 @@ mod leftover;
 mod shape;
 mod subnet;
 mod traffic;
+mod wall;
 
 use std::net::{IpAddr, Ipv4Addr};
 

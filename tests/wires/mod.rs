@@ -162,7 +162,7 @@ pub fn guest_with(network: &Network, text: &str, wish: &NetworkWish) -> (Namespa
     let host = network.ensure_host().unwrap();
     let lease = network.lease(&name(text), wish).unwrap();
     let namespace = Namespace::new();
-    network.admit(&lease, &wish.forwards).unwrap();
+    network.admit(&lease, wish).unwrap();
     carry_out(&network.ops(&lease, host.mtu, wish), &namespace);
     (namespace, lease)
 }

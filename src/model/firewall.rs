@@ -1,0 +1,246 @@
+//! Rules of a guest's firewall, as people write them: `in accept tcp 80,443`, `in drop`,
+//! `out drop tcp 25`, `in accept tcp 22 from 192.0.2.0/24 log`. What makes them so is the network
+//! room's firewall.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize, Serializer};
+
+/// Most ports and ranges of one rule.
+const MOST_RANGES: usize = 16;
+
+/// Text that is no rule; the message says what would be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{text:?} is not a firewall rule: {why}; write in or out, accept or drop, then if wanted tcp, udp or icmp, ports such as 80,443 or 8000-8010, from or to ADDRESS[/BITS], log"
+)]
+pub struct RuleError {
+    text: String,
+    why: &'static str,
+}
+
+/// What a rule is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RuleProtocol {
+    /// tcp(7)
+    Tcp,
+    /// udp(7)
+    Udp,
+    /// icmp(7)
+    Icmp,
+}
+
+impl RuleProtocol {
+    const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Icmp];
+
+    /// As people and `nft` write it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Icmp => "icmp",
+        }
+    }
+}
+
+/// One rule: the first that fits a new connection decides.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FirewallRule {
+    /// Whether it is for what comes to the guest; else for what it sends.
+    pub incoming: bool,
+    /// Whether what fits passes.
+    pub accept: bool,
+    /// What runs over it; anything if `None`.
+    pub protocol: Option<RuleProtocol>,
+    /// First and last of the ports of who is called; all if empty.
+    pub ports: Vec<(u16, u16)>,
+    /// The other end: an address with its prefix length; anybody if `None`.
+    pub peer: Option<(Ipv4Addr, u8)>,
+    /// Whether it is written to the kernel's log.
+    pub log: bool,
+}
+
+impl FromStr for FirewallRule {
+    type Err = RuleError;
+
+    fn from_str(text: &str) -> Result<Self, RuleError> {
+        let wrong = |why| RuleError {
+            text: text.chars().take(80).collect(),
+            why,
+        };
+        let mut words = text.split_ascii_whitespace().peekable();
+        let incoming = match words.next() {
+            Some("in") => true,
+            Some("out") => false,
+            _ => return Err(wrong("it begins with in or out")),
+        };
+        let accept = match words.next() {
+            Some("accept") => true,
+            Some("drop") => false,
+            _ => return Err(wrong("the second word is accept or drop")),
+        };
+        let mut rule = Self {
+            incoming,
+            accept,
+            protocol: None,
+            ports: Vec::new(),
+            peer: None,
+            log: false,
+        };
+        let named = |word: &&str| {
+            RuleProtocol::ALL
+                .into_iter()
+                .find(|one| one.name() == *word)
+        };
+        rule.protocol = words.peek().and_then(named);
+        if rule.protocol.is_some() {
+            words.next();
+        }
+        if matches!(rule.protocol, Some(RuleProtocol::Tcp | RuleProtocol::Udp))
+            && let Some(list) = words.next_if(|word| word.starts_with(|c: char| c.is_ascii_digit()))
+        {
+            rule.ports = ports(list).ok_or_else(|| wrong("its ports are none"))?;
+        }
+        let other = if incoming { "from" } else { "to" };
+        if words.next_if_eq(&other).is_some() {
+            let peer = words.next().and_then(peer);
+            rule.peer = Some(peer.ok_or_else(|| wrong("the other end is no IPv4 address"))?);
+        }
+        rule.log = words.next_if_eq(&"log").is_some();
+        match words.next() {
+            None => Ok(rule),
+            Some(_) => Err(wrong("there is a word too many, or in the wrong place")),
+        }
+    }
+}
+
+fn ports(text: &str) -> Option<Vec<(u16, u16)>> {
+    let port = |text: &str| {
+        let plain = text.bytes().all(|b| b.is_ascii_digit());
+        plain.then(|| text.parse::<u16>().ok()).flatten()
+    };
+    let range = |text: &str| {
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        let (first, last) = (port(first)?, port(last)?);
+        (first > 0 && first <= last).then_some((first, last))
+    };
+    let mut all = text.split(',').map(range).collect::<Option<Vec<_>>>()?;
+    all.sort_unstable();
+    let apart = all.windows(2).all(|two| two[0].1 < two[1].0);
+    (apart && all.len() <= MOST_RANGES).then_some(all)
+}
+
+fn peer(text: &str) -> Option<(Ipv4Addr, u8)> {
+    let (address, bits) = text.split_once('/').unwrap_or((text, "32"));
+    let address: Ipv4Addr = address.parse().ok()?;
+    let bits: u8 = bits.parse().ok().filter(|bits| (1..=32).contains(bits))?;
+    let first = address.to_bits() & (u32::MAX << (32 - bits));
+    (first == address.to_bits()).then_some((address, bits))
+}
+
+impl fmt::Display for FirewallRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.incoming { "in" } else { "out" })?;
+        f.write_str(if self.accept { " accept" } else { " drop" })?;
+        if let Some(protocol) = self.protocol {
+            write!(f, " {}", protocol.name())?;
+        }
+        for (at, (first, last)) in self.ports.iter().enumerate() {
+            f.write_str(if at == 0 { " " } else { "," })?;
+            write!(f, "{first}")?;
+            if last > first {
+                write!(f, "-{last}")?;
+            }
+        }
+        if let Some((address, bits)) = self.peer {
+            write!(
+                f,
+                " {} {address}",
+                if self.incoming { "from" } else { "to" }
+            )?;
+            if bits < 32 {
+                write!(f, "/{bits}")?;
+            }
+        }
+        f.write_str(if self.log { " log" } else { "" })
+    }
+}
+
+impl Serialize for FirewallRule {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for FirewallRule {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(d)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_rule_is_read_as_it_is_written() {
+        for (text, again) in [
+            ("in drop", "in drop"),
+            ("in accept tcp 80,443", "in accept tcp 80,443"),
+            ("in  accept tcp 443,80", "in accept tcp 80,443"),
+            ("out drop tcp 25 log", "out drop tcp 25 log"),
+            ("in accept icmp", "in accept icmp"),
+            ("in accept udp 5000-5010,53", "in accept udp 53,5000-5010"),
+            (
+                "in accept tcp 22 from 192.0.2.0/24",
+                "in accept tcp 22 from 192.0.2.0/24",
+            ),
+            (
+                "out accept to 192.0.2.1/32 log",
+                "out accept to 192.0.2.1 log",
+            ),
+        ] {
+            let rule: FirewallRule = text.parse().unwrap();
+            assert_eq!(rule.to_string(), again);
+            assert_eq!(again.parse(), Ok(rule));
+        }
+    }
+
+    #[test]
+    fn what_is_no_rule_is_refused_with_the_reason() {
+        for (text, why) in [
+            ("", "begins with in or out"),
+            ("in", "accept or drop"),
+            ("in reject", "accept or drop"),
+            ("in accept tcp 0", "its ports"),
+            ("in accept tcp 90-80", "its ports"),
+            ("in accept tcp 80-90,85", "its ports"),
+            ("in accept icmp 80", "too many"),
+            ("in accept 80", "too many"),
+            ("in accept to 192.0.2.1", "too many"),
+            ("out accept from 192.0.2.1", "too many"),
+            ("in accept from 192.0.2.1/24", "no IPv4"),
+            ("in accept from ::1", "no IPv4"),
+            ("in accept from", "no IPv4"),
+            ("in accept log tcp", "too many"),
+        ] {
+            let error = text.parse::<FirewallRule>().unwrap_err().to_string();
+            assert!(error.contains(why), "{text:?}: {error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_it_panic(text in "(in|out|accept|drop|tcp|udp|icmp|from|to|log|[0-9,./-]{1,9}| ){0,12}") {
+            if let Ok(rule) = text.parse::<FirewallRule>() {
+                prop_assert_eq!(rule.to_string().parse(), Ok(rule));
+            }
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! Firewalls of guests: what comes to a guest and what it sends, by its own rules. Each guest that
+//! has rules has two chains in the table of family bridge, so that neighbours are held to them as
+//! everybody else is; which interface goes through which chain is in two maps. A third set says which
+//! rules are in the chains, so a start finds without `nft` that they stand.
+//!
+//! What belongs to a connection that was let pass, passes. The kernel's own table of connections is
+//! not asked: few kernels keep it for bridges, and it would slow down everybody. A packet of TCP that
+//! asks for no connection passes; answers by UDP are those to what a set remembers, each guest's for
+//! itself, for some minutes; answers by ICMP are known by their type.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+
+use super::Network;
+use super::firewall::{self, chain, matches, rule};
+use super::guard::set;
+use super::host::HostError;
+use super::lease::{Lease, Leases};
+use crate::kernel::netlink_nft::{self, Family, NAME_LENGTH, table_exists};
+use crate::model::{FirewallRule, GuestName, RuleProtocol};
+
+/// Guests and their rules, by the interface of each.
+type Wanted<'a> = BTreeMap<String, (&'a GuestName, &'a [FirewallRule])>;
+
+/// Which rules are in force: interface and a sum of them.
+const WALLS: &str = "walls";
+/// After the guard, so that addresses are true.
+const AFTER_GUARD: i32 = -298;
+/// Flags of TCP, of which one that asks for a connection has the first alone.
+const SYN_ACK_RST_FIN: u8 = 0x17;
+/// How long an answer by UDP may take, seconds: as the kernel's own table has it.
+const ANSWERED: u32 = 180;
+/// Conversations by UDP of one guest that are remembered.
+const CONVERSATIONS: u32 = 16_384;
+/// Before what arrives is counted.
+const BEFORE_COUNTED: i32 = 250;
+/// Lines of the kernel's log that one rule writes in a second.
+const LOG_RATE: u32 = 10;
+
+/// Both directions: whether to the guest, the map and base chain, the hook, the interface asked for.
+const WAYS: [(bool, &str, &str, i32, &str); 2] = [
+    (false, "outgoing", "prerouting", AFTER_GUARD, "iifname"),
+    (true, "incoming", "postrouting", BEFORE_COUNTED, "oifname"),
+];
+
+/// The maps and the chains that lead to guests' own.
+pub(super) fn table(name: &str) -> Vec<Value> {
+    let at = (Family::Bridge, name.to_owned());
+    let mut all = vec![set(name, WALLS, json!(["ifname", "mark"]))];
+    for (_, way, hook, priority, key) in WAYS {
+        all.push(json!({"add": {"map": {
+            "family": "bridge", "table": name, "name": way, "type": "ifname", "map": "verdict"
+        }}}));
+        all.push(chain(&at, way, "filter", hook, priority));
+        all.push(json!({"flush": {"chain": {"family": "bridge", "table": name, "name": way}}}));
+        let interface = json!({"meta": {"key": key}});
+        let lead = json!({"vmap": {"key": interface, "data": format!("@{way}")}});
+        all.push(rule(&at, way, json!([lead])));
+    }
+    all
+}
+
+fn own_chain(way: &str, interface: &str) -> String {
+    format!("{way}-{interface}")
+}
+
+fn own_set(interface: &str) -> String {
+    format!("answers-{interface}")
+}
+
+fn of_table(table: &str, name: &str) -> Value {
+    json!({"family": "bridge", "table": table, "name": name})
+}
+
+fn element(table: &str, map: &str, element: Value) -> Value {
+    json!({"element": {"family": "bridge", "table": table, "name": map, "elem": [element]}})
+}
+
+/// An entry of the map that leads an interface to its chain.
+fn jump(table: &str, way: &str, interface: &str) -> Value {
+    let chain = own_chain(way, interface);
+    let jump = json!([interface, {"jump": {"target": chain}}]);
+    element(table, way, jump)
+}
+
+fn mark(table: &str, interface: &str, sum: u32) -> Value {
+    element(table, WALLS, json!({"concat": [interface, sum]}))
+}
+
+/// A guest's chains with these rules, whatever was in them.
+fn raise(table: &str, interface: &str, guest: &GuestName, rules: &[FirewallRule]) -> Vec<Value> {
+    let at = (Family::Bridge, table.to_owned());
+    let mut answers = of_table(table, &own_set(interface));
+    answers["type"] = json!(["ipv4_addr", "inet_service", "inet_service"]);
+    answers["flags"] = json!(["timeout"]);
+    answers["timeout"] = json!(ANSWERED);
+    answers["size"] = json!(CONVERSATIONS);
+    let mut all = vec![json!({"add": {"set": answers}})];
+    for (incoming, way, ..) in WAYS {
+        let own = own_chain(way, interface);
+        all.push(json!({"add": {"chain": of_table(table, &own)}}));
+        all.push(json!({"flush": {"chain": of_table(table, &own)}}));
+        let conversation = conversation(incoming);
+        let remember = json!({"set": {
+            "op": "update", "elem": conversation, "set": format!("@{}", own_set(interface))
+        }});
+        for expr in known(interface, &conversation, &remember) {
+            all.push(rule(&at, &own, expr));
+        }
+        for one in rules.iter().filter(|one| one.incoming == incoming) {
+            for expr in expressions(guest, one, &remember) {
+                all.push(rule(&at, &own, expr));
+            }
+        }
+        // What no rule is about passes.
+        all.push(rule(&at, &own, json!([udp(), remember])));
+        all.push(json!({"add": jump(table, way, interface)}));
+    }
+    all.push(json!({"add": mark(table, interface, sum(guest, rules))}));
+    all
+}
+
+fn field(protocol: &str, field: &str) -> Value {
+    json!({"payload": {"protocol": protocol, "field": field}})
+}
+
+fn udp() -> Value {
+    let protocol = json!({"meta": {"key": "l4proto"}});
+    matches("==", protocol, json!("udp"))
+}
+
+/// What both directions of a conversation by UDP have in common: the other end, the guest's port,
+/// the other end's.
+fn conversation(incoming: bool) -> Value {
+    let [peer, own, other] = match incoming {
+        true => ["saddr", "dport", "sport"],
+        false => ["daddr", "sport", "dport"],
+    };
+    json!({"concat": [field("ip", peer), field("udp", own), field("udp", other)]})
+}
+
+/// What passes by whatever rules: what is no IPv4 (ARP, the guard lets nothing else through), what
+/// only a packet before it makes sense of, and what belongs to a connection.
+fn known(interface: &str, conversation: &Value, remember: &Value) -> [Value; 5] {
+    let accept = json!({"accept": null});
+    let kind = matches("!=", field("ether", "type"), json!("ip"));
+    let part = json!({"&": [field("ip", "frag-off"), 0x1fff]});
+    let flags = json!({"&": [field("tcp", "flags"), SYN_ACK_RST_FIN]});
+    let types = json!({"set": [
+        "echo-reply", "destination-unreachable", "time-exceeded", "parameter-problem"
+    ]});
+    let answers = json!(format!("@{}", own_set(interface)));
+    [
+        json!([kind, accept]),
+        json!([matches("!=", part, json!(0)), accept]),
+        json!([matches("!=", flags, json!("syn")), accept]),
+        json!([matches("==", field("icmp", "type"), types), accept]),
+        json!([
+            matches("==", conversation.clone(), answers),
+            remember,
+            accept
+        ]),
+    ]
+}
+
+/// One rule, and what logs and remembers what fits it.
+fn expressions(guest: &GuestName, one: &FirewallRule, remember: &Value) -> Vec<Value> {
+    let mut fits = Vec::new();
+    if let Some(protocol) = one.protocol {
+        let ports = one.ports.iter().map(|(first, last)| match first == last {
+            true => json!(first),
+            false => json!({"range": [first, last]}),
+        });
+        let ports: Vec<Value> = ports.collect();
+        fits.push(match ports.is_empty() || protocol == RuleProtocol::Icmp {
+            true => {
+                let kind = json!({"meta": {"key": "l4proto"}});
+                matches("==", kind, json!(protocol.name()))
+            }
+            false => matches("==", field(protocol.name(), "dport"), json!({"set": ports})),
+        });
+    }
+    if let Some((address, bits)) = one.peer {
+        let peer = field("ip", if one.incoming { "saddr" } else { "daddr" });
+        let prefix = json!({"prefix": {"addr": address, "len": bits}});
+        fits.push(matches("==", peer, prefix));
+    }
+    let with = |more: &[Value]| Value::Array([&fits[..], more].concat());
+    let mut all = Vec::new();
+    let verdict = if one.accept { "accept" } else { "drop" };
+    if one.log {
+        let way = if one.incoming { "in" } else { "out" };
+        let prefix = format!("bulkhead {guest} {way} {verdict}: ");
+        all.push(with(&[
+            json!({"limit": {"rate": LOG_RATE, "per": "second"}}),
+            json!({"log": {"prefix": prefix}}),
+        ]));
+    }
+    if one.accept && matches!(one.protocol, None | Some(RuleProtocol::Udp)) {
+        all.push(with(&[udp(), remember.clone(), json!({"accept": null})]));
+    }
+    all.push(with(&[json!({ verdict: null })]));
+    all
+}
+
+/// Takes a guest's chains away.
+fn lower(table: &str, interface: &str, sum: u32) -> Vec<Value> {
+    let mut all = vec![json!({"delete": mark(table, interface, sum)})];
+    for (_, way, ..) in WAYS {
+        let own = own_chain(way, interface);
+        all.push(json!({"delete": jump(table, way, interface)}));
+        all.push(json!({"flush": {"chain": of_table(table, &own)}}));
+        all.push(json!({"delete": {"chain": of_table(table, &own)}}));
+    }
+    all.push(json!({"delete": {"set": of_table(table, &own_set(interface))}}));
+    all
+}
+
+/// Tells sets of rules apart (FNV-1a).
+fn sum(guest: &GuestName, rules: &[FirewallRule]) -> u32 {
+    let lines = rules.iter().map(|rule| format!("{rule}\n"));
+    let text = std::iter::once(format!("{guest}\n")).chain(lines);
+    text.flat_map(String::into_bytes)
+        .fold(0x811c_9dc5, |sum, byte| {
+            (sum ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+        })
+}
+
+impl Network {
+    /// Makes guests' chains what the book says, where there is a table. The book's lock is held.
+    pub(super) fn wall_as_written(&self) -> Result<(), HostError> {
+        let table = self.layout.kernel_name();
+        if !table_exists(Family::Bridge, &table)? {
+            return Ok(());
+        }
+        let there = self.walls(&table)?;
+        let leases = self.leases()?;
+        let wanted = self.wanted(&leases)?;
+        let mut all = Vec::new();
+        for (interface, sum) in &there {
+            if !wanted.contains_key(interface) {
+                all.extend(lower(&table, interface, *sum));
+            }
+        }
+        for (interface, (guest, rules)) in &wanted {
+            let before = there.get(interface).copied();
+            if before == Some(sum(guest, rules)) {
+                continue;
+            }
+            if let Some(before) = before {
+                all.extend(lower(&table, interface, before));
+            }
+            all.extend(raise(&table, interface, guest, rules));
+        }
+        if !all.is_empty() {
+            firewall::apply(&table, &json!({"nftables": all}))?;
+        }
+        Ok(())
+    }
+
+    /// Whose chains should stand, and with which rules, by the book.
+    fn wanted<'a>(&self, leases: &'a Leases) -> Result<Wanted<'a>, HostError> {
+        let Some(subnet) = self.known_subnet()? else {
+            return Ok(Wanted::new());
+        };
+        let interface = |address| Lease::of(address, subnet, self.layout.tag());
+        let all = leases.walls().filter_map(|(guest, address, rules)| {
+            Some((interface(address)?.host_interface, (guest, rules)))
+        });
+        Ok(all.collect())
+    }
+
+    /// Interfaces whose chains are not what the book says: a command died between the two.
+    pub(super) fn misled(&self) -> Result<BTreeSet<String>, HostError> {
+        let table = self.layout.kernel_name();
+        if !table_exists(Family::Bridge, &table)? {
+            return Ok(BTreeSet::new());
+        }
+        // Whoever is between the two holds it.
+        let _lock = self.lock_book()?;
+        let (there, leases) = (self.walls(&table)?, self.leases()?);
+        let wanted = self.wanted(&leases)?;
+        let wanted: BTreeMap<_, _> = wanted
+            .into_iter()
+            .map(|(interface, (guest, rules))| (interface, sum(guest, rules)))
+            .collect();
+        let names = there.keys().chain(wanted.keys());
+        Ok(names
+            .filter(|name| there.get(*name) != wanted.get(*name))
+            .cloned()
+            .collect())
+    }
+
+    /// Whose chains stand, and the sums of their rules.
+    fn walls(&self, table: &str) -> Result<BTreeMap<String, u32>, HostError> {
+        let mut all = BTreeMap::new();
+        for element in netlink_nft::elements(Family::Bridge, table, WALLS)? {
+            let Some((name, sum)) = element.key().split_at_checked(NAME_LENGTH) else {
+                continue;
+            };
+            let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+            if let (Ok(name), Ok(sum)) = (std::str::from_utf8(name), sum.try_into()) {
+                all.insert(name.to_owned(), u32::from_ne_bytes(sum));
+            }
+        }
+        Ok(all)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules(texts: &[&str]) -> Vec<FirewallRule> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn other_rules_have_another_sum() {
+        let guest = "web".parse().unwrap();
+        let one = sum(&guest, &rules(&["in accept tcp 80", "in drop"]));
+        assert_ne!(one, sum(&guest, &rules(&["in drop", "in accept tcp 80"])));
+        assert_ne!(
+            one,
+            sum(
+                &"www".parse().unwrap(),
+                &rules(&["in accept tcp 80", "in drop"])
+            )
+        );
+    }
+
+    #[test]
+    fn a_rule_that_logs_is_two_and_both_fit_the_same() {
+        let guest = "web".parse().unwrap();
+        let rule = &rules(&["in drop tcp 1-9,25 from 192.0.2.0/24 log"])[0];
+        let [logs, drops] = &expressions(&guest, rule, &json!(null))[..] else {
+            panic!("two rules");
+        };
+        let of = |one: &Value| one.as_array().unwrap().clone();
+        let (logs, drops) = (of(logs), of(drops));
+        assert_eq!(logs[..2], drops[..2]);
+        assert_eq!(logs[3]["log"]["prefix"], "bulkhead web in drop: ");
+        assert_eq!(drops[2], json!({"drop": null}));
+    }
+}

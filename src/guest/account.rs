@@ -18,9 +18,10 @@ pub use super::ledger::By;
 
 /// Longest account that is read, bytes: some thousand days.
 const LONGEST: u64 = 4 << 20;
-/// How often a keeper looks, in milliseconds: a part of a day, so that what comes before midnight
-/// counts as that day's.
+/// How often a keeper looks, in milliseconds.
 const EVERY: u64 = 600_000;
+/// A day, in milliseconds.
+const A_DAY: u64 = 86_400_000;
 /// Milliseconds in which the kernel counts when processes began (USER_HZ, 100 a second).
 const TICK: u64 = 10;
 
@@ -184,7 +185,37 @@ impl Manager {
     }
 }
 
-/// How long until a keeper looks again.
+/// How long until a keeper looks again: each at a time of its own, so that thousands do not write at
+/// once, and all at midnight, so that what came before counts as that day's.
 pub(super) fn until_next_look() -> Duration {
-    Duration::from_millis(EVERY - now_ms() % EVERY)
+    Duration::from_millis(next_look(now_ms(), std::process::id()))
+}
+
+fn next_look(now: u64, keeper: u32) -> u64 {
+    let own = u64::from(keeper).wrapping_mul(1000);
+    (EVERY - (now + own) % EVERY).min(A_DAY - now % A_DAY)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keepers_look_at_times_of_their_own_and_at_midnight() {
+        let times = |keeper| {
+            let mut now = 0;
+            let mut all = Vec::new();
+            while now < A_DAY {
+                let pause = next_look(now, keeper);
+                assert!((1..=EVERY).contains(&pause));
+                now += pause;
+                all.push(now);
+            }
+            all
+        };
+        let (one, other) = (times(4_711), times(4_712));
+        assert_eq!((one.len(), one.last()), (145, Some(&A_DAY)));
+        let same: Vec<_> = one.iter().filter(|time| other.contains(time)).collect();
+        assert_eq!(same, [&A_DAY]);
+    }
 }

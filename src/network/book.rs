@@ -36,17 +36,21 @@ impl Network {
         let mut led = false;
         let lease = self.change(&lock, |leases| {
             before = leases.get(guest);
-            led = leases.forwards(guest) != wish.forwards || leases.rules(guest) != wish.firewall;
-            self.give(leases, guest, wish, subnet)
+            led = leases.leads(guest);
+            let same =
+                leases.forwards(guest) == wish.forwards && leases.rules(guest) == wish.firewall;
+            let lease = self.give(leases, guest, wish, subnet)?;
+            led = !same || (led && before != Some(lease.address));
+            Ok(lease)
         })?;
-        if let Some(moved) = before
-            .filter(|address| *address != lease.address)
-            .and_then(|address| Lease::of(address, subnet, self.layout.tag()))
-        {
+        let moved = before.filter(|address| *address != lease.address);
+        if moved.is_some() || led {
             files::pause(&self.leases_file())?;
+        }
+        if let Some(moved) = moved.and_then(|a| Lease::of(a, subnet, self.layout.tag())) {
             self.expel(&moved).map_err(Box::new)?;
-        } else if led {
-            files::pause(&self.leases_file())?;
+        }
+        if led {
             self.as_written().map_err(Box::new)?;
         }
         Ok(lease)
@@ -100,10 +104,17 @@ impl Network {
     pub fn release(&self, guest: &GuestName) -> Result<bool, LeaseError> {
         let lock = self.lock_book()?;
         let lease = self.find(guest)?;
-        let had = self.change(&lock, |leases| Ok(leases.release(guest).is_some()))?;
+        let mut led = false;
+        let had = self.change(&lock, |leases| {
+            led = leases.leads(guest);
+            Ok(leases.release(guest).is_some())
+        })?;
         if let Some(lease) = lease {
             files::pause(&self.leases_file())?;
             self.expel(&lease).map_err(Box::new)?;
+            if led {
+                self.as_written().map_err(Box::new)?;
+            }
         }
         Ok(had)
     }

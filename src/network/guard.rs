@@ -174,13 +174,14 @@ impl Network {
         Ok(())
     }
 
-    /// The opposite of [`Network::admit`], for a guest that is no more.
+    /// The opposite of [`Network::admit`], for an address that is free again; ports and rules follow
+    /// from the book.
     pub(super) fn expel(&self, lease: &Lease) -> Result<(), HostError> {
         let table = self.layout.kernel_name();
         for element in elements(lease) {
             netlink_nft::delete_element(Family::Bridge, &table, &element)?;
         }
-        self.as_written()
+        Ok(())
     }
 
     /// Lets all guests that have a lease send, and nobody else: the table is new, or of another pool.

@@ -283,6 +283,11 @@ impl Leases {
             .map_or(&[], |held| held.rules.as_slice())
     }
 
+    /// Whether a guest has ports of the host, or rules.
+    pub(super) fn leads(&self, guest: &GuestName) -> bool {
+        !self.forwards(guest).is_empty() || !self.rules(guest).is_empty()
+    }
+
     /// Those of all guests that have any.
     pub(super) fn walls(&self) -> impl Iterator<Item = (&GuestName, Ipv4Addr, &[FirewallRule])> {
         let all = self.by_guest.iter();

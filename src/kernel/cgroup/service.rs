@@ -63,7 +63,7 @@ pub(super) fn start(v2: &Path, kernel_name: &str) -> Result<Dir> {
     let unit = unit(kernel_name);
     let running = said(&unit, "systemctl", &["is-active", "--quiet", &unit]).is_ok();
     if !running {
-        run_when_free(&unit)?;
+        run_or_start(&unit)?;
     }
     let gone = |said: &str| CgroupError::Service {
         unit: unit.clone(),
@@ -82,21 +82,22 @@ pub(super) fn start(v2: &Path, kernel_name: &str) -> Result<Dir> {
 }
 
 /// systemd keeps a unit that has ended until it has seen that no process is left in its groups,
-/// and meanwhile refuses another of that name.
-fn run_when_free(unit: &str) -> Result<()> {
-    let until = Instant::now() + Duration::from_secs(10);
+/// which may take it until something else happens; meanwhile it refuses another of that name, and
+/// starts that one again.
+fn run_or_start(unit: &str) -> Result<()> {
+    let mut tries = 3;
     loop {
         let ran = run_unit(unit);
-        if ran.is_ok() || !is_loaded(unit)? || Instant::now() > until {
+        if ran.is_ok() || said(unit, "systemctl", &["start", unit]).is_ok() {
+            return Ok(());
+        }
+        // It may have been forgotten between the two.
+        tries -= 1;
+        if tries == 0 {
             return ran;
         }
         std::thread::sleep(Duration::from_millis(50));
     }
-}
-
-fn is_loaded(unit: &str) -> Result<bool> {
-    let asked = ["show", "--property=LoadState", "--value", unit];
-    Ok(said(unit, "systemctl", &asked)?.trim() == "loaded")
 }
 
 fn run_unit(unit: &str) -> Result<()> {

@@ -5,6 +5,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 PREFIX ?= /usr/local
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 RELEASE := $(TARGET)/x86_64-unknown-linux-gnu/release
+UNITS := bulkhead-autostart.service bulkhead-snapshots.service bulkhead-snapshots.timer
 COMPLETIONS := bash-completion/completions/bulkhead zsh/site-functions/_bulkhead fish/vendor_completions.d/bulkhead.fish
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
@@ -58,7 +59,7 @@ install: build
 	ln -sf bulkhead $(DESTDIR)$(PREFIX)/bin/bh
 	install -D -m 755 $(RELEASE)/bulkhead-oci $(DESTDIR)$(PREFIX)/bin/bulkhead-oci
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
-	sed 's|/usr/local|$(PREFIX)|' dist/bulkhead-autostart.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/bulkhead-autostart.service
+	for unit in $(UNITS); do sed 's|/usr/local|$(PREFIX)|' dist/$$unit >$(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit || exit 1; done
 	$(RELEASE)/bulkhead --quiet man $(DESTDIR)$(PREFIX)/share/man/man1
 	$(RELEASE)/bulkhead-oci man $(DESTDIR)$(PREFIX)/share/man/man1
 	ln -sf bulkhead.1 $(DESTDIR)$(PREFIX)/share/man/man1/bh.1
@@ -71,7 +72,7 @@ install: build
 
 uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/bin/bulkhead $(DESTDIR)$(PREFIX)/bin/bh $(DESTDIR)$(PREFIX)/bin/bulkhead-oci
-	rm -f $(DESTDIR)$(PREFIX)/lib/systemd/system/bulkhead-autostart.service
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/lib/systemd/system/,$(UNITS))
 	rm -f $(DESTDIR)$(PREFIX)/share/man/man1/bulkhead.1 $(DESTDIR)$(PREFIX)/share/man/man1/bulkhead-*.1 $(DESTDIR)$(PREFIX)/share/man/man1/bh.1
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/share/,$(COMPLETIONS))
 	rm -f $(DESTDIR)$(PREFIX)/share/$(dir $(word 1,$(COMPLETIONS)))bh $(DESTDIR)$(PREFIX)/share/$(dir $(word 3,$(COMPLETIONS)))bh.fish

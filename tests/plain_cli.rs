@@ -386,6 +386,8 @@ fn make_installs_and_uninstalls() {
         "bin/bh",
         "bin/bulkhead-oci",
         "lib/systemd/system/bulkhead-autostart.service",
+        "lib/systemd/system/bulkhead-snapshots.service",
+        "lib/systemd/system/bulkhead-snapshots.timer",
         "share/man/man1/bulkhead.1",
         "share/man/man1/bulkhead-template-build.1",
         "share/man/man1/bulkhead-oci-create.1",

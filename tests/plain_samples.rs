@@ -278,7 +278,9 @@ fn value_for(key: &Key, n: u32) -> String {
         "network.rate_in" | "network.rate_out" => format!("{}kbit", 64 + n),
         "network.firewall" => format!("in accept tcp {}", 1 + n % 60_000),
         "network.forward" => format!("{}:{}/udp", 1 + n % 60_000, 1 + n % 100),
-        "init.stop_timeout" | "restart.delay" | "restart.delay_max" => format!("{}s", n % 1000),
+        "init.stop_timeout" | "restart.delay" | "restart.delay_max" | "snapshots.every" => {
+            format!("{}s", n % 1000)
+        }
         "rlimits" => format!("nofile={}", n % 5000),
         "sysctls" => format!("net.core.somaxconn={}", n % 5000),
         "security.add" => "BPF".into(),

@@ -16,9 +16,9 @@ use super::render::{Cell, safe};
 use super::select;
 use crate::guest::view::bytes_text;
 use crate::kernel::interrupt;
-use crate::model::clock;
+use crate::model::{Retention, clock};
 use crate::storage::Progress;
-use crate::storage::backup::{Protection, Repository, Retention, Snapshot, Wish, Work};
+use crate::storage::backup::{Protection, Repository, Snapshot, Wish, Work};
 
 pub(super) const BACKUP: Verb = Verb {
     name: "backup",

@@ -229,6 +229,7 @@ pub(super) fn in_words(kind: &EventKind) -> String {
         EventKind::Changed { keys } => format!("changed: {}", keys.join(", ")),
         EventKind::Renamed { from } => format!("renamed from {from}"),
         EventKind::Snapshot { snapshot } => format!("snapshot {snapshot}"),
+        EventKind::SnapshotFailed { why } => format!("snapshots by the clock failed: {why}"),
         EventKind::Restored { snapshot } => format!("restored to snapshot {snapshot}"),
         EventKind::KeeperReplaced => "a new keeper took over".to_owned(),
         EventKind::Deleted => "deleted".to_owned(),

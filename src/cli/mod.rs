@@ -51,6 +51,7 @@ pub mod render;
 mod select;
 mod settings;
 mod snapshot;
+mod snapshot_run;
 mod template;
 mod traffic;
 mod trash;

@@ -44,6 +44,7 @@ fn heading(path: &str) -> &'static str {
         "mount" | "tmpfs" => "Files",
         "network" | "hostname" | "domain" => "Network",
         "autostart" | "restart" => "Start and restart",
+        "snapshots" => "Snapshots",
         _ => "Inside",
     }
 }

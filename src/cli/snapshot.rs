@@ -8,6 +8,7 @@ use super::context::Context;
 use super::fault::{Fault, Result};
 use super::render::{Cell, safe};
 use super::settings;
+use super::snapshot_run;
 use crate::guest::snapshot::{CloneRequest, Snapshot};
 use crate::kernel::interrupt;
 use crate::model::GuestName;
@@ -58,11 +59,13 @@ pub(super) const SNAPSHOT: Verb = Verb {
                     .arg(snapshot())
                     .arg(dry_run()),
             )
+            .subcommand(snapshot_run::verb())
     },
     run: |context, matches| match matches.subcommand() {
         Some(("create", matches)) => create(context, matches),
         Some(("restore", matches)) => restore(context, matches),
         Some(("delete", matches)) => delete(context, matches),
+        Some(("run", matches)) => snapshot_run::run(context, matches),
         Some((_, matches)) => list(context, matches),
         None => Err(Fault::usage("say what to do with snapshots")),
     },
@@ -104,6 +107,7 @@ struct Shown<'a> {
     parent: Option<&'a str>,
     image: &'a str,
     comment: &'a str,
+    automatic: bool,
 }
 
 impl<'a> From<&'a Snapshot> for Shown<'a> {
@@ -114,6 +118,7 @@ impl<'a> From<&'a Snapshot> for Shown<'a> {
             parent: one.parent.as_deref(),
             image: &one.image,
             comment: &one.comment,
+            automatic: one.automatic,
         }
     }
 }
@@ -121,14 +126,19 @@ impl<'a> From<&'a Snapshot> for Shown<'a> {
 fn list(context: &Context, matches: &ArgMatches) -> Result<u8> {
     let all = context.manager()?.snapshots(&name_of(matches)?)?;
     let shown: Vec<Shown<'_>> = all.iter().map(Shown::from).collect();
-    context.list(&shown, &["NAME", "TAKEN", "AFTER", "COMMENT"], |one| {
-        vec![
-            Cell::from(safe(one.name)),
-            Cell::from(time(one.created_ms)),
-            Cell::from(safe(one.parent.unwrap_or("-"))),
-            Cell::from(safe(one.comment)),
-        ]
-    })?;
+    context.list(
+        &shown,
+        &["NAME", "TAKEN", "BY", "AFTER", "COMMENT"],
+        |one| {
+            vec![
+                Cell::from(safe(one.name)),
+                Cell::from(time(one.created_ms)),
+                Cell::from(if one.automatic { "clock" } else { "hand" }),
+                Cell::from(safe(one.parent.unwrap_or("-"))),
+                Cell::from(safe(one.comment)),
+            ]
+        },
+    )?;
     Ok(0)
 }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::model::{Bytes, NetworkKind, RestartPolicy, Rlimit};
+use crate::model::{Bytes, NetworkKind, RestartPolicy, Retention, Rlimit};
 
 /// What a root filesystem is built from: the one template that needs no network.
 pub(super) const TEMPLATE: &str = "host";
@@ -24,6 +24,13 @@ pub(super) const RESTART_POLICY: RestartPolicy = RestartPolicy::No;
 pub(super) const RESTART_DELAY: Duration = Duration::from_secs(1);
 pub(super) const RESTART_DELAY_MAX: Duration = Duration::from_secs(60);
 pub(super) const RESTART_ATTEMPTS: u32 = 10;
+/// What is kept of the snapshots that are taken by the clock, where there are any.
+pub(super) const SNAPSHOTS_KEPT: Retention = Retention {
+    last: 3,
+    daily: 7,
+    weekly: 4,
+    monthly: 0,
+};
 pub(super) const NETWORK: NetworkKind = NetworkKind::Bridge;
 pub(super) const PTYS: u32 = 256;
 pub(super) const CONSOLE_LOG: Bytes = Bytes(512 << 10);

@@ -8,6 +8,7 @@ use super::capability::CapabilityChange;
 use super::entry::{BlockLimitEntry, DeviceEntry, MountEntry, TmpfsEntry};
 use super::layer::{Dotted, Extend, Layer, Replace, Shape, layered};
 use super::read::{Node, Reader, scalar};
+use super::schedule::SnapshotsPart;
 use super::word::{OrNone, Pause};
 use crate::model::{
     Bytes, CpuSet, Cpus, FirewallRule, Forward, GuestName, ImageName, NetworkKind, Rate,
@@ -65,6 +66,8 @@ layered! {
         autostart: AutostartPart,
         /// Start again after an end.
         restart: RestartPart,
+        /// Snapshots that are taken by the clock.
+        snapshots: SnapshotsPart,
         /// Network.
         network: NetworkPart,
         /// First-boot access data.

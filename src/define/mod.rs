@@ -16,6 +16,7 @@
 //! | `definition`, `entry`, `capability` | the schema |
 //! | `profile`, `default`, `resolve` | layers to one `model::Guest` |
 //! | `check`, `check_network`, `rule` | what no guest may ask for |
+//! | `schedule` | the keys of snapshots that are taken by the clock |
 //! | `key`, `flag`, `edit`, `show` | one table of settings: flags, edits, values as text |
 //! | `settings` | `/etc/bulkhead/bulkhead.toml` |
 //! | `rates` | a rate card: what a provider charges |
@@ -39,6 +40,7 @@ mod rates;
 mod read;
 mod resolve;
 mod rule;
+mod schedule;
 mod settings;
 mod show;
 mod word;

@@ -8,6 +8,7 @@ use super::default::DEFAULT_CAPABILITIES;
 use super::flag::{device_text, io_limit_text, mount_text, tmpfs_text};
 use super::key::{Key, KeyError, KeyPath};
 use super::resolve::BURST_PERIOD_US;
+use super::schedule;
 use super::word::{NETWORK_KINDS, Pause, RESTART_POLICIES, rlimit_text};
 use crate::model::{Cpus, Guest};
 
@@ -80,6 +81,7 @@ fn items(guest: &Guest, key: &Key) -> Items {
         "cpu" | "memory" | "io" | "disk" | "processes" => amounts(guest, key.path),
         "security" | "access" => trust(guest, key.path),
         "init" | "autostart" | "restart" => life(guest, key.path),
+        "snapshots" => schedule::text(&guest.snapshots, key.path).map_or_else(Items::new, single),
         _ => rest(guest, key.path),
     }
 }

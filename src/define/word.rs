@@ -156,7 +156,7 @@ impl<T: Word> Word for OrNone<T> {
     }
 }
 
-/// A time span: `30s`, `2m`, `1h`, `500ms`, or a number of seconds.
+/// A time span: `30s`, `2m`, `1h`, `7d`, `500ms`, or a number of seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Pause(pub Duration);
 
@@ -164,7 +164,7 @@ impl Word for Pause {
     fn read(text: &str) -> Result<Self, String> {
         let wrong = || {
             format!(
-                "{} is not a time: write a number with ms, s, m or h, such as 30s",
+                "{} is not a time: write a number with ms, s, m, h or d, such as 30s",
                 quoted(text)
             )
         };
@@ -177,6 +177,7 @@ impl Word for Pause {
             "" | "s" => 1000,
             "m" | "min" => 60_000,
             "h" => 3_600_000,
+            "d" => 86_400_000,
             _ => return Err(wrong()),
         };
         let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
@@ -196,6 +197,7 @@ impl fmt::Display for Pause {
         let ms = self.0.as_millis();
         let (number, unit) = match ms {
             0 => (0, "s"),
+            _ if ms.is_multiple_of(86_400_000) => (ms / 86_400_000, "d"),
             _ if ms.is_multiple_of(3_600_000) => (ms / 3_600_000, "h"),
             _ if ms.is_multiple_of(60_000) => (ms / 60_000, "m"),
             _ if ms.is_multiple_of(1000) => (ms / 1000, "s"),
@@ -271,13 +273,15 @@ mod tests {
             ("500ms", 500),
             ("1.5", 1500),
             ("1h", 3_600_000),
+            ("48h", 172_800_000),
+            ("7d", 604_800_000),
             ("0", 0),
         ] {
             let pause = Pause::read(text).unwrap();
             assert_eq!(pause.0, Duration::from_millis(ms), "{text}");
             assert_eq!(Pause::read(&pause.to_string()), Ok(pause));
         }
-        for bad in ["", "s", "-1", "1d", "1m30s", "1e3", "99999999999999999999h"] {
+        for bad in ["", "s", "-1", "1w", "1m30s", "1e3", "99999999999999999999h"] {
             assert!(Pause::read(bad).is_err(), "{bad}");
         }
     }

@@ -10,6 +10,7 @@
 //! | `create`, `start`, `stop`, `delete`, `change`, `exec` | the verbs |
 //! | `admission`, `capacity` | whether the host can keep what guests are guaranteed; what is left of it |
 //! | `trash` | deleted guests that can be brought back |
+//! | `snapshot`, `schedule` | a guest as it was; snapshots that are taken by the clock |
 //! | `files` | single files of a guest, while it runs or not |
 //! | `backup` | a guest into a backup repository and out of one |
 //! | `keeper`, `console` | the small process beside a guest, and its viewers |
@@ -52,6 +53,7 @@ pub mod manager;
 mod neighbours;
 mod program;
 mod publish;
+pub mod schedule;
 pub mod snapshot;
 pub mod start;
 pub mod stop;

@@ -35,6 +35,9 @@ pub struct Snapshot {
     pub definition: String,
     /// What is kept of the root.
     pub root: Saved,
+    /// Whether it was taken by the clock: only such a one is removed by it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub automatic: bool,
 }
 
 /// What a clone is to be.
@@ -115,6 +118,16 @@ impl Manager {
         comment: &str,
     ) -> Result<Snapshot> {
         let _lock = self.lock(name, "snapshot")?;
+        self.keep(name, snapshot, (comment, false))
+    }
+
+    /// The same, by a person or by the clock. Its lock is held.
+    pub(super) fn keep(
+        &self,
+        name: &GuestName,
+        snapshot: &str,
+        (comment, automatic): (&str, bool),
+    ) -> Result<Snapshot> {
         let runs = self.must_be_whole(name)?;
         if self.snapshots(name)?.iter().any(|one| one.name == snapshot) {
             return Err(GuestError::SnapshotExists {
@@ -136,6 +149,7 @@ impl Manager {
             image: machine.image.clone(),
             definition,
             root,
+            automatic,
         };
         let text = serde_json::to_vec_pretty(&taken).unwrap_or_default();
         if let Err(error) = file::write_whole(&path, &text, 0o600) {
@@ -201,14 +215,18 @@ impl Manager {
     /// There is none of that name, or what it kept cannot be removed; `doctor` names that.
     pub fn delete_snapshot(&self, name: &GuestName, snapshot: &str) -> Result<()> {
         let _lock = self.lock(name, "snapshot")?;
-        let gone = self.snapshot(name, snapshot)?;
-        let path = self.snapshot_path(name, snapshot);
+        self.forget(name, &self.snapshot(name, snapshot)?)?;
+        self.drop_unused();
+        Ok(())
+    }
+
+    /// The same without the layers that nothing lists then. Its lock is held.
+    pub(super) fn forget(&self, name: &GuestName, gone: &Snapshot) -> Result<()> {
+        let path = self.snapshot_path(name, &gone.name);
         fault::point()?;
         std::fs::remove_file(&path).map_err(KernelError::io("remove", path.display()))?;
         fault::point()?;
-        storage::remove_saved(&gone.root).map_err(|error| self.root_error(name, error.into()))?;
-        self.drop_unused();
-        Ok(())
+        storage::remove_saved(&gone.root).map_err(|error| self.root_error(name, error.into()))
     }
 
     /// Makes another guest that begins as this one is, or was at a snapshot: the same files, with a

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Bytes, CpuSet, Cpus, FirewallRule, Forward, GuestName, ImageName, Rate};
+use super::{Bytes, CpuSet, Cpus, FirewallRule, Forward, GuestName, ImageName, Rate, SnapshotRule};
 
 /// One guest's whole definition after profiles and defaults.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -62,6 +62,8 @@ pub struct Guest {
     pub autostart: Autostart,
     /// What happens when it ends by itself.
     pub restart: RestartRule,
+    /// Snapshots that are taken by the clock.
+    pub snapshots: SnapshotRule,
     /// Its network.
     pub network: NetworkWish,
     /// First-boot access data.

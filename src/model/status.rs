@@ -115,6 +115,11 @@ pub enum EventKind {
         /// Name of the snapshot.
         snapshot: String,
     },
+    /// A snapshot that was due could not be taken, or a superfluous one not be removed.
+    SnapshotFailed {
+        /// Why.
+        why: String,
+    },
     /// Put back to a snapshot.
     Restored {
         /// Name of the snapshot.

@@ -80,8 +80,7 @@ pub(super) fn set_aside(
     let old = Chain::read(root.as_fd()).map_err(failed)?;
     let upper = child_dir(object, c"upper").map_err(|e| failed(e.into()))?;
     let top = Owner::of(&fs::fstat(&upper).map_err(|e| failed(e.into()))?);
-    let own = child_dir(object, c"upper").map_err(|e| failed(e.into()))?;
-    if dirfd::names(own).map_err(|e| failed(e.into()))?.is_empty() {
+    if is_empty(object).map_err(failed)? {
         return Ok(old);
     }
     has_room(&old).map_err(failed)?;
@@ -133,11 +132,18 @@ pub(super) fn copy_aside(
     Ok((Chain(std::iter::once(path).chain(old.0).collect()), layer))
 }
 
+/// Whether the guest has written nothing above its layers.
+pub(super) fn is_empty(object: &OwnedFd) -> io::Result<bool> {
+    Ok(dirfd::names(child_dir(object, c"upper")?)?.is_empty())
+}
+
 fn has_room(chain: &Chain) -> io::Result<()> {
     match chain.0.len() < MOST {
         true => Ok(()),
         false => Err(io::Error::other(format!(
-            "there are {MOST} layers already, the most a guest in a pool of the driver overlay can have"
+            "there are {MOST} layers already, the most a guest in a pool of the driver overlay can \
+             have: go back to an earlier snapshot, or make a guest from an image of this one (`image \
+             publish`)"
         ))),
     }
 }

@@ -158,7 +158,9 @@ pub use pull::{Fetch, look_at_image, pull_image};
 pub use root::{
     RootError, check_resize, create_root, delete_root, image_digest, resize_root, root_ops,
 };
-pub use saved::{Saved, create_root_from, is_kept_by_file, remove_saved, restore_root, save_root};
+pub use saved::{
+    Saved, create_root_from, is_as_kept, is_kept_by_file, remove_saved, restore_root, save_root,
+};
 pub use tag::{Tag, find_image, tag_image, tags, untag};
 pub use take_over::{machine_id_of, take_over};
 pub use template::{Kind, OptionSpec, Template, TemplateError, Templates};

@@ -44,6 +44,25 @@ pub fn is_kept_by_file(layout: &Layout, name: &GuestName) -> Result<bool, RootEr
     Ok(place::object(layout, name)?.driver == Driver::Overlay)
 }
 
+/// Whether a stopped guest has written nothing since its root was kept, where that is simple to know:
+/// a folder begins where it was kept, and there is nothing in it.
+///
+/// # Errors
+/// As [`is_kept_by_file`].
+pub fn is_as_kept(layout: &Layout, name: &GuestName, saved: &Saved) -> Result<bool, RootError> {
+    let Saved::Layers { chain, .. } = saved else {
+        return Ok(false);
+    };
+    let path = root::folder(layout, name);
+    let failed = |e: std::io::Error| FileError::new("read", &path, e);
+    let now = Chain::read(open_dir(&path)?.as_fd()).map_err(failed)?;
+    if now != *chain {
+        return Ok(false);
+    }
+    let object = place::object(layout, name)?.open()?;
+    Ok(chain::is_empty(&object.folder).map_err(failed)?)
+}
+
 /// Keeps a guest's root as it is now. As long as the descriptor lives, a copy is nobody's leftover.
 ///
 /// # Errors

@@ -13,7 +13,7 @@
 //! | `create`, `unchanged` | making a backup; which files need not be read |
 //! | `source`, `links` | the files of a snapshot in order; those with several names |
 //! | `restore`, `image`, `diff` | bringing files back, and an image; what differs |
-//! | `verify`, `prune`, `retention` | whether all is well; taking away, and which snapshots |
+//! | `verify`, `prune` | whether all is well; taking away |
 //! | `wire` | numbers and byte strings in these formats |
 //!
 //! Everything in a repository is data of a stranger until it is proved: by the key where it is
@@ -35,7 +35,6 @@ mod pack;
 mod prune;
 mod repo;
 mod restore;
-mod retention;
 mod seal;
 mod snapshot;
 mod source;
@@ -51,7 +50,6 @@ pub use error::BackupError;
 pub use prune::{Pruned, Wish};
 pub use repo::{Added, Protection, Repository};
 pub use restore::{Restored, Selection};
-pub use retention::Retention;
 pub use snapshot::{Below, Snapshot, Tree};
 pub use source::View;
 pub use verify::Verdict;

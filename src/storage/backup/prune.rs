@@ -14,10 +14,10 @@ use super::index::{self, Index, Place};
 use super::manifest::ListReader;
 use super::pack::{self, LARGEST, Pack, Slot};
 use super::repo::{Protection, Repository};
-use super::retention::Retention;
 use super::seal::ChunkId;
 use super::snapshot::Snapshot;
 use super::verify::stop_if_asked;
+use crate::model::Retention;
 
 /// A pack of which more than one part in this many is not needed is written anew.
 const WASTE: u64 = 5;

@@ -9,7 +9,7 @@ use super::super::image::Image;
 use super::super::seed::tests::TempDir;
 use super::super::tree_tests;
 use super::*;
-use crate::model::{GuestName, Layout};
+use crate::model::{GuestName, Layout, Retention};
 
 /// An installation with an image and guests over it, and a repository beside it.
 struct Site {

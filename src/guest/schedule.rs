@@ -74,17 +74,29 @@ impl Manager {
     /// snapshot that cannot be taken does not keep those from being removed: it may want their room.
     ///
     /// # Errors
-    /// As [`Manager::take_snapshot`]; told by an event as well.
+    /// As [`Manager::take_snapshot`]; told by an event as well, once as long as nothing else happens.
     pub fn run_schedule(&self, name: &GuestName) -> Result<Scheduled> {
         let done = self.follow_schedule(name);
         match &done {
             Ok(_) | Err(GuestError::Missing { .. }) => {}
             Err(error) => {
                 let why = chained(error);
-                let _lost = self.record(name, EventKind::SnapshotFailed { why });
+                let failed = EventKind::SnapshotFailed { why };
+                if self.last_event(name).as_ref() != Some(&failed) {
+                    let _lost = self.record(name, failed);
+                }
             }
         }
         done
+    }
+
+    fn last_event(&self, name: &GuestName) -> Option<EventKind> {
+        let mut last = None;
+        let read = self.events(&|event| event.guest == name.as_str(), false, &mut |event| {
+            last = Some(event.kind.clone());
+            true
+        });
+        read.ok().and(last)
     }
 
     fn follow_schedule(&self, name: &GuestName) -> Result<Scheduled> {

@@ -230,6 +230,9 @@ pub(super) fn in_words(kind: &EventKind) -> String {
         EventKind::Renamed { from } => format!("renamed from {from}"),
         EventKind::Snapshot { snapshot } => format!("snapshot {snapshot}"),
         EventKind::Restored { snapshot } => format!("restored to snapshot {snapshot}"),
+        EventKind::Reinstalled { from, snapshot } => {
+            format!("reinstalled from {from}; before that: snapshot {snapshot}")
+        }
         EventKind::KeeperReplaced => "a new keeper took over".to_owned(),
         EventKind::Deleted => "deleted".to_owned(),
         EventKind::BroughtBack => "brought back from the trash".to_owned(),

@@ -232,6 +232,8 @@ fn a_hostile_root_leads_nowhere() {
 
 /// Whether the guest has its new root; everything of it is of one or of the other.
 fn is_new(host: &Bulkhead, at: &str) -> bool {
+    // What is set now is not undone by what the command had not written down yet.
+    host.ok(&["set", "w", "description=later"]);
     host.ok(&["start", "w"]);
     let seen = inside(
         host,
@@ -244,6 +246,11 @@ fn is_new(host: &Bulkhead, at: &str) -> bool {
         host.run(&["get", "w", "template"]),
     ];
     let origin = origin.map(|one| one.stdout.trim().to_owned());
+    assert_eq!(
+        host.ok(&["get", "w", "description"]).trim(),
+        "later",
+        "{at}"
+    );
     let new = seen.starts_with("shop");
     let (file, from) = match new {
         true => ("shop", "shop:1"),

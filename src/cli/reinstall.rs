@@ -29,7 +29,7 @@ pub(super) const REINSTALL: Verb = Verb {
             )
             .arg(switch("yes", "Do not ask").short('y'))
             .arg(dry_run())
-            .args(settings::origin_flags().map(|flag| flag.help_heading("Another one")))
+            .args(settings::origin_flags().map(another))
             .after_help(
                 "The root before is kept as a snapshot.\n\n\
                  Examples:\n  bulkhead reinstall web --keep /var/www --keep /home\n  \
@@ -73,6 +73,18 @@ fn reinstall(context: &Context, matches: &ArgMatches) -> Result<u8> {
         done.guest.origin, done.snapshot
     ))?;
     Ok(0)
+}
+
+/// Without it the definition goes on saying what the guest is made from.
+fn another(flag: Arg) -> Arg {
+    let flag = flag.help_heading("Made from something else");
+    match flag.get_id().as_str() {
+        "template" => flag.help(
+            "Recipe of the root filesystem; `bulkhead template list` names them [default: what its \
+             definition says]",
+        ),
+        _ => flag,
+    }
 }
 
 /// A path inside a guest: absolute, without a way up.

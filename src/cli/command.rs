@@ -10,8 +10,8 @@ use super::fault::{Fault, Result};
 use super::render::Format;
 use super::{
     backup, capacity, change, create, delete, demo, doctor, enter, export, file, generate, image,
-    import, info, keeper, life, limits, list, logs, plan, pool, profile, snapshot, template,
-    traffic, trash, usage, wait, why,
+    import, info, keeper, life, limits, list, logs, plan, pool, profile, reinstall, snapshot,
+    template, traffic, trash, usage, wait, why,
 };
 use crate::model::GuestName;
 
@@ -61,6 +61,7 @@ const VERBS: &[Verb] = &[
     change::EDIT,
     snapshot::SNAPSHOT,
     snapshot::CLONE,
+    reinstall::REINSTALL,
     plan::PLAN,
     wait::WAIT,
     image::IMAGE,

@@ -231,6 +231,9 @@ pub(super) fn in_words(kind: &EventKind) -> String {
         EventKind::Snapshot { snapshot } => format!("snapshot {snapshot}"),
         EventKind::SnapshotFailed { why } => format!("snapshots by the clock failed: {why}"),
         EventKind::Restored { snapshot } => format!("restored to snapshot {snapshot}"),
+        EventKind::Reinstalled { from, snapshot } => {
+            format!("reinstalled from {from}; before that: snapshot {snapshot}")
+        }
         EventKind::KeeperReplaced => "a new keeper took over".to_owned(),
         EventKind::Deleted => "deleted".to_owned(),
         EventKind::BroughtBack => "brought back from the trash".to_owned(),

@@ -47,6 +47,7 @@ mod plan;
 mod pool;
 mod profile;
 mod progress;
+mod reinstall;
 pub mod render;
 mod select;
 mod settings;

@@ -12,6 +12,12 @@ pub(super) fn flags() -> impl Iterator<Item = Arg> {
     KEYS.iter().map(flag)
 }
 
+/// Those that say what a guest is made from.
+pub(super) fn origin_flags() -> impl Iterator<Item = Arg> {
+    let origin = |key: &&'static Key| matches!(key.path, "template" | "template.options" | "image");
+    KEYS.iter().filter(origin).map(flag)
+}
+
 fn flag(key: &'static Key) -> Arg {
     let arg = Arg::new(key.path)
         .long(key.flag)

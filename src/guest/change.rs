@@ -36,6 +36,7 @@ impl Manager {
         dry_run: bool,
     ) -> Result<Changed> {
         let _lock = self.lock(name, "set")?;
+        self.settle_root(name)?;
         let text = define::edit(&self.definition_text(name)?, changes)?;
         let keys = changes
             .iter()
@@ -49,6 +50,7 @@ impl Manager {
     /// As [`Manager::change`].
     pub fn replace_definition(&self, name: &GuestName, text: &str) -> Result<Changed> {
         let _lock = self.lock(name, "edit")?;
+        self.settle_root(name)?;
         let (old, new) = (self.guest(name).ok(), self.define(name, text)?);
         let differs = |key: &&'static define::Key| match &old {
             Some(old) => define::get(old, key.path).ok() != define::get(&new, key.path).ok(),

@@ -27,6 +27,12 @@ impl Manager {
     /// As [`Manager::create`].
     pub fn check_new(&self, name: &GuestName, text: &str) -> Result<Guest> {
         let guest = self.check_wanted(name, text)?;
+        self.check_origin(&guest)?;
+        Ok(guest)
+    }
+
+    /// Whether there is what a guest is made from, as far as it can be seen without making it.
+    pub(super) fn check_origin(&self, guest: &Guest) -> Result<()> {
         match &guest.origin {
             Origin::Image(name) => {
                 storage::check_sound(&storage::find_image(&self.layout, name)?)?;
@@ -38,10 +44,10 @@ impl Manager {
                     .map_err(storage::ImageError::from)?;
             }
         }
-        Ok(guest)
+        Ok(())
     }
 
-    /// The same but for what it is made from.
+    /// As [`Manager::check_new`], but for what it is made from.
     pub(super) fn check_wanted(&self, name: &GuestName, text: &str) -> Result<Guest> {
         if self.layout.guest(name).is_dir() && self.status(name)? != Status::Creating {
             return Err(GuestError::Exists(name.clone()));
@@ -181,7 +187,11 @@ impl Manager {
     }
 
     /// The image that a new guest is made from: the one it names, or that of its template.
-    fn image_of(&self, guest: &Guest, progress: &mut dyn FnMut(Progress)) -> Result<Image> {
+    pub(super) fn image_of(
+        &self,
+        guest: &Guest,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Image> {
         let image = match &guest.origin {
             Origin::Template(template) => {
                 storage::ensure_image(&self.layout, &self.templates()?, template, progress)?

@@ -14,6 +14,7 @@ pub(super) enum Verb {
     Exec,
     Delete,
     Rename,
+    Reinstall,
     Export,
 }
 
@@ -39,6 +40,7 @@ impl Verb {
             Self::Exec => "execute in",
             Self::Delete => "delete",
             Self::Rename => "rename",
+            Self::Reinstall => "reinstall",
             Self::Export => "export",
         }
     }
@@ -67,8 +69,9 @@ impl Verb {
             (Self::Delete, Running | Paused | Starting | Restarting | Stopping) => {
                 Refuse(Some("stop it first, or say --force"))
             }
-            (Self::Rename, Stopped) | (Self::Export, Stopped | Running | Paused) => Do,
-            (Self::Rename, _) => Refuse(Some("stop it first")),
+            (Self::Rename | Self::Reinstall, Stopped)
+            | (Self::Export, Stopped | Running | Paused) => Do,
+            (Self::Rename | Self::Reinstall, _) => Refuse(Some("stop it first")),
             (_, Broken) => Refuse(Some("`bulkhead info` says what is wrong with it")),
             (_, Starting | Stopping | Restarting) => Refuse(None),
         }
@@ -103,6 +106,7 @@ mod tests {
             Verb::Resume,
             Verb::Exec,
             Verb::Rename,
+            Verb::Reinstall,
             Verb::Export,
         ] {
             assert!(

@@ -9,6 +9,7 @@
 //! | `export`, `import`, `adopt`, `hold` | a guest as one stream, and from one; held still meanwhile |
 //! | `create`, `start`, `stop`, `delete`, `change`, `exec` | the verbs |
 //! | `admission`, `capacity` | whether the host can keep what guests are guaranteed; what is left of it |
+//! | `reinstall` | a fresh root for a guest; what becomes true with another root |
 //! | `trash` | deleted guests that can be brought back |
 //! | `snapshot`, `schedule` | a guest as it was; snapshots that are taken by the clock |
 //! | `files` | single files of a guest, while it runs or not |
@@ -53,6 +54,7 @@ pub mod manager;
 mod neighbours;
 mod program;
 mod publish;
+pub mod reinstall;
 pub mod schedule;
 pub mod snapshot;
 pub mod start;

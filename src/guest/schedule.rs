@@ -108,7 +108,10 @@ impl Manager {
         // Another command may have done it while this one waited.
         let would = self.look_at_schedule(name)?;
         let taken = match &would.taken {
-            Some(snapshot) => self.keep(name, snapshot, ("", true)).map(|_| ()),
+            Some(snapshot) => self
+                .must_be_whole(name)
+                .and_then(|runs| self.keep(name, snapshot, ("", true), runs))
+                .map(drop),
             None => Ok(()),
         };
         let removed = self.thin_out(&self.guest(name)?)?;

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::create::quota;
 use super::error::{GuestError, Result};
 use super::manager::{Manager, RECORD, now_ms};
+use super::reinstall::Arrival;
 use super::store::Machine;
 use crate::define::{self, Change, KeyPath};
 use crate::kernel::{KernelError, fault, file};
@@ -118,17 +119,18 @@ impl Manager {
         comment: &str,
     ) -> Result<Snapshot> {
         let _lock = self.lock(name, "snapshot")?;
-        self.keep(name, snapshot, (comment, false))
+        let runs = self.must_be_whole(name)?;
+        self.keep(name, snapshot, (comment, false), runs)
     }
 
-    /// The same, by a person or by the clock. Its lock is held.
+    /// The same of a guest that is whole, by a person or by the clock. Its lock is held.
     pub(super) fn keep(
         &self,
         name: &GuestName,
         snapshot: &str,
         (comment, automatic): (&str, bool),
+        runs: bool,
     ) -> Result<Snapshot> {
-        let runs = self.must_be_whole(name)?;
         if self.snapshots(name)?.iter().any(|one| one.name == snapshot) {
             return Err(GuestError::SnapshotExists {
                 guest: name.clone(),
@@ -184,25 +186,20 @@ impl Manager {
             });
         }
         self.clean_up(name)?;
-        let text = match definition {
-            true => wanted.definition.clone(),
-            false => self.definition_text(name)?,
+        let arrival = Arrival {
+            definition: definition.then(|| wanted.definition.clone()),
+            snapshot: Some(snapshot.into()),
         };
-        let guest = self.define(name, &text)?;
+        let guest = match &arrival.definition {
+            Some(text) => self.define(name, text)?,
+            None => self.guest(name)?,
+        };
         let image = storage::load_image(&self.layout, &wanted.image)?;
         fault::point()?;
-        storage::restore_root(&self.layout, name, &image, (&wanted.root, quota(&guest)))
+        let wish = (&wanted.root, quota(&guest));
+        storage::restore_root(&self.layout, name, &image, wish, &arrival.note())
             .map_err(|error| self.root_error(name, error))?;
-        fault::point()?;
-        if definition {
-            file::write_whole(&self.definition_path(name), text.as_bytes(), 0o600)?;
-        }
-        let machine = Machine {
-            snapshot: Some(snapshot.into()),
-            image: wanted.image,
-            ..self.machine(name)?
-        };
-        self.write_machine(name, &machine)?;
+        self.settle_root(name)?;
         let snapshot = snapshot.to_owned();
         let _lost = self.record(name, EventKind::Restored { snapshot });
         self.drop_unused();
@@ -215,6 +212,11 @@ impl Manager {
     /// There is none of that name, or what it kept cannot be removed; `doctor` names that.
     pub fn delete_snapshot(&self, name: &GuestName, snapshot: &str) -> Result<()> {
         let _lock = self.lock(name, "snapshot")?;
+        self.drop_snapshot(name, snapshot)
+    }
+
+    /// The same with the lock held.
+    pub(super) fn drop_snapshot(&self, name: &GuestName, snapshot: &str) -> Result<()> {
         self.forget(name, &self.snapshot(name, snapshot)?)?;
         self.drop_unused();
         Ok(())
@@ -330,7 +332,7 @@ impl Manager {
     }
 
     /// Whether it runs; half-made and half-started ones are refused.
-    fn must_be_whole(&self, name: &GuestName) -> Result<bool> {
+    pub(super) fn must_be_whole(&self, name: &GuestName) -> Result<bool> {
         match self.status(name)? {
             Status::Stopped | Status::Running | Status::Paused => {
                 self.clean_up(name)?;

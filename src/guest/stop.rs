@@ -191,6 +191,7 @@ impl Manager {
     /// lock is held and it does not run.
     pub(super) fn clean_up(&self, name: &GuestName) -> Result<()> {
         self.settle_rename(name)?;
+        self.settle_root(name)?;
         let clean = !self.layout.guest_run(name).exists();
         if clean && self.group(name)?.is_none() {
             return Ok(());

@@ -125,6 +125,13 @@ pub enum EventKind {
         /// Name of the snapshot.
         snapshot: String,
     },
+    /// Given a fresh root.
+    Reinstalled {
+        /// What it was made from.
+        from: String,
+        /// The snapshot that keeps the root before.
+        snapshot: String,
+    },
     /// A new keeper took over from one that was gone.
     KeeperReplaced,
     /// Removed, or put into the trash.

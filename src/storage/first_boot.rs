@@ -77,15 +77,24 @@ pub fn first_boot(
     image: &Image,
     boot: &FirstBoot,
 ) -> Result<(), FirstBootError> {
+    write_all(&Merged::open(layout, name, image)?, name, image, boot)
+}
+
+/// The same into a tree that is at hand.
+pub(super) fn write_all(
+    tree: &Merged,
+    name: &GuestName,
+    image: &Image,
+    boot: &FirstBoot,
+) -> Result<(), FirstBootError> {
     check(name, boot)?;
-    let tree = Merged::open(layout, name, image)?;
-    hostname(&tree, boot)?;
-    hosts(&tree, boot)?;
-    network(&tree, image, boot, true)?;
-    identity(&tree, boot)?;
-    timezone(&tree, boot)?;
-    root_account(&tree, boot)?;
-    ssh(&tree, name, boot)
+    hostname(tree, boot)?;
+    hosts(tree, boot)?;
+    network(tree, image, boot, true)?;
+    identity(tree, boot)?;
+    timezone(tree, boot)?;
+    root_account(tree, boot)?;
+    ssh(tree, name, boot)
 }
 
 /// Brings `/etc/hosts` up to date; lines of the guest's own stay.

@@ -45,13 +45,18 @@ impl Merged {
         name: &GuestName,
         image: &Image,
     ) -> Result<Self, FileError> {
-        let opened = super::place::open(layout, name)?;
+        Self::of_root(&super::root::folder(layout, name), image)
+    }
+
+    /// The same of a root that lies in this folder.
+    pub(super) fn of_root(root: &Path, image: &Image) -> Result<Self, FileError> {
+        let opened = super::place::object_of(root)?.open()?;
         let shown = opened.shown.join("upper");
         let upper =
             child_dir(&opened.folder, c"upper").map_err(|e| FileError::new("open", &shown, e))?;
         Ok(Self {
             upper,
-            lowers: super::root::lowers(layout, name, image)?,
+            lowers: super::root::lowers_of(root, image)?,
             shown,
             _disk: opened.disk,
         })
@@ -143,7 +148,13 @@ impl Merged {
 
     /// The folder that `path` leads to; `None` if there is nothing.
     pub(super) fn folder(&self, path: &str) -> io::Result<Option<Folder>> {
-        Ok(self.enter(path, None)?.and_then(|mut trail| trail.pop()))
+        self.folder_bytes(path.as_bytes())
+    }
+
+    /// The same of a path that need not be text.
+    pub(super) fn folder_bytes(&self, path: &[u8]) -> io::Result<Option<Folder>> {
+        let trail = self.enter_bytes(path, None)?;
+        Ok(trail.and_then(|mut trail| trail.pop()))
     }
 
     /// Writes `path` into the guest's layer, replacing a file or link there (not what the link
@@ -249,7 +260,7 @@ fn components(path: &[u8]) -> impl Iterator<Item = Vec<u8>> + '_ {
 }
 
 /// Parent and last name of a path.
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
+pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|b| *b == b'/') {
         Some(at) => (&path[..at], &path[at + 1..]),
         None => (b"", path),

@@ -46,7 +46,7 @@ pub(super) struct Failed {
 }
 
 impl<'a> Copy<'a> {
-    /// Into the empty folder `into`; `fate` is asked about each path and whether it is a folder.
+    /// Into the folder `into`, which has none of the names; `fate` is asked about each path and whether it is a folder.
     pub(super) fn new(into: &'a OwnedFd, fate: &'a dyn Fn(&[u8], bool) -> Fate) -> Self {
         Self {
             into,
@@ -66,6 +66,13 @@ impl<'a> Copy<'a> {
             Some(stat) => finish(&into, &stat).map_err(|e| failed(b"", e)),
             None => Ok(()),
         }
+    }
+
+    /// Copies one name of a merged folder, with all that is in it.
+    pub(super) fn one_of(&mut self, from: &Folder, name: &CString) -> Result<(), Failed> {
+        let into = self.into.try_clone();
+        let into = into.map_err(|source| failed(b"", source))?;
+        self.one(from, &into, name, &mut name.to_bytes().to_vec(), 0)
     }
 
     fn folder(

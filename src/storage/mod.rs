@@ -16,6 +16,7 @@
 //! | `driver`, `driver_*` | what such a layer can be: a folder, a subvolume, a filesystem in a file |
 //! | `chain`, `saved` | what was kept of a root: shared layers or copies; restoring, cloning |
 //! | `root` | a guest's own layer: make, use, delete |
+//! | `renew`, `reinstall` | another root in the place of a guest's; a fresh one with what is kept |
 //! | `first_boot`, `network_files`, `ssh_keys` | what the host writes into a guest before it runs |
 //! | `merged`, `merged_folder` | a guest's tree as the guest sees it, read and written by descriptor |
 //! | `guest_files` | single files of a stopped guest |
@@ -98,7 +99,9 @@ mod pool_leftover;
 mod prune;
 mod publish;
 mod pull;
+mod reinstall;
 mod remove;
+mod renew;
 mod root;
 mod saved;
 mod seed;
@@ -155,6 +158,8 @@ pub use pool_leftover::unused_layers;
 pub use prune::{Unused, image_users, prune, remove_layers, unused};
 pub use publish::publish_guest;
 pub use pull::{Fetch, look_at_image, pull_image};
+pub use reinstall::{Fresh, ReinstallError, check_keep, reinstall_root};
+pub use renew::{forget_root_note, root_note};
 pub use root::{
     RootError, check_resize, create_root, delete_root, image_digest, resize_root, root_ops,
 };

@@ -82,10 +82,14 @@ pub(super) struct Opened {
 
 /// Where a guest's own layer lies.
 pub(super) fn object(layout: &Layout, name: &GuestName) -> Result<Object, FileError> {
-    let path = super::root::folder(layout, name);
-    let root = open_dir(&path)?;
-    let place = Place::read(root.as_fd()).map_err(|e| FileError::new("read", &path, e))?;
-    Ok(place.map_or_else(|| Object::plain(path), |place| place.object()))
+    object_of(&super::root::folder(layout, name))
+}
+
+/// Where the layer of the root in this folder lies.
+pub(super) fn object_of(path: &Path) -> Result<Object, FileError> {
+    let root = open_dir(path)?;
+    let place = Place::read(root.as_fd()).map_err(|e| FileError::new("read", path, e))?;
+    Ok(place.map_or_else(|| Object::plain(path.to_owned()), |place| place.object()))
 }
 
 /// Opens a guest's own layer.

@@ -226,13 +226,9 @@ pub(super) fn fill(
     Ok(root)
 }
 
-/// The read-only trees below a guest's own layer, topmost first.
-pub(super) fn lowers(
-    layout: &Layout,
-    name: &GuestName,
-    image: &Image,
-) -> Result<Vec<PathBuf>, FileError> {
-    let mut trees = lowers_set_aside(layout, name)?;
+/// The read-only trees below the layer of the root in this folder, topmost first.
+pub(super) fn lowers_of(root: &Path, image: &Image) -> Result<Vec<PathBuf>, FileError> {
+    let mut trees = set_aside_of(root)?;
     trees.extend(image.lowers());
     Ok(trees)
 }
@@ -242,9 +238,12 @@ pub(super) fn lowers_set_aside(
     layout: &Layout,
     name: &GuestName,
 ) -> Result<Vec<PathBuf>, FileError> {
-    let path = folder(layout, name);
-    let root = open_dir(&path)?;
-    let chain = Chain::read(root.as_fd()).map_err(|e| FileError::new("read", &path, e))?;
+    set_aside_of(&folder(layout, name))
+}
+
+fn set_aside_of(path: &Path) -> Result<Vec<PathBuf>, FileError> {
+    let root = open_dir(path)?;
+    let chain = Chain::read(root.as_fd()).map_err(|e| FileError::new("read", path, e))?;
     Ok(chain.trees().collect())
 }
 
@@ -354,7 +353,7 @@ pub fn root_ops(
     image: &Image,
 ) -> Result<(RootOp, Vec<MountOp>), RootError> {
     let root = RootOp::Overlay {
-        lower: lowers(layout, name, image)?,
+        lower: lowers_of(&folder(layout, name), image)?,
         writable: place::writable(layout, name)?,
     };
     Ok((root, image.mounts.clone()))

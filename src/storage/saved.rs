@@ -4,15 +4,15 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::RenameFlags;
 use serde::{Deserialize, Serialize};
 
 use super::chain::{self, Chain};
-use super::dirfd::{FileError, cname, open_dir};
+use super::dirfd::{FileError, open_dir};
 use super::driver::{Driver, Quota};
 use super::place::{self, Place};
+use super::renew::{Renewal, renew};
 use super::root::{self, Begin, Origin, RootError};
-use crate::kernel::{fault, random};
+use crate::kernel::random;
 use crate::model::{GuestName, Layout};
 
 /// What is kept of a root.
@@ -132,8 +132,7 @@ fn origin(saved: &Saved, quota: Quota) -> Result<Origin, RootError> {
     })
 }
 
-/// Puts a stopped guest's root back to what was kept: the new one is made whole beside it, the two
-/// change places in one step, and the old one is removed.
+/// Puts a stopped guest's root back to what was kept; `note` is what becomes true of the guest then.
 ///
 /// # Errors
 /// As [`super::create_root`]; the root is then as it was.
@@ -142,22 +141,15 @@ pub fn restore_root(
     name: &GuestName,
     image: &super::Image,
     (saved, quota): (&Saved, Quota),
+    note: &[u8],
 ) -> Result<(), RootError> {
-    let path = layout.guest(name);
-    let guest = open_dir(&path)?;
-    let failed = |e: std::io::Error| FileError::new("restore", &path, e);
-    let temporary = cname(format!(".root-{}", std::process::id())).map_err(failed)?;
-    let made = root::fill(&guest, &temporary, image, &origin(saved, quota)?).and_then(|_lock| {
-        fault::point().map_err(|e| e.errno)?;
-        rustix::fs::renameat_with(&guest, &*temporary, &guest, c"root", RenameFlags::EXCHANGE)?;
-        fault::point().map_err(|e| e.errno)?;
-        Ok(rustix::fs::fsync(&guest)?)
-    });
-    // What is here now is the half-made new root, or the old one.
-    let gone = root::discard(&guest, &temporary, &path);
-    made.map_err(failed)?;
-    gone?;
-    Ok(())
+    let origin = origin(saved, quota)?;
+    let renewal = Renewal {
+        image,
+        origin: &origin,
+        note,
+    };
+    renew(layout, name, &renewal, |_| Ok(()))
 }
 
 /// Removes what was kept; layers go when nothing else lists them.

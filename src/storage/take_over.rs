@@ -30,7 +30,11 @@ pub fn take_over(
 /// The machine id in a guest's files, if it is one; see machine-id(5).
 #[must_use]
 pub fn machine_id_of(layout: &Layout, name: &GuestName, image: &Image) -> Option<String> {
-    let tree = Merged::open(layout, name, image).ok()?;
+    machine_id_in(&Merged::open(layout, name, image).ok()?)
+}
+
+/// The same of a tree that is at hand.
+pub(super) fn machine_id_in(tree: &Merged) -> Option<String> {
     let (data, _) = tree.read("etc/machine-id").ok()??;
     let text = String::from_utf8(data).ok()?.trim().to_owned();
     let hex = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');

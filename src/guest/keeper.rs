@@ -255,6 +255,10 @@ fn reason(ended: Ended, kills: u64) -> ExitReason {
 fn follow(manager: &Manager, name: &GuestName, orders: &Orders, reason: ExitReason) -> Result<()> {
     let me = Identity::of(std::process::id());
     fault::point()?;
+    if !manager.layout.guest(name).exists() {
+        // Deleted, and its lock with it: another would be nobody's.
+        return Ok(());
+    }
     let lock = manager.lock_within(name, "keeper", Duration::from_secs(300))?;
     let Some(state) = manager.run_state(name)? else {
         return Ok(());

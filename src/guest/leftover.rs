@@ -201,13 +201,10 @@ impl Manager {
     fn of_nobody(&self, name: &str, fix: bool, found: &mut Vec<Leftover>) -> Result<()> {
         let file = self.layout.run().join("locks").join(name);
         let run = self.layout.run().join("guests").join(name);
-        let locked = file.exists();
-        // Not by `lock`: its file is not to be made, and goes only with `fix`.
-        let lock = match locked {
-            true => Lock::take(&file, PATIENCE)?,
-            false => None,
-        };
-        let taken = locked && lock.is_none();
+        // Not by `lock`: its file is not to be made, and goes only with `fix`. Whoever has it meanwhile
+        // may take it along.
+        let lock = Lock::take_there(&file, PATIENCE)?;
+        let taken = lock.is_none() && file.exists();
         if taken || self.layout.guests().join(name).exists() {
             return Ok(());
         }
@@ -232,7 +229,7 @@ impl Manager {
             let done = done.map(|done| done.map_err(|e| super::view::chain(&e)));
             found.push(leftover("address", name.to_owned(), done));
         }
-        if locked {
+        if lock.is_some() {
             let done = fix.then(|| std::fs::remove_file(&file).map_err(|e| e.to_string()));
             found.push(leftover("lock", name.to_owned(), done));
         }

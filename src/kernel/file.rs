@@ -120,12 +120,23 @@ pub struct Lock(OwnedFd);
 impl Lock {
     /// Takes the lock, waiting up to `limit`; `None` when somebody else holds it all that time.
     pub fn take(path: &Path, limit: Duration) -> Result<Option<Self>> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Self::take_by(path, limit, OFlags::CREATE)
+    }
+
+    /// The same of one that is there: makes no file, and gives `None` when there is none as well.
+    pub fn take_there(path: &Path, limit: Duration) -> Result<Option<Self>> {
+        Self::take_by(path, limit, OFlags::empty())
+    }
+
+    fn take_by(path: &Path, limit: Duration, how: OFlags) -> Result<Option<Self>> {
+        let flags = how | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let deadline = Instant::now() + limit;
         let mut pause = Duration::from_millis(1);
         loop {
-            let file = rustix::fs::open(path, flags, Mode::from_raw_mode(0o600))
-                .map_err(KernelError::on("open the lock", path.display()))?;
+            let file = match rustix::fs::open(path, flags, Mode::from_raw_mode(0o600)) {
+                Err(Errno::NOENT) if !how.contains(OFlags::CREATE) => return Ok(None),
+                opened => opened.map_err(KernelError::on("open the lock", path.display()))?,
+            };
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 // Whoever deletes the guest removes the file while holding it: then it locks nothing.
                 Ok(()) if is_linked(&file) => return Ok(Some(Self(file))),
@@ -196,6 +207,24 @@ mod tests {
         assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 1);
         assert!(read_small(&path, 2).is_err());
         assert!(read_small(&dir, 10).is_err());
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn a_lock_that_goes_while_it_is_waited_for_is_not_made_anew() {
+        let dir = folder("lock-there");
+        let path = dir.join("lock");
+        let there = |limit| Lock::take_there(&path, limit).unwrap();
+        assert!(there(Duration::ZERO).is_none());
+        let held = Lock::take(&path, Duration::ZERO).unwrap().unwrap();
+        assert!(there(Duration::ZERO).is_none());
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| there(Duration::from_secs(10)).is_none());
+            std::fs::remove_file(&path).unwrap();
+            drop(held);
+            assert!(waiting.join().unwrap());
+        });
+        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 0);
         std::fs::remove_dir_all(dir).unwrap();
     }
 

@@ -18,6 +18,7 @@ pub(super) const TOP: Verb = Verb {
     about: "Watch what running guests use",
     build: |command| {
         traffic::some(command)
+            .mut_arg("names", |names| names.help("Guests [default: all]"))
             .arg(
                 Arg::new("interval")
                     .long("interval")

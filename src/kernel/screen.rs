@@ -392,5 +392,9 @@ mod tests {
     fn nobody_at_the_terminal_is_an_end_and_no_terminal_no_screen() {
         let (ours, theirs) = rustix::pipe::pipe().unwrap();
         assert!(Screen::on(&ours, &theirs).unwrap().is_none());
+        let (master, slave) = pty();
+        let mut screen = Screen::on(&slave, &slave).unwrap().expect("a terminal");
+        drop(master);
+        assert_eq!(screen.typed(Duration::from_secs(5)), Ok(Typed::Gone));
     }
 }

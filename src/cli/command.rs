@@ -11,7 +11,7 @@ use super::render::Format;
 use super::{
     backup, capacity, change, create, delete, demo, doctor, enter, export, file, generate, image,
     import, info, keeper, life, limits, list, logs, plan, pool, profile, reinstall, snapshot,
-    template, traffic, trash, usage, wait, why,
+    template, top, traffic, trash, usage, wait, why,
 };
 use crate::model::GuestName;
 
@@ -45,6 +45,7 @@ const VERBS: &[Verb] = &[
     import::IMPORT,
     list::LIST,
     info::INFO,
+    top::TOP,
     traffic::TRAFFIC,
     usage::USAGE,
     why::WHY,

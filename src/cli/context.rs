@@ -113,5 +113,10 @@ pub(super) fn note(text: &str) {
 
 fn wants_colour() -> bool {
     let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    !set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+    !set("NO_COLOR") && takes_escapes()
+}
+
+/// Whether the person's terminal, if there is one, understands more than text.
+pub(super) fn takes_escapes() -> bool {
+    std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }

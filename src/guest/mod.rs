@@ -16,7 +16,7 @@
 //! | `backup` | a guest into a backup repository and out of one |
 //! | `keeper`, `console` | the small process beside a guest, and its viewers |
 //! | `successor` | how the launching process becomes the keeper |
-//! | `view`, `limited`, `why` | what `list` and `info` show; what `limits` does; what `why` says |
+//! | `view`, `limited`, `why`, `load` | what `list` and `info` show; what `limits` does; what `why` says; what `top` shows |
 //! | `neighbours` | guests' names for each other while they run |
 //! | `account`, `ledger` | what it has used, sent and received, over all its runs |
 //! | `events` | what happened |
@@ -50,6 +50,7 @@ mod ledger;
 pub mod leftover;
 mod life;
 pub mod limited;
+pub mod load;
 pub mod manager;
 mod neighbours;
 mod program;

@@ -37,6 +37,7 @@ pub mod quota;
 pub mod random;
 pub mod rdt;
 pub mod schedule;
+pub mod screen;
 pub mod sealed;
 pub mod seccomp;
 pub mod socket;

@@ -2,6 +2,7 @@
 //! which come with the guest's address and go with it. So counters outlive the guest's interface,
 //! whoever removes that, and the guest itself. Adding them up over their lives is `guest::account`.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -14,7 +15,7 @@ use super::host::{BOOT_ID, HostError};
 use super::lease::Lease;
 use crate::kernel::netlink_nft::{Element, Family, NAME_LENGTH};
 use crate::kernel::netlink_nft_count::Counting;
-use crate::model::{Traffic, Volume};
+use crate::model::{GuestName, Traffic, Volume};
 
 /// From guests, and to them, by interface and protocol.
 const SENT: &str = "sent";
@@ -84,13 +85,59 @@ impl Network {
     /// # Errors
     /// When the kernel refuses to tell.
     pub fn counters(&self, lease: &Lease) -> Result<Option<Counters>, HostError> {
-        let table = self.layout.kernel_name();
-        let Some(mut counting) = Counting::open(Family::Bridge, &table)? else {
+        let Some(mut meter) = Meter::open(&self.layout.kernel_name())? else {
             return Ok(None);
         };
+        meter.read(lease)
+    }
+
+    /// The same of many guests, by one look at the book and one conversation with the kernel; guests
+    /// without counters are left out.
+    ///
+    /// # Errors
+    /// When the book cannot be read or the kernel refuses to tell.
+    pub fn counters_of(
+        &self,
+        guests: &[GuestName],
+    ) -> Result<BTreeMap<GuestName, Counters>, HostError> {
+        let (Some(subnet), leases) = (self.known_subnet()?, self.leases()?) else {
+            return Ok(BTreeMap::new());
+        };
+        let mut all = BTreeMap::new();
+        let Some(mut meter) = Meter::open(&self.layout.kernel_name())? else {
+            return Ok(all);
+        };
+        for guest in guests {
+            let address = leases.get(guest);
+            let lease = address.and_then(|at| Lease::of(at, subnet, self.layout.tag()));
+            let counters = lease.map(|lease| meter.read(&lease)).transpose()?;
+            if let Some(counters) = counters.flatten() {
+                all.insert(guest.clone(), counters);
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// The firewall's counters, at hand.
+struct Meter {
+    counting: Counting,
+    boot: String,
+}
+
+impl Meter {
+    fn open(table: &str) -> Result<Option<Self>, HostError> {
+        let Some(counting) = Counting::open(Family::Bridge, table)? else {
+            return Ok(None);
+        };
+        let boot = read_sysctl(Path::new(BOOT_ID))?.unwrap_or_default();
+        Ok(Some(Self { counting, boot }))
+    }
+
+    fn read(&mut self, lease: &Lease) -> Result<Option<Counters>, HostError> {
         let mut volumes = [Volume::default(); 4];
         for (volume, element) in volumes.iter_mut().zip(elements(lease)) {
-            let Some(counted) = counting.count(&element)? else {
+            let Some(counted) = self.counting.count(&element)? else {
                 return Ok(None);
             };
             *volume = Volume {
@@ -98,10 +145,10 @@ impl Network {
                 ..counted
             };
         }
-        let boot = read_sysctl(Path::new(BOOT_ID))?.unwrap_or_default();
+        let (boot, table) = (&self.boot, self.counting.table());
         let [sent_ipv4, sent_ipv6, received_ipv4, received_ipv6] = volumes;
         Ok(Some(Counters {
-            source: format!("{boot} {} {}", counting.table(), lease.host_interface),
+            source: format!("{boot} {table} {}", lease.host_interface),
             traffic: Traffic {
                 sent_ipv4,
                 sent_ipv6,

@@ -6,7 +6,7 @@ use super::dir::{Dir, keyed, number};
 use super::{Controller, Group, Result, Version};
 
 /// Version 1 writes no limit as the largest number of whole pages.
-const NO_LIMIT: u64 = 1 << 62;
+pub(super) const NO_LIMIT: u64 = 1 << 62;
 
 /// Most bytes that one charge asks for: a huge page.
 const LARGEST_CHARGE: u64 = 2 << 20;
@@ -90,7 +90,7 @@ impl Group {
     }
 }
 
-fn value(dir: &Dir, file: &str) -> Result<Option<u64>> {
+pub(super) fn value(dir: &Dir, file: &str) -> Result<Option<u64>> {
     Ok(dir.try_read(file)?.as_deref().and_then(number))
 }
 
@@ -176,7 +176,8 @@ fn memory_v2(dir: &Dir, all: &mut Counters) -> Result<()> {
     Ok(())
 }
 
-fn throttling(dir: &Dir, version: Version) -> Result<Option<Throttling>> {
+/// A CPU limit in hundredths of a CPU, if there is one.
+pub(super) fn throttling_limit(dir: &Dir, version: Version) -> Result<Option<u64>> {
     let quota = match version {
         Version::V1 => {
             let (quota, period) = ("cpu.cfs_quota_us", "cpu.cfs_period_us");
@@ -188,7 +189,11 @@ fn throttling(dir: &Dir, version: Version) -> Result<Option<Throttling>> {
             pair.and_then(|(quota, period)| number(quota).zip(number(period)))
         }
     };
-    let Some((quota, period @ 1..)) = quota else {
+    Ok(quota.and_then(|(quota, period)| (quota * 100).checked_div(period)))
+}
+
+fn throttling(dir: &Dir, version: Version) -> Result<Option<Throttling>> {
+    let Some(limit) = throttling_limit(dir, version)? else {
         return Ok(None);
     };
     let stat = dir.try_read("cpu.stat")?.unwrap_or_default();
@@ -197,7 +202,7 @@ fn throttling(dir: &Dir, version: Version) -> Result<Option<Throttling>> {
         Version::V2 => keyed(&stat, "throttled_usec"),
     };
     Ok(Some(Throttling {
-        limit: quota * 100 / period,
+        limit,
         periods: keyed(&stat, "nr_periods").unwrap_or(0),
         throttled: keyed(&stat, "nr_throttled").unwrap_or(0),
         throttled_us: held_back.unwrap_or(0),

@@ -13,7 +13,7 @@
 //! | `devices` | who may open device nodes: version 1 rules or an eBPF program |
 //! | `quiet` | freeze, thaw, kill, wait |
 //! | `remove`, `walk` | take a group away with everything inside it |
-//! | `stats`, `counters`, `oom` | what is used, what of it is limited, and a descriptor that tells of out-of-memory kills |
+//! | `stats`, `counters`, `glance`, `oom` | what is used, what of it is limited, both at a moment, and a descriptor that tells of out-of-memory kills |
 //!
 //! Containers of the OCI runtime have groups of another kind: at a path that their client chose,
 //! without a parent or a delegated child of ours.
@@ -43,6 +43,7 @@ mod counters;
 mod devices;
 mod dir;
 mod error;
+mod glance;
 mod group;
 mod host;
 mod knob;
@@ -65,6 +66,7 @@ pub use container::{CgroupBind, Cgroups};
 pub use container_stats::ContainerStats;
 pub use counters::{Counter, Counters, Throttling};
 pub use error::CgroupError;
+pub use glance::Glance;
 pub use group::Group;
 pub use host::{Host, mount_v2};
 pub use limits::{DeviceAccess, DeviceKind, DeviceRule, IoLimit, Limits};

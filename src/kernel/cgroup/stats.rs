@@ -35,17 +35,19 @@ impl Group {
             Ok((dir, _)) => sample.processes = value(dir, "pids.current")?,
             Err(_) => sample.processes = self.processes()?.len() as u64,
         }
-        match self.home(Controller::Io) {
-            Ok((dir, Version::V1)) => {
-                let text = text(dir, "blkio.throttle.io_service_bytes_recursive")?;
-                (sample.io_read, sample.io_write) = io_v1(&text);
-            }
-            Ok((dir, Version::V2)) => {
-                (sample.io_read, sample.io_write) = io_v2(&text(dir, "io.stat")?);
-            }
-            Err(_) => {}
-        }
+        (sample.io_read, sample.io_write) = self.io_bytes()?.unwrap_or_default();
         Ok(sample)
+    }
+
+    /// Bytes read from block devices and written to them; `None` where that is not counted.
+    pub(super) fn io_bytes(&self) -> Result<Option<(u64, u64)>> {
+        Ok(match self.home(Controller::Io) {
+            Ok((dir, Version::V1)) => dir
+                .try_read("blkio.throttle.io_service_bytes_recursive")?
+                .map(|text| io_v1(&text)),
+            Ok((dir, Version::V2)) => dir.try_read("io.stat")?.map(|text| io_v2(&text)),
+            Err(_) => None,
+        })
     }
 
     /// Version 2 counts CPU time in every group, whether or not it has the controller; held back

@@ -1,0 +1,422 @@
+//! What `top` shows, as lines of text: pure, from what was measured, what was typed and the size of
+//! the terminal. Measuring is `guest::load`, the columns are
+//! `top_columns`, the terminal is `top_screen`.
+
+use std::time::Duration;
+
+use super::render::safe;
+use super::top_columns::{COLUMNS, FIRST, short, sort_by, table};
+use crate::guest::load::Load;
+use crate::kernel::screen::Key;
+use crate::model::{GuestName, Status};
+
+/// Lines that are no rows: the summary, the headings, the keys.
+const AROUND: usize = 3;
+
+const KEYS: &str = "q quit  j k select  < > sort  / filter  f freeze  e shell";
+
+/// How a line looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    Plain,
+    Bold,
+    Reverse,
+}
+
+/// One line of the screen, not longer than that is wide.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Line {
+    pub(super) text: String,
+    pub(super) look: Look,
+}
+
+/// What a key asks for beyond what is shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Wish {
+    Nothing,
+    Quit,
+    Pause(GuestName),
+    Resume(GuestName),
+    Shell(GuestName),
+}
+
+/// What is on the screen.
+#[derive(Debug)]
+pub(super) struct View {
+    every: Duration,
+    /// `None` before the first interval is over.
+    loads: Option<Vec<Load>>,
+    selected: Option<GuestName>,
+    /// Where the selected guest was, for when it is gone.
+    place: usize,
+    sorted: usize,
+    filter: String,
+    filtering: bool,
+    message: Option<String>,
+}
+
+impl View {
+    pub(super) fn new(every: Duration) -> Self {
+        Self {
+            every,
+            loads: None,
+            selected: None,
+            place: 0,
+            sorted: FIRST,
+            filter: String::new(),
+            filtering: false,
+            message: None,
+        }
+    }
+
+    /// What was measured.
+    pub(super) fn measured(&mut self, loads: Vec<Load>) {
+        self.loads = Some(loads);
+        self.arrange();
+    }
+
+    /// Something to tell, until the next key; on one line, and safe.
+    pub(super) fn tell(&mut self, text: &str) {
+        self.message = Some(safe(text.trim()));
+    }
+
+    fn arrange(&mut self) {
+        sort_by(self.loads.as_deref_mut().unwrap_or_default(), self.sorted);
+        self.select(self.place());
+    }
+
+    /// The rows that fit the filter.
+    fn shown(&self) -> Vec<&Load> {
+        let all = self.loads.iter().flatten();
+        all.filter(|load| load.name.as_str().contains(&self.filter))
+            .collect()
+    }
+
+    /// Where the selected guest is; if it is gone, where it was.
+    fn place(&self) -> usize {
+        let shown = self.shown();
+        let selected = |load: &&Load| Some(&load.name) == self.selected.as_ref();
+        let found = shown.iter().position(selected);
+        found.unwrap_or_else(|| self.place.min(shown.len().saturating_sub(1)))
+    }
+
+    fn select(&mut self, place: usize) {
+        let shown = self.shown();
+        let place = place.min(shown.len().saturating_sub(1));
+        let name = shown.get(place).map(|load| load.name.clone());
+        (self.place, self.selected) = (place, name);
+    }
+
+    fn chosen(&self) -> Option<(&GuestName, Status)> {
+        let shown = self.shown();
+        shown
+            .get(self.place())
+            .map(|load| (&load.name, load.status))
+    }
+
+    /// What a key does, on a screen of so many rows.
+    pub(super) fn typed(&mut self, key: Key, rows: usize) -> Wish {
+        self.message = None;
+        if key == Key::Interrupt {
+            return Wish::Quit;
+        }
+        if self.filtering {
+            self.edit_filter(key);
+            return Wish::Nothing;
+        }
+        let (page, last) = (rows.saturating_sub(AROUND).max(1), COLUMNS.len() - 1);
+        match key {
+            Key::Char('q') => return Wish::Quit,
+            Key::Up | Key::Char('k') => self.select(self.place().saturating_sub(1)),
+            Key::Down | Key::Char('j') => self.select(self.place() + 1),
+            Key::PageUp => self.select(self.place().saturating_sub(page)),
+            Key::PageDown => self.select(self.place() + page),
+            Key::Home => self.select(0),
+            Key::End => self.select(usize::MAX),
+            Key::Char('s' | '>') => self.go_by((self.sorted + 1) % COLUMNS.len()),
+            Key::Char('<') => self.go_by(self.sorted.checked_sub(1).unwrap_or(last)),
+            Key::Char('/') => self.filtering = true,
+            Key::Escape => self.set_filter(String::new()),
+            Key::Char('f') => match self.chosen() {
+                Some((name, Status::Paused)) => return Wish::Resume(name.clone()),
+                Some((name, _)) => return Wish::Pause(name.clone()),
+                None => {}
+            },
+            Key::Enter | Key::Char('e') => match self.chosen() {
+                Some((name, Status::Paused)) => {
+                    let text = format!("{name} is frozen: f lets it go on");
+                    self.tell(&text);
+                }
+                Some((name, _)) => return Wish::Shell(name.clone()),
+                None => {}
+            },
+            _ => {}
+        }
+        Wish::Nothing
+    }
+
+    fn go_by(&mut self, column: usize) {
+        self.sorted = column;
+        self.arrange();
+    }
+
+    fn edit_filter(&mut self, key: Key) {
+        let mut filter = self.filter.clone();
+        match key {
+            Key::Enter => self.filtering = false,
+            Key::Escape => {
+                self.filtering = false;
+                filter.clear();
+            }
+            Key::Backspace => {
+                filter.pop();
+            }
+            // What can be in a name.
+            Key::Char(c) if c.is_ascii_alphanumeric() || c == '-' => {
+                filter.push(c.to_ascii_lowercase());
+            }
+            _ => {}
+        }
+        self.set_filter(filter);
+    }
+
+    fn set_filter(&mut self, filter: String) {
+        self.filter = filter;
+        self.select(self.place());
+    }
+
+    /// The screen: so many lines at most, none longer than `columns`.
+    pub(super) fn lines(&self, rows: usize, columns: usize) -> Vec<Line> {
+        let shown = self.shown();
+        let room = rows.saturating_sub(AROUND);
+        let place = self.place();
+        // The window moves when the selected row would leave it.
+        let first = (place + 1).saturating_sub(room);
+        let texts = table(&shown, columns);
+        let mut lines = vec![(self.summary(&shown), Look::Bold)];
+        let mut texts = texts.into_iter();
+        lines.extend(texts.next().map(|heading| (heading, Look::Reverse)));
+        let window = texts.enumerate().skip(first).take(room);
+        lines.extend(window.map(|(at, text)| {
+            let look = if at == place {
+                Look::Reverse
+            } else {
+                Look::Plain
+            };
+            (text, look)
+        }));
+        if shown.is_empty() && room > 0 {
+            lines.push((self.nothing().to_owned(), Look::Plain));
+        }
+        let below = AROUND - 1 + room;
+        while lines.len() < below {
+            lines.push((String::new(), Look::Plain));
+        }
+        lines.push((self.footer(), Look::Plain));
+        lines.truncate(rows);
+        let cut = |(text, look): (String, Look)| Line {
+            text: text.chars().take(columns).collect::<String>(),
+            look,
+        };
+        lines.into_iter().map(cut).collect()
+    }
+
+    fn summary(&self, shown: &[&Load]) -> String {
+        let cpu = shown.iter().filter_map(|load| load.cpu_percent);
+        // The sum of nothing would be a negative zero.
+        let cpu = cpu.fold(0.0, |sum, one| sum + one);
+        let memory = shown.iter().filter_map(|load| load.memory).sum::<u64>();
+        let mut text = format!(
+            "guests {}  CPU {cpu:.1}%  memory {}  every {} s  by {}",
+            shown.len(),
+            short(memory),
+            self.every.as_secs_f64(),
+            COLUMNS[self.sorted].heading,
+        );
+        if !self.filter.is_empty() && !self.filtering {
+            text += &format!("  filter {}", self.filter);
+        }
+        text
+    }
+
+    fn nothing(&self) -> &'static str {
+        match &self.loads {
+            None => "measuring",
+            Some(loads) if loads.is_empty() => "no guest runs",
+            Some(_) => "no guest that runs has that in its name; Esc shows all",
+        }
+    }
+
+    fn footer(&self) -> String {
+        match &self.message {
+            _ if self.filtering => format!("/{}_", self.filter),
+            Some(message) => message.clone(),
+            None => KEYS.to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(name: &str, cpu: f64) -> Load {
+        Load {
+            time_ms: 1_000_000,
+            interval_ms: 2000,
+            name: name.parse().unwrap(),
+            status: Status::Running,
+            up_s: 4000,
+            cpu_percent: Some(cpu),
+            cpu_of_limit_percent: None,
+            memory: Some(31 << 20),
+            memory_cache: Some(1536),
+            memory_limit: Some(512 << 20),
+            swap: None,
+            received_bytes_s: Some(0),
+            sent_bytes_s: Some(1_300_000),
+            read_bytes_s: None,
+            written_bytes_s: None,
+            cpu_some_percent: Some(1.25),
+            cpu_full_percent: Some(0.0),
+            memory_some_percent: None,
+            memory_full_percent: None,
+            io_some_percent: None,
+            io_full_percent: None,
+            processes: Some(5),
+            processes_limit: Some(1000),
+        }
+    }
+
+    fn view() -> View {
+        let mut view = View::new(Duration::from_secs(2));
+        let paused = Load {
+            status: Status::Paused,
+            cpu_of_limit_percent: Some(0.0),
+            memory: Some(9 << 20),
+            ..load("shop-old", 0.0)
+        };
+        let fresh = Load {
+            cpu_percent: None,
+            cpu_some_percent: None,
+            cpu_full_percent: None,
+            up_s: 0,
+            ..load("db", 0.0)
+        };
+        view.measured(vec![fresh, paused, load("shop", 25.07), load("web", 130.0)]);
+        view
+    }
+
+    fn text(view: &View, rows: usize, columns: usize) -> String {
+        let mark = |look| match look {
+            Look::Plain => ' ',
+            Look::Bold => '!',
+            Look::Reverse => '>',
+        };
+        let lines = view.lines(rows, columns).into_iter();
+        lines
+            .map(|line| format!("{}|{}|\n", mark(line.look), line.text))
+            .collect()
+    }
+
+    fn typed(view: &mut View, keys: &str) -> Wish {
+        let mut last = Wish::Nothing;
+        for key in keys.chars() {
+            last = view.typed(
+                if key == '\n' {
+                    Key::Enter
+                } else {
+                    Key::Char(key)
+                },
+                10,
+            );
+        }
+        last
+    }
+
+    /// A golden text beside those of the help.
+    fn golden(name: &str, text: &str) {
+        insta::with_settings!({
+            snapshot_path => "../../tests/snapshots",
+            prepend_module_to_snapshot => false,
+        }, { insta::assert_snapshot!(name, text) });
+    }
+
+    #[test]
+    fn the_screen_is_a_sorted_table_with_a_selected_row() {
+        let mut view = view();
+        golden("top-wide", &text(&view, 10, 170));
+        typed(&mut view, "jj");
+        golden("top-narrow", &text(&view, 6, 60));
+        typed(&mut view, "/Shop_");
+        golden("top-filter", &text(&view, 10, 60));
+        let mut empty = View::new(Duration::from_millis(500));
+        assert!(text(&empty, 10, 60).contains("measuring"));
+        empty.measured(Vec::new());
+        golden("top-empty", &text(&empty, 6, 200));
+    }
+
+    #[test]
+    fn no_size_is_too_small() {
+        let view = view();
+        for rows in 0..6 {
+            for columns in [0, 1, 80] {
+                let lines = view.lines(rows, columns);
+                assert_eq!(lines.len(), rows, "{rows}");
+                assert!(lines.iter().all(|line| line.text.len() <= columns));
+            }
+        }
+    }
+
+    #[test]
+    fn the_selection_stays_with_its_guest_and_then_with_its_place() {
+        let mut view = view();
+        typed(&mut view, "j");
+        let chosen = |view: &View| view.chosen().map(|(name, _)| name.to_string());
+        assert_eq!(chosen(&view).as_deref(), Some("shop"));
+        view.measured(vec![load("web", 1.0), load("shop", 0.5), load("db", 99.0)]);
+        assert_eq!((chosen(&view).as_deref(), view.place()), (Some("shop"), 2));
+        view.measured(vec![load("web", 1.0), load("db", 99.0)]);
+        assert_eq!(chosen(&view).as_deref(), Some("web"));
+        view.measured(Vec::new());
+        assert_eq!(
+            (chosen(&view), typed(&mut view, "f")),
+            (None, Wish::Nothing)
+        );
+    }
+
+    #[test]
+    fn keys_sort_filter_and_ask() {
+        let name = |text: &str| text.parse::<GuestName>().unwrap();
+        let mut view = view();
+        assert_eq!(typed(&mut view, "f"), Wish::Pause(name("web")));
+        assert_eq!(typed(&mut view, "\n"), Wish::Shell(name("web")));
+        // Up from the column of the CPU to that of the names; the selection goes along.
+        typed(&mut view, "<<");
+        let first = |view: &View| view.shown()[0].name.to_string();
+        assert_eq!((first(&view), view.place()), ("db".to_owned(), 3));
+        assert_eq!(view.typed(Key::Home, 10), Wish::Nothing);
+        assert_eq!(typed(&mut view, "e"), Wish::Shell(name("db")));
+        typed(&mut view, "<");
+        assert_eq!(COLUMNS[view.sorted].heading, "UP");
+        typed(&mut view, "s");
+        // In a filter keys are letters.
+        assert_eq!(typed(&mut view, "/old\nf"), Wish::Resume(name("shop-old")));
+        assert_eq!(typed(&mut view, "e"), Wish::Nothing);
+        assert!(text(&view, 10, 80).contains("shop-old is frozen"));
+        view.typed(Key::Escape, 10);
+        assert_eq!(view.shown().len(), 4);
+        assert_eq!(typed(&mut view, "/q"), Wish::Nothing);
+        assert_eq!(view.typed(Key::Interrupt, 10), Wish::Quit);
+        view.typed(Key::Escape, 10);
+        assert_eq!(typed(&mut view, "q"), Wish::Quit);
+    }
+
+    #[test]
+    fn what_is_told_cannot_steer_the_terminal() {
+        let mut view = view();
+        view.tell("error:\u{1b}[2J a\nb");
+        let told = view.lines(10, 80).pop().unwrap();
+        assert_eq!(told.text, "error: a b");
+    }
+}

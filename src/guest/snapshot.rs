@@ -311,6 +311,11 @@ impl Manager {
     /// Keeps a root as it is at one moment. Its lock is held.
     fn save_root(&self, name: &GuestName, runs: bool) -> Result<(Saved, Option<OwnedFd>)> {
         let failed = |error| self.root_error(name, error);
+        // Many that cannot be made one leave room for some more, and then it is told that there is
+        // none.
+        if !runs && storage::fold_layers(&self.layout, name).unwrap_or(false) {
+            self.drop_unused();
+        }
         let by_file = storage::is_kept_by_file(&self.layout, name).map_err(failed)?;
         let moves = by_file && self.status(name)? == Status::Running;
         let still = moves.then(|| self.hold(name)).transpose()?;

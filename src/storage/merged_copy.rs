@@ -135,7 +135,7 @@ impl<'a> Copy<'a> {
                     return Ok(());
                 };
                 let stat = fs::fstat(top).map_err(|e| at(e.into()))?;
-                copy_attributes(top, &made).map_err(at)?;
+                copy_attributes(top, &made, is_harmless).map_err(at)?;
                 finish(&made, &stat).map_err(at)
             }
             Entry::File { dir, stat } => self.file(&dir, into, name, &stat, path).map_err(at),
@@ -189,7 +189,7 @@ impl<'a> Copy<'a> {
         let made = create(into, name).map_err(|(_, e)| e)?;
         copy_data(&from, &made)?;
         Owner::of(stat).apply(&made)?;
-        copy_attributes(&from, &made)?;
+        copy_attributes(&from, &made, is_harmless)?;
         finish(&made, stat)
     }
 }
@@ -224,8 +224,12 @@ fn copy_data(from: &File, into: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// Those extended attributes that an archive could bring too.
-fn copy_attributes(from: impl AsFd, into: impl AsFd) -> io::Result<()> {
+/// Those extended attributes, by name and value, that are kept.
+pub(super) fn copy_attributes(
+    from: impl AsFd,
+    into: impl AsFd,
+    keeps: impl Fn(&[u8], &[u8]) -> bool,
+) -> io::Result<()> {
     let (from, into) = (from.as_fd(), into.as_fd());
     let length = match fs::flistxattr_query(from) {
         Ok(0) | Err(Errno::NOTSUP) => return Ok(()),
@@ -238,7 +242,7 @@ fn copy_attributes(from: impl AsFd, into: impl AsFd) -> io::Result<()> {
         let mut value = vec![0; fs::fgetxattr_query(from, name)?];
         let used = fs::fgetxattr(from, name, value.as_mut_slice())?;
         value.truncate(used);
-        if is_harmless(name, &value) {
+        if keeps(name, &value) {
             fs::fsetxattr(into, name, &value, fs::XattrFlags::empty())?;
         }
     }
@@ -246,7 +250,7 @@ fn copy_attributes(from: impl AsFd, into: impl AsFd) -> io::Result<()> {
 }
 
 /// Owner, mode and time of a file or folder; owner first, which clears set-id bits.
-fn finish(made: impl AsFd, stat: &Stat) -> io::Result<()> {
+pub(super) fn finish(made: impl AsFd, stat: &Stat) -> io::Result<()> {
     let mode = Owner::of(stat);
     // Capabilities are lost to a change of owner, not to one of mode.
     let is = fs::fstat(made.as_fd())?;

@@ -14,7 +14,7 @@
 //! | `archive_*`, `extract*` | parts of `archive`: entry, stream, PAX, sparse; the disk |
 //! | `pool`, `pool_change`, `pool_leftover`, `place` | pools, and where a guest's own layer lies in them |
 //! | `driver`, `driver_*` | what such a layer can be: a folder, a subvolume, a filesystem in a file |
-//! | `chain`, `saved` | what was kept of a root: shared layers or copies; restoring, cloning |
+//! | `chain`, `chain_fold`, `saved` | what was kept of a root: shared layers or copies; restoring, cloning |
 //! | `root` | a guest's own layer: make, use, delete |
 //! | `renew`, `reinstall` | another root in the place of a guest's; a fresh one with what is kept |
 //! | `first_boot`, `network_files`, `ssh_keys` | what the host writes into a guest before it runs |
@@ -42,6 +42,7 @@ pub mod backup;
 mod build;
 mod busybox;
 mod chain;
+mod chain_fold;
 mod debian;
 mod digest;
 mod dirfd;
@@ -164,7 +165,8 @@ pub use root::{
     RootError, check_resize, create_root, delete_root, image_digest, resize_root, root_ops,
 };
 pub use saved::{
-    Saved, create_root_from, is_as_kept, is_kept_by_file, remove_saved, restore_root, save_root,
+    Saved, create_root_from, fold_layers, is_as_kept, is_kept_by_file, remove_saved, restore_root,
+    save_root,
 };
 pub use tag::{Tag, find_image, tag_image, tags, untag};
 pub use take_over::{machine_id_of, take_over};

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::chain::{self, Chain};
+use super::chain_fold;
 use super::dirfd::{FileError, open_dir};
 use super::driver::{Driver, Quota};
 use super::place::{self, Place};
@@ -61,6 +62,25 @@ pub fn is_as_kept(layout: &Layout, name: &GuestName, saved: &Saved) -> Result<bo
     }
     let object = place::object(layout, name)?.open()?;
     Ok(chain::is_empty(&object.folder).map_err(failed)?)
+}
+
+/// Makes the layers of a stopped guest one where they are many; tells whether it did.
+///
+/// # Errors
+/// The disk is full; the guest is then as it was.
+pub fn fold_layers(layout: &Layout, name: &GuestName) -> Result<bool, RootError> {
+    let path = root::folder(layout, name);
+    let object = place::object(layout, name)?;
+    if object.driver != Driver::Overlay {
+        return Ok(false);
+    }
+    let layers = chain::layers_of(layout, &object.path, &path);
+    let opened = object.open()?;
+    Ok(chain_fold::fold(
+        &layers,
+        &open_dir(&path)?,
+        &opened.folder,
+    )?)
 }
 
 /// Keeps a guest's root as it is now. As long as the descriptor lives, a copy is nobody's leftover.

@@ -366,15 +366,26 @@ fn is_stopped(child: &Child) -> bool {
 /// is held still no longer, and nothing is half-made.
 #[test]
 fn asked_to_end_it_lets_the_guest_go_on() {
-    if !need(Need::Root) {
-        return;
+    if need(Need::Root) {
+        asked_to_end(&["snapshot", "run"], true);
     }
+}
+
+#[test]
+fn asked_to_end_one_by_hand_does_too() {
+    if need(Need::Root) {
+        asked_to_end(&["snapshot", "create", "w"], false);
+    }
+}
+
+/// At every point.
+fn asked_to_end(args: &[&str], automatic: bool) {
     let host = Bulkhead::new();
     made(&host, "w", &["--snapshot-every", "1h", "--start"]);
     inside(&host, "w", "echo kept >/data");
     let (mut cut_short, mut number) = (0, 0);
     loop {
-        let mut command = host.command(&["snapshot", "run"]);
+        let mut command = host.command(args);
         command.env("BULKHEAD_FAULT", format!("command:{number}:stop"));
         command.stdout(Stdio::null()).stderr(Stdio::null());
         let mut child = command.spawn().expect("the program");
@@ -397,7 +408,11 @@ fn asked_to_end_it_lets_the_guest_go_on() {
         cut_short += usize::from(code == Some(143));
         assert_eq!(inside(&host, "w", "cat /data"), "kept", "{number}");
         nothing_left(&host);
-        assert_eq!(layers(&host), names(&host, "w", true).len(), "{number}");
+        assert_eq!(
+            layers(&host),
+            names(&host, "w", automatic).len(),
+            "{number}"
+        );
         passed(&host, "w", DAY);
         number += 1;
     }

@@ -157,7 +157,10 @@ fn create(context: &Context, matches: &ArgMatches) -> Result<u8> {
         return Ok(0);
     }
     let comment: String = required(matches, "comment")?;
-    manager.take_snapshot(&name, &snapshot, &comment)?;
+    // A guest that is held still goes on whoever asks this to end.
+    interrupt::catch()?;
+    let taken = manager.take_snapshot(&name, &snapshot, &comment);
+    taken.map_err(|error| Fault::from(error).or_interrupted())?;
     context.done(&format!("{name}: snapshot {snapshot} taken"))?;
     Ok(0)
 }

@@ -224,3 +224,39 @@ fn the_commands_set_and_show_rules() {
         assert!(said.contains("is not a firewall rule"), "{said}");
     }
 }
+
+/// Wherever a change is killed, `doctor --fix` makes book and kernel what the definition says.
+#[test]
+fn rules_are_what_the_definition_says_wherever_a_change_is_killed() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    started(&host, "a", &["--firewall", "in drop tcp 9"]);
+    let table = format!("bulkhead-{}", traces::tag(host.root()));
+    let chains = || {
+        let mut nft = Command::new("/usr/sbin/nft");
+        let list = nft.args(["list", "table", "bridge", &table]).output();
+        String::from_utf8(list.unwrap().stdout).unwrap()
+    };
+    let rule = "network.firewall.in drop tcp 7";
+    for change in [["--firewall", "in drop tcp 7"], ["--unset", rule]] {
+        for number in 0.. {
+            let mut command = host.command(&[&["set", "a"], &change[..]].concat());
+            command.env("BULKHEAD_FAULT", format!("command:{number}"));
+            let code = support::run(command).code;
+            host.ok(&["doctor", "--fix"]);
+            let defined = host.ok(&["get", "a", "network.firewall"]).contains("tcp 7");
+            let held = chains().contains("tcp dport 7 drop");
+            assert_eq!(held, defined, "{change:?} killed at {number}");
+            assert!(chains().contains("tcp dport 9 drop"), "{}", chains());
+            if code == 0 {
+                assert!(number > 1, "{change:?}: {number} points");
+                break;
+            }
+            assert_eq!(code, -1, "{change:?} at {number}");
+        }
+    }
+    host.ok(&["delete", "--force", "a"]);
+    assert!(!chains().contains("tcp dport"), "{}", chains());
+}

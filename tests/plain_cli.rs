@@ -120,10 +120,12 @@ fn one_letter_means_one_thing() {
         }
     }
     let all: BTreeSet<(String, String)> = meanings.into_iter().collect();
-    // What people know from tail(1) and rm(1), from `docker stop` and `docker exec`.
+    // What people know from tail(1), head(1) and rm(1), from `docker stop` and `docker exec`.
     let twice = [
         ("f", "follow"),
         ("f", "force"),
+        ("n", "count"),
+        ("n", "lines"),
         ("t", "timeout"),
         ("t", "tty"),
     ];
@@ -162,8 +164,8 @@ fn what_pages_tell_people_to_type_is_there() {
         ("docs/images.md", include_str!("../docs/images.md")),
     ] {
         for words in typed(text) {
-            let groups = ["image", "template", "profile"].contains(&words[0]);
-            let known = help(&words[..if groups { 2 } else { 1 }]);
+            let groups = ["capacity", "image", "template", "profile"].contains(&words[0]);
+            let known = help(&words[..if groups { 2.min(words.len()) } else { 1 }]);
             for flag in words.iter().filter(|word| word.starts_with('-')) {
                 let mut there = known.split([' ', ',', '\n']);
                 assert!(there.any(|word| word == *flag), "{page}: {words:?}: {flag}");
@@ -419,4 +421,27 @@ fn files(folder: &Path) -> Vec<PathBuf> {
         }
     }
     found
+}
+
+/// What build.rs asks of the linker: an entry that is not found would only be a warning.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn the_runtime_begins_with_its_own_code_and_not_the_librarys() {
+    let file = std::fs::read(support::oci_program()).unwrap();
+    let number = |at: usize| u64::from_le_bytes(file[at..at + 8].try_into().unwrap());
+    let (entry, headers) = (number(24), usize::try_from(number(32)).unwrap());
+    let count = usize::from(u16::from_le_bytes([file[56], file[57]]));
+    // elf(5): 56 bytes a program header; offset at 8, address at 16, size in the file at 32.
+    let code = (0..count).find_map(|i| {
+        let at = headers + 56 * i;
+        let (offset, address, size) = (number(at + 8), number(at + 16), number(at + 32));
+        let loaded = file[at..at + 4] == [1, 0, 0, 0];
+        (loaded && (address..address + size).contains(&entry)).then(|| offset + entry - address)
+    });
+    let code = usize::try_from(code.unwrap()).unwrap();
+    // mov r12, rdx; mov r13, [rsp]
+    assert_eq!(
+        file[code..code + 7],
+        [0x49, 0x89, 0xd4, 0x4c, 0x8b, 0x2c, 0x24]
+    );
 }

@@ -2,6 +2,7 @@
 //! own file lead to the program that executes it (`#!/proc/self/exe`) and so get hold of ours
 //! (CVE-2019-5736). Its ids have no right to that file; this is the second wall: the file is seen
 //! through a mount of its own that is read-only, attached nowhere, and gone with the process.
+#![allow(unsafe_code)]
 
 use std::ffi::CString;
 use std::os::fd::AsFd;
@@ -15,6 +16,11 @@ use super::error::{KernelError, Result};
 use super::mount::{self, Attr};
 
 const OWN: &str = "/proc/self/exe";
+
+// The same as `ensure` for `bulkhead-oci`, before anything else of it has begun: build.rs makes it
+// the place where that program starts.
+#[cfg(target_arch = "x86_64")]
+std::arch::global_asm!(include_str!("sealed_first.s"));
 
 /// Whether this process runs from a mount that is read-only.
 pub fn is_sealed() -> Result<bool> {

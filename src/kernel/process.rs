@@ -130,13 +130,14 @@ impl Stat {
         // The kernel gives all of it to the first read; a line is shorter than this.
         let mut line = [0_u8; 1024];
         let n = rustix::io::read(file.ok()?, &mut line).ok()?;
-        let text = String::from_utf8_lossy(&line[..n]);
         // The second field is the command in parentheses and may hold anything.
-        let rest: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
+        let end = line[..n].iter().rposition(|byte| *byte == b')')?;
+        let rest = std::str::from_utf8(line.get(end + 2..n)?).ok()?;
+        let mut fields = rest.split(' ');
         Some(Self {
-            state: rest.first()?.chars().next()?,
-            flags: rest.get(6)?.parse().ok()?,
-            start: rest.get(19)?.parse().ok()?,
+            state: fields.next()?.chars().next()?,
+            flags: fields.nth(5)?.parse().ok()?,
+            start: fields.nth(12)?.parse().ok()?,
         })
     }
 }

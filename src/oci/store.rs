@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
@@ -113,7 +114,8 @@ impl Store {
             Err(Errno::EXIST) => return Err(OciError::Exists(id.to_owned())),
             Err(errno) => return Err(failed(errno).into()),
         }
-        let folder = Folder::open(root, id)?.ok_or_else(|| OciError::Missing(id.to_owned()))?;
+        let folder = Folder::open(&Arc::new(root), id)?;
+        let folder = folder.ok_or_else(|| OciError::Missing(id.to_owned()))?;
         if let Err(error) = fault::point() {
             folder.remove()?;
             return Err(error.into());
@@ -132,7 +134,7 @@ impl Store {
                 return Err(KernelError::new("open", self.root.display(), errno).into());
             }
         };
-        Folder::open(root, id)?.ok_or_else(missing)
+        Folder::open(&Arc::new(root), id)?.ok_or_else(missing)
     }
 
     /// The names of all, in order.
@@ -168,17 +170,17 @@ pub(super) fn check_id(id: &str) -> Result<()> {
 /// One container's folder.
 #[derive(Debug)]
 pub(super) struct Folder {
-    root: OwnedFd,
+    root: Arc<OwnedFd>,
     fd: OwnedFd,
     id: String,
 }
 
 impl Folder {
-    pub(super) fn open(root: OwnedFd, id: &str) -> Result<Option<Self>> {
+    pub(super) fn open(root: &Arc<OwnedFd>, id: &str) -> Result<Option<Self>> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        match rustix::fs::openat(&root, id, flags, Mode::empty()) {
+        match rustix::fs::openat(root, id, flags, Mode::empty()) {
             Ok(fd) => Ok(Some(Self {
-                root,
+                root: root.clone(),
                 fd,
                 id: id.to_owned(),
             })),
@@ -244,19 +246,21 @@ impl Folder {
         let file = self
             .file(name, OFlags::RDONLY | OFlags::NONBLOCK)
             .map_err(failed)?;
-        let mut data = Vec::new();
-        let mut part = [0_u8; 16 << 10];
+        let mut data = Vec::with_capacity(2 << 10);
         loop {
-            let n = rustix::io::retry_on_intr(|| rustix::io::read(&file, &mut part[..]))
-                .map_err(failed)?;
-            data.extend_from_slice(&part[..n]);
+            let asked = data.spare_capacity_mut().len();
+            let n = rustix::io::retry_on_intr(|| {
+                rustix::io::read(&file, rustix::buffer::spare_capacity(&mut data))
+            })
+            .map_err(failed)?;
             // A regular file gives all it has: less than asked for is its end.
-            if n < part.len() {
+            if n < asked {
                 return Ok(data);
             }
             if data.len() as u64 > LARGEST {
                 return Err(failed(Errno::FBIG).into());
             }
+            data.reserve(16 << 10);
         }
     }
 

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use rustix::fs::OFlags;
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::container::{Cgroups, folder};
@@ -93,13 +93,16 @@ impl Cgroups {
             (None, None) => return Ok(false),
         };
         let path = path.join(file);
-        match std::fs::read(&path) {
-            Ok(text) => Ok(text.starts_with(b"1")),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
-            Err(e) => {
-                let errno = Errno::from_io_error(&e).unwrap_or(Errno::IO);
-                Err(CgroupError::file("read", &path, errno))
-            }
+        let read = || {
+            let file = rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+            // A digit and a newline: one call gets them.
+            let mut text = [0; 4];
+            rustix::io::read(&file, &mut text)?;
+            Ok(text[0] == b'1')
+        };
+        match read() {
+            Err(Errno::NOENT) => Ok(false),
+            other => other.map_err(|errno| CgroupError::file("read", &path, errno)),
         }
     }
 

@@ -44,13 +44,18 @@ pub fn entries(list: &[LinuxDeviceCgroup]) -> Result<Vec<DeviceEntry>> {
         out.drain(..last);
     }
     if out.len() > 1 || !out[0].allow {
-        out.extend(ALWAYS.map(|(kind, major, minor, access)| DeviceEntry {
+        // Each is a write of its own on version 1; engines list most of them too.
+        let last_denied = out.iter().rposition(|rule| !rule.allow).unwrap_or(0);
+        let always = ALWAYS.map(|(kind, major, minor, access)| DeviceEntry {
             allow: true,
             kind,
             major,
             minor,
             access: access.to_owned(),
-        }));
+        });
+        let missing = |rule: &DeviceEntry| !out[last_denied..].contains(rule);
+        let missing: Vec<_> = always.into_iter().filter(missing).collect();
+        out.extend(missing);
     }
     Ok(out)
 }
@@ -107,6 +112,16 @@ mod tests {
         assert_eq!((list[1].major, list[1].access.as_str()), (Some(10), "rw"));
         assert_eq!(list.len(), 2 + ALWAYS.len());
         assert_eq!(of("[]").unwrap().len(), 1 + ALWAYS.len());
+    }
+
+    #[test]
+    fn what_is_allowed_already_is_not_written_twice_unless_denied_since() {
+        let null = r#"{"allow":true,"type":"c","major":1,"minor":3,"access":"rwm"}"#;
+        let once = of(&format!("[{null}]")).unwrap();
+        assert_eq!(once.len(), 1 + ALWAYS.len());
+        let denied = r#"{"allow":false,"type":"c","major":1,"minor":3,"access":"rwm"}"#;
+        let again = of(&format!("[{null},{denied}]")).unwrap();
+        assert_eq!(again.len(), 3 + ALWAYS.len());
     }
 
     #[test]

@@ -40,12 +40,18 @@ def plan(config, group, program):
               ['{%d, %d, %d, %du}' % instruction for instruction in program])))
 
 
-def build(here, folder, config, group, program):
+BARE = ('-nostdlib', '-fno-pie', '-no-pie', '-fno-builtin', '-fno-stack-protector',
+        '-fno-tree-loop-distribute-patterns')
+
+
+def build(here, folder, config, group, program, lean):
     """The program's path."""
+    folder = os.path.join(folder, 'lean' if lean else 'floor')
+    os.makedirs(folder)
     with open(os.path.join(folder, 'plan.h'), 'w') as file:
         file.write(plan(config, group, program))
-    target = os.path.join(folder, 'floor')
-    peers.step('gcc', '-O2', '-Wall', '-static', '-nostdlib', '-fno-pie', '-no-pie', '-fno-builtin',
-               '-fno-stack-protector', '-fno-tree-loop-distribute-patterns', '-s', '-I', folder,
-               '-o', target, os.path.join(here, 'floor_oci.c'), os.path.join(here, 'bare.c'))
+    target = os.path.join(folder, 'program')
+    kind = ('-DLEAN',) if lean else (*BARE, os.path.join(here, 'bare.c'))
+    peers.step('gcc', '-O2', '-Wall', '-static', '-s', '-I', folder, '-o', target,
+               os.path.join(here, 'floor_oci.c'), *kind)
     return target

@@ -4,6 +4,9 @@ import collections, os, random, re, shutil, signal, statistics, subprocess, temp
 from . import clock, host
 from .clock import Failed, Run, interleaved, show, total
 
+# What ratios are taken to.
+REFERENCES = ('floor', 'lean', 'ours')
+
 
 def rounds(bench, once):
     """Interleaved rounds; a runtime that fails is left out of this measure, aloud."""
@@ -29,7 +32,7 @@ def rounds(bench, once):
 
 def table(bench, results):
     for what, runs in results.items():
-        show(what, runs, ('floor', 'ours'))
+        show(what, runs, REFERENCES)
         bench.keep(what, runs)
 
 
@@ -104,14 +107,16 @@ def parallel(bench):
                 bench.say(f'{one.name}: {fault}')
                 one.close()
     title = f'{count} runs, {jobs} at a time'
-    print(f'\n{title:24}{"a second":>10}{"/ floor":>9}')
+    floors = [name for name in ('floor', 'lean') if len(rates[name]) == parts]
+    print(f'\n{title:24}{"a second":>10}' + ''.join(f'{"/ " + name:>9}' for name in floors))
     result = {}
     for name in bench.runtimes:
         if len(rates[name]) == parts:
-            rate, floor = statistics.median(rates[name]), rates.get('floor')
             result[name] = rates[name]
-            share = statistics.median(a / b for a, b in zip(rates[name], floor)) if floor else 0
-            print(f'  {name:22}{rate:10.0f}{share:9.2f}')
+            shares = (statistics.median(a / b for a, b in zip(rates[name], rates[floor]))
+                      for floor in floors)
+            print(f'  {name:22}{statistics.median(rates[name]):10.0f}'
+                  + ''.join(f'{share:9.2f}' for share in shares))
     bench.document['measures'][title] = result
 
 

@@ -97,8 +97,8 @@ class Runtime:
 class Floor(Runtime):
     """bench/floor_oci.c: the same verbs in its own order of words."""
 
-    def __init__(self, path, bundles, clock, empty):
-        super().__init__('floor', path, bundles, clock)
+    def __init__(self, name, path, bundles, clock, empty):
+        super().__init__(name, path, bundles, clock)
         self.base = [path, self.state_folder, f'/proc/{os.getpid()}/fd/{empty}']
 
     def argv(self, verb, identity=None):

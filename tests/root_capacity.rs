@@ -346,3 +346,46 @@ fn what_is_left_is_told_by_size() {
     // Under contention a guest gets what it is entitled to.
     assert_eq!(host.ok(&["get", "one", "cpu.weight"]), "50\n");
 }
+
+#[test]
+fn a_host_cut_into_slices_has_room_for_all_of_them_and_no_more() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    // What the slices are cut from; an overcommit must not make them larger.
+    settings(
+        &host,
+        "[reserve]\nmemory = \"1G\"\n[overcommit]\ncpus = 4\nmemory = 4\n",
+    );
+    let slice = data(&host, &["capacity", "split", "-n", "3"]);
+    let of = |name: &str| resource(&host, name);
+    let rest = of("memory")["host"].as_u64().unwrap() - (1 << 30);
+    assert_eq!(
+        slice["memory"].as_u64().unwrap(),
+        rest / 3 / (1 << 20) * (1 << 20)
+    );
+    assert_eq!(slice["cpus"].as_u64().unwrap(), cpus(&host) * 100 / 3);
+    assert_eq!(slice["file"], Value::Null);
+
+    host.ok(&["capacity", "split", "-n", "3", "--write", "third"]);
+    let why = host.fails(&["capacity", "split", "-n", "4", "--write", "third"], 5);
+    assert!(why.contains("there is one of that name"), "{why}");
+    let why = host.fails(&["capacity", "split", "-n", "4", "--write", "../third"], 5);
+    assert!(why.contains("small letters"), "{why}");
+    let why = host.fails(&["capacity", "split", "-n", "1000000"], 5);
+    assert!(why.contains("cut fewer"), "{why}");
+
+    settings(&host, "[reserve]\nmemory = \"1G\"\n");
+    for name in ["a", "b", "c", "d"] {
+        scripted(
+            &host,
+            name,
+            "sleep 1000",
+            &["--profile", "third", "--network", "none"],
+        );
+    }
+    host.ok(&["start", "a", "b", "c"]);
+    let why = host.fails(&["start", "d"], 5);
+    assert!(why.contains("no room for guest d"), "{why}");
+}

@@ -1,10 +1,10 @@
 //! `capacity`: what the host has promised to guests, and how many more fit.
 
-use clap::{Arg, ArgMatches, Command, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use serde::Serialize;
 
 use super::command::{Verb, required};
-use super::context::Context;
+use super::context::{Context, note};
 use super::fault::{REFUSED, Result};
 use super::render::{self, Cell, Format};
 use crate::guest::capacity::{Capacity, Fit, Held};
@@ -15,29 +15,43 @@ pub(super) const CAPACITY: Verb = Verb {
     name: "capacity",
     about: "Show what the host has promised to guests, and how many more fit",
     build: |command| {
-        command.subcommand(
-            Command::new("fit")
-                .about(
-                    "Say whether so many more guests of a profile fit; if not, the exit code is 5",
-                )
-                .arg(
-                    Arg::new("profile")
-                        .value_name("PROFILE")
-                        .required(true)
-                        .help("Size of the guests"),
-                )
-                .arg(
-                    Arg::new("count")
-                        .long("count")
-                        .value_name("N")
-                        .value_parser(value_parser!(u32).range(1..))
-                        .default_value("1")
-                        .help("How many"),
-                ),
-        )
+        command
+            .subcommand(
+                Command::new("fit")
+                    .about(
+                        "Say whether so many more guests of a profile fit; if not, the exit code \
+                         is 5",
+                    )
+                    .arg(
+                        Arg::new("profile")
+                            .value_name("PROFILE")
+                            .required(true)
+                            .help("Size of the guests"),
+                    )
+                    .arg(count("How many").default_value("1")),
+            )
+            .subcommand(
+                Command::new("split")
+                    .about("Cut this host into equal slices and print the profile of one")
+                    .arg(count("How many slices").required(true))
+                    .arg(
+                        Arg::new("write")
+                            .long("write")
+                            .value_name("PROFILE")
+                            .help("Write it among the host's profiles, under this name"),
+                    )
+                    .arg(
+                        Arg::new("force")
+                            .long("force")
+                            .action(ArgAction::SetTrue)
+                            .requires("write")
+                            .help("Replace a profile of that name"),
+                    ),
+            )
     },
     run: |context, matches| match matches.subcommand() {
         Some(("fit", matches)) => fit(context, matches),
+        Some(("split", matches)) => split(context, matches),
         _ => show(context),
     },
     hidden: false,
@@ -54,6 +68,15 @@ const HEADINGS: [&str; 9] = [
     "SOLD",
     "USED",
 ];
+
+fn count(help: &'static str) -> Arg {
+    Arg::new("count")
+        .short('n')
+        .long("count")
+        .value_name("N")
+        .value_parser(value_parser!(u32).range(1..))
+        .help(help)
+}
 
 #[derive(Serialize)]
 struct Answer {
@@ -144,4 +167,23 @@ fn fit(context: &Context, matches: &ArgMatches) -> Result<u8> {
         context.out(&render::data(context.format, &answer))?;
     }
     Ok(if fits { 0 } else { REFUSED })
+}
+
+fn split(context: &Context, matches: &ArgMatches) -> Result<u8> {
+    let manager = context.manager()?;
+    let mut slice = manager.split(required(matches, "count")?)?;
+    if let Some(name) = matches.get_one::<String>("write") {
+        manager.keep_slice(&mut slice, name, matches.get_flag("force"))?;
+    }
+    if !slice.reserved {
+        note("nothing is kept for the host itself: see [reserve] in bulkhead.toml");
+    }
+    match (&slice.file, context.format) {
+        (Some(file), Format::Table) => {
+            context.done(&format!("wrote {}", file.display()))?;
+        }
+        (None, Format::Table) => context.out(&slice.profile)?,
+        (_, format) => context.out(&render::data(format, &slice))?,
+    }
+    Ok(0)
 }

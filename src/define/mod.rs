@@ -58,7 +58,7 @@ pub use error::{DefineError, Fault};
 pub use file::{MAX_FILE, ReadError, read_file};
 pub use key::{KEYS, Key, KeyError, KeyPath, Kind};
 pub use layer::{Dotted, Extend, Replace};
-pub use profile::{Profile, ProfileError, Profiles};
+pub use profile::{Profile, ProfileError, Profiles, is_profile_name};
 pub use rates::{Price, Rates};
 pub use read::Sheet;
 pub use resolve::{define, locate, resolve};

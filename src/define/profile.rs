@@ -168,8 +168,14 @@ impl Profiles {
 /// `NAME` of `NAME.toml`; hidden files and names that are no profile names are passed over.
 fn name_of(path: &Path) -> Option<&str> {
     let name = path.file_name()?.to_str()?.strip_suffix(".toml")?;
+    is_profile_name(name).then_some(name)
+}
+
+/// Whether a profile can be called so.
+#[must_use]
+pub fn is_profile_name(name: &str) -> bool {
     let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
-    (!name.is_empty() && name.bytes().all(allowed)).then_some(name)
+    !name.is_empty() && name.bytes().all(allowed)
 }
 
 fn files_of(folder: &Path) -> Result<Vec<PathBuf>, DefineError> {

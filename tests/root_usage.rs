@@ -154,3 +154,61 @@ fn what_is_used_is_priced() {
     let said = host.fails(&["usage", "--rates", "/"], 5);
     assert!(said.contains('/'), "{said}");
 }
+
+#[test]
+fn what_deleted_guests_used_can_still_be_billed() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    started(&host, "a", &["--label", "customer=acme"]);
+    work(&host, "a");
+    host.ok(&["stop", "a"]);
+    let before = used(&host, "a", "cpu_us");
+    assert!(before > 0);
+    made(&host, "idle", &[]);
+    host.ok(&["delete", "a", "idle"]);
+    host.fails(&["usage", "a"], 3);
+
+    // The one that never ran has left nothing.
+    let gone = data(&host, &["usage", "--deleted"]);
+    let gone = gone.as_array().expect("a list");
+    assert_eq!(gone.len(), 1, "{gone:?}");
+    assert_eq!(
+        (&gone[0]["name"], &gone[0]["cpu_us"]),
+        (&"a".into(), &before.into())
+    );
+    assert!(gone[0]["deleted"].is_string());
+    let table = host.ok(&["usage", "a", "--deleted"]);
+    assert!(table.contains("a (deleted)"), "{table}");
+    let others = data(&host, &["usage", "--deleted", "--select", "customer=other"]);
+    assert_eq!(others.as_array().expect("a list").len(), 0);
+
+    // One of the same name is another guest; in the trash it is not gone yet.
+    started(&host, "a", &["--label", "customer=acme"]);
+    work(&host, "a");
+    host.ok(&["delete", "a", "--force", "--keep", "1"]);
+    let count = |host: &Bulkhead| {
+        let rows = data(host, &["usage", "--deleted", "--select", "customer=acme"]);
+        rows.as_array().expect("a list").len()
+    };
+    assert_eq!(count(&host), 1);
+    host.ok(&["trash", "empty"]);
+    assert_eq!(count(&host), 2);
+    let rows = data(&host, &["usage", "a", "--deleted"]);
+    assert!(rows[1]["cpu_us"].as_u64() > Some(0), "{rows}");
+
+    // What cannot be read is no part of a bill, and said.
+    let folder = host.root().join("var/lib/bulkhead/accounts");
+    let file = fs::read_dir(&folder)
+        .expect("accounts")
+        .next()
+        .expect("one");
+    let file = file.expect("an entry").path();
+    fs::write(&file, "{").expect("a folder of ours");
+    let said = host.fails(&["usage", "--deleted"], 1);
+    assert!(
+        said.contains(file.to_str().expect("a plain path")),
+        "{said}"
+    );
+}

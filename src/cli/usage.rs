@@ -2,31 +2,40 @@
 
 use std::path::PathBuf;
 
-use clap::{Arg, ArgMatches, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, value_parser};
 use serde::Serialize;
 
 use super::command::Verb;
 use super::context::Context;
 use super::fault::Result;
 use super::render::Cell;
+use super::select;
 use super::traffic::{by, periods, some};
 use crate::define::Rates;
 use crate::guest::account::Period;
+use crate::guest::closed::ClosedAccount;
 use crate::guest::view::bytes_text;
 use crate::model::GuestName;
-use crate::model::clock::span;
+use crate::model::clock::{self, span};
 
 pub(super) const USAGE: Verb = Verb {
     name: "usage",
     about: "Say what guests have used, and what it costs",
     build: |command| {
-        periods(some(command)).arg(
-            Arg::new("rates")
-                .long("rates")
-                .value_name("FILE")
-                .value_parser(value_parser!(PathBuf))
-                .help("Rate card in TOML: what is used is priced with it"),
-        )
+        periods(some(command))
+            .arg(
+                Arg::new("rates")
+                    .long("rates")
+                    .value_name("FILE")
+                    .value_parser(value_parser!(PathBuf))
+                    .help("Rate card in TOML: what is used is priced with it"),
+            )
+            .arg(
+                Arg::new("deleted")
+                    .long("deleted")
+                    .action(ArgAction::SetTrue)
+                    .help("Also of guests that were deleted, for 400 days"),
+            )
     },
     run: usage,
     hidden: false,
@@ -35,6 +44,8 @@ pub(super) const USAGE: Verb = Verb {
 #[derive(Serialize)]
 struct Row {
     name: GuestName,
+    /// When it was deleted, if it was.
+    deleted: Option<String>,
     period: String,
     run_ms: u64,
     cpu_us: u64,
@@ -57,6 +68,7 @@ impl Row {
         let cost = |rates: &Rates| (rates.cost(&used, &traffic) * 1e6).round() / 1e6;
         Self {
             name: name.clone(),
+            deleted: None,
             period: period.period,
             run_ms: used.run_ms,
             cpu_us: used.cpu_us,
@@ -89,10 +101,27 @@ fn usage(context: &Context, matches: &ArgMatches) -> Result<u8> {
     let manager = context.manager()?;
     let card = matches.get_one::<PathBuf>("rates");
     let rates = card.map(|path| Rates::load(path)).transpose()?;
+    let gone = match matches.get_flag("deleted") {
+        true => deleted(context, matches)?,
+        false => Vec::new(),
+    };
     let mut rows = Vec::new();
-    for name in super::select::chosen(context, matches)? {
+    let there = manager.names()?;
+    for name in select::chosen(context, matches)? {
+        // Of that name only deleted ones were meant.
+        if !there.contains(&name) && gone.iter().any(|gone| gone.name == name) {
+            continue;
+        }
         let periods = manager.account(&name, by(matches))?.into_iter();
         rows.extend(periods.map(|period| Row::of(&name, period, rates.as_ref())));
+    }
+    for gone in gone {
+        let deleted = Some(clock::time(gone.deleted_ms));
+        let periods = gone.periods.into_iter();
+        rows.extend(periods.map(|period| Row {
+            deleted: deleted.clone(),
+            ..Row::of(&gone.name, period, rates.as_ref())
+        }));
     }
     let mut headings = HEADINGS.to_vec();
     let price = rates.map(|rates| format!("COST {}", rates.currency));
@@ -102,9 +131,21 @@ fn usage(context: &Context, matches: &ArgMatches) -> Result<u8> {
     Ok(0)
 }
 
+/// Accounts of deleted guests that are meant.
+fn deleted(context: &Context, matches: &ArgMatches) -> Result<Vec<ClosedAccount>> {
+    let named: Vec<&GuestName> = matches.get_many("names").into_iter().flatten().collect();
+    let wanted = select::selectors(matches)?;
+    let mut all = context.manager()?.closed_accounts(by(matches))?;
+    all.retain(|gone| {
+        (named.is_empty() || named.contains(&&gone.name)) && select::selected(&wanted, &gone.labels)
+    });
+    Ok(all)
+}
+
 fn cells(row: &Row) -> Vec<Cell> {
+    let deleted = row.deleted.as_ref().map_or("", |_| " (deleted)");
     let mut cells = vec![
-        Cell::from(row.name.as_str()),
+        Cell::from(format!("{}{deleted}", row.name)),
         Cell::from(&row.period),
         Cell::from(span(row.run_ms / 1000)),
         Cell::from(seconds(row.cpu_us)),

@@ -28,9 +28,38 @@ const TICK: u64 = 10;
 /// `account.json` in a guest's folder.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Account {
+pub(super) struct Account {
     used: Ledger<Gauge, Used>,
     traffic: Ledger<Traffic, Traffic>,
+}
+
+impl Account {
+    /// Its sums.
+    pub(super) fn periods(self, by: By) -> Vec<Period> {
+        let mut sums: BTreeMap<String, (Used, Traffic)> = BTreeMap::new();
+        if by == By::All {
+            sums.entry(by.period("")).or_default();
+        }
+        for (day, used) in self.used.periods {
+            let sum = sums.entry(by.period(&day)).or_default();
+            sum.0 = sum.0 + used;
+        }
+        for (day, traffic) in self.traffic.periods {
+            let sum = sums.entry(by.period(&day)).or_default();
+            sum.1 = sum.1 + traffic;
+        }
+        let period = |(period, (used, traffic))| Period {
+            period,
+            used,
+            traffic,
+        };
+        sums.into_iter().map(period).collect()
+    }
+
+    /// Whether nothing was ever used.
+    pub(super) fn is_empty(&self) -> bool {
+        self.used.periods.is_empty() && self.traffic.periods.is_empty()
+    }
 }
 
 impl Counters<Used> for Gauge {
@@ -68,24 +97,13 @@ impl Manager {
     pub fn account(&self, name: &GuestName, by: By) -> Result<Vec<Period>> {
         self.status(name)?;
         let (_, account) = self.account_now(name, self.reading(name))?;
-        let mut sums: BTreeMap<String, (Used, Traffic)> = BTreeMap::new();
-        if by == By::All {
-            sums.entry(by.period("")).or_default();
-        }
-        for (day, used) in account.used.periods {
-            let sum = sums.entry(by.period(&day)).or_default();
-            sum.0 = sum.0 + used;
-        }
-        for (day, traffic) in account.traffic.periods {
-            let sum = sums.entry(by.period(&day)).or_default();
-            sum.1 = sum.1 + traffic;
-        }
-        let period = |(period, (used, traffic))| Period {
-            period,
-            used,
-            traffic,
-        };
-        Ok(sums.into_iter().map(period).collect())
+        Ok(account.periods(by))
+    }
+
+    /// What was written of a guest's account last; an account that is damaged is none.
+    pub(super) fn written_account(&self, name: &GuestName) -> Option<Account> {
+        let text = file::read_small(&self.account_path(name), LONGEST).ok()??;
+        serde_json::from_slice(&text).ok()
     }
 
     /// Brings a guest's account up to date; `held` is what was read while its processes still lived.

@@ -248,6 +248,7 @@ impl Manager {
             self.layout.images().join("tags"),
             self.layout.cache().join("seccomp"),
         ];
+        folders.push(self.closed_folder());
         for guests in [self.layout.guests(), run.join("guests")] {
             folders.extend(entries(&guests).iter().map(|name| guests.join(name)));
         }

@@ -33,6 +33,7 @@ mod adopt;
 pub mod backup;
 pub mod capacity;
 pub mod change;
+pub mod closed;
 pub mod console;
 pub mod create;
 pub mod delete;

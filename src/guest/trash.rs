@@ -181,8 +181,15 @@ impl Manager {
     }
 
     /// Removes a guest that does not run, its definition first: from there on it is half gone, never
-    /// half there. Its lock is held.
+    /// half there. Its account is kept. Its lock is held.
     pub(super) fn remove_whole(&self, name: &GuestName) -> Result<()> {
+        let closed = self.closing(name);
+        let keep = || {
+            closed
+                .as_ref()
+                .map_or(Ok(()), |closed| self.keep_closed(closed))
+        };
+        let kept = keep();
         let path = self.definition_path(name);
         match std::fs::remove_file(&path) {
             Ok(()) => {}
@@ -190,6 +197,8 @@ impl Manager {
             Err(error) => return Err(KernelError::io("remove", path.display())(error).into()),
         }
         fault::point()?;
-        self.discard(name)
+        self.discard(name)?;
+        // On a disk that was full there is room now.
+        kept.or_else(|_| keep())
     }
 }

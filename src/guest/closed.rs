@@ -1,0 +1,146 @@
+//! Accounts of guests that are no more: what they have used can still be billed.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use super::account::{Account, By, Period};
+use super::error::{GuestError, Result};
+use super::manager::{Manager, now_ms};
+use crate::kernel::{KernelError, fault, file};
+use crate::model::GuestName;
+
+/// Longest record that is read, bytes.
+const LONGEST: u64 = 8 << 20;
+/// For so long an account is kept after its guest.
+const KEPT: Duration = Duration::from_secs(400 * 86_400);
+
+/// `accounts/NAME.MACHINEID.json`: one for each guest, however often it is deleted until it is gone.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Closed {
+    name: GuestName,
+    machine_id: String,
+    labels: BTreeMap<String, String>,
+    deleted_ms: u64,
+    account: Account,
+}
+
+/// The account of a guest that was deleted.
+#[derive(Clone, Debug)]
+pub struct ClosedAccount {
+    /// Its name.
+    pub name: GuestName,
+    /// Its labels at the end.
+    pub labels: BTreeMap<String, String>,
+    /// When it was deleted, milliseconds since 1970.
+    pub deleted_ms: u64,
+    /// What it used.
+    pub periods: Vec<Period>,
+}
+
+impl Manager {
+    /// Accounts of deleted guests, by name and time.
+    ///
+    /// # Errors
+    /// One cannot be read: a bill without it would be wrong.
+    pub fn closed_accounts(&self, by: By) -> Result<Vec<ClosedAccount>> {
+        let mut all = Vec::new();
+        for path in self.closed_files()? {
+            let Some(text) = file::read_small(&path, LONGEST)? else {
+                continue;
+            };
+            let parsed: std::result::Result<Closed, _> = serde_json::from_slice(&text);
+            let closed = parsed.map_err(|error| GuestError::Damaged {
+                path: path.display().to_string(),
+                why: error.to_string(),
+                advice: "restore it from a backup, or remove it",
+            })?;
+            // Its deletion was cut short: it is there, and tells of itself.
+            if !self.has_machine(&closed.machine_id)? {
+                all.push(ClosedAccount {
+                    name: closed.name,
+                    labels: closed.labels,
+                    deleted_ms: closed.deleted_ms,
+                    periods: closed.account.periods(by),
+                });
+            }
+        }
+        all.sort_by(|a, b| (&a.name, a.deleted_ms).cmp(&(&b.name, b.deleted_ms)));
+        Ok(all)
+    }
+
+    /// What is to be kept of a guest that is about to be removed; its run has been put away. A guest
+    /// that has used nothing leaves nothing.
+    pub(super) fn closing(&self, name: &GuestName) -> Option<Closed> {
+        let account = self.written_account(name).filter(|a| !a.is_empty())?;
+        let machine = self.machine_if_there(name).ok()??;
+        let trashed = machine.trashed.map(|trashed| trashed.name);
+        // Also of one in the trash, which no other verb sees.
+        let text = crate::define::read_file(&self.definition_path(name)).ok();
+        let guest = text.and_then(|text| self.define(name, &text).ok());
+        Some(Closed {
+            name: trashed.unwrap_or_else(|| name.clone()),
+            machine_id: machine.machine_id,
+            labels: guest.map(|guest| guest.labels).unwrap_or_default(),
+            deleted_ms: now_ms(),
+            account,
+        })
+    }
+
+    /// Keeps it, and forgets those that are too old.
+    pub(super) fn keep_closed(&self, closed: &Closed) -> Result<()> {
+        let folder = self.closed_folder();
+        file::make_private_dir(&folder)?;
+        let path = folder.join(format!("{}.{}.json", closed.name, closed.machine_id));
+        let text = serde_json::to_vec(closed).unwrap_or_default();
+        fault::point()?;
+        file::write_whole(&path, &text, 0o600)?;
+        fault::point()?;
+        let old = |path: &PathBuf| {
+            let written = path.metadata().and_then(|meta| meta.modified()).ok();
+            let age = written.and_then(|at| SystemTime::now().duration_since(at).ok());
+            age.is_some_and(|age| age > KEPT)
+        };
+        for path in self.closed_files()?.iter().filter(|path| old(path)) {
+            // Next time.
+            let _later = std::fs::remove_file(path);
+        }
+        Ok(())
+    }
+
+    /// Where they lie.
+    pub(super) fn closed_folder(&self) -> PathBuf {
+        self.layout.var().join("accounts")
+    }
+
+    fn closed_files(&self) -> Result<Vec<PathBuf>> {
+        let folder = self.closed_folder();
+        let failed = |error| KernelError::io("list", folder.display())(error);
+        let entries = match std::fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(failed(error).into()),
+        };
+        let mut all = Vec::new();
+        for entry in entries {
+            let path = entry.map_err(failed)?.path();
+            let name = path.file_name().and_then(|name| name.to_str());
+            // What is half written begins with a dot.
+            if name.is_some_and(|name| name.ends_with(".json") && !name.starts_with('.')) {
+                all.push(path);
+            }
+        }
+        all.sort();
+        Ok(all)
+    }
+
+    /// Whether a guest of this machine id is there, in the trash too.
+    fn has_machine(&self, id: &str) -> Result<bool> {
+        let names = self.all_names()?;
+        let mut machines = names.iter().filter_map(|n| self.machine_if_there(n).ok()?);
+        Ok(machines.any(|machine| machine.machine_id == id))
+    }
+}

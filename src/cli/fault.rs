@@ -214,7 +214,8 @@ fn code(error: &GuestError) -> u8 {
     match error {
         GuestError::Missing { .. }
         | GuestError::NotInTrash { .. }
-        | GuestError::NoSnapshot { .. } => MISSING,
+        | GuestError::NoSnapshot { .. }
+        | GuestError::NothingKept { .. } => MISSING,
         GuestError::Exists(_)
         | GuestError::SnapshotExists { .. }
         | GuestError::Pool(PoolError::Exists(_) | PoolError::InUse { .. })

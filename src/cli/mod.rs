@@ -53,6 +53,7 @@ pub mod render;
 mod select;
 mod settings;
 mod snapshot;
+mod snapshot_diff;
 mod snapshot_run;
 mod template;
 mod top;

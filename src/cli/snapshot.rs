@@ -8,7 +8,7 @@ use super::context::Context;
 use super::fault::{Fault, Result};
 use super::render::{Cell, safe};
 use super::settings;
-use super::snapshot_run;
+use super::{snapshot_diff, snapshot_run};
 use crate::guest::snapshot::{CloneRequest, Snapshot};
 use crate::kernel::interrupt;
 use crate::model::GuestName;
@@ -44,6 +44,7 @@ pub(super) const SNAPSHOT: Verb = Verb {
                     .about("List a guest's snapshots")
                     .arg(name()),
             )
+            .subcommand(snapshot_diff::verb())
             .subcommand(
                 Command::new("restore")
                     .about("Put a stopped guest's files back to a snapshot")
@@ -65,6 +66,7 @@ pub(super) const SNAPSHOT: Verb = Verb {
         Some(("create", matches)) => create(context, matches),
         Some(("restore", matches)) => restore(context, matches),
         Some(("delete", matches)) => delete(context, matches),
+        Some(("diff", matches)) => snapshot_diff::run(context, matches),
         Some(("run", matches)) => snapshot_run::run(context, matches),
         Some((_, matches)) => list(context, matches),
         None => Err(Fault::usage("say what to do with snapshots")),

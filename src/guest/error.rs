@@ -50,6 +50,12 @@ pub enum GuestError {
         /// The nearest there is.
         near: Option<String>,
     },
+    /// It has none at all (exit code 3).
+    #[error("guest {guest} has no snapshot: `bulkhead snapshot create {guest}` takes one")]
+    NothingKept {
+        /// Guest.
+        guest: GuestName,
+    },
     /// It has one of that name (exit code 4).
     #[error(
         "guest {guest} has a snapshot {snapshot:?} already: choose another name, or delete it first"

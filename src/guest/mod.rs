@@ -58,6 +58,7 @@ mod publish;
 pub mod reinstall;
 pub mod schedule;
 pub mod snapshot;
+pub mod snapshot_diff;
 pub mod start;
 pub mod stop;
 mod store;

@@ -21,6 +21,7 @@
 //! | `merged`, `merged_folder` | a guest's tree as the guest sees it, read and written by descriptor |
 //! | `guest_files` | single files of a stopped guest |
 //! | `tree_item`, `tree_read`, `tree_write`, `tree_policy` | a tree as items with everything they have: read, and made again elsewhere |
+//! | `tree_diff`, `tree_same`, `tree_name`, `saved_diff` | what is different between two trees of layers |
 //! | `pack`, `pack_*` | a guest's archive: written and read as one stream |
 //! | `foreign`, `foreign_*`, `plain_yaml`, `take_over` | archives of containers of other programs |
 //! | `machine`, `machine_*` | a machine's files: its Linux found, copied, made a guest's |
@@ -105,6 +106,7 @@ mod remove;
 mod renew;
 mod root;
 mod saved;
+mod saved_diff;
 mod seed;
 mod ssh_keys;
 mod systemd_units;
@@ -112,9 +114,12 @@ mod tag;
 mod take_over;
 mod template;
 mod tree_copy;
+mod tree_diff;
 mod tree_item;
+mod tree_name;
 mod tree_policy;
 mod tree_read;
+mod tree_same;
 #[cfg(test)]
 mod tree_tests;
 mod tree_write;
@@ -168,8 +173,10 @@ pub use saved::{
     Saved, create_root_from, fold_layers, is_as_kept, is_kept_by_file, remove_saved, restore_root,
     save_root,
 };
+pub use saved_diff::{TreeOf, diff_trees};
 pub use tag::{Tag, find_image, tag_image, tags, untag};
 pub use take_over::{machine_id_of, take_over};
 pub use template::{Kind, OptionSpec, Template, TemplateError, Templates};
+pub use tree_diff::{ChangeKind, TreeChange, TreeDiff};
 pub use usage::{Usage, usage};
 pub use verify::{check_sound, verify_image};

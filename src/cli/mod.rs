@@ -50,6 +50,7 @@ mod profile;
 mod progress;
 mod reinstall;
 pub mod render;
+mod rescue;
 mod select;
 mod settings;
 mod snapshot;

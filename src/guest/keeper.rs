@@ -278,6 +278,7 @@ fn follow(manager: &Manager, name: &GuestName, orders: &Orders, reason: ExitReas
     let next = orders.next(&reason, restarts, ran);
     let reboot = reason == ExitReason::Reboot;
     // One that starts again keeps its place: nobody looks while its state is written anew.
+    let rescue = state.rescue.clone();
     let starts = matches!(next, Next::Start(_)) && !state.guaranteed.is_none();
     let places = starts.then(|| manager.places()).transpose()?;
     manager.put_away(name, Some(reason))?;
@@ -304,6 +305,7 @@ fn follow(manager: &Manager, name: &GuestName, orders: &Orders, reason: ExitReas
         restarts: if reboot { restarts } else { restarts + 1 },
         by_policy: !reboot,
         admission: Admission::Asked,
+        rescue,
     };
     super::start::become_keeper(manager, name, lock, None, round)
 }

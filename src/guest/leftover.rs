@@ -122,7 +122,9 @@ impl Manager {
             found.push(leftover("held guest", name.to_string(), told(done)));
         }
         let left = || {
-            Ok::<_, GuestError>(self.layout.guest_run(name).exists() || self.group(name)?.is_some())
+            let rescue = storage::has_rescue(&self.layout, name);
+            let run = rescue || self.layout.guest_run(name).exists();
+            Ok::<_, GuestError>(run || self.group(name)?.is_some())
         };
         if status == Status::Stopped && left()? {
             let done = fix.then(|| self.clean_up(name));

@@ -36,6 +36,9 @@ pub struct Row {
     /// Image it was made from instead.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
+    /// What it is in rescue with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rescue: Option<String>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// `keeper gone`, `starts again`, what is wrong with it.
@@ -113,6 +116,8 @@ impl Manager {
         let state = self.run_state(name).ok().flatten();
         let mut status = self.status_of(name, state.as_ref());
         let mut note = None;
+        let rescue = state.as_ref().and_then(|state| state.rescue.as_ref());
+        let rescue = rescue.map(|rescue| rescue.from.clone());
         let runs = matches!(status, Status::Running | Status::Paused | Status::Stopping);
         match guest {
             Err(why) if status == Status::Stopped => {
@@ -122,6 +127,7 @@ impl Manager {
             Err(why) if status != Status::Creating => note = Some(why.clone()),
             _ if status == Status::Creating => note = Some("half-made: delete it".to_owned()),
             _ if runs && !self.has_keeper(name) => note = Some("its keeper is gone".to_owned()),
+            _ if runs => note = rescue.as_ref().map(|from| format!("in rescue with {from}")),
             _ => {}
         }
         let state = state.filter(|_| runs);
@@ -141,6 +147,7 @@ impl Manager {
             processes: usage.map(|u| u.processes),
             template: guest.and_then(|g| Some(g.origin.template()?.name.clone())),
             image: guest.and_then(|g| g.origin.image().map(ToString::to_string)),
+            rescue,
             labels: guest.map(|g| g.labels.clone()).unwrap_or_default(),
             note,
         }

@@ -16,6 +16,7 @@
 //! | `driver`, `driver_*` | what such a layer can be: a folder, a subvolume, a filesystem in a file |
 //! | `chain`, `chain_fold`, `saved` | what was kept of a root: shared layers or copies; restoring, cloning |
 //! | `root` | a guest's own layer: make, use, delete |
+//! | `rescue` | what a guest in rescue has for its root |
 //! | `renew`, `reinstall` | another root in the place of a guest's; a fresh one with what is kept |
 //! | `first_boot`, `network_files`, `ssh_keys` | what the host writes into a guest before it runs |
 //! | `merged`, `merged_folder` | a guest's tree as the guest sees it, read and written by descriptor |
@@ -104,6 +105,7 @@ mod pull;
 mod reinstall;
 mod remove;
 mod renew;
+mod rescue;
 mod root;
 mod saved;
 mod saved_diff;
@@ -166,6 +168,7 @@ pub use publish::publish_guest;
 pub use pull::{Fetch, look_at_image, pull_image};
 pub use reinstall::{Fresh, ReinstallError, check_keep, reinstall_root};
 pub use renew::{forget_root_note, root_note};
+pub use rescue::{has_rescue, make_rescue, remove_rescue, rescue_ops};
 pub use root::{
     RootError, check_resize, create_root, delete_root, image_digest, resize_root, root_ops,
 };

@@ -11,7 +11,7 @@ use super::render::Format;
 use super::{
     backup, capacity, change, create, delete, demo, doctor, enter, export, file, generate, image,
     import, info, keeper, life, limits, list, logs, plan, pool, profile, reinstall, rescue,
-    snapshot, template, top, traffic, trash, usage, wait, why,
+    snapshot, template, top, traffic, trash, undo, usage, wait, why,
 };
 use crate::model::GuestName;
 
@@ -63,6 +63,7 @@ const VERBS: &[Verb] = &[
     change::EDIT,
     snapshot::SNAPSHOT,
     snapshot::CLONE,
+    undo::UNDO,
     reinstall::REINSTALL,
     plan::PLAN,
     wait::WAIT,

@@ -220,6 +220,8 @@ fn code(error: &GuestError) -> u8 {
         | GuestError::SnapshotExists { .. }
         | GuestError::Pool(PoolError::Exists(_) | PoolError::InUse { .. })
         | GuestError::WrongState { .. }
+        | GuestError::NoUndo(_)
+        | GuestError::Undecided { .. }
         | GuestError::Busy { .. } => STATE,
         error if error.is_refusal() => REFUSED,
         GuestError::Key(_) => USAGE,

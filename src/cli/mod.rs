@@ -63,6 +63,7 @@ mod top_screen;
 mod top_view;
 mod traffic;
 mod trash;
+mod undo;
 mod usage;
 mod wait;
 mod why;

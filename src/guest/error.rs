@@ -66,6 +66,20 @@ pub enum GuestError {
         /// Name.
         snapshot: String,
     },
+    /// It has no undo disk (exit code 4).
+    #[error("guest {0} has no undo disk: `bulkhead start --undo {0}` gives it one")]
+    NoUndo(GuestName),
+    /// What it has written on its undo disk is not decided (exit code 4).
+    #[error(
+        "cannot {verb} guest {name}: say `bulkhead undo {name} keep` or `bulkhead undo {name} drop` \
+         first, for what it has written on its undo disk"
+    )]
+    Undecided {
+        /// Verb.
+        verb: &'static str,
+        /// Guest.
+        name: GuestName,
+    },
     /// Another command is at work on it (exit code 4).
     #[error("guest {name} is busy: {holder} holds its lock; try again when that is done")]
     Busy {

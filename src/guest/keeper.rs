@@ -268,7 +268,8 @@ fn follow(manager: &Manager, name: &GuestName, orders: &Orders, reason: ExitReas
     }
     if state.phase == Phase::Stopping {
         // We have the lock: the command that was shutting it down died.
-        return manager.put_away(name, Some(ExitReason::Stopped));
+        manager.put_away(name, Some(ExitReason::Stopped))?;
+        return manager.settle_undo(name);
     }
     if state.phase != Phase::Running {
         return Ok(());
@@ -284,8 +285,11 @@ fn follow(manager: &Manager, name: &GuestName, orders: &Orders, reason: ExitReas
     manager.put_away(name, Some(reason))?;
     fault::point()?;
     match next {
-        Next::Stay => return Ok(()),
-        Next::GiveUp(attempts) => return manager.record(name, EventKind::GaveUp { attempts }),
+        Next::Stay => return manager.settle_undo(name),
+        Next::GiveUp(attempts) => {
+            manager.record(name, EventKind::GaveUp { attempts })?;
+            return manager.settle_undo(name);
+        }
         Next::Start(pause) => {
             let mut waiting = state;
             (waiting.phase, waiting.init) = (Phase::Restarting, None);
@@ -306,6 +310,7 @@ fn follow(manager: &Manager, name: &GuestName, orders: &Orders, reason: ExitReas
         by_policy: !reboot,
         admission: Admission::Asked,
         rescue,
+        undo: None,
     };
     super::start::become_keeper(manager, name, lock, None, round)
 }

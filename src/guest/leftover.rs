@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_millis(200);
 /// Something that is left of a command that died.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Leftover {
-    /// `half-made guest`, `half-renamed guest`, `held guest`, `run state`, `cgroup`, `interface`,
+    /// `half-made guest`, `half-renamed guest`, `held guest`, `run state`, `undo disk`, `cgroup`, `interface`,
     /// `damaged file`, `bridge without its firewall`, `firewall entry`, `firewall rules`, `ports`,
     /// `address`, `lock`, `file`.
     pub kind: &'static str,
@@ -129,6 +129,10 @@ impl Manager {
         if status == Status::Stopped && left()? {
             let done = fix.then(|| self.clean_up(name));
             found.push(leftover("run state", name.to_string(), told(done)));
+        }
+        if status == Status::Stopped && self.is_undo_due(name) {
+            let done = fix.then(|| self.clean_up(name));
+            found.push(leftover("undo disk", name.to_string(), told(done)));
         }
         Ok(())
     }

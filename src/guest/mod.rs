@@ -10,6 +10,7 @@
 //! | `planned`, `rescue` | what a start would do; with another userspace for its root |
 //! | `create`, `start`, `stop`, `delete`, `change`, `exec` | the verbs |
 //! | `admission`, `capacity` | whether the host can keep what guests are guaranteed; what is left of it |
+//! | `undo` | what a guest writes in one run, dropped or kept |
 //! | `reinstall` | a fresh root for a guest; what becomes true with another root |
 //! | `trash` | deleted guests that can be brought back |
 //! | `snapshot`, `snapshot_diff`, `schedule` | a guest as it was; snapshots that are taken by the clock |
@@ -67,6 +68,7 @@ pub mod stop;
 mod store;
 pub mod successor;
 pub mod trash;
+pub mod undo;
 pub mod view;
 pub mod why;
 

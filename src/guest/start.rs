@@ -16,6 +16,7 @@ use super::life::Verb;
 use super::manager::{Manager, now_ms};
 use super::rescue::Rescue;
 use super::store::{GuestLock, Machine, Phase, RunState, Written};
+use super::undo::UndoMode;
 use crate::kernel::channel::Channel;
 use crate::kernel::fault::{self, Role};
 use crate::kernel::file;
@@ -65,13 +66,23 @@ impl Manager {
         self.start_by(name, Verb::Start, Round::default())
     }
 
-    /// The same, whether or not the host has room for what the guest is guaranteed.
+    /// The same: with `force` whether or not the host has room for what the guest is guaranteed, with
+    /// `undo` so that what it writes can be dropped.
     ///
     /// # Errors
-    /// As [`Manager::start`].
-    pub fn start_forced(&self, name: &GuestName) -> Result<Started> {
+    /// As [`Manager::start`]; what it has cannot be kept.
+    pub fn start_so(
+        &self,
+        name: &GuestName,
+        force: bool,
+        undo: Option<UndoMode>,
+    ) -> Result<Started> {
         let round = Round {
-            admission: Admission::Forced,
+            admission: match force {
+                true => Admission::Forced,
+                false => Admission::Asked,
+            },
+            undo,
             ..Round::default()
         };
         self.start_by(name, Verb::Start, round)
@@ -81,10 +92,12 @@ impl Manager {
     pub(super) fn start_by(&self, name: &GuestName, verb: Verb, round: Round) -> Result<Started> {
         let (began, began_ms) = (Instant::now(), now_ms());
         let lock = self.lock(name, verb.name())?;
-        if !verb.check(name, self.status(name)?)? {
+        let status = self.status(name)?;
+        if !verb.check(name, status)? {
             return Err(self.missing(name));
         }
-        self.clean_up(name)?;
+        let undo = round.undo;
+        self.make_ready(name, verb, status, undo)?;
         let (ours, theirs) = Channel::pair()?;
         let Forked::Parent { pid: keeper, pidfd } =
             process::fork_with(CloneFlags::default(), None)?
@@ -102,7 +115,7 @@ impl Manager {
                 // Nobody would learn what became of it. It may have ended already.
                 let _gone = process::send_signal(pidfd.as_fd(), 9);
                 process::collect(pidfd.as_fd());
-                self.put_away(name, None)?;
+                self.put_back(name, undo)?;
                 return Err(error.into());
             }
         };
@@ -123,13 +136,46 @@ impl Manager {
             other => {
                 process::collect(pidfd.as_fd());
                 // Not `clean_up`: a guest whose launch died when it ran already is put away too.
-                self.put_away(name, None)?;
+                self.put_back(name, undo)?;
                 Err(match other {
                     Some(Report::Failed { why, refused }) => failed(why, refused),
                     _ => failed(format!("the launching process {keeper} was killed"), false),
                 })
             }
         }
+    }
+
+    /// Puts away what is left of before, and keeps what the guest has if it gets an undo disk.
+    fn make_ready(
+        &self,
+        name: &GuestName,
+        verb: Verb,
+        status: Status,
+        undo: Option<UndoMode>,
+    ) -> Result<()> {
+        let waits = status == Status::Restarting;
+        match waits {
+            // It goes on with the undo disk that it has.
+            true => self.put_away(name, None)?,
+            false => self.clean_up(name)?,
+        }
+        if (!waits || undo.is_some()) && self.undo_of(name)?.is_some() {
+            return Err(GuestError::Undecided {
+                verb: verb.name(),
+                name: name.clone(),
+            });
+        }
+        undo.map_or(Ok(()), |mode| self.begin_undo(name, mode))
+    }
+
+    /// Puts away a launch that failed, and the undo disk that was made for it.
+    fn put_back(&self, name: &GuestName, undo: Option<UndoMode>) -> Result<()> {
+        self.put_away(name, None)?;
+        if undo.is_some() {
+            // The error that matters is that of the launch; `doctor` names what is left.
+            let _left = self.abandon_undo(name);
+        }
+        Ok(())
     }
 
     /// Waits a moment for an init that ends at once: until it has settled down to wait for
@@ -322,6 +368,8 @@ pub(super) struct Round {
     pub(super) admission: Admission,
     /// What it is in rescue with, if it is.
     pub(super) rescue: Option<Rescue>,
+    /// Whether it gets an undo disk.
+    pub(super) undo: Option<UndoMode>,
 }
 
 /// Launches the guest in this process, tells `report`, and goes on as its keeper.

@@ -64,6 +64,7 @@ impl Manager {
             ExitReason::Killed
         };
         self.put_away(name, Some(reason))?;
+        self.settle_undo(name)?;
         Ok(if down {
             Outcome::ShutDown
         } else {
@@ -88,6 +89,7 @@ impl Manager {
         }
         self.note_stopping(name, &mut state)?;
         self.put_away(name, Some(ExitReason::Killed))?;
+        self.settle_undo(name)?;
         Ok(Outcome::Killed)
     }
 
@@ -202,7 +204,7 @@ impl Manager {
         let clean =
             !self.layout.guest_run(name).exists() && !storage::has_rescue(&self.layout, name);
         if clean && self.group(name)?.is_none() {
-            return Ok(());
+            return self.settle_undo(name);
         }
         if matches!(self.status(name)?, Status::Running | Status::Paused) {
             if self.is_abandoned(name) {
@@ -213,7 +215,8 @@ impl Manager {
         let ran = self
             .run_state(name)?
             .is_some_and(|state| state.phase == Phase::Running);
-        self.put_away(name, ran.then_some(ExitReason::Unknown))
+        self.put_away(name, ran.then_some(ExitReason::Unknown))?;
+        self.settle_undo(name)
     }
 
     /// Freezes a guest.

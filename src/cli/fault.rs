@@ -220,6 +220,7 @@ fn code(error: &GuestError) -> u8 {
         | GuestError::SnapshotExists { .. }
         | GuestError::Pool(PoolError::Exists(_) | PoolError::InUse { .. })
         | GuestError::WrongState { .. }
+        | GuestError::Mounted { .. }
         | GuestError::NoUndo(_)
         | GuestError::Undecided { .. }
         | GuestError::Busy { .. } => STATE,

@@ -55,6 +55,7 @@ mod select;
 mod settings;
 mod snapshot;
 mod snapshot_diff;
+mod snapshot_mount;
 mod snapshot_run;
 mod template;
 mod top;

@@ -66,6 +66,28 @@ pub enum GuestError {
         /// Name.
         snapshot: String,
     },
+    /// One of its snapshots is mounted (exit code 4).
+    #[error(
+        "snapshot {snapshot} of guest {guest} is mounted on {at}: `bulkhead snapshot unmount {at}` \
+         first",
+        at = folder.display()
+    )]
+    Mounted {
+        /// Guest.
+        guest: GuestName,
+        /// Snapshot.
+        snapshot: String,
+        /// Folder of the host's.
+        folder: std::path::PathBuf,
+    },
+    /// A folder of the host's is no good (exit code 1).
+    #[error("cannot use {}: {why}", folder.display())]
+    Folder {
+        /// Folder.
+        folder: std::path::PathBuf,
+        /// Why not, and what to do.
+        why: &'static str,
+    },
     /// It has no undo disk (exit code 4).
     #[error("guest {0} has no undo disk: `bulkhead start --undo {0}` gives it one")]
     NoUndo(GuestName),

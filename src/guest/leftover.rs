@@ -12,6 +12,7 @@ use super::manager::Manager;
 use super::store::GuestLock;
 use crate::kernel::cgroup::{self, Group};
 use crate::kernel::file::{self, Lock};
+use crate::kernel::mount;
 use crate::model::{GuestName, NetworkKind, Status};
 use crate::network::{FileError, LeaseError};
 use crate::storage;
@@ -24,7 +25,7 @@ const PATIENCE: Duration = Duration::from_millis(200);
 pub struct Leftover {
     /// `half-made guest`, `half-renamed guest`, `held guest`, `run state`, `undo disk`, `cgroup`, `interface`,
     /// `damaged file`, `bridge without its firewall`, `firewall entry`, `firewall rules`, `ports`,
-    /// `address`, `lock`, `file`.
+    /// `address`, `lock`, `snapshot mount`, `file`.
     pub kind: &'static str,
     /// Its name.
     pub name: String,
@@ -61,6 +62,11 @@ impl Manager {
         }
         for name in self.without_guest()? {
             self.of_nobody(&name, fix, &mut found)?;
+        }
+        for stale in self.stale_mounts()? {
+            let unmount = || mount::unmount_path(&stale.folder).map_err(|e| e.to_string());
+            let name = stale.folder.display().to_string();
+            found.push(leftover("snapshot mount", name, fix.then(unmount)));
         }
         for path in self.temporaries() {
             let done = fix.then(|| std::fs::remove_file(&path).map_err(|e| e.to_string()));

@@ -13,7 +13,7 @@
 //! | `undo` | what a guest writes in one run, dropped or kept |
 //! | `reinstall` | a fresh root for a guest; what becomes true with another root |
 //! | `trash` | deleted guests that can be brought back |
-//! | `snapshot`, `snapshot_diff`, `schedule` | a guest as it was; snapshots that are taken by the clock |
+//! | `snapshot`, `snapshot_diff`, `snapshot_mount`, `schedule` | a guest as it was; snapshots that are taken by the clock |
 //! | `files` | single files of a guest, while it runs or not |
 //! | `backup` | a guest into a backup repository and out of one |
 //! | `keeper`, `console` | the small process beside a guest, and its viewers |
@@ -63,6 +63,7 @@ pub mod rescue;
 pub mod schedule;
 pub mod snapshot;
 pub mod snapshot_diff;
+pub mod snapshot_mount;
 pub mod start;
 pub mod stop;
 mod store;

@@ -245,6 +245,7 @@ impl Manager {
 
     /// The same without the layers that nothing lists then. Its lock is held.
     pub(super) fn forget(&self, name: &GuestName, gone: &Snapshot) -> Result<()> {
+        self.must_not_be_mounted(name, Some(&gone.name))?;
         let path = self.snapshot_path(name, &gone.name);
         fault::point()?;
         std::fs::remove_file(&path).map_err(KernelError::io("remove", path.display()))?;

@@ -61,7 +61,7 @@ impl Host {
             RootOp::Overlay { lower, writable } => {
                 let layers = Layers {
                     scratch,
-                    users: users.as_fd(),
+                    users: Some(users.as_fd()),
                 };
                 let lowers = layers.put_all(lower)?;
                 match writable {
@@ -202,14 +202,15 @@ fn make_dir(path: &Path) -> Result<(), KernelError> {
 
 /// The layers of an overlay, put side by side in the scratch folder under short names: the kernel
 /// takes at most 255 bytes of one option, and guests may lie over dozens of layers.
-struct Layers<'a> {
-    scratch: &'a Path,
-    users: BorrowedFd<'a>,
+pub(super) struct Layers<'a> {
+    pub(super) scratch: &'a Path,
+    /// The user namespace whose ids they are shifted into, if they are.
+    pub(super) users: Option<BorrowedFd<'a>>,
 }
 
 impl Layers<'_> {
     /// The read-only ones; gives their names, topmost first.
-    fn put_all(&self, lower: &[PathBuf]) -> Result<Vec<String>, Cause> {
+    pub(super) fn put_all(&self, lower: &[PathBuf]) -> Result<Vec<String>, Cause> {
         let mut names = Vec::new();
         for (number, path) in lower.iter().enumerate() {
             let (tree, name) = (mount::clone_tree(path, false)?, number.to_string());
@@ -219,10 +220,16 @@ impl Layers<'_> {
         Ok(names)
     }
 
-    fn put(&self, tree: &OwnedFd, path: &Path, name: &str, set: Attr) -> Result<(), Cause> {
+    pub(super) fn put(
+        &self,
+        tree: &OwnedFd,
+        path: &Path,
+        name: &str,
+        set: Attr,
+    ) -> Result<(), Cause> {
         let what = path.display().to_string();
         let none = Attr::empty();
-        mount::set_attr(tree.as_fd(), set, none, false, Some(self.users), &what)?;
+        mount::set_attr(tree.as_fd(), set, none, false, self.users, &what)?;
         self.attach(tree, name, &what)
     }
 
@@ -252,8 +259,35 @@ impl Layers<'_> {
         Ok(mount::attach(tree.as_fd(), at.as_fd(), what)?)
     }
 
-    /// The overlay of them all. Names are looked up from the scratch folder, which is left again.
+    /// One with nothing in it; gives its name.
+    pub(super) fn put_empty(&self) -> Result<String, Cause> {
+        make_dir(&self.scratch.join("empty"))?;
+        Ok("empty".to_owned())
+    }
+
+    /// The overlay of them all, with the writable one on top.
     fn overlay(&self, lowers: &[String]) -> Result<OwnedFd, Cause> {
+        let writable = [("upperdir", "writable/upper"), ("workdir", "writable/work")];
+        self.mount(lowers, &writable, Attr::empty())
+    }
+
+    /// The overlay of them all without one that can be written.
+    pub(super) fn read_only(
+        &self,
+        lowers: &[String],
+        source: &str,
+        attributes: Attr,
+    ) -> Result<OwnedFd, Cause> {
+        self.mount(lowers, &[("source", source)], attributes)
+    }
+
+    /// Names are looked up from the scratch folder, which is left again.
+    fn mount(
+        &self,
+        lowers: &[String],
+        more: &[(&str, &str)],
+        attributes: Attr,
+    ) -> Result<OwnedFd, Cause> {
         let failed = |errno| KernelError::new("change to", self.scratch.display(), errno);
         let before = tree::open_root(Path::new("."))?;
         rustix::process::chdir(self.scratch).map_err(failed)?;
@@ -265,8 +299,8 @@ impl Layers<'_> {
             // One by one, Linux 6.8.
             options.extend(lowers.iter().map(|name| ("lowerdir+", name.as_str())));
         }
-        options.extend([("upperdir", "writable/upper"), ("workdir", "writable/work")]);
-        let made = mount::new_filesystem("overlay", &options, Attr::empty());
+        options.extend(more);
+        let made = mount::new_filesystem("overlay", &options, attributes);
         rustix::process::fchdir(&before).map_err(failed)?;
         Ok(made?)
     }

@@ -174,7 +174,7 @@ pub use root::{
 };
 pub use saved::{
     Saved, create_root_from, fold_layers, is_as_kept, is_kept_by_file, remove_saved, restore_root,
-    save_root,
+    save_root, trees_of_saved,
 };
 pub use saved_diff::{TreeOf, diff_trees};
 pub use tag::{Tag, find_image, tag_image, tags, untag};

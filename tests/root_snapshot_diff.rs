@@ -215,6 +215,36 @@ fn of_subvolumes() {
     host.ok(&["pool", "delete", "p"]);
 }
 
+/// A guest that makes and removes what is looked at harms nothing but what is seen of it.
+#[test]
+fn of_a_guest_that_never_rests() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = &Bulkhead::new();
+    made(host, "w", &["--network", "none", "--start"]);
+    inside(
+        host,
+        "w",
+        "mkdir /still; echo 1 >/still/file; mkdir -p /d/a/b; echo >/d/a/b/f",
+    );
+    host.ok(&["snapshot", "create", "w"]);
+    inside(
+        host,
+        "w",
+        "echo 2 >/still/file; (while :; do rm -rf /d; mkdir -p /d/a/b/c; echo >/d/a/b/f; ln -s / /d/a/l; \
+         rm -rf /d; echo >/d; rm -f /d; mkdir -p /d/a/b; mkfifo /d/a/b/f; rm -rf /d/a; ln -s /etc /d/a; \
+         done) >/dev/null 2>&1 </dev/null &",
+    );
+    for _ in 0..60 {
+        let seen = told(host, &["w"]);
+        assert_eq!(seen["/still/file"], "changed data file");
+        let ours = |path: &String| path.starts_with("/d") || path.starts_with("/still");
+        assert!(seen.keys().all(ours), "{seen:?}");
+    }
+    host.ok(&["delete", "--force", "w"]);
+}
+
 /// Another image below is told file by file; many layers made one say what they said.
 #[test]
 fn of_other_layers() {

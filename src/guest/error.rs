@@ -80,6 +80,17 @@ pub enum GuestError {
         /// Folder of the host's.
         folder: std::path::PathBuf,
     },
+    /// A snapshot cannot be shown.
+    #[error("cannot show snapshot {snapshot} of guest {guest}")]
+    Show {
+        /// Guest.
+        guest: GuestName,
+        /// Snapshot.
+        snapshot: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A folder of the host's is no good (exit code 1).
     #[error("cannot use {}: {why}", folder.display())]
     Folder {

@@ -42,8 +42,9 @@ impl Manager {
         fault::point()?;
         let source = format!("{}{name}/{}", self.mount_prefix(), taken.name);
         let layers = LookAt { disk, folders };
-        let made = launch::look(&layers, &scratch, &source).map_err(|source| GuestError::Root {
-            name: name.clone(),
+        let made = launch::look(&layers, &scratch, &source).map_err(|source| GuestError::Show {
+            guest: name.clone(),
+            snapshot: taken.name.clone(),
             source,
         })?;
         fault::point()?;

@@ -256,7 +256,11 @@ impl Walk {
         let mut all = BTreeSet::new();
         for number in differ {
             if let Some(part) = here.and_then(|here| here.get(number)) {
-                all.extend(names(part).map_err(|e| self.failed(e))?);
+                all.extend(match names(part) {
+                    // Removed meanwhile.
+                    Err(Errno::NOENT) => Vec::new(),
+                    other => other.map_err(|e| self.failed(e))?,
+                });
             }
         }
         Ok(Level {

@@ -74,10 +74,9 @@ pub(super) fn differences(
         return Ok((ChangeKind::Changed, vec!["kind"]));
     }
     let gone = |e: &Errno| {
-        matches!(
-            *e,
-            Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::INVAL
-        )
+        use Errno as E;
+        // One that has become a socket answers the last.
+        matches!(*e, E::NOENT | E::NOTDIR | E::LOOP | E::INVAL | E::NXIO)
     };
     let data = match data_difference(a, b) {
         Err(e) if gone(&e) => Some("data"),

@@ -217,19 +217,22 @@ fn every(host: &Bulkhead, place: &str, later: bool, act: &dyn Fn(&Bulkhead, &str
     panic!("{place}: more than 60 points");
 }
 
-fn cut_short(host: &Bulkhead, flags: &[&str]) {
-    made(
-        host,
-        "w",
-        &[flags, &["--network", "none", "--start"]].concat(),
-    );
+fn faulty(host: &Bulkhead, fault: &str, args: &[&str]) -> i32 {
+    let mut command = host.command(args);
+    command.env("BULKHEAD_FAULT", fault);
+    run(command).code
+}
+
+/// A guest whose `/data` says one.
+fn guest(host: &Bulkhead, flags: &[&str]) {
+    let more = ["--network", "none", "--start"];
+    made(host, "w", &[flags, &more].concat());
     inside(host, "w", "echo one >/data");
     host.ok(&["kill", "w"]);
-    let faulty = |host: &Bulkhead, fault: &str, args: &[&str]| {
-        let mut command = host.command(args);
-        command.env("BULKHEAD_FAULT", fault);
-        run(command).code
-    };
+}
+
+fn at_its_start(host: &Bulkhead, flags: &[&str]) {
+    guest(host, flags);
     every(host, "command", false, &|host, fault| {
         faulty(host, fault, &["start", "w", "--undo"])
     });
@@ -239,8 +242,14 @@ fn cut_short(host: &Bulkhead, flags: &[&str]) {
     every(host, "launch", false, &|host, fault| {
         faulty(host, fault, &["start", "w", "--undo"])
     });
-    for number in 0..16 {
-        // As long as it is killed at all: there are fewer points than that.
+    host.ok(&["delete", "w"]);
+    nothing_left(host);
+}
+
+fn at_its_end(host: &Bulkhead, flags: &[&str]) {
+    guest(host, flags);
+    for number in 0..12 {
+        // Killed or not: there are fewer points than that.
         let fault = format!("keeper:{number}");
         faulty(host, &fault, &["start", "w", "--undo"]);
         inside(host, "w", "echo two >/data");
@@ -255,31 +264,96 @@ fn cut_short(host: &Bulkhead, flags: &[&str]) {
         inside(host, "w", "echo two >/data; mkdir /new");
         faulty(host, fault, &["kill", "w"])
     });
+    host.ok(&["delete", "w"]);
+    nothing_left(host);
+}
+
+fn in_the_decision(host: &Bulkhead, flags: &[&str]) {
+    guest(host, flags);
     every(host, "command", true, &|host, fault| {
         host.ok(&["start", "w", "--undo=later"]);
         inside(host, "w", "echo two >/data; mkdir /new");
         host.ok(&["kill", "w"]);
         faulty(host, fault, &["undo", "w", "drop"])
     });
+    for number in 0.. {
+        host.ok(&["start", "w", "--undo=later"]);
+        inside(host, "w", &format!("echo {number} >/data"));
+        host.ok(&["kill", "w"]);
+        let code = faulty(host, &format!("command:{number}"), &["undo", "w", "keep"]);
+        if number % 2 == 0 {
+            host.ok(&["doctor", "--fix"]);
+            nothing_left(host);
+        }
+        if info(host, "w")["undo"] == "later" {
+            host.ok(&["undo", "w", "keep"]);
+        }
+        host.ok(&["start", "w"]);
+        assert_eq!(inside(host, "w", "cat /data"), number.to_string());
+        assert_eq!(snapshots(host), [] as [String; 0], "{number}");
+        host.ok(&["kill", "w"]);
+        if code == 0 {
+            assert!(number >= 2, "{number} points");
+            break;
+        }
+        assert!(number < 30, "more than 30 points");
+    }
     host.ok(&["delete", "w"]);
     nothing_left(host);
 }
 
-#[test]
-fn cut_short_over_folders() {
-    if !need(Need::Root) {
-        return;
-    }
-    cut_short(&Bulkhead::new(), &[]);
+/// A host with a pool whose snapshots are copies, for what is done in it.
+fn with_copies(act: fn(&Bulkhead, &[&str])) {
+    let host = &Bulkhead::new();
+    host.ok(&["pool", "create", "p", "--driver", "btrfs", "--size", "512M"]);
+    act(host, &["--pool", "p", "--disk", "32M"]);
+    host.ok(&["pool", "delete", "p"]);
 }
 
 #[test]
-fn cut_short_over_subvolumes() {
+fn cut_short_at_its_start() {
     if !need(Need::Root) {
         return;
     }
-    let host = &Bulkhead::new();
-    host.ok(&["pool", "create", "p", "--driver", "btrfs", "--size", "512M"]);
-    cut_short(host, &["--pool", "p", "--disk", "32M"]);
-    host.ok(&["pool", "delete", "p"]);
+    at_its_start(&Bulkhead::new(), &[]);
+}
+
+#[test]
+fn cut_short_at_its_start_with_copies() {
+    if !need(Need::Root) {
+        return;
+    }
+    with_copies(at_its_start);
+}
+
+#[test]
+fn cut_short_at_its_end() {
+    if !need(Need::Root) {
+        return;
+    }
+    at_its_end(&Bulkhead::new(), &[]);
+}
+
+#[test]
+fn cut_short_at_its_end_with_copies() {
+    if !need(Need::Root) {
+        return;
+    }
+    with_copies(at_its_end);
+}
+
+#[test]
+fn cut_short_in_the_decision() {
+    if !need(Need::Root) {
+        return;
+    }
+    in_the_decision(&Bulkhead::new(), &[]);
+}
+
+#[test]
+fn cut_short_in_the_decision_with_copies() {
+    if !need(Need::Root) {
+        return;
+    }
+    with_copies(in_the_decision);
 }

@@ -10,8 +10,8 @@ use super::fault::{Fault, Result};
 use super::render::Format;
 use super::{
     backup, capacity, change, create, delete, demo, doctor, enter, export, file, generate, image,
-    import, info, keeper, life, limits, list, logs, plan, pool, profile, reinstall, snapshot,
-    template, top, traffic, trash, usage, wait, why,
+    import, info, keeper, life, limits, list, logs, plan, pool, profile, reinstall, rescue,
+    snapshot, template, top, traffic, trash, undo, usage, wait, why,
 };
 use crate::model::GuestName;
 
@@ -33,6 +33,7 @@ pub(super) struct Verb {
 const VERBS: &[Verb] = &[
     create::CREATE,
     life::START,
+    rescue::RESCUE,
     life::STOP,
     life::RESTART,
     life::KILL,
@@ -62,6 +63,7 @@ const VERBS: &[Verb] = &[
     change::EDIT,
     snapshot::SNAPSHOT,
     snapshot::CLONE,
+    undo::UNDO,
     reinstall::REINSTALL,
     plan::PLAN,
     wait::WAIT,

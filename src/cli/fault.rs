@@ -214,11 +214,15 @@ fn code(error: &GuestError) -> u8 {
     match error {
         GuestError::Missing { .. }
         | GuestError::NotInTrash { .. }
-        | GuestError::NoSnapshot { .. } => MISSING,
+        | GuestError::NoSnapshot { .. }
+        | GuestError::NothingKept { .. } => MISSING,
         GuestError::Exists(_)
         | GuestError::SnapshotExists { .. }
         | GuestError::Pool(PoolError::Exists(_) | PoolError::InUse { .. })
         | GuestError::WrongState { .. }
+        | GuestError::Mounted { .. }
+        | GuestError::NoUndo(_)
+        | GuestError::Undecided { .. }
         | GuestError::Busy { .. } => STATE,
         error if error.is_refusal() => REFUSED,
         GuestError::Key(_) => USAGE,

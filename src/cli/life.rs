@@ -12,6 +12,7 @@ use super::order::{self, Candidate, Job};
 use super::select;
 use crate::guest::Manager;
 use crate::guest::stop::Outcome;
+use crate::guest::undo::UndoMode;
 use crate::kernel::process::signal_number;
 use crate::model::clock;
 use crate::model::{GuestName, Status};
@@ -33,6 +34,20 @@ pub(super) const START: Verb = Verb {
                 "force",
                 "Start even if the host has no room for what they are guaranteed",
             ))
+            .arg(
+                Arg::new("undo")
+                    .long("undo")
+                    .value_name("WHEN")
+                    .num_args(0..=1)
+                    .require_equals(true)
+                    .default_missing_value("drop")
+                    .value_parser(["drop", "later"])
+                    .hide_possible_values(true)
+                    .help(
+                        "Let all be undone that they write: drop, at their end; later, when `bulkhead \
+                         undo` says so [without WHEN: drop]",
+                    ),
+            )
             .after_help(
                 "Several guests chosen by --all, --select or --autostart start by \
                  autostart.priority, higher first, each after the guests that autostart.after \
@@ -188,12 +203,13 @@ fn each(
 fn start(context: &Context, matches: &ArgMatches) -> Result<u8> {
     let jobs = start_jobs(context, matches)?;
     let force = matches.get_flag("force");
+    let given = matches.get_one::<String>("undo");
+    let undo = given.map(|when| match when.as_str() {
+        "later" => UndoMode::Later,
+        _ => UndoMode::Drop,
+    });
     let act = |manager: &Manager, name: &GuestName| {
-        let started = if force {
-            manager.start_forced(name)
-        } else {
-            manager.start(name)
-        };
+        let started = manager.start_so(name, force, undo);
         let started = started.map_err(Fault::from);
         if started.as_ref().is_err_and(|fault| fault.code == STATE) {
             // It runs already, perhaps without its keeper.
@@ -215,6 +231,7 @@ fn start(context: &Context, matches: &ArgMatches) -> Result<u8> {
         arguments: std::iter::once("start")
             .chain(force.then_some("--force"))
             .map(str::to_owned)
+            .chain(given.map(|when| format!("--undo={when}")))
             .collect(),
         act: &act,
         preview: &preview,

@@ -216,6 +216,7 @@ pub(super) fn in_words(kind: &EventKind) -> String {
     match kind {
         EventKind::Created => "created".to_owned(),
         EventKind::Started => "started".to_owned(),
+        EventKind::Rescue { from } => format!("started in rescue with {from}"),
         EventKind::Exited { reason } => format!("ended: {}", reason_text(reason)),
         EventKind::OutOfMemory { kills } => {
             format!("out of memory: {} killed", times(*kills, "process"))

@@ -1,5 +1,7 @@
 //! `snapshot` and `clone`: a guest as it was, and other guests made from it.
 
+use std::path::PathBuf;
+
 use clap::{Arg, ArgMatches, Command};
 use serde::Serialize;
 
@@ -8,8 +10,9 @@ use super::context::Context;
 use super::fault::{Fault, Result};
 use super::render::{Cell, safe};
 use super::settings;
-use super::snapshot_run;
+use super::{snapshot_diff, snapshot_mount, snapshot_run};
 use crate::guest::snapshot::{CloneRequest, Snapshot};
+use crate::guest::snapshot_mount::SnapshotMount;
 use crate::kernel::interrupt;
 use crate::model::GuestName;
 use crate::model::clock::time;
@@ -44,6 +47,9 @@ pub(super) const SNAPSHOT: Verb = Verb {
                     .about("List a guest's snapshots")
                     .arg(name()),
             )
+            .subcommand(snapshot_diff::verb())
+            .subcommand(snapshot_mount::verb(snapshot()))
+            .subcommand(snapshot_mount::undo_verb())
             .subcommand(
                 Command::new("restore")
                     .about("Put a stopped guest's files back to a snapshot")
@@ -65,6 +71,9 @@ pub(super) const SNAPSHOT: Verb = Verb {
         Some(("create", matches)) => create(context, matches),
         Some(("restore", matches)) => restore(context, matches),
         Some(("delete", matches)) => delete(context, matches),
+        Some(("diff", matches)) => snapshot_diff::run(context, matches),
+        Some(("mount", matches)) => snapshot_mount::mount(context, matches),
+        Some(("unmount", matches)) => snapshot_mount::unmount(context, matches),
         Some(("run", matches)) => snapshot_run::run(context, matches),
         Some((_, matches)) => list(context, matches),
         None => Err(Fault::usage("say what to do with snapshots")),
@@ -108,11 +117,14 @@ struct Shown<'a> {
     image: &'a str,
     comment: &'a str,
     automatic: bool,
+    /// Folders that it is mounted on.
+    mounted: Vec<PathBuf>,
 }
 
-impl<'a> From<&'a Snapshot> for Shown<'a> {
-    fn from(one: &'a Snapshot) -> Self {
+impl<'a> Shown<'a> {
+    fn of(one: &'a Snapshot, mounted: Vec<PathBuf>) -> Self {
         Self {
+            mounted,
             name: &one.name,
             created_ms: one.created_ms,
             parent: one.parent.as_deref(),
@@ -124,17 +136,36 @@ impl<'a> From<&'a Snapshot> for Shown<'a> {
 }
 
 fn list(context: &Context, matches: &ArgMatches) -> Result<u8> {
-    let all = context.manager()?.snapshots(&name_of(matches)?)?;
-    let shown: Vec<Shown<'_>> = all.iter().map(Shown::from).collect();
+    let (name, manager) = (name_of(matches)?, context.manager()?);
+    let all = manager.snapshots(&name)?;
+    let mounts = manager.snapshot_mounts()?;
+    let mounted = |snapshot: &str| -> Vec<PathBuf> {
+        let here = |one: &&SnapshotMount| one.guest == name.as_str() && one.snapshot == snapshot;
+        let folders = mounts.iter().filter(here);
+        folders.map(|one| one.folder.clone()).collect()
+    };
+    let shown: Vec<Shown<'_>> = all
+        .iter()
+        .map(|one| Shown::of(one, mounted(&one.name)))
+        .collect();
     context.list(
         &shown,
-        &["NAME", "TAKEN", "BY", "AFTER", "COMMENT"],
+        &["NAME", "TAKEN", "BY", "AFTER", "MOUNTED", "COMMENT"],
         |one| {
+            let folders: Vec<_> = one
+                .mounted
+                .iter()
+                .map(|path| path.display().to_string())
+                .collect();
             vec![
                 Cell::from(safe(one.name)),
                 Cell::from(time(one.created_ms)),
                 Cell::from(if one.automatic { "clock" } else { "hand" }),
                 Cell::from(safe(one.parent.unwrap_or("-"))),
+                Cell::from(match folders.is_empty() {
+                    true => "-".to_owned(),
+                    false => folders.join(" "),
+                }),
                 Cell::from(safe(one.comment)),
             ]
         },

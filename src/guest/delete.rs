@@ -29,6 +29,7 @@ impl Manager {
             Err(_) if force => {}
             Err(error) => return Err(error),
         }
+        self.must_not_be_mounted(name, None)?;
         self.settle_rename(name)?;
         fault::point()?;
         let ran = !matches!(status, Status::Stopped | Status::Creating | Status::Broken);
@@ -106,6 +107,7 @@ impl Manager {
         if self.layout.guest(to).exists() && self.status(to)? != Status::Creating {
             return Err(GuestError::Exists(to.clone()));
         }
+        self.must_not_be_mounted(from, None)?;
         self.clean_up(from)?;
         self.discard(to)?;
         let machine = self.machine(from)?;

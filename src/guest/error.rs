@@ -50,6 +50,12 @@ pub enum GuestError {
         /// The nearest there is.
         near: Option<String>,
     },
+    /// It has none at all (exit code 3).
+    #[error("guest {guest} has no snapshot: `bulkhead snapshot create {guest}` takes one")]
+    NothingKept {
+        /// Guest.
+        guest: GuestName,
+    },
     /// It has one of that name (exit code 4).
     #[error(
         "guest {guest} has a snapshot {snapshot:?} already: choose another name, or delete it first"
@@ -59,6 +65,53 @@ pub enum GuestError {
         guest: GuestName,
         /// Name.
         snapshot: String,
+    },
+    /// One of its snapshots is mounted (exit code 4).
+    #[error(
+        "snapshot {snapshot} of guest {guest} is mounted on {at}: `bulkhead snapshot unmount {at}` \
+         first",
+        at = folder.display()
+    )]
+    Mounted {
+        /// Guest.
+        guest: GuestName,
+        /// Snapshot.
+        snapshot: String,
+        /// Folder of the host's.
+        folder: std::path::PathBuf,
+    },
+    /// A snapshot cannot be shown.
+    #[error("cannot show snapshot {snapshot} of guest {guest}")]
+    Show {
+        /// Guest.
+        guest: GuestName,
+        /// Snapshot.
+        snapshot: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A folder of the host's is no good (exit code 1).
+    #[error("cannot use {}: {why}", folder.display())]
+    Folder {
+        /// Folder.
+        folder: std::path::PathBuf,
+        /// Why not, and what to do.
+        why: &'static str,
+    },
+    /// It has no undo disk (exit code 4).
+    #[error("guest {0} has no undo disk: `bulkhead start --undo {0}` gives it one")]
+    NoUndo(GuestName),
+    /// What it has written on its undo disk is not decided (exit code 4).
+    #[error(
+        "cannot {verb} guest {name}: say `bulkhead undo {name} keep` or `bulkhead undo {name} drop` \
+         first, for what it has written on its undo disk"
+    )]
+    Undecided {
+        /// Verb.
+        verb: &'static str,
+        /// Guest.
+        name: GuestName,
     },
     /// Another command is at work on it (exit code 4).
     #[error("guest {name} is busy: {holder} holds its lock; try again when that is done")]

@@ -268,7 +268,8 @@ fn follow(manager: &Manager, name: &GuestName, orders: &Orders, reason: ExitReas
     }
     if state.phase == Phase::Stopping {
         // We have the lock: the command that was shutting it down died.
-        return manager.put_away(name, Some(ExitReason::Stopped));
+        manager.put_away(name, Some(ExitReason::Stopped))?;
+        return manager.settle_undo(name);
     }
     if state.phase != Phase::Running {
         return Ok(());
@@ -278,13 +279,17 @@ fn follow(manager: &Manager, name: &GuestName, orders: &Orders, reason: ExitReas
     let next = orders.next(&reason, restarts, ran);
     let reboot = reason == ExitReason::Reboot;
     // One that starts again keeps its place: nobody looks while its state is written anew.
+    let rescue = state.rescue.clone();
     let starts = matches!(next, Next::Start(_)) && !state.guaranteed.is_none();
     let places = starts.then(|| manager.places()).transpose()?;
     manager.put_away(name, Some(reason))?;
     fault::point()?;
     match next {
-        Next::Stay => return Ok(()),
-        Next::GiveUp(attempts) => return manager.record(name, EventKind::GaveUp { attempts }),
+        Next::Stay => return manager.settle_undo(name),
+        Next::GiveUp(attempts) => {
+            manager.record(name, EventKind::GaveUp { attempts })?;
+            return manager.settle_undo(name);
+        }
         Next::Start(pause) => {
             let mut waiting = state;
             (waiting.phase, waiting.init) = (Phase::Restarting, None);
@@ -304,6 +309,8 @@ fn follow(manager: &Manager, name: &GuestName, orders: &Orders, reason: ExitReas
         restarts: if reboot { restarts } else { restarts + 1 },
         by_policy: !reboot,
         admission: Admission::Asked,
+        rescue,
+        undo: None,
     };
     super::start::become_keeper(manager, name, lock, None, round)
 }

@@ -12,6 +12,7 @@ use super::manager::Manager;
 use super::store::GuestLock;
 use crate::kernel::cgroup::{self, Group};
 use crate::kernel::file::{self, Lock};
+use crate::kernel::mount;
 use crate::model::{GuestName, NetworkKind, Status};
 use crate::network::{FileError, LeaseError};
 use crate::storage;
@@ -22,9 +23,9 @@ const PATIENCE: Duration = Duration::from_millis(200);
 /// Something that is left of a command that died.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Leftover {
-    /// `half-made guest`, `half-renamed guest`, `held guest`, `run state`, `cgroup`, `interface`,
+    /// `half-made guest`, `half-renamed guest`, `held guest`, `run state`, `undo disk`, `cgroup`, `interface`,
     /// `damaged file`, `bridge without its firewall`, `firewall entry`, `firewall rules`, `ports`,
-    /// `address`, `lock`, `file`.
+    /// `address`, `lock`, `snapshot mount`, `file`.
     pub kind: &'static str,
     /// Its name.
     pub name: String,
@@ -61,6 +62,11 @@ impl Manager {
         }
         for name in self.without_guest()? {
             self.of_nobody(&name, fix, &mut found)?;
+        }
+        for stale in self.stale_mounts()? {
+            let unmount = || mount::unmount_path(&stale.folder).map_err(|e| e.to_string());
+            let name = stale.folder.display().to_string();
+            found.push(leftover("snapshot mount", name, fix.then(unmount)));
         }
         for path in self.temporaries() {
             let done = fix.then(|| std::fs::remove_file(&path).map_err(|e| e.to_string()));
@@ -122,11 +128,17 @@ impl Manager {
             found.push(leftover("held guest", name.to_string(), told(done)));
         }
         let left = || {
-            Ok::<_, GuestError>(self.layout.guest_run(name).exists() || self.group(name)?.is_some())
+            let rescue = storage::has_rescue(&self.layout, name);
+            let run = rescue || self.layout.guest_run(name).exists();
+            Ok::<_, GuestError>(run || self.group(name)?.is_some())
         };
         if status == Status::Stopped && left()? {
             let done = fix.then(|| self.clean_up(name));
             found.push(leftover("run state", name.to_string(), told(done)));
+        }
+        if status == Status::Stopped && self.is_undo_due(name) {
+            let done = fix.then(|| self.clean_up(name));
+            found.push(leftover("undo disk", name.to_string(), told(done)));
         }
         Ok(())
     }

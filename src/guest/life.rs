@@ -7,6 +7,7 @@ use crate::model::{GuestName, Status};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verb {
     Start,
+    Rescue,
     Stop,
     Kill,
     Pause,
@@ -33,6 +34,7 @@ impl Verb {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Start => "start",
+            Self::Rescue => "rescue",
             Self::Stop => "stop",
             Self::Kill => "kill",
             Self::Pause => "pause",
@@ -69,9 +71,9 @@ impl Verb {
             (Self::Delete, Running | Paused | Starting | Restarting | Stopping) => {
                 Refuse(Some("stop it first, or say --force"))
             }
-            (Self::Rename | Self::Reinstall, Stopped)
+            (Self::Rename | Self::Reinstall | Self::Rescue, Stopped)
             | (Self::Export, Stopped | Running | Paused) => Do,
-            (Self::Rename | Self::Reinstall, _) => Refuse(Some("stop it first")),
+            (Self::Rename | Self::Reinstall | Self::Rescue, _) => Refuse(Some("stop it first")),
             (_, Broken) => Refuse(Some("`bulkhead info` says what is wrong with it")),
             (_, Starting | Stopping | Restarting) => Refuse(None),
         }
@@ -100,6 +102,7 @@ mod tests {
     fn nothing_but_delete_touches_a_half_made_guest() {
         for verb in [
             Verb::Start,
+            Verb::Rescue,
             Verb::Stop,
             Verb::Kill,
             Verb::Pause,

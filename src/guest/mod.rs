@@ -7,11 +7,13 @@
 //! | `ids` | blocks of host ids |
 //! | `life` | the table of verbs and states |
 //! | `export`, `import`, `adopt`, `hold` | a guest as one stream, and from one; held still meanwhile |
+//! | `planned`, `rescue` | what a start would do; with another userspace for its root |
 //! | `create`, `start`, `stop`, `delete`, `change`, `exec` | the verbs |
 //! | `admission`, `capacity` | whether the host can keep what guests are guaranteed; what is left of it |
+//! | `undo` | what a guest writes in one run, dropped or kept |
 //! | `reinstall` | a fresh root for a guest; what becomes true with another root |
 //! | `trash` | deleted guests that can be brought back |
-//! | `snapshot`, `schedule` | a guest as it was; snapshots that are taken by the clock |
+//! | `snapshot`, `snapshot_diff`, `snapshot_mount`, `schedule` | a guest as it was; snapshots that are taken by the clock |
 //! | `files` | single files of a guest, while it runs or not |
 //! | `backup` | a guest into a backup repository and out of one |
 //! | `keeper`, `console` | the small process beside a guest, and its viewers |
@@ -54,17 +56,22 @@ pub mod limited;
 pub mod load;
 pub mod manager;
 mod neighbours;
+mod planned;
 mod program;
 mod publish;
 pub mod reinstall;
+pub mod rescue;
 pub mod schedule;
 pub mod snapshot;
 pub mod split;
+pub mod snapshot_diff;
+pub mod snapshot_mount;
 pub mod start;
 pub mod stop;
 mod store;
 pub mod successor;
 pub mod trash;
+pub mod undo;
 pub mod view;
 pub mod why;
 

@@ -17,6 +17,18 @@ pub(super) struct Program {
     pub(super) user: (u32, u32, Vec<u32>),
 }
 
+impl Program {
+    /// That of a rescue image, whoever its own is meant to run as: root has to get everywhere.
+    pub(super) fn of_rescue(image: &Image) -> Self {
+        Self {
+            argv: first_program(&[], &image.command),
+            environment: of_image(image, None),
+            directory: "/".into(),
+            user: (0, 0, Vec::new()),
+        }
+    }
+}
+
 impl Manager {
     /// The guest's first program. User and working folder of the image are those of the image's own
     /// program: any other is the guest's init, and root.

@@ -60,7 +60,7 @@ impl Manager {
     pub fn check_reinstall(&self, name: &GuestName, wish: &ReinstallWish) -> Result<Reinstalled> {
         let (_, guest) = self.plan_reinstall(name, wish)?;
         self.check_origin(&guest)?;
-        let snapshot = self.name_before(name)?;
+        let snapshot = self.name_of_now(name, "before-reinstall")?;
         Ok(Reinstalled { guest, snapshot })
     }
 
@@ -81,7 +81,7 @@ impl Manager {
         self.clean_up(name)?;
         let (text, guest) = self.plan_reinstall(name, wish)?;
         let image = self.image_of(&guest, progress)?;
-        let snapshot = self.name_before(name)?;
+        let snapshot = self.name_of_now(name, "before-reinstall")?;
         let before = self.machine(name)?;
         fault::point()?;
         progress(Progress::Phase(format!("making a fresh root for {name}")));
@@ -123,14 +123,12 @@ impl Manager {
         Ok((text, guest))
     }
 
-    /// A name for the snapshot of the root before.
-    fn name_before(&self, name: &GuestName) -> Result<String> {
+    /// A name for a snapshot that is taken for this reason: it tells the minute.
+    pub(super) fn name_of_now(&self, name: &GuestName, reason: &str) -> Result<String> {
         let there = self.snapshots(name)?;
         let minute: String = clock::time(now_ms()).chars().take(16).collect();
-        let first = format!(
-            "before-reinstall-{}",
-            minute.replace('T', "-").replace(':', "")
-        );
+        let minute = minute.replace('T', "-").replace(':', "");
+        let first = format!("{reason}-{minute}");
         let others = (2..).map(|number| format!("{first}-{number}"));
         let mut names = std::iter::once(first.clone()).chain(others);
         let free = names.find(|name| there.iter().all(|one| one.name != *name));

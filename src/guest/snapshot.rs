@@ -190,6 +190,21 @@ impl Manager {
             definition: definition.then(|| wanted.definition.clone()),
             snapshot: Some(snapshot.into()),
         };
+        self.go_back(name, &wanted, &arrival)?;
+        let snapshot = snapshot.to_owned();
+        let _lost = self.record(name, EventKind::Restored { snapshot });
+        self.drop_unused();
+        Ok(())
+    }
+
+    /// The same of a guest that is stopped and cleaned up; `arrival` is what becomes true with it. Its
+    /// lock is held.
+    pub(super) fn go_back(
+        &self,
+        name: &GuestName,
+        wanted: &Snapshot,
+        arrival: &Arrival,
+    ) -> Result<()> {
         let guest = match &arrival.definition {
             Some(text) => self.define(name, text)?,
             None => self.guest(name)?,
@@ -199,11 +214,7 @@ impl Manager {
         let wish = (&wanted.root, quota(&guest));
         storage::restore_root(&self.layout, name, &image, wish, &arrival.note())
             .map_err(|error| self.root_error(name, error))?;
-        self.settle_root(name)?;
-        let snapshot = snapshot.to_owned();
-        let _lost = self.record(name, EventKind::Restored { snapshot });
-        self.drop_unused();
-        Ok(())
+        self.settle_root(name)
     }
 
     /// Removes a snapshot.
@@ -217,13 +228,24 @@ impl Manager {
 
     /// The same with the lock held.
     pub(super) fn drop_snapshot(&self, name: &GuestName, snapshot: &str) -> Result<()> {
-        self.forget(name, &self.snapshot(name, snapshot)?)?;
+        let gone = self.snapshot(name, snapshot)?;
+        if self
+            .undo_of(name)?
+            .is_some_and(|undo| undo.snapshot == gone.name)
+        {
+            return Err(GuestError::Undecided {
+                verb: "delete that snapshot of",
+                name: name.clone(),
+            });
+        }
+        self.forget(name, &gone)?;
         self.drop_unused();
         Ok(())
     }
 
     /// The same without the layers that nothing lists then. Its lock is held.
     pub(super) fn forget(&self, name: &GuestName, gone: &Snapshot) -> Result<()> {
+        self.must_not_be_mounted(name, Some(&gone.name))?;
         let path = self.snapshot_path(name, &gone.name);
         fault::point()?;
         std::fs::remove_file(&path).map_err(KernelError::io("remove", path.display()))?;

@@ -14,7 +14,9 @@ use super::admission::Admission;
 use super::error::{GuestError, Result};
 use super::life::Verb;
 use super::manager::{Manager, now_ms};
+use super::rescue::Rescue;
 use super::store::{GuestLock, Machine, Phase, RunState, Written};
+use super::undo::UndoMode;
 use crate::kernel::channel::Channel;
 use crate::kernel::fault::{self, Role};
 use crate::kernel::file;
@@ -24,8 +26,8 @@ use crate::kernel::{KernelError, terminal};
 use crate::launch::{self, GuestPlace};
 use crate::model::{Amounts, EventKind, ExitReason, Guest, GuestName, NetOp, NetworkKind, Status};
 use crate::network::Network;
-use crate::plan::{self, LaunchPlan, Placement};
-use crate::storage::{self, Image};
+use crate::plan;
+use crate::storage::{self, FirstBoot, Image};
 
 /// How long an init that has not come to rest has to end by itself to count as one that "exits at
 /// once"; on a loaded host it may take long to get as far as that.
@@ -54,102 +56,48 @@ enum Report {
     Failed { why: String, refused: bool },
 }
 
-/// A guest planned for launch.
-#[derive(Debug)]
-pub struct Planned {
-    /// As it is meant.
-    pub guest: Guest,
-    /// Its OCI Spec.
-    pub spec: oci_spec::runtime::Spec,
-    /// Its steps.
-    pub plan: LaunchPlan,
-}
-
 impl Manager {
-    /// Plans a launch and changes nothing (`bulkhead plan`).
-    ///
-    /// # Errors
-    /// As [`Manager::start`] up to the launch.
-    pub fn plan(&self, name: &GuestName) -> Result<Planned> {
-        let guest = self.guest(name)?;
-        let machine = self.machine(name)?;
-        let image = storage::load_image(&self.layout, &machine.image)?;
-        let net = match guest.network.kind {
-            NetworkKind::Bridge => {
-                let lease = self.network.preview(name, &guest.network)?;
-                self.network.ops(&lease, 1500, &guest.network)
-            }
-            NetworkKind::None => Network::loopback_ops(),
-            NetworkKind::Host => Vec::new(),
-        };
-        self.plan_with(name, guest, &machine, &image, net)
-    }
-
-    fn plan_with(
-        &self,
-        name: &GuestName,
-        guest: Guest,
-        machine: &Machine,
-        image: &Image,
-        net: Vec<NetOp>,
-    ) -> Result<Planned> {
-        self.check_host_side(&guest)?;
-        let (root, mounts) =
-            storage::root_ops(&self.layout, name, image).map_err(|error| GuestError::Root {
-                name: name.clone(),
-                source: error.into(),
-            })?;
-        let seccomp = match guest.security.seccomp.as_str() {
-            "default" if guest.security.nesting => "nesting",
-            other => other,
-        };
-        let program = self.program(name, &guest, image)?;
-        let place = Placement {
-            ids: machine.ids,
-            root,
-            mounts,
-            net,
-            init: program.argv,
-            environment: program.environment,
-            directory: program.directory,
-            user: program.user,
-            seccomp: plan::seccomp::profile(seccomp).map_err(|error| GuestError::Host {
-                key: "security.seccomp",
-                what: seccomp.to_owned(),
-                why: error.to_string(),
-            })?,
-            block_devices: self.block_numbers(&guest)?,
-            devices: self.device_numbers(&guest)?,
-        };
-        let spec = plan::spec::spec(&guest, &self.facts, &place)?;
-        let plan = plan::steps::steps(&spec)?;
-        Ok(Planned { guest, spec, plan })
-    }
-
     /// Starts a guest. Comes back when its init has been executed.
     ///
     /// # Errors
     /// It runs already, its definition is wrong, the launch fails, or its init ends at once; the
     /// message carries the last lines of its console. Nothing of a failed launch is left.
     pub fn start(&self, name: &GuestName) -> Result<Started> {
-        self.start_by(name, Admission::Asked)
+        self.start_by(name, Verb::Start, Round::default())
     }
 
-    /// The same, whether or not the host has room for what the guest is guaranteed.
+    /// The same: with `force` whether or not the host has room for what the guest is guaranteed, with
+    /// `undo` so that what it writes can be dropped.
     ///
     /// # Errors
-    /// As [`Manager::start`].
-    pub fn start_forced(&self, name: &GuestName) -> Result<Started> {
-        self.start_by(name, Admission::Forced)
+    /// As [`Manager::start`]; what it has cannot be kept.
+    pub fn start_so(
+        &self,
+        name: &GuestName,
+        force: bool,
+        undo: Option<UndoMode>,
+    ) -> Result<Started> {
+        let round = Round {
+            admission: match force {
+                true => Admission::Forced,
+                false => Admission::Asked,
+            },
+            undo,
+            ..Round::default()
+        };
+        self.start_by(name, Verb::Start, round)
     }
 
-    fn start_by(&self, name: &GuestName, admission: Admission) -> Result<Started> {
+    /// The same as one verb or another. What is asked for is in `round`.
+    pub(super) fn start_by(&self, name: &GuestName, verb: Verb, round: Round) -> Result<Started> {
         let (began, began_ms) = (Instant::now(), now_ms());
-        let lock = self.lock(name, "start")?;
-        if !Verb::Start.check(name, self.status(name)?)? {
+        let lock = self.lock(name, verb.name())?;
+        let status = self.status(name)?;
+        if !verb.check(name, status)? {
             return Err(self.missing(name));
         }
-        self.clean_up(name)?;
+        let undo = round.undo;
+        self.make_ready(name, verb, status, undo)?;
         let (ours, theirs) = Channel::pair()?;
         let Forked::Parent { pid: keeper, pidfd } =
             process::fork_with(CloneFlags::default(), None)?
@@ -157,10 +105,6 @@ impl Manager {
             let _guard = process::NoReturn;
             drop(ours);
             fault::role(Role::Launch);
-            let round = Round {
-                admission,
-                ..Round::default()
-            };
             become_keeper(self, name, lock, Some(&theirs), round)
         };
         drop(theirs);
@@ -171,7 +115,7 @@ impl Manager {
                 // Nobody would learn what became of it. It may have ended already.
                 let _gone = process::send_signal(pidfd.as_fd(), 9);
                 process::collect(pidfd.as_fd());
-                self.put_away(name, None)?;
+                self.put_back(name, undo)?;
                 return Err(error.into());
             }
         };
@@ -192,13 +136,46 @@ impl Manager {
             other => {
                 process::collect(pidfd.as_fd());
                 // Not `clean_up`: a guest whose launch died when it ran already is put away too.
-                self.put_away(name, None)?;
+                self.put_back(name, undo)?;
                 Err(match other {
                     Some(Report::Failed { why, refused }) => failed(why, refused),
                     _ => failed(format!("the launching process {keeper} was killed"), false),
                 })
             }
         }
+    }
+
+    /// Puts away what is left of before, and keeps what the guest has if it gets an undo disk.
+    fn make_ready(
+        &self,
+        name: &GuestName,
+        verb: Verb,
+        status: Status,
+        undo: Option<UndoMode>,
+    ) -> Result<()> {
+        let waits = status == Status::Restarting;
+        match waits {
+            // It goes on with the undo disk that it has.
+            true => self.put_away(name, None)?,
+            false => self.clean_up(name)?,
+        }
+        if (!waits || undo.is_some()) && self.undo_of(name)?.is_some() {
+            return Err(GuestError::Undecided {
+                verb: verb.name(),
+                name: name.clone(),
+            });
+        }
+        undo.map_or(Ok(()), |mode| self.begin_undo(name, mode))
+    }
+
+    /// Puts away a launch that failed, and the undo disk that was made for it.
+    fn put_back(&self, name: &GuestName, undo: Option<UndoMode>) -> Result<()> {
+        self.put_away(name, None)?;
+        if undo.is_some() {
+            // The error that matters is that of the launch; `doctor` names what is left.
+            let _left = self.abandon_undo(name);
+        }
+        Ok(())
     }
 
     /// Waits a moment for an init that ends at once: until it has settled down to wait for
@@ -261,7 +238,7 @@ impl Manager {
     }
 
     /// Launches the guest. Its lock is held; the caller becomes its keeper.
-    fn launch(&self, name: &GuestName, round: Round) -> Result<launch::Launched> {
+    fn launch(&self, name: &GuestName, round: &Round) -> Result<launch::Launched> {
         let began = Instant::now();
         let guest = phase("read-definition", || self.guest(name))?;
         let machine = self.machine(name)?;
@@ -269,6 +246,10 @@ impl Manager {
             storage::load_image(&self.layout, &machine.image)
         })?;
         storage::check_sound(&image)?;
+        let rescue = match &round.rescue {
+            Some(rescue) => Some(storage::load_image(&self.layout, &rescue.image)?),
+            None => None,
+        };
         let mut state = RunState {
             boot_id: self.facts.boot_id.clone(),
             phase: Phase::Starting,
@@ -280,14 +261,14 @@ impl Manager {
             paused: false,
             holder: None,
             restarts: round.restarts,
+            rescue: round.rescue.clone(),
             ids: machine.ids,
             guaranteed: Amounts::guaranteed(&guest),
         };
         self.admit(name, &state, round.admission)?;
-        let net = self.connect(name, &guest, &machine, &image)?;
-        let planned = phase("plan", || {
-            self.plan_with(name, guest, &machine, &image, net)
-        })?;
+        let images = (&image, rescue.as_ref());
+        let net = self.connect(name, &guest, &machine, images)?;
+        let planned = phase("plan", || self.plan_with(guest, &machine, images, net))?;
         let enter = plan::enter::enter(&planned.spec)?;
         let enter = serde_json::to_vec(&enter).unwrap_or_default();
         file::write_runtime(&self.enter_path(name), &enter, 0o600)?;
@@ -321,29 +302,16 @@ impl Manager {
         name: &GuestName,
         guest: &Guest,
         machine: &Machine,
-        image: &Image,
+        (image, rescue): (&Image, Option<&Image>),
     ) -> Result<Vec<NetOp>> {
         let lease = phase("lease", || self.lease(name, guest))?;
         let boot = phase("read-names", || {
             self.first_boot_data(guest, machine, lease.as_ref())
         })?;
-        let failed = |error: storage::FirstBootError| GuestError::Root {
-            name: name.clone(),
-            source: error.into(),
-        };
-        phase("write-files", || {
-            storage::update_hosts(&self.layout, name, image, &boot)?;
-            storage::update_network(&self.layout, name, image, &boot)
-        })
-        .map_err(failed)?;
-        let written = Written::of(guest, lease.as_ref());
-        let before = self.written(name);
-        if before.as_ref() != Some(&written) {
-            let stale = before.map(|before| before.stale(&written));
-            storage::update_stale(&self.layout, name, image, &boot, stale.unwrap_or_default())
-                .map_err(failed)?;
-            self.write_written(name, &written)?;
-        }
+        phase("write-files", || match rescue {
+            Some(rescue) => self.furnish_rescue(name, rescue, &boot),
+            None => self.tell_files(name, image, &boot, &Written::of(guest, lease.as_ref())),
+        })?;
         fault::point()?;
         match lease {
             Some(lease) => {
@@ -358,6 +326,30 @@ impl Manager {
             None => Ok(Network::loopback_ops()),
         }
     }
+
+    /// What the guest's own files say of its names and addresses.
+    fn tell_files(
+        &self,
+        name: &GuestName,
+        image: &Image,
+        boot: &FirstBoot,
+        written: &Written,
+    ) -> Result<()> {
+        let failed = |error: storage::FirstBootError| GuestError::Root {
+            name: name.clone(),
+            source: error.into(),
+        };
+        storage::update_hosts(&self.layout, name, image, boot).map_err(failed)?;
+        storage::update_network(&self.layout, name, image, boot).map_err(failed)?;
+        let before = self.written(name);
+        if before.as_ref() != Some(written) {
+            let stale = before.map(|before| before.stale(written));
+            storage::update_stale(&self.layout, name, image, boot, stale.unwrap_or_default())
+                .map_err(failed)?;
+            self.write_written(name, written)?;
+        }
+        Ok(())
+    }
 }
 
 /// A part of a start, for whoever wants to know how long it takes.
@@ -366,7 +358,7 @@ fn phase<T>(step: &str, act: impl FnOnce() -> T) -> T {
 }
 
 /// Which start of a guest it is.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Round {
     /// Restarts by its policy since it last ran for long.
     pub(super) restarts: u32,
@@ -374,6 +366,10 @@ pub(super) struct Round {
     pub(super) by_policy: bool,
     /// Whether there must be room for what it is guaranteed.
     pub(super) admission: Admission,
+    /// What it is in rescue with, if it is.
+    pub(super) rescue: Option<Rescue>,
+    /// Whether it gets an undo disk.
+    pub(super) undo: Option<UndoMode>,
 }
 
 /// Launches the guest in this process, tells `report`, and goes on as its keeper.
@@ -390,13 +386,16 @@ pub(super) fn become_keeper(
             let _gone = channel.send(&serde_json::to_vec(word).unwrap_or_default(), None);
         }
     };
-    let done = detach_from_terminal().and_then(|()| manager.launch(name, round));
+    let done = detach_from_terminal().and_then(|()| manager.launch(name, &round));
     match done {
         Ok(launched) => {
             let attempt = round.restarts;
-            let kind = match round.by_policy {
-                true => EventKind::Restarted { attempt },
-                false => EventKind::Started,
+            let kind = match (&round.rescue, round.by_policy) {
+                (Some(rescue), _) => EventKind::Rescue {
+                    from: rescue.from.clone(),
+                },
+                (None, true) => EventKind::Restarted { attempt },
+                (None, false) => EventKind::Started,
             };
             // The guest runs; an event that cannot be written must not end it.
             let _lost = manager.record(name, kind);

@@ -64,6 +64,7 @@ impl Manager {
             ExitReason::Killed
         };
         self.put_away(name, Some(reason))?;
+        self.settle_undo(name)?;
         Ok(if down {
             Outcome::ShutDown
         } else {
@@ -88,6 +89,7 @@ impl Manager {
         }
         self.note_stopping(name, &mut state)?;
         self.put_away(name, Some(ExitReason::Killed))?;
+        self.settle_undo(name)?;
         Ok(Outcome::Killed)
     }
 
@@ -114,14 +116,18 @@ impl Manager {
     /// The signal that asks its init to shut down, and the time it has. A definition that has become
     /// unreadable must not keep a guest from being stopped.
     fn how_to_stop(&self, name: &GuestName) -> (i32, Duration) {
-        let guest = self.guest(name).ok();
+        let mut guest = self.guest(name).ok();
+        let rescue = self.rescue_of(name);
+        if let (Some(guest), Some(_)) = (&mut guest, &rescue) {
+            guest.init.command.clear();
+            guest.init.stop_signal = None;
+        }
         let of_image = || {
-            let machine = self.machine(name).ok()?;
-            Some(
-                storage::load_image(&self.layout, &machine.image)
-                    .ok()?
-                    .stop_signal,
-            )
+            let digest = match &rescue {
+                Some(rescue) => rescue.image.clone(),
+                None => self.machine(name).ok()?.image,
+            };
+            Some(storage::load_image(&self.layout, &digest).ok()?.stop_signal)
         };
         let own = guest.as_ref().and_then(|g| g.init.stop_signal.clone());
         let custom = guest.as_ref().is_some_and(|g| !g.init.command.is_empty());
@@ -179,6 +185,9 @@ impl Manager {
             let _lost = self.record(name, EventKind::Exited { reason });
         }
         fault::point()?;
+        storage::remove_rescue(&self.layout, name)
+            .map_err(|error| self.root_error(name, error.into()))?;
+        fault::point()?;
         let run = self.layout.guest_run(name);
         match std::fs::remove_dir_all(&run) {
             Ok(()) => Ok(()),
@@ -192,9 +201,10 @@ impl Manager {
     pub(super) fn clean_up(&self, name: &GuestName) -> Result<()> {
         self.settle_rename(name)?;
         self.settle_root(name)?;
-        let clean = !self.layout.guest_run(name).exists();
+        let clean =
+            !self.layout.guest_run(name).exists() && !storage::has_rescue(&self.layout, name);
         if clean && self.group(name)?.is_none() {
-            return Ok(());
+            return self.settle_undo(name);
         }
         if matches!(self.status(name)?, Status::Running | Status::Paused) {
             if self.is_abandoned(name) {
@@ -205,7 +215,8 @@ impl Manager {
         let ran = self
             .run_state(name)?
             .is_some_and(|state| state.phase == Phase::Running);
-        self.put_away(name, ran.then_some(ExitReason::Unknown))
+        self.put_away(name, ran.then_some(ExitReason::Unknown))?;
+        self.settle_undo(name)
     }
 
     /// Freezes a guest.

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{GuestError, Result};
 use super::manager::{Manager, RECORD};
+use super::rescue::Rescue;
 use super::trash::Trashed;
 use crate::kernel::file::{self, Lock};
 use crate::kernel::process::Identity;
@@ -120,6 +121,9 @@ pub struct RunState {
     pub holder: Option<Identity>,
     /// Restarts by policy since it last ran for long.
     pub restarts: u32,
+    /// What it is in rescue with, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rescue: Option<Rescue>,
     /// Its ids.
     pub ids: IdBlock,
     /// What it is guaranteed as long as it is not stopped.

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::error::Result;
 use super::manager::{Manager, now_ms};
 use super::store::LastEnd;
+use super::undo::UndoMode;
 use crate::model::{Bytes, ExitReason, Guest, GuestName, Sample, Status};
 
 /// One guest as `list` shows it.
@@ -36,6 +37,12 @@ pub struct Row {
     /// Image it was made from instead.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
+    /// What it is in rescue with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rescue: Option<String>,
+    /// What becomes of what it writes, where that is not simply kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub undo: Option<UndoMode>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// `keeper gone`, `starts again`, what is wrong with it.
@@ -113,6 +120,9 @@ impl Manager {
         let state = self.run_state(name).ok().flatten();
         let mut status = self.status_of(name, state.as_ref());
         let mut note = None;
+        let undo = self.undo_of(name).ok().flatten().map(|undo| undo.mode);
+        let rescue = state.as_ref().and_then(|state| state.rescue.as_ref());
+        let rescue = rescue.map(|rescue| rescue.from.clone());
         let runs = matches!(status, Status::Running | Status::Paused | Status::Stopping);
         match guest {
             Err(why) if status == Status::Stopped => {
@@ -122,6 +132,8 @@ impl Manager {
             Err(why) if status != Status::Creating => note = Some(why.clone()),
             _ if status == Status::Creating => note = Some("half-made: delete it".to_owned()),
             _ if runs && !self.has_keeper(name) => note = Some("its keeper is gone".to_owned()),
+            _ if undo.is_some() => note = undo.map(|mode| undo_text(mode, name, runs)),
+            _ if runs => note = rescue.as_ref().map(|from| format!("in rescue with {from}")),
             _ => {}
         }
         let state = state.filter(|_| runs);
@@ -141,6 +153,8 @@ impl Manager {
             processes: usage.map(|u| u.processes),
             template: guest.and_then(|g| Some(g.origin.template()?.name.clone())),
             image: guest.and_then(|g| g.origin.image().map(ToString::to_string)),
+            rescue,
+            undo,
             labels: guest.map(|g| g.labels.clone()).unwrap_or_default(),
             note,
         }
@@ -220,6 +234,14 @@ fn relaxations(guest: &Guest) -> Vec<String> {
         format!("mount: {} {what}", m.source.display())
     }));
     all
+}
+
+fn undo_text(mode: UndoMode, name: &GuestName, runs: bool) -> String {
+    match mode {
+        UndoMode::Drop => "undo disk: dropped at its end".to_owned(),
+        UndoMode::Later if runs => "undo disk: decided at its end".to_owned(),
+        UndoMode::Later => format!("undo disk: `bulkhead undo {name} keep` or drop"),
+    }
 }
 
 /// An end, in words.

@@ -21,6 +21,7 @@ pub mod interrupt;
 pub mod listening;
 pub mod loop_device;
 pub mod mount;
+pub mod mount_table;
 pub mod namespace;
 pub mod netlink;
 mod netlink_address;

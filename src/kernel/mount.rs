@@ -287,6 +287,15 @@ pub fn chown_at(dir: BorrowedFd<'_>, name: &str, owner: (u32, u32)) -> Result<()
     }
 }
 
+/// Whether something is mounted on a folder.
+pub fn is_mount_point(folder: &Path) -> std::io::Result<bool> {
+    let mask = rustix::fs::StatxFlags::BASIC_STATS;
+    let stat = rustix::fs::statx(CWD, folder, AtFlags::empty(), mask)?;
+    Ok(stat
+        .stx_attributes
+        .contains(rustix::fs::StatxAttributes::MOUNT_ROOT))
+}
+
 /// Takes the mount at `path` away.
 ///
 /// # Errors

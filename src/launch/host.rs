@@ -333,6 +333,15 @@ impl Host {
             HostStep::MountRoot { root, owner } => {
                 self.mount_root(root, *owner, &place.guest()?.scratch)?;
             }
+            HostStep::MountBelow {
+                target,
+                root,
+                owner,
+                attributes,
+            } => {
+                let scratch = &place.guest()?.scratch;
+                self.mount_below(target, root, (*owner, *attributes), scratch)?;
+            }
             HostStep::MountTmpfs {
                 target,
                 options,

@@ -12,6 +12,7 @@ mod entered;
 mod entered_file;
 pub mod host;
 mod init;
+mod look;
 mod protocol;
 mod resources;
 mod root;
@@ -22,4 +23,5 @@ mod user;
 
 pub use enter::{EnterError, EnterRequest, Entered, Task, enter, put_down};
 pub use host::{GuestPlace, LaunchError, Launched, Prepared, prepare};
+pub use look::{LookAt, look};
 pub use resources::limits;

@@ -21,28 +21,62 @@ impl Host {
         owner: u32,
         scratch: &Path,
     ) -> Result<(), Cause> {
+        let place = scratch.join("root");
+        make_dir(&place)?;
+        let mounted = self.build(root, owner, scratch)?;
+        mount::attach(
+            mounted.as_fd(),
+            tree::open_root(&place)?.as_fd(),
+            "the guest's root",
+        )?;
+        self.root = Some(mounted);
+        Ok(())
+    }
+
+    /// Another root inside the one that stands.
+    pub(super) fn mount_below(
+        &mut self,
+        target: &Path,
+        root: &RootOp,
+        (owner, attributes): (u32, Attributes),
+        scratch: &Path,
+    ) -> Result<(), Cause> {
+        // Its layers are ours alone to open; this is not done in the guest's tree.
+        self.file_user = None;
+        let scratch = scratch.join(format!("below-{}", self.number));
+        make_dir(&scratch)?;
+        let mounted = self.build(root, owner, &scratch)?;
+        let (none, what) = (Attr::empty(), target.display().to_string());
+        mount::set_attr(mounted.as_fd(), attr(attributes), none, false, None, &what)?;
+        Ok(self.put(mounted.as_fd(), target, Point::Directory)?)
+    }
+
+    /// A root, attached nowhere. From here on files are made as the guest's root.
+    fn build(&mut self, root: &RootOp, owner: u32, scratch: &Path) -> Result<OwnedFd, Cause> {
         let users = self
             .user_namespace
             .as_ref()
             .ok_or_else(|| missing("the user namespace"))?;
-        let place = scratch.join("root");
-        make_dir(&place)?;
-        let mounted = match root {
+        match root {
             RootOp::Overlay { lower, writable } => {
                 let layers = Layers {
                     scratch,
-                    users: users.as_fd(),
+                    users: Some(users.as_fd()),
                 };
                 let lowers = layers.put_all(lower)?;
-                let (tree, path) = match writable {
-                    Writable::Folder { path } => (mount::clone_tree(path, false)?, path),
-                    Writable::Disk { file, filesystem } => {
-                        (Disk::open(file, filesystem)?.mount, file)
+                match writable {
+                    Writable::Folder { path } => {
+                        let tree = mount::clone_tree(path, false)?;
+                        layers.put(&tree, path, "writable", Attr::empty())?;
                     }
-                };
-                layers.put(&tree, path, "writable", Attr::empty())?;
+                    Writable::Disk { file, filesystem } => {
+                        let tree = Disk::open(file, filesystem)?.mount;
+                        layers.put(&tree, file, "writable", Attr::empty())?;
+                    }
+                    Writable::Memory { size } => layers.put_memory(*size, owner)?,
+                }
                 self.file_user = Some(FileSystemUser::become_id(owner)?);
-                layers.overlay(&lowers)?
+                Ok(layers.overlay(&lowers)?)
             }
             RootOp::Directory {
                 path,
@@ -65,16 +99,9 @@ impl Host {
                     &path.display().to_string(),
                 )?;
                 self.file_user = Some(FileSystemUser::become_id(owner)?);
-                tree
+                Ok(tree)
             }
-        };
-        mount::attach(
-            mounted.as_fd(),
-            tree::open_root(&place)?.as_fd(),
-            "the guest's root",
-        )?;
-        self.root = Some(mounted);
-        Ok(())
+        }
     }
 
     pub(super) fn attach_tree(
@@ -175,14 +202,15 @@ fn make_dir(path: &Path) -> Result<(), KernelError> {
 
 /// The layers of an overlay, put side by side in the scratch folder under short names: the kernel
 /// takes at most 255 bytes of one option, and guests may lie over dozens of layers.
-struct Layers<'a> {
-    scratch: &'a Path,
-    users: BorrowedFd<'a>,
+pub(super) struct Layers<'a> {
+    pub(super) scratch: &'a Path,
+    /// The user namespace whose ids they are shifted into, if they are.
+    pub(super) users: Option<BorrowedFd<'a>>,
 }
 
 impl Layers<'_> {
     /// The read-only ones; gives their names, topmost first.
-    fn put_all(&self, lower: &[PathBuf]) -> Result<Vec<String>, Cause> {
+    pub(super) fn put_all(&self, lower: &[PathBuf]) -> Result<Vec<String>, Cause> {
         let mut names = Vec::new();
         for (number, path) in lower.iter().enumerate() {
             let (tree, name) = (mount::clone_tree(path, false)?, number.to_string());
@@ -192,21 +220,74 @@ impl Layers<'_> {
         Ok(names)
     }
 
-    fn put(&self, tree: &OwnedFd, path: &Path, name: &str, set: Attr) -> Result<(), Cause> {
+    pub(super) fn put(
+        &self,
+        tree: &OwnedFd,
+        path: &Path,
+        name: &str,
+        set: Attr,
+    ) -> Result<(), Cause> {
         let what = path.display().to_string();
         let none = Attr::empty();
-        mount::set_attr(tree.as_fd(), set, none, false, Some(self.users), &what)?;
-        let at = self.scratch.join(name);
-        make_dir(&at)?;
-        Ok(mount::attach(
-            tree.as_fd(),
-            tree::open_root(&at)?.as_fd(),
-            &what,
-        )?)
+        mount::set_attr(tree.as_fd(), set, none, false, self.users, &what)?;
+        self.attach(tree, name, &what)
     }
 
-    /// The overlay of them all. Names are looked up from the scratch folder, which is left again.
+    /// The writable one, in memory. Its files have the guest's ids as they are: not every kernel shifts
+    /// those of a memory file system (Linux 6.3).
+    fn put_memory(&self, size: u64, owner: u32) -> Result<(), Cause> {
+        let size = size.to_string();
+        let options = [("size", size.as_str()), ("mode", "755")];
+        let tree = mount::new_filesystem("tmpfs", &options, Attr::MOUNT_ATTR_NODEV)?;
+        self.attach(&tree, "writable", "memory for a root")?;
+        for name in ["upper", "work"] {
+            let path = self.scratch.join("writable").join(name);
+            make_dir(&path)?;
+            // What the caller's umask took away: the first of them is the guest's `/`.
+            rustix::fs::chmod(&path, rustix::fs::Mode::from_raw_mode(0o755))
+                .map_err(KernelError::on("change the mode of", path.display()))?;
+            std::os::unix::fs::chown(&path, Some(owner), Some(owner))
+                .map_err(KernelError::io("give the guest", path.display()))?;
+        }
+        Ok(())
+    }
+
+    fn attach(&self, tree: &OwnedFd, name: &str, what: &str) -> Result<(), Cause> {
+        let at = self.scratch.join(name);
+        make_dir(&at)?;
+        let at = tree::open_root(&at)?;
+        Ok(mount::attach(tree.as_fd(), at.as_fd(), what)?)
+    }
+
+    /// One with nothing in it; gives its name.
+    pub(super) fn put_empty(&self) -> Result<String, Cause> {
+        make_dir(&self.scratch.join("empty"))?;
+        Ok("empty".to_owned())
+    }
+
+    /// The overlay of them all, with the writable one on top.
     fn overlay(&self, lowers: &[String]) -> Result<OwnedFd, Cause> {
+        let writable = [("upperdir", "writable/upper"), ("workdir", "writable/work")];
+        self.mount(lowers, &writable, Attr::empty())
+    }
+
+    /// The overlay of them all without one that can be written.
+    pub(super) fn read_only(
+        &self,
+        lowers: &[String],
+        source: &str,
+        attributes: Attr,
+    ) -> Result<OwnedFd, Cause> {
+        self.mount(lowers, &[("source", source)], attributes)
+    }
+
+    /// Names are looked up from the scratch folder, which is left again.
+    fn mount(
+        &self,
+        lowers: &[String],
+        more: &[(&str, &str)],
+        attributes: Attr,
+    ) -> Result<OwnedFd, Cause> {
         let failed = |errno| KernelError::new("change to", self.scratch.display(), errno);
         let before = tree::open_root(Path::new("."))?;
         rustix::process::chdir(self.scratch).map_err(failed)?;
@@ -218,8 +299,8 @@ impl Layers<'_> {
             // One by one, Linux 6.8.
             options.extend(lowers.iter().map(|name| ("lowerdir+", name.as_str())));
         }
-        options.extend([("upperdir", "writable/upper"), ("workdir", "writable/work")]);
-        let made = mount::new_filesystem("overlay", &options, Attr::empty());
+        options.extend(more);
+        let made = mount::new_filesystem("overlay", &options, attributes);
         rustix::process::fchdir(&before).map_err(failed)?;
         Ok(made?)
     }

@@ -34,6 +34,13 @@ pub enum MountOp {
         /// Mode of the top folder.
         mode: u32,
     },
+    /// Another root at `target`: no setuid bit and no device node in it counts.
+    Root {
+        /// Absolute path inside.
+        target: PathBuf,
+        /// How it comes about.
+        root: RootOp,
+    },
     /// Paths shown as empty; the guest cannot uncover them. Those that are not there are fine.
     Hide {
         /// Absolute paths inside.
@@ -56,6 +63,11 @@ pub enum Writable {
         file: PathBuf,
         /// Kind of filesystem, as mount(8) calls it.
         filesystem: String,
+    },
+    /// Memory, which is the guest's and gone with it.
+    Memory {
+        /// Most bytes.
+        size: u64,
     },
 }
 

@@ -75,6 +75,11 @@ pub enum EventKind {
     Created,
     /// First process runs.
     Started,
+    /// The same in rescue.
+    Rescue {
+        /// What its root is made from.
+        from: String,
+    },
     /// First process ended.
     Exited {
         /// Why.

@@ -5,6 +5,9 @@ use oci_spec::runtime::{Mount, MountBuilder};
 use super::spec::{Placement, PlanError, text};
 use crate::model::{Guest, MountOp, NetworkKind};
 
+/// Kind of a mount that is a root of its own: what it is made of is in the annotation `BELOW`.
+pub(super) const ROOT: &str = "overlay";
+
 pub(super) fn mounts(guest: &Guest, place: &Placement) -> Result<Vec<Mount>, PlanError> {
     let mount = |target: &str, kind: &str, options: &[&str]| {
         MountBuilder::default()
@@ -115,7 +118,38 @@ fn template_mount(op: &MountOp) -> Result<Option<Mount>, PlanError> {
                 .typ("tmpfs")
                 .source("tmpfs")
         }
+        MountOp::Root { target, .. } => {
+            options.extend(["nosuid".into(), "nodev".into()]);
+            MountBuilder::default()
+                .destination(target)
+                .typ(ROOT)
+                .source(ROOT)
+        }
         MountOp::Hide { .. } => return Ok(None),
     };
     Ok(Some(builder.options(options).build()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::RootOp;
+
+    #[test]
+    fn a_root_inside_a_root_has_no_setuid_bits_and_no_devices() {
+        let op = MountOp::Root {
+            target: "/mnt/guest".into(),
+            root: RootOp::Directory {
+                path: "/x".into(),
+                idmap: true,
+                read_only: false,
+            },
+        };
+        let mount = template_mount(&op).unwrap().unwrap();
+        assert_eq!(mount.typ().as_deref(), Some(ROOT));
+        let options = mount.options().clone().unwrap_or_default();
+        assert_eq!(options, ["nosuid", "nodev"]);
+        let attributes = super::super::options::Options::of(&mount).attributes;
+        assert!(attributes.nosuid && attributes.nodev && !attributes.read_only);
+    }
 }

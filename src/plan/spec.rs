@@ -31,6 +31,8 @@ pub const ROOT: &str = "org.bulkhead.root";
 pub const NET: &str = "org.bulkhead.net";
 /// Annotation: paths shown as empty that the guest cannot uncover, a list as JSON.
 pub const HIDDEN: &str = "org.bulkhead.hidden";
+/// Annotation: further roots inside that root, a list of [`MountOp::Root`] as JSON; left out for none.
+pub const BELOW: &str = "org.bulkhead.below";
 /// Annotation: most cgroups below the guest's own.
 pub const CGROUPS: &str = "org.bulkhead.cgroups";
 /// Annotation: the clocks that count from boot begin at the guest's start.
@@ -279,7 +281,7 @@ fn annotations(guest: &Guest, place: &Placement) -> Result<HashMap<String, Strin
         })
         .flatten()
         .collect();
-    Ok(HashMap::from([
+    let mut all = HashMap::from([
         (
             HIDDEN.to_owned(),
             json(HIDDEN, serde_json::to_string(&hidden))?,
@@ -304,7 +306,14 @@ fn annotations(guest: &Guest, place: &Placement) -> Result<HashMap<String, Strin
             }
             .to_owned(),
         ),
-    ]))
+    ]);
+    let below = |op: &&MountOp| matches!(op, MountOp::Root { .. });
+    let below: Vec<&MountOp> = place.mounts.iter().filter(below).collect();
+    if !below.is_empty() {
+        let text = json(BELOW, serde_json::to_string(&below))?;
+        all.insert(BELOW.to_owned(), text);
+    }
+    Ok(all)
 }
 
 pub(super) fn text(path: &Path) -> Result<&str, PlanError> {

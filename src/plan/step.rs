@@ -130,6 +130,17 @@ pub enum HostStep {
         /// Host id that is root inside, as which an overlay works on its layers.
         owner: u32,
     },
+    /// Mount another root inside it.
+    MountBelow {
+        /// Where.
+        target: PathBuf,
+        /// How.
+        root: RootOp,
+        /// Host id that is root inside.
+        owner: u32,
+        /// Attributes.
+        attributes: Attributes,
+    },
     /// Put a memory file system into the root.
     MountTmpfs {
         /// Where.

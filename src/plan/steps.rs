@@ -4,11 +4,12 @@ use std::path::PathBuf;
 
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Mount, Spec};
 
+use super::mounts;
 use super::options::Options;
 use super::seccomp::to_filter;
 use super::spec::{self, PlanError};
 use super::step::{HostStep, IdMapLine, InitStep, LaunchPlan, Limit, Node, StageStep};
-use crate::model::{NetOp, RootOp};
+use crate::model::{MountOp, NetOp, RootOp};
 
 /// The plan of a Spec.
 pub fn steps(spec: &Spec) -> Result<LaunchPlan, PlanError> {
@@ -29,6 +30,7 @@ struct Parts<'a> {
     base: u32,
     root: RootOp,
     net: Vec<NetOp>,
+    below: Vec<MountOp>,
     mounts: Vec<&'a Mount>,
 }
 
@@ -61,6 +63,7 @@ impl<'a> Parts<'a> {
             base,
             root: annotation(spec, spec::ROOT)?,
             net: annotation(spec, spec::NET)?,
+            below: annotation::<Option<_>>(spec, spec::BELOW)?.unwrap_or_default(),
             mounts,
         })
     }
@@ -151,7 +154,7 @@ fn host(parts: &Parts<'_>) -> Result<Vec<HostStep>, PlanError> {
         owner: parts.base,
     });
     for mount in &parts.mounts {
-        steps.extend(host_mount(parts, mount));
+        steps.extend(host_mount(parts, mount)?);
     }
     let hidden: Option<Vec<PathBuf>> = annotation(parts.spec, spec::HIDDEN)?;
     let hidden = hidden.unwrap_or_default();
@@ -173,10 +176,10 @@ fn host(parts: &Parts<'_>) -> Result<Vec<HostStep>, PlanError> {
 }
 
 /// What the host mounts: everything that may be locked against the guest.
-fn host_mount(parts: &Parts<'_>, mount: &Mount) -> Vec<HostStep> {
+fn host_mount(parts: &Parts<'_>, mount: &Mount) -> Result<Vec<HostStep>, PlanError> {
     let options = Options::of(mount);
     let target = mount.destination().clone();
-    match mount.typ().as_deref() {
+    Ok(match mount.typ().as_deref() {
         Some("bind") => vec![HostStep::AttachTree {
             target,
             attributes: options.attributes,
@@ -201,8 +204,23 @@ fn host_mount(parts: &Parts<'_>, mount: &Mount) -> Vec<HostStep> {
             }
             steps
         }
+        Some(mounts::ROOT) => {
+            let root = parts.below.iter().find_map(|op| match op {
+                MountOp::Root { target: at, root } if *at == target => Some(root.clone()),
+                _ => None,
+            });
+            vec![HostStep::MountBelow {
+                root: root.ok_or_else(|| PlanError::Value {
+                    what: format!("the mount of the Spec on {}", target.display()),
+                    why: format!("{} does not say what it is", spec::BELOW),
+                })?,
+                target,
+                owner: parts.base,
+                attributes: options.attributes,
+            }]
+        }
         _ => Vec::new(),
-    }
+    })
 }
 
 fn nodes(parts: &Parts<'_>) -> Vec<Node> {

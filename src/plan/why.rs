@@ -31,6 +31,9 @@ impl HostStep {
             Self::MountRoot { .. } => {
                 "by the host, with the guest's ids: the kernel locks it against the guest"
             }
+            Self::MountBelow { .. } => {
+                "by the host, as the root is: the guest cannot take off what is locked on it"
+            }
             Self::MountTmpfs { .. } => "the host's own file system, sized, over what the image has",
             Self::MakeDevices { .. } => {
                 "device nodes work only where the file system belongs to the host"

@@ -83,6 +83,14 @@ pub(crate) fn child_dir(dir: impl AsFd, name: &CStr) -> rustix::io::Result<Owned
     retry(|| fs::openat2(dir.as_fd(), name, flags, Mode::empty(), STEP))
 }
 
+/// Opens the folder that lies `path` below `top`, its components joined by `/`, in one call: the kernel
+/// takes every component as [`child_dir`] does. Nothing is the folder itself.
+pub(crate) fn below(top: impl AsFd, path: &[u8]) -> rustix::io::Result<OwnedFd> {
+    let path = if path.is_empty() { b"." } else { path };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    retry(|| fs::openat2(top.as_fd(), path, flags, Mode::empty(), STEP))
+}
+
 /// Opens the regular file `name` in `dir` for reading; never blocks on a FIFO.
 pub(crate) fn child_file(dir: impl AsFd, name: &CStr) -> rustix::io::Result<File> {
     let flags =

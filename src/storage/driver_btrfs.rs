@@ -102,14 +102,14 @@ fn ready(object: &Object) -> io::Result<()> {
 pub(super) fn mount_pool(folder: &Path) -> io::Result<()> {
     let opened = open_dir(folder).map_err(|e| e.source)?;
     let file = file_of(folder);
-    if btrfs::is_btrfs(opened.as_fd()) && is_mount_point(folder)? || !file.exists() {
+    if btrfs::is_btrfs(opened.as_fd()) && mount::is_mount_point(folder)? || !file.exists() {
         return Ok(());
     }
     // Two commands may want it at once.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let lock = rustix::fs::open(&file, flags, Mode::empty())?;
     rustix::fs::flock(&lock, FlockOperation::LockExclusive)?;
-    if is_mount_point(folder)? {
+    if mount::is_mount_point(folder)? {
         return Ok(());
     }
     let disk = Disk::open(&file, "btrfs").map_err(io::Error::other)?;
@@ -119,17 +119,9 @@ pub(super) fn mount_pool(folder: &Path) -> io::Result<()> {
 
 /// Takes the pool's own file off its folder again.
 pub(super) fn unmount_pool(folder: &Path) -> Result<(), KernelError> {
-    let mounted = is_mount_point(folder).unwrap_or(false);
+    let mounted = mount::is_mount_point(folder).unwrap_or(false);
     if file_of(folder).exists() && mounted {
         return mount::unmount_path(folder);
     }
     Ok(())
-}
-
-fn is_mount_point(folder: &Path) -> io::Result<bool> {
-    let mask = rustix::fs::StatxFlags::BASIC_STATS;
-    let stat = rustix::fs::statx(rustix::fs::CWD, folder, rustix::fs::AtFlags::empty(), mask)?;
-    Ok(stat
-        .stx_attributes
-        .contains(rustix::fs::StatxAttributes::MOUNT_ROOT))
 }

@@ -361,6 +361,8 @@ pub(super) fn users(layout: &Layout, digest: &str) -> Result<Vec<String>, FileEr
         let Ok(name) = guest.parse() else { continue };
         let below = super::root::image_digest(layout, &name).is_ok_and(|d| d == digest);
         let records = super::saved::records(&layout.guest(&name))?;
+        let rescue = super::rescue::image_of(&layout.guest(&name));
+        let below = below || rescue.is_some_and(|d| d == digest);
         if below || records.iter().any(|record| record.image == digest) {
             found.push(guest);
         }

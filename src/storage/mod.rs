@@ -16,11 +16,13 @@
 //! | `driver`, `driver_*` | what such a layer can be: a folder, a subvolume, a filesystem in a file |
 //! | `chain`, `chain_fold`, `saved` | what was kept of a root: shared layers or copies; restoring, cloning |
 //! | `root` | a guest's own layer: make, use, delete |
+//! | `rescue` | what a guest in rescue has for its root |
 //! | `renew`, `reinstall` | another root in the place of a guest's; a fresh one with what is kept |
 //! | `first_boot`, `network_files`, `ssh_keys` | what the host writes into a guest before it runs |
 //! | `merged`, `merged_folder` | a guest's tree as the guest sees it, read and written by descriptor |
 //! | `guest_files` | single files of a stopped guest |
 //! | `tree_item`, `tree_read`, `tree_write`, `tree_policy` | a tree as items with everything they have: read, and made again elsewhere |
+//! | `tree_diff`, `tree_same`, `tree_name`, `saved_diff` | what is different between two trees of layers |
 //! | `pack`, `pack_*` | a guest's archive: written and read as one stream |
 //! | `foreign`, `foreign_*`, `plain_yaml`, `take_over` | archives of containers of other programs |
 //! | `machine`, `machine_*` | a machine's files: its Linux found, copied, made a guest's |
@@ -103,8 +105,10 @@ mod pull;
 mod reinstall;
 mod remove;
 mod renew;
+mod rescue;
 mod root;
 mod saved;
+mod saved_diff;
 mod seed;
 mod ssh_keys;
 mod systemd_units;
@@ -112,9 +116,12 @@ mod tag;
 mod take_over;
 mod template;
 mod tree_copy;
+mod tree_diff;
 mod tree_item;
+mod tree_name;
 mod tree_policy;
 mod tree_read;
+mod tree_same;
 #[cfg(test)]
 mod tree_tests;
 mod tree_write;
@@ -161,15 +168,18 @@ pub use publish::publish_guest;
 pub use pull::{Fetch, look_at_image, pull_image};
 pub use reinstall::{Fresh, ReinstallError, check_keep, reinstall_root};
 pub use renew::{forget_root_note, root_note};
+pub use rescue::{has_rescue, make_rescue, remove_rescue, rescue_ops};
 pub use root::{
     RootError, check_resize, create_root, delete_root, image_digest, resize_root, root_ops,
 };
 pub use saved::{
     Saved, create_root_from, fold_layers, is_as_kept, is_kept_by_file, remove_saved, restore_root,
-    save_root,
+    save_root, trees_of_saved,
 };
+pub use saved_diff::{TreeOf, diff_trees};
 pub use tag::{Tag, find_image, tag_image, tags, untag};
 pub use take_over::{machine_id_of, take_over};
 pub use template::{Kind, OptionSpec, Template, TemplateError, Templates};
+pub use tree_diff::{ChangeKind, TreeChange, TreeDiff};
 pub use usage::{Usage, usage};
 pub use verify::{check_sound, verify_image};

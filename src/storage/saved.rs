@@ -191,6 +191,30 @@ pub(super) fn leads_to(saved: &Saved) -> Vec<PathBuf> {
     }
 }
 
+/// Where the tree of what was kept lies, topmost first: a filesystem that has a part of it in `upper`, if
+/// it is in one, and folders.
+///
+/// # Errors
+/// The filesystem cannot be mounted.
+pub fn trees_of_saved(
+    saved: &Saved,
+    image: &super::Image,
+) -> Result<(Option<OwnedFd>, Vec<PathBuf>), FileError> {
+    let (mut disk, mut folders) = (None, Vec::new());
+    match saved {
+        Saved::Layers { chain, .. } => folders.extend(chain.trees()),
+        Saved::Copy(InPool(place)) => {
+            let opened = place.object().open()?;
+            match opened.disk {
+                Some(opened) => disk = Some(opened.mount),
+                None => folders.push(opened.shown.join("upper")),
+            }
+        }
+    }
+    folders.extend(image.lowers());
+    Ok((disk, folders))
+}
+
 /// What of a snapshot's record is needed here, whatever else it says.
 #[derive(Debug, Deserialize)]
 pub(super) struct Record {

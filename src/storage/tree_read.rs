@@ -209,7 +209,7 @@ impl<'a> Found<'a> {
 }
 
 /// Opens a file for reading without leaving a trace in its times, where that is allowed.
-fn open_quietly(dir: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<OwnedFd> {
+pub(super) fn open_quietly(dir: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<OwnedFd> {
     let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
     let flags =
         OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
@@ -247,7 +247,7 @@ fn pieces(file: &File, stat: &Stat, size: u64) -> rustix::io::Result<Vec<(u64, u
 }
 
 /// Attributes of what is open.
-fn of_open(fd: impl AsFd) -> rustix::io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+pub(super) fn of_open(fd: impl AsFd) -> rustix::io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let fd = fd.as_fd();
     collect(
         |buffer| fs::flistxattr(fd, buffer),
@@ -257,8 +257,8 @@ fn of_open(fd: impl AsFd) -> rustix::io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
 
 /// Attributes of what cannot be opened without following or waiting: links, FIFOs, devices. By way
 /// of the open folder, one component, which is not followed.
-fn of_name(dir: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
-    let path = by_folder(dir, name)?;
+pub(super) fn of_name(dir: impl AsFd, name: &CStr) -> rustix::io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let path = by_folder(dir.as_fd(), name)?;
     collect(
         |buffer| fs::llistxattr(&*path, buffer),
         |name, buffer| fs::lgetxattr(&*path, name, buffer),

@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags};
 
 use super::{CgroupError, Controller, Result};
+use crate::kernel::mount_table::unescape;
 use crate::model::{CgroupMode, HostFacts};
 
 /// The host's control groups.
@@ -162,30 +163,6 @@ fn mounts(text: &str) -> (BTreeMap<String, PathBuf>, Option<PathBuf>) {
         }
     }
     (v1, v2)
-}
-
-/// A path with mountinfo's octal escapes (`\040` for a space) taken back.
-fn unescape(text: &str) -> PathBuf {
-    use std::os::unix::ffi::OsStringExt;
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, tail)) = rest.split_first() {
-        let octal = tail.get(..3).filter(|_| first == b'\\');
-        let code = octal
-            .and_then(|d| std::str::from_utf8(d).ok())
-            .and_then(|d| u8::from_str_radix(d, 8).ok());
-        match code {
-            Some(code) => {
-                bytes.push(code);
-                rest = &tail[3..];
-            }
-            None => {
-                bytes.push(first);
-                rest = tail;
-            }
-        }
-    }
-    PathBuf::from(std::ffi::OsString::from_vec(bytes))
 }
 
 /// Mounts a version 2 hierarchy at the folder `at` (fsopen(2), Linux 5.2). On a host that has all

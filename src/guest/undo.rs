@@ -1,0 +1,203 @@
+//! Undo disks: a guest started so that everything it writes in this run can be thrown away again. What
+//! it had is kept as a snapshot first; at its end its files go back to that, or stay as they are.
+//!
+//! `guests/NAME/undo.json` ([`Undo`]) is there from before the snapshot until what was decided is done.
+//! Without its snapshot it means nothing, so that whatever is cut short is finished by doing it again.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::error::{GuestError, Result};
+use super::manager::{Manager, RECORD};
+use super::reinstall::Arrival;
+use super::snapshot::Snapshot;
+use super::store::Machine;
+use crate::kernel::{KernelError, fault, file};
+use crate::model::{EventKind, GuestName, Status};
+
+/// When it is decided what becomes of what was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UndoMode {
+    /// Now: it is dropped at the end of the run.
+    Drop,
+    /// Afterwards, by a person.
+    Later,
+}
+
+/// What becomes of what was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// It stays.
+    Keep,
+    /// The guest's files go back to what they were.
+    Drop,
+}
+
+/// A guest's undo disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Undo {
+    pub(super) mode: UndoMode,
+    /// The snapshot of before.
+    pub(super) snapshot: String,
+    /// The one that the guest came from then.
+    pub(super) parent: Option<String>,
+}
+
+impl Manager {
+    fn undo_path(&self, name: &GuestName) -> PathBuf {
+        self.layout.guest(name).join("undo.json")
+    }
+
+    /// A guest's undo disk, if it has one.
+    pub(super) fn undo_of(&self, name: &GuestName) -> Result<Option<Undo>> {
+        let path = self.undo_path(name);
+        let Some(text) = file::read_small(&path, RECORD)? else {
+            return Ok(None);
+        };
+        let undo = serde_json::from_slice(&text).map_err(|error| GuestError::Damaged {
+            path: path.display().to_string(),
+            why: error.to_string(),
+            advice: "remove it: what the guest has written then stays",
+        })?;
+        Ok(Some(undo))
+    }
+
+    /// Keeps what a stopped guest has, so that it can be gone back to. Its lock is held.
+    pub(super) fn begin_undo(&self, name: &GuestName, mode: UndoMode) -> Result<()> {
+        let undo = Undo {
+            mode,
+            snapshot: self.name_of_now(name, "undo")?,
+            parent: self.machine(name)?.snapshot,
+        };
+        let text = serde_json::to_vec_pretty(&undo).unwrap_or_default();
+        file::write_whole(&self.undo_path(name), &text, 0o600)?;
+        fault::point()?;
+        let comment = "what `start --undo` goes back to";
+        let kept = self.keep(name, &undo.snapshot, (comment, false), false);
+        if kept.is_err() {
+            // The error that matters is this one; a record that means nothing is cleared away later.
+            let _left = self.settle_undo(name);
+        }
+        kept.map(drop)
+    }
+
+    /// What is due on a guest that does not run: back to what it had, unless a person is to decide. Its
+    /// lock is held.
+    pub(super) fn settle_undo(&self, name: &GuestName) -> Result<()> {
+        match self.undo_of(name)? {
+            None => Ok(()),
+            Some(undo) => {
+                let before = self.before(name, &undo)?;
+                match before.is_some() && undo.mode == UndoMode::Later {
+                    true => Ok(()),
+                    false => self.drop_undo(name, &undo, before),
+                }
+            }
+        }
+    }
+
+    /// Whether what a stopped guest has written is to be dropped, and is not yet.
+    pub(super) fn is_undo_due(&self, name: &GuestName) -> bool {
+        let due = |undo: Undo| {
+            undo.mode == UndoMode::Drop || self.before(name, &undo).is_ok_and(|one| one.is_none())
+        };
+        self.undo_of(name).is_ok_and(|undo| undo.is_some_and(due))
+    }
+
+    /// Takes back an undo disk that a start has made which then failed. Its lock is held.
+    pub(super) fn abandon_undo(&self, name: &GuestName) -> Result<()> {
+        match self.undo_of(name)? {
+            Some(undo) => self.drop_undo(name, &undo, self.before(name, &undo)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Decides what becomes of what a guest has written on its undo disk.
+    ///
+    /// # Errors
+    /// It has none; it runs and what it has is to be dropped; the disk is full.
+    pub fn decide_undo(&self, name: &GuestName, decision: Decision) -> Result<()> {
+        let _lock = self.lock(name, "undo")?;
+        let undo = self.check_undo(name, decision)?;
+        self.settle_root(name)?;
+        let before = self.before(name, &undo)?;
+        match decision {
+            Decision::Drop => self.drop_undo(name, &undo, before),
+            Decision::Keep => self.keep_undo(name, &undo, before),
+        }
+    }
+
+    /// Checks what [`Manager::decide_undo`] would need, and changes nothing.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn check_decision(&self, name: &GuestName, decision: Decision) -> Result<()> {
+        self.check_undo(name, decision).map(drop)
+    }
+
+    fn check_undo(&self, name: &GuestName, decision: Decision) -> Result<Undo> {
+        let status = self.status(name)?;
+        if status != Status::Stopped && decision == Decision::Drop {
+            return Err(GuestError::WrongState {
+                verb: "drop what was written by",
+                name: name.clone(),
+                status,
+                advice: Some("stop it first"),
+            });
+        }
+        self.undo_of(name)?
+            .ok_or_else(|| GuestError::NoUndo(name.clone()))
+    }
+
+    /// The snapshot of before; `None` where making it was cut short, or it is gone back to already.
+    fn before(&self, name: &GuestName, undo: &Undo) -> Result<Option<Snapshot>> {
+        let mut all = self.snapshot_records(name)?;
+        all.retain(|one| one.name == undo.snapshot);
+        Ok(all.pop())
+    }
+
+    fn drop_undo(&self, name: &GuestName, undo: &Undo, before: Option<Snapshot>) -> Result<()> {
+        if let Some(before) = before {
+            let arrival = Arrival {
+                definition: None,
+                snapshot: undo.parent.clone(),
+            };
+            self.go_back(name, &before, &arrival)?;
+            self.forget(name, &before)?;
+            let snapshot = before.name;
+            let _lost = self.record(name, EventKind::Restored { snapshot });
+            self.drop_unused();
+        }
+        self.end_undo(name)
+    }
+
+    fn keep_undo(&self, name: &GuestName, undo: &Undo, before: Option<Snapshot>) -> Result<()> {
+        let machine = self.machine(name)?;
+        if machine.snapshot.as_ref() == Some(&undo.snapshot) {
+            let machine = Machine {
+                snapshot: undo.parent.clone(),
+                ..machine
+            };
+            self.write_machine(name, &machine)?;
+        }
+        if let Some(before) = before {
+            self.forget(name, &before)?;
+            self.drop_unused();
+        }
+        self.end_undo(name)
+    }
+
+    fn end_undo(&self, name: &GuestName) -> Result<()> {
+        fault::point()?;
+        let path = self.undo_path(name);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(KernelError::io("remove", path.display())(error).into())
+            }
+            _ => Ok(()),
+        }
+    }
+}

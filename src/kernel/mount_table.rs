@@ -1,0 +1,82 @@
+//! What is mounted in this process's mount namespace, by /proc/self/mountinfo (proc_pid_mountinfo(5)).
+
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::{Path, PathBuf};
+
+use super::error::{KernelError, Result};
+
+/// A mount whose source is a name that somebody of ours gave it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// The name.
+    pub source: String,
+    /// Where it is.
+    pub point: PathBuf,
+}
+
+/// The mounts whose source begins so, in the order in which they were made.
+///
+/// # Errors
+/// /proc cannot be read.
+pub fn named(prefix: &str) -> Result<Vec<Named>> {
+    let path = Path::new("/proc/self/mountinfo");
+    let text = std::fs::read(path).map_err(KernelError::io("read", path.display()))?;
+    // Mount points of others may be no text; those of ours have a source that is.
+    Ok(read(&String::from_utf8_lossy(&text), prefix))
+}
+
+fn read(text: &str, prefix: &str) -> Vec<Named> {
+    let one = |line: &str| {
+        let (left, right) = line.split_once(" - ")?;
+        let source = right.split(' ').nth(1)?;
+        source.starts_with(prefix).then_some(())?;
+        Some(Named {
+            source: source.to_owned(),
+            point: unescape(left.split(' ').nth(4)?),
+        })
+    };
+    text.lines().filter_map(one).collect()
+}
+
+/// A path with mountinfo's octal escapes (`\040` for a space) taken back.
+pub(super) fn unescape(text: &str) -> PathBuf {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, tail)) = rest.split_first() {
+        let octal = tail.get(..3).filter(|_| first == b'\\');
+        let code = octal
+            .and_then(|d| std::str::from_utf8(d).ok())
+            .and_then(|d| u8::from_str_radix(d, 8).ok());
+        match code {
+            Some(code) => {
+                bytes.push(code);
+                rest = &tail[3..];
+            }
+            None => {
+                bytes.push(first);
+                rest = tail;
+            }
+        }
+    }
+    PathBuf::from(std::ffi::OsString::from_vec(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_are_known_by_their_source() {
+        let text = "36 35 98:0 / /mnt/a\\040b rw,noatime master:1 - overlay ours/web/s1 ro\n\
+                    37 35 98:0 / /mnt/c rw - overlay none ro\n\
+                    38 35 0:9 / /d rw shared:3 - overlay ours/db/s2 ro,lowerdir=x\nbroken\n";
+        let found = read(text, "ours/");
+        let points: Vec<_> = found
+            .iter()
+            .map(|one| one.point.to_str().unwrap())
+            .collect();
+        assert_eq!(points, ["/mnt/a b", "/d"]);
+        assert_eq!(found[1].source, "ours/db/s2");
+        assert_eq!(read(text, "other/"), []);
+    }
+}

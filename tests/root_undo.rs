@@ -1,0 +1,359 @@
+//! Undo disks: what a guest writes in one run dropped at its end, or decided about afterwards, in pools
+//! of each driver, and wherever it is cut short.
+
+mod life;
+mod support;
+
+use life::{data, info, inside, made};
+use serde_json::json;
+use support::{Bulkhead, Need, became, eventually, need, run};
+
+fn nothing_left(host: &Bulkhead) {
+    // The process that tells neighbours of an end may still be at it.
+    became(10, || host.run(&["doctor"]).code == 0);
+    assert_eq!(data(host, &["doctor"])["leftovers"], json!([]));
+}
+
+fn snapshots(host: &Bulkhead) -> Vec<String> {
+    let all = data(host, &["snapshot", "list", "w"]);
+    let name = |one: &serde_json::Value| one["name"].as_str().expect("a name").to_owned();
+    all.as_array().expect("a list").iter().map(name).collect()
+}
+
+fn reboot(host: &Bulkhead) {
+    let pid = info(host, "w")["pid"].clone();
+    host.run(&["exec", "w", "--", "reboot", "-f"]);
+    eventually("it has rebooted", 20, || {
+        let now = info(host, "w");
+        now["status"] == "running" && now["pid"] != pid
+    });
+}
+
+const CHANGE: &str = "echo two >/data; rm /gone; mkdir /new; chmod 700 /; rm -r /etc/init.d";
+const SEEN: &str = "cat /data; ls -d /gone /new /etc/init.d 2>/dev/null; stat -c %a /";
+const BEFORE: &str = "one\n/etc/init.d\n/gone\n755";
+const AFTER: &str = "two\n/new\n700";
+
+fn a_life(host: &Bulkhead, flags: &[&str]) {
+    made(
+        host,
+        "w",
+        &[flags, &["--network", "none", "--start"]].concat(),
+    );
+    inside(host, "w", "echo one >/data; touch /gone");
+    host.ok(&["kill", "w"]);
+    host.ok(&["snapshot", "create", "w", "mine"]);
+
+    // Dropped at its end, whichever that is; a reboot is none.
+    for end in ["stop", "kill", "poweroff"] {
+        host.ok(&["start", "w", "--undo"]);
+        assert_eq!(info(host, "w")["undo"], "drop");
+        inside(host, "w", CHANGE);
+        reboot(host);
+        assert_eq!(inside(host, "w", SEEN), AFTER);
+        match end {
+            "poweroff" => drop(host.run(&["exec", "w", "--", "poweroff", "-f"])),
+            end => drop(host.ok(&[end, "w"])),
+        }
+        eventually("it has gone back", 20, || {
+            life::is(host, "w", "stopped") && info(host, "w")["undo"] == json!(null)
+        });
+        assert_eq!(snapshots(host), ["mine"]);
+        host.ok(&["start", "w"]);
+        assert_eq!(inside(host, "w", SEEN), BEFORE, "{end}");
+        host.ok(&["kill", "w"]);
+    }
+
+    // Decided afterwards, and until then nothing else is done with it.
+    host.ok(&["start", "w", "--undo=later"]);
+    inside(host, "w", CHANGE);
+    let said = host.fails(&["undo", "w", "drop"], 4);
+    assert!(said.contains("stop it first"), "{said}");
+    host.ok(&["stop", "w"]);
+    assert!(host.ok(&["list"]).contains("bulkhead undo w keep"));
+    for refused in [
+        &["start", "w"][..],
+        &["start", "w", "--undo"],
+        &["rescue", "w"],
+    ] {
+        let said = host.fails(refused, 4);
+        assert!(said.contains("bulkhead undo w"), "{said}");
+    }
+    let kept = snapshots(host).pop().expect("what it goes back to");
+    host.fails(&["snapshot", "delete", "w", &kept], 4);
+    nothing_left(host);
+    host.ok(&["undo", "w", "drop", "--dry-run"]);
+    host.ok(&["undo", "w", "drop"]);
+    host.ok(&["start", "w"]);
+    assert_eq!(inside(host, "w", SEEN), BEFORE);
+    host.ok(&["kill", "w"]);
+    host.fails(&["undo", "w", "keep"], 4);
+
+    host.ok(&["start", "w", "--undo=later"]);
+    inside(host, "w", CHANGE);
+    host.ok(&["kill", "w"]);
+    host.ok(&["undo", "w", "keep"]);
+    assert_eq!(snapshots(host), ["mine"]);
+    host.ok(&["start", "w"]);
+    assert_eq!(inside(host, "w", SEEN), AFTER);
+    host.ok(&["kill", "w"]);
+    // A guest that runs can keep what it has as well.
+    host.ok(&["snapshot", "restore", "w", "mine"]);
+    host.ok(&["start", "w", "--undo"]);
+    inside(host, "w", CHANGE);
+    host.ok(&["undo", "w", "keep"]);
+    host.ok(&["restart", "w"]);
+    assert_eq!(inside(host, "w", SEEN), AFTER);
+    assert_eq!(snapshots(host), ["mine"]);
+    host.ok(&["delete", "--force", "w"]);
+    nothing_left(host);
+}
+
+#[test]
+fn over_folders() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = &Bulkhead::new();
+    a_life(host, &[]);
+    let kept = host.root().join("var/lib/bulkhead/kept");
+    assert_eq!(std::fs::read_dir(kept).expect("layers").count(), 0);
+}
+
+#[test]
+fn over_files() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = &Bulkhead::new();
+    host.ok(&["pool", "create", "p", "--driver", "image"]);
+    a_life(host, &["--pool", "p", "--disk", "32M"]);
+    host.ok(&["pool", "delete", "p"]);
+}
+
+#[test]
+fn over_subvolumes() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = &Bulkhead::new();
+    host.ok(&["pool", "create", "p", "--driver", "btrfs", "--size", "512M"]);
+    a_life(host, &["--pool", "p", "--disk", "32M"]);
+    host.ok(&["pool", "delete", "p"]);
+}
+
+/// A start that fails has no undo disk; a policy's restart keeps it; a guest that dies loses it.
+#[test]
+fn with_what_goes_wrong() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = &Bulkhead::new();
+    let script = "n=$(cat /n 2>/dev/null); echo $((n+1)) >/n; sleep 1; exit 3";
+    life::scripted(
+        host,
+        "w",
+        script,
+        &[
+            "--network",
+            "none",
+            "--restart",
+            "on-failure",
+            "--restart-delay",
+            "100ms",
+        ],
+    );
+    host.ok(&["start", "w", "--undo"]);
+    eventually("it was started again", 30, || {
+        life::events(host, "w")
+            .iter()
+            .filter(|e| *e == "restarted")
+            .count()
+            >= 2
+    });
+    host.ok(&["kill", "w"]);
+    assert_eq!(info(host, "w")["undo"], json!(null));
+    let said = host.run(&["file", "ls", "w:/n"]);
+    assert_ne!(said.code, 0, "nothing of it is left: {}", said.stdout);
+    assert_eq!(snapshots(host), [] as [String; 0]);
+    host.ok(&["set", "w", "init.command=/bin/none", "restart.policy=no"]);
+    host.fails(&["start", "w", "--undo=later"], 1);
+    assert_eq!(info(host, "w")["undo"], json!(null));
+    assert_eq!(snapshots(host), [] as [String; 0]);
+    host.ok(&["delete", "w"]);
+    nothing_left(host);
+}
+
+/// Every point of a command or a keeper: `doctor`, or the next command, brings the guest back to what it
+/// had, or leaves it with what it has where a person is to decide.
+fn every(host: &Bulkhead, place: &str, later: bool, act: &dyn Fn(&Bulkhead, &str) -> i32) {
+    for number in 0..60 {
+        let fault = format!("{place}:{number}");
+        let code = act(host, &fault);
+        eventually("its processes have ended", 20, || {
+            let status = info(host, "w")["status"].clone();
+            status == "stopped" || status == "running" && host.run(&["kill", "w"]).code == 0
+        });
+        if number % 2 == 0 {
+            became(10, || host.run(&["doctor", "--fix"]).code == 0);
+            nothing_left(host);
+        }
+        if later && info(host, "w")["undo"] == "later" {
+            host.ok(&["undo", "w", "drop"]);
+        }
+        host.ok(&["start", "w"]);
+        assert_eq!(
+            inside(host, "w", "cat /data; ls -d /new 2>/dev/null; true"),
+            "one",
+            "{fault}"
+        );
+        assert_eq!(snapshots(host), [] as [String; 0], "{fault}");
+        host.ok(&["kill", "w"]);
+        if code == 0 {
+            assert!(number >= 3, "{place}: {number} points");
+            return;
+        }
+    }
+    panic!("{place}: more than 60 points");
+}
+
+fn faulty(host: &Bulkhead, fault: &str, args: &[&str]) -> i32 {
+    let mut command = host.command(args);
+    command.env("BULKHEAD_FAULT", fault);
+    run(command).code
+}
+
+/// A guest whose `/data` says one.
+fn guest(host: &Bulkhead, flags: &[&str]) {
+    let more = ["--network", "none", "--start"];
+    made(host, "w", &[flags, &more].concat());
+    inside(host, "w", "echo one >/data");
+    host.ok(&["kill", "w"]);
+}
+
+fn at_its_start(host: &Bulkhead, flags: &[&str]) {
+    guest(host, flags);
+    every(host, "command", false, &|host, fault| {
+        faulty(host, fault, &["start", "w", "--undo"])
+    });
+    every(host, "command", true, &|host, fault| {
+        faulty(host, fault, &["start", "w", "--undo=later"])
+    });
+    every(host, "launch", false, &|host, fault| {
+        faulty(host, fault, &["start", "w", "--undo"])
+    });
+    host.ok(&["delete", "w"]);
+    nothing_left(host);
+}
+
+fn at_its_end(host: &Bulkhead, flags: &[&str]) {
+    guest(host, flags);
+    for number in 0..12 {
+        // Killed or not: there are fewer points than that.
+        let fault = format!("keeper:{number}");
+        faulty(host, &fault, &["start", "w", "--undo"]);
+        inside(host, "w", "echo two >/data");
+        host.run(&["exec", "w", "--", "poweroff", "-f"]);
+        eventually("it has ended", 20, || life::is(host, "w", "stopped"));
+        host.ok(&["start", "w"]);
+        assert_eq!(inside(host, "w", "cat /data"), "one", "{fault}");
+        host.ok(&["kill", "w"]);
+    }
+    every(host, "command", false, &|host, fault| {
+        host.ok(&["start", "w", "--undo"]);
+        inside(host, "w", "echo two >/data; mkdir /new");
+        faulty(host, fault, &["kill", "w"])
+    });
+    host.ok(&["delete", "w"]);
+    nothing_left(host);
+}
+
+fn in_the_decision(host: &Bulkhead, flags: &[&str]) {
+    guest(host, flags);
+    every(host, "command", true, &|host, fault| {
+        host.ok(&["start", "w", "--undo=later"]);
+        inside(host, "w", "echo two >/data; mkdir /new");
+        host.ok(&["kill", "w"]);
+        faulty(host, fault, &["undo", "w", "drop"])
+    });
+    for number in 0.. {
+        host.ok(&["start", "w", "--undo=later"]);
+        inside(host, "w", &format!("echo {number} >/data"));
+        host.ok(&["kill", "w"]);
+        let code = faulty(host, &format!("command:{number}"), &["undo", "w", "keep"]);
+        if number % 2 == 0 {
+            host.ok(&["doctor", "--fix"]);
+            nothing_left(host);
+        }
+        if info(host, "w")["undo"] == "later" {
+            host.ok(&["undo", "w", "keep"]);
+        }
+        host.ok(&["start", "w"]);
+        assert_eq!(inside(host, "w", "cat /data"), number.to_string());
+        assert_eq!(snapshots(host), [] as [String; 0], "{number}");
+        host.ok(&["kill", "w"]);
+        if code == 0 {
+            assert!(number >= 2, "{number} points");
+            break;
+        }
+        assert!(number < 30, "more than 30 points");
+    }
+    host.ok(&["delete", "w"]);
+    nothing_left(host);
+}
+
+/// A host with a pool whose snapshots are copies, for what is done in it.
+fn with_copies(act: fn(&Bulkhead, &[&str])) {
+    let host = &Bulkhead::new();
+    host.ok(&["pool", "create", "p", "--driver", "btrfs", "--size", "512M"]);
+    act(host, &["--pool", "p", "--disk", "32M"]);
+    host.ok(&["pool", "delete", "p"]);
+}
+
+#[test]
+fn cut_short_at_its_start() {
+    if !need(Need::Root) {
+        return;
+    }
+    at_its_start(&Bulkhead::new(), &[]);
+}
+
+#[test]
+fn cut_short_at_its_start_with_copies() {
+    if !need(Need::Root) {
+        return;
+    }
+    with_copies(at_its_start);
+}
+
+#[test]
+fn cut_short_at_its_end() {
+    if !need(Need::Root) {
+        return;
+    }
+    at_its_end(&Bulkhead::new(), &[]);
+}
+
+#[test]
+fn cut_short_at_its_end_with_copies() {
+    if !need(Need::Root) {
+        return;
+    }
+    with_copies(at_its_end);
+}
+
+#[test]
+fn cut_short_in_the_decision() {
+    if !need(Need::Root) {
+        return;
+    }
+    in_the_decision(&Bulkhead::new(), &[]);
+}
+
+#[test]
+fn cut_short_in_the_decision_with_copies() {
+    if !need(Need::Root) {
+        return;
+    }
+    with_copies(in_the_decision);
+}

@@ -14,6 +14,7 @@ use super::admission::Admission;
 use super::error::{GuestError, Result};
 use super::life::Verb;
 use super::manager::{Manager, now_ms};
+use super::networks::without_address;
 use super::store::{GuestLock, Machine, Phase, RunState, Written};
 use crate::kernel::channel::Channel;
 use crate::kernel::fault::{self, Role};
@@ -22,8 +23,7 @@ use crate::kernel::process::{self, CloneFlags, Forked, Identity};
 use crate::kernel::timing::timed;
 use crate::kernel::{KernelError, terminal};
 use crate::launch::{self, GuestPlace};
-use crate::model::{Amounts, EventKind, ExitReason, Guest, GuestName, NetOp, NetworkKind, Status};
-use crate::network::Network;
+use crate::model::{Amounts, EventKind, ExitReason, Guest, GuestName, NetOp, Status};
 use crate::plan::{self, LaunchPlan, Placement};
 use crate::storage::{self, Image};
 
@@ -74,13 +74,12 @@ impl Manager {
         let guest = self.guest(name)?;
         let machine = self.machine(name)?;
         let image = storage::load_image(&self.layout, &machine.image)?;
-        let net = match guest.network.kind {
-            NetworkKind::Bridge => {
-                let lease = self.network.preview(name, &guest.network)?;
-                self.network.ops(&lease, 1500, &guest.network)
+        let net = match self.network_of(&guest.network)? {
+            Some(network) => {
+                let lease = network.preview(name, &guest.network)?;
+                network.ops(&lease, 1500, &guest.network)
             }
-            NetworkKind::None => Network::loopback_ops(),
-            NetworkKind::Host => Vec::new(),
+            None => without_address(&guest.network),
         };
         self.plan_with(name, guest, &machine, &image, net)
     }
@@ -339,6 +338,7 @@ impl Manager {
         let written = Written::of(guest, lease.as_ref());
         let before = self.written(name);
         if before.as_ref() != Some(&written) {
+            self.release_others(name, &guest.network)?;
             let stale = before.map(|before| before.stale(&written));
             storage::update_stale(&self.layout, name, image, &boot, stale.unwrap_or_default())
                 .map_err(failed)?;
@@ -346,16 +346,15 @@ impl Manager {
         }
         fault::point()?;
         match lease {
-            Some(lease) => {
-                let host = phase("look-at-bridge", || self.network.ensure_host())
+            Some((network, lease)) => {
+                let host = phase("look-at-bridge", || network.ensure_host())
                     .map_err(|error| GuestError::Network(error.into()))?;
                 fault::point()?;
-                phase("admit", || self.network.admit(&lease, &guest.network))
+                phase("admit", || network.admit(&lease, &guest.network))
                     .map_err(|error| GuestError::Network(error.into()))?;
-                Ok(self.network.ops(&lease, host.mtu, &guest.network))
+                Ok(network.ops(&lease, host.mtu, &guest.network))
             }
-            None if guest.network.kind == NetworkKind::Host => Ok(Vec::new()),
-            None => Ok(Network::loopback_ops()),
+            None => Ok(without_address(&guest.network)),
         }
     }
 }

@@ -63,9 +63,18 @@ pub(super) fn program() -> Result<&'static Path, FirewallError> {
 
 /// Everything: the NAT table of family inet, replacing what is there, where there is to be one, and
 /// the guard of the bridge; one transaction. `nat` is the most connections of one guest there, 0 for
-/// any number.
-pub(super) fn tables(name: &str, bridge: &str, subnet: Subnet, nat: Option<u32>) -> Value {
+/// any number. Out of a closed network nothing comes to the host.
+pub(super) fn tables(
+    name: &str,
+    bridge: &str,
+    subnet: Subnet,
+    nat: Option<u32>,
+    closed: bool,
+) -> Value {
     let mut all = guard::table(name, subnet);
+    if closed {
+        all.extend(guard::closed(name));
+    }
     if let Some(connections) = nat {
         all.extend(nat_table(name, bridge, subnet));
         if connections > 0 {
@@ -223,7 +232,7 @@ mod tests {
     fn names_are_data_and_not_syntax() {
         let subnet: Subnet = "10.9.0.0/24".parse().unwrap();
         let hostile = "x\"}}],\"evil\":[";
-        let text = tables("bulkhead", hostile, subnet, Some(9)).to_string();
+        let text = tables("bulkhead", hostile, subnet, Some(9), false).to_string();
         let again: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(again.as_object().unwrap().len(), 1);
         let is_nat = |one: &&Value| one["add"]["rule"]["chain"] == "postrouting";
@@ -239,7 +248,7 @@ mod tests {
     #[test]
     fn rules_that_change_have_another_revision() {
         let subnet: Subnet = "10.9.0.0/24".parse().unwrap();
-        let text = tables("bulkhead", "bulkhead0", subnet, Some(9)).to_string();
+        let text = tables("bulkhead", "bulkhead0", subnet, Some(9), false).to_string();
         let sum = text.bytes().fold(0x811c_9dc5_u32, |sum, byte| {
             (sum ^ u32::from(byte)).wrapping_mul(0x0100_0193)
         });
@@ -250,7 +259,7 @@ mod tests {
     #[test]
     fn every_object_lies_in_a_table_of_the_one_name() {
         let subnet: Subnet = "10.9.0.0/24".parse().unwrap();
-        let tables = tables("bulkhead-1a", "bh-1a", subnet, Some(9));
+        let tables = tables("bulkhead-1a", "bh-1a", subnet, Some(9), false);
         for command in tables["nftables"].as_array().unwrap() {
             let verb = command.as_object().unwrap().values().next().unwrap();
             let (kind, object) = verb.as_object().unwrap().iter().next().unwrap();

@@ -46,6 +46,22 @@ pub(super) fn table(name: &str, subnet: Subnet) -> Vec<Value> {
     all
 }
 
+/// No guest speaks with the host, whatever address of the host's it knows: the host would take a
+/// packet for any of them.
+pub(super) fn closed(name: &str) -> [Value; 3] {
+    let at = (Family::Bridge, name.to_owned());
+    let interface = json!({"meta": {"key": "iifname"}});
+    [
+        chain(&at, "host", "filter", "input", FIRST),
+        json!({"flush": {"chain": {"family": "bridge", "table": name, "name": "host"}}}),
+        rule(
+            &at,
+            "host",
+            json!([matches("==", interface, json!(format!("@{PORTS}"))), {"drop": null}]),
+        ),
+    ]
+}
+
 /// A port gives back what is led back to its guest, and so a guest's broadcasts, which are not for it.
 fn echoes() -> impl Iterator<Item = Value> {
     let field =
@@ -151,8 +167,8 @@ impl Network {
     /// # Errors
     /// When the table is gone or the kernel refuses.
     pub fn admit(&self, lease: &Lease, wish: &NetworkWish) -> Result<(), HostError> {
-        let table = self.layout.kernel_name();
-        netlink_nft::add_elements(Family::Bridge, &table, &elements(lease))?;
+        let table = &self.table;
+        netlink_nft::add_elements(Family::Bridge, table, &elements(lease))?;
         if !(wish.forwards.is_empty() && wish.firewall.is_empty()) {
             let _lock = self.lock_book()?;
             self.as_written()?;
@@ -177,9 +193,9 @@ impl Network {
     /// The opposite of [`Network::admit`], for an address that is free again; ports and rules follow
     /// from the book.
     pub(super) fn expel(&self, lease: &Lease) -> Result<(), HostError> {
-        let table = self.layout.kernel_name();
+        let table = &self.table;
         for element in elements(lease) {
-            netlink_nft::delete_element(Family::Bridge, &table, &element)?;
+            netlink_nft::delete_element(Family::Bridge, table, &element)?;
         }
         Ok(())
     }
@@ -187,13 +203,13 @@ impl Network {
     /// Lets all guests that have a lease send, and nobody else: the table is new, or of another pool.
     pub(super) fn admit_all(&self, subnet: Subnet) -> Result<(), HostError> {
         let all: Vec<_> = self.leased(subnet)?.iter().flat_map(elements).collect();
-        let table = self.layout.kernel_name();
+        let table = &self.table;
         // What one message takes.
         for some in all.chunks(MOST_AT_ONCE) {
-            netlink_nft::add_elements(Family::Bridge, &table, some)?;
+            netlink_nft::add_elements(Family::Bridge, table, some)?;
         }
         for stranger in self.strangers(subnet)? {
-            netlink_nft::delete_element(Family::Bridge, &table, &stranger)?;
+            netlink_nft::delete_element(Family::Bridge, table, &stranger)?;
         }
         let _lock = self.lock_book()?;
         self.as_written()
@@ -201,10 +217,10 @@ impl Network {
 
     /// Elements of the table that no lease accounts for: a command died between the two.
     pub(super) fn strangers(&self, subnet: Subnet) -> Result<Vec<Element>, HostError> {
-        let table = self.layout.kernel_name();
+        let table = &self.table;
         let mut there = Vec::new();
         for set in [PORTS, GUESTS].into_iter().chain(traffic::SETS) {
-            there.extend(netlink_nft::elements(Family::Bridge, &table, set)?);
+            there.extend(netlink_nft::elements(Family::Bridge, table, set)?);
         }
         // After the elements: whoever adds one has a lease by then.
         let ours: BTreeSet<_> = self.leased(subnet)?.iter().flat_map(elements).collect();
@@ -213,7 +229,7 @@ impl Network {
     }
 
     fn leased(&self, subnet: Subnet) -> Result<Vec<Lease>, FileError> {
-        let tag = self.layout.tag();
+        let tag = &self.tag;
         let leases = self.leases()?;
         let lease = |(_, address)| Lease::of(address, subnet, tag);
         Ok(leases.iter().filter_map(lease).collect())

@@ -128,6 +128,27 @@ impl Network {
         }
     }
 
+    /// Whether the bridge is there, and ours.
+    ///
+    /// # Errors
+    /// When it is somebody else's, or the kernel refuses.
+    pub fn is_set_up(&self) -> Result<bool, HostError> {
+        Ok(self.own_bridge(&mut Netlink::open()?)?.is_some())
+    }
+
+    /// Writes the firewall anew, whatever of it is still there; false if the network is not set up.
+    ///
+    /// # Errors
+    /// As [`Network::ensure_host`].
+    pub fn reload(&self) -> Result<bool, HostError> {
+        let mut kernel = Netlink::open()?;
+        let _lock = files::lock(&self.run_folder())?;
+        if self.own_bridge(&mut kernel)?.is_none() {
+            return Ok(false);
+        }
+        self.set_up(&mut kernel).map(|_| true)
+    }
+
     /// The host's side, if it is all there as it was set up.
     fn found(&self, kernel: &mut Netlink) -> Result<Option<HostNetwork>, HostError> {
         // A damaged marker saves no work, that is all.
@@ -141,7 +162,7 @@ impl Network {
             || (marker.nat, marker.connections) != (self.nat, self.connections)
             || marker.rules != firewall::REVISION
             || Some(&marker.boot_id) != files::read_sysctl(Path::new(BOOT_ID))?.as_ref()
-            || files::read_sysctl(Path::new(IP_FORWARD))?.as_deref() != Some("1")
+            || !self.forwards()?
             || !self.tables_stand()?
         {
             return Ok(None);
@@ -151,10 +172,15 @@ impl Network {
         Ok(same.then_some(marker.host))
     }
 
+    /// Whether the host passes packets on, as far as this network needs it.
+    fn forwards(&self) -> Result<bool, FileError> {
+        Ok(self.is_closed() || files::read_sysctl(Path::new(IP_FORWARD))?.as_deref() == Some("1"))
+    }
+
     pub(super) fn tables_stand(&self) -> Result<bool, NetlinkError> {
-        let table = self.layout.kernel_name();
-        Ok(table_exists(Family::Bridge, &table)?
-            && (!self.nat || table_exists(Family::Inet, &table)?))
+        let table = &self.table;
+        Ok(table_exists(Family::Bridge, table)?
+            && (!self.nat || table_exists(Family::Inet, table)?))
     }
 
     fn set_up(&self, kernel: &mut Netlink) -> Result<HostNetwork, HostError> {
@@ -189,7 +215,10 @@ impl Network {
             Some(mark) => mark,
             None => Mark {
                 subnet,
-                forwarded: forwarded_before(kernel)?,
+                forwarded: match self.is_closed() {
+                    true => None,
+                    false => Some(forwarded_before(kernel)?),
+                },
             },
         };
         let pause = || files::pause(Path::new(&self.bridge));
@@ -198,24 +227,28 @@ impl Network {
         kernel.set_alias(&self.bridge, &self.alias(mark))?;
         pause()?;
         self.close_ipv6()?;
-        kernel.add_address(&self.bridge, subnet.gateway(), subnet.prefix())?;
-        pause()?;
+        if !self.is_closed() {
+            kernel.add_address(&self.bridge, subnet.gateway(), subnet.prefix())?;
+            pause()?;
+        }
         kernel.set_up(&self.bridge)?;
         // After the bridge is there: whoever takes the last bridge down looks again after writing.
         pause()?;
-        files::write_sysctl(Path::new(IP_FORWARD), "1")?;
-        let table = self.layout.kernel_name();
+        if !self.is_closed() {
+            files::write_sysctl(Path::new(IP_FORWARD), "1")?;
+        }
+        let table = &self.table;
         let nat = match self.nat {
             true => Some(self.ceiling()?),
             false => None,
         };
-        let rules = firewall::tables(&table, &self.bridge, subnet, nat);
-        firewall::apply(&table, &rules)?;
+        let rules = firewall::tables(table, &self.bridge, subnet, nat, self.is_closed());
+        firewall::apply(table, &rules)?;
         pause()?;
         self.admit_all(subnet)?;
         pause()?;
-        if !self.nat && table_exists(Family::Inet, &table)? {
-            firewall::delete(Family::Inet, &table)?;
+        if !self.nat && table_exists(Family::Inet, table)? {
+            firewall::delete(Family::Inet, table)?;
             pause()?;
         }
         let bridge = self.own_bridge(kernel)?;
@@ -223,7 +256,11 @@ impl Network {
             bridge: self.bridge.clone(),
             bridge_index: bridge.map_or(0, |(link, _)| link.index),
             subnet,
-            mtu: way_out_mtu(kernel)?,
+            mtu: match self.mtu {
+                Some(mtu) => mtu,
+                None if self.is_closed() => ETHERNET_MTU,
+                None => way_out_mtu(kernel)?,
+            },
         };
         let marker = Marker {
             boot_id: files::read_sysctl(Path::new(BOOT_ID))?.unwrap_or_default(),
@@ -265,6 +302,10 @@ impl Network {
     fn free_subnet(&self, kernel: &mut Netlink) -> Result<Subnet, HostError> {
         let lock = self.lock_book()?;
         let subnet = self.subnet(&lock)?;
+        // Nothing of the host's is ever reached from there, and nothing there from the host.
+        if self.is_closed() {
+            return Ok(subnet);
+        }
         let routes = foreign_routes(kernel, &self.bridge)?;
         match overlap(subnet, &routes) {
             None => Ok(subnet),
@@ -316,28 +357,31 @@ impl Network {
             self.refuse_ports(kernel, link, "remove")?;
         }
         let pause = || files::pause(Path::new(&self.bridge));
-        let table = self.layout.kernel_name();
+        let table = &self.table;
         for family in [Family::Inet, Family::Bridge] {
-            if table_exists(family, &table)? {
-                firewall::delete(family, &table)?;
+            if table_exists(family, table)? {
+                firewall::delete(family, table)?;
             }
             pause()?;
         }
         if let Some((_, mark)) = bridge {
             kernel.delete_link(&self.bridge)?;
             pause()?;
-            if mark.is_some_and(|m| !m.forwarded) {
+            if mark.is_some_and(|m| m.forwarded == Some(false)) {
                 stop_forwarding(kernel)?;
             }
         }
         Ok(files::remove(&self.marker_file())?)
     }
 
-    fn run_folder(&self) -> PathBuf {
-        self.layout.run().join("network")
+    pub(super) fn run_folder(&self) -> PathBuf {
+        match &self.name {
+            None => self.layout.run().join("network"),
+            Some(name) => self.layout.run().join("networks").join(name.as_str()),
+        }
     }
 
-    fn marker_file(&self) -> PathBuf {
+    pub(super) fn marker_file(&self) -> PathBuf {
         self.run_folder().join("host.json")
     }
 }

@@ -53,14 +53,14 @@ impl Network {
     pub fn leftovers(&self, live: &[GuestName]) -> Result<Vec<Leftover>, HostError> {
         let mut kernel = Netlink::open()?;
         let bridge = kernel.link(&self.bridge)?.map(|l| l.index);
-        let prefix = format!("bh{}", self.layout.tag());
+        let prefix = format!("bh{}", self.tag);
         // Before the leases are read: whoever makes an interface has a lease by then.
         let links = kernel.links(&prefix)?;
         let subnet = self.known_subnet()?;
         let leases = self.leases()?;
         let owner = |interface: &str| {
             leases.iter().find_map(|(guest, address)| {
-                let lease = Lease::of(address, subnet?, self.layout.tag())?;
+                let lease = Lease::of(address, subnet?, &self.tag)?;
                 (lease.host_interface == interface).then(|| guest.clone())
             })
         };
@@ -112,10 +112,10 @@ impl Network {
     /// # Errors
     /// When the kernel refuses.
     pub fn remove_entry(&self, entry: &StaleEntry) -> Result<(), HostError> {
-        let table = self.layout.kernel_name();
+        let table = &self.table;
         match entry {
             StaleEntry::Element(element) if forward::shown(element).is_none() => {
-                netlink_nft::delete_element(Family::Bridge, &table, element)?;
+                netlink_nft::delete_element(Family::Bridge, table, element)?;
                 Ok(())
             }
             // Another guest may have got it meanwhile, so all is made what the book says.

@@ -85,7 +85,7 @@ impl Network {
     /// # Errors
     /// When the kernel refuses to tell.
     pub fn counters(&self, lease: &Lease) -> Result<Option<Counters>, HostError> {
-        let Some(mut meter) = Meter::open(&self.layout.kernel_name())? else {
+        let Some(mut meter) = Meter::open(&self.table)? else {
             return Ok(None);
         };
         meter.read(lease)
@@ -104,12 +104,12 @@ impl Network {
             return Ok(BTreeMap::new());
         };
         let mut all = BTreeMap::new();
-        let Some(mut meter) = Meter::open(&self.layout.kernel_name())? else {
+        let Some(mut meter) = Meter::open(&self.table)? else {
             return Ok(all);
         };
         for guest in guests {
             let address = leases.get(guest);
-            let lease = address.and_then(|at| Lease::of(at, subnet, self.layout.tag()));
+            let lease = address.and_then(|at| Lease::of(at, subnet, &self.tag));
             let counters = lease.map(|lease| meter.read(&lease)).transpose()?;
             if let Some(counters) = counters.flatten() {
                 all.insert(guest.clone(), counters);

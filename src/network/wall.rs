@@ -230,17 +230,17 @@ fn sum(guest: &GuestName, rules: &[FirewallRule]) -> u32 {
 impl Network {
     /// Makes guests' chains what the book says, where there is a table. The book's lock is held.
     pub(super) fn wall_as_written(&self) -> Result<(), HostError> {
-        let table = self.layout.kernel_name();
-        if !table_exists(Family::Bridge, &table)? {
+        let table = &self.table;
+        if !table_exists(Family::Bridge, table)? {
             return Ok(());
         }
-        let there = self.walls(&table)?;
+        let there = self.walls(table)?;
         let leases = self.leases()?;
         let wanted = self.wanted(&leases)?;
         let mut all = Vec::new();
         for (interface, sum) in &there {
             if !wanted.contains_key(interface) {
-                all.extend(lower(&table, interface, *sum));
+                all.extend(lower(table, interface, *sum));
             }
         }
         for (interface, (guest, rules)) in &wanted {
@@ -249,12 +249,12 @@ impl Network {
                 continue;
             }
             if let Some(before) = before {
-                all.extend(lower(&table, interface, before));
+                all.extend(lower(table, interface, before));
             }
-            all.extend(raise(&table, interface, guest, rules));
+            all.extend(raise(table, interface, guest, rules));
         }
         if !all.is_empty() {
-            firewall::apply(&table, &json!({"nftables": all}))?;
+            firewall::apply(table, &json!({"nftables": all}))?;
         }
         Ok(())
     }
@@ -264,7 +264,7 @@ impl Network {
         let Some(subnet) = self.known_subnet()? else {
             return Ok(Wanted::new());
         };
-        let interface = |address| Lease::of(address, subnet, self.layout.tag());
+        let interface = |address| Lease::of(address, subnet, &self.tag);
         let all = leases.walls().filter_map(|(guest, address, rules)| {
             Some((interface(address)?.host_interface, (guest, rules)))
         });
@@ -273,13 +273,13 @@ impl Network {
 
     /// Interfaces whose chains are not what the book says: a command died between the two.
     pub(super) fn misled(&self) -> Result<BTreeSet<String>, HostError> {
-        let table = self.layout.kernel_name();
-        if !table_exists(Family::Bridge, &table)? {
+        let table = &self.table;
+        if !table_exists(Family::Bridge, table)? {
             return Ok(BTreeSet::new());
         }
         // Whoever is between the two holds it.
         let _lock = self.lock_book()?;
-        let (there, leases) = (self.walls(&table)?, self.leases()?);
+        let (there, leases) = (self.walls(table)?, self.leases()?);
         let wanted = self.wanted(&leases)?;
         let wanted: BTreeMap<_, _> = wanted
             .into_iter()

@@ -34,12 +34,17 @@ pub(super) const NETWORK: Verb = Verb {
                             .value_name("KIND")
                             .value_parser(PossibleValuesParser::new(Kind::WORDS))
                             .default_value("bridge")
-                            .help("bridge (a way out by NAT) or isolated (no way out, none to the host)"),
+                            .help("bridge (a way out by NAT), isolated (no way out, none to the host) or routed (no bridge: a route to each address)"),
                         Arg::new("subnet")
                             .long("subnet")
                             .value_name("ADDRESS/BITS")
                             .value_parser(value_parser!(Subnet))
                             .help("Pool of addresses, from /16 to /30 [default: a free one]"),
+                        Arg::new("nat")
+                            .long("nat")
+                            .value_name("BOOL")
+                            .value_parser(PossibleValuesParser::new(["true", "false"]))
+                            .help("Whether guests of a routed network go out under the host's address [default: true]"),
                         Arg::new("bridge")
                             .long("bridge")
                             .value_name("NAME")
@@ -203,6 +208,7 @@ fn create(context: &Context, matches: &ArgMatches) -> Result<u8> {
         kind: Kind::of_word(&kind).unwrap_or(Kind::Bridge),
         subnet: matches.get_one("subnet").copied(),
         bridge: matches.get_one::<String>("bridge").cloned(),
+        nat: or_none(matches, "nat")?.flatten(),
         mtu: or_none(matches, "mtu")?.flatten(),
         isolated_ports: or_none(matches, "isolated-ports")?.flatten(),
     };

@@ -238,7 +238,7 @@ impl Network {
 
     fn pick_subnet(&self) -> Result<Subnet, HostError> {
         let mut kernel = Netlink::open()?;
-        let routes = host::foreign_routes(&mut kernel, &self.bridge)?;
+        let routes = self.foreign_routes(&mut kernel)?;
         let taken = self.pools()?;
         super::subnet::candidates(&self.tag)
             .filter(|s| directory::meets(*s, &taken).is_none())

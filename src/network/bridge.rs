@@ -62,7 +62,7 @@ impl Network {
         bridge: &Link,
         verb: &'static str,
     ) -> Result<(), HostError> {
-        let ports = ports(kernel, bridge.index)?;
+        let ports = self.ends(kernel, bridge)?;
         if ports.is_empty() {
             return Ok(());
         }
@@ -71,6 +71,24 @@ impl Network {
             bridge: self.bridge.clone(),
             ports: ports.join(" "),
         })
+    }
+
+    /// The host's ends of guests' interfaces: the bridge's ports, or where guests are not on it, those
+    /// with names of ours.
+    pub(super) fn ends(
+        &self,
+        kernel: &mut Netlink,
+        bridge: &Link,
+    ) -> Result<Vec<String>, NetlinkError> {
+        let prefix = self.prefix();
+        let links = kernel.links("")?.into_iter();
+        Ok(links
+            .filter(|link| match self.is_routed() {
+                true => link.kind.as_deref() == Some("veth") && link.name.starts_with(&prefix),
+                false => link.master == Some(bridge.index),
+            })
+            .map(|link| link.name)
+            .collect())
     }
 
     pub(super) fn alias(&self, mark: Mark) -> String {
@@ -113,15 +131,6 @@ pub(super) fn marks(kernel: &mut Netlink) -> Result<Vec<Mark>, NetlinkError> {
 pub(super) fn forwarded_before(kernel: &mut Netlink) -> Result<bool, HostError> {
     let now = files::read_sysctl(Path::new(IP_FORWARD))?;
     Ok(now.as_deref() == Some("1") && marks(kernel)?.iter().all(|m| m.forwarded != Some(false)))
-}
-
-/// Names of a bridge's ports.
-pub(super) fn ports(kernel: &mut Netlink, bridge: u32) -> Result<Vec<String>, NetlinkError> {
-    let links = kernel.links("")?.into_iter();
-    Ok(links
-        .filter(|l| l.master == Some(bridge))
-        .map(|l| l.name)
-        .collect())
 }
 
 #[cfg(test)]

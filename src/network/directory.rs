@@ -11,6 +11,7 @@ use super::lease::LeaseError;
 use super::record::{Kind, Record};
 use super::subnet::{self, Subnet};
 use crate::kernel::netlink::{Netlink, Route};
+use crate::kernel::netlink_nft::Family;
 use crate::model::{GuestName, NetworkName, nearest};
 
 /// A network that cannot be made, found, changed or removed; nothing was changed.
@@ -80,6 +81,8 @@ pub struct NewNetwork {
     pub subnet: Option<Subnet>,
     /// Its bridge's name; `None` for one made from the network's.
     pub bridge: Option<String>,
+    /// Whether guests go out under the host's address; `None` for what the kind does.
+    pub nat: Option<bool>,
     /// Largest packet.
     pub mtu: Option<u32>,
     /// Whether guests are kept apart.
@@ -185,15 +188,21 @@ impl Network {
     fn of(&self, record: &Record) -> Self {
         let tag = self.layout.network_tag(&record.name);
         let bridge = record.bridge.clone();
+        let table = self.layout.network_table(&record.name);
         Self {
             layout: self.layout.clone(),
             name: Some(record.name.clone()),
             kind: record.kind,
             bridge: bridge.unwrap_or_else(|| format!("bh-{tag}")),
             tag,
-            table: self.layout.network_table(&record.name),
+            guard: match record.kind {
+                // The other table of that family and name is written anew as a whole.
+                Kind::Routed => (Family::Inet, format!("{table}.guard")),
+                Kind::Bridge | Kind::Isolated => (Family::Bridge, table.clone()),
+            },
+            table,
             fixed: Some(record.subnet),
-            nat: record.kind == Kind::Bridge,
+            nat: record.nat.unwrap_or(record.kind != Kind::Isolated),
             dns: self.dns.clone(),
             isolated_ports: record.isolated_ports.unwrap_or(self.isolated_ports),
             connections: self.connections,
@@ -227,6 +236,7 @@ impl Network {
             kind: wish.kind,
             subnet,
             bridge: wish.bridge.clone(),
+            nat: wish.nat,
             mtu: wish.mtu,
             isolated_ports: wish.isolated_ports,
         };

@@ -62,26 +62,42 @@ pub(super) fn program() -> Result<&'static Path, FirewallError> {
 }
 
 /// Everything: the NAT table of family inet, replacing what is there, where there is to be one, and
-/// the guard of the bridge; one transaction. `nat` is the most connections of one guest there, 0 for
-/// any number. Out of a closed network nothing comes to the host.
-pub(super) fn tables(
-    name: &str,
-    bridge: &str,
-    subnet: Subnet,
-    nat: Option<u32>,
-    closed: bool,
-) -> Value {
-    let mut all = guard::table(name, subnet);
-    if closed {
-        all.extend(guard::closed(name));
+/// the guard; one transaction.
+pub(super) fn tables(wanted: &Wanted<'_>) -> Value {
+    let &Wanted {
+        guard,
+        name,
+        inside,
+        subnet,
+        ..
+    } = wanted;
+    let mut all = guard::table(guard, subnet);
+    if wanted.closed {
+        all.extend(guard::closed(guard));
     }
-    if let Some(connections) = nat {
-        all.extend(nat_table(name, bridge, subnet));
+    if let Some(connections) = wanted.nat {
+        all.extend(nat_table(name, inside, subnet));
         if connections > 0 {
-            all.extend(ceiling(name, bridge, connections));
+            all.extend(ceiling(name, inside, connections));
         }
     }
     json!({ "nftables": all })
+}
+
+/// What the tables of a network depend on.
+pub(super) struct Wanted<'a> {
+    /// The guard's table.
+    pub(super) guard: &'a At,
+    /// The other table's name.
+    pub(super) name: &'a str,
+    /// The interface that leads to guests, or how the names of all those begin, with a `*`.
+    pub(super) inside: &'a str,
+    /// The pool.
+    pub(super) subnet: Subnet,
+    /// Most connections of one guest, 0 for any number; `None` for no table of NAT.
+    pub(super) nat: Option<u32>,
+    /// Whether nothing comes to the host.
+    pub(super) closed: bool,
 }
 
 /// Guests go out under the host's address. Into the bridge comes what answers them and what a port of
@@ -228,11 +244,21 @@ fn run(verb: &'static str, table: &str, input: &Value) -> Result<(), FirewallErr
 mod tests {
     use super::*;
 
+    fn wanted(name: &str, inside: &str) -> Value {
+        tables(&Wanted {
+            guard: &(Family::Bridge, name.to_owned()),
+            name,
+            inside,
+            subnet: "10.9.0.0/24".parse().unwrap(),
+            nat: Some(9),
+            closed: false,
+        })
+    }
+
     #[test]
     fn names_are_data_and_not_syntax() {
-        let subnet: Subnet = "10.9.0.0/24".parse().unwrap();
         let hostile = "x\"}}],\"evil\":[";
-        let text = tables("bulkhead", hostile, subnet, Some(9), false).to_string();
+        let text = wanted("bulkhead", hostile).to_string();
         let again: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(again.as_object().unwrap().len(), 1);
         let is_nat = |one: &&Value| one["add"]["rule"]["chain"] == "postrouting";
@@ -247,8 +273,7 @@ mod tests {
 
     #[test]
     fn rules_that_change_have_another_revision() {
-        let subnet: Subnet = "10.9.0.0/24".parse().unwrap();
-        let text = tables("bulkhead", "bulkhead0", subnet, Some(9), false).to_string();
+        let text = wanted("bulkhead", "bulkhead0").to_string();
         let sum = text.bytes().fold(0x811c_9dc5_u32, |sum, byte| {
             (sum ^ u32::from(byte)).wrapping_mul(0x0100_0193)
         });
@@ -258,8 +283,7 @@ mod tests {
 
     #[test]
     fn every_object_lies_in_a_table_of_the_one_name() {
-        let subnet: Subnet = "10.9.0.0/24".parse().unwrap();
-        let tables = tables("bulkhead-1a", "bh-1a", subnet, Some(9), false);
+        let tables = wanted("bulkhead-1a", "bh-1a");
         for command in tables["nftables"].as_array().unwrap() {
             let verb = command.as_object().unwrap().values().next().unwrap();
             let (kind, object) = verb.as_object().unwrap().iter().next().unwrap();

@@ -55,6 +55,11 @@ pub enum HostError {
         /// Its prefix length.
         prefix: u8,
     },
+    /// The host believes guests.
+    #[error(
+        "cannot route packets of guests: this host lets in what comes from anywhere (net.ipv4.conf.all.rp_filter is 2); set it to 0 or 1"
+    )]
+    Loose,
     /// Nothing free.
     #[error(
         "cannot choose a network for guests: the host routes all candidates elsewhere; set a subnet"
@@ -178,13 +183,16 @@ impl Network {
     }
 
     pub(super) fn tables_stand(&self) -> Result<bool, NetlinkError> {
-        let table = &self.table;
-        Ok(table_exists(Family::Bridge, table)?
-            && (!self.nat || table_exists(Family::Inet, table)?))
+        let (family, guard) = &self.guard;
+        Ok(
+            table_exists(*family, guard)?
+                && (!self.nat || table_exists(Family::Inet, &self.table)?),
+        )
     }
 
     fn set_up(&self, kernel: &mut Netlink) -> Result<HostNetwork, HostError> {
         firewall::program()?;
+        self.refuse_loose()?;
         let existing = self.own_bridge(kernel)?;
         let subnet = self.free_subnet(kernel)?;
         let existing = match existing {
@@ -242,7 +250,14 @@ impl Network {
             true => Some(self.ceiling()?),
             false => None,
         };
-        let rules = firewall::tables(table, &self.bridge, subnet, nat, self.is_closed());
+        let rules = firewall::tables(&firewall::Wanted {
+            guard: &self.guard,
+            name: table,
+            inside: &self.inside(),
+            subnet,
+            nat,
+            closed: self.is_closed(),
+        });
         firewall::apply(table, &rules)?;
         pause()?;
         self.admit_all(subnet)?;
@@ -306,7 +321,7 @@ impl Network {
         if self.is_closed() {
             return Ok(subnet);
         }
-        let routes = foreign_routes(kernel, &self.bridge)?;
+        let routes = self.foreign_routes(kernel)?;
         match overlap(subnet, &routes) {
             None => Ok(subnet),
             Some(_) if self.fixed.is_none() && self.leases()?.is_empty() => {
@@ -357,8 +372,8 @@ impl Network {
             self.refuse_ports(kernel, link, "remove")?;
         }
         let pause = || files::pause(Path::new(&self.bridge));
-        let table = &self.table;
-        for family in [Family::Inet, Family::Bridge] {
+        let (family, guard) = &self.guard;
+        for (family, table) in [(Family::Inet, &self.table), (*family, guard)] {
             if table_exists(family, table)? {
                 firewall::delete(family, table)?;
             }
@@ -396,17 +411,6 @@ fn stop_forwarding(kernel: &mut Netlink) -> Result<(), HostError> {
         }
     }
     Ok(())
-}
-
-/// Routes that lead elsewhere than to our bridge, but for default routes.
-pub(super) fn foreign_routes(
-    kernel: &mut Netlink,
-    bridge: &str,
-) -> Result<Vec<Route>, NetlinkError> {
-    let ours = kernel.link(bridge)?.map(|l| l.index);
-    let mut routes = kernel.routes()?;
-    routes.retain(|r| r.prefix > 0 && (r.interface.is_none() || r.interface != ours));
-    Ok(routes)
 }
 
 /// A route that leads into the pool.

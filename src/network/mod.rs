@@ -13,6 +13,7 @@
 //! | `bridge.rs` | whose the bridge is, kept on the bridge itself |
 //! | `firewall.rs` | the nftables rule sets and the run of `nft` |
 //! | `forward.rs` | which ports of the host lead to which guest |
+//! | `routed.rs` | guests without a bridge between them: their rules, their interface |
 //! | `guard.rs` | what a guest may send: the rules, and each guest's entry in them |
 //! | `shape.rs` | how fast a guest is |
 //! | `traffic.rs` | what guests send and receive, counted |
@@ -33,6 +34,7 @@ mod host;
 mod lease;
 mod leftover;
 mod record;
+mod routed;
 mod shape;
 mod subnet;
 mod traffic;
@@ -40,6 +42,7 @@ mod wall;
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use crate::kernel::netlink_nft::Family;
 use crate::model::{Layout, NetOp, NetworkName, NetworkWish};
 
 pub use directory::{DirectoryError, NewNetwork};
@@ -110,6 +113,8 @@ pub struct Network {
     tag: String,
     /// The name of its nftables tables.
     table: String,
+    /// The table that holds what guests may send, what is counted, and their own rules.
+    guard: firewall::At,
     bridge: String,
     fixed: Option<Subnet>,
     nat: bool,
@@ -139,6 +144,7 @@ impl Network {
         Ok(Self {
             name: None,
             kind: Kind::Bridge,
+            guard: (Family::Bridge, layout.kernel_name()),
             tag: layout.tag().to_owned(),
             table: layout.kernel_name(),
             layout: layout.clone(),
@@ -190,6 +196,17 @@ impl Network {
         self.isolated_ports
     }
 
+    /// Whether packets of its guests are routed from one to the next, with no bridge between them.
+    #[must_use]
+    pub fn is_routed(&self) -> bool {
+        self.kind == Kind::Routed
+    }
+
+    /// How names of its guests' interfaces begin.
+    fn prefix(&self) -> String {
+        format!("bh{}", self.tag)
+    }
+
     /// Whether guests go out under the host's address.
     #[must_use]
     pub fn has_nat(&self) -> bool {
@@ -212,16 +229,21 @@ impl Network {
     /// inside. `mtu` is [`HostNetwork::mtu`]; `wish` what the guest says of its network.
     #[must_use]
     pub fn ops(&self, lease: &Lease, mtu: u32, wish: &NetworkWish) -> Vec<NetOp> {
-        let mut all = vec![
-            NetOp::Veth {
+        let isolated = wish.isolated_ports.unwrap_or(self.isolated_ports);
+        let outside = match self.is_routed() {
+            true => self.routed(lease, mtu, isolated, wish),
+            false => NetOp::Veth {
                 host_name: lease.host_interface.clone(),
                 guest_name: GUEST_INTERFACE.to_owned(),
                 bridge: self.bridge.clone(),
                 mac: lease.mac,
                 mtu,
-                isolated: wish.isolated_ports.unwrap_or(self.isolated_ports),
+                isolated,
                 shape: shape::shape(wish),
             },
+        };
+        let mut all = vec![
+            outside,
             NetOp::Loopback,
             NetOp::Address {
                 interface: GUEST_INTERFACE.to_owned(),

@@ -17,16 +17,18 @@ pub enum Kind {
     Bridge,
     /// By a bridge of its own, with no way out and none to the host.
     Isolated,
+    /// By no bridge: the host routes each address to its guest.
+    Routed,
 }
 
 impl Kind {
     /// All, as people write them.
-    pub const WORDS: [&str; 2] = ["bridge", "isolated"];
+    pub const WORDS: [&str; 3] = ["bridge", "isolated", "routed"];
 
     /// The kind of that word.
     #[must_use]
     pub fn of_word(word: &str) -> Option<Self> {
-        let all = [Self::Bridge, Self::Isolated];
+        let all = [Self::Bridge, Self::Isolated, Self::Routed];
         all.into_iter().find(|kind| kind.word() == word)
     }
 
@@ -36,6 +38,7 @@ impl Kind {
         match self {
             Self::Bridge => "bridge",
             Self::Isolated => "isolated",
+            Self::Routed => "routed",
         }
     }
 }
@@ -53,6 +56,9 @@ pub struct Record {
     /// Its bridge's name; `None` for one made from the network's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bridge: Option<String>,
+    /// Whether guests go out under the host's address; `None` for what the kind does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nat: Option<bool>,
     /// Largest packet; `None` for the way out's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
@@ -70,6 +76,17 @@ impl Record {
             return Err(format!(
                 "{bridge:?} cannot name a bridge: use 1 to 15 of A-Z, a-z, 0-9, '-', '_' and '.', beginning with a letter"
             ));
+        }
+        match (self.kind, self.nat) {
+            (Kind::Isolated, Some(true)) => {
+                return Err("an isolated network has no way out, so no NAT".to_owned());
+            }
+            (Kind::Bridge, Some(false)) => {
+                return Err(
+                    "guests on a bridge go out by NAT: for addresses that the world knows the way to, make a network of the kind routed".to_owned(),
+                );
+            }
+            _ => {}
         }
         match self.mtu {
             Some(mtu) if !MTU.contains(&mtu) => Err(format!(

@@ -341,6 +341,44 @@ fn the_commands_make_use_and_remove_a_network() {
     });
 }
 
+#[test]
+fn a_damaged_record_disables_its_network_and_nothing_else() {
+    as_host(|| {
+        if !need(Need::Root) {
+            return;
+        }
+        let host = Bulkhead::new();
+        host.ok(&["network", "create", "lan", "--subnet", "10.77.0.0/24"]);
+        made(&host, "a", &["--network", "lan", "--start"]);
+        made(&host, "b", &["--network", "lan"]);
+        made(&host, "c", &[]);
+        let record = host.root().join("var/lib/bulkhead/networks/lan.json");
+        let text = std::fs::read(&record).unwrap();
+        std::fs::write(&record, "{").unwrap();
+        assert!(host.ok(&["list"]).contains("running"));
+        assert!(!host.ok(&["network", "list"]).contains("lan"));
+        host.ok(&["start", "c"]);
+        let said = host.fails(&["start", "b"], 1);
+        assert!(said.contains("lan.json is damaged"), "{said}");
+        for args in [["network", "info", "lan"], ["network", "delete", "lan"]] {
+            assert!(host.fails(&args, 1).contains("lan.json is damaged"));
+        }
+        let said = host.fails(&["network", "create", "lan", "--subnet", "10.78.0.0/24"], 4);
+        assert!(said.contains("already"), "{said}");
+        let doctor = host.run(&["doctor", "--fix"]).stdout;
+        assert!(doctor.contains("lan.json"), "{doctor}");
+        host.ok(&["delete", "--force", "a"]);
+        assert_eq!(std::fs::read(&record).unwrap(), b"{");
+        // Put back from a backup, and what a guest that is gone had there is freed.
+        std::fs::write(&record, text).unwrap();
+        let left = data(&host, &["doctor", "--fix"]);
+        assert_eq!(left["leftovers"][0]["kind"], "address", "{left}");
+        host.ok(&["start", "b"]);
+        let said = host.fails(&["network", "info", "none"], 5);
+        assert!(said.contains("there are: bridge, lan"), "{said}");
+    });
+}
+
 /// Runs a command that is killed at each of its points in turn, with `doctor --fix` behind it; `check`
 /// looks at what is there then, and makes it as it was before, unless the command came to its end.
 fn killed_everywhere(host: &Bulkhead, args: &[&str], least: u32, mut check: impl FnMut(bool)) {

@@ -53,11 +53,7 @@ impl Manager {
     /// # Errors
     /// There is none, or a file cannot be read.
     pub fn network_view(&self, word: &str) -> Result<NetworkView> {
-        if word == self.network.word() {
-            return view(&self.network);
-        }
-        let name = word.parse().map_err(network)?;
-        view(&self.network.load(&name)?)
+        view(&self.network.by_word(word)?)
     }
 
     /// Changes a network; guests that run are kept apart, or not, at once.
@@ -113,9 +109,13 @@ impl Manager {
 
     /// Guests whose definitions name a network.
     fn users(&self, name: &NetworkName) -> Result<Vec<GuestName>> {
-        let mut all = self.names()?;
+        let (mut all, profiles) = (self.names()?, self.profiles()?);
         let kind = NetworkKind::Named(name.clone());
-        all.retain(|guest| self.guest(guest).is_ok_and(|g| g.network.kind == kind));
+        all.retain(|guest| {
+            let text = self.definition_text(guest);
+            let defined = text.and_then(|text| self.define_by(guest, &text, &profiles));
+            defined.is_ok_and(|guest| guest.network.kind == kind)
+        });
         Ok(all)
     }
 

@@ -19,7 +19,7 @@ use crate::model::{GuestName, NetworkName, nearest};
 pub enum DirectoryError {
     /// There is none of that name.
     #[error(
-        "there is no network {name}{}; there are: {}",
+        "there is no network {name:?}{}; there are: {}",
         near.as_ref().map_or_else(String::new, |near| format!(": did you mean {near}?")),
         known.join(", ")
     )]
@@ -106,14 +106,7 @@ impl Network {
     pub fn record(&self, name: &NetworkName) -> Result<Record, DirectoryError> {
         let record: Option<Record> = files::read(&self.record_file(name))?;
         let Some(record) = record else {
-            let known = self.names()?;
-            let words = || ["bridge", "none", "host"].into_iter();
-            let all = || words().chain(known.iter().map(NetworkName::as_str));
-            return Err(DirectoryError::Unknown {
-                name: name.to_string(),
-                near: nearest(name.as_str(), all()).map(str::to_owned),
-                known: all().map(str::to_owned).collect(),
-            });
+            return Err(self.unknown(name.as_str(), &["bridge", "none", "host"]));
         };
         if record.name != *name {
             let reason = format!("it is of a network {}", record.name);
@@ -121,6 +114,30 @@ impl Network {
             return Err(FileError::Damaged { path, reason }.into());
         }
         Ok(record)
+    }
+
+    /// The network of that name, or the one that is always there by the word for it.
+    ///
+    /// # Errors
+    /// There is none, or its record is damaged.
+    pub fn by_word(&self, word: &str) -> Result<Self, DirectoryError> {
+        match word.parse::<NetworkName>() {
+            _ if word == self.word() => Ok(self.clone()),
+            Ok(name) if self.record_file(&name).exists() => self.load(&name),
+            _ => Err(self.unknown(word, &[self.word()])),
+        }
+    }
+
+    /// The error for a name that no network has; these words could have been meant as well.
+    fn unknown(&self, name: &str, words: &[&str]) -> DirectoryError {
+        let known = self.names().unwrap_or_default();
+        let names = known.iter().map(NetworkName::as_str);
+        let all: Vec<&str> = words.iter().copied().chain(names).collect();
+        DirectoryError::Unknown {
+            name: name.to_owned(),
+            near: nearest(name, all.iter().copied()).map(str::to_owned),
+            known: all.into_iter().map(str::to_owned).collect(),
+        }
     }
 
     /// The names of those that somebody made, in order.

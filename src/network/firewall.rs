@@ -75,6 +75,9 @@ pub(super) fn tables(wanted: &Wanted<'_>) -> Value {
     if wanted.closed {
         all.extend(guard::closed(guard));
     }
+    if let Some(ends) = wanted.gate {
+        all = gated(all, guard, ends);
+    }
     if let Some(connections) = wanted.nat {
         all.extend(nat_table(name, inside, subnet));
         if connections > 0 {
@@ -98,6 +101,31 @@ pub(super) struct Wanted<'a> {
     pub(super) nat: Option<u32>,
     /// Whether nothing comes to the host.
     pub(super) closed: bool,
+    /// How names of the guests' interfaces begin, with a `*`, if the first rule of each chain is to let
+    /// all others go: there can be many networks, and each one's chains are met by the packets of all.
+    pub(super) gate: Option<&'a str>,
+}
+
+/// The same with such a rule at the head of every chain that has a hook.
+fn gated(all: Vec<Value>, at: &At, ends: &str) -> Vec<Value> {
+    let mut gated = Vec::with_capacity(all.len() + 8);
+    let mut hook = Value::Null;
+    for command in all {
+        if let Some(kind) = command["add"]["chain"].get("hook") {
+            hook = kind.clone();
+        }
+        let chain = command["flush"]["chain"]["name"].clone();
+        gated.push(command);
+        if let Some(chain) = chain.as_str() {
+            let key = match hook.as_str() {
+                Some("forward" | "postrouting") => "oifname",
+                _ => "iifname",
+            };
+            let elsewhere = matches("!=", json!({"meta": {"key": key}}), json!(ends));
+            gated.push(rule(at, chain, json!([elsewhere, {"accept": null}])));
+        }
+    }
+    gated
 }
 
 /// Guests go out under the host's address. Into the bridge comes what answers them and what a port of
@@ -252,6 +280,7 @@ mod tests {
             subnet: "10.9.0.0/24".parse().unwrap(),
             nat: Some(9),
             closed: false,
+            gate: None,
         })
     }
 
@@ -269,6 +298,36 @@ mod tests {
             "10.9.0.0"
         );
         assert_eq!(postrouting[1]["match"]["right"], hostile);
+    }
+
+    #[test]
+    fn packets_of_other_networks_leave_every_chain_at_once() {
+        let guard = (Family::Bridge, "bulkhead.lan".to_owned());
+        let text = tables(&Wanted {
+            guard: &guard,
+            name: "bulkhead.lan",
+            inside: "bh-1a",
+            subnet: "10.9.0.0/24".parse().unwrap(),
+            nat: None,
+            closed: true,
+            gate: Some("bh1a*"),
+        });
+        let all = text["nftables"].as_array().unwrap();
+        let hooks: Vec<&Value> = all
+            .iter()
+            .map(|c| &c["add"]["chain"])
+            .filter(|c| c["hook"].is_string())
+            .collect();
+        assert_eq!(hooks.len(), 7);
+        for chain in hooks {
+            let rules: Vec<&Value> = all
+                .iter()
+                .map(|c| &c["add"]["rule"])
+                .filter(|r| r["chain"] == chain["name"])
+                .collect();
+            assert_eq!(rules[0]["expr"][0]["match"]["right"], "bh1a*", "{chain}");
+            assert_eq!(rules[0]["expr"][1], json!({"accept": null}));
+        }
     }
 
     #[test]

@@ -250,6 +250,7 @@ impl Network {
             true => Some(self.ceiling()?),
             false => None,
         };
+        let ends = format!("{}*", self.prefix());
         let rules = firewall::tables(&firewall::Wanted {
             guard: &self.guard,
             name: table,
@@ -257,6 +258,7 @@ impl Network {
             subnet,
             nat,
             closed: self.is_closed(),
+            gate: self.name.as_ref().map(|_| ends.as_str()),
         });
         firewall::apply(table, &rules)?;
         pause()?;

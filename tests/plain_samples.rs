@@ -273,7 +273,7 @@ fn value_for(key: &Key, n: u32) -> String {
         "cpu.limit" | "cpu.burst" => format!("{}.{:02}", n % 7, 1 + n % 99),
         "cpu.cpuset" => (n % 8).to_string(),
         "restart.policy" => ["no", "on-failure", "always"][n as usize % 3].into(),
-        "network.kind" => ["bridge", "none", "host"][n as usize % 3].into(),
+        "network.kind" => ["bridge", "none", "host", "lan"][n as usize % 4].into(),
         "network.address" | "network.dns" => format!("10.0.{}.{}", n % 200, n % 100),
         "network.rate_in" | "network.rate_out" => format!("{}kbit", 64 + n),
         "network.firewall" => format!("in accept tcp {}", 1 + n % 60_000),

@@ -93,7 +93,8 @@ fn values_out_of_range_and_names_that_are_none() {
     no(&["--mount", "relative:/mnt"], 5, &["relative"]);
     no(&["--stop-signal", "SIGNOPE"], 5, &["is not a signal"]);
     no(&["--restart", "sometimes"], 2, &["no, on-failure, always"]);
-    no(&["--network", "bridg"], 2, &["did you mean \"bridge\"?"]);
+    no(&["--network", "bridg"], 5, &["did you mean bridge?"]);
+    no(&["--network", "Bridge"], 2, &["none of bridge, none, host"]);
     no(&["--profile", "tyni"], 5, &["did you mean \"tiny\"?"]);
     no(&["--timezone", "Europe/../../etc"], 5, &["timezone"]);
     no(&["--ssh-key", "two\nlines"], 2, &["control character"]);

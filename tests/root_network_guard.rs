@@ -20,7 +20,10 @@ struct Street {
 
 impl Street {
     fn new(guests: &[(&str, &[&str])]) -> Self {
-        let bulkhead = Bulkhead::new();
+        Self::with(Bulkhead::new(), guests)
+    }
+
+    fn with(bulkhead: Bulkhead, guests: &[(&str, &[&str])]) -> Self {
         for (name, flags) in guests {
             let create = ["create", name, "--template", "host", "--start"];
             let init = ["--init", "/bin/sleep 86400"];
@@ -132,6 +135,31 @@ fn a_guest_speaks_only_for_itself() {
         "no-protocol",
     ] {
         assert!(open.iter().any(|seen| seen == name), "{name}: {open:?}");
+    }
+}
+
+#[test]
+fn a_guest_of_a_network_of_ones_own_speaks_only_for_itself() {
+    if !need(Need::Root) {
+        return;
+    }
+    for kind in ["bridge", "isolated"] {
+        let bulkhead = Bulkhead::new();
+        bulkhead.ok(&["network", "create", "lan", "--kind", kind]);
+        let flags: &[&str] = &["--network", "lan"];
+        let street = Street::with(
+            bulkhead,
+            &[("evil", flags), ("victim", flags), ("other", flags)],
+        );
+        let watcher = street.watch("victim");
+        street.send(&["forge"], "evil", "victim", "other");
+        street.send(&["honest"], "evil", "victim", "other");
+        street.send(&["plain", "end"], "evil", "victim", "other");
+        assert_eq!(
+            watcher.seen(),
+            ["ask", "probe", "packet", "broadcast"],
+            "{kind}"
+        );
     }
 }
 

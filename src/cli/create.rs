@@ -91,11 +91,10 @@ fn create(context: &Context, matches: &ArgMatches) -> Result<u8> {
         template: created.guest.origin.template().map(|t| t.name.clone()),
         image: created.image.digest,
         address: manager
-            .network
-            .find(&name)
+            .leased(&name)
             .ok()
             .flatten()
-            .map(|lease| lease.address),
+            .map(|(_, lease)| lease.address),
         pid: None,
     };
     if matches.get_flag("start") {

@@ -10,6 +10,7 @@ use crate::guest::{GuestError, view};
 use crate::kernel::cgroup::CgroupError;
 use crate::kernel::{Errno, KernelError, interrupt};
 use crate::launch::EnterError;
+use crate::network::DirectoryError;
 use crate::storage::backup::BackupError;
 use crate::storage::{ImageError, PoolError, TemplateError};
 
@@ -191,6 +192,12 @@ impl From<PoolError> for Fault {
     }
 }
 
+impl From<DirectoryError> for Fault {
+    fn from(error: DirectoryError) -> Self {
+        GuestError::from(error).into()
+    }
+}
+
 impl From<TemplateError> for Fault {
     fn from(error: TemplateError) -> Self {
         ImageError::from(error).into()
@@ -219,6 +226,7 @@ fn code(error: &GuestError) -> u8 {
         GuestError::Exists(_)
         | GuestError::SnapshotExists { .. }
         | GuestError::Pool(PoolError::Exists(_) | PoolError::InUse { .. })
+        | GuestError::Directory(DirectoryError::Exists(_) | DirectoryError::InUse { .. })
         | GuestError::WrongState { .. }
         | GuestError::Mounted { .. }
         | GuestError::NoUndo(_)

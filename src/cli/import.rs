@@ -126,12 +126,12 @@ fn import(context: &Context, matches: &ArgMatches) -> Result<u8> {
     let done = manager.import(source, &wish, &mut |step| teller.tell(step));
     drop(teller);
     let done = done.map_err(|error| Fault::from(error).or_interrupted())?;
-    let lease = manager.network.find(&done.guest.name).ok().flatten();
+    let lease = manager.leased(&done.guest.name).ok().flatten();
     let made = Made {
         guest: done.guest.name.to_string(),
         image: done.image.clone(),
         new_image: done.new_image,
-        address: lease.map(|lease| lease.address),
+        address: lease.map(|(_, lease)| lease.address),
         notes: done.notes.clone(),
     };
     if context.format != Format::Table {

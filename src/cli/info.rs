@@ -6,7 +6,7 @@ use super::logs;
 use super::render::{safe, toned};
 use crate::guest::view::{Info, Row, bytes_text, reason_text};
 use crate::model::clock::{span, time};
-use crate::model::{Event, EventKind, Guest, ID_BLOCK, NetworkKind, RestartPolicy, Sample};
+use crate::model::{Event, EventKind, Guest, ID_BLOCK, RestartPolicy, Sample};
 
 pub(super) const INFO: Verb = Verb {
     name: "info",
@@ -129,13 +129,11 @@ fn what_it_is(lines: &mut Lines, guest: &Guest) {
     }
     lines.add("profiles", &guest.profiles.join(", "));
     lines.add("hostname", &guest.hostname);
-    let network = match guest.network.kind {
-        NetworkKind::Bridge if guest.network.isolated_ports == Some(true) => "bridge, isolated",
-        NetworkKind::Bridge => "bridge",
-        NetworkKind::None => "none",
-        NetworkKind::Host => "host",
+    let apart = match guest.network.isolated_ports {
+        Some(true) if guest.network.kind.has_address() => ", isolated",
+        _ => "",
     };
-    lines.add("network", network);
+    lines.add("network", &format!("{}{apart}", guest.network.kind));
     let forwards = guest.network.forwards.iter();
     lines.all("forward", forwards.map(ToString::to_string));
     let rules = guest.network.firewall.iter();

@@ -43,6 +43,7 @@ mod limits;
 pub mod list;
 mod logs;
 mod many;
+mod network;
 mod order;
 mod plan;
 mod pool;

@@ -1,7 +1,7 @@
 //! What no guest may ask of the network. The other settings are next door in `check`, which asks here.
 
 use super::check::Found;
-use crate::model::{Bytes, Guest, NetworkKind, NetworkWish, Rate};
+use crate::model::{Bytes, Guest, NetworkWish, Rate};
 
 /// resolv.conf(5): the resolver library looks at no more.
 const MOST_NAME_SERVERS: usize = 3;
@@ -19,10 +19,10 @@ const BURST: (Bytes, Bytes) = (Bytes(4 << 10), Bytes(1 << 30));
 pub(super) fn network(guest: &Guest, found: &mut Found) {
     let network = &guest.network;
     if let Some(address) = network.address {
-        if network.kind != NetworkKind::Bridge {
+        if !network.kind.has_address() {
             found.add(
                 "network.address",
-                "needs the network kind bridge: another has no address of its own",
+                "needs the network kind bridge, or a network's name: another has no address of its own",
             );
         } else if address.is_unspecified() || address.is_loopback() || address.is_multicast() {
             found.add(
@@ -31,10 +31,10 @@ pub(super) fn network(guest: &Guest, found: &mut Found) {
             );
         }
     }
-    if network.isolated_ports == Some(true) && network.kind != NetworkKind::Bridge {
+    if network.isolated_ports == Some(true) && !network.kind.has_address() {
         found.add(
             "network.isolated_ports",
-            "needs the network kind bridge: another has no port",
+            "needs the network kind bridge, or a network's name: another has no port",
         );
     }
     for server in &network.dns {
@@ -48,10 +48,10 @@ pub(super) fn network(guest: &Guest, found: &mut Found) {
             format!("more than {MOST_NAME_SERVERS} name servers: no program asks the others"),
         );
     }
-    if !network.firewall.is_empty() && network.kind != NetworkKind::Bridge {
+    if !network.firewall.is_empty() && !network.kind.has_address() {
         found.add(
             "network.firewall",
-            "needs the network kind bridge: another has no port to stand at",
+            "needs the network kind bridge, or a network's name: another has no port to stand at",
         );
     }
     if network.firewall.len() > MOST_RULES {
@@ -67,10 +67,10 @@ pub(super) fn network(guest: &Guest, found: &mut Found) {
 fn forwards(network: &NetworkWish, found: &mut Found) {
     const KEY: &str = "network.forward";
     let all = &network.forwards;
-    if !all.is_empty() && network.kind != NetworkKind::Bridge {
+    if !all.is_empty() && !network.kind.has_address() {
         found.add(
             KEY,
-            "needs the network kind bridge: another has no address that a port could lead to",
+            "needs the network kind bridge, or a network's name: another has no address that a port could lead to",
         );
     }
     for (at, one) in all.iter().enumerate() {
@@ -91,14 +91,17 @@ fn forwards(network: &NetworkWish, found: &mut Found) {
 }
 
 fn rates(network: &NetworkWish, found: &mut Found) {
-    let bridge = network.kind == NetworkKind::Bridge;
+    let bridge = network.kind.has_address();
     for (key, rate) in [
         ("network.rate_in", network.rate_in),
         ("network.rate_out", network.rate_out),
     ] {
         match rate {
             Some(_) if !bridge => {
-                found.add(key, "needs the network kind bridge: another has no rate");
+                found.add(
+                    key,
+                    "needs the network kind bridge, or a network's name: another has no rate",
+                );
             }
             Some(rate) => found.range(key, &rate, &SLOWEST, &FASTEST),
             None => {}

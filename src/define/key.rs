@@ -187,7 +187,7 @@ pub const KEYS: &[Key] = &[
     key("snapshots.monthly", "snapshot-monthly", "COUNT", Kind::Number, LIVE,
         "The same of months [default: 0]"),
     key("network.kind", "network", "KIND", Kind::Text, RESTART,
-        "bridge, none, or host (no isolation) [default: bridge]"),
+        "bridge, none, host (no isolation), or a network's name [default: bridge]"),
     key("network.address", "address", "IP", Kind::Text, RESTART,
         "IPv4 address on the bridge, or none to be given one [default: none]"),
     key("network.dns", "dns", "IP", Kind::List, RESTART,

@@ -9,7 +9,7 @@ use super::flag::{device_text, io_limit_text, mount_text, tmpfs_text};
 use super::key::{Key, KeyError, KeyPath};
 use super::resolve::BURST_PERIOD_US;
 use super::schedule;
-use super::word::{NETWORK_KINDS, Pause, RESTART_POLICIES, rlimit_text};
+use super::word::{Pause, RESTART_POLICIES, rlimit_text};
 use crate::model::{Cpus, Guest};
 
 /// The value of a setting such as `memory.limit` or `labels.team`; of one with several items, one
@@ -192,7 +192,7 @@ fn rest(guest: &Guest, path: &str) -> Items {
             |d| d.path.display().to_string(),
             device_text,
         ),
-        "network.kind" => word(&NETWORK_KINDS, &guest.network.kind),
+        "network.kind" => single(&guest.network.kind),
         "network.address" => optional(guest.network.address),
         "network.dns" => list(&guest.network.dns, ToString::to_string),
         "network.isolated_ports" => optional(guest.network.isolated_ports),

@@ -125,7 +125,7 @@ pub(super) const RESTART_POLICIES: [(&str, RestartPolicy); 3] = [
     ("always", RestartPolicy::Always),
 ];
 
-pub(super) const NETWORK_KINDS: [(&str, NetworkKind); 3] = [
+const NETWORK_KINDS: [(&str, NetworkKind); 3] = [
     ("bridge", NetworkKind::Bridge),
     ("none", NetworkKind::None),
     ("host", NetworkKind::Host),
@@ -137,9 +137,21 @@ impl Word for RestartPolicy {
     }
 }
 
+/// A kind, or the name of a network. Whether there is one of that name is not known here.
 impl Word for NetworkKind {
     fn read(text: &str) -> Result<Self, String> {
-        choice(text, &NETWORK_KINDS)
+        let kind = |(_, kind): &(&str, Self)| kind.clone();
+        let found = NETWORK_KINDS.iter().find(|(word, _)| *word == text);
+        found.map(kind).map_or_else(
+            || match text.parse() {
+                Ok(name) => Ok(Self::Named(name)),
+                Err(error) => Err(format!(
+                    "{} is none of bridge, none, host; and {error}",
+                    quoted(text)
+                )),
+            },
+            Ok,
+        )
     }
 }
 

@@ -186,11 +186,10 @@ impl Manager {
     /// What the firewall has counted of a guest, if it has an address.
     fn counted(&self, name: &GuestName) -> Result<Option<Seen<Traffic>>> {
         let failed = |error: Box<dyn std::error::Error + Send + Sync>| GuestError::Network(error);
-        let lease = self.network.find(name).map_err(|e| failed(e.into()))?;
-        let Some(lease) = lease else {
+        let Some((network, lease)) = self.leased(name)? else {
             return Ok(None);
         };
-        let counters = self.network.counters(&lease);
+        let counters = network.counters(&lease);
         let counters = counters.map_err(|e| failed(e.into()))?;
         Ok(counters.map(|counters| Seen {
             source: counters.source,

@@ -91,8 +91,10 @@ impl Manager {
             applied: just_names(applied),
             waiting: just_names(waiting),
         };
-        if guest.network.address.is_some() || !guest.network.forwards.is_empty() {
-            self.network.preview(name, &guest.network)?;
+        if let Some(network) = self.network_of(&guest.network)?
+            && (guest.network.address.is_some() || !guest.network.forwards.is_empty())
+        {
+            network.preview(name, &guest.network)?;
         }
         if dry_run {
             if runs {
@@ -118,24 +120,28 @@ impl Manager {
             };
             if !old.as_ref().is_some_and(same) {
                 fault::point()?;
-                self.network.follow(name, &guest.network)?;
+                self.follow(name, &guest.network)?;
             }
             fault::point()?;
             file::write_whole(&self.definition_path(name), text.as_bytes(), 0o600)?;
             Ok(())
         });
         if let Err(error) = done {
-            if let Some(old) = old {
+            if let Some(old) = &old {
                 // All was so a moment ago; the error that matters is the one above.
-                let _same = self.network.follow(name, &old.network);
+                let _same = self.follow(name, &old.network);
                 if runs {
-                    let _same = self.apply(name, &old);
+                    let _same = self.apply(name, old);
                 }
             }
             if let Some(held) = held {
                 let _same = self.hold_promise(name, held);
             }
             return Err(error);
+        }
+        if !runs && old.is_none_or(|old| old.network.kind != guest.network.kind) {
+            // What this leaves, `doctor` names, and the next start frees.
+            let _later = self.release_others(name, &guest.network);
         }
         let mut keys = changed.applied.clone();
         keys.extend(changed.waiting.clone());
@@ -203,9 +209,8 @@ impl Manager {
     fn change_port(&self, name: &GuestName, guest: &Guest) -> Result<()> {
         let failed = |error: Box<dyn std::error::Error + Send + Sync>| GuestError::Network(error);
         fault::point()?;
-        match self.network.find(name).map_err(|e| failed(e.into()))? {
-            Some(lease) => {
-                let network = &self.network;
+        match self.leased(name)? {
+            Some((network, lease)) => {
                 network
                     .isolate(&lease, guest.network.isolated_ports)
                     .map_err(|e| failed(e.into()))?;
@@ -256,13 +261,7 @@ impl Manager {
                 let put_away = !self.state_path(name).exists() || !self.has_keeper(name);
                 status == Status::Stopped && put_away
             }
-            Until::Address => {
-                runs && self
-                    .network
-                    .find(name)
-                    .map_err(|e| GuestError::Network(e.into()))?
-                    .is_some()
-            }
+            Until::Address => runs && self.leased(name)?.is_some(),
             Until::Ready => runs && self.is_ready(name),
         })
     }

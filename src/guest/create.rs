@@ -7,8 +7,8 @@ use super::error::{GuestError, Result};
 use super::manager::{Manager, now_ms};
 use super::store::{Machine, Written};
 use crate::kernel::{KernelError, fault, file, random};
-use crate::model::{EventKind, Guest, GuestName, NetworkKind, Origin, Status};
-use crate::network::Lease;
+use crate::model::{EventKind, Guest, GuestName, Origin, Status};
+use crate::network::{Lease, Network};
 use crate::storage::{self, FirstBoot, Image, Pool, Progress, Quota};
 
 /// A guest that was made.
@@ -57,8 +57,8 @@ impl Manager {
         self.check_host_side(&guest)?;
         self.pool_of(&guest)?
             .driver_for(&self.layout, quota(&guest))?;
-        if guest.network.kind == NetworkKind::Bridge {
-            self.network.preview(name, &guest.network)?;
+        if let Some(network) = self.network_of(&guest.network)? {
+            network.preview(name, &guest.network)?;
         }
         Ok(guest)
     }
@@ -202,12 +202,17 @@ impl Manager {
         Ok(image)
     }
 
-    /// The guest's address on the bridge, taken if it has none yet. Its lock is held.
-    pub(super) fn lease(&self, name: &GuestName, guest: &Guest) -> Result<Option<Lease>> {
-        Ok(match guest.network.kind {
-            NetworkKind::Bridge => Some(self.network.lease(name, &guest.network)?),
-            NetworkKind::None | NetworkKind::Host => None,
-        })
+    /// The guest's network and its address there, taken if it has none yet. Its lock is held.
+    pub(super) fn lease(
+        &self,
+        name: &GuestName,
+        guest: &Guest,
+    ) -> Result<Option<(Network, Lease)>> {
+        let Some(network) = self.network_of(&guest.network)? else {
+            return Ok(None);
+        };
+        let lease = network.lease(name, &guest.network)?;
+        Ok(Some((network, lease)))
     }
 
     /// What the host writes into the guest's files.
@@ -215,25 +220,24 @@ impl Manager {
         &self,
         guest: &Guest,
         machine: &Machine,
-        lease: Option<&Lease>,
+        leased: Option<&(Network, Lease)>,
     ) -> Result<FirstBoot> {
-        let hosts = match lease {
-            Some(_) => self
-                .network
+        let hosts = match leased {
+            Some((network, _)) => network
                 .hosts()
                 .map_err(|error| GuestError::Network(error.into()))?,
             None => Vec::new(),
         };
+        let lease = leased.map(|(_, lease)| lease);
         let own = lease.map(|lease| lease.address);
         Ok(FirstBoot {
             hostname: guest.hostname.clone(),
             domain: guest.domain.clone(),
             address: lease.map(|lease| (lease.address, lease.prefix)),
-            gateway: lease.map(|lease| lease.gateway),
-            dns: if lease.is_some() {
-                self.network.dns(&guest.network.dns)
-            } else {
-                guest.network.dns.clone()
+            gateway: leased.and_then(|(network, lease)| network.gateway(lease)),
+            dns: match leased {
+                Some((network, _)) => network.dns(&guest.network.dns),
+                None => guest.network.dns.clone(),
             },
             hosts: hosts
                 .into_iter()
@@ -253,8 +257,7 @@ impl Manager {
             return Ok(());
         }
         self.remove_files(name)?;
-        self.network.release(name)?;
-        Ok(())
+        self.release(name)
     }
 
     /// Whether what the definition names on the host is there and of the right kind.

@@ -69,12 +69,8 @@ impl Manager {
         if !folder.exists() {
             return Ok(());
         }
-        if let Some(lease) = self
-            .network
-            .find(name)
-            .map_err(|error| GuestError::Network(error.into()))?
-        {
-            self.network
+        if let Some((network, lease)) = self.leased(name)? {
+            network
                 .teardown_guest(&lease)
                 .map_err(|error| GuestError::Network(error.into()))?;
         }
@@ -128,7 +124,7 @@ impl Manager {
     ) -> Result<()> {
         machine.renaming = Some(to.clone());
         let moved = self.write_machine(from, &machine).and_then(|()| {
-            self.network.rename(from, to)?;
+            self.pass_on(from, to)?;
             fault::point()?;
             let (old, new) = (self.layout.guest(from), self.layout.guest(to));
             std::fs::rename(&old, &new).map_err(KernelError::io("rename", old.display()))?;
@@ -154,13 +150,9 @@ impl Manager {
         let Some(other) = machine.renaming.take() else {
             return Ok(());
         };
-        let find = |name| {
-            let lease = self.network.find(name);
-            lease.map_err(|error| GuestError::Network(error.into()))
-        };
         let passed_on = other != *name && !self.layout.guest(&other).exists();
-        if passed_on && find(name)?.is_none() {
-            self.network.rename(&other, name)?;
+        if passed_on && self.leased(name)?.is_none() {
+            self.pass_on(&other, name)?;
         }
         // Under the name it had it is not in the trash.
         machine.trashed = machine.trashed.filter(|trashed| trashed.name != *name);

@@ -1,7 +1,7 @@
 //! What can go wrong with a guest, by what a person can do about it.
 
 use crate::model::{GuestName, Status};
-use crate::network::LeaseError;
+use crate::network::{DirectoryError, LeaseError};
 
 /// A verb that was not carried out. Nothing has changed, unless it says otherwise.
 #[derive(Debug, thiserror::Error)]
@@ -202,7 +202,10 @@ pub enum GuestError {
     },
     /// Its address (exit code 5).
     #[error(transparent)]
-    Lease(#[from] crate::network::LeaseError),
+    Lease(#[from] LeaseError),
+    /// The network it is to be on.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
     /// The host's network.
     #[error("cannot set up the guests' network")]
     Network(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -292,6 +295,10 @@ impl GuestError {
             }
             Self::Image(error) => matches!(error, crate::storage::ImageError::Unsound { .. }),
             Self::Lease(error) => !matches!(error, LeaseError::File(_) | LeaseError::Host(_)),
+            Self::Directory(error) => matches!(
+                error,
+                DirectoryError::Unknown { .. } | DirectoryError::Refused { .. }
+            ),
             Self::Start { refused, .. } => *refused,
             _ => false,
         }

@@ -253,7 +253,13 @@ pub(super) fn refuse_reach(name: &GuestName, guest: &Guest) -> Result<()> {
     let reach = [
         ("mount", !guest.mounts.is_empty()),
         ("device", !guest.devices.is_empty()),
-        ("network.kind", guest.network.kind == NetworkKind::Host),
+        (
+            "network.kind",
+            matches!(
+                guest.network.kind,
+                NetworkKind::Host | NetworkKind::Named(_)
+            ),
+        ),
         ("security.nesting", security.nesting),
         (
             "security.seccomp",

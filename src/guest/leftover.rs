@@ -9,12 +9,12 @@ use serde::Serialize;
 
 use super::error::{GuestError, Result};
 use super::manager::Manager;
+use super::networks::network;
 use super::store::GuestLock;
 use crate::kernel::cgroup::{self, Group};
 use crate::kernel::file::{self, Lock};
 use crate::kernel::mount;
-use crate::model::{GuestName, NetworkKind, Status};
-use crate::network::{FileError, LeaseError};
+use crate::model::{GuestName, Status};
 use crate::storage;
 
 /// How long a command at work is waited for before its guest is passed over.
@@ -45,20 +45,8 @@ impl Manager {
         for name in self.all_names()? {
             self.of_guest(&name, fix, &mut found)?;
         }
-        if !self.book_is_whole(fix, &mut found)? {
+        if !self.of_networks(fix, &mut found)? {
             return Ok(found);
-        }
-        self.interfaces(fix, &mut found)?;
-        if self.network.is_open().map_err(|e| network(&e))? {
-            let close = || self.network.ensure_host().map(drop);
-            let done = fix.then(|| close().map_err(|e| super::view::chain(&e)));
-            let bridge = self.network.bridge().to_owned();
-            found.push(leftover("bridge without its firewall", bridge, done));
-        }
-        for entry in self.network.stale_entries().map_err(|e| network(&e))? {
-            let remove = || self.network.remove_entry(&entry);
-            let done = fix.then(|| remove().map_err(|e| super::view::chain(&e)));
-            found.push(leftover("firewall entry", entry.to_string(), done));
         }
         for name in self.without_guest()? {
             self.of_nobody(&name, fix, &mut found)?;
@@ -81,7 +69,7 @@ impl Manager {
     }
 
     /// The lock, unless a command is at work on that guest.
-    fn idle(&self, name: &GuestName) -> Option<GuestLock> {
+    pub(super) fn idle(&self, name: &GuestName) -> Option<GuestLock> {
         self.lock_within(name, "doctor", PATIENCE).ok()
     }
 
@@ -105,24 +93,7 @@ impl Manager {
             let done = fix.then(|| self.settle_rename(name));
             found.push(leftover("half-renamed guest", name.to_string(), told(done)));
         }
-        if self.trashed(name).is_some() && self.network.find(name).is_ok_and(|l| l.is_some()) {
-            let done = fix.then(|| self.give_up_address(name));
-            found.push(leftover("address", name.to_string(), told(done)));
-        }
-        // A change of its network that was cut short before its definition had it.
-        if self.trashed(name).is_none()
-            && let Ok(guest) = self.guest(name)
-            && let Ok(Some(held)) = self.network.held(name)
-            && (&held.forwards, &held.firewall)
-                != (&guest.network.forwards, &guest.network.firewall)
-        {
-            let kind = match held.forwards == guest.network.forwards {
-                true => "firewall rules",
-                false => "ports",
-            };
-            let follow = || Ok(self.network.follow(name, &guest.network)?);
-            found.push(leftover(kind, name.to_string(), told(fix.then(follow))));
-        }
+        self.of_address(name, status, fix, found)?;
         if self.is_abandoned(name) {
             let done = fix.then(|| self.let_go(name));
             found.push(leftover("held guest", name.to_string(), told(done)));
@@ -143,56 +114,6 @@ impl Manager {
         Ok(())
     }
 
-    /// The book of leases; written anew, with `fix`, from what is known of each guest beside it. Without
-    /// it nothing can be said of interfaces and addresses.
-    fn book_is_whole(&self, fix: bool, found: &mut Vec<Leftover>) -> Result<bool> {
-        let Err(LeaseError::File(FileError::Damaged { path, .. })) = self.network.check() else {
-            return Ok(true);
-        };
-        let rebuild = || {
-            let mut known = Vec::new();
-            for name in self.all_names()? {
-                let Ok(guest) = self.guest(&name) else {
-                    continue;
-                };
-                if guest.network.kind == NetworkKind::Bridge && self.trashed(&name).is_none() {
-                    let written = self.written(&name).and_then(|written| written.address);
-                    let mut wish = guest.network;
-                    wish.address = wish.address.or(written);
-                    known.push((name, wish));
-                }
-            }
-            self.network.rebuild(&known).map_err(|e| network(&e))
-        };
-        let done = told(fix.then(rebuild));
-        let whole = matches!(done, Some(Ok(())));
-        found.push(leftover("damaged file", path.display().to_string(), done));
-        Ok(whole)
-    }
-
-    /// Interfaces of guests that do not run, and of nobody.
-    fn interfaces(&self, fix: bool, found: &mut Vec<Leftover>) -> Result<()> {
-        let strays = self.network.leftovers(&[]).map_err(|e| network(&e))?;
-        for stray in strays {
-            let mut lock = None;
-            if let Some(guest) = &stray.guest {
-                lock = self.idle(guest);
-                let runs = !matches!(
-                    self.status(guest),
-                    Ok(Status::Stopped | Status::Creating) | Err(_)
-                );
-                if lock.is_none() || runs {
-                    continue;
-                }
-            }
-            let remove = || self.network.remove_leftover(&stray);
-            let done = fix.then(|| remove().map_err(|e| super::view::chain(&e)));
-            found.push(leftover("interface", stray.interface.clone(), done));
-            drop(lock);
-        }
-        Ok(())
-    }
-
     /// Names under which something is there, but no guest.
     fn without_guest(&self) -> Result<BTreeSet<String>> {
         let mut names = BTreeSet::new();
@@ -202,9 +123,10 @@ impl Manager {
         for folder in ["guests", "locks"] {
             names.extend(entries(&self.layout.run().join(folder)));
         }
-        let leases = self.network.orphans(&[]);
-        let leases = leases.map_err(|e| network(&e))?;
-        names.extend(leases.iter().map(GuestName::to_string));
+        for one in self.networks()? {
+            let leases = one.orphans(&[]).map_err(network)?;
+            names.extend(leases.iter().map(GuestName::to_string));
+        }
         names.retain(|name| !self.layout.guests().join(name).exists());
         Ok(names)
     }
@@ -231,14 +153,9 @@ impl Manager {
             found.push(leftover("run state", run.display().to_string(), done));
         }
         if let Ok(guest) = name.parse::<GuestName>()
-            && self
-                .network
-                .find(&guest)
-                .map_err(|e| network(&e))?
-                .is_some()
+            && self.leased(&guest)?.is_some()
         {
-            let done = fix.then(|| self.network.release(&guest).map(drop));
-            let done = done.map(|done| done.map_err(|e| super::view::chain(&e)));
+            let done = told(fix.then(|| self.release(&guest)));
             found.push(leftover("address", name.to_owned(), done));
         }
         if lock.is_some() {
@@ -254,6 +171,7 @@ impl Manager {
         let mut folders = vec![
             var.clone(),
             var.join("network"),
+            self.layout.networks(),
             run.clone(),
             run.join("network"),
             self.layout.images().join("by-recipe"),
@@ -261,8 +179,13 @@ impl Manager {
             self.layout.cache().join("seccomp"),
         ];
         folders.push(self.closed_folder());
-        for guests in [self.layout.guests(), run.join("guests")] {
-            folders.extend(entries(&guests).iter().map(|name| guests.join(name)));
+        for each in [
+            self.layout.guests(),
+            run.join("guests"),
+            self.layout.networks(),
+            run.join("networks"),
+        ] {
+            folders.extend(entries(&each).iter().map(|name| each.join(name)));
         }
         folders
             .iter()
@@ -276,9 +199,9 @@ impl Manager {
     /// # Errors
     /// The kernel refuses.
     pub fn remove_shared(&self) -> Result<()> {
-        self.network
-            .remove_host_if_unused()
-            .map_err(|error| GuestError::Network(error.into()))?;
+        for one in self.networks()? {
+            one.remove_host_if_unused().map_err(network)?;
+        }
         cgroup::remove_parent_if_empty(
             &self.cgroup_host()?,
             &self.layout.kernel_name(),
@@ -286,10 +209,6 @@ impl Manager {
         )?;
         Ok(())
     }
-}
-
-fn network(error: &dyn std::error::Error) -> GuestError {
-    GuestError::Network(super::view::chain(error).into())
 }
 
 /// Names in a folder; none if it is not there.
@@ -300,11 +219,11 @@ fn entries(folder: &Path) -> Vec<String> {
         .collect()
 }
 
-fn told(done: Option<Result<()>>) -> Option<std::result::Result<(), String>> {
+pub(super) fn told(done: Option<Result<()>>) -> Option<std::result::Result<(), String>> {
     done.map(|done| done.map_err(|error| super::view::chain(&error)))
 }
 
-fn leftover(
+pub(super) fn leftover(
     kind: &'static str,
     name: String,
     done: Option<std::result::Result<(), String>>,

@@ -127,10 +127,12 @@ impl Manager {
             }
         }
         let names: Vec<GuestName> = look.guests.keys().cloned().collect();
-        let traffic = self.network.counters_of(&names);
-        for (name, counters) in traffic.map_err(|error| GuestError::Network(error.into()))? {
-            if let Some(seen) = look.guests.get_mut(&name) {
-                seen.traffic = Some(counters);
+        for network in self.networks()? {
+            let traffic = network.counters_of(&names);
+            for (name, counters) in traffic.map_err(|error| GuestError::Network(error.into()))? {
+                if let Some(seen) = look.guests.get_mut(&name) {
+                    seen.traffic = Some(counters);
+                }
             }
         }
         Ok(look)

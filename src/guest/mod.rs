@@ -19,11 +19,12 @@
 //! | `keeper`, `console` | the small process beside a guest, and its viewers |
 //! | `successor` | how the launching process becomes the keeper |
 //! | `view`, `limited`, `why`, `load` | what `list` and `info` show; what `limits` does; what `why` says; what `top` shows |
+//! | `networks` | which network a guest is on |
 //! | `neighbours` | guests' names for each other while they run |
 //! | `account`, `ledger` | what it has used, sent and received, over all its runs |
 //! | `events` | what happened |
 //! | `doctor` | what this host can do |
-//! | `leftover` | what commands that died have left, named and removed |
+//! | `leftover`, `leftover_network` | what commands that died have left, named and removed |
 //!
 //! The kernel is the truth: a guest runs when its first process lives, whatever a file says. A
 //! command that died is finished or undone by the next one that takes the guest's lock, with the
@@ -51,11 +52,13 @@ pub mod import;
 pub mod keeper;
 mod ledger;
 pub mod leftover;
+mod leftover_network;
 mod life;
 pub mod limited;
 pub mod load;
 pub mod manager;
 mod neighbours;
+pub mod networks;
 mod planned;
 mod program;
 mod publish;
@@ -63,9 +66,9 @@ pub mod reinstall;
 pub mod rescue;
 pub mod schedule;
 pub mod snapshot;
-pub mod split;
 pub mod snapshot_diff;
 pub mod snapshot_mount;
+pub mod split;
 pub mod start;
 pub mod stop;
 mod store;

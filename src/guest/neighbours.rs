@@ -13,7 +13,7 @@ use super::error::Result;
 use super::manager::Manager;
 use crate::kernel::file::Lock;
 use crate::launch::Task;
-use crate::model::{GuestName, NetworkKind, Status};
+use crate::model::{GuestName, Status};
 use crate::storage;
 
 /// How long the waiting one waits; guests that stop answering cost the working one seconds each.
@@ -71,12 +71,11 @@ impl Manager {
             return Ok(());
         }
         let guest = self.guest(name)?;
-        if guest.network.kind != NetworkKind::Bridge {
+        if !guest.network.kind.has_address() {
             return Ok(());
         }
         // No lock is held: one that is being deleted must not be given an address anew.
-        let lease = self.network.find(name);
-        let lease = lease.map_err(|error| super::GuestError::Network(error.into()))?;
+        let lease = self.leased(name)?;
         let boot = self.first_boot_data(&guest, &self.machine(name)?, lease.as_ref())?;
         let block = storage::hosts_of(name, &boot).map_err(|error| super::GuestError::Root {
             name: name.clone(),

@@ -3,11 +3,11 @@
 
 use super::error::{GuestError, Result};
 use super::manager::Manager;
+use super::networks::without_address;
 use super::program::Program;
 use super::rescue::Rescue;
 use super::store::Machine;
-use crate::model::{Guest, GuestName, NetOp, NetworkKind};
-use crate::network::Network;
+use crate::model::{Guest, GuestName, NetOp};
 use crate::plan::{self, LaunchPlan, Placement};
 use crate::storage::{self, Image};
 
@@ -31,13 +31,12 @@ impl Manager {
         let guest = self.guest(name)?;
         let machine = self.machine(name)?;
         let image = storage::load_image(&self.layout, &machine.image)?;
-        let net = match guest.network.kind {
-            NetworkKind::Bridge => {
-                let lease = self.network.preview(name, &guest.network)?;
-                self.network.ops(&lease, 1500, &guest.network)
+        let net = match self.network_of(&guest.network)? {
+            Some(network) => {
+                let lease = network.preview(name, &guest.network)?;
+                network.ops(&lease, 1500, &guest.network)
             }
-            NetworkKind::None => Network::loopback_ops(),
-            NetworkKind::Host => Vec::new(),
+            None => without_address(&guest.network),
         };
         self.plan_with(guest, &machine, (&image, None), net)
     }

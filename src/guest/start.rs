@@ -14,6 +14,7 @@ use super::admission::Admission;
 use super::error::{GuestError, Result};
 use super::life::Verb;
 use super::manager::{Manager, now_ms};
+use super::networks::without_address;
 use super::rescue::Rescue;
 use super::store::{GuestLock, Machine, Phase, RunState, Written};
 use super::undo::UndoMode;
@@ -24,8 +25,7 @@ use crate::kernel::process::{self, CloneFlags, Forked, Identity};
 use crate::kernel::timing::timed;
 use crate::kernel::{KernelError, terminal};
 use crate::launch::{self, GuestPlace};
-use crate::model::{Amounts, EventKind, ExitReason, Guest, GuestName, NetOp, NetworkKind, Status};
-use crate::network::Network;
+use crate::model::{Amounts, EventKind, ExitReason, Guest, GuestName, NetOp, Status};
 use crate::plan;
 use crate::storage::{self, FirstBoot, Image};
 
@@ -310,31 +310,31 @@ impl Manager {
         })?;
         phase("write-files", || match rescue {
             Some(rescue) => self.furnish_rescue(name, rescue, &boot),
-            None => self.tell_files(name, image, &boot, &Written::of(guest, lease.as_ref())),
+            None => self.tell_files(guest, image, &boot, &Written::of(guest, lease.as_ref())),
         })?;
         fault::point()?;
         match lease {
-            Some(lease) => {
-                let host = phase("look-at-bridge", || self.network.ensure_host())
+            Some((network, lease)) => {
+                let host = phase("look-at-bridge", || network.ensure_host())
                     .map_err(|error| GuestError::Network(error.into()))?;
                 fault::point()?;
-                phase("admit", || self.network.admit(&lease, &guest.network))
+                phase("admit", || network.admit(&lease, &guest.network))
                     .map_err(|error| GuestError::Network(error.into()))?;
-                Ok(self.network.ops(&lease, host.mtu, &guest.network))
+                Ok(network.ops(&lease, host.mtu, &guest.network))
             }
-            None if guest.network.kind == NetworkKind::Host => Ok(Vec::new()),
-            None => Ok(Network::loopback_ops()),
+            None => Ok(without_address(&guest.network)),
         }
     }
 
     /// What the guest's own files say of its names and addresses.
     fn tell_files(
         &self,
-        name: &GuestName,
+        guest: &Guest,
         image: &Image,
         boot: &FirstBoot,
         written: &Written,
     ) -> Result<()> {
+        let name = &guest.name;
         let failed = |error: storage::FirstBootError| GuestError::Root {
             name: name.clone(),
             source: error.into(),
@@ -343,6 +343,7 @@ impl Manager {
         storage::update_network(&self.layout, name, image, boot).map_err(failed)?;
         let before = self.written(name);
         if before.as_ref() != Some(written) {
+            self.release_others(name, &guest.network)?;
             let stale = before.map(|before| before.stale(written));
             storage::update_stale(&self.layout, name, image, boot, stale.unwrap_or_default())
                 .map_err(failed)?;

@@ -171,8 +171,8 @@ impl Manager {
         fault::point()?;
         // The interface goes with the guest's network namespace; what came from it was led over
         // another, which a later start uses again or `doctor` removes.
-        if let Ok(Some(lease)) = self.network.find(name) {
-            let _later = self.network.unshape(&lease);
+        if let Ok(Some((network, lease))) = self.leased(name) {
+            let _later = network.unshape(&lease);
         }
         fault::point()?;
         if let Some(reason) = reason {

@@ -19,7 +19,7 @@ use super::trash::Trashed;
 use crate::kernel::file::{self, Lock};
 use crate::kernel::process::Identity;
 use crate::model::{Amounts, ExitReason, Guest, GuestName, IdBlock, Status};
-use crate::network::Lease;
+use crate::network::{Lease, Network};
 use crate::storage::Stale;
 
 /// How long a command waits for another one's lock.
@@ -61,9 +61,9 @@ pub(super) struct Written {
 }
 
 impl Written {
-    pub(super) fn of(guest: &Guest, lease: Option<&Lease>) -> Self {
+    pub(super) fn of(guest: &Guest, leased: Option<&(Network, Lease)>) -> Self {
         Self {
-            address: lease.map(|lease| lease.address),
+            address: leased.map(|(_, lease)| lease.address),
             hostname: guest.hostname.clone(),
             timezone: guest.timezone.clone(),
             ssh_keys: guest.access.ssh_keys.clone(),

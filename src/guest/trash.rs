@@ -93,8 +93,8 @@ impl Manager {
     /// Takes a guest's interface and address from it. Its lock is held.
     pub(super) fn give_up_address(&self, name: &GuestName) -> Result<()> {
         let network = |error: Box<dyn std::error::Error + Send + Sync>| GuestError::Network(error);
-        if let Some(lease) = self.network.find(name).map_err(|e| network(e.into()))? {
-            let gone = self.network.teardown_guest(&lease);
+        if let Some((on, lease)) = self.leased(name)? {
+            let gone = on.teardown_guest(&lease);
             gone.map_err(|e| network(e.into()))?;
             fault::point()?;
             self.keep_account(name, None);
@@ -104,7 +104,7 @@ impl Manager {
                 self.write_written(name, &written)?;
             }
             fault::point()?;
-            self.network.release(name)?;
+            self.release(name)?;
         }
         Ok(())
     }

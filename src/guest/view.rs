@@ -93,13 +93,7 @@ impl Manager {
         let Ok(profiles) = self.profiles() else {
             return names.map(|name| self.row(name)).collect();
         };
-        let addresses: BTreeMap<String, Ipv4Addr> = self
-            .network
-            .hosts()
-            .unwrap_or_default()
-            .into_iter()
-            .map(|(address, guest)| (guest, address))
-            .collect();
+        let addresses = self.addresses().unwrap_or_default();
         let row = |name: &GuestName| {
             let guest = self
                 .definition_text(name)
@@ -161,7 +155,7 @@ impl Manager {
     }
 
     fn address(&self, name: &GuestName) -> Option<Ipv4Addr> {
-        let lease = self.network.find(name).ok().flatten()?;
+        let (_, lease) = self.leased(name).ok().flatten()?;
         Some(lease.address)
     }
 

@@ -29,6 +29,7 @@ mod netlink_message;
 pub mod netlink_nft;
 pub mod netlink_nft_count;
 mod netlink_port;
+pub mod netlink_routed;
 mod netlink_shape;
 mod netlink_socket;
 pub mod probe;

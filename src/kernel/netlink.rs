@@ -240,7 +240,7 @@ impl Netlink {
         self.set_link("move the interface", name, message)
     }
 
-    fn set_link(
+    pub(super) fn set_link(
         &mut self,
         verb: &'static str,
         name: &str,

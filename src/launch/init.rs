@@ -315,7 +315,7 @@ fn configure(ops: &[NetOp]) -> Result<(), Cause> {
                 netlink.set_up(interface)?;
             }
             NetOp::DefaultRoute { gateway } => netlink.set_default_route(*gateway)?,
-            NetOp::Veth { .. } => {}
+            NetOp::Veth { .. } | NetOp::Routed { .. } => {}
         }
     }
     Ok(())

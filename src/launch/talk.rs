@@ -10,6 +10,7 @@ use super::protocol::{self, Word};
 use super::stage::{self, Inherited};
 use crate::kernel::channel::Channel;
 use crate::kernel::netlink::{Netlink, Veth, shaper_name};
+use crate::kernel::netlink_routed::answer_for_others;
 use crate::kernel::process::{self, CloneFlags, Forked};
 use crate::kernel::{Errno, KernelError, namespace};
 use crate::model::{NetOp, Shape};
@@ -150,45 +151,82 @@ impl Host {
         let inside = namespace::open(*pid, "net")?;
         let mut netlink = Netlink::open()?;
         for op in ops {
-            let NetOp::Veth {
-                host_name,
-                guest_name,
-                bridge,
-                mac,
-                mtu,
-                isolated,
-                shape,
-            } = op
-            else {
-                continue;
-            };
-            let bridge = netlink
-                .link(bridge)?
-                .ok_or_else(|| KernelError::new("find the bridge", bridge, Errno::NODEV))?;
-            netlink.create_veth(&Veth {
-                host_name,
-                bridge: Some(bridge.index),
-                guest_netns: inside.as_fd(),
-                guest_name,
-                mac: *mac,
-                mtu: *mtu,
-            })?;
-            let name = host_name.clone();
-            self.undo.push(move || {
-                if let Ok(mut netlink) = Netlink::open() {
-                    // An interface that is gone with its namespace is what we want.
-                    let _gone = netlink.delete_link(&name);
+            match op {
+                NetOp::Veth {
+                    host_name,
+                    guest_name,
+                    bridge,
+                    mac,
+                    mtu,
+                    isolated,
+                    shape,
+                } => {
+                    let bridge = netlink
+                        .link(bridge)?
+                        .ok_or_else(|| KernelError::new("find the bridge", bridge, Errno::NODEV))?;
+                    self.plug(
+                        &mut netlink,
+                        &Veth {
+                            host_name,
+                            bridge: Some(bridge.index),
+                            guest_netns: inside.as_fd(),
+                            guest_name,
+                            mac: *mac,
+                            mtu: *mtu,
+                        },
+                    )?;
+                    netlink.bind_port(host_name, *mac, *isolated)?;
+                    self.shape(&mut netlink, host_name, shape)?;
                 }
-            });
-            netlink.bind_port(host_name, *mac, *isolated)?;
-            if !shape.is_none() {
-                self.shape(&mut netlink, host_name, shape)?;
+                NetOp::Routed {
+                    host_name,
+                    guest_name,
+                    address,
+                    gateway,
+                    mac,
+                    mtu,
+                    group,
+                    shape,
+                } => {
+                    self.plug(
+                        &mut netlink,
+                        &Veth {
+                            host_name,
+                            bridge: None,
+                            guest_netns: inside.as_fd(),
+                            guest_name,
+                            mac: *mac,
+                            mtu: *mtu,
+                        },
+                    )?;
+                    netlink.set_group(host_name, *group)?;
+                    answer_for_others(host_name)?;
+                    netlink.lead_to(*address, host_name, *gateway)?;
+                    self.shape(&mut netlink, host_name, shape)?;
+                }
+                NetOp::Loopback | NetOp::Address { .. } | NetOp::DefaultRoute { .. } => {}
             }
         }
         Ok(())
     }
 
+    /// Makes a guest's interface; what leads to it goes with it.
+    fn plug(&mut self, netlink: &mut Netlink, veth: &Veth<'_>) -> Result<(), Cause> {
+        netlink.create_veth(veth)?;
+        let name = veth.host_name.to_owned();
+        self.undo.push(move || {
+            if let Ok(mut netlink) = Netlink::open() {
+                // An interface that is gone with its namespace is what we want.
+                let _gone = netlink.delete_link(&name);
+            }
+        });
+        Ok(())
+    }
+
     fn shape(&mut self, netlink: &mut Netlink, port: &str, shape: &Shape) -> Result<(), Cause> {
+        if shape.is_none() {
+            return Ok(());
+        }
         // The rest goes with the port.
         let shaper = shaper_name(port);
         self.undo.push(move || {

@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Bytes, CpuSet, Cpus, FirewallRule, Forward, GuestName, ImageName, Rate, SnapshotRule};
+use super::{
+    Bytes, CpuSet, Cpus, FirewallRule, Forward, GuestName, ImageName, NetworkName, Rate,
+    SnapshotRule,
+};
 
 /// One guest's whole definition after profiles and defaults.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -294,8 +297,8 @@ pub struct RestartRule {
 }
 
 /// What network a guest has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(into = "String")]
 pub enum NetworkKind {
     /// An interface on the program's own bridge.
     #[default]
@@ -304,6 +307,33 @@ pub enum NetworkKind {
     None,
     /// The host's own network (no isolation).
     Host,
+    /// An interface on a network that somebody made, by its name.
+    Named(NetworkName),
+}
+
+impl NetworkKind {
+    /// Whether the guest has an address of the program's.
+    #[must_use]
+    pub fn has_address(&self) -> bool {
+        matches!(self, Self::Bridge | Self::Named(_))
+    }
+}
+
+impl fmt::Display for NetworkKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Bridge => "bridge",
+            Self::None => "none",
+            Self::Host => "host",
+            Self::Named(name) => name.as_str(),
+        })
+    }
+}
+
+impl From<NetworkKind> for String {
+    fn from(kind: NetworkKind) -> Self {
+        kind.to_string()
+    }
 }
 
 /// What a definition says about the network.

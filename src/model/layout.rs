@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::GuestName;
+use super::{GuestName, NetworkName};
 
 /// The folders and kernel object names of one installation. `--root DIR` moves all of it, so that
 /// two installations on one machine never meet.
@@ -21,15 +21,7 @@ impl Layout {
         let tag = if root == Path::new("/") {
             String::new()
         } else {
-            // FNV-1a: stable over versions and machines, unlike std's hasher.
-            let hash = root
-                .as_os_str()
-                .as_encoded_bytes()
-                .iter()
-                .fold(0x811c_9dc5_u32, |h, b| {
-                    (h ^ u32::from(*b)).wrapping_mul(0x0100_0193)
-                });
-            format!("{hash:08x}")
+            tag_of(&[root.as_os_str().as_encoded_bytes()])
         };
         Self {
             root: root.to_owned(),
@@ -104,6 +96,28 @@ impl Layout {
         self.var().join("pools")
     }
 
+    /// Records of the networks that somebody made, each with a folder beside it for its leases.
+    #[must_use]
+    pub fn networks(&self) -> PathBuf {
+        self.var().join("networks")
+    }
+
+    /// Eight hexadecimal digits that interfaces of a network that somebody made have in their names.
+    #[must_use]
+    pub fn network_tag(&self, name: &NetworkName) -> String {
+        tag_of(&[
+            self.root.as_os_str().as_encoded_bytes(),
+            b"\0",
+            name.as_str().as_bytes(),
+        ])
+    }
+
+    /// The name of such a network's nftables tables: no other installation has a point in its own.
+    #[must_use]
+    pub fn network_table(&self, name: &NetworkName) -> String {
+        format!("{}.{name}", self.kernel_name())
+    }
+
     /// All guests' folders.
     #[must_use]
     pub fn guests(&self) -> PathBuf {
@@ -129,6 +143,15 @@ impl Layout {
     }
 }
 
+/// FNV-1a: stable over versions and machines, unlike std's hasher.
+fn tag_of(parts: &[&[u8]]) -> String {
+    let bytes = parts.iter().flat_map(|part| part.iter());
+    let hash = bytes.fold(0x811c_9dc5_u32, |h, b| {
+        (h ^ u32::from(*b)).wrapping_mul(0x0100_0193)
+    });
+    format!("{hash:08x}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,6 +169,19 @@ mod tests {
             Layout::new(Path::new("/tmp/y")).kernel_name()
         );
         assert!(test.run().starts_with("/tmp/x"));
+    }
+
+    #[test]
+    fn networks_of_two_installations_never_meet() {
+        let (one, two) = (
+            Layout::new(Path::new("/")),
+            Layout::new(Path::new("/tmp/x")),
+        );
+        let (lan, dmz) = ("lan".parse().unwrap(), "dmz".parse().unwrap());
+        assert_ne!(one.network_tag(&lan), two.network_tag(&lan));
+        assert_ne!(one.network_tag(&lan), one.network_tag(&dmz));
+        assert_ne!(two.network_tag(&lan), two.tag());
+        assert_eq!(one.network_table(&lan), "bulkhead.lan");
     }
 
     #[test]

@@ -102,6 +102,14 @@ pub struct DirOp {
     pub mode: u32,
 }
 
+impl NetOp {
+    /// Whether it is done on the host, before the guest runs.
+    #[must_use]
+    pub fn is_outside(&self) -> bool {
+        matches!(self, Self::Veth { .. } | Self::Routed { .. })
+    }
+}
+
 /// One network operation of a launch. Names of host interfaces are the program's own, never a person's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "net", rename_all = "kebab-case")]
@@ -121,6 +129,27 @@ pub enum NetOp {
         mtu: u32,
         /// Whether other isolated ports of the bridge are out of reach.
         isolated: bool,
+        /// How fast it is.
+        #[serde(default, skip_serializing_if = "Shape::is_none")]
+        shape: Shape,
+    },
+    /// On the host: a veth pair, one end with a route to the guest's address over it, the other in the
+    /// guest's namespace. The host answers there for all it knows the way to.
+    Routed {
+        /// Host end.
+        host_name: String,
+        /// Name inside.
+        guest_name: String,
+        /// The guest's address.
+        address: Ipv4Addr,
+        /// The host's own, from which it speaks to the guest.
+        gateway: Ipv4Addr,
+        /// Hardware address inside.
+        mac: [u8; 6],
+        /// Largest packet.
+        mtu: u32,
+        /// Group of interfaces the host end is in.
+        group: u32,
         /// How fast it is.
         #[serde(default, skip_serializing_if = "Shape::is_none")]
         shape: Shape,

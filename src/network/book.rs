@@ -10,7 +10,7 @@ use super::files::{self, FileError, Locked};
 use super::host::HostError;
 use super::lease::{Lease, LeaseError, Leases};
 use super::subnet::Subnet;
-use super::{Network, host};
+use super::{Network, directory, host};
 use crate::kernel::netlink::Netlink;
 use crate::model::{GuestName, NetworkWish};
 
@@ -47,7 +47,7 @@ impl Network {
         if moved.is_some() || led {
             files::pause(&self.leases_file())?;
         }
-        if let Some(moved) = moved.and_then(|a| Lease::of(a, subnet, self.layout.tag())) {
+        if let Some(moved) = moved.and_then(|a| Lease::of(a, subnet, &self.tag)) {
             self.expel(&moved).map_err(Box::new)?;
         }
         if led {
@@ -78,7 +78,7 @@ impl Network {
         let address = leases.give(guest, wish.address, subnet)?;
         self.give_ports(leases, guest, &wish.forwards)?;
         leases.wall(guest, &wish.firewall);
-        Lease::of(address, subnet, self.layout.tag()).ok_or_else(|| LeaseError::Stranded {
+        Lease::of(address, subnet, &self.tag).ok_or_else(|| LeaseError::Stranded {
             guest: guest.clone(),
             address,
             subnet,
@@ -94,7 +94,7 @@ impl Network {
         let address = self.leases()?.get(guest);
         Ok(subnet
             .zip(address)
-            .and_then(|(subnet, address)| Lease::of(address, subnet, self.layout.tag())))
+            .and_then(|(subnet, address)| Lease::of(address, subnet, &self.tag)))
     }
 
     /// Frees a guest's address; false when it had none.
@@ -238,8 +238,10 @@ impl Network {
 
     fn pick_subnet(&self) -> Result<Subnet, HostError> {
         let mut kernel = Netlink::open()?;
-        let routes = host::foreign_routes(&mut kernel, &self.bridge)?;
-        super::subnet::candidates(self.layout.tag())
+        let routes = self.foreign_routes(&mut kernel)?;
+        let taken = self.pools()?;
+        super::subnet::candidates(&self.tag)
+            .filter(|s| directory::meets(*s, &taken).is_none())
             .find(|s| host::overlap(*s, &routes).is_none())
             .ok_or(HostError::NoSubnet)
     }
@@ -264,11 +266,23 @@ impl Network {
     }
 
     pub(super) fn lock_book(&self) -> Result<Locked, FileError> {
-        files::lock(&self.folder())
+        let removed = || FileError::Removed(self.word().to_owned());
+        // Not made anew for one that is gone.
+        if !self.is_there() {
+            return Err(removed());
+        }
+        let lock = files::lock(&self.folder())?;
+        match self.is_there() {
+            true => Ok(lock),
+            false => Err(removed()),
+        }
     }
 
-    fn folder(&self) -> PathBuf {
-        self.layout.var().join("network")
+    pub(super) fn folder(&self) -> PathBuf {
+        match &self.name {
+            None => self.layout.var().join("network"),
+            Some(name) => self.layout.networks().join(name.as_str()),
+        }
     }
 
     fn leases_file(&self) -> PathBuf {

@@ -16,8 +16,9 @@ use crate::kernel::netlink::{Link, Netlink, NetlinkError};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Mark {
     pub(super) subnet: Subnet,
-    /// Whether packet forwarding was on before the first bridge of any installation.
-    pub(super) forwarded: bool,
+    /// Whether packet forwarding was on before the first bridge of any installation; `None` for one
+    /// that needs none.
+    pub(super) forwarded: Option<bool>,
 }
 
 impl Network {
@@ -40,7 +41,7 @@ impl Network {
             Some(alias) => {
                 let owner = alias.split_whitespace().next();
                 let mark = mark_of(alias).ok_or_else(foreign)?;
-                if owner != Some(&self.layout.kernel_name()) {
+                if owner != Some(&self.table) {
                     return Err(foreign());
                 }
                 Ok(Some((link, Some(mark))))
@@ -61,7 +62,7 @@ impl Network {
         bridge: &Link,
         verb: &'static str,
     ) -> Result<(), HostError> {
-        let ports = ports(kernel, bridge.index)?;
+        let ports = self.ends(kernel, bridge)?;
         if ports.is_empty() {
             return Ok(());
         }
@@ -72,9 +73,31 @@ impl Network {
         })
     }
 
+    /// The host's ends of guests' interfaces: the bridge's ports, or where guests are not on it, those
+    /// with names of ours.
+    pub(super) fn ends(
+        &self,
+        kernel: &mut Netlink,
+        bridge: &Link,
+    ) -> Result<Vec<String>, NetlinkError> {
+        let prefix = self.prefix();
+        let links = kernel.links("")?.into_iter();
+        Ok(links
+            .filter(|link| match self.is_routed() {
+                true => link.kind.as_deref() == Some("veth") && link.name.starts_with(&prefix),
+                false => link.master == Some(bridge.index),
+            })
+            .map(|link| link.name)
+            .collect())
+    }
+
     pub(super) fn alias(&self, mark: Mark) -> String {
-        let was = u8::from(mark.forwarded);
-        let owner = self.layout.kernel_name();
+        let was = match mark.forwarded {
+            Some(false) => "0",
+            Some(true) => "1",
+            None => "-",
+        };
+        let owner = &self.table;
         format!("{owner} subnet={} forward-was={was}", mark.subnet)
     }
 }
@@ -84,8 +107,9 @@ fn mark_of(alias: &str) -> Option<Mark> {
     let owner = words.next()?;
     let subnet = words.next()?.strip_prefix("subnet=")?.parse().ok()?;
     let forwarded = match words.next()?.strip_prefix("forward-was=")? {
-        "0" => false,
-        "1" => true,
+        "0" => Some(false),
+        "1" => Some(true),
+        "-" => None,
         _ => return None,
     };
     owner
@@ -93,28 +117,20 @@ fn mark_of(alias: &str) -> Option<Mark> {
         .then_some(Mark { subnet, forwarded })
 }
 
-/// Marks of all installations' bridges in this network namespace.
+/// Marks of all installations' bridges in this network namespace that need forwarding.
 pub(super) fn marks(kernel: &mut Netlink) -> Result<Vec<Mark>, NetlinkError> {
     let links = kernel.links("")?.into_iter();
     Ok(links
         .filter(|l| l.kind.as_deref() == Some("bridge"))
         .filter_map(|l| mark_of(&l.alias?))
+        .filter(|mark| mark.forwarded.is_some())
         .collect())
 }
 
 /// Whether forwarding was on before any installation turned it on.
 pub(super) fn forwarded_before(kernel: &mut Netlink) -> Result<bool, HostError> {
     let now = files::read_sysctl(Path::new(IP_FORWARD))?;
-    Ok(now.as_deref() == Some("1") && marks(kernel)?.iter().all(|m| m.forwarded))
-}
-
-/// Names of a bridge's ports.
-pub(super) fn ports(kernel: &mut Netlink, bridge: u32) -> Result<Vec<String>, NetlinkError> {
-    let links = kernel.links("")?.into_iter();
-    Ok(links
-        .filter(|l| l.master == Some(bridge))
-        .map(|l| l.name)
-        .collect())
+    Ok(now.as_deref() == Some("1") && marks(kernel)?.iter().all(|m| m.forwarded != Some(false)))
 }
 
 #[cfg(test)]
@@ -127,7 +143,7 @@ mod tests {
     fn a_bridge_carries_its_own_mark() {
         let layout = Layout::new(Path::new("/tmp/x"));
         let network = Network::new(&layout, NetworkSettings::default()).unwrap();
-        for forwarded in [true, false] {
+        for forwarded in [Some(true), Some(false), None] {
             let subnet = "10.9.0.0/24".parse().unwrap();
             let mark = Mark { subnet, forwarded };
             assert_eq!(mark_of(&network.alias(mark)), Some(mark));

@@ -28,6 +28,9 @@ pub enum FileError {
         /// Why not.
         source: io::Error,
     },
+    /// It was removed.
+    #[error("there is no network {0} any more: somebody has removed it")]
+    Removed(String),
     /// Its contents are not what this program writes.
     #[error(
         "{} is damaged: {reason}; nothing was changed. Restore it from a backup, or let `bulkhead doctor --fix` write it anew from what is known of each guest",
@@ -136,6 +139,25 @@ pub(super) fn pause(what: &Path) -> Result<(), FileError> {
 /// Removes a file; it may be gone already.
 pub(super) fn remove(path: &Path) -> Result<(), FileError> {
     match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(FileError::io("remove", path)(e)),
+        _ => Ok(()),
+    }
+}
+
+/// Names in a folder; none if it is not there.
+pub(super) fn entries(folder: &Path) -> Result<Vec<String>, FileError> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(FileError::io("read the folder", folder)(e)),
+    };
+    let name = |entry: fs::DirEntry| entry.file_name().into_string().ok();
+    Ok(entries.flatten().filter_map(name).collect())
+}
+
+/// Removes a folder of this room's with all there is in it; it may be gone already.
+pub(super) fn remove_folder(path: &Path) -> Result<(), FileError> {
+    match fs::remove_dir_all(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(FileError::io("remove", path)(e)),
         _ => Ok(()),
     }

@@ -62,17 +62,70 @@ pub(super) fn program() -> Result<&'static Path, FirewallError> {
 }
 
 /// Everything: the NAT table of family inet, replacing what is there, where there is to be one, and
-/// the guard of the bridge; one transaction. `nat` is the most connections of one guest there, 0 for
-/// any number.
-pub(super) fn tables(name: &str, bridge: &str, subnet: Subnet, nat: Option<u32>) -> Value {
-    let mut all = guard::table(name, subnet);
-    if let Some(connections) = nat {
-        all.extend(nat_table(name, bridge, subnet));
+/// the guard; one transaction.
+pub(super) fn tables(wanted: &Wanted<'_>) -> Value {
+    let &Wanted {
+        guard,
+        name,
+        inside,
+        subnet,
+        ..
+    } = wanted;
+    let mut all = guard::table(guard, subnet);
+    if wanted.closed {
+        all.extend(guard::closed(guard));
+    }
+    if let Some(ends) = wanted.gate {
+        all = gated(all, guard, ends);
+    }
+    if let Some(connections) = wanted.nat {
+        all.extend(nat_table(name, inside, subnet));
         if connections > 0 {
-            all.extend(ceiling(name, bridge, connections));
+            all.extend(ceiling(name, inside, connections));
         }
     }
     json!({ "nftables": all })
+}
+
+/// What the tables of a network depend on.
+pub(super) struct Wanted<'a> {
+    /// The guard's table.
+    pub(super) guard: &'a At,
+    /// The other table's name.
+    pub(super) name: &'a str,
+    /// The interface that leads to guests, or how the names of all those begin, with a `*`.
+    pub(super) inside: &'a str,
+    /// The pool.
+    pub(super) subnet: Subnet,
+    /// Most connections of one guest, 0 for any number; `None` for no table of NAT.
+    pub(super) nat: Option<u32>,
+    /// Whether nothing comes to the host.
+    pub(super) closed: bool,
+    /// How names of the guests' interfaces begin, with a `*`, if the first rule of each chain is to let
+    /// all others go: there can be many networks, and each one's chains are met by the packets of all.
+    pub(super) gate: Option<&'a str>,
+}
+
+/// The same with such a rule at the head of every chain that has a hook.
+fn gated(all: Vec<Value>, at: &At, ends: &str) -> Vec<Value> {
+    let mut gated = Vec::with_capacity(all.len() + 8);
+    let mut hook = Value::Null;
+    for command in all {
+        if let Some(kind) = command["add"]["chain"].get("hook") {
+            hook = kind.clone();
+        }
+        let chain = command["flush"]["chain"]["name"].clone();
+        gated.push(command);
+        if let Some(chain) = chain.as_str() {
+            let key = match hook.as_str() {
+                Some("forward" | "postrouting") => "oifname",
+                _ => "iifname",
+            };
+            let elsewhere = matches("!=", json!({"meta": {"key": key}}), json!(ends));
+            gated.push(rule(at, chain, json!([elsewhere, {"accept": null}])));
+        }
+    }
+    gated
 }
 
 /// Guests go out under the host's address. Into the bridge comes what answers them and what a port of
@@ -219,11 +272,22 @@ fn run(verb: &'static str, table: &str, input: &Value) -> Result<(), FirewallErr
 mod tests {
     use super::*;
 
+    fn wanted(name: &str, inside: &str) -> Value {
+        tables(&Wanted {
+            guard: &(Family::Bridge, name.to_owned()),
+            name,
+            inside,
+            subnet: "10.9.0.0/24".parse().unwrap(),
+            nat: Some(9),
+            closed: false,
+            gate: None,
+        })
+    }
+
     #[test]
     fn names_are_data_and_not_syntax() {
-        let subnet: Subnet = "10.9.0.0/24".parse().unwrap();
         let hostile = "x\"}}],\"evil\":[";
-        let text = tables("bulkhead", hostile, subnet, Some(9)).to_string();
+        let text = wanted("bulkhead", hostile).to_string();
         let again: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(again.as_object().unwrap().len(), 1);
         let is_nat = |one: &&Value| one["add"]["rule"]["chain"] == "postrouting";
@@ -237,9 +301,38 @@ mod tests {
     }
 
     #[test]
+    fn packets_of_other_networks_leave_every_chain_at_once() {
+        let guard = (Family::Bridge, "bulkhead.lan".to_owned());
+        let text = tables(&Wanted {
+            guard: &guard,
+            name: "bulkhead.lan",
+            inside: "bh-1a",
+            subnet: "10.9.0.0/24".parse().unwrap(),
+            nat: None,
+            closed: true,
+            gate: Some("bh1a*"),
+        });
+        let all = text["nftables"].as_array().unwrap();
+        let hooks: Vec<&Value> = all
+            .iter()
+            .map(|c| &c["add"]["chain"])
+            .filter(|c| c["hook"].is_string())
+            .collect();
+        assert_eq!(hooks.len(), 7);
+        for chain in hooks {
+            let rules: Vec<&Value> = all
+                .iter()
+                .map(|c| &c["add"]["rule"])
+                .filter(|r| r["chain"] == chain["name"])
+                .collect();
+            assert_eq!(rules[0]["expr"][0]["match"]["right"], "bh1a*", "{chain}");
+            assert_eq!(rules[0]["expr"][1], json!({"accept": null}));
+        }
+    }
+
+    #[test]
     fn rules_that_change_have_another_revision() {
-        let subnet: Subnet = "10.9.0.0/24".parse().unwrap();
-        let text = tables("bulkhead", "bulkhead0", subnet, Some(9)).to_string();
+        let text = wanted("bulkhead", "bulkhead0").to_string();
         let sum = text.bytes().fold(0x811c_9dc5_u32, |sum, byte| {
             (sum ^ u32::from(byte)).wrapping_mul(0x0100_0193)
         });
@@ -249,8 +342,7 @@ mod tests {
 
     #[test]
     fn every_object_lies_in_a_table_of_the_one_name() {
-        let subnet: Subnet = "10.9.0.0/24".parse().unwrap();
-        let tables = tables("bulkhead-1a", "bh-1a", subnet, Some(9));
+        let tables = wanted("bulkhead-1a", "bh-1a");
         for command in tables["nftables"].as_array().unwrap() {
             let verb = command.as_object().unwrap().values().next().unwrap();
             let (kind, object) = verb.as_object().unwrap().iter().next().unwrap();

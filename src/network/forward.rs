@@ -127,7 +127,12 @@ impl Network {
         leases.lead(guest, wanted)?;
         if let (false, Some(wanted)) = (self.nat, wanted.first().copied()) {
             let guest = guest.clone();
-            return Err(LeaseError::NoNat { guest, wanted });
+            let network = self.word().to_owned();
+            return Err(LeaseError::NoNat {
+                network,
+                guest,
+                wanted,
+            });
         }
         for protocol in Protocol::ALL {
             let new = |one: &&Forward| one.protocol == protocol && !had.contains(one);
@@ -157,8 +162,8 @@ impl Network {
 
     /// Makes the kernel's maps what the book says, where there are maps. The book's lock is held.
     fn lead_as_written(&self) -> Result<(), HostError> {
-        let table = self.layout.kernel_name();
-        if !table_exists(Family::Inet, &table)? {
+        let table = &self.table;
+        if !table_exists(Family::Inet, table)? {
             return Ok(());
         }
         let wanted = elements(&self.leases()?);
@@ -166,14 +171,14 @@ impl Network {
         let old: Vec<_> = there.difference(&wanted).cloned().collect();
         let new: Vec<_> = wanted.difference(&there).cloned().collect();
         if old.len() + new.len() <= MOST_AT_ONCE {
-            netlink_nft::exchange(Family::Inet, &table, &old, &new)?;
+            netlink_nft::exchange(Family::Inet, table, &old, &new)?;
             return Ok(());
         }
         for some in old.chunks(MOST_AT_ONCE) {
-            netlink_nft::exchange(Family::Inet, &table, some, &[])?;
+            netlink_nft::exchange(Family::Inet, table, some, &[])?;
         }
         for some in new.chunks(MOST_AT_ONCE) {
-            netlink_nft::exchange(Family::Inet, &table, &[], some)?;
+            netlink_nft::exchange(Family::Inet, table, &[], some)?;
         }
         Ok(())
     }
@@ -181,7 +186,7 @@ impl Network {
     /// Ports that the kernel leads where the book does not say, or does not lead where it says: a
     /// command died between the two.
     pub(super) fn astray(&self) -> Result<Vec<Element>, HostError> {
-        if !table_exists(Family::Inet, &self.layout.kernel_name())? {
+        if !table_exists(Family::Inet, &self.table)? {
             return Ok(Vec::new());
         }
         // Whoever is between the two holds it.
@@ -209,10 +214,10 @@ impl Network {
     }
 
     fn led(&self) -> Result<BTreeSet<Element>, NetlinkError> {
-        let table = self.layout.kernel_name();
+        let table = &self.table;
         let mut there = BTreeSet::new();
         for map in Protocol::ALL.into_iter().flat_map(maps) {
-            there.extend(netlink_nft::elements(Family::Inet, &table, &map)?);
+            there.extend(netlink_nft::elements(Family::Inet, table, &map)?);
         }
         Ok(there)
     }

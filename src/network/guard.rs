@@ -10,40 +10,59 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::firewall::{chain, matches, rule};
+use super::firewall::{At, chain, matches, rule};
 use super::host::HostError;
 use super::lease::{Lease, mac_of};
 use super::subnet::Subnet;
-use super::{FileError, Network, traffic, wall};
+use super::{FileError, Network, routed, traffic, wall};
 use crate::kernel::netlink::Netlink;
 use crate::kernel::netlink_nft::{self, Element, Family, NAME_LENGTH};
 use crate::model::NetworkWish;
 
 /// Interfaces the rules are for. Whatever else somebody put on the bridge is not held to them.
-const PORTS: &str = "ports";
+pub(super) const PORTS: &str = "ports";
 /// Who may send what: interface, hardware address, IPv4 address.
-const GUESTS: &str = "guests";
+pub(super) const GUESTS: &str = "guests";
 /// Before everything else that looks at frames of bridges (NF_BR_PRI_NAT_DST_BRIDGED).
-const FIRST: i32 = -300;
+pub(super) const FIRST: i32 = -300;
 
 /// The table with all guests that have a lease. It replaces the rules that are there; the sets stay.
-pub(super) fn table(name: &str, subnet: Subnet) -> Vec<Value> {
-    let own = |table: &str| (Family::Bridge, table.to_owned());
-    let at = own(name);
+pub(super) fn table(at: &At, subnet: Subnet) -> Vec<Value> {
+    let (family, name) = (at.0.name(), &at.1);
     let mut all = vec![
-        json!({"add": {"table": {"family": "bridge", "name": name}}}),
-        set(name, PORTS, json!("ifname")),
-        set(name, GUESTS, json!(["ifname", "ether_addr", "ipv4_addr"])),
-        chain(&at, "guard", "filter", "prerouting", FIRST),
-        json!({"flush": {"chain": {"family": "bridge", "table": name, "name": "guard"}}}),
+        json!({"add": {"table": {"family": family, "name": name}}}),
+        set(at, PORTS, json!("ifname")),
+        set(at, GUESTS, json!(["ifname", "ether_addr", "ipv4_addr"])),
+        chain(at, "guard", "filter", "prerouting", FIRST),
+        flush(at, "guard"),
     ];
-    all.extend(rules(subnet).map(|expr| rule(&at, "guard", expr)));
-    all.push(chain(&at, "echo", "filter", "forward", FIRST));
-    all.push(json!({"flush": {"chain": {"family": "bridge", "table": name, "name": "echo"}}}));
-    all.extend(echoes().map(|expr| rule(&at, "echo", expr)));
-    all.extend(wall::table(name));
-    all.extend(traffic::table(name));
+    match at.0 {
+        Family::Bridge => {
+            all.extend(rules(subnet).map(|expr| rule(at, "guard", expr)));
+            all.push(chain(at, "echo", "filter", "forward", FIRST));
+            all.push(flush(at, "echo"));
+            all.extend(echoes().map(|expr| rule(at, "echo", expr)));
+        }
+        Family::Inet => all.extend(routed::rules(at)),
+    }
+    all.extend(wall::table(at));
+    all.extend(traffic::table(at));
     all
+}
+
+/// No guest speaks with the host, whatever address of the host's it knows: the host would take a
+/// packet for any of them.
+pub(super) fn closed(at: &At) -> [Value; 3] {
+    let interface = json!({"meta": {"key": "iifname"}});
+    [
+        chain(at, "host", "filter", "input", FIRST),
+        flush(at, "host"),
+        rule(
+            at,
+            "host",
+            json!([matches("==", interface, json!(format!("@{PORTS}"))), {"drop": null}]),
+        ),
+    ]
 }
 
 /// A port gives back what is led back to its guest, and so a guest's broadcasts, which are not for it.
@@ -123,8 +142,14 @@ fn rules(subnet: Subnet) -> impl Iterator<Item = Value> {
     .into_iter()
 }
 
-pub(super) fn set(table: &str, name: &str, kind: Value) -> Value {
-    json!({"add": {"set": {"family": "bridge", "table": table, "name": name, "type": kind}}})
+pub(super) fn set((family, table): &At, name: &str, kind: Value) -> Value {
+    let family = family.name();
+    json!({"add": {"set": {"family": family, "table": table, "name": name, "type": kind}}})
+}
+
+/// Empties a chain, which need not be new.
+pub(super) fn flush((family, table): &At, chain: &str) -> Value {
+    json!({"flush": {"chain": {"family": family.name(), "table": table, "name": chain}}})
 }
 
 fn mac_text(mac: [u8; 6]) -> String {
@@ -151,8 +176,8 @@ impl Network {
     /// # Errors
     /// When the table is gone or the kernel refuses.
     pub fn admit(&self, lease: &Lease, wish: &NetworkWish) -> Result<(), HostError> {
-        let table = self.layout.kernel_name();
-        netlink_nft::add_elements(Family::Bridge, &table, &elements(lease))?;
+        let (family, table) = &self.guard;
+        netlink_nft::add_elements(*family, table, &elements(lease))?;
         if !(wish.forwards.is_empty() && wish.firewall.is_empty()) {
             let _lock = self.lock_book()?;
             self.as_written()?;
@@ -169,7 +194,10 @@ impl Network {
         let isolated = isolated.unwrap_or(self.isolated_ports);
         let mut kernel = Netlink::open()?;
         if kernel.link(&lease.host_interface)?.is_some() {
-            kernel.bind_port(&lease.host_interface, lease.mac, isolated)?;
+            match self.is_routed() {
+                true => kernel.set_group(&lease.host_interface, routed::group(isolated))?,
+                false => kernel.bind_port(&lease.host_interface, lease.mac, isolated)?,
+            }
         }
         Ok(())
     }
@@ -177,9 +205,9 @@ impl Network {
     /// The opposite of [`Network::admit`], for an address that is free again; ports and rules follow
     /// from the book.
     pub(super) fn expel(&self, lease: &Lease) -> Result<(), HostError> {
-        let table = self.layout.kernel_name();
+        let (family, table) = &self.guard;
         for element in elements(lease) {
-            netlink_nft::delete_element(Family::Bridge, &table, &element)?;
+            netlink_nft::delete_element(*family, table, &element)?;
         }
         Ok(())
     }
@@ -187,13 +215,13 @@ impl Network {
     /// Lets all guests that have a lease send, and nobody else: the table is new, or of another pool.
     pub(super) fn admit_all(&self, subnet: Subnet) -> Result<(), HostError> {
         let all: Vec<_> = self.leased(subnet)?.iter().flat_map(elements).collect();
-        let table = self.layout.kernel_name();
+        let (family, table) = &self.guard;
         // What one message takes.
         for some in all.chunks(MOST_AT_ONCE) {
-            netlink_nft::add_elements(Family::Bridge, &table, some)?;
+            netlink_nft::add_elements(*family, table, some)?;
         }
         for stranger in self.strangers(subnet)? {
-            netlink_nft::delete_element(Family::Bridge, &table, &stranger)?;
+            netlink_nft::delete_element(*family, table, &stranger)?;
         }
         let _lock = self.lock_book()?;
         self.as_written()
@@ -201,10 +229,10 @@ impl Network {
 
     /// Elements of the table that no lease accounts for: a command died between the two.
     pub(super) fn strangers(&self, subnet: Subnet) -> Result<Vec<Element>, HostError> {
-        let table = self.layout.kernel_name();
+        let (family, table) = &self.guard;
         let mut there = Vec::new();
         for set in [PORTS, GUESTS].into_iter().chain(traffic::SETS) {
-            there.extend(netlink_nft::elements(Family::Bridge, &table, set)?);
+            there.extend(netlink_nft::elements(*family, table, set)?);
         }
         // After the elements: whoever adds one has a lease by then.
         let ours: BTreeSet<_> = self.leased(subnet)?.iter().flat_map(elements).collect();
@@ -213,7 +241,7 @@ impl Network {
     }
 
     fn leased(&self, subnet: Subnet) -> Result<Vec<Lease>, FileError> {
-        let tag = self.layout.tag();
+        let tag = &self.tag;
         let leases = self.leases()?;
         let lease = |(_, address)| Lease::of(address, subnet, tag);
         Ok(leases.iter().filter_map(lease).collect())

@@ -55,6 +55,11 @@ pub enum HostError {
         /// Its prefix length.
         prefix: u8,
     },
+    /// The host believes guests.
+    #[error(
+        "cannot route packets of guests: this host lets in what comes from anywhere (net.ipv4.conf.all.rp_filter is 2); set it to 0 or 1"
+    )]
+    Loose,
     /// Nothing free.
     #[error(
         "cannot choose a network for guests: the host routes all candidates elsewhere; set a subnet"
@@ -128,6 +133,27 @@ impl Network {
         }
     }
 
+    /// Whether the bridge is there, and ours.
+    ///
+    /// # Errors
+    /// When it is somebody else's, or the kernel refuses.
+    pub fn is_set_up(&self) -> Result<bool, HostError> {
+        Ok(self.own_bridge(&mut Netlink::open()?)?.is_some())
+    }
+
+    /// Writes the firewall anew, whatever of it is still there; false if the network is not set up.
+    ///
+    /// # Errors
+    /// As [`Network::ensure_host`].
+    pub fn reload(&self) -> Result<bool, HostError> {
+        let mut kernel = Netlink::open()?;
+        let _lock = files::lock(&self.run_folder())?;
+        if self.own_bridge(&mut kernel)?.is_none() {
+            return Ok(false);
+        }
+        self.set_up(&mut kernel).map(|_| true)
+    }
+
     /// The host's side, if it is all there as it was set up.
     fn found(&self, kernel: &mut Netlink) -> Result<Option<HostNetwork>, HostError> {
         // A damaged marker saves no work, that is all.
@@ -141,7 +167,7 @@ impl Network {
             || (marker.nat, marker.connections) != (self.nat, self.connections)
             || marker.rules != firewall::REVISION
             || Some(&marker.boot_id) != files::read_sysctl(Path::new(BOOT_ID))?.as_ref()
-            || files::read_sysctl(Path::new(IP_FORWARD))?.as_deref() != Some("1")
+            || !self.forwards()?
             || !self.tables_stand()?
         {
             return Ok(None);
@@ -151,14 +177,22 @@ impl Network {
         Ok(same.then_some(marker.host))
     }
 
+    /// Whether the host passes packets on, as far as this network needs it.
+    fn forwards(&self) -> Result<bool, FileError> {
+        Ok(self.is_closed() || files::read_sysctl(Path::new(IP_FORWARD))?.as_deref() == Some("1"))
+    }
+
     pub(super) fn tables_stand(&self) -> Result<bool, NetlinkError> {
-        let table = self.layout.kernel_name();
-        Ok(table_exists(Family::Bridge, &table)?
-            && (!self.nat || table_exists(Family::Inet, &table)?))
+        let (family, guard) = &self.guard;
+        Ok(
+            table_exists(*family, guard)?
+                && (!self.nat || table_exists(Family::Inet, &self.table)?),
+        )
     }
 
     fn set_up(&self, kernel: &mut Netlink) -> Result<HostNetwork, HostError> {
         firewall::program()?;
+        self.refuse_loose()?;
         let existing = self.own_bridge(kernel)?;
         let subnet = self.free_subnet(kernel)?;
         let existing = match existing {
@@ -189,7 +223,10 @@ impl Network {
             Some(mark) => mark,
             None => Mark {
                 subnet,
-                forwarded: forwarded_before(kernel)?,
+                forwarded: match self.is_closed() {
+                    true => None,
+                    false => Some(forwarded_before(kernel)?),
+                },
             },
         };
         let pause = || files::pause(Path::new(&self.bridge));
@@ -198,24 +235,37 @@ impl Network {
         kernel.set_alias(&self.bridge, &self.alias(mark))?;
         pause()?;
         self.close_ipv6()?;
-        kernel.add_address(&self.bridge, subnet.gateway(), subnet.prefix())?;
-        pause()?;
+        if !self.is_closed() {
+            kernel.add_address(&self.bridge, subnet.gateway(), subnet.prefix())?;
+            pause()?;
+        }
         kernel.set_up(&self.bridge)?;
         // After the bridge is there: whoever takes the last bridge down looks again after writing.
         pause()?;
-        files::write_sysctl(Path::new(IP_FORWARD), "1")?;
-        let table = self.layout.kernel_name();
+        if !self.is_closed() {
+            files::write_sysctl(Path::new(IP_FORWARD), "1")?;
+        }
+        let table = &self.table;
         let nat = match self.nat {
             true => Some(self.ceiling()?),
             false => None,
         };
-        let rules = firewall::tables(&table, &self.bridge, subnet, nat);
-        firewall::apply(&table, &rules)?;
+        let ends = format!("{}*", self.prefix());
+        let rules = firewall::tables(&firewall::Wanted {
+            guard: &self.guard,
+            name: table,
+            inside: &self.inside(),
+            subnet,
+            nat,
+            closed: self.is_closed(),
+            gate: self.name.as_ref().map(|_| ends.as_str()),
+        });
+        firewall::apply(table, &rules)?;
         pause()?;
         self.admit_all(subnet)?;
         pause()?;
-        if !self.nat && table_exists(Family::Inet, &table)? {
-            firewall::delete(Family::Inet, &table)?;
+        if !self.nat && table_exists(Family::Inet, table)? {
+            firewall::delete(Family::Inet, table)?;
             pause()?;
         }
         let bridge = self.own_bridge(kernel)?;
@@ -223,7 +273,11 @@ impl Network {
             bridge: self.bridge.clone(),
             bridge_index: bridge.map_or(0, |(link, _)| link.index),
             subnet,
-            mtu: way_out_mtu(kernel)?,
+            mtu: match self.mtu {
+                Some(mtu) => mtu,
+                None if self.is_closed() => ETHERNET_MTU,
+                None => way_out_mtu(kernel)?,
+            },
         };
         let marker = Marker {
             boot_id: files::read_sysctl(Path::new(BOOT_ID))?.unwrap_or_default(),
@@ -265,7 +319,11 @@ impl Network {
     fn free_subnet(&self, kernel: &mut Netlink) -> Result<Subnet, HostError> {
         let lock = self.lock_book()?;
         let subnet = self.subnet(&lock)?;
-        let routes = foreign_routes(kernel, &self.bridge)?;
+        // Nothing of the host's is ever reached from there, and nothing there from the host.
+        if self.is_closed() {
+            return Ok(subnet);
+        }
+        let routes = self.foreign_routes(kernel)?;
         match overlap(subnet, &routes) {
             None => Ok(subnet),
             Some(_) if self.fixed.is_none() && self.leases()?.is_empty() => {
@@ -316,28 +374,31 @@ impl Network {
             self.refuse_ports(kernel, link, "remove")?;
         }
         let pause = || files::pause(Path::new(&self.bridge));
-        let table = self.layout.kernel_name();
-        for family in [Family::Inet, Family::Bridge] {
-            if table_exists(family, &table)? {
-                firewall::delete(family, &table)?;
+        let (family, guard) = &self.guard;
+        for (family, table) in [(Family::Inet, &self.table), (*family, guard)] {
+            if table_exists(family, table)? {
+                firewall::delete(family, table)?;
             }
             pause()?;
         }
         if let Some((_, mark)) = bridge {
             kernel.delete_link(&self.bridge)?;
             pause()?;
-            if mark.is_some_and(|m| !m.forwarded) {
+            if mark.is_some_and(|m| m.forwarded == Some(false)) {
                 stop_forwarding(kernel)?;
             }
         }
         Ok(files::remove(&self.marker_file())?)
     }
 
-    fn run_folder(&self) -> PathBuf {
-        self.layout.run().join("network")
+    pub(super) fn run_folder(&self) -> PathBuf {
+        match &self.name {
+            None => self.layout.run().join("network"),
+            Some(name) => self.layout.run().join("networks").join(name.as_str()),
+        }
     }
 
-    fn marker_file(&self) -> PathBuf {
+    pub(super) fn marker_file(&self) -> PathBuf {
         self.run_folder().join("host.json")
     }
 }
@@ -352,17 +413,6 @@ fn stop_forwarding(kernel: &mut Netlink) -> Result<(), HostError> {
         }
     }
     Ok(())
-}
-
-/// Routes that lead elsewhere than to our bridge, but for default routes.
-pub(super) fn foreign_routes(
-    kernel: &mut Netlink,
-    bridge: &str,
-) -> Result<Vec<Route>, NetlinkError> {
-    let ours = kernel.link(bridge)?.map(|l| l.index);
-    let mut routes = kernel.routes()?;
-    routes.retain(|r| r.prefix > 0 && (r.interface.is_none() || r.interface != ours));
-    Ok(routes)
 }
 
 /// A route that leads into the pool.

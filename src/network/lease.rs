@@ -138,9 +138,12 @@ pub enum LeaseError {
     },
     /// Nothing leads ports anywhere.
     #[error(
-        "cannot lead {wanted} to {guest}: this host's guests are reached by their own addresses; set network.nat in bulkhead.toml"
+        "cannot lead {wanted} to {guest}: no port of the host leads into the network {network}, which has no NAT{}",
+        if network == "bridge" { "; set network.nat in bulkhead.toml" } else { "" }
     )]
     NoNat {
+        /// Of which network.
+        network: String,
         /// Who asked.
         guest: GuestName,
         /// For what.

@@ -3,12 +3,11 @@
 
 use std::fmt;
 
-use super::bridge::ports;
 use super::host::HostError;
 use super::lease::Lease;
 use super::{Network, forward};
 use crate::kernel::netlink::{Link, Netlink};
-use crate::kernel::netlink_nft::{self, Element, Family};
+use crate::kernel::netlink_nft::{self, Element};
 use crate::model::GuestName;
 
 /// One such interface.
@@ -53,14 +52,14 @@ impl Network {
     pub fn leftovers(&self, live: &[GuestName]) -> Result<Vec<Leftover>, HostError> {
         let mut kernel = Netlink::open()?;
         let bridge = kernel.link(&self.bridge)?.map(|l| l.index);
-        let prefix = format!("bh{}", self.layout.tag());
+        let prefix = self.prefix();
         // Before the leases are read: whoever makes an interface has a lease by then.
         let links = kernel.links(&prefix)?;
         let subnet = self.known_subnet()?;
         let leases = self.leases()?;
         let owner = |interface: &str| {
             leases.iter().find_map(|(guest, address)| {
-                let lease = Lease::of(address, subnet?, self.layout.tag())?;
+                let lease = Lease::of(address, subnet?, &self.tag)?;
                 (lease.host_interface == interface).then(|| guest.clone())
             })
         };
@@ -104,7 +103,7 @@ impl Network {
         let Some((bridge, _)) = self.own_bridge(&mut kernel)? else {
             return Ok(false);
         };
-        Ok(!self.tables_stand()? && !ports(&mut kernel, bridge.index)?.is_empty())
+        Ok(!self.tables_stand()? && !self.ends(&mut kernel, &bridge)?.is_empty())
     }
 
     /// Removes one; it may be gone already.
@@ -112,10 +111,10 @@ impl Network {
     /// # Errors
     /// When the kernel refuses.
     pub fn remove_entry(&self, entry: &StaleEntry) -> Result<(), HostError> {
-        let table = self.layout.kernel_name();
+        let (family, table) = &self.guard;
         match entry {
             StaleEntry::Element(element) if forward::shown(element).is_none() => {
-                netlink_nft::delete_element(Family::Bridge, &table, element)?;
+                netlink_nft::delete_element(*family, table, element)?;
                 Ok(())
             }
             // Another guest may have got it meanwhile, so all is made what the book says.
@@ -147,7 +146,7 @@ fn port_of<'a>(name: &'a str, kind: Option<&str>) -> Option<&'a str> {
 
 /// Whether only this program can have made it: our form of name, and a veth or what holds one back,
 /// on our bridge or on none.
-fn is_guest_interface(link: &Link, prefix: &str, bridge: Option<u32>) -> bool {
+pub(super) fn is_guest_interface(link: &Link, prefix: &str, bridge: Option<u32>) -> bool {
     let port = port_of(&link.name, link.kind.as_deref());
     let place = port.and_then(|port| port.strip_prefix(prefix));
     let place = place.unwrap_or_default();

@@ -1,5 +1,5 @@
-//! The network of an installation: one bridge, a pool of addresses, NAT out by a firewall table of
-//! its own. The room decides and hands out [`NetOp`]s; the launch carries them out in the guest's
+//! The networks of an installation: each a bridge, a pool of addresses, a firewall table of its own,
+//! and most a way out by NAT. One is always there, others somebody makes. The room decides and hands out [`NetOp`]s; the launch carries them out in the guest's
 //! namespace. Talking to the kernel is `kernel::netlink`; what a person wrote is `define`.
 //!
 //! | file | what it holds |
@@ -7,10 +7,13 @@
 //! | `subnet.rs` | arithmetic of a pool and the choice of a free one |
 //! | `lease.rs` | which guest has which address: the rules, pure |
 //! | `book.rs` | the leases on disk, under a lock |
+//! | `record.rs` | what somebody said of a network that they made |
+//! | `directory.rs` | those networks on disk: made, changed, removed |
 //! | `host.rs` | the host's side: bridge, forwarding, set up and taken down |
 //! | `bridge.rs` | whose the bridge is, kept on the bridge itself |
 //! | `firewall.rs` | the nftables rule sets and the run of `nft` |
 //! | `forward.rs` | which ports of the host lead to which guest |
+//! | `routed.rs` | guests without a bridge between them: their rules, their interface |
 //! | `guard.rs` | what a guest may send: the rules, and each guest's entry in them |
 //! | `shape.rs` | how fast a guest is |
 //! | `traffic.rs` | what guests send and receive, counted |
@@ -21,6 +24,7 @@
 
 mod book;
 mod bridge;
+mod directory;
 mod dns;
 mod files;
 mod firewall;
@@ -29,6 +33,8 @@ mod guard;
 mod host;
 mod lease;
 mod leftover;
+mod record;
+mod routed;
 mod shape;
 mod subnet;
 mod traffic;
@@ -36,13 +42,16 @@ mod wall;
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use crate::model::{Layout, NetOp, NetworkWish};
+use crate::kernel::netlink_nft::Family;
+use crate::model::{Layout, NetOp, NetworkName, NetworkWish};
 
+pub use directory::{DirectoryError, NewNetwork};
 pub use files::FileError;
 pub use firewall::FirewallError;
 pub use host::{HostError, HostNetwork};
 pub use lease::{Lease, LeaseError};
 pub use leftover::{Leftover, StaleEntry};
+pub use record::{Kind, Record};
 pub use subnet::{Subnet, SubnetError};
 pub use traffic::Counters;
 
@@ -93,20 +102,31 @@ pub enum SettingsError {
     Subnet(#[from] SubnetError),
 }
 
-/// The network of one installation.
+/// A network of one installation: the one that is always there, or one that somebody made.
 #[derive(Clone, Debug)]
 pub struct Network {
     layout: Layout,
+    /// `None` for the one that is always there.
+    name: Option<NetworkName>,
+    kind: Kind,
+    /// What names of its guests' interfaces have in them.
+    tag: String,
+    /// The name of its nftables tables.
+    table: String,
+    /// The table that holds what guests may send, what is counted, and their own rules.
+    guard: firewall::At,
     bridge: String,
     fixed: Option<Subnet>,
     nat: bool,
     dns: Vec<IpAddr>,
     isolated_ports: bool,
     connections: Option<u32>,
+    /// Largest packet; `None` for the way out's.
+    mtu: Option<u32>,
 }
 
 impl Network {
-    /// Reads nothing and changes nothing yet.
+    /// The one that is always there. Reads nothing and changes nothing yet.
     ///
     /// # Errors
     /// When the settings name an impossible bridge or subnet.
@@ -122,6 +142,11 @@ impl Network {
             .map(|(address, prefix)| Subnet::new(address, prefix))
             .transpose()?;
         Ok(Self {
+            name: None,
+            kind: Kind::Bridge,
+            guard: (Family::Bridge, layout.kernel_name()),
+            tag: layout.tag().to_owned(),
+            table: layout.kernel_name(),
             layout: layout.clone(),
             bridge,
             fixed,
@@ -129,7 +154,69 @@ impl Network {
             dns: settings.dns,
             isolated_ports: settings.isolated_ports,
             connections: settings.connections,
+            mtu: None,
         })
+    }
+
+    /// What stands for it in a definition: its name, or `bridge`.
+    #[must_use]
+    pub fn word(&self) -> &str {
+        self.name.as_ref().map_or("bridge", NetworkName::as_str)
+    }
+
+    /// How its guests are connected.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Whether no guest of it has a way out, or to the host.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.kind == Kind::Isolated
+    }
+
+    /// Its pool, if one was chosen.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn pool(&self) -> Result<Option<Subnet>, FileError> {
+        self.known_subnet()
+    }
+
+    /// Largest packet, if it is not the way out's.
+    #[must_use]
+    pub fn mtu(&self) -> Option<u32> {
+        self.mtu
+    }
+
+    /// Whether guests that do not say otherwise are kept apart.
+    #[must_use]
+    pub fn isolates(&self) -> bool {
+        self.isolated_ports
+    }
+
+    /// Whether packets of its guests are routed from one to the next, with no bridge between them.
+    #[must_use]
+    pub fn is_routed(&self) -> bool {
+        self.kind == Kind::Routed
+    }
+
+    /// How names of its guests' interfaces begin.
+    fn prefix(&self) -> String {
+        format!("bh{}", self.tag)
+    }
+
+    /// Whether guests go out under the host's address.
+    #[must_use]
+    pub fn has_nat(&self) -> bool {
+        self.nat
+    }
+
+    /// Its guests' way out, if they have one.
+    #[must_use]
+    pub fn gateway(&self, lease: &Lease) -> Option<Ipv4Addr> {
+        (!self.is_closed()).then_some(lease.gateway)
     }
 
     /// The bridge's name.
@@ -142,26 +229,31 @@ impl Network {
     /// inside. `mtu` is [`HostNetwork::mtu`]; `wish` what the guest says of its network.
     #[must_use]
     pub fn ops(&self, lease: &Lease, mtu: u32, wish: &NetworkWish) -> Vec<NetOp> {
-        vec![
-            NetOp::Veth {
+        let isolated = wish.isolated_ports.unwrap_or(self.isolated_ports);
+        let outside = match self.is_routed() {
+            true => self.routed(lease, mtu, isolated, wish),
+            false => NetOp::Veth {
                 host_name: lease.host_interface.clone(),
                 guest_name: GUEST_INTERFACE.to_owned(),
                 bridge: self.bridge.clone(),
                 mac: lease.mac,
                 mtu,
-                isolated: wish.isolated_ports.unwrap_or(self.isolated_ports),
+                isolated,
                 shape: shape::shape(wish),
             },
+        };
+        let mut all = vec![
+            outside,
             NetOp::Loopback,
             NetOp::Address {
                 interface: GUEST_INTERFACE.to_owned(),
                 address: lease.address,
                 prefix: lease.prefix,
             },
-            NetOp::DefaultRoute {
-                gateway: lease.gateway,
-            },
-        ]
+        ];
+        let gateway = self.gateway(lease);
+        all.extend(gateway.map(|gateway| NetOp::DefaultRoute { gateway }));
+        all
     }
 
     /// What the launch does for a guest that has a network namespace and nothing in it. (A guest on
@@ -172,8 +264,12 @@ impl Network {
     }
 
     /// Name servers of a guest: its own, else the settings', else the host's that a guest can reach.
+    /// One without a way out has its own only.
     #[must_use]
     pub fn dns(&self, wish: &[IpAddr]) -> Vec<IpAddr> {
+        if self.is_closed() {
+            return wish.to_vec();
+        }
         [wish, &self.dns]
             .into_iter()
             .find(|list| !list.is_empty())

@@ -9,11 +9,11 @@ use serde_json::{Value, json};
 
 use super::Network;
 use super::files::read_sysctl;
-use super::firewall::{chain, matches, rule};
-use super::guard::set;
+use super::firewall::{At, chain, matches, rule};
+use super::guard::{flush, set};
 use super::host::{BOOT_ID, HostError};
 use super::lease::Lease;
-use crate::kernel::netlink_nft::{Element, Family, NAME_LENGTH};
+use crate::kernel::netlink_nft::{Element, NAME_LENGTH};
 use crate::kernel::netlink_nft_count::Counting;
 use crate::model::{GuestName, Traffic, Volume};
 
@@ -42,21 +42,20 @@ pub struct Counters {
 }
 
 /// The sets and the chains that count.
-pub(super) fn table(name: &str) -> Vec<Value> {
-    let at = (Family::Bridge, name.to_owned());
+pub(super) fn table(at: &At) -> Vec<Value> {
     let mut all = Vec::new();
     for (which, hook, priority, key) in [
         (SENT, "prerouting", AFTER_GUARD, "iifname"),
         (RECEIVED, "postrouting", LAST, "oifname"),
     ] {
-        let mut counting = set(name, which, json!(["ifname", "ether_type"]));
+        let mut counting = set(at, which, json!(["ifname", "ether_type"]));
         counting["add"]["set"]["stmt"] = json!([{"counter": null}]);
         all.push(counting);
-        all.push(chain(&at, which, "filter", hook, priority));
-        all.push(json!({"flush": {"chain": {"family": "bridge", "table": name, "name": which}}}));
+        all.push(chain(at, which, "filter", hook, priority));
+        all.push(flush(at, which));
         let packet = json!({"concat": [{"meta": {"key": key}}, {"meta": {"key": "protocol"}}]});
         let found = matches("==", packet, json!(format!("@{which}")));
-        all.push(rule(&at, which, json!([found])));
+        all.push(rule(at, which, json!([found])));
     }
     all
 }
@@ -85,7 +84,7 @@ impl Network {
     /// # Errors
     /// When the kernel refuses to tell.
     pub fn counters(&self, lease: &Lease) -> Result<Option<Counters>, HostError> {
-        let Some(mut meter) = Meter::open(&self.layout.kernel_name())? else {
+        let Some(mut meter) = Meter::open(&self.guard)? else {
             return Ok(None);
         };
         meter.read(lease)
@@ -104,12 +103,12 @@ impl Network {
             return Ok(BTreeMap::new());
         };
         let mut all = BTreeMap::new();
-        let Some(mut meter) = Meter::open(&self.layout.kernel_name())? else {
+        let Some(mut meter) = Meter::open(&self.guard)? else {
             return Ok(all);
         };
         for guest in guests {
             let address = leases.get(guest);
-            let lease = address.and_then(|at| Lease::of(at, subnet, self.layout.tag()));
+            let lease = address.and_then(|at| Lease::of(at, subnet, &self.tag));
             let counters = lease.map(|lease| meter.read(&lease)).transpose()?;
             if let Some(counters) = counters.flatten() {
                 all.insert(guest.clone(), counters);
@@ -126,8 +125,8 @@ struct Meter {
 }
 
 impl Meter {
-    fn open(table: &str) -> Result<Option<Self>, HostError> {
-        let Some(counting) = Counting::open(Family::Bridge, table)? else {
+    fn open((family, table): &At) -> Result<Option<Self>, HostError> {
+        let Some(counting) = Counting::open(*family, table)? else {
             return Ok(None);
         };
         let boot = read_sysctl(Path::new(BOOT_ID))?.unwrap_or_default();

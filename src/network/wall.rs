@@ -13,8 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 
 use super::Network;
-use super::firewall::{self, chain, matches, rule};
-use super::guard::set;
+use super::firewall::{self, At, chain, matches, rule};
+use super::guard::{flush, set};
 use super::host::HostError;
 use super::lease::{Lease, Leases};
 use crate::kernel::netlink_nft::{self, Family, NAME_LENGTH, table_exists};
@@ -45,18 +45,17 @@ const WAYS: [(bool, &str, &str, i32, &str); 2] = [
 ];
 
 /// The maps and the chains that lead to guests' own.
-pub(super) fn table(name: &str) -> Vec<Value> {
-    let at = (Family::Bridge, name.to_owned());
-    let mut all = vec![set(name, WALLS, json!(["ifname", "mark"]))];
+pub(super) fn table(at: &At) -> Vec<Value> {
+    let mut all = vec![set(at, WALLS, json!(["ifname", "mark"]))];
     for (_, way, hook, priority, key) in WAYS {
         all.push(json!({"add": {"map": {
-            "family": "bridge", "table": name, "name": way, "type": "ifname", "map": "verdict"
+            "family": at.0.name(), "table": at.1, "name": way, "type": "ifname", "map": "verdict"
         }}}));
-        all.push(chain(&at, way, "filter", hook, priority));
-        all.push(json!({"flush": {"chain": {"family": "bridge", "table": name, "name": way}}}));
+        all.push(chain(at, way, "filter", hook, priority));
+        all.push(flush(at, way));
         let interface = json!({"meta": {"key": key}});
         let lead = json!({"vmap": {"key": interface, "data": format!("@{way}")}});
-        all.push(rule(&at, way, json!([lead])));
+        all.push(rule(at, way, json!([lead])));
     }
     all
 }
@@ -69,29 +68,29 @@ fn own_set(interface: &str) -> String {
     format!("answers-{interface}")
 }
 
-fn of_table(table: &str, name: &str) -> Value {
-    json!({"family": "bridge", "table": table, "name": name})
+fn of_table((family, table): &At, name: &str) -> Value {
+    json!({"family": family.name(), "table": table, "name": name})
 }
 
-fn element(table: &str, map: &str, element: Value) -> Value {
-    json!({"element": {"family": "bridge", "table": table, "name": map, "elem": [element]}})
+fn element((family, table): &At, map: &str, element: Value) -> Value {
+    let family = family.name();
+    json!({"element": {"family": family, "table": table, "name": map, "elem": [element]}})
 }
 
 /// An entry of the map that leads an interface to its chain.
-fn jump(table: &str, way: &str, interface: &str) -> Value {
+fn jump(at: &At, way: &str, interface: &str) -> Value {
     let chain = own_chain(way, interface);
     let jump = json!([interface, {"jump": {"target": chain}}]);
-    element(table, way, jump)
+    element(at, way, jump)
 }
 
-fn mark(table: &str, interface: &str, sum: u32) -> Value {
-    element(table, WALLS, json!({"concat": [interface, sum]}))
+fn mark(at: &At, interface: &str, sum: u32) -> Value {
+    element(at, WALLS, json!({"concat": [interface, sum]}))
 }
 
 /// A guest's chains with these rules, whatever was in them.
-fn raise(table: &str, interface: &str, guest: &GuestName, rules: &[FirewallRule]) -> Vec<Value> {
-    let at = (Family::Bridge, table.to_owned());
-    let mut answers = of_table(table, &own_set(interface));
+fn raise(at: &At, interface: &str, guest: &GuestName, rules: &[FirewallRule]) -> Vec<Value> {
+    let mut answers = of_table(at, &own_set(interface));
     answers["type"] = json!(["ipv4_addr", "inet_service", "inet_service"]);
     answers["flags"] = json!(["timeout"]);
     answers["timeout"] = json!(ANSWERED);
@@ -99,25 +98,25 @@ fn raise(table: &str, interface: &str, guest: &GuestName, rules: &[FirewallRule]
     let mut all = vec![json!({"add": {"set": answers}})];
     for (incoming, way, ..) in WAYS {
         let own = own_chain(way, interface);
-        all.push(json!({"add": {"chain": of_table(table, &own)}}));
-        all.push(json!({"flush": {"chain": of_table(table, &own)}}));
+        all.push(json!({"add": {"chain": of_table(at, &own)}}));
+        all.push(json!({"flush": {"chain": of_table(at, &own)}}));
         let conversation = conversation(incoming);
         let remember = json!({"set": {
             "op": "update", "elem": conversation, "set": format!("@{}", own_set(interface))
         }});
-        for expr in known(interface, &conversation, &remember) {
-            all.push(rule(&at, &own, expr));
+        for expr in known(at.0, interface, &conversation, &remember) {
+            all.push(rule(at, &own, expr));
         }
         for one in rules.iter().filter(|one| one.incoming == incoming) {
             for expr in expressions(guest, one, &remember) {
-                all.push(rule(&at, &own, expr));
+                all.push(rule(at, &own, expr));
             }
         }
         // What no rule is about passes.
-        all.push(rule(&at, &own, json!([udp(), remember])));
-        all.push(json!({"add": jump(table, way, interface)}));
+        all.push(rule(at, &own, json!([udp(), remember])));
+        all.push(json!({"add": jump(at, way, interface)}));
     }
-    all.push(json!({"add": mark(table, interface, sum(guest, rules))}));
+    all.push(json!({"add": mark(at, interface, sum(guest, rules))}));
     all
 }
 
@@ -142,9 +141,12 @@ fn conversation(incoming: bool) -> Value {
 
 /// What passes by whatever rules: what is no IPv4 (ARP, the guard lets nothing else through), what
 /// only a packet before it makes sense of, and what belongs to a connection.
-fn known(interface: &str, conversation: &Value, remember: &Value) -> [Value; 5] {
+fn known(family: Family, interface: &str, conversation: &Value, remember: &Value) -> [Value; 5] {
     let accept = json!({"accept": null});
-    let kind = matches("!=", field("ether", "type"), json!("ip"));
+    let kind = match family {
+        Family::Bridge => matches("!=", field("ether", "type"), json!("ip")),
+        Family::Inet => matches("!=", json!({"meta": {"key": "nfproto"}}), json!("ipv4")),
+    };
     let part = json!({"&": [field("ip", "frag-off"), 0x1fff]});
     let flags = json!({"&": [field("tcp", "flags"), SYN_ACK_RST_FIN]});
     let types = json!({"set": [
@@ -205,15 +207,15 @@ fn expressions(guest: &GuestName, one: &FirewallRule, remember: &Value) -> Vec<V
 }
 
 /// Takes a guest's chains away.
-fn lower(table: &str, interface: &str, sum: u32) -> Vec<Value> {
-    let mut all = vec![json!({"delete": mark(table, interface, sum)})];
+fn lower(at: &At, interface: &str, sum: u32) -> Vec<Value> {
+    let mut all = vec![json!({"delete": mark(at, interface, sum)})];
     for (_, way, ..) in WAYS {
         let own = own_chain(way, interface);
-        all.push(json!({"delete": jump(table, way, interface)}));
-        all.push(json!({"flush": {"chain": of_table(table, &own)}}));
-        all.push(json!({"delete": {"chain": of_table(table, &own)}}));
+        all.push(json!({"delete": jump(at, way, interface)}));
+        all.push(json!({"flush": {"chain": of_table(at, &own)}}));
+        all.push(json!({"delete": {"chain": of_table(at, &own)}}));
     }
-    all.push(json!({"delete": {"set": of_table(table, &own_set(interface))}}));
+    all.push(json!({"delete": {"set": of_table(at, &own_set(interface))}}));
     all
 }
 
@@ -230,17 +232,17 @@ fn sum(guest: &GuestName, rules: &[FirewallRule]) -> u32 {
 impl Network {
     /// Makes guests' chains what the book says, where there is a table. The book's lock is held.
     pub(super) fn wall_as_written(&self) -> Result<(), HostError> {
-        let table = self.layout.kernel_name();
-        if !table_exists(Family::Bridge, &table)? {
+        let at = &self.guard;
+        if !table_exists(at.0, &at.1)? {
             return Ok(());
         }
-        let there = self.walls(&table)?;
+        let there = self.walls()?;
         let leases = self.leases()?;
         let wanted = self.wanted(&leases)?;
         let mut all = Vec::new();
         for (interface, sum) in &there {
             if !wanted.contains_key(interface) {
-                all.extend(lower(&table, interface, *sum));
+                all.extend(lower(at, interface, *sum));
             }
         }
         for (interface, (guest, rules)) in &wanted {
@@ -249,12 +251,12 @@ impl Network {
                 continue;
             }
             if let Some(before) = before {
-                all.extend(lower(&table, interface, before));
+                all.extend(lower(at, interface, before));
             }
-            all.extend(raise(&table, interface, guest, rules));
+            all.extend(raise(at, interface, guest, rules));
         }
         if !all.is_empty() {
-            firewall::apply(&table, &json!({"nftables": all}))?;
+            firewall::apply(&at.1, &json!({"nftables": all}))?;
         }
         Ok(())
     }
@@ -264,7 +266,7 @@ impl Network {
         let Some(subnet) = self.known_subnet()? else {
             return Ok(Wanted::new());
         };
-        let interface = |address| Lease::of(address, subnet, self.layout.tag());
+        let interface = |address| Lease::of(address, subnet, &self.tag);
         let all = leases.walls().filter_map(|(guest, address, rules)| {
             Some((interface(address)?.host_interface, (guest, rules)))
         });
@@ -273,13 +275,13 @@ impl Network {
 
     /// Interfaces whose chains are not what the book says: a command died between the two.
     pub(super) fn misled(&self) -> Result<BTreeSet<String>, HostError> {
-        let table = self.layout.kernel_name();
-        if !table_exists(Family::Bridge, &table)? {
+        let (family, table) = &self.guard;
+        if !table_exists(*family, table)? {
             return Ok(BTreeSet::new());
         }
         // Whoever is between the two holds it.
         let _lock = self.lock_book()?;
-        let (there, leases) = (self.walls(&table)?, self.leases()?);
+        let (there, leases) = (self.walls()?, self.leases()?);
         let wanted = self.wanted(&leases)?;
         let wanted: BTreeMap<_, _> = wanted
             .into_iter()
@@ -293,9 +295,10 @@ impl Network {
     }
 
     /// Whose chains stand, and the sums of their rules.
-    fn walls(&self, table: &str) -> Result<BTreeMap<String, u32>, HostError> {
+    fn walls(&self) -> Result<BTreeMap<String, u32>, HostError> {
+        let (family, table) = &self.guard;
         let mut all = BTreeMap::new();
-        for element in netlink_nft::elements(Family::Bridge, table, WALLS)? {
+        for element in netlink_nft::elements(*family, table, WALLS)? {
             let Some((name, sum)) = element.key().split_at_checked(NAME_LENGTH) else {
                 continue;
             };

@@ -75,7 +75,7 @@ pub(super) fn mounts(guest: &Guest, place: &Placement) -> Result<Vec<Mount>, Pla
 fn sys(guest: &Guest) -> Result<Mount, PlanError> {
     let (kind, source, more) = match guest.network.kind {
         NetworkKind::Host => ("bind", "/sys", Some("bind")),
-        NetworkKind::Bridge | NetworkKind::None => ("sysfs", "sysfs", None),
+        NetworkKind::Bridge | NetworkKind::Named(_) | NetworkKind::None => ("sysfs", "sysfs", None),
     };
     let options = ["nosuid", "nodev", "noexec", "ro"].into_iter().chain(more);
     Ok(MountBuilder::default()

@@ -161,7 +161,7 @@ fn host(parts: &Parts<'_>) -> Result<Vec<HostStep>, PlanError> {
     if !hidden.is_empty() {
         steps.push(HostStep::Hide { paths: hidden });
     }
-    let outside = |op: &&NetOp| matches!(op, NetOp::Veth { .. });
+    let outside = |op: &&NetOp| op.is_outside();
     steps.extend([
         HostStep::ReleaseStage,
         HostStep::AwaitInit,
@@ -365,7 +365,7 @@ fn init(parts: &Parts<'_>) -> Result<Vec<InitStep>, PlanError> {
         .map(|(k, v)| (k.clone(), v.clone()))
         .collect();
     settings.sort();
-    let inside = |op: &&NetOp| !matches!(op, NetOp::Veth { .. });
+    let inside = |op: &&NetOp| !op.is_outside();
     let console = parts
         .spec
         .annotations()

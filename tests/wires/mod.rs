@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bulkhead::kernel::netlink::{Netlink, Veth};
+use bulkhead::kernel::netlink_routed::answer_for_others;
 use bulkhead::model::{GuestName, Layout, NetOp, NetworkWish};
 use bulkhead::network::{Lease, Network, NetworkSettings};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -107,30 +108,53 @@ pub fn name(text: &str) -> GuestName {
 /// What the launch does with operations.
 pub fn carry_out(ops: &[NetOp], guest: &Namespace) {
     let (host, inside) = ops.split_at(1);
-    if let NetOp::Veth {
-        host_name,
-        guest_name,
-        bridge,
-        mac,
-        mtu,
-        isolated,
-        ..
-    } = &host[0]
-    {
-        let mut kernel = Netlink::open().unwrap();
-        let bridge = kernel.link(bridge).unwrap().unwrap().index;
-        let veth = Veth {
+    let mut kernel = Netlink::open().unwrap();
+    match &host[0] {
+        NetOp::Veth {
             host_name,
-            bridge: Some(bridge),
-            guest_netns: guest.0.as_fd(),
             guest_name,
-            mac: *mac,
-            mtu: *mtu,
-        };
-        kernel.create_veth(&veth).unwrap();
-        kernel.bind_port(host_name, *mac, *isolated).unwrap();
-    } else {
-        panic!("{:?} comes first", host[0]);
+            bridge,
+            mac,
+            mtu,
+            isolated,
+            ..
+        } => {
+            let bridge = kernel.link(bridge).unwrap().unwrap().index;
+            let veth = Veth {
+                host_name,
+                bridge: Some(bridge),
+                guest_netns: guest.0.as_fd(),
+                guest_name,
+                mac: *mac,
+                mtu: *mtu,
+            };
+            kernel.create_veth(&veth).unwrap();
+            kernel.bind_port(host_name, *mac, *isolated).unwrap();
+        }
+        NetOp::Routed {
+            host_name,
+            guest_name,
+            address,
+            gateway,
+            mac,
+            mtu,
+            group,
+            ..
+        } => {
+            let veth = Veth {
+                host_name,
+                bridge: None,
+                guest_netns: guest.0.as_fd(),
+                guest_name,
+                mac: *mac,
+                mtu: *mtu,
+            };
+            kernel.create_veth(&veth).unwrap();
+            kernel.set_group(host_name, *group).unwrap();
+            answer_for_others(host_name).unwrap();
+            kernel.lead_to(*address, host_name, *gateway).unwrap();
+        }
+        other => panic!("{other:?} comes first"),
     }
     guest.run(|| {
         let mut kernel = Netlink::open().unwrap();
@@ -146,7 +170,7 @@ pub fn carry_out(ops: &[NetOp], guest: &Namespace) {
                     kernel.set_up(interface).unwrap();
                 }
                 NetOp::DefaultRoute { gateway } => kernel.set_default_route(*gateway).unwrap(),
-                NetOp::Veth { .. } => panic!("two interfaces"),
+                NetOp::Veth { .. } | NetOp::Routed { .. } => panic!("two interfaces"),
             }
         }
     });

@@ -1,0 +1,269 @@
+//! `network`: what guests' interfaces are connected to.
+
+use clap::builder::PossibleValuesParser;
+use clap::{Arg, ArgMatches, Command, value_parser};
+
+use super::command::{Verb, dry_run, required};
+use super::context::Context;
+use super::fault::{Fault, Result};
+use super::render::{Cell, safe};
+use crate::guest::networks::NetworkView;
+use crate::model::NetworkName;
+use crate::network::{Kind, NewNetwork, Subnet};
+
+pub(super) const NETWORK: Verb = Verb {
+    name: "network",
+    about: "Make, list and remove the networks that guests are on",
+    build: |command| {
+        command
+            .subcommand_required(true)
+            .subcommand(Command::new("list").about("List networks"))
+            .subcommand(
+                Command::new("info")
+                    .alias("show")
+                    .about("Show a network, its pool and its guests")
+                    .arg(name()),
+            )
+            .subcommand(
+                Command::new("create")
+                    .about("Make a network")
+                    .arg(name())
+                    .args([
+                        Arg::new("kind")
+                            .long("kind")
+                            .value_name("KIND")
+                            .value_parser(PossibleValuesParser::new(Kind::WORDS))
+                            .default_value("bridge")
+                            .help("bridge (a way out by NAT), isolated (no way out, none to the host) or routed (no bridge: a route to each address)"),
+                        Arg::new("subnet")
+                            .long("subnet")
+                            .value_name("ADDRESS/BITS")
+                            .value_parser(value_parser!(Subnet))
+                            .help("Pool of addresses, from /16 to /30 [default: a free one]"),
+                        Arg::new("nat")
+                            .long("nat")
+                            .value_name("BOOL")
+                            .value_parser(PossibleValuesParser::new(["true", "false"]))
+                            .help("Whether guests of a routed network go out under the host's address [default: true]"),
+                        Arg::new("bridge")
+                            .long("bridge")
+                            .value_name("NAME")
+                            .help("Name of its bridge on the host [default: one made from its name]"),
+                    ])
+                    .args(settings())
+                    .arg(dry_run()),
+            )
+            .subcommand(
+                Command::new("set")
+                    .about("Change a network")
+                    .arg(name())
+                    .args(settings())
+                    .arg(dry_run()),
+            )
+            .subcommand(
+                Command::new("delete")
+                    .about("Remove a network that no guest is on")
+                    .arg(name())
+                    .arg(dry_run()),
+            )
+            .subcommand(
+                Command::new("reload")
+                    .about("Write the firewall of all networks anew, after the host's was flushed"),
+            )
+    },
+    run: |context, matches| match matches.subcommand() {
+        Some(("info", matches)) => info(context, matches),
+        Some(("create", matches)) => create(context, matches),
+        Some(("set", matches)) => set(context, matches),
+        Some(("delete", matches)) => delete(context, matches),
+        Some(("reload", _)) => reload(context),
+        _ => list(context),
+    },
+    hidden: false,
+};
+
+fn name() -> Arg {
+    Arg::new("network")
+        .value_name("NETWORK")
+        .required(true)
+        .help("Name of the network")
+}
+
+fn settings() -> [Arg; 2] {
+    [
+        Arg::new("mtu")
+            .long("mtu")
+            .value_name("BYTES")
+            .help("Largest packet, or none for the way out's [default: none]"),
+        Arg::new("isolated-ports")
+            .long("isolated-ports")
+            .value_name("BOOL")
+            .value_parser(PossibleValuesParser::new(["true", "false", "none"]))
+            .help("Keep guests that do not say otherwise apart, or none for the host's setting [default: none]"),
+    ]
+}
+
+fn free(view: &NetworkView) -> String {
+    view.free.map_or_else(|| "-".to_owned(), |n| n.to_string())
+}
+
+fn subnet(view: &NetworkView) -> String {
+    let text = view.subnet.map(|subnet| subnet.to_string());
+    text.unwrap_or_else(|| "not chosen yet".to_owned())
+}
+
+fn list(context: &Context) -> Result<u8> {
+    let all = context.manager()?.network_views()?;
+    let heads = ["NAME", "KIND", "SUBNET", "BRIDGE", "GUESTS", "FREE"];
+    context.list(&all, &heads, |view| {
+        vec![
+            Cell::from(view.name.as_str()),
+            Cell::from(view.kind.word()),
+            Cell::from(subnet(view)),
+            Cell::from(safe(&view.bridge)),
+            Cell::from(view.guests.len().to_string()),
+            Cell::from(free(view)),
+        ]
+    })?;
+    Ok(0)
+}
+
+fn info(context: &Context, matches: &ArgMatches) -> Result<u8> {
+    let view = context
+        .manager()?
+        .network_view(&required::<String>(matches, "network")?)?;
+    let yes_no = |yes| if yes { "yes" } else { "no" }.to_owned();
+    context.one(&view, |_| {
+        let none = || "none".to_owned();
+        let lines = [
+            ("kind", view.kind.word().to_owned()),
+            ("subnet", subnet(&view)),
+            ("gateway", view.gateway.map_or_else(none, |a| a.to_string())),
+            ("nat", yes_no(view.nat)),
+            (
+                "bridge",
+                match view.set_up {
+                    true => safe(&view.bridge),
+                    false => format!(
+                        "{}, set up by the next start of a guest",
+                        safe(&view.bridge)
+                    ),
+                },
+            ),
+            (
+                "mtu",
+                view.mtu
+                    .map_or_else(|| "the way out's".to_owned(), |n| n.to_string()),
+            ),
+            ("apart", yes_no(view.isolated_ports)),
+            (
+                "addresses",
+                format!("{} used, {} free", view.guests.len(), free(&view)),
+            ),
+        ];
+        let mut text = format!("{}\n", view.name);
+        let guests = view.guests.iter();
+        let guests = guests.map(|(guest, address)| ("guest", format!("{guest} {address}")));
+        for (key, value) in lines.into_iter().chain(guests) {
+            text += format!("  {key:<11}{value}").trim_end();
+            text.push('\n');
+        }
+        text
+    })?;
+    Ok(0)
+}
+
+/// A network's name that somebody may give one.
+fn own_name(matches: &ArgMatches) -> Result<NetworkName> {
+    let text: String = required(matches, "network")?;
+    match text.as_str() {
+        "bridge" => Err(Fault::usage(
+            "the network bridge is always there; its settings are in [network] of bulkhead.toml",
+        )),
+        text => text
+            .parse()
+            .map_err(|error: crate::model::NetworkNameError| Fault::usage(error.to_string())),
+    }
+}
+
+/// A setting that may be given up again by the word `none`; outer `None` if it is not there.
+fn or_none<T: std::str::FromStr>(matches: &ArgMatches, name: &str) -> Result<Option<Option<T>>> {
+    let Some(text) = matches.get_one::<String>(name) else {
+        return Ok(None);
+    };
+    match text.as_str() {
+        "none" => Ok(Some(None)),
+        text => match text.parse() {
+            Ok(value) => Ok(Some(Some(value))),
+            Err(_) => Err(Fault::usage(format!("--{name}: {text:?} is no number"))),
+        },
+    }
+}
+
+fn create(context: &Context, matches: &ArgMatches) -> Result<u8> {
+    let manager = context.manager()?;
+    let kind: String = required(matches, "kind")?;
+    let wish = NewNetwork {
+        name: own_name(matches)?,
+        kind: Kind::of_word(&kind).unwrap_or(Kind::Bridge),
+        subnet: matches.get_one("subnet").copied(),
+        bridge: matches.get_one::<String>("bridge").cloned(),
+        nat: or_none(matches, "nat")?.flatten(),
+        mtu: or_none(matches, "mtu")?.flatten(),
+        isolated_ports: or_none(matches, "isolated-ports")?.flatten(),
+    };
+    if matches.get_flag("dry-run") {
+        let record = manager.network.check_new(&wish)?;
+        context.done(&format!(
+            "would make network {} of {}",
+            record.name, record.subnet
+        ))?;
+        return Ok(0);
+    }
+    let record = manager.network.create(&wish)?;
+    context.done(&format!(
+        "network {} is made, of {}",
+        record.name, record.subnet
+    ))?;
+    Ok(0)
+}
+
+fn set(context: &Context, matches: &ArgMatches) -> Result<u8> {
+    let manager = context.manager()?;
+    let mut record = manager.network.record(&own_name(matches)?)?;
+    if let Some(mtu) = or_none(matches, "mtu")? {
+        record.mtu = mtu;
+    }
+    if let Some(apart) = or_none(matches, "isolated-ports")? {
+        record.isolated_ports = apart;
+    }
+    if matches.get_flag("dry-run") {
+        context.done(&format!("would change network {}", record.name))?;
+        return Ok(0);
+    }
+    manager.change_network(&record)?;
+    context.done(&format!("network {} is changed", record.name))?;
+    Ok(0)
+}
+
+fn delete(context: &Context, matches: &ArgMatches) -> Result<u8> {
+    let manager = context.manager()?;
+    let name = own_name(matches)?;
+    if matches.get_flag("dry-run") {
+        manager.check_network_unused(&name)?;
+        context.done(&format!("would remove network {name}"))?;
+        return Ok(0);
+    }
+    manager.delete_network(&name)?;
+    context.done(&format!("network {name} is removed"))?;
+    Ok(0)
+}
+
+fn reload(context: &Context) -> Result<u8> {
+    let done = context.manager()?.reload_networks()?;
+    context.done(&match done.is_empty() {
+        true => "no network is set up: the next start of a guest does it".to_owned(),
+        false => format!("the firewall of {} is written anew", done.join(", ")),
+    })?;
+    Ok(0)
+}

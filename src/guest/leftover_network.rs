@@ -1,0 +1,137 @@
+//! What commands that died have left of guests' networks: interfaces, entries of the firewall, leases,
+//! and networks themselves. Everything else is `leftover.rs`, which asks here.
+
+use super::error::Result;
+use super::leftover::{Leftover, leftover, told};
+use super::manager::Manager;
+use super::networks::{network, stays};
+use crate::model::{GuestName, Status};
+use crate::network::{FileError, LeaseError, Network};
+
+impl Manager {
+    /// What is left on the host's side of all networks. False when the leases of one are damaged:
+    /// without them nothing can be said of interfaces and addresses.
+    pub(super) fn of_networks(&self, fix: bool, found: &mut Vec<Leftover>) -> Result<bool> {
+        for (path, why) in self.network.damaged().map_err(network)? {
+            let mut damaged = leftover("damaged file", path.display().to_string(), None);
+            damaged.why = Some(why);
+            found.push(damaged);
+        }
+        for folder in self.network.stray_folders().map_err(network)? {
+            let remove = || self.network.remove_stray_folder(&folder).map_err(network);
+            let done = told(fix.then(remove));
+            found.push(leftover("file", folder.display().to_string(), done));
+        }
+        let all = self.networks()?;
+        for one in &all {
+            if !self.book_is_whole(one, fix, found)? {
+                return Ok(false);
+            }
+        }
+        for one in &all {
+            self.interfaces(one, fix, found)?;
+            if one.is_open().map_err(network)? {
+                let close = || one.ensure_host().map(drop).map_err(network);
+                let bridge = one.bridge().to_owned();
+                let done = told(fix.then(close));
+                found.push(leftover("bridge without its firewall", bridge, done));
+            }
+            for entry in one.stale_entries().map_err(network)? {
+                let remove = || one.remove_entry(&entry).map_err(network);
+                let done = told(fix.then(remove));
+                found.push(leftover("firewall entry", entry.to_string(), done));
+            }
+        }
+        Ok(true)
+    }
+
+    /// What a guest has on its network and should not have. Its lock is held.
+    pub(super) fn of_address(
+        &self,
+        name: &GuestName,
+        status: Status,
+        fix: bool,
+        found: &mut Vec<Leftover>,
+    ) -> Result<()> {
+        let Ok(Some((on, _))) = self.leased(name) else {
+            return Ok(());
+        };
+        if self.trashed(name).is_some() {
+            let done = fix.then(|| self.give_up_address(name));
+            found.push(leftover("address", name.to_string(), told(done)));
+            return Ok(());
+        }
+        let Ok(guest) = self.guest(name) else {
+            return Ok(());
+        };
+        // It moved to another network, and nobody has freed what it had.
+        if status == Status::Stopped && !self.elsewhere(name, &guest.network)?.is_empty() {
+            let done = fix.then(|| self.release_others(name, &guest.network));
+            found.push(leftover("address", name.to_string(), told(done)));
+            return Ok(());
+        }
+        // A change of its network that was cut short before its definition had it.
+        if let Ok(Some(held)) = on.held(name)
+            && stays(&on, &guest.network)
+            && (&held.forwards, &held.firewall)
+                != (&guest.network.forwards, &guest.network.firewall)
+        {
+            let kind = match held.forwards == guest.network.forwards {
+                true => "firewall rules",
+                false => "ports",
+            };
+            let follow = || self.follow(name, &guest.network);
+            found.push(leftover(kind, name.to_string(), told(fix.then(follow))));
+        }
+        Ok(())
+    }
+
+    /// The book of leases of a network; written anew, with `fix`, from what is known of each guest beside it.
+    fn book_is_whole(&self, on: &Network, fix: bool, found: &mut Vec<Leftover>) -> Result<bool> {
+        let Err(LeaseError::File(FileError::Damaged { path, .. })) = on.check() else {
+            return Ok(true);
+        };
+        let rebuild = || {
+            let mut known = Vec::new();
+            for name in self.all_names()? {
+                let Ok(guest) = self.guest(&name) else {
+                    continue;
+                };
+                if guest.network.kind.to_string() == on.word() && self.trashed(&name).is_none() {
+                    let written = self.written(&name).and_then(|written| written.address);
+                    let mut wish = guest.network;
+                    wish.address = wish.address.or(written);
+                    known.push((name, wish));
+                }
+            }
+            on.rebuild(&known).map_err(network)
+        };
+        let done = told(fix.then(rebuild));
+        let whole = matches!(done, Some(Ok(())));
+        found.push(leftover("damaged file", path.display().to_string(), done));
+        Ok(whole)
+    }
+
+    /// Interfaces of guests that do not run, and of nobody.
+    fn interfaces(&self, on: &Network, fix: bool, found: &mut Vec<Leftover>) -> Result<()> {
+        let strays = on.leftovers(&[]).map_err(network)?;
+        for stray in strays {
+            let mut lock = None;
+            if let Some(guest) = &stray.guest {
+                lock = self.idle(guest);
+                let runs = !matches!(
+                    self.status(guest),
+                    Ok(Status::Stopped | Status::Creating) | Err(_)
+                );
+                if lock.is_none() || runs {
+                    continue;
+                }
+            }
+            let remove = || on.remove_leftover(&stray).map_err(network);
+            let done = told(fix.then(remove));
+            found.push(leftover("interface", stray.interface.clone(), done));
+            drop(lock);
+        }
+        Ok(())
+    }
+}

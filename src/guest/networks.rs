@@ -1,0 +1,258 @@
+//! Which network a guest is on. A definition says where it is to be; where it has its address says
+//! where it is: until its next start, a guest whose definition changed is on the one it was on.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use serde::Serialize;
+
+use super::error::{GuestError, Result};
+use super::manager::Manager;
+use crate::kernel::fault;
+use crate::model::{GuestName, NetOp, NetworkKind, NetworkName, NetworkWish};
+use crate::network::{Kind, Lease, LeaseError, Network, Record, Subnet};
+
+/// A network, as `network info` shows it.
+#[derive(Debug, Serialize)]
+pub struct NetworkView {
+    /// What stands for it in a definition.
+    pub name: String,
+    /// How its guests are connected.
+    pub kind: Kind,
+    /// Its pool; `None` as long as none was chosen.
+    pub subnet: Option<Subnet>,
+    /// Its guests' way out.
+    pub gateway: Option<Ipv4Addr>,
+    /// Whether they go out under the host's address.
+    pub nat: bool,
+    /// Its bridge.
+    pub bridge: String,
+    /// Whether that is there.
+    pub set_up: bool,
+    /// Largest packet, if it is not the way out's.
+    pub mtu: Option<u32>,
+    /// Whether guests that do not say otherwise are kept apart.
+    pub isolated_ports: bool,
+    /// Addresses that nobody has.
+    pub free: Option<usize>,
+    /// Guests and their addresses.
+    pub guests: BTreeMap<String, Ipv4Addr>,
+}
+
+impl Manager {
+    /// All networks, as they are shown.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn network_views(&self) -> Result<Vec<NetworkView>> {
+        self.networks()?.iter().map(view).collect()
+    }
+
+    /// One of them, by the word for it.
+    ///
+    /// # Errors
+    /// There is none, or a file cannot be read.
+    pub fn network_view(&self, word: &str) -> Result<NetworkView> {
+        view(&self.network.by_word(word)?)
+    }
+
+    /// Changes a network; guests that run are kept apart, or not, at once.
+    ///
+    /// # Errors
+    /// It cannot be so, or the kernel refuses.
+    pub fn change_network(&self, record: &Record) -> Result<()> {
+        self.network.change_record(record)?;
+        let changed = self.network.load(&record.name)?;
+        for (_, name) in changed.hosts().map_err(network)? {
+            let Ok(name) = name.parse::<GuestName>() else {
+                continue;
+            };
+            if let (Ok(guest), Some(lease)) =
+                (self.guest(&name), changed.find(&name).map_err(network)?)
+            {
+                let apart = guest.network.isolated_ports;
+                changed.isolate(&lease, apart).map_err(network)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses while a guest has an address on a network, or is to have one.
+    ///
+    /// # Errors
+    /// Guests have it, or there is none.
+    pub fn check_network_unused(&self, name: &NetworkName) -> Result<()> {
+        Ok(self.network.check_unused(name, &self.users(name)?)?)
+    }
+
+    /// Removes a network.
+    ///
+    /// # Errors
+    /// Guests have it, or the kernel refuses.
+    pub fn delete_network(&self, name: &NetworkName) -> Result<()> {
+        Ok(self.network.delete(name, &self.users(name)?)?)
+    }
+
+    /// Writes the firewall of all networks that are set up anew; says which.
+    ///
+    /// # Errors
+    /// The kernel or `nft` refuses.
+    pub fn reload_networks(&self) -> Result<Vec<String>> {
+        let mut done = Vec::new();
+        for one in self.networks()? {
+            if one.reload().map_err(network)? {
+                done.push(one.word().to_owned());
+            }
+        }
+        Ok(done)
+    }
+
+    /// Guests whose definitions name a network.
+    fn users(&self, name: &NetworkName) -> Result<Vec<GuestName>> {
+        let (mut all, profiles) = (self.names()?, self.profiles()?);
+        let kind = NetworkKind::Named(name.clone());
+        all.retain(|guest| {
+            let text = self.definition_text(guest);
+            let defined = text.and_then(|text| self.define_by(guest, &text, &profiles));
+            defined.is_ok_and(|guest| guest.network.kind == kind)
+        });
+        Ok(all)
+    }
+
+    /// All networks: the one that is always there, and those that somebody made.
+    pub(super) fn networks(&self) -> Result<Vec<Network>> {
+        let mut all = vec![self.network.clone()];
+        all.extend(self.network.others().map_err(network)?);
+        Ok(all)
+    }
+
+    /// The network that a definition names; `None` if its guest has no address.
+    pub(super) fn network_of(&self, wish: &NetworkWish) -> Result<Option<Network>> {
+        match &wish.kind {
+            NetworkKind::Bridge => Ok(Some(self.network.clone())),
+            NetworkKind::Named(name) => Ok(Some(self.network.load(name)?)),
+            NetworkKind::None | NetworkKind::Host => Ok(None),
+        }
+    }
+
+    /// Where a guest has its address, and which. The network that is always there is asked first, so
+    /// most guests cost no look at the others.
+    ///
+    /// # Errors
+    /// When a book cannot be read.
+    pub fn leased(&self, name: &GuestName) -> Result<Option<(Network, Lease)>> {
+        if let Some(lease) = self.network.find(name).map_err(network)? {
+            return Ok(Some((self.network.clone(), lease)));
+        }
+        for other in self.network.others().map_err(network)? {
+            if let Some(lease) = other.find(name).map_err(network)? {
+                return Ok(Some((other, lease)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Addresses of all guests that have one.
+    pub(super) fn addresses(&self) -> Result<BTreeMap<String, Ipv4Addr>> {
+        let mut all = BTreeMap::new();
+        for one in self.networks()? {
+            let hosts = one.hosts().map_err(network)?.into_iter();
+            all.extend(hosts.map(|(address, guest)| (guest, address)));
+        }
+        Ok(all)
+    }
+
+    /// Frees a guest's address, on whatever network. Its lock is held.
+    pub(super) fn release(&self, name: &GuestName) -> Result<()> {
+        for one in self.leasing(name)? {
+            one.release(name)?;
+        }
+        Ok(())
+    }
+
+    /// Frees what a guest has on networks that its definition does not name any more; it does not run.
+    /// Its lock is held.
+    pub(super) fn release_others(&self, name: &GuestName, wish: &NetworkWish) -> Result<()> {
+        for one in self.elsewhere(name, wish)? {
+            fault::point()?;
+            one.release(name)?;
+        }
+        Ok(())
+    }
+
+    /// Makes ports and rules of a guest what this says, on the network where it has its address, if it
+    /// is to stay there.
+    pub(super) fn follow(&self, name: &GuestName, wish: &NetworkWish) -> Result<()> {
+        match self.leased(name)? {
+            Some((network, _)) if stays(&network, wish) => Ok(network.follow(name, wish)?),
+            _ => Ok(()),
+        }
+    }
+
+    /// Passes what a guest has on to another name. Both locks are held.
+    pub(super) fn pass_on(&self, from: &GuestName, to: &GuestName) -> Result<()> {
+        for one in self.leasing(from)? {
+            one.rename(from, to)?;
+        }
+        Ok(())
+    }
+
+    /// Networks where a guest has an address though it is not to be there.
+    pub(super) fn elsewhere(&self, name: &GuestName, wish: &NetworkWish) -> Result<Vec<Network>> {
+        let mut all = self.leasing(name)?;
+        all.retain(|one| !stays(one, wish));
+        Ok(all)
+    }
+
+    /// Networks where a guest has an address; one, but for a moment when it moves.
+    fn leasing(&self, name: &GuestName) -> Result<Vec<Network>> {
+        let mut all = Vec::new();
+        for one in self.networks()? {
+            if one.find(name).map_err(LeaseError::from)?.is_some() {
+                all.push(one);
+            }
+        }
+        Ok(all)
+    }
+}
+
+fn view(one: &Network) -> Result<NetworkView> {
+    let subnet = one.pool().map_err(network)?;
+    let guests = one.hosts().map_err(network)?.into_iter();
+    let guests: BTreeMap<String, Ipv4Addr> = guests.map(|(at, guest)| (guest, at)).collect();
+    Ok(NetworkView {
+        name: one.word().to_owned(),
+        kind: one.kind(),
+        gateway: subnet.filter(|_| !one.is_closed()).map(Subnet::gateway),
+        nat: one.has_nat(),
+        bridge: one.bridge().to_owned(),
+        set_up: one.is_set_up().unwrap_or(false),
+        mtu: one.mtu(),
+        isolated_ports: one.isolates(),
+        free: subnet.map(|pool| pool.guests().count().saturating_sub(guests.len())),
+        subnet,
+        guests,
+    })
+}
+
+/// Whether a guest that is to be on this keeps what it has there. The address on the network that is
+/// always there stays with one that only goes without for a while.
+pub(super) fn stays(network: &Network, wish: &NetworkWish) -> bool {
+    match wish.kind.has_address() {
+        true => wish.kind.to_string() == network.word(),
+        false => network.word() == NetworkKind::Bridge.to_string(),
+    }
+}
+
+/// What the launch does for a guest that has no address: nothing on the host's own network.
+pub(super) fn without_address(wish: &NetworkWish) -> Vec<NetOp> {
+    match wish.kind {
+        NetworkKind::Host => Vec::new(),
+        _ => Network::loopback_ops(),
+    }
+}
+
+/// An error of the network room, as a person sees it.
+pub(super) fn network(error: impl std::error::Error) -> GuestError {
+    GuestError::Network(super::view::chain(&error).into())
+}

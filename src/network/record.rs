@@ -1,0 +1,100 @@
+//! What somebody said of a network that they made: its record, `networks/NAME.json`. Where records lie
+//! and what making one takes is `directory.rs`.
+
+use serde::{Deserialize, Serialize};
+
+use super::subnet::Subnet;
+use crate::model::NetworkName;
+
+/// Smallest packet every host must take whole, and the largest that Ethernet's cards carry.
+const MTU: std::ops::RangeInclusive<u32> = 576..=9216;
+
+/// How guests of a network are connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// By a bridge of its own, with a way out under the host's address.
+    Bridge,
+    /// By a bridge of its own, with no way out and none to the host.
+    Isolated,
+    /// By no bridge: the host routes each address to its guest.
+    Routed,
+}
+
+impl Kind {
+    /// All, as people write them.
+    pub const WORDS: [&str; 3] = ["bridge", "isolated", "routed"];
+
+    /// The kind of that word.
+    #[must_use]
+    pub fn of_word(word: &str) -> Option<Self> {
+        let all = [Self::Bridge, Self::Isolated, Self::Routed];
+        all.into_iter().find(|kind| kind.word() == word)
+    }
+
+    /// As people write it.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Bridge => "bridge",
+            Self::Isolated => "isolated",
+            Self::Routed => "routed",
+        }
+    }
+}
+
+/// A network that somebody made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// Its name.
+    pub name: NetworkName,
+    /// How its guests are connected.
+    pub kind: Kind,
+    /// Its pool.
+    pub subnet: Subnet,
+    /// Its bridge's name; `None` for one made from the network's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bridge: Option<String>,
+    /// Whether guests go out under the host's address; `None` for what the kind does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nat: Option<bool>,
+    /// Largest packet; `None` for the way out's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
+    /// Whether guests that do not say otherwise are kept apart; `None` for what the host's settings say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isolated_ports: Option<bool>,
+}
+
+impl Record {
+    /// What cannot be, and what to do.
+    pub(super) fn check(&self) -> Result<(), String> {
+        if let Some(bridge) = &self.bridge
+            && !super::possible_name(bridge)
+        {
+            return Err(format!(
+                "{bridge:?} cannot name a bridge: use 1 to 15 of A-Z, a-z, 0-9, '-', '_' and '.', beginning with a letter"
+            ));
+        }
+        match (self.kind, self.nat) {
+            (Kind::Isolated, Some(true)) => {
+                return Err("an isolated network has no way out, so no NAT".to_owned());
+            }
+            (Kind::Bridge, Some(false)) => {
+                return Err(
+                    "guests on a bridge go out by NAT: for addresses that the world knows the way to, make a network of the kind routed".to_owned(),
+                );
+            }
+            _ => {}
+        }
+        match self.mtu {
+            Some(mtu) if !MTU.contains(&mtu) => Err(format!(
+                "an MTU of {mtu} is out of range: {} to {}",
+                MTU.start(),
+                MTU.end()
+            )),
+            _ => Ok(()),
+        }
+    }
+}

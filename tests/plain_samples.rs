@@ -275,7 +275,9 @@ fn value_for(key: &Key, n: u32) -> String {
         "restart.policy" => ["no", "on-failure", "always"][n as usize % 3].into(),
         "network.kind" => ["bridge", "none", "host", "lan"][n as usize % 4].into(),
         "network.address" | "network.dns" => format!("10.0.{}.{}", n % 200, n % 100),
-        "network.rate_in" | "network.rate_out" => format!("{}kbit", 64 + n),
+        "network.rate_in" | "network.rate_out" | "network.allowance_rate" => {
+            format!("{}kbit", 64 + n)
+        }
         "network.firewall" => format!("in accept tcp {}", 1 + n % 60_000),
         "network.forward" => format!("{}:{}/udp", 1 + n % 60_000, 1 + n % 100),
         "init.stop_timeout" | "restart.delay" | "restart.delay_max" | "snapshots.every" => {

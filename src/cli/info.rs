@@ -4,9 +4,10 @@ use super::command::{Verb, name, name_of};
 use super::list::tone;
 use super::logs;
 use super::render::{safe, toned};
+use crate::guest::allowance::Month;
 use crate::guest::view::{Info, Row, bytes_text, reason_text};
 use crate::model::clock::{span, time};
-use crate::model::{Event, EventKind, Guest, ID_BLOCK, RestartPolicy, Sample};
+use crate::model::{Event, EventKind, Guest, ID_BLOCK, Level, RestartPolicy, Sample};
 
 pub(super) const INFO: Verb = Verb {
     name: "info",
@@ -70,6 +71,9 @@ pub fn text(info: &Info, recent: &[Event], colour: bool) -> String {
     if let Some(guest) = &info.guest {
         limits(&mut lines, guest, row, info.usage.as_ref());
         restart(&mut lines, guest, info.restarts);
+    }
+    if let Some(month) = &info.month {
+        lines.add("traffic", &traffic(month));
     }
     if let Some(last) = &info.last_end {
         let end = format!("{}, {}", reason_text(&last.reason), time(last.time_ms));
@@ -174,6 +178,17 @@ fn limits(lines: &mut Lines, guest: &Guest, row: &Row, usage: Option<&Sample>) {
         let (read, written) = (bytes_text(used.io_read), bytes_text(used.io_write));
         lines.add("disk", &format!("{read} read, {written} written"));
     }
+}
+
+fn traffic(month: &Month) -> String {
+    let most = month.allowance.or(month.cut).map_or("-".into(), bytes_text);
+    let level = match month.level {
+        Level::Free => "",
+        Level::Spent => ", used up",
+        Level::Cut => ", cut off",
+    };
+    let used = bytes_text(month.used);
+    format!("{used} of {most} since {}{level}", month.began)
 }
 
 fn restart(lines: &mut Lines, guest: &Guest, restarts: u32) {

@@ -12,9 +12,9 @@ use super::context::Context;
 use super::fault::{Fault, Result};
 use super::render::{self, Cell, Format};
 use crate::guest::Manager;
-use crate::guest::view::{printable, reason_text};
+use crate::guest::view::{bytes_text, printable, reason_text};
 use crate::model::clock::{self, time};
-use crate::model::{Event, EventKind, GuestName};
+use crate::model::{Event, EventKind, GuestName, Level};
 
 pub(super) const LOGS: Verb = Verb {
     name: "logs",
@@ -230,6 +230,7 @@ pub(super) fn in_words(kind: &EventKind) -> String {
         EventKind::Changed { keys } => format!("changed: {}", keys.join(", ")),
         EventKind::Renamed { from } => format!("renamed from {from}"),
         EventKind::Snapshot { snapshot } => format!("snapshot {snapshot}"),
+        EventKind::Allowance { level, used } => allowance(*level, *used),
         EventKind::SnapshotFailed { why } => format!("snapshots by the clock failed: {why}"),
         EventKind::Restored { snapshot } => format!("restored to snapshot {snapshot}"),
         EventKind::Reinstalled { from, snapshot } => {
@@ -238,6 +239,15 @@ pub(super) fn in_words(kind: &EventKind) -> String {
         EventKind::KeeperReplaced => "a new keeper took over".to_owned(),
         EventKind::Deleted => "deleted".to_owned(),
         EventKind::BroughtBack => "brought back from the trash".to_owned(),
+    }
+}
+
+fn allowance(level: Level, used: u64) -> String {
+    let used = bytes_text(used);
+    match level {
+        Level::Free => format!("its allowance of traffic is not used up any more ({used})"),
+        Level::Spent => format!("its allowance of traffic is used up ({used})"),
+        Level::Cut => format!("cut off: nothing passes until its next month of traffic ({used})"),
     }
 }
 

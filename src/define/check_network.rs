@@ -62,6 +62,36 @@ pub(super) fn network(guest: &Guest, found: &mut Found) {
     }
     rates(network, found);
     forwards(network, found);
+    allowance(network, found);
+}
+
+fn allowance(network: &NetworkWish, found: &mut Found) {
+    let allowance = &network.allowance;
+    let has = |what: bool, key, found: &mut Found| {
+        if what && !network.kind.has_address() {
+            found.add(
+                key,
+                "needs the network kind bridge, or a network's name: the traffic of another is not counted",
+            );
+        }
+    };
+    has(allowance.bytes.is_some(), "network.allowance", found);
+    has(allowance.cut.is_some(), "network.allowance_cut", found);
+    found.range("network.allowance_day", &allowance.day, &1, &28);
+    if let Some(rate) = &allowance.rate {
+        found.range("network.allowance_rate", rate, &SLOWEST, &FASTEST);
+        if allowance.bytes.is_none() {
+            found.add("network.allowance_rate", "needs network.allowance");
+        }
+    }
+    if let (Some(bytes), Some(cut)) = (allowance.bytes, allowance.cut)
+        && cut < bytes
+    {
+        found.add(
+            "network.allowance_cut",
+            format!("{cut} is less than network.allowance, {bytes}"),
+        );
+    }
 }
 
 fn forwards(network: &NetworkWish, found: &mut Found) {

@@ -200,6 +200,14 @@ layered! {
         forward: Extend<Forward>,
         /// Rules of its firewall.
         firewall: Extend<FirewallRule>,
+        /// Bytes a month.
+        allowance: Option<OrNone<Bytes>>,
+        /// When a month begins.
+        allowance_day: Option<u32>,
+        /// How fast it is beyond.
+        allowance_rate: Option<OrNone<Rate>>,
+        /// Where nothing passes.
+        allowance_cut: Option<OrNone<Bytes>>,
     }
 }
 

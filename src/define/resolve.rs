@@ -16,9 +16,9 @@ use super::layer::Layer;
 use super::profile::{ProfileError, Profiles};
 use super::read::Sheet;
 use crate::model::{
-    Access, Autostart, BindMount, BlockLimit, Bytes, CpuLimits, Cpus, Device, DiskWish, Guest,
-    GuestName, HostFacts, InitCommand, IoLimits, MemoryLimits, NetworkWish, Origin, RestartRule,
-    Security, TemplateRef, Tmpfs,
+    Access, Allowance, Autostart, BindMount, BlockLimit, Bytes, CpuLimits, Cpus, Device, DiskWish,
+    Guest, GuestName, HostFacts, InitCommand, IoLimits, MemoryLimits, NetworkWish, Origin,
+    RestartRule, Security, TemplateRef, Tmpfs,
 };
 
 /// Microseconds for which a burst is counted: the kernel's usual period.
@@ -400,6 +400,10 @@ impl From<NetworkPart> for NetworkWish {
             burst_out,
             forward,
             firewall,
+            allowance,
+            allowance_day,
+            allowance_rate,
+            allowance_cut,
         }: NetworkPart,
     ) -> Self {
         Self {
@@ -413,6 +417,13 @@ impl From<NetworkPart> for NetworkWish {
             dns: dns.0.unwrap_or_default(),
             forwards: forward.0,
             firewall: firewall.0,
+            allowance: Allowance {
+                bytes: allowance.and_then(|bytes| bytes.0),
+                // What is no day is found by the check.
+                day: allowance_day.map_or(1, |day| u8::try_from(day).unwrap_or(u8::MAX)),
+                rate: allowance_rate.and_then(|rate| rate.0),
+                cut: allowance_cut.and_then(|cut| cut.0),
+            },
         }
     }
 }

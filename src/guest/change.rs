@@ -102,7 +102,10 @@ impl Manager {
             }
             return Ok(changed);
         }
-        let old = self.guest(name).ok();
+        // A change of the allowance may change what is in force of the rest.
+        let month = self.month(name, &guest.network.allowance)?;
+        let guest = self.in_force(name, guest);
+        let old = self.guest(name).ok().map(|old| self.in_force(name, old));
         let mut held = None;
         let done = if runs {
             held = self.promise(name, Amounts::guaranteed(&guest))?;
@@ -147,6 +150,9 @@ impl Manager {
         keys.extend(changed.waiting.clone());
         // It is changed; a full disk must not make that an error.
         let _lost = self.record(name, EventKind::Changed { keys });
+        if runs {
+            let _lost = self.tell_allowance(name, month);
+        }
         Ok(changed)
     }
 
@@ -206,7 +212,7 @@ impl Manager {
     }
 
     /// Keeps a running guest apart from others, or not, and to its rates.
-    fn change_port(&self, name: &GuestName, guest: &Guest) -> Result<()> {
+    pub(super) fn change_port(&self, name: &GuestName, guest: &Guest) -> Result<()> {
         let failed = |error: Box<dyn std::error::Error + Send + Sync>| GuestError::Network(error);
         fault::point()?;
         match self.leased(name)? {

@@ -13,8 +13,8 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, poll};
 use serde::{Deserialize, Serialize};
 
-use super::account::until_next_look;
 use super::admission::Admission;
+use super::allowance::Looks;
 use super::console::Hub;
 use super::error::Result;
 use super::manager::{Manager, now_ms};
@@ -43,6 +43,9 @@ struct Orders {
     attempts: u32,
     /// Most bytes of console output kept.
     console_log: u64,
+    /// Whether it has an allowance of traffic.
+    #[serde(default)]
+    allowance: bool,
 }
 
 impl Orders {
@@ -59,6 +62,7 @@ impl Orders {
             delay_max_ms: ms(guest.restart.delay_max),
             attempts: guest.restart.attempts,
             console_log: guest.console_log.0,
+            allowance: guest.network.allowance.is_some(),
         }
     }
 
@@ -135,6 +139,7 @@ fn orders(manager: &Manager, name: &GuestName) -> Result<Orders> {
             delay_max_ms: 0,
             attempts: 0,
             console_log: 1 << 19,
+            allowance: false,
         }))
 }
 
@@ -170,6 +175,7 @@ fn watch(
     let seen = process::is_child(guest.as_fd()).then_some(0);
     let mut oom: Option<OomWatch> = group.oom_watch(seen).ok();
     let mut kills = new_kills(manager, name, group, oom.as_mut());
+    let mut looks = Looks::new(orders.allowance);
     // What it took to get here is not needed again before the guest ends.
     process::give_memory_back();
     loop {
@@ -180,10 +186,10 @@ fn watch(
             }
             let first = fds.len();
             fds.extend(hub.poll_fds());
-            match poll(&mut fds, Some(&timespec(until_next_look()))) {
+            match poll(&mut fds, Some(&timespec(looks.pause()))) {
                 // Time to look at what it has used and sent.
                 Ok(0) => {
-                    manager.keep_account_if_idle(name);
+                    looks.look(manager, name);
                     process::give_memory_back();
                 }
                 Ok(_) | Err(Errno::INTR) => {}
@@ -417,6 +423,7 @@ mod tests {
             delay_max_ms: 60_000,
             attempts: 10,
             console_log: 0,
+            allowance: false,
         }
     }
 

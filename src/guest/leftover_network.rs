@@ -5,7 +5,7 @@ use super::error::Result;
 use super::leftover::{Leftover, leftover, told};
 use super::manager::Manager;
 use super::networks::{network, stays};
-use crate::model::{GuestName, Status};
+use crate::model::{GuestName, Level, Status};
 use crate::network::{FileError, LeaseError, Network};
 
 impl Manager {
@@ -70,11 +70,15 @@ impl Manager {
             found.push(leftover("address", name.to_string(), told(done)));
             return Ok(());
         }
-        // A change of its network that was cut short before its definition had it.
+        // A change of its network that was cut short before its definition had it. What its allowance
+        // has in force its keeper sees to, and the next start of one that is stopped.
+        let guest = self.in_force(name, guest);
+        let cut = guest.network.clone().at(Level::Cut);
         if let Ok(Some(held)) = on.held(name)
             && stays(&on, &guest.network)
             && (&held.forwards, &held.firewall)
                 != (&guest.network.forwards, &guest.network.firewall)
+            && !(guest.network.allowance.cut.is_some() && held.firewall == cut.firewall)
         {
             let kind = match held.forwards == guest.network.forwards {
                 true => "firewall rules",

@@ -33,6 +33,7 @@
 pub mod account;
 mod admission;
 mod adopt;
+pub mod allowance;
 pub mod backup;
 pub mod capacity;
 pub mod change;

@@ -241,6 +241,7 @@ impl Manager {
     fn launch(&self, name: &GuestName, round: &Round) -> Result<launch::Launched> {
         let began = Instant::now();
         let guest = phase("read-definition", || self.guest(name))?;
+        let guest = self.in_force(name, guest);
         let machine = self.machine(name)?;
         let image = phase("read-image", || {
             storage::load_image(&self.layout, &machine.image)

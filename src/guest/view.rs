@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 
 use serde::Serialize;
 
+use super::allowance::Month;
 use super::error::Result;
 use super::manager::{Manager, now_ms};
 use super::store::LastEnd;
@@ -73,6 +74,8 @@ pub struct Info {
     pub restarts: u32,
     /// What makes it less isolated than the default.
     pub relaxations: Vec<String>,
+    /// Its month of traffic, if that has an end.
+    pub month: Option<Month>,
 }
 
 impl Manager {
@@ -185,6 +188,10 @@ impl Manager {
             last_end: self.last_end(name),
             restarts: state.map_or(0, |s| s.restarts),
             relaxations: guest.as_ref().map(relaxations).unwrap_or_default(),
+            month: guest
+                .as_ref()
+                .ok()
+                .and_then(|guest| self.month(name, &guest.network.allowance).ok()?),
             guest: guest.ok(),
             row,
         })

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::{
-    Bytes, CpuSet, Cpus, FirewallRule, Forward, GuestName, ImageName, NetworkName, Rate,
+    Allowance, Bytes, CpuSet, Cpus, FirewallRule, Forward, GuestName, ImageName, NetworkName, Rate,
     SnapshotRule,
 };
 
@@ -359,6 +359,8 @@ pub struct NetworkWish {
     pub forwards: Vec<Forward>,
     /// What may come to it and what it may send; the first rule that fits decides, none lets pass.
     pub firewall: Vec<FirewallRule>,
+    /// How much of all that in a month.
+    pub allowance: Allowance,
 }
 
 /// First-boot access data.

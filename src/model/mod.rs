@@ -1,5 +1,6 @@
 //! Nouns that cross rooms. No I/O here: a type, its parser, its rules.
 
+mod allowance;
 mod amount;
 mod cgroup;
 pub mod clock;
@@ -24,6 +25,7 @@ mod status;
 mod traffic;
 mod used;
 
+pub use allowance::{Allowance, Level};
 pub use amount::{AmountError, Bytes, CpuSet, Cpus};
 pub use cgroup::{
     CONTAINER_PREFIX, CgroupHost, CgroupPlace, CgroupPlan, CgroupSetting, DeviceEntry,

@@ -101,6 +101,13 @@ pub enum EventKind {
         /// After so many restarts.
         attempts: u32,
     },
+    /// Its allowance of traffic is used up, or a new month of it has begun.
+    Allowance {
+        /// What is in force now.
+        level: super::Level,
+        /// Bytes sent and received in this month.
+        used: u64,
+    },
     /// Frozen.
     Paused,
     /// Thawed.

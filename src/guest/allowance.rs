@@ -1,0 +1,151 @@
+//! What a guest may send and receive in a month: how far it has got, what is in force then, and that
+//! somebody looks. A level is counted anew whenever it matters; what is written down is only which one
+//! was told last, so that it is told once.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::account::{By, until_next_look};
+use super::error::Result;
+use super::ledger::DAY;
+use super::manager::{Manager, now_ms};
+use crate::kernel::file;
+use crate::model::{Allowance, EventKind, Guest, GuestName, Level, clock};
+
+/// How often the keeper of a guest with an allowance looks how far it has got.
+const OFTEN: Duration = Duration::from_secs(30);
+
+/// A guest's month.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Month {
+    /// Its first day, `2026-03-15`.
+    pub began: String,
+    /// Bytes sent and received since.
+    pub used: u64,
+    /// Bytes allowed.
+    pub allowance: Option<u64>,
+    /// Bytes beyond which nothing passes.
+    pub cut: Option<u64>,
+    /// What is in force.
+    pub level: Level,
+}
+
+impl Manager {
+    /// How far a guest has got with its allowance; `None` if it has none.
+    ///
+    /// # Errors
+    /// Its account cannot be read.
+    pub fn month(&self, name: &GuestName, allowance: &Allowance) -> Result<Option<Month>> {
+        if !allowance.is_some() {
+            return Ok(None);
+        }
+        let began = allowance.began(&clock::time(now_ms())[..DAY]);
+        let days = self.account(name, By::Day)?;
+        let used = days
+            .iter()
+            .filter(|day| day.period.len() == DAY && day.period >= began)
+            .map(|day| day.traffic.sent().bytes + day.traffic.received().bytes)
+            .sum();
+        Ok(Some(Month {
+            level: allowance.level(used),
+            began,
+            used,
+            allowance: allowance.bytes.map(|bytes| bytes.0),
+            cut: allowance.cut.map(|bytes| bytes.0),
+        }))
+    }
+
+    /// A guest with what is in force of its network. An account that cannot be read cuts nobody off.
+    pub(super) fn in_force(&self, name: &GuestName, mut guest: Guest) -> Guest {
+        if let Ok(Some(month)) = self.month(name, &guest.network.allowance) {
+            guest.network = guest.network.at(month.level);
+        }
+        guest
+    }
+
+    /// Brings a running guest to what its allowance has in force now, and tells when that has
+    /// changed. Its keeper does it; a command that is at work on the guest does it itself.
+    fn follow_allowance(&self, name: &GuestName) -> Result<()> {
+        let guest = self.guest(name)?;
+        let month = self.month(name, &guest.network.allowance)?;
+        let told = self.told(name);
+        if month.as_ref().map(|month| month.level).unwrap_or_default() == told {
+            return Ok(());
+        }
+        let Ok(_lock) = self.lock_within(name, "keeper", Duration::ZERO) else {
+            return Ok(());
+        };
+        let guest = self.in_force(name, guest);
+        self.follow(name, &guest.network)?;
+        self.change_port(name, &guest)?;
+        self.tell_allowance(name, month)
+    }
+
+    /// Tells of a level that is in force now, once.
+    pub(super) fn tell_allowance(&self, name: &GuestName, month: Option<Month>) -> Result<()> {
+        let level = month.as_ref().map(|month| month.level).unwrap_or_default();
+        let told = self.told(name);
+        if level == told {
+            return Ok(());
+        }
+        file::write_runtime(&self.told_path(name), level.word().as_bytes(), 0o600)?;
+        let used = month.map_or(0, |month| month.used);
+        self.record(name, EventKind::Allowance { level, used })
+    }
+
+    /// The level that was told last, whichever run that was in.
+    fn told(&self, name: &GuestName) -> Level {
+        let text = file::read_small(&self.told_path(name), 64).ok().flatten();
+        let is = |level: &Level| text.as_deref() == Some(level.word().as_bytes());
+        [Level::Spent, Level::Cut]
+            .into_iter()
+            .find(is)
+            .unwrap_or_default()
+    }
+
+    fn told_path(&self, name: &GuestName) -> PathBuf {
+        self.layout.guest(name).join("allowance")
+    }
+}
+
+/// When a keeper looks next, and what it does then.
+#[derive(Debug)]
+pub(super) struct Looks {
+    account: Instant,
+    allowance: bool,
+}
+
+impl Looks {
+    /// Looks at the account, and often at an `allowance` if there is one.
+    pub(super) fn new(allowance: bool) -> Self {
+        Self {
+            account: Instant::now() + until_next_look(),
+            allowance,
+        }
+    }
+
+    /// How long until the next one.
+    pub(super) fn pause(&self) -> Duration {
+        let account = self.account.saturating_duration_since(Instant::now());
+        match self.allowance {
+            true => account.min(OFTEN),
+            false => account,
+        }
+    }
+
+    /// Looks. What goes wrong is no reason to leave the guest alone: it is tried again next time.
+    pub(super) fn look(&mut self, manager: &Manager, name: &GuestName) {
+        if Instant::now() >= self.account {
+            manager.keep_account_if_idle(name);
+            self.account = Instant::now() + until_next_look();
+            // A definition may have got an allowance, or lost it, since the start.
+            let guest = manager.guest(name);
+            self.allowance = guest.is_ok_and(|guest| guest.network.allowance.is_some());
+        }
+        if self.allowance {
+            let _later = manager.follow_allowance(name);
+        }
+    }
+}

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Bytes, CpuSet, Cpus, FirewallRule, Forward, GuestName, ImageName, Rate, SnapshotRule};
+use super::{
+    Bytes, CpuSet, Cpus, FirewallRule, Forward, GuestName, ImageName, Rate, SnapshotRule, View,
+};
 
 /// One guest's whole definition after profiles and defaults.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -68,6 +70,8 @@ pub struct Guest {
     pub network: NetworkWish,
     /// First-boot access data.
     pub access: Access,
+    /// Whose numbers it sees in /proc.
+    pub view: View,
     /// Open to other guests' and the host's eyes: devpts `max=`, console log bytes.
     pub ptys: u32,
     /// Most bytes of console output kept.

@@ -19,6 +19,7 @@ use super::mounts::mounts;
 use super::resources::{devices, resources};
 use crate::model::{
     CgroupMode, Guest, HostFacts, ID_BLOCK, IdBlock, MountOp, NetOp, NetworkKind, RootOp,
+    ShownFolder,
 };
 
 /// Prefix of the annotations that carry what OCI has no field for.
@@ -31,6 +32,9 @@ pub const ROOT: &str = "org.bulkhead.root";
 pub const NET: &str = "org.bulkhead.net";
 /// Annotation: paths shown as empty that the guest cannot uncover, a list as JSON.
 pub const HIDDEN: &str = "org.bulkhead.hidden";
+/// Annotation: files of a host folder that are laid over those of /proc and /sys, a
+/// [`ShownFolder`] as JSON.
+pub const INSIDE: &str = "org.bulkhead.inside";
 /// Annotation: most cgroups below the guest's own.
 pub const CGROUPS: &str = "org.bulkhead.cgroups";
 /// Annotation: the clocks that count from boot begin at the guest's start.
@@ -87,6 +91,8 @@ pub struct Placement {
     pub mounts: Vec<MountOp>,
     /// Its network.
     pub net: Vec<NetOp>,
+    /// Files it is to see over those of /proc and /sys.
+    pub inside: Option<ShownFolder>,
     /// Its first program with arguments.
     pub init: Vec<String>,
     /// `NAME=VALUE` that its image wants for it, below the guest's own.
@@ -279,7 +285,7 @@ fn annotations(guest: &Guest, place: &Placement) -> Result<HashMap<String, Strin
         })
         .flatten()
         .collect();
-    Ok(HashMap::from([
+    let mut all = HashMap::from([
         (
             HIDDEN.to_owned(),
             json(HIDDEN, serde_json::to_string(&hidden))?,
@@ -304,7 +310,14 @@ fn annotations(guest: &Guest, place: &Placement) -> Result<HashMap<String, Strin
             }
             .to_owned(),
         ),
-    ]))
+    ]);
+    if let Some(inside) = &place.inside {
+        all.insert(
+            INSIDE.to_owned(),
+            json(INSIDE, serde_json::to_string(inside))?,
+        );
+    }
+    Ok(all)
 }
 
 pub(super) fn text(path: &Path) -> Result<&str, PlanError> {

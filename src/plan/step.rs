@@ -10,7 +10,7 @@ use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 
 use super::container::step::{InsideStep, OutsideStep};
-use crate::model::{Filter, NetOp, RootOp};
+use crate::model::{Filter, NetOp, RootOp, Shown};
 
 /// The name of a step of any process, as `bulkhead plan` prints it.
 pub fn name_of(step: &impl Serialize) -> String {
@@ -248,6 +248,11 @@ pub enum InitStep {
     },
     /// Take the tree that the host built.
     TakeRoot,
+    /// Keep hold of the folder of files to be shown, before something is mounted over it.
+    KeepShelf {
+        /// Where it lies.
+        shelf: PathBuf,
+    },
     /// Mount a file system that belongs to the guest's namespaces.
     Mount {
         /// Where.
@@ -275,6 +280,11 @@ pub enum InitStep {
     ReadOnly {
         /// Paths; those that do not exist are fine.
         paths: Vec<PathBuf>,
+    },
+    /// Show files of that folder, each over the kernel's.
+    Show {
+        /// Which, and where; places that do not exist are fine.
+        files: Vec<Shown>,
     },
     /// Open the console in the guest's own devpts.
     OpenConsole,

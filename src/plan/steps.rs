@@ -7,8 +7,8 @@ use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Mount, Spec};
 use super::options::Options;
 use super::seccomp::to_filter;
 use super::spec::{self, PlanError};
-use super::step::{HostStep, IdMapLine, InitStep, LaunchPlan, Limit, Node, StageStep};
-use crate::model::{NetOp, RootOp};
+use super::step::{Attributes, HostStep, IdMapLine, InitStep, LaunchPlan, Limit, Node, StageStep};
+use crate::model::{NetOp, RootOp, ShownFolder};
 
 /// The plan of a Spec.
 pub fn steps(spec: &Spec) -> Result<LaunchPlan, PlanError> {
@@ -29,6 +29,7 @@ struct Parts<'a> {
     base: u32,
     root: RootOp,
     net: Vec<NetOp>,
+    inside: Option<ShownFolder>,
     mounts: Vec<&'a Mount>,
 }
 
@@ -61,6 +62,7 @@ impl<'a> Parts<'a> {
             base,
             root: annotation(spec, spec::ROOT)?,
             net: annotation(spec, spec::NET)?,
+            inside: annotation(spec, spec::INSIDE)?,
             mounts,
         })
     }
@@ -82,6 +84,11 @@ fn annotation<T: serde::de::DeserializeOwned>(
         .map_or("null", |t| t);
     serde_json::from_str(text).map_err(|error| PlanError::Annotation(name, error))
 }
+
+/// Where the host puts the folder of files that are shown one by one over those of /proc and /sys,
+/// and where the guest's procfs hides it then. Only what the host mounts is locked against being
+/// made writable, and clones of it are too.
+const SHELF: &str = "/proc";
 
 /// Kinds whose superblock must belong to the guest's namespaces, so that only its init can mount them.
 fn belongs_inside(mount: &Mount) -> bool {
@@ -124,6 +131,13 @@ fn host(parts: &Parts<'_>) -> Result<Vec<HostStep>, PlanError> {
             _ => {}
         }
     }
+    if let Some(inside) = &parts.inside {
+        steps.push(HostStep::CloneTree {
+            source: inside.folder.clone(),
+            target: SHELF.into(),
+            recursive: false,
+        });
+    }
     let lines = |maps: &Option<Vec<LinuxIdMapping>>| {
         maps.iter()
             .flatten()
@@ -150,6 +164,19 @@ fn host(parts: &Parts<'_>) -> Result<Vec<HostStep>, PlanError> {
         root: parts.root.clone(),
         owner: parts.base,
     });
+    if parts.inside.is_some() {
+        steps.push(HostStep::AttachTree {
+            target: SHELF.into(),
+            attributes: Attributes {
+                read_only: true,
+                nosuid: true,
+                nodev: true,
+                noexec: true,
+            },
+            idmap: false,
+            recursive: false,
+        });
+    }
     for mount in &parts.mounts {
         steps.extend(host_mount(parts, mount));
     }
@@ -323,6 +350,11 @@ fn init(parts: &Parts<'_>) -> Result<Vec<InitStep>, PlanError> {
         },
         InitStep::TakeRoot,
     ];
+    if parts.inside.is_some() {
+        steps.push(InitStep::KeepShelf {
+            shelf: SHELF.into(),
+        });
+    }
     for mount in &parts.mounts {
         let options = Options::of(mount);
         let (target, attributes) = (mount.destination().clone(), options.attributes);
@@ -360,6 +392,13 @@ fn init(parts: &Parts<'_>) -> Result<Vec<InitStep>, PlanError> {
         InitStep::ReadOnly {
             paths: paths(parts.linux.readonly_paths()),
         },
+    ]);
+    if let Some(inside) = &parts.inside {
+        steps.push(InitStep::Show {
+            files: inside.files.clone(),
+        });
+    }
+    steps.extend([
         InitStep::OpenConsole,
         InitStep::AwaitNetwork,
         InitStep::ConfigureNetwork {

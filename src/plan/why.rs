@@ -97,6 +97,10 @@ impl InitStep {
             Self::OpenConsole => "from the guest's own devpts, so that the host's is not involved",
             Self::AwaitNetwork => "addresses need the interface",
             Self::ConfigureNetwork { .. } => "before init, which finds its network up",
+            Self::KeepShelf { .. } => {
+                "before the guest's procfs covers it: what the host has mounted there stays locked"
+            }
+            Self::Show { .. } => "over a procfs and sysfs that stand, and after their masks",
             Self::WriteSysctls { .. } => "after the network: net.* is there only now",
             Self::BecomeRoot => "the host's mounts go, and with them every way back",
             Self::SetLimits { .. } => "after all work of ours that they could hinder",

@@ -199,10 +199,13 @@ impl Inside {
     /// Takes up the files of a running guest; `None` when it sees the host's, or when they cannot be
     /// had now: then they stay as they are until this is tried again.
     pub(super) fn open(manager: &Manager, name: &GuestName) -> Option<Self> {
-        let folder = tree::open_root(&manager.inside_folder(name)).ok()?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let folder = rustix::fs::open(manager.inside_folder(name), flags, Mode::empty()).ok()?;
         let owner = manager.run_state(name).ok()??.ids.owner();
         // The guest can use up what its owner may have; what root has is for those who do not.
         let watch = ReadWatch::of(owner).or_else(|_| ReadWatch::new()).ok()?;
+        // So that there is always something that is watched, when all the files are left alone.
+        watch.hold(folder.as_fd()).ok()?;
         let now = Instant::now();
         let mut files = Vec::new();
         let (mut times, mut age) = (CpuTimes::default(), Duration::ZERO);

@@ -53,7 +53,8 @@ impl ReadWatch {
         Ok(Self { group })
     }
 
-    /// From now on readers of this file wait.
+    /// From now on readers of this file wait. Since Linux 6.14 those do not who opened it while nothing
+    /// at all was watched on its file system; watching a folder, which nobody reads, prevents that.
     ///
     /// # Errors
     /// The file system has no such events.
@@ -125,4 +126,82 @@ impl Drop for Reader<'_> {
 
 fn failed(verb: &'static str, what: &'static str) -> impl Fn(nix::errno::Errno) -> KernelError {
     move |errno| KernelError::new(verb, what, Errno::from_raw_os_error(errno as i32))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+
+    use super::*;
+
+    fn file() -> OwnedFd {
+        let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::TMPFILE;
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::open(std::env::temp_dir(), flags, mode).unwrap()
+    }
+
+    fn may() -> bool {
+        ReadWatch::new().is_ok()
+    }
+
+    #[test]
+    fn a_reader_waits_until_it_is_answered() {
+        if !may() {
+            return;
+        }
+        let (watch, file) = (ReadWatch::new().unwrap(), file());
+        rustix::io::pwrite(&file, b"old", 0).unwrap();
+        watch.hold(file.as_fd()).unwrap();
+        let theirs = rustix::fs::open(
+            format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file)),
+            rustix::fs::OFlags::RDONLY,
+            rustix::fs::Mode::empty(),
+        );
+        let theirs = theirs.unwrap();
+        let reader = std::thread::spawn(move || {
+            let mut text = [0; 3];
+            rustix::io::pread(&theirs, &mut text, 0).unwrap();
+            let first = text;
+            // Nobody holds it the second time.
+            rustix::io::pread(&theirs, &mut text, 0).unwrap();
+            (first, text)
+        });
+        let waiting = loop {
+            let waiting = watch.waiting().unwrap();
+            if !waiting.is_empty() {
+                break waiting;
+            }
+            std::thread::yield_now();
+        };
+        let inode = rustix::fs::fstat(&file).unwrap().st_ino;
+        assert_eq!(waiting[0].inode(), Some(inode));
+        assert_eq!(waiting[0].pid(), std::process::id().cast_signed());
+        rustix::io::pwrite(&file, b"new", 0).unwrap();
+        watch.let_be(file.as_fd()).unwrap();
+        drop(waiting);
+        assert_eq!(reader.join().unwrap(), (*b"new", *b"new"));
+    }
+
+    #[test]
+    fn each_user_has_watches_of_their_own() {
+        if !may() {
+            return;
+        }
+        let most = std::fs::read_to_string("/proc/sys/fs/fanotify/max_user_groups");
+        let most: usize = most.map_or(128, |text| text.trim().parse().unwrap());
+        if most > 500 {
+            return;
+        }
+        // Ids that nobody has.
+        let mut held = Vec::new();
+        let full = loop {
+            match ReadWatch::of(3_999_990_001) {
+                Ok(watch) => held.push(watch),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!((held.len(), full.errno), (most, Errno::MFILE));
+        assert!(ReadWatch::of(3_999_990_002).is_ok());
+        assert!(rustix::process::geteuid().is_root());
+    }
 }

@@ -215,6 +215,22 @@ fn time_is_its_own_and_load_rises_with_work() {
     let after = ticks(&seen(&host, "busy", "proc/stat"));
     assert!(after[0] > before[0], "user: {before:?} {after:?}");
     assert!(after[3] > before[3], "idle: {before:?} {after:?}");
+    if std::path::Path::new("/proc/pressure/cpu").exists() {
+        let waited = |name| {
+            let text = seen(&host, name, "proc/pressure/cpu");
+            let total = text
+                .lines()
+                .next()
+                .and_then(|line| line.rsplit_once("total="));
+            total
+                .expect("a sum")
+                .1
+                .parse::<u64>()
+                .expect("microseconds")
+        };
+        let (busy, calm) = (waited("busy"), waited("calm"));
+        assert!(busy > 1_000_000 && calm < busy / 2, "{busy} {calm}");
+    }
     assert!(load("calm") < 0.3);
     // One CPU is seen, of which half may be used.
     assert_eq!(seen(&host, "busy", "sys/devices/system/cpu/online"), "0\n");

@@ -26,7 +26,7 @@ use crate::model::{CpuSet, Guest, GuestName, InsideFile, ShownFolder, View};
 /// What was written this long ago is as good as new.
 const QUICK: Duration = Duration::from_millis(100);
 /// For a file that is read all the time.
-const SLOW: Duration = Duration::from_secs(1);
+const SLOW: Duration = Duration::from_secs(2);
 /// Largest description of a machine's CPUs.
 const MOST_CPUINFO: u64 = 16 << 20;
 

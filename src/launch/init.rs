@@ -111,6 +111,11 @@ impl Init<'_> {
                 files.iter().try_for_each(|file| self.show(file))?;
                 self.shelf = None;
             }
+            InitStep::ShowCgroupFiles { targets } => {
+                targets
+                    .iter()
+                    .try_for_each(|at| self.show_cgroup_file(at))?;
+            }
             InitStep::OpenConsole => self.open_console()?,
             InitStep::AwaitNetwork => {
                 let console = self
@@ -277,6 +282,15 @@ impl Init<'_> {
         let shelf = self.shelf.as_ref().ok_or_else(|| missing("the shelf"))?;
         let tree = mount::clone_file_at(shelf.as_fd(), &file.name)?;
         mount::attach(tree.as_fd(), at.as_fd(), &file.target.display().to_string())
+    }
+
+    fn show_cgroup_file(&self, target: &Path) -> Result<(), KernelError> {
+        match (self.inherited.trees.get(target), self.existing(target)?) {
+            (Some(tree), Some(at)) => {
+                mount::attach(tree.as_fd(), at.as_fd(), &target.display().to_string())
+            }
+            _ => Ok(()),
+        }
     }
 
     fn open_console(&mut self) -> Result<(), KernelError> {

@@ -90,6 +90,24 @@ pub struct Shown {
     pub target: PathBuf,
 }
 
+impl Shown {
+    /// This file, there.
+    #[must_use]
+    pub fn new(name: &str, target: &str) -> Self {
+        Self {
+            name: name.into(),
+            target: target.into(),
+        }
+    }
+}
+
+/// Files of a version 2 control group that are what /proc/pressure has for the machine.
+pub const PRESSURE: [(&str, &str); 3] = [
+    ("cpu.pressure", "/proc/pressure/cpu"),
+    ("memory.pressure", "/proc/pressure/memory"),
+    ("io.pressure", "/proc/pressure/io"),
+];
+
 /// A folder of the host whose files are shown one by one, each at its place.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShownFolder {
@@ -103,10 +121,7 @@ impl ShownFolder {
     /// All the files, from this folder.
     #[must_use]
     pub fn of(folder: &Path) -> Self {
-        let shown = |file: InsideFile| Shown {
-            name: file.name().into(),
-            target: file.target().into(),
-        };
+        let shown = |file: InsideFile| Shown::new(file.name(), file.target());
         Self {
             folder: folder.to_owned(),
             files: InsideFile::ALL.map(shown).to_vec(),

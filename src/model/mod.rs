@@ -43,7 +43,7 @@ pub use guest::{
 pub use hosts::{hosts_block, merge_hosts};
 pub use ids::{ID_BLOCK, IdBlock};
 pub use image_name::{ImageName, ImageNameError, Remote};
-pub use inside::{InsideFile, Shown, ShownFolder, View};
+pub use inside::{InsideFile, PRESSURE, Shown, ShownFolder, View};
 pub use layout::Layout;
 pub use mount_flags::{FlagChange, MountFlags};
 pub use name::{GuestName, NameError, nearest};

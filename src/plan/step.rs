@@ -48,6 +48,16 @@ pub struct Attributes {
     pub noexec: bool,
 }
 
+impl Attributes {
+    /// Only to be read.
+    pub const INERT: Self = Self {
+        read_only: true,
+        nosuid: true,
+        nodev: true,
+        noexec: true,
+    };
+}
+
 /// A device node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Node {
@@ -107,6 +117,11 @@ pub enum HostStep {
     CloneCgroup {
         /// Where it goes later.
         target: PathBuf,
+    },
+    /// Take detached clones of files of the guest's own cgroup.
+    CloneCgroupFiles {
+        /// Which, and where they go later; those that this kernel does not have are fine.
+        files: Vec<Shown>,
     },
     /// Work in a private copy of the host's mounts from here on.
     PrivateMounts,
@@ -285,6 +300,11 @@ pub enum InitStep {
     Show {
         /// Which, and where; places that do not exist are fine.
         files: Vec<Shown>,
+    },
+    /// Show files of the guest's own cgroup over the kernel's.
+    ShowCgroupFiles {
+        /// Where; places that do not exist are fine.
+        targets: Vec<PathBuf>,
     },
     /// Open the console in the guest's own devpts.
     OpenConsole,

@@ -8,7 +8,7 @@ use super::options::Options;
 use super::seccomp::to_filter;
 use super::spec::{self, PlanError};
 use super::step::{Attributes, HostStep, IdMapLine, InitStep, LaunchPlan, Limit, Node, StageStep};
-use crate::model::{NetOp, RootOp, ShownFolder};
+use crate::model::{NetOp, PRESSURE, RootOp, Shown, ShownFolder};
 
 /// The plan of a Spec.
 pub fn steps(spec: &Spec) -> Result<LaunchPlan, PlanError> {
@@ -137,6 +137,10 @@ fn host(parts: &Parts<'_>) -> Result<Vec<HostStep>, PlanError> {
             target: SHELF.into(),
             recursive: false,
         });
+        let files = PRESSURE.map(|(name, target)| Shown::new(name, target));
+        steps.push(HostStep::CloneCgroupFiles {
+            files: files.to_vec(),
+        });
     }
     let lines = |maps: &Option<Vec<LinuxIdMapping>>| {
         maps.iter()
@@ -167,12 +171,7 @@ fn host(parts: &Parts<'_>) -> Result<Vec<HostStep>, PlanError> {
     if parts.inside.is_some() {
         steps.push(HostStep::AttachTree {
             target: SHELF.into(),
-            attributes: Attributes {
-                read_only: true,
-                nosuid: true,
-                nodev: true,
-                noexec: true,
-            },
+            attributes: Attributes::INERT,
             idmap: false,
             recursive: false,
         });
@@ -396,6 +395,9 @@ fn init(parts: &Parts<'_>) -> Result<Vec<InitStep>, PlanError> {
     if let Some(inside) = &parts.inside {
         steps.push(InitStep::Show {
             files: inside.files.clone(),
+        });
+        steps.push(InitStep::ShowCgroupFiles {
+            targets: PRESSURE.map(|(_, target)| target.into()).to_vec(),
         });
     }
     steps.extend([

@@ -1,5 +1,5 @@
-//! The guest's own files below /proc and /sys: what is in them, written at the start, and kept up to
-//! date by its keeper. How they read is next door in `inside_text`; the launch lays them over the
+//! The guest's own files below /proc and /sys, kept up to date by its keeper. How they read is next
+//! door in `inside_text`, what they say at first in `inside_start`; the launch lays them over the
 //! kernel's (`model::ShownFolder`).
 //!
 //! They are plain files. The keeper has the kernel hold whoever reads one, writes it anew and lets the
@@ -13,15 +13,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::{Mode, OFlags};
 
-use super::error::Result;
 use super::inside_load::Load;
 use super::inside_text::{self as text, CpuTimes, HostSize};
-use super::manager::{Manager, now_ms};
-use super::store::Machine;
-use crate::kernel::cgroup::{CpuUse, Group, MemoryUse};
+use super::manager::Manager;
+use crate::kernel::cgroup::{CpuUse, Group};
+use crate::kernel::file;
 use crate::kernel::read_watch::{ReadWatch, Reader};
-use crate::kernel::{KernelError, fault, file, tree};
-use crate::model::{CpuSet, Guest, GuestName, InsideFile, ShownFolder, View};
+use crate::model::{CpuSet, GuestName, InsideFile};
 
 /// What was written this long ago is as good as new.
 const QUICK: Duration = Duration::from_millis(100);
@@ -68,110 +66,7 @@ struct Numbers {
     load: Load,
 }
 
-impl Manager {
-    fn inside_folder(&self, name: &GuestName) -> PathBuf {
-        self.layout.guest_run(name).join("inside")
-    }
-
-    /// What is laid over the kernel's files in this guest.
-    pub(super) fn shown_inside(&self, guest: &Guest) -> Option<ShownFolder> {
-        let shown = guest.view == View::Guest && self.facts.read_watch;
-        shown.then(|| ShownFolder::of(&self.inside_folder(&guest.name)))
-    }
-
-    /// Writes the files as they are at the start, before the guest exists.
-    pub(super) fn write_inside(&self, guest: &Guest, machine: &Machine) -> Result<()> {
-        let Some(shown) = self.shown_inside(guest) else {
-            return Ok(());
-        };
-        // Whoever started us may keep new files from others' eyes; in the guest everybody reads these.
-        let before = rustix::process::umask(Mode::empty());
-        let done = self.write_shown(&shown, guest, machine.ids.base);
-        rustix::process::umask(before);
-        done
-    }
-
-    fn write_shown(&self, shown: &ShownFolder, guest: &Guest, owner: u32) -> Result<()> {
-        // The guest's first process has to find them by name; on the host the folder above is closed.
-        rustix::fs::mkdir(&shown.folder, Mode::from_raw_mode(0o755))
-            .map_err(KernelError::on("make", shown.folder.display()))?;
-        fault::point()?;
-        let folder = tree::open_root(&shown.folder)?;
-        for kind in InsideFile::ALL {
-            let text = self.first_text(kind, guest);
-            write_new(folder.as_fd(), kind.name(), &text, owner)?;
-        }
-        Ok(())
-    }
-
-    /// What a guest reads before its keeper stands.
-    fn first_text(&self, kind: InsideFile, guest: &Guest) -> String {
-        let memory = MemoryUse {
-            limit: Some(guest.memory.limit.0),
-            swap_limit: Some(guest.memory.swap.0),
-            ..MemoryUse::default()
-        };
-        let limit = guest.cpu.limit.map(|cpus| u64::from(cpus.hundredths()));
-        let allowed = guest.cpu.cpuset.as_ref().unwrap_or(&self.facts.cpus);
-        let cpus = text::cpus(allowed.iter(), limit);
-        let host = host_size(self.facts.memory);
-        match kind {
-            InsideFile::Meminfo => text::meminfo(&memory, host),
-            InsideFile::Swaps => text::swaps(&memory, host),
-            InsideFile::Vmstat => text::vmstat(&memory, &[], host),
-            InsideFile::Diskstats => String::new(),
-            InsideFile::Loadavg => text::loadavg([0.0; 3], 1, 1),
-            InsideFile::Cpuinfo => text::cpuinfo(&host_cpuinfo(&self.cpuinfo_path()), &cpus),
-            InsideFile::CpuOnline | InsideFile::CpuPresent => cpu_list(&cpus),
-            InsideFile::Stat => {
-                let mut times = CpuTimes {
-                    began: self.clock_began(),
-                    ..CpuTimes::default()
-                };
-                times.advance(0, 0, 0, &cpus);
-                text::stat(&times, 1, 0)
-            }
-        }
-    }
-
-    /// The second at which clocks that count from boot began, as the guest will see it.
-    fn clock_began(&self) -> u64 {
-        let now = now_ms() / 1000;
-        if self.facts.time_namespace {
-            return now;
-        }
-        let up = rustix::system::sysinfo().uptime;
-        now.saturating_sub(u64::try_from(up).unwrap_or(0))
-    }
-
-    /// The host's /proc/cpuinfo of this boot: reading the kernel's asks every CPU.
-    fn cpuinfo_path(&self) -> PathBuf {
-        self.layout.run().join("cpuinfo")
-    }
-}
-
-/// `owner` is the host id that is root inside.
-fn write_new(
-    folder: BorrowedFd<'_>,
-    name: &str,
-    text: &str,
-    owner: u32,
-) -> std::result::Result<(), KernelError> {
-    let flags = OFlags::CREATE | OFlags::TRUNC | OFlags::WRONLY | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(folder, name, flags, Mode::from_raw_mode(0o444));
-    let (uid, gid) = (
-        rustix::fs::Uid::from_raw(owner),
-        rustix::fs::Gid::from_raw(owner),
-    );
-    file.and_then(|file| {
-        rustix::fs::fchown(&file, Some(uid), Some(gid))?;
-        rustix::io::write(&file, text.as_bytes())
-    })
-    .map(drop)
-    .map_err(KernelError::on("write the guest's", name))
-}
-
-fn host_size(memory: u64) -> HostSize {
+pub(super) fn host_size(memory: u64) -> HostSize {
     let now = rustix::system::sysinfo();
     HostSize {
         memory,
@@ -180,7 +75,7 @@ fn host_size(memory: u64) -> HostSize {
     }
 }
 
-fn host_cpuinfo(copy: &std::path::Path) -> String {
+pub(super) fn host_cpuinfo(copy: &std::path::Path) -> String {
     if let Ok(Some(bytes)) = file::read_small(copy, MOST_CPUINFO) {
         return String::from_utf8_lossy(&bytes).into_owned();
     }
@@ -190,7 +85,7 @@ fn host_cpuinfo(copy: &std::path::Path) -> String {
     text
 }
 
-fn cpu_list(cpus: &[u32]) -> String {
+pub(super) fn cpu_list(cpus: &[u32]) -> String {
     let set: CpuSet = cpus.iter().copied().collect();
     format!("{set}\n")
 }
@@ -361,6 +256,8 @@ impl Numbers {
     /// Writes a file anew. What cannot be read leaves it as it was.
     fn renew(&mut self, held: &mut Held, group: &Group, readers: &[i32]) {
         if held.kind == InsideFile::Loadavg && self.load.ask(Instant::now()) {
+            let _counted = self.count_time(group);
+            self.load.begin(self.times.busy());
             self.count_tasks(group, readers);
         }
         if let Some(text) = self.text(held, group) {
@@ -413,6 +310,15 @@ impl Numbers {
     }
 
     fn stat(&mut self, group: &Group) -> Option<String> {
+        self.count_time(group)?;
+        let threads = group.threads().unwrap_or(0);
+        self.times.forks = self.times.forks.max(threads);
+        let tasks = self.load.tasks();
+        Some(text::stat(&self.times, tasks.running, tasks.blocked))
+    }
+
+    /// CPU time up to now.
+    fn count_time(&mut self, group: &Group) -> Option<()> {
         let (now, used) = (Instant::now(), group.cpu_use().ok()?);
         let (then, before) = self.counted;
         let passed = u64::try_from(now.duration_since(then).as_micros()).unwrap_or(0);
@@ -424,10 +330,7 @@ impl Numbers {
             &cpus,
         );
         self.counted = (now, used);
-        let threads = group.threads().unwrap_or(0);
-        self.times.forks = self.times.forks.max(threads);
-        let tasks = self.load.tasks();
-        Some(text::stat(&self.times, tasks.running, tasks.blocked))
+        Some(())
     }
 
     fn count_tasks(&mut self, group: &Group, without: &[i32]) {

@@ -27,10 +27,15 @@ pub(super) struct Load {
 }
 
 impl Load {
-    /// Somebody asks. Says whether threads must be counted first: nobody has for a while.
+    /// Somebody asks. Says whether nobody has for a while: then [`Load::begin`], and count.
     pub(super) fn ask(&mut self, now: Instant) -> bool {
         self.asked = Some(now);
         self.next.is_none()
+    }
+
+    /// Begins with this. What runs at one moment says little, so it is what was used on average.
+    pub(super) fn begin(&mut self, average: f64) {
+        self.average = [average; 3];
     }
 
     /// When threads are to be counted again; `None` while nobody asks.
@@ -41,16 +46,12 @@ impl Load {
     /// They were counted, which took this long.
     pub(super) fn count(&mut self, tasks: Tasks, now: Instant, took: Duration) {
         let active = (tasks.running + tasks.blocked) as f64;
-        let passed = self.looked.map(|before| now.duration_since(before));
+        let passed = self
+            .looked
+            .map_or(Duration::ZERO, |before| now.duration_since(before));
         for (average, span) in self.average.iter_mut().zip(SPANS) {
-            *average = match passed {
-                // A beginning: what is seen now is all that is known.
-                None => active,
-                Some(passed) => {
-                    let fade = (-passed.as_secs_f64() / span).exp();
-                    *average * fade + active * (1.0 - fade)
-                }
-            };
+            let fade = (-passed.as_secs_f64() / span).exp();
+            *average = *average * fade + active * (1.0 - fade);
         }
         (self.tasks, self.looked) = (tasks, Some(now));
         let asked = self.asked.is_some_and(|at| now.duration_since(at) < ASKED);
@@ -109,11 +110,12 @@ mod tests {
     }
 
     #[test]
-    fn the_first_look_is_all_there_is_to_know() {
+    fn it_begins_with_what_is_known_and_not_with_one_moment() {
         let (mut load, now) = (Load::default(), Instant::now());
         load.ask(now);
+        load.begin(0.25);
         load.count(tasks(3, 0), now, Duration::ZERO);
-        assert_eq!(load.average(), [3.0; 3]);
+        assert_eq!(load.average(), [0.25; 3]);
         assert_eq!(load.tasks(), tasks(3, 0));
     }
 

@@ -165,6 +165,13 @@ pub(super) fn read_stat(text: &str) -> CpuTimes {
 }
 
 impl CpuTimes {
+    /// How many CPUs were busy, on average since the start.
+    pub(super) fn busy(&self) -> f64 {
+        let used = self.total.user + self.total.system;
+        let all = (used + self.total.idle).max(1);
+        used as f64 / all as f64 * self.each.len() as f64
+    }
+
     /// Goes on: this much more was used in this much time, on these CPUs. Nothing ever becomes less,
     /// for whoever reads it takes differences.
     pub(super) fn advance(&mut self, user: u64, system: u64, passed: u64, cpus: &[u32]) {
@@ -363,6 +370,7 @@ mod tests {
         assert_eq!(words(1), "cpu0 50 0 25 125 0 0 0 0 0 0");
         assert_eq!(words(2), "cpu1 50 0 25 125 0 0 0 0 0 0");
         assert!(text.starts_with("cpu  100 0"));
+        assert!((times.busy() - 0.75).abs() < 1e-9);
         assert_eq!(words(5), "btime 1700000000");
         assert_eq!(words(7), "procs_running 2");
         assert_eq!(read_stat(&text), times);

@@ -25,6 +25,7 @@ fn facts() -> HostFacts {
         systemd: false,
         can_raise_rlimits: true,
         time_namespace: true,
+        read_watch: true,
         last_capability: 39,
         nofile_hard: 1 << 20,
         rlimits_hard: Default::default(),
@@ -273,6 +274,7 @@ fn value_for(key: &Key, n: u32) -> String {
         "cpu.limit" | "cpu.burst" => format!("{}.{:02}", n % 7, 1 + n % 99),
         "cpu.cpuset" => (n % 8).to_string(),
         "restart.policy" => ["no", "on-failure", "always"][n as usize % 3].into(),
+        "view" => ["guest", "host"][n as usize % 2].into(),
         "network.kind" => ["bridge", "none", "host", "lan"][n as usize % 4].into(),
         "network.address" | "network.dns" => format!("10.0.{}.{}", n % 200, n % 100),
         "network.rate_in" | "network.rate_out" | "network.allowance_rate" => {

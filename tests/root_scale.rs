@@ -111,8 +111,10 @@ fn alone_two_hundred_guests_leave_nothing() {
         (0, 0),
         "{running:?}"
     );
+    // Ten of them are the guest's own files of /proc and what tells of their readers: held open, so
+    // that nothing the guest does to a file is in the way of writing it.
     assert!(
-        descriptors(&bulkhead) <= 16 * GUESTS,
+        descriptors(&bulkhead) <= 26 * GUESTS,
         "{}",
         descriptors(&bulkhead)
     );

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::model::{Bytes, NetworkKind, RestartPolicy, Retention, Rlimit};
+use crate::model::{Bytes, NetworkKind, RestartPolicy, Retention, Rlimit, View};
 
 /// What a root filesystem is built from: the one template that needs no network.
 pub(super) const TEMPLATE: &str = "host";
@@ -32,6 +32,7 @@ pub(super) const SNAPSHOTS_KEPT: Retention = Retention {
     monthly: 0,
 };
 pub(super) const NETWORK: NetworkKind = NetworkKind::Bridge;
+pub(super) const VIEW: View = View::Guest;
 pub(super) const PTYS: u32 = 256;
 pub(super) const CONSOLE_LOG: Bytes = Bytes(512 << 10);
 pub(super) const CGROUPS: u32 = 1000;

@@ -12,7 +12,7 @@ use super::schedule::SnapshotsPart;
 use super::word::{OrNone, Pause};
 use crate::model::{
     Bytes, CpuSet, Cpus, FirewallRule, Forward, GuestName, ImageName, NetworkKind, Rate,
-    RestartPolicy, Rlimit,
+    RestartPolicy, Rlimit, View,
 };
 
 layered! {
@@ -72,6 +72,8 @@ layered! {
         network: NetworkPart,
         /// First-boot access data.
         access: AccessPart,
+        /// Whose numbers it sees in /proc.
+        view: Option<View>,
         /// Most pseudo-terminals.
         ptys: Option<u32>,
         /// Most bytes of console output kept.

@@ -218,6 +218,9 @@ pub const KEYS: &[Key] = &[
         "Public key, one line, that may log in as root; written at the start after a change"),
     key("access.root_password_hash", "root-password-hash", "HASH", Kind::Text, RESTART,
         "crypt(5) hash of root's password, or none [default: none]"),
+    key("view", "view", "WHOSE", Kind::Text, RESTART,
+        "Whose memory, CPUs and load it sees in /proc: guest for its own, or host \
+         [default: guest]"),
     key("ptys", "ptys", "COUNT", Kind::Number, RESTART,
         "Most pseudo-terminals [default: 256]"),
     key("console_log", "console-log", "BYTES", Kind::Number, RESTART,

@@ -9,7 +9,7 @@ use super::flag::{device_text, io_limit_text, mount_text, tmpfs_text};
 use super::key::{Key, KeyError, KeyPath};
 use super::resolve::BURST_PERIOD_US;
 use super::schedule;
-use super::word::{Pause, RESTART_POLICIES, rlimit_text};
+use super::word::{Pause, RESTART_POLICIES, VIEWS, rlimit_text};
 use crate::model::{Cpus, Guest};
 
 /// The value of a setting such as `memory.limit` or `labels.team`; of one with several items, one
@@ -206,6 +206,7 @@ fn rest(guest: &Guest, path: &str) -> Items {
         "network.allowance_cut" => optional(guest.network.allowance.cut),
         "network.firewall" => list(&guest.network.firewall, ToString::to_string),
         "network.forward" => list(&guest.network.forwards, ToString::to_string),
+        "view" => word(&VIEWS, &guest.view),
         "ptys" => single(guest.ptys),
         "console_log" => single(guest.console_log),
         "cgroups" => single(guest.cgroups),

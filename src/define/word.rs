@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::model::{
     Bytes, CpuSet, Cpus, FirewallRule, Forward, GuestName, ImageName, NetworkKind, Rate, Ratio,
-    RestartPolicy, Rlimit, nearest,
+    RestartPolicy, Rlimit, View, nearest,
 };
 
 /// A value written as one word of text; a number or truth value in TOML stands for its own text.
@@ -130,6 +130,14 @@ const NETWORK_KINDS: [(&str, NetworkKind); 3] = [
     ("none", NetworkKind::None),
     ("host", NetworkKind::Host),
 ];
+
+pub(super) const VIEWS: [(&str, View); 2] = [("guest", View::Guest), ("host", View::Host)];
+
+impl Word for View {
+    fn read(text: &str) -> Result<Self, String> {
+        choice(text, &VIEWS)
+    }
+}
 
 impl Word for RestartPolicy {
     fn read(text: &str) -> Result<Self, String> {

@@ -113,6 +113,7 @@ impl Manager {
 /// When a keeper looks next, and what it does then.
 #[derive(Debug)]
 pub(super) struct Looks {
+    next: Instant,
     account: Instant,
     allowance: bool,
 }
@@ -120,32 +121,46 @@ pub(super) struct Looks {
 impl Looks {
     /// Looks at the account, and often at an `allowance` if there is one.
     pub(super) fn new(allowance: bool) -> Self {
-        Self {
-            account: Instant::now() + until_next_look(),
+        let now = Instant::now();
+        let mut all = Self {
+            next: now,
+            account: now + until_next_look(),
             allowance,
-        }
+        };
+        all.next = all.after(now);
+        all
     }
 
     /// How long until the next one.
     pub(super) fn pause(&self) -> Duration {
-        let account = self.account.saturating_duration_since(Instant::now());
-        match self.allowance {
-            true => account.min(OFTEN),
-            false => account,
-        }
+        self.next.saturating_duration_since(Instant::now())
+    }
+
+    /// Whether it is time.
+    pub(super) fn are_due(&self) -> bool {
+        self.pause().is_zero()
     }
 
     /// Looks. What goes wrong is no reason to leave the guest alone: it is tried again next time.
     pub(super) fn look(&mut self, manager: &Manager, name: &GuestName) {
-        if Instant::now() >= self.account {
+        let now = Instant::now();
+        if now >= self.account {
             manager.keep_account_if_idle(name);
-            self.account = Instant::now() + until_next_look();
+            self.account = now + until_next_look();
             // A definition may have got an allowance, or lost it, since the start.
             let guest = manager.guest(name);
             self.allowance = guest.is_ok_and(|guest| guest.network.allowance.is_some());
         }
         if self.allowance {
             let _later = manager.follow_allowance(name);
+        }
+        self.next = self.after(now);
+    }
+
+    fn after(&self, now: Instant) -> Instant {
+        match self.allowance {
+            true => self.account.min(now + OFTEN),
+            false => self.account,
         }
     }
 }

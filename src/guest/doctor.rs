@@ -90,6 +90,15 @@ impl Manager {
             )
         };
         say(grade, "clocks", text.into());
+        let (grade, text) = if facts.read_watch {
+            (Grade::Good, "guests see their own memory, CPUs and load")
+        } else {
+            (
+                Grade::Partial,
+                "no permission events (fanotify): guests see the host's numbers in /proc",
+            )
+        };
+        say(grade, "view from inside", text.into());
         if !facts.can_raise_rlimits {
             let text = format!(
                 "no CAP_SYS_RESOURCE: guests get at most {} open files",

@@ -17,13 +17,14 @@ use super::admission::Admission;
 use super::allowance::Looks;
 use super::console::Hub;
 use super::error::Result;
+use super::inside::Inside;
 use super::manager::{Manager, now_ms};
 use super::start::Round;
 use super::store::Phase;
 use crate::kernel::cgroup::{Group, OomWatch};
 use crate::kernel::fault::{self, Role};
 use crate::kernel::process::{self, Ended, Identity, timespec};
-use crate::kernel::{Errno, file};
+use crate::kernel::{Errno, KernelError, file};
 use crate::launch::{self, EnterRequest, Task};
 use crate::model::{EventKind, ExitReason, Guest, GuestName, RestartPolicy, Status};
 
@@ -175,48 +176,80 @@ fn watch(
     let seen = process::is_child(guest.as_fd()).then_some(0);
     let mut oom: Option<OomWatch> = group.oom_watch(seen).ok();
     let mut kills = new_kills(manager, name, group, oom.as_mut());
+    let mut inside = Inside::open(manager, name);
     let mut looks = Looks::new(orders.allowance);
     // What it took to get here is not needed again before the guest ends.
     process::give_memory_back();
     loop {
-        let (ended, oom_ready, ready) = {
-            let mut fds = vec![PollFd::new(guest, PollFlags::IN)];
-            if let Some(oom) = &oom {
-                fds.push(PollFd::from_borrowed_fd(oom.as_fd(), oom_events()));
-            }
-            let first = fds.len();
-            fds.extend(hub.poll_fds());
-            match poll(&mut fds, Some(&timespec(looks.pause()))) {
-                // Time to look at what it has used and sent.
-                Ok(0) => {
-                    looks.look(manager, name);
-                    process::give_memory_back();
-                }
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(errno) => {
-                    return Err(
-                        crate::kernel::KernelError::new("wait for", "the guest", errno).into(),
-                    );
-                }
-            }
-            let hot = |fd: &PollFd<'_>| !fd.revents().is_empty();
-            (
-                hot(&fds[0]),
-                first == 2 && hot(&fds[1]),
-                fds[first..]
-                    .iter()
-                    .map(|fd| fd.revents())
-                    .collect::<Vec<_>>(),
-            )
-        };
-        hub.serve(&ready);
-        if oom_ready || ended {
+        let ready = wait(guest, oom.as_ref(), inside.as_ref(), &hub, looks.pause())?;
+        if let Some(inside) = &mut inside {
+            keep_view(inside, group, ready.read);
+        }
+        if looks.are_due() {
+            // Time to look at what it has used and sent.
+            looks.look(manager, name);
+            inside = inside.or_else(|| Inside::open(manager, name));
+            process::give_memory_back();
+        }
+        hub.serve(&ready.console);
+        if ready.oom || ready.ended {
             kills += new_kills(manager, name, group, oom.as_mut());
         }
-        if ended {
+        if ready.ended {
             hub.drain();
             return Ok(kills);
         }
+    }
+}
+
+/// What has happened while the keeper slept.
+struct Ready {
+    ended: bool,
+    oom: bool,
+    /// Somebody waits to read a file of ours.
+    read: bool,
+    console: Vec<PollFlags>,
+}
+
+/// Sleeps until something happens, at most this long.
+fn wait(
+    guest: &OwnedFd,
+    oom: Option<&OomWatch>,
+    inside: Option<&Inside>,
+    hub: &Hub,
+    limit: Duration,
+) -> Result<Ready> {
+    let mut fds = vec![PollFd::new(guest, PollFlags::IN)];
+    fds.extend(oom.map(|oom| PollFd::from_borrowed_fd(oom.as_fd(), oom_events())));
+    let of_view = fds.len();
+    fds.extend(inside.map(|inside| PollFd::new(inside, PollFlags::IN)));
+    let of_console = fds.len();
+    fds.extend(hub.poll_fds());
+    let limit = inside
+        .and_then(Inside::pause)
+        .map_or(limit, |pause| pause.min(limit));
+    match poll(&mut fds, Some(&timespec(limit))) {
+        Ok(_) | Err(Errno::INTR) => {}
+        Err(errno) => return Err(KernelError::new("wait for", "the guest", errno).into()),
+    }
+    let hot = |fd: &PollFd<'_>| !fd.revents().is_empty();
+    Ok(Ready {
+        ended: hot(&fds[0]),
+        oom: fds[1..of_view].iter().any(hot),
+        read: fds[of_view..of_console].iter().any(hot),
+        console: fds[of_console..].iter().map(PollFd::revents).collect(),
+    })
+}
+
+/// The guest's own files of /proc: those who wait to read are answered first.
+fn keep_view(inside: &mut Inside, group: &Group, read: bool) {
+    if read {
+        inside.serve(group);
+    }
+    let calm = inside.is_calm();
+    inside.tick(group);
+    if !calm && inside.is_calm() {
+        process::give_memory_back();
     }
 }
 

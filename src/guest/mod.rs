@@ -19,6 +19,7 @@
 //! | `keeper`, `console` | the small process beside a guest, and its viewers |
 //! | `successor` | how the launching process becomes the keeper |
 //! | `view`, `limited`, `why`, `load` | what `list` and `info` show; what `limits` does; what `why` says; what `top` shows |
+//! | `inside`, `inside_start`, `inside_text`, `inside_load` | files of /proc and /sys that tell a guest of its own machine |
 //! | `networks` | which network a guest is on |
 //! | `neighbours` | guests' names for each other while they run |
 //! | `account`, `ledger` | what it has used, sent and received, over all its runs |
@@ -50,6 +51,10 @@ pub mod files;
 mod hold;
 mod ids;
 pub mod import;
+mod inside;
+mod inside_load;
+mod inside_start;
+mod inside_text;
 pub mod keeper;
 mod ledger;
 pub mod leftover;

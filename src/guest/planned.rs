@@ -77,6 +77,7 @@ impl Manager {
             root,
             mounts,
             net,
+            inside: self.shown_inside(&guest),
             init: program.argv,
             environment: program.environment,
             directory: program.directory,

@@ -274,6 +274,7 @@ impl Manager {
         let enter = serde_json::to_vec(&enter).unwrap_or_default();
         file::write_runtime(&self.enter_path(name), &enter, 0o600)?;
         self.write_orders(name, &planned.guest)?;
+        phase("write-view", || self.write_inside(&planned.guest, &machine))?;
         let cgroups = phase("open-cgroups", || self.cgroups())?;
         let place = GuestPlace {
             cgroups: &cgroups,

@@ -76,6 +76,37 @@ pub fn keep_capabilities_over_setuid(keep: bool) -> Result<()> {
     }
 }
 
+/// While it lives, this thread's effective user is another one, with all its capabilities: what the
+/// kernel counts for each user is counted as that one's.
+#[derive(Debug)]
+pub struct EffectiveUser(());
+
+impl EffectiveUser {
+    /// Takes on the id. The real and the saved one stay root's.
+    pub fn become_id(id: u32) -> Result<Self> {
+        keep_capabilities_over_setuid(true)?;
+        let guard = Self(());
+        set_effective(id).map(|()| guard)
+    }
+}
+
+impl Drop for EffectiveUser {
+    fn drop(&mut self) {
+        // To the saved id, which cannot be refused.
+        let _back = set_effective(0);
+        let _ignored = keep_capabilities_over_setuid(false);
+    }
+}
+
+fn set_effective(id: u32) -> Result<()> {
+    // SAFETY: no pointers.
+    if unsafe { libc::syscall(libc::SYS_setresuid, u32::MAX, id, u32::MAX) } == 0 {
+        Ok(())
+    } else {
+        Err(KernelError::last("act as user", id))
+    }
+}
+
 /// While it lives, file systems see this thread as `id` (setfsuid(2)) with all its capabilities.
 ///
 /// An overlay remembers who mounted it and works on its layers as that user. On idmapped layers

@@ -38,6 +38,7 @@ pub mod procfs;
 pub mod quota;
 pub mod random;
 pub mod rdt;
+pub mod read_watch;
 pub mod schedule;
 pub mod screen;
 pub mod sealed;

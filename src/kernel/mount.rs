@@ -41,6 +41,14 @@ pub fn clone_tree_fd(fd: BorrowedFd<'_>, recursive: bool, what: &str) -> Result<
     open_tree(fd, "", flags).map_err(KernelError::on("clone the mount of", what))
 }
 
+/// The same of a file in a folder, with what is locked about the folder's mount.
+pub fn clone_file_at(folder: BorrowedFd<'_>, name: &Path) -> Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
+    open_tree(folder, name, flags).map_err(KernelError::on("clone the mount of", name.display()))
+}
+
 /// Sets and clears attributes of a mount (mount_setattr(2), Linux 5.12); with `id_map`, a user
 /// namespace descriptor, makes a detached mount idmapped.
 pub fn set_attr(

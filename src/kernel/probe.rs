@@ -7,6 +7,7 @@ use crate::model::{CgroupMode, HostFacts};
 
 use super::credentials;
 use super::error::{KernelError, Result};
+use super::read_watch::ReadWatch;
 
 /// The facts kept in `file`, if they are of this boot and of a caller with the same limits; else
 /// probed and kept there.
@@ -69,6 +70,7 @@ pub fn host_facts() -> Result<HostFacts> {
         systemd: Path::new("/run/systemd/system").is_dir(),
         can_raise_rlimits: has_capability(&status, 24),
         time_namespace: Path::new("/proc/self/ns/time").exists(),
+        read_watch: ReadWatch::new().is_ok(),
         last_capability: read("/proc/sys/kernel/cap_last_cap")?
             .trim()
             .parse()

@@ -121,12 +121,12 @@ struct Stat {
 
 impl Stat {
     fn of(pid: u32) -> Option<Self> {
+        Self::at(&format!("/proc/{pid}/stat"))
+    }
+
+    fn at(path: &str) -> Option<Self> {
         let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
-        let file = rustix::fs::open(
-            format!("/proc/{pid}/stat"),
-            flags,
-            rustix::fs::Mode::empty(),
-        );
+        let file = rustix::fs::open(path, flags, rustix::fs::Mode::empty());
         // The kernel gives all of it to the first read; a line is shorter than this.
         let mut line = [0_u8; 1024];
         let n = rustix::io::read(file.ok()?, &mut line).ok()?;
@@ -140,6 +140,12 @@ impl Stat {
             start: fields.nth(12)?.parse().ok()?,
         })
     }
+}
+
+/// The state of a thread, a letter. Its own file is asked: the process's adds up all threads first.
+#[must_use]
+pub fn thread_state(thread: i32) -> Option<char> {
+    Stat::at(&format!("/proc/{thread}/task/{thread}/stat")).map(|stat| stat.state)
 }
 
 /// A pidfd of a process (pidfd_open(2), Linux 5.3).

@@ -302,6 +302,7 @@ impl Host {
                 self.trees
                     .insert(target.clone(), mount::clone_tree(&path, false)?);
             }
+            HostStep::CloneCgroupFiles { files } => self.clone_cgroup_files(files)?,
             HostStep::PrivateMounts => {
                 self.mounts = Some(MountsOf::private_copy()?);
                 let scratch = mount::new_filesystem(
@@ -390,7 +391,7 @@ impl Host {
         Ok(())
     }
 
-    fn group(&self) -> Result<&Group, KernelError> {
+    pub(super) fn group(&self) -> Result<&Group, KernelError> {
         self.group.as_deref().ok_or_else(|| missing("the cgroup"))
     }
 

@@ -22,7 +22,7 @@ use crate::kernel::terminal::{self, Pty};
 use crate::kernel::timing::{moment, timed};
 use crate::kernel::tree::{self, Point};
 use crate::kernel::{Errno, KernelError, capability, credentials, inherited, namespace, process};
-use crate::model::NetOp;
+use crate::model::{NetOp, Shown};
 use crate::plan::step::{Attributes, name_of};
 use crate::plan::{InitStep, LaunchPlan};
 
@@ -33,6 +33,7 @@ pub(super) fn run(plan: &LaunchPlan, inherited: &Inherited<'_>, inside: Option<I
     let mut init = Init {
         inherited,
         root: None,
+        shelf: None,
         console: None,
         empty: None,
         null: None,
@@ -53,6 +54,8 @@ pub(super) fn run(plan: &LaunchPlan, inherited: &Inherited<'_>, inside: Option<I
 pub(super) struct Init<'a> {
     pub(super) inherited: &'a Inherited<'a>,
     pub(super) root: Option<OwnedFd>,
+    /// The folder of files that are shown one by one, below what is mounted over it.
+    shelf: Option<OwnedFd>,
     console: Option<Pty>,
     /// Where the one empty file system for masked folders is mounted.
     empty: Option<OwnedFd>,
@@ -79,6 +82,11 @@ impl Init<'_> {
             }
             InitStep::SetNames { host, domain } => namespace::set_names(host, domain)?,
             InitStep::TakeRoot => self.take_root()?,
+            InitStep::KeepShelf { shelf } => {
+                let failed = KernelError::on("open in the guest", shelf.display());
+                self.shelf =
+                    Some(tree::resolve(self.root()?, shelf, OFlags::PATH).map_err(failed)?);
+            }
             InitStep::Mount {
                 target,
                 kind,
@@ -98,6 +106,15 @@ impl Init<'_> {
             InitStep::Mask { paths } => paths.iter().try_for_each(|path| self.mask(path))?,
             InitStep::ReadOnly { paths } => {
                 paths.iter().try_for_each(|path| self.read_only(path))?
+            }
+            InitStep::Show { files } => {
+                files.iter().try_for_each(|file| self.show(file))?;
+                self.shelf = None;
+            }
+            InitStep::ShowCgroupFiles { targets } => {
+                targets
+                    .iter()
+                    .try_for_each(|at| self.show_cgroup_file(at))?;
             }
             InitStep::OpenConsole => self.open_console()?,
             InitStep::AwaitNetwork => {
@@ -256,6 +273,24 @@ impl Init<'_> {
             &what,
         )?;
         mount::attach(tree.as_fd(), at.as_fd(), &what)
+    }
+
+    fn show(&self, file: &Shown) -> Result<(), KernelError> {
+        let Some(at) = self.existing(&file.target)? else {
+            return Ok(());
+        };
+        let shelf = self.shelf.as_ref().ok_or_else(|| missing("the shelf"))?;
+        let tree = mount::clone_file_at(shelf.as_fd(), &file.name)?;
+        mount::attach(tree.as_fd(), at.as_fd(), &file.target.display().to_string())
+    }
+
+    fn show_cgroup_file(&self, target: &Path) -> Result<(), KernelError> {
+        match (self.inherited.trees.get(target), self.existing(target)?) {
+            (Some(tree), Some(at)) => {
+                mount::attach(tree.as_fd(), at.as_fd(), &target.display().to_string())
+            }
+            _ => Ok(()),
+        }
     }
 
     fn open_console(&mut self) -> Result<(), KernelError> {

@@ -11,7 +11,7 @@ use crate::kernel::filesystem::Disk;
 use crate::kernel::mount::{self, Attr};
 use crate::kernel::tree::{self, Point};
 use crate::kernel::{Errno, KernelError};
-use crate::model::{RootOp, Writable};
+use crate::model::{RootOp, Shown, Writable};
 use crate::plan::step::Attributes;
 
 impl Host {
@@ -102,6 +102,24 @@ impl Host {
                 Ok(tree)
             }
         }
+    }
+
+    /// What this kernel does not have is left out, and not shown later.
+    pub(super) fn clone_cgroup_files(&mut self, files: &[Shown]) -> Result<(), Cause> {
+        let folder = self.group()?.v2_path()?.to_owned();
+        for file in files {
+            let source = folder.join(&file.name);
+            let tree = match mount::clone_tree(&source, false) {
+                Ok(tree) => tree,
+                Err(error) if error.errno == Errno::NOENT => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let inert = attr(Attributes::INERT);
+            let what = source.display().to_string();
+            mount::set_attr(tree.as_fd(), inert, Attr::empty(), false, None, &what)?;
+            self.trees.insert(file.target.clone(), tree);
+        }
+        Ok(())
     }
 
     pub(super) fn attach_tree(

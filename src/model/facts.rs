@@ -46,6 +46,8 @@ pub struct HostFacts {
     pub can_raise_rlimits: bool,
     /// Whether time namespaces can be made.
     pub time_namespace: bool,
+    /// Whether readers of a file can be held until it is up to date.
+    pub read_watch: bool,
     /// Most capabilities the kernel knows: the number of the last one.
     pub last_capability: u32,
     /// Hard limit of open files the program itself has: no guest can be given more without CAP_SYS_RESOURCE.

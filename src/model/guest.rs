@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::{
     Allowance, Bytes, CpuSet, Cpus, FirewallRule, Forward, GuestName, ImageName, NetworkName, Rate,
-    SnapshotRule,
+    SnapshotRule, View,
 };
 
 /// One guest's whole definition after profiles and defaults.
@@ -71,6 +71,8 @@ pub struct Guest {
     pub network: NetworkWish,
     /// First-boot access data.
     pub access: Access,
+    /// Whose numbers it sees in /proc.
+    pub view: View,
     /// Open to other guests' and the host's eyes: devpts `max=`, console log bytes.
     pub ptys: u32,
     /// Most bytes of console output kept.

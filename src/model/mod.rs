@@ -14,6 +14,7 @@ mod guest;
 mod hosts;
 mod ids;
 mod image_name;
+mod inside;
 mod layout;
 mod mount_flags;
 mod name;
@@ -45,6 +46,7 @@ pub use guest::{
 pub use hosts::{hosts_block, merge_hosts};
 pub use ids::{ID_BLOCK, IdBlock};
 pub use image_name::{ImageName, ImageNameError, Remote};
+pub use inside::{InsideFile, PRESSURE, Shown, ShownFolder, View};
 pub use layout::Layout;
 pub use mount_flags::{FlagChange, MountFlags};
 pub use name::{GuestName, NameError, nearest};

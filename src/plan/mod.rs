@@ -12,6 +12,7 @@ pub mod seccomp;
 pub mod spec;
 pub mod step;
 pub mod steps;
+mod steps_mounts;
 mod why;
 
 pub use enter::EnterPlan;

@@ -19,6 +19,7 @@ use super::mounts::mounts;
 use super::resources::{devices, resources};
 use crate::model::{
     CgroupMode, Guest, HostFacts, ID_BLOCK, IdBlock, MountOp, NetOp, NetworkKind, RootOp,
+    ShownFolder,
 };
 
 /// Prefix of the annotations that carry what OCI has no field for.
@@ -33,6 +34,9 @@ pub const NET: &str = "org.bulkhead.net";
 pub const HIDDEN: &str = "org.bulkhead.hidden";
 /// Annotation: further roots inside that root, a list of [`MountOp::Root`] as JSON; left out for none.
 pub const BELOW: &str = "org.bulkhead.below";
+/// Annotation: files of a host folder that are laid over those of /proc and /sys, a
+/// [`ShownFolder`] as JSON.
+pub const INSIDE: &str = "org.bulkhead.inside";
 /// Annotation: most cgroups below the guest's own.
 pub const CGROUPS: &str = "org.bulkhead.cgroups";
 /// Annotation: the clocks that count from boot begin at the guest's start.
@@ -89,6 +93,8 @@ pub struct Placement {
     pub mounts: Vec<MountOp>,
     /// Its network.
     pub net: Vec<NetOp>,
+    /// Files it is to see over those of /proc and /sys.
+    pub inside: Option<ShownFolder>,
     /// Its first program with arguments.
     pub init: Vec<String>,
     /// `NAME=VALUE` that its image wants for it, below the guest's own.
@@ -312,6 +318,12 @@ fn annotations(guest: &Guest, place: &Placement) -> Result<HashMap<String, Strin
     if !below.is_empty() {
         let text = json(BELOW, serde_json::to_string(&below))?;
         all.insert(BELOW.to_owned(), text);
+    }
+    if let Some(inside) = &place.inside {
+        all.insert(
+            INSIDE.to_owned(),
+            json(INSIDE, serde_json::to_string(inside))?,
+        );
     }
     Ok(all)
 }

@@ -10,7 +10,7 @@ use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 
 use super::container::step::{InsideStep, OutsideStep};
-use crate::model::{Filter, NetOp, RootOp};
+use crate::model::{Filter, NetOp, RootOp, Shown};
 
 /// The name of a step of any process, as `bulkhead plan` prints it.
 pub fn name_of(step: &impl Serialize) -> String {
@@ -46,6 +46,16 @@ pub struct Attributes {
     pub nodev: bool,
     /// Nothing can be executed.
     pub noexec: bool,
+}
+
+impl Attributes {
+    /// Only to be read.
+    pub const INERT: Self = Self {
+        read_only: true,
+        nosuid: true,
+        nodev: true,
+        noexec: true,
+    };
 }
 
 /// A device node.
@@ -107,6 +117,11 @@ pub enum HostStep {
     CloneCgroup {
         /// Where it goes later.
         target: PathBuf,
+    },
+    /// Take detached clones of files of the guest's own cgroup.
+    CloneCgroupFiles {
+        /// Which, and where they go later; those that this kernel does not have are fine.
+        files: Vec<Shown>,
     },
     /// Work in a private copy of the host's mounts from here on.
     PrivateMounts,
@@ -259,6 +274,11 @@ pub enum InitStep {
     },
     /// Take the tree that the host built.
     TakeRoot,
+    /// Keep hold of the folder of files to be shown, before something is mounted over it.
+    KeepShelf {
+        /// Where it lies.
+        shelf: PathBuf,
+    },
     /// Mount a file system that belongs to the guest's namespaces.
     Mount {
         /// Where.
@@ -286,6 +306,16 @@ pub enum InitStep {
     ReadOnly {
         /// Paths; those that do not exist are fine.
         paths: Vec<PathBuf>,
+    },
+    /// Show files of that folder, each over the kernel's.
+    Show {
+        /// Which, and where; places that do not exist are fine.
+        files: Vec<Shown>,
+    },
+    /// Show files of the guest's own cgroup over the kernel's.
+    ShowCgroupFiles {
+        /// Where; places that do not exist are fine.
+        targets: Vec<PathBuf>,
     },
     /// Open the console in the guest's own devpts.
     OpenConsole,

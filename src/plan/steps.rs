@@ -4,12 +4,12 @@ use std::path::PathBuf;
 
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Mount, Spec};
 
-use super::mounts;
 use super::options::Options;
 use super::seccomp::to_filter;
 use super::spec::{self, PlanError};
-use super::step::{HostStep, IdMapLine, InitStep, LaunchPlan, Limit, Node, StageStep};
-use crate::model::{MountOp, NetOp, RootOp};
+use super::step::{Attributes, HostStep, IdMapLine, InitStep, LaunchPlan, Limit, StageStep};
+use super::steps_mounts::host_mount;
+use crate::model::{MountOp, NetOp, PRESSURE, RootOp, Shown, ShownFolder};
 
 /// The plan of a Spec.
 pub fn steps(spec: &Spec) -> Result<LaunchPlan, PlanError> {
@@ -22,16 +22,17 @@ pub fn steps(spec: &Spec) -> Result<LaunchPlan, PlanError> {
 }
 
 /// What the three lists are made from, taken out of the Spec once.
-struct Parts<'a> {
-    spec: &'a Spec,
-    linux: &'a oci_spec::runtime::Linux,
-    process: &'a oci_spec::runtime::Process,
-    owner: u32,
-    base: u32,
-    root: RootOp,
-    net: Vec<NetOp>,
-    below: Vec<MountOp>,
-    mounts: Vec<&'a Mount>,
+pub(super) struct Parts<'a> {
+    pub(super) spec: &'a Spec,
+    pub(super) linux: &'a oci_spec::runtime::Linux,
+    pub(super) process: &'a oci_spec::runtime::Process,
+    pub(super) owner: u32,
+    pub(super) base: u32,
+    pub(super) root: RootOp,
+    pub(super) net: Vec<NetOp>,
+    pub(super) below: Vec<MountOp>,
+    pub(super) inside: Option<ShownFolder>,
+    pub(super) mounts: Vec<&'a Mount>,
 }
 
 impl<'a> Parts<'a> {
@@ -64,6 +65,7 @@ impl<'a> Parts<'a> {
             root: annotation(spec, spec::ROOT)?,
             net: annotation(spec, spec::NET)?,
             below: annotation::<Option<_>>(spec, spec::BELOW)?.unwrap_or_default(),
+            inside: annotation(spec, spec::INSIDE)?,
             mounts,
         })
     }
@@ -85,6 +87,11 @@ fn annotation<T: serde::de::DeserializeOwned>(
         .map_or("null", |t| t);
     serde_json::from_str(text).map_err(|error| PlanError::Annotation(name, error))
 }
+
+/// Where the host puts the folder of files that are shown one by one over those of /proc and /sys,
+/// and where the guest's procfs hides it then. Only what the host mounts is locked against being
+/// made writable, and clones of it are too.
+const SHELF: &str = "/proc";
 
 /// Kinds whose superblock must belong to the guest's namespaces, so that only its init can mount them.
 fn belongs_inside(mount: &Mount) -> bool {
@@ -127,6 +134,17 @@ fn host(parts: &Parts<'_>) -> Result<Vec<HostStep>, PlanError> {
             _ => {}
         }
     }
+    if let Some(inside) = &parts.inside {
+        steps.push(HostStep::CloneTree {
+            source: inside.folder.clone(),
+            target: SHELF.into(),
+            recursive: false,
+        });
+        let files = PRESSURE.map(|(name, target)| Shown::new(name, target));
+        steps.push(HostStep::CloneCgroupFiles {
+            files: files.to_vec(),
+        });
+    }
     let lines = |maps: &Option<Vec<LinuxIdMapping>>| {
         maps.iter()
             .flatten()
@@ -153,6 +171,14 @@ fn host(parts: &Parts<'_>) -> Result<Vec<HostStep>, PlanError> {
         root: parts.root.clone(),
         owner: parts.base,
     });
+    if parts.inside.is_some() {
+        steps.push(HostStep::AttachTree {
+            target: SHELF.into(),
+            attributes: Attributes::INERT,
+            idmap: false,
+            recursive: false,
+        });
+    }
     for mount in &parts.mounts {
         steps.extend(host_mount(parts, mount)?);
     }
@@ -173,79 +199,6 @@ fn host(parts: &Parts<'_>) -> Result<Vec<HostStep>, PlanError> {
         HostStep::AwaitExec,
     ]);
     Ok(steps)
-}
-
-/// What the host mounts: everything that may be locked against the guest.
-fn host_mount(parts: &Parts<'_>, mount: &Mount) -> Result<Vec<HostStep>, PlanError> {
-    let options = Options::of(mount);
-    let target = mount.destination().clone();
-    Ok(match mount.typ().as_deref() {
-        Some("bind") => vec![HostStep::AttachTree {
-            target,
-            attributes: options.attributes,
-            idmap: options.idmap,
-            recursive: options.recursive,
-        }],
-        Some("tmpfs") => {
-            let mut settings = options.settings;
-            settings.push(("uid".into(), parts.base.to_string()));
-            settings.push(("gid".into(), parts.base.to_string()));
-            let dev = target.as_os_str() == "/dev";
-            let mut steps = vec![HostStep::MountTmpfs {
-                target,
-                options: settings,
-                attributes: options.attributes,
-            }];
-            if dev {
-                steps.push(HostStep::MakeDevices {
-                    nodes: nodes(parts),
-                    owner: parts.base,
-                });
-            }
-            steps
-        }
-        Some(mounts::ROOT) => {
-            let root = parts.below.iter().find_map(|op| match op {
-                MountOp::Root { target: at, root } if *at == target => Some(root.clone()),
-                _ => None,
-            });
-            vec![HostStep::MountBelow {
-                root: root.ok_or_else(|| PlanError::Value {
-                    what: format!("the mount of the Spec on {}", target.display()),
-                    why: format!("{} does not say what it is", spec::BELOW),
-                })?,
-                target,
-                owner: parts.base,
-                attributes: options.attributes,
-            }]
-        }
-        _ => Vec::new(),
-    })
-}
-
-fn nodes(parts: &Parts<'_>) -> Vec<Node> {
-    let number = |n: i64| u32::try_from(n).unwrap_or(0);
-    parts
-        .linux
-        .devices()
-        .iter()
-        .flatten()
-        .filter_map(|device| {
-            let name = device
-                .path()
-                .strip_prefix("/dev")
-                .ok()?
-                .to_str()?
-                .to_owned();
-            Some(Node {
-                name,
-                block: device.typ() == oci_spec::runtime::LinuxDeviceType::B,
-                major: number(device.major()),
-                minor: number(device.minor()),
-                mode: device.file_mode().unwrap_or(0o666),
-            })
-        })
-        .collect()
 }
 
 fn stage(parts: &Parts<'_>) -> Vec<StageStep> {
@@ -341,6 +294,11 @@ fn init(parts: &Parts<'_>) -> Result<Vec<InitStep>, PlanError> {
         },
         InitStep::TakeRoot,
     ];
+    if parts.inside.is_some() {
+        steps.push(InitStep::KeepShelf {
+            shelf: SHELF.into(),
+        });
+    }
     for mount in &parts.mounts {
         let options = Options::of(mount);
         let (target, attributes) = (mount.destination().clone(), options.attributes);
@@ -378,6 +336,16 @@ fn init(parts: &Parts<'_>) -> Result<Vec<InitStep>, PlanError> {
         InitStep::ReadOnly {
             paths: paths(parts.linux.readonly_paths()),
         },
+    ]);
+    if let Some(inside) = &parts.inside {
+        steps.push(InitStep::Show {
+            files: inside.files.clone(),
+        });
+        steps.push(InitStep::ShowCgroupFiles {
+            targets: PRESSURE.map(|(_, target)| target.into()).to_vec(),
+        });
+    }
+    steps.extend([
         InitStep::OpenConsole,
         InitStep::AwaitNetwork,
         InitStep::ConfigureNetwork {

@@ -17,6 +17,7 @@ impl HostStep {
                 "the path is resolved once, in the host's mounts; from here on it is a descriptor"
             }
             Self::CloneCgroup { .. } => "the guest's own subtree, while the host's mounts are here",
+            Self::CloneCgroupFiles { .. } => "while the host's mounts are here, as the subtree is",
             Self::PrivateMounts => {
                 "what is mounted from here on no other process of the host sees, and ends with us"
             }
@@ -100,6 +101,13 @@ impl InitStep {
             Self::OpenConsole => "from the guest's own devpts, so that the host's is not involved",
             Self::AwaitNetwork => "addresses need the interface",
             Self::ConfigureNetwork { .. } => "before init, which finds its network up",
+            Self::KeepShelf { .. } => {
+                "before the guest's procfs covers it: what the host has mounted there stays locked"
+            }
+            Self::Show { .. } => "over a procfs and sysfs that stand, and after their masks",
+            Self::ShowCgroupFiles { .. } => {
+                "the same, with files of the kernel's that nobody inside owns"
+            }
             Self::WriteSysctls { .. } => "after the network: net.* is there only now",
             Self::BecomeRoot => "the host's mounts go, and with them every way back",
             Self::SetLimits { .. } => "after all work of ours that they could hinder",

@@ -252,6 +252,14 @@ impl Group {
         self.guest_dir().map(AsFd::as_fd)
     }
 
+    /// Host path of the version 2 folder, which has the group's own files.
+    ///
+    /// # Errors
+    /// [`CgroupError::Absent`] when a crash has left the group without it.
+    pub fn v2_path(&self) -> Result<&Path> {
+        self.v2_dir().map(Dir::path)
+    }
+
     /// Host path of the delegated folder.
     ///
     /// # Errors

@@ -14,6 +14,7 @@
 //! | `quiet` | freeze, thaw, kill, wait |
 //! | `remove`, `walk` | take a group away with everything inside it |
 //! | `stats`, `counters`, `glance`, `oom` | what is used, what of it is limited, both at a moment, and a descriptor that tells of out-of-memory kills |
+//! | `inside` | what is used in the words of /proc, for whoever lives inside |
 //!
 //! Containers of the OCI runtime have groups of another kind: at a path that their client chose,
 //! without a parent or a delegated child of ours.
@@ -46,6 +47,7 @@ mod error;
 mod glance;
 mod group;
 mod host;
+mod inside;
 mod knob;
 mod limits;
 mod oom;
@@ -69,6 +71,7 @@ pub use error::CgroupError;
 pub use glance::Glance;
 pub use group::Group;
 pub use host::{Host, mount_v2};
+pub use inside::{CpuUse, DiskUse, MemoryUse, Tasks};
 pub use limits::{DeviceAccess, DeviceKind, DeviceRule, IoLimit, Limits};
 pub use oom::{CountsKills, OomWatch};
 pub use parent::{Parent, list, remove_parent_if_empty};

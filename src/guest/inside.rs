@@ -1,0 +1,352 @@
+//! The guest's own files below /proc and /sys, kept up to date by its keeper. How they read is next
+//! door in `inside_text`, what they say at first in `inside_start`; the launch lays them over the
+//! kernel's (`model::ShownFolder`).
+//!
+//! They are plain files. The keeper has the kernel hold whoever reads one, writes it anew and lets the
+//! reader go on; then it leaves the file alone for a while, so that readers in a loop cost it next to
+//! nothing. It never waits for the guest, and whatever fails, the reader goes on. When the keeper dies
+//! the files stay as they are until there is another.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime};
+
+use rustix::fs::{Mode, OFlags};
+
+use super::inside_load::Load;
+use super::inside_text::{self as text, CpuTimes, HostSize};
+use super::manager::Manager;
+use crate::kernel::cgroup::{CpuUse, Group};
+use crate::kernel::file;
+use crate::kernel::read_watch::{ReadWatch, Reader};
+use crate::model::{CpuSet, GuestName, InsideFile};
+
+/// What was written this long ago is as good as new.
+const QUICK: Duration = Duration::from_millis(100);
+/// For a file that is read all the time.
+const SLOW: Duration = Duration::from_secs(2);
+/// Largest description of a machine's CPUs.
+const MOST_CPUINFO: u64 = 16 << 20;
+
+/// The files of a running guest, kept by its keeper.
+#[derive(Debug)]
+pub(super) struct Inside {
+    watch: ReadWatch,
+    files: Vec<Held>,
+    numbers: Numbers,
+}
+
+/// One of them.
+#[derive(Debug)]
+struct Held {
+    kind: InsideFile,
+    file: OwnedFd,
+    inode: u64,
+    /// How long it is.
+    length: usize,
+    /// For how long it is left alone when it has been written.
+    pause: Duration,
+    /// Until when readers are not held.
+    free_until: Option<Instant>,
+    /// Since when they are.
+    held_since: Instant,
+    /// The CPUs that it shows, if it has been written once.
+    cpus: Vec<u32>,
+}
+
+/// Where its numbers come from.
+#[derive(Debug)]
+struct Numbers {
+    host_cpus: CpuSet,
+    host_memory: u64,
+    host_cpuinfo: PathBuf,
+    times: CpuTimes,
+    /// Of when they are, and what had been used then.
+    counted: (Instant, CpuUse),
+    load: Load,
+}
+
+pub(super) fn host_size(memory: u64) -> HostSize {
+    let now = rustix::system::sysinfo();
+    HostSize {
+        memory,
+        // A C `unsigned long`, which is as wide as this on every machine this is for.
+        swap: now.totalswap as u64 * u64::from(now.mem_unit),
+    }
+}
+
+pub(super) fn host_cpuinfo(copy: &std::path::Path) -> String {
+    if let Ok(Some(bytes)) = file::read_small(copy, MOST_CPUINFO) {
+        return String::from_utf8_lossy(&bytes).into_owned();
+    }
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    // Without the copy, the next one reads the kernel's again.
+    let _slower = file::write_runtime(copy, text.as_bytes(), 0o600);
+    text
+}
+
+pub(super) fn cpu_list(cpus: &[u32]) -> String {
+    let set: CpuSet = cpus.iter().copied().collect();
+    format!("{set}\n")
+}
+
+impl Inside {
+    /// Takes up the files of a running guest; `None` when it sees the host's, or when they cannot be
+    /// had now: then they stay as they are until this is tried again.
+    pub(super) fn open(manager: &Manager, name: &GuestName) -> Option<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let folder = rustix::fs::open(manager.inside_folder(name), flags, Mode::empty()).ok()?;
+        let owner = manager.run_state(name).ok()??.ids.owner();
+        // The guest can use up what its owner may have; what root has is for those who do not.
+        let watch = ReadWatch::of(owner).or_else(|_| ReadWatch::new()).ok()?;
+        // So that there is always something that is watched, when all the files are left alone.
+        watch.hold(folder.as_fd()).ok()?;
+        let now = Instant::now();
+        let mut files = Vec::new();
+        let (mut times, mut age) = (CpuTimes::default(), Duration::ZERO);
+        for kind in InsideFile::ALL {
+            let held = Held::open(folder.as_fd(), kind, now)?;
+            if kind == InsideFile::Stat {
+                // Before anybody is held, us included.
+                (times, age) = held.read_stat();
+            }
+            watch.hold(held.file.as_fd()).ok()?;
+            files.push(held);
+        }
+        let used = CpuUse {
+            user: times.total.user,
+            system: times.total.system,
+        };
+        Some(Self {
+            watch,
+            files,
+            numbers: Numbers {
+                host_cpus: manager.facts.cpus.clone(),
+                host_memory: manager.facts.memory,
+                host_cpuinfo: manager.cpuinfo_path(),
+                times,
+                counted: (now.checked_sub(age).unwrap_or(now), used),
+                load: Load::default(),
+            },
+        })
+    }
+
+    /// How long until [`Inside::tick`] has something to do; `None` for nothing.
+    pub(super) fn pause(&self) -> Option<Duration> {
+        let files = self.files.iter().filter_map(|held| held.free_until);
+        let next = files.chain(self.numbers.load.due()).min()?;
+        Some(next.saturating_duration_since(Instant::now()))
+    }
+
+    /// Answers those who wait to read.
+    pub(super) fn serve(&mut self, group: &Group) {
+        let Ok(readers) = self.watch.waiting() else {
+            return;
+        };
+        let pids: Vec<i32> = readers.iter().map(Reader::pid).collect();
+        for reader in &readers {
+            let inode = reader.inode();
+            let found = self
+                .files
+                .iter_mut()
+                .find(|held| Some(held.inode) == inode && held.free_until.is_none());
+            if let Some(held) = found {
+                self.numbers.renew(held, group, &pids);
+                held.leave_alone(&self.watch);
+            }
+        }
+        // They go on as they are dropped.
+    }
+
+    /// Holds readers again where the pause is over, and counts threads when it is time to.
+    pub(super) fn tick(&mut self, group: &Group) {
+        let now = Instant::now();
+        for held in &mut self.files {
+            if held.free_until.is_some_and(|until| until <= now) {
+                held.hold_again(&self.watch, now);
+            }
+        }
+        if self.numbers.load.due().is_some_and(|due| due <= now) {
+            self.numbers.count_tasks(group, &[]);
+        }
+    }
+
+    /// Whether no file has been read lately.
+    pub(super) fn is_calm(&self) -> bool {
+        self.files.iter().all(|held| held.free_until.is_none())
+    }
+}
+
+impl AsFd for Inside {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.watch.as_fd()
+    }
+}
+
+impl Held {
+    fn open(folder: BorrowedFd<'_>, kind: InsideFile, now: Instant) -> Option<Self> {
+        // The file is the guest's, who may hold a lease on it (fcntl(2)): opening must not wait for
+        // its end. Once it is open for writing there can be none.
+        let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let file = rustix::fs::openat(folder, kind.name(), flags, Mode::empty()).ok()?;
+        let stat = rustix::fs::fstat(&file).ok()?;
+        Some(Self {
+            kind,
+            file,
+            inode: stat.st_ino,
+            length: usize::try_from(stat.st_size).unwrap_or(0),
+            pause: QUICK,
+            free_until: None,
+            held_since: now,
+            cpus: Vec::new(),
+        })
+    }
+
+    /// What it says as /proc/stat, and how long it has said so.
+    fn read_stat(&self) -> (CpuTimes, Duration) {
+        let mut bytes = vec![0; self.length];
+        let n = rustix::io::pread(&self.file, &mut bytes, 0).unwrap_or(0);
+        let times = text::read_stat(&String::from_utf8_lossy(&bytes[..n]));
+        let written = rustix::fs::fstat(&self.file).ok().map(|stat| {
+            let since = Duration::from_secs(u64::try_from(stat.st_mtime).unwrap_or(0));
+            since + Duration::from_nanos(stat.st_mtime_nsec)
+        });
+        let age = written.and_then(|since| {
+            let at = SystemTime::UNIX_EPOCH + since;
+            SystemTime::now().duration_since(at).ok()
+        });
+        (times, age.unwrap_or_default())
+    }
+
+    /// In one call, so that nobody sees half of it; what was longer is cut.
+    fn write(&mut self, text: &str) {
+        let written = rustix::io::pwrite(&self.file, text.as_bytes(), 0);
+        if written == Ok(text.len()) {
+            if text.len() < self.length {
+                let _longer = rustix::fs::ftruncate(&self.file, text.len() as u64);
+            }
+            self.length = text.len();
+        }
+    }
+
+    /// Nobody is held for a while. A file that is asked for again as soon as that is possible is read
+    /// in a loop, and the while grows.
+    fn leave_alone(&mut self, watch: &ReadWatch) {
+        let now = Instant::now();
+        let eager = now.duration_since(self.held_since) < self.pause / 4;
+        self.pause = if eager {
+            (self.pause * 2).min(SLOW)
+        } else {
+            QUICK
+        };
+        if watch.let_be(self.file.as_fd()).is_ok() {
+            self.free_until = Some(now + self.pause);
+        }
+    }
+
+    fn hold_again(&mut self, watch: &ReadWatch, now: Instant) {
+        // Without memory for it now, the next tick tries again.
+        let held = watch.hold(self.file.as_fd()).is_ok();
+        self.free_until = (!held).then(|| now + SLOW);
+        self.held_since = now;
+    }
+}
+
+impl Numbers {
+    /// Writes a file anew. What cannot be read leaves it as it was.
+    fn renew(&mut self, held: &mut Held, group: &Group, readers: &[i32]) {
+        if held.kind == InsideFile::Loadavg && self.load.ask(Instant::now()) {
+            let _counted = self.count_time(group);
+            self.load.begin(self.times.busy());
+            self.count_tasks(group, readers);
+        }
+        if let Some(text) = self.text(held, group) {
+            held.write(&text);
+        }
+    }
+
+    fn text(&mut self, held: &mut Held, group: &Group) -> Option<String> {
+        let memory = || group.memory_use().ok();
+        let host = host_size(self.host_memory);
+        Some(match held.kind {
+            InsideFile::Meminfo => text::meminfo(&memory()?, host),
+            InsideFile::Swaps => text::swaps(&memory()?, host),
+            InsideFile::Vmstat => {
+                text::vmstat(&memory()?, &group.disk_use().unwrap_or_default(), host)
+            }
+            InsideFile::Diskstats => {
+                let disks = group.disk_use().ok()?.into_iter();
+                let named: Vec<_> = disks
+                    .map(|disk| (disk, block_device_name(disk.device)))
+                    .collect();
+                text::diskstats(&named)
+            }
+            InsideFile::Loadavg => {
+                let (tasks, threads) = (self.load.tasks(), group.threads().unwrap_or(0));
+                text::loadavg(self.load.average(), tasks.running, threads)
+            }
+            InsideFile::Stat => self.stat(group)?,
+            InsideFile::Cpuinfo | InsideFile::CpuOnline | InsideFile::CpuPresent => {
+                let cpus = self.cpus(group);
+                if held.cpus == cpus {
+                    return None;
+                }
+                let text = match held.kind {
+                    InsideFile::Cpuinfo => text::cpuinfo(&host_cpuinfo(&self.host_cpuinfo), &cpus),
+                    _ => cpu_list(&cpus),
+                };
+                held.cpus = cpus;
+                text
+            }
+        })
+    }
+
+    /// The CPUs that the guest sees now; at least one.
+    fn cpus(&self, group: &Group) -> Vec<u32> {
+        let allowed = group.cpus_allowed().ok().flatten();
+        let allowed: Option<CpuSet> = allowed.and_then(|list| list.trim().parse().ok());
+        let allowed = allowed.as_ref().unwrap_or(&self.host_cpus);
+        text::cpus(allowed.iter(), group.cpu_limit().ok().flatten())
+    }
+
+    fn stat(&mut self, group: &Group) -> Option<String> {
+        self.count_time(group)?;
+        let threads = group.threads().unwrap_or(0);
+        self.times.forks = self.times.forks.max(threads);
+        let tasks = self.load.tasks();
+        Some(text::stat(&self.times, tasks.running, tasks.blocked))
+    }
+
+    /// CPU time up to now.
+    fn count_time(&mut self, group: &Group) -> Option<()> {
+        let (now, used) = (Instant::now(), group.cpu_use().ok()?);
+        let (then, before) = self.counted;
+        let passed = u64::try_from(now.duration_since(then).as_micros()).unwrap_or(0);
+        let cpus = self.cpus(group);
+        self.times.advance(
+            used.user.saturating_sub(before.user),
+            used.system.saturating_sub(before.system),
+            passed,
+            &cpus,
+        );
+        self.counted = (now, used);
+        Some(())
+    }
+
+    fn count_tasks(&mut self, group: &Group, without: &[i32]) {
+        let began = Instant::now();
+        let tasks = group.tasks(without).unwrap_or_default();
+        self.load.count(tasks, began, began.elapsed());
+    }
+}
+
+/// As the host calls it.
+fn block_device_name((major, minor): (u32, u32)) -> String {
+    let link = std::fs::read_link(format!("/sys/dev/block/{major}:{minor}")).unwrap_or_default();
+    let name = link.file_name().unwrap_or_default().to_string_lossy();
+    if name.is_empty() {
+        format!("dev{major}-{minor}")
+    } else {
+        name.into_owned()
+    }
+}

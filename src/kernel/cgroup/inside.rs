@@ -1,0 +1,369 @@
+//! What a group uses as its inhabitants know it from /proc: memory by kind, CPU time by mode, disks
+//! by device, threads by state. Sums for people outside are in `stats`.
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use super::counters::{NO_LIMIT, throttling_limit, value};
+use super::dir::{Dir, keyed};
+use super::parent::Hierarchy;
+use super::quiet::read_pids;
+use super::{CgroupError, Controller, Group, Result, Version, walk};
+use crate::kernel::process;
+
+/// Memory of a group, bytes unless it says otherwise; 0 for what this host does not count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)] // as memory.stat of version 2 calls them (cgroup-v2 of the kernel's documentation)
+pub struct MemoryUse {
+    /// Most; `None` for no limit.
+    pub limit: Option<u64>,
+    /// Charged now.
+    pub held: u64,
+    /// Most swap beyond memory; `None` for no limit.
+    pub swap_limit: Option<u64>,
+    /// Swap now.
+    pub swap: u64,
+    pub anon: u64,
+    pub file: u64,
+    pub shmem: u64,
+    pub file_mapped: u64,
+    pub file_dirty: u64,
+    pub file_writeback: u64,
+    pub anon_thp: u64,
+    pub swapcached: u64,
+    pub inactive_anon: u64,
+    pub active_anon: u64,
+    pub inactive_file: u64,
+    pub active_file: u64,
+    pub unevictable: u64,
+    pub slab_reclaimable: u64,
+    pub slab_unreclaimable: u64,
+    pub kernel_stack: u64,
+    pub pagetables: u64,
+    /// Faults, a count.
+    pub pgfault: u64,
+    /// Those that waited for a disk, a count.
+    pub pgmajfault: u64,
+}
+
+/// CPU time of a group, microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuUse {
+    /// In programs.
+    pub user: u64,
+    /// In the kernel.
+    pub system: u64,
+}
+
+/// What a group has read and written of one device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiskUse {
+    /// Major and minor number.
+    pub device: (u32, u32),
+    /// Reads.
+    pub reads: u64,
+    /// Bytes of them.
+    pub read_bytes: u64,
+    /// Writes.
+    pub writes: u64,
+    /// Bytes of them.
+    pub written_bytes: u64,
+}
+
+/// Threads of a group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tasks {
+    /// All.
+    pub all: u64,
+    /// On a CPU or waiting for one.
+    pub running: u64,
+    /// Waiting for something that no signal interrupts, most often a disk.
+    pub blocked: u64,
+}
+
+impl Group {
+    /// Its memory.
+    ///
+    /// # Errors
+    /// When a file that is there cannot be read.
+    pub fn memory_use(&self) -> Result<MemoryUse> {
+        match self.home(Controller::Memory) {
+            Ok((dir, Version::V1)) => memory_v1(dir, self.swap),
+            Ok((dir, Version::V2)) => memory_v2(dir),
+            Err(_) => Ok(MemoryUse::default()),
+        }
+    }
+
+    /// Its CPU time.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn cpu_use(&self) -> Result<CpuUse> {
+        let stat = self.v2_dir()?.read("cpu.stat")?;
+        Ok(CpuUse {
+            user: keyed(&stat, "user_usec").unwrap_or(0),
+            system: keyed(&stat, "system_usec").unwrap_or(0),
+        })
+    }
+
+    /// Its limit in hundredths of a CPU; `None` for none.
+    ///
+    /// # Errors
+    /// When a file that is there cannot be read.
+    pub fn cpu_limit(&self) -> Result<Option<u64>> {
+        match self.home(Controller::Cpu) {
+            Ok((dir, version)) => throttling_limit(dir, version),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// The CPUs it may run on, as a list such as `0-3`; `None` where nobody has chosen.
+    ///
+    /// # Errors
+    /// When a file that is there cannot be read.
+    pub fn cpus_allowed(&self) -> Result<Option<String>> {
+        match self.home(Controller::Cpuset) {
+            Ok((dir, Version::V1)) => dir.try_read("cpuset.effective_cpus"),
+            Ok((dir, Version::V2)) => dir.try_read("cpuset.cpus.effective"),
+            Err(_) => self.cpus_chosen_since(),
+        }
+    }
+
+    /// Version 1 has a folder for it only since somebody has chosen, perhaps after this was opened.
+    fn cpus_chosen_since(&self) -> Result<Option<String>> {
+        let of_cpus = |place: &&Hierarchy| place.controllers.contains(&Controller::Cpuset);
+        let Some(hierarchy) = self.spare.iter().find(of_cpus) else {
+            return Ok(None);
+        };
+        match Dir::open(&hierarchy.parent_path().join(&self.name))? {
+            Some(dir) => dir.try_read("cpuset.effective_cpus"),
+            None => Ok(None),
+        }
+    }
+
+    /// Its disks.
+    ///
+    /// # Errors
+    /// When a file that is there cannot be read.
+    pub fn disk_use(&self) -> Result<Vec<DiskUse>> {
+        Ok(match self.home(Controller::Io) {
+            Ok((dir, Version::V1)) => {
+                let read = |file| dir.try_read(file).map(Option::unwrap_or_default);
+                disks_v1(
+                    &read("blkio.throttle.io_service_bytes_recursive")?,
+                    &read("blkio.throttle.io_serviced_recursive")?,
+                )
+            }
+            Ok((dir, Version::V2)) => disks_v2(&dir.try_read("io.stat")?.unwrap_or_default()),
+            Err(_) => Vec::new(),
+        })
+    }
+
+    /// How many threads it has.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be read.
+    pub fn threads(&self) -> Result<u64> {
+        Ok(match self.home(Controller::Pids) {
+            Ok((dir, _)) => value(dir, "pids.current")?.unwrap_or(0),
+            Err(_) => 0,
+        })
+    }
+
+    /// Its threads by state, without those of these processes. Each is asked for, so this takes time
+    /// with their number.
+    ///
+    /// # Errors
+    /// When the threads cannot be listed.
+    pub fn tasks(&self, without: &[i32]) -> Result<Tasks> {
+        let dir = self.v2_dir()?;
+        let mut threads = Vec::new();
+        walk::each_group(dir, |group| {
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+            let file = rustix::fs::openat(group, c"cgroup.threads", flags, Mode::empty())?;
+            match read_pids(&file, &mut threads) {
+                Err(Errno::OPNOTSUPP) => Ok(()),
+                other => other,
+            }
+        })
+        .map_err(|e| CgroupError::file("read the threads of", dir.path(), e))?;
+        let mut tasks = Tasks {
+            all: threads.len() as u64,
+            ..Tasks::default()
+        };
+        for thread in threads {
+            match process::thread_state(thread) {
+                _ if without.contains(&thread) => {}
+                Some('R') => tasks.running += 1,
+                Some('D') => tasks.blocked += 1,
+                _ => {}
+            }
+        }
+        Ok(tasks)
+    }
+}
+
+fn memory_v1(dir: &Dir, swap: bool) -> Result<MemoryUse> {
+    let bytes = |file| value(dir, file);
+    let (limit, held) = (
+        bytes("memory.limit_in_bytes")?,
+        bytes("memory.usage_in_bytes")?.unwrap_or(0),
+    );
+    let stat = dir.try_read("memory.stat")?.unwrap_or_default();
+    let of = |key| keyed(&stat, key).unwrap_or(0);
+    let mut all = MemoryUse {
+        limit: limit.filter(|bytes| *bytes < NO_LIMIT),
+        held,
+        anon: of("total_rss"),
+        file: of("total_cache"),
+        shmem: of("total_shmem"),
+        file_mapped: of("total_mapped_file"),
+        file_dirty: of("total_dirty"),
+        file_writeback: of("total_writeback"),
+        anon_thp: of("total_rss_huge"),
+        inactive_anon: of("total_inactive_anon"),
+        active_anon: of("total_active_anon"),
+        inactive_file: of("total_inactive_file"),
+        active_file: of("total_active_file"),
+        unevictable: of("total_unevictable"),
+        // Slabs, stacks and page tables are one number here, and most of it slabs in use.
+        slab_unreclaimable: bytes("memory.kmem.usage_in_bytes")?.unwrap_or(0),
+        pgfault: of("total_pgfault"),
+        pgmajfault: of("total_pgmajfault"),
+        ..MemoryUse::default()
+    };
+    if swap {
+        let (most, both) = (
+            bytes("memory.memsw.limit_in_bytes")?,
+            bytes("memory.memsw.usage_in_bytes")?,
+        );
+        let most = most.filter(|bytes| *bytes < NO_LIMIT);
+        all.swap_limit = most.zip(limit).map(|(most, own)| most.saturating_sub(own));
+        // Read one after the other, so the sum may have become smaller than its part.
+        all.swap = both.unwrap_or(0).saturating_sub(held);
+    }
+    Ok(all)
+}
+
+fn memory_v2(dir: &Dir) -> Result<MemoryUse> {
+    let stat = dir.try_read("memory.stat")?.unwrap_or_default();
+    let of = |key| keyed(&stat, key).unwrap_or(0);
+    Ok(MemoryUse {
+        limit: value(dir, "memory.max")?,
+        held: value(dir, "memory.current")?.unwrap_or(0),
+        swap_limit: value(dir, "memory.swap.max")?,
+        swap: value(dir, "memory.swap.current")?.unwrap_or(0),
+        anon: of("anon"),
+        file: of("file"),
+        shmem: of("shmem"),
+        file_mapped: of("file_mapped"),
+        file_dirty: of("file_dirty"),
+        file_writeback: of("file_writeback"),
+        anon_thp: of("anon_thp"),
+        swapcached: of("swapcached"),
+        inactive_anon: of("inactive_anon"),
+        active_anon: of("active_anon"),
+        inactive_file: of("inactive_file"),
+        active_file: of("active_file"),
+        unevictable: of("unevictable"),
+        slab_reclaimable: of("slab_reclaimable"),
+        slab_unreclaimable: of("slab_unreclaimable"),
+        kernel_stack: of("kernel_stack"),
+        pagetables: of("pagetables"),
+        pgfault: of("pgfault"),
+        pgmajfault: of("pgmajfault"),
+    })
+}
+
+fn numbers(device: &str) -> Option<(u32, u32)> {
+    let (major, minor) = device.split_once(':')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+fn of_device(all: &mut Vec<DiskUse>, device: (u32, u32)) -> &mut DiskUse {
+    let at = all.iter().position(|disk| disk.device == device);
+    let at = at.unwrap_or_else(|| {
+        let device = DiskUse {
+            device,
+            ..DiskUse::default()
+        };
+        all.push(device);
+        all.len() - 1
+    });
+    &mut all[at]
+}
+
+/// From lines `8:0 Read 4096` of two files: bytes, and how often.
+fn disks_v1(bytes: &str, times: &str) -> Vec<DiskUse> {
+    let mut all = Vec::new();
+    for (text, counts) in [(bytes, false), (times, true)] {
+        for line in text.lines() {
+            let words: Vec<&str> = line.split(' ').collect();
+            let [device, kind, n] = words[..] else {
+                continue;
+            };
+            let (Some(device), Ok(n)) = (numbers(device), n.parse()) else {
+                continue;
+            };
+            let disk = of_device(&mut all, device);
+            match (kind, counts) {
+                ("Read", false) => disk.read_bytes = n,
+                ("Write", false) => disk.written_bytes = n,
+                ("Read", true) => disk.reads = n,
+                ("Write", true) => disk.writes = n,
+                _ => {}
+            }
+        }
+    }
+    all
+}
+
+/// From lines `8:0 rbytes=4096 wbytes=0 rios=1 …`.
+fn disks_v2(text: &str) -> Vec<DiskUse> {
+    let mut all = Vec::new();
+    for line in text.lines() {
+        let mut words = line.split(' ');
+        let Some(device) = words.next().and_then(numbers) else {
+            continue;
+        };
+        let disk = of_device(&mut all, device);
+        for (key, n) in words.filter_map(|word| word.split_once('=')) {
+            let n = n.parse().unwrap_or(0);
+            match key {
+                "rbytes" => disk.read_bytes = n,
+                "wbytes" => disk.written_bytes = n,
+                "rios" => disk.reads = n,
+                "wios" => disk.writes = n,
+                _ => {}
+            }
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn disks_of_both_versions() {
+        let bytes =
+            "254:0 Read 4096\n254:0 Write 512\n254:0 Sync 9\n254:0 Total 4608\nTotal 4608\n";
+        let times = "254:0 Read 1\n254:0 Write 2\nTotal 3\n";
+        let disk = DiskUse {
+            device: (254, 0),
+            reads: 1,
+            read_bytes: 4096,
+            writes: 2,
+            written_bytes: 512,
+        };
+        assert_eq!(disks_v1(bytes, times), [disk]);
+        let v2 = "254:0 rbytes=4096 wbytes=512 rios=1 wios=2 dbytes=0 dios=0\n8:0\n";
+        let none = DiskUse {
+            device: (8, 0),
+            ..DiskUse::default()
+        };
+        assert_eq!(disks_v2(v2), [disk, none]);
+        assert_eq!(disks_v2("nothing=1\n"), []);
+    }
+}

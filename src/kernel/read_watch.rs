@@ -1,0 +1,207 @@
+//! Who reads a file is held until we have answered (fanotify(7), FAN_ACCESS_PERM): time to bring the
+//! file up to date. Answers are given by dropping, so that none can be forgotten, and when the process
+//! that holds the watch dies the kernel lets everybody go on.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use nix::sys::fanotify::{
+    EventFFlags, Fanotify, FanotifyEvent, FanotifyResponse, InitFlags, MarkFlags, MaskFlags,
+    Response,
+};
+use rustix::io::Errno;
+
+use super::credentials::EffectiveUser;
+use super::error::{KernelError, Result};
+
+/// Files whose readers wait for us.
+#[derive(Debug)]
+pub struct ReadWatch {
+    group: Fanotify,
+}
+
+/// A reader that waits. Let go on when this is dropped.
+#[derive(Debug)]
+pub struct Reader<'a> {
+    watch: &'a ReadWatch,
+    event: FanotifyEvent,
+}
+
+impl ReadWatch {
+    /// A watch that counts as this user's: the kernel gives each user no more than 128 of them
+    /// (/proc/sys/fs/fanotify/max_user_groups), which is not enough for one of ours for each guest.
+    ///
+    /// # Errors
+    /// The kernel has no such events, or the user has used up their watches.
+    pub fn of(user: u32) -> Result<Self> {
+        let _user = EffectiveUser::become_id(user)?;
+        Self::new()
+    }
+
+    /// A watch of our own.
+    ///
+    /// # Errors
+    /// As [`ReadWatch::of`].
+    pub fn new() -> Result<Self> {
+        let flags = InitFlags::FAN_CLASS_CONTENT
+            | InitFlags::FAN_CLOEXEC
+            | InitFlags::FAN_NONBLOCK
+            | InitFlags::FAN_UNLIMITED_QUEUE
+            | InitFlags::FAN_UNLIMITED_MARKS;
+        // Read-only: the file is opened for us where its reader sees it, which cannot be written.
+        let events = EventFFlags::O_RDONLY | EventFFlags::O_CLOEXEC | EventFFlags::O_LARGEFILE;
+        let group = Fanotify::init(flags, events).map_err(failed("make", "a watch on readers"))?;
+        Ok(Self { group })
+    }
+
+    /// From now on readers of this file wait. Since Linux 6.14 those do not who opened it while nothing
+    /// at all was watched on its file system; watching a folder, which nobody reads, prevents that.
+    ///
+    /// # Errors
+    /// The file system has no such events.
+    pub fn hold(&self, file: BorrowedFd<'_>) -> Result<()> {
+        self.mark(MarkFlags::FAN_MARK_ADD, file)
+    }
+
+    /// From now on they do not.
+    ///
+    /// # Errors
+    /// None waited.
+    pub fn let_be(&self, file: BorrowedFd<'_>) -> Result<()> {
+        self.mark(MarkFlags::FAN_MARK_REMOVE, file)
+    }
+
+    fn mark(&self, how: MarkFlags, file: BorrowedFd<'_>) -> Result<()> {
+        // Without a path, the descriptor itself is meant.
+        let done = self
+            .group
+            .mark(how, MaskFlags::FAN_ACCESS_PERM, file, None::<&str>);
+        done.map_err(failed("watch", "readers of a file"))
+    }
+
+    /// Those who wait now; does not wait for any.
+    ///
+    /// # Errors
+    /// The kernel has nothing to say.
+    pub fn waiting(&self) -> Result<Vec<Reader<'_>>> {
+        match self.group.read_events() {
+            Ok(events) => Ok(events
+                .into_iter()
+                .map(|event| Reader { watch: self, event })
+                .collect()),
+            Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => Ok(Vec::new()),
+            Err(errno) => Err(failed("ask for", "waiting readers")(errno)),
+        }
+    }
+}
+
+impl AsFd for ReadWatch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.group.as_fd()
+    }
+}
+
+impl Reader<'_> {
+    /// Number of the file it reads, on the file system that holds the watched ones.
+    #[must_use]
+    pub fn inode(&self) -> Option<u64> {
+        Some(rustix::fs::fstat(self.event.fd()?).ok()?.st_ino)
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.event.pid()
+    }
+}
+
+impl Drop for Reader<'_> {
+    fn drop(&mut self) {
+        if let Some(fd) = self.event.fd() {
+            let go = FanotifyResponse::new(fd, Response::FAN_ALLOW);
+            // One that was killed meanwhile needs no answer.
+            let _gone = self.watch.group.write_response(go);
+        }
+    }
+}
+
+fn failed(verb: &'static str, what: &'static str) -> impl Fn(nix::errno::Errno) -> KernelError {
+    move |errno| KernelError::new(verb, what, Errno::from_raw_os_error(errno as i32))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+
+    use super::*;
+
+    fn file() -> OwnedFd {
+        let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::TMPFILE;
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::open(std::env::temp_dir(), flags, mode).unwrap()
+    }
+
+    fn may() -> bool {
+        ReadWatch::new().is_ok()
+    }
+
+    #[test]
+    fn a_reader_waits_until_it_is_answered() {
+        if !may() {
+            return;
+        }
+        let (watch, file) = (ReadWatch::new().unwrap(), file());
+        rustix::io::pwrite(&file, b"old", 0).unwrap();
+        watch.hold(file.as_fd()).unwrap();
+        let theirs = rustix::fs::open(
+            format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file)),
+            rustix::fs::OFlags::RDONLY,
+            rustix::fs::Mode::empty(),
+        );
+        let theirs = theirs.unwrap();
+        let reader = std::thread::spawn(move || {
+            let mut text = [0; 3];
+            rustix::io::pread(&theirs, &mut text, 0).unwrap();
+            let first = text;
+            // Nobody holds it the second time.
+            rustix::io::pread(&theirs, &mut text, 0).unwrap();
+            (first, text)
+        });
+        let waiting = loop {
+            let waiting = watch.waiting().unwrap();
+            if !waiting.is_empty() {
+                break waiting;
+            }
+            std::thread::yield_now();
+        };
+        let inode = rustix::fs::fstat(&file).unwrap().st_ino;
+        assert_eq!(waiting[0].inode(), Some(inode));
+        assert_eq!(waiting[0].pid(), std::process::id().cast_signed());
+        rustix::io::pwrite(&file, b"new", 0).unwrap();
+        watch.let_be(file.as_fd()).unwrap();
+        drop(waiting);
+        assert_eq!(reader.join().unwrap(), (*b"new", *b"new"));
+    }
+
+    #[test]
+    fn each_user_has_watches_of_their_own() {
+        if !may() {
+            return;
+        }
+        let most = std::fs::read_to_string("/proc/sys/fs/fanotify/max_user_groups");
+        let most: usize = most.map_or(128, |text| text.trim().parse().unwrap());
+        if most > 500 {
+            return;
+        }
+        // Ids that nobody has.
+        let mut held = Vec::new();
+        let full = loop {
+            match ReadWatch::of(3_999_990_001) {
+                Ok(watch) => held.push(watch),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!((held.len(), full.errno), (most, Errno::MFILE));
+        assert!(ReadWatch::of(3_999_990_002).is_ok());
+        assert!(rustix::process::geteuid().is_root());
+    }
+}

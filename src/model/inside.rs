@@ -1,0 +1,146 @@
+//! Files below /proc and /sys that tell a guest about its machine, and of which it gets its own: the
+//! kernel's tell about the host. The launch lays them over the kernel's, the guest's keeper writes
+//! what is in them.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// Whose numbers a guest sees in these files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum View {
+    /// Its own.
+    Guest,
+    /// The host's: the kernel's files as they are.
+    Host,
+}
+
+/// One of the files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum InsideFile {
+    /// Memory and swap.
+    Meminfo,
+    /// CPU time.
+    Stat,
+    /// CPUs by kind.
+    Cpuinfo,
+    /// Load average.
+    Loadavg,
+    /// Swap areas.
+    Swaps,
+    /// Block devices.
+    Diskstats,
+    /// Counters of memory management.
+    Vmstat,
+    /// Which CPUs there are.
+    CpuOnline,
+    /// The same; which of them could ever be there stays the kernel's: programs count their tables
+    /// by it and look into them by the number of the CPU they run on, which is the host's.
+    CpuPresent,
+}
+
+impl InsideFile {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::Meminfo,
+        Self::Stat,
+        Self::Cpuinfo,
+        Self::Loadavg,
+        Self::Swaps,
+        Self::Diskstats,
+        Self::Vmstat,
+        Self::CpuOnline,
+        Self::CpuPresent,
+    ];
+
+    /// Its name in the host's folder of them.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::CpuOnline => "cpu-online",
+            Self::CpuPresent => "cpu-present",
+            _ => self.target().rsplit('/').next().unwrap_or_default(),
+        }
+    }
+
+    /// Where the guest sees it.
+    #[must_use]
+    pub fn target(self) -> &'static str {
+        match self {
+            Self::Meminfo => "/proc/meminfo",
+            Self::Stat => "/proc/stat",
+            Self::Cpuinfo => "/proc/cpuinfo",
+            Self::Loadavg => "/proc/loadavg",
+            Self::Swaps => "/proc/swaps",
+            Self::Diskstats => "/proc/diskstats",
+            Self::Vmstat => "/proc/vmstat",
+            Self::CpuOnline => "/sys/devices/system/cpu/online",
+            Self::CpuPresent => "/sys/devices/system/cpu/present",
+        }
+    }
+}
+
+/// A file of a folder that is shown at a place inside.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shown {
+    /// Name in the folder.
+    pub name: PathBuf,
+    /// Where it is seen.
+    pub target: PathBuf,
+}
+
+impl Shown {
+    /// This file, there.
+    #[must_use]
+    pub fn new(name: &str, target: &str) -> Self {
+        Self {
+            name: name.into(),
+            target: target.into(),
+        }
+    }
+}
+
+/// Files of a version 2 control group that are what /proc/pressure has for the machine.
+pub const PRESSURE: [(&str, &str); 3] = [
+    ("cpu.pressure", "/proc/pressure/cpu"),
+    ("memory.pressure", "/proc/pressure/memory"),
+    ("io.pressure", "/proc/pressure/io"),
+];
+
+/// A folder of the host whose files are shown one by one, each at its place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShownFolder {
+    /// Absolute host path.
+    pub folder: PathBuf,
+    /// Its files.
+    pub files: Vec<Shown>,
+}
+
+impl ShownFolder {
+    /// All the files, from this folder.
+    #[must_use]
+    pub fn of(folder: &Path) -> Self {
+        let shown = |file: InsideFile| Shown::new(file.name(), file.target());
+        Self {
+            folder: folder.to_owned(),
+            files: InsideFile::ALL.map(shown).to_vec(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_has_a_name_of_its_own() {
+        let names: std::collections::BTreeSet<_> = InsideFile::ALL.map(InsideFile::name).into();
+        assert_eq!(names.len(), InsideFile::ALL.len());
+        assert!(
+            names
+                .iter()
+                .all(|name| !name.is_empty() && !name.contains('/'))
+        );
+    }
+}

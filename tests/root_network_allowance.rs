@@ -115,7 +115,7 @@ fn beyond_its_allowance_a_guest_is_slowed_down_and_then_cut_off() {
     assert!(rates(&host).is_empty());
     assert_eq!(levels(&host, "a").last().map(String::as_str), Some("free"));
     let text = host.ok(&["info", "a"]);
-    assert!(text.contains(" of 1G since "), "{text}");
+    assert!(text.contains(" of 1024M since "), "{text}");
 }
 
 #[test]

@@ -132,8 +132,7 @@ impl Stat {
         let n = rustix::io::read(file.ok()?, &mut line).ok()?;
         // The second field is the command in parentheses and may hold anything.
         let end = line[..n].iter().rposition(|byte| *byte == b')')?;
-        let rest = std::str::from_utf8(line.get(end + 2..n)?).ok()?;
-        let mut fields = rest.split(' ');
+        let mut fields = std::str::from_utf8(line.get(end + 2..n)?).ok()?.split(' ');
         Some(Self {
             state: fields.next()?.chars().next()?,
             flags: fields.nth(5)?.parse().ok()?,

@@ -4,7 +4,10 @@ mod life;
 mod support;
 mod traces;
 
-use std::process::Command;
+use std::io::Read;
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use life::{data, info, inside, started};
 use serde_json::Value;
@@ -62,6 +65,38 @@ fn rates(host: &Bulkhead) -> Vec<String> {
     all.iter().filter_map(|line| rate(line)).collect()
 }
 
+/// A guest's connection to the host, which carries a line every tenth of a second.
+fn stream(host: &Bulkhead, guest: &str) -> (Client, TcpStream) {
+    let listener = TcpListener::bind((gateway(host, guest).as_str(), 0)).expect("the bridge's address");
+    let port = listener.local_addr().expect("bound").port();
+    let line = format!(
+        "while :; do echo line; sleep 0.1; done | nc {} {port}",
+        gateway(host, guest)
+    );
+    let mut client = host.command(&["exec", guest, "--", "sh", "-c", &line]);
+    let client = client.stdin(Stdio::null()).stdout(Stdio::null());
+    let client = Client(client.spawn().expect("the program"));
+    let (stream, _) = listener.accept().expect("a connection");
+    let patience = Some(Duration::from_secs(2));
+    stream.set_read_timeout(patience).expect("a socket");
+    (client, stream)
+}
+
+/// Ended with the test.
+struct Client(Child);
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        let _gone = self.0.kill();
+        let _gone = self.0.wait();
+    }
+}
+
+/// Whether something comes within two seconds.
+fn hears(stream: &mut TcpStream) -> bool {
+    stream.read(&mut [0; 4096]).is_ok_and(|n| n > 0)
+}
+
 fn levels(host: &Bulkhead, guest: &str) -> Vec<String> {
     let all = data(host, &["events", guest]);
     let all: Vec<Value> = all.as_array().expect("a list").clone();
@@ -97,10 +132,15 @@ fn beyond_its_allowance_a_guest_is_slowed_down_and_then_cut_off() {
     host.ok(&["restart", "a"]);
     assert_eq!(rates(&host), ["1Mbit", "1Mbit"]);
 
-    // A set is in force at once: cut off, from everybody, and back.
+    // A set is in force at once: cut off, from everybody, connections that stand too, and back.
+    let (_client, mut stream) = stream(&host, "a");
+    assert!(hears(&mut stream), "what a connection carries");
     host.ok(&["set", "a", "--allowance-cut", "300K"]);
     assert_eq!(month(&host, "a").1, "cut");
     assert!(!reaches(&host, "a"));
+    // What was on its way has been read by now, but for the last of it.
+    let _last = hears(&mut stream);
+    assert!(!hears(&mut stream), "a connection goes on");
     assert_eq!(
         host.ok(&["doctor"]),
         host.ok(&["doctor", "--fix"]),

@@ -65,29 +65,32 @@ impl Manager {
         guest
     }
 
-    /// Brings a running guest to what its allowance has in force now, and tells when that has
-    /// changed. Its keeper does it; a command that is at work on the guest does it itself.
-    fn follow_allowance(&self, name: &GuestName) -> Result<()> {
-        let guest = self.guest(name)?;
-        let month = self.month(name, &guest.network.allowance)?;
-        let told = self.told(name);
-        if month.as_ref().map(|month| month.level).unwrap_or_default() == told {
-            return Ok(());
+    /// Brings a running guest to what its allowance has in force now, if that has changed or `always`,
+    /// and tells it. Its keeper does it; a command that is at work on the guest does it itself, and
+    /// then this was not done.
+    fn follow_allowance(&self, name: &GuestName, always: bool) -> Result<bool> {
+        let allowance = self.guest(name)?.network.allowance;
+        let level = level_of(self.month(name, &allowance)?.as_ref());
+        if level == self.told(name) && !always {
+            return Ok(true);
         }
         let Ok(_lock) = self.lock_within(name, "keeper", Duration::ZERO) else {
-            return Ok(());
+            return Ok(false);
         };
+        // What was read before the lock may be old.
+        let guest = self.guest(name)?;
+        let month = self.month(name, &guest.network.allowance)?;
         let guest = self.in_force(name, guest);
         self.follow(name, &guest.network)?;
         self.change_port(name, &guest)?;
-        self.tell_allowance(name, month)
+        self.tell_allowance(name, month.as_ref())?;
+        Ok(true)
     }
 
     /// Tells of a level that is in force now, once.
-    pub(super) fn tell_allowance(&self, name: &GuestName, month: Option<Month>) -> Result<()> {
-        let level = month.as_ref().map(|month| month.level).unwrap_or_default();
-        let told = self.told(name);
-        if level == told {
+    pub(super) fn tell_allowance(&self, name: &GuestName, month: Option<&Month>) -> Result<()> {
+        let level = level_of(month);
+        if level == self.told(name) {
             return Ok(());
         }
         file::write_runtime(&self.told_path(name), level.word().as_bytes(), 0o600)?;
@@ -96,7 +99,7 @@ impl Manager {
     }
 
     /// The level that was told last, whichever run that was in.
-    fn told(&self, name: &GuestName) -> Level {
+    pub(super) fn told(&self, name: &GuestName) -> Level {
         let text = file::read_small(&self.told_path(name), 64).ok().flatten();
         let is = |level: &Level| text.as_deref() == Some(level.word().as_bytes());
         [Level::Spent, Level::Cut]
@@ -110,12 +113,19 @@ impl Manager {
     }
 }
 
+/// A guest without an allowance has one that is never used up.
+pub(super) fn level_of(month: Option<&Month>) -> Level {
+    month.map(|month| month.level).unwrap_or_default()
+}
+
 /// When a keeper looks next, and what it does then.
 #[derive(Debug)]
 pub(super) struct Looks {
     next: Instant,
     account: Instant,
     allowance: bool,
+    /// Whether what is in force is what the allowance says, as far as this keeper knows.
+    applied: bool,
 }
 
 impl Looks {
@@ -126,6 +136,7 @@ impl Looks {
             next: now,
             account: now + until_next_look(),
             allowance,
+            applied: false,
         };
         all.next = all.after(now);
         all
@@ -152,7 +163,8 @@ impl Looks {
             self.allowance = guest.is_ok_and(|guest| guest.network.allowance.is_some());
         }
         if self.allowance {
-            let _later = manager.follow_allowance(name);
+            let done = manager.follow_allowance(name, !self.applied);
+            self.applied |= done.unwrap_or(false);
         }
         self.next = self.after(now);
     }

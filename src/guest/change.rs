@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use super::allowance::level_of;
 use super::create::quota;
 use super::error::{GuestError, Result};
 use super::manager::Manager;
@@ -94,6 +95,7 @@ impl Manager {
         if let Some(network) = self.network_of(&guest.network)?
             && (guest.network.address.is_some() || !guest.network.forwards.is_empty())
         {
+            self.check_ports(name, &guest.network)?;
             network.preview(name, &guest.network)?;
         }
         if dry_run {
@@ -103,7 +105,8 @@ impl Manager {
             return Ok(changed);
         }
         // A change of the allowance may change what is in force of the rest.
-        let month = self.month(name, &guest.network.allowance)?;
+        let month = self.month(name, &guest.network.allowance).ok();
+        let level = month.as_ref().map(|month| level_of(month.as_ref()));
         let guest = self.in_force(name, guest);
         let old = self.guest(name).ok().map(|old| self.in_force(name, old));
         let mut held = None;
@@ -121,7 +124,9 @@ impl Manager {
                 old.network.forwards == guest.network.forwards
                     && old.network.firewall == guest.network.firewall
             };
-            if !old.as_ref().is_some_and(same) {
+            // Nobody may have looked since its allowance was used up, or began anew.
+            let stale = level.is_some_and(|level| level != self.told(name));
+            if stale || !old.as_ref().is_some_and(same) {
                 fault::point()?;
                 self.follow(name, &guest.network)?;
             }
@@ -150,8 +155,8 @@ impl Manager {
         keys.extend(changed.waiting.clone());
         // It is changed; a full disk must not make that an error.
         let _lost = self.record(name, EventKind::Changed { keys });
-        if runs {
-            let _lost = self.tell_allowance(name, month);
+        if let (true, Some(month)) = (runs, month) {
+            let _lost = self.tell_allowance(name, month.as_ref());
         }
         Ok(changed)
     }

@@ -1,6 +1,6 @@
 //! Accounts of guests that are no more: what they have used can still be billed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -17,12 +17,15 @@ const LONGEST: u64 = 8 << 20;
 /// For so long an account is kept after its guest.
 const KEPT: Duration = Duration::from_secs(400 * 86_400);
 
-/// `accounts/NAME.MACHINEID.json`: one for each guest, however often it is deleted until it is gone.
+/// `accounts/NAME.MACHINEID.CREATED.json`: one for each guest, however often it is deleted until it
+/// is gone.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Closed {
     name: GuestName,
     machine_id: String,
+    /// When the guest was made: one that is imported may have the machine id of another before.
+    created_ms: u64,
     labels: BTreeMap<String, String>,
     deleted_ms: u64,
     account: Account,
@@ -48,6 +51,9 @@ impl Manager {
     /// One cannot be read: a bill without it would be wrong.
     pub fn closed_accounts(&self, by: By) -> Result<Vec<ClosedAccount>> {
         let mut all = Vec::new();
+        let names = self.all_names()?;
+        let there = names.iter().filter_map(|n| self.machine_if_there(n).ok()?);
+        let there: BTreeSet<_> = there.map(|m| (m.machine_id, m.created_ms)).collect();
         for path in self.closed_files()? {
             let Some(text) = file::read_small(&path, LONGEST)? else {
                 continue;
@@ -59,7 +65,7 @@ impl Manager {
                 advice: "restore it from a backup, or remove it",
             })?;
             // Its deletion was cut short: it is there, and tells of itself.
-            if !self.has_machine(&closed.machine_id)? {
+            if !there.contains(&(closed.machine_id, closed.created_ms)) {
                 all.push(ClosedAccount {
                     name: closed.name,
                     labels: closed.labels,
@@ -78,12 +84,19 @@ impl Manager {
         let account = self.written_account(name).filter(|a| !a.is_empty())?;
         let machine = self.machine_if_there(name).ok()??;
         let trashed = machine.trashed.map(|trashed| trashed.name);
+        let called = trashed.unwrap_or_else(|| name.clone());
         // Also of one in the trash, which no other verb sees.
         let text = crate::define::read_file(&self.definition_path(name)).ok();
         let guest = text.and_then(|text| self.define(name, &text).ok());
+        let path = self.closed_path(&called, &machine.machine_id, machine.created_ms);
+        // Kept when its deletion began, which was cut short after its definition was gone.
+        if guest.is_none() && path.exists() {
+            return None;
+        }
         Some(Closed {
-            name: trashed.unwrap_or_else(|| name.clone()),
+            name: called,
             machine_id: machine.machine_id,
+            created_ms: machine.created_ms,
             labels: guest.map(|guest| guest.labels).unwrap_or_default(),
             deleted_ms: now_ms(),
             account,
@@ -92,9 +105,8 @@ impl Manager {
 
     /// Keeps it, and forgets those that are too old.
     pub(super) fn keep_closed(&self, closed: &Closed) -> Result<()> {
-        let folder = self.closed_folder();
-        file::make_private_dir(&folder)?;
-        let path = folder.join(format!("{}.{}.json", closed.name, closed.machine_id));
+        file::make_private_dir(&self.closed_folder())?;
+        let path = self.closed_path(&closed.name, &closed.machine_id, closed.created_ms);
         let text = serde_json::to_vec(closed).unwrap_or_default();
         fault::point()?;
         file::write_whole(&path, &text, 0o600)?;
@@ -116,6 +128,11 @@ impl Manager {
         self.layout.var().join("accounts")
     }
 
+    fn closed_path(&self, name: &GuestName, machine_id: &str, created_ms: u64) -> PathBuf {
+        let file = format!("{name}.{machine_id}.{created_ms}.json");
+        self.closed_folder().join(file)
+    }
+
     fn closed_files(&self) -> Result<Vec<PathBuf>> {
         let folder = self.closed_folder();
         let failed = |error| KernelError::io("list", folder.display())(error);
@@ -135,12 +152,5 @@ impl Manager {
         }
         all.sort();
         Ok(all)
-    }
-
-    /// Whether a guest of this machine id is there, in the trash too.
-    fn has_machine(&self, id: &str) -> Result<bool> {
-        let names = self.all_names()?;
-        let mut machines = names.iter().filter_map(|n| self.machine_if_there(n).ok()?);
-        Ok(machines.any(|machine| machine.machine_id == id))
     }
 }

@@ -58,6 +58,7 @@ impl Manager {
         self.pool_of(&guest)?
             .driver_for(&self.layout, quota(&guest))?;
         if let Some(network) = self.network_of(&guest.network)? {
+            self.check_ports(name, &guest.network)?;
             network.preview(name, &guest.network)?;
         }
         Ok(guest)
@@ -211,6 +212,7 @@ impl Manager {
         let Some(network) = self.network_of(&guest.network)? else {
             return Ok(None);
         };
+        self.check_ports(name, &guest.network)?;
         let lease = network.lease(name, &guest.network)?;
         Ok(Some((network, lease)))
     }

@@ -180,13 +180,34 @@ impl Manager {
         Ok(())
     }
 
-    /// Makes ports and rules of a guest what this says, on the network where it has its address, if it
-    /// is to stay there.
-    pub(super) fn follow(&self, name: &GuestName, wish: &NetworkWish) -> Result<()> {
-        match self.leased(name)? {
-            Some((network, _)) if stays(&network, wish) => Ok(network.follow(name, wish)?),
-            _ => Ok(()),
+    /// Refuses ports of the host that lead to a guest of any network; a network's own book is asked
+    /// once more when they are given.
+    pub(super) fn check_ports(&self, name: &GuestName, wish: &NetworkWish) -> Result<()> {
+        if !wish.forwards.is_empty() {
+            for one in self.networks()? {
+                one.check_ports(name, &wish.forwards)?;
+            }
         }
+        Ok(())
+    }
+
+    /// Makes ports and rules of a guest what this says, on the network where it has its address. If it
+    /// is to move, only the rules: until then they hold where it is, and ports go along.
+    pub(super) fn follow(&self, name: &GuestName, wish: &NetworkWish) -> Result<()> {
+        let Some((network, _)) = self.leased(name)? else {
+            return Ok(());
+        };
+        if stays(&network, wish) {
+            return Ok(network.follow(name, wish)?);
+        }
+        let Some(held) = network.held(name).map_err(LeaseError::from)? else {
+            return Ok(());
+        };
+        let wish = NetworkWish {
+            forwards: held.forwards,
+            ..wish.clone()
+        };
+        Ok(network.follow(name, &wish)?)
     }
 
     /// Passes what a guest has on to another name. Both locks are held.

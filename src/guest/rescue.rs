@@ -97,10 +97,12 @@ impl Manager {
     /// The rescue image of a guest that is about to be launched, with its files beside it.
     pub(super) fn furnish_rescue(
         &self,
-        name: &GuestName,
+        guest: &Guest,
         image: &Image,
         boot: &FirstBoot,
     ) -> Result<()> {
+        let name = &guest.name;
+        self.release_others(name, &guest.network)?;
         let made = storage::make_rescue(&self.layout, name, image, boot);
         made.map_err(|error| GuestError::Root {
             name: name.clone(),

@@ -311,7 +311,7 @@ impl Manager {
             self.first_boot_data(guest, machine, lease.as_ref())
         })?;
         phase("write-files", || match rescue {
-            Some(rescue) => self.furnish_rescue(name, rescue, &boot),
+            Some(rescue) => self.furnish_rescue(guest, rescue, &boot),
             None => self.tell_files(guest, image, &boot, &Written::of(guest, lease.as_ref())),
         })?;
         fault::point()?;

@@ -198,6 +198,14 @@ impl Network {
         Ok(all)
     }
 
+    /// Whether none of these ports of the host leads to another guest of this network.
+    ///
+    /// # Errors
+    /// One does, or the book cannot be read.
+    pub fn check_ports(&self, guest: &GuestName, wanted: &[Forward]) -> Result<(), LeaseError> {
+        self.leases()?.check_free(guest, wanted)
+    }
+
     /// What a guest has by the book: address, ports of the host, rules. `None` if it has no address.
     ///
     /// # Errors

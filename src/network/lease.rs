@@ -308,6 +308,19 @@ impl Leases {
     /// Leads these ports of the host, and no others, to a guest that has an address. They do not
     /// meet each other.
     pub(super) fn lead(&mut self, guest: &GuestName, wanted: &[Forward]) -> Result<(), LeaseError> {
+        self.check_free(guest, wanted)?;
+        if let Some(held) = self.by_guest.get_mut(guest) {
+            wanted.clone_into(&mut held.forwards);
+        }
+        Ok(())
+    }
+
+    /// Whether none of these ports of the host leads to another guest.
+    pub(super) fn check_free(
+        &self,
+        guest: &GuestName,
+        wanted: &[Forward],
+    ) -> Result<(), LeaseError> {
         for (holder, held) in self.by_guest.iter().filter(|(name, _)| *name != guest) {
             let meets = |one: &Forward| held.forwards.iter().find(|other| other.meets(one));
             if let Some((wanted, held)) = wanted.iter().find_map(|one| Some((one, meets(one)?))) {
@@ -318,9 +331,6 @@ impl Leases {
                     held: *held,
                 });
             }
-        }
-        if let Some(held) = self.by_guest.get_mut(guest) {
-            wanted.clone_into(&mut held.forwards);
         }
         Ok(())
     }

@@ -96,6 +96,8 @@ fn raise(at: &At, interface: &str, guest: &GuestName, rules: &[FirewallRule]) ->
     answers["timeout"] = json!(ANSWERED);
     answers["size"] = json!(CONVERSATIONS);
     let mut all = vec![json!({"add": {"set": answers}})];
+    // Where nothing may begin, nothing is an answer, and what goes on from before is not to.
+    let passing = if is_shut(rules) { 1 } else { usize::MAX };
     for (incoming, way, ..) in WAYS {
         let own = own_chain(way, interface);
         all.push(json!({"add": {"chain": of_table(at, &own)}}));
@@ -104,7 +106,8 @@ fn raise(at: &At, interface: &str, guest: &GuestName, rules: &[FirewallRule]) ->
         let remember = json!({"set": {
             "op": "update", "elem": conversation, "set": format!("@{}", own_set(interface))
         }});
-        for expr in known(at.0, interface, &conversation, &remember) {
+        let known = known(at.0, interface, &conversation, &remember);
+        for expr in known.into_iter().take(passing) {
             all.push(rule(at, &own, expr));
         }
         for one in rules.iter().filter(|one| one.incoming == incoming) {
@@ -164,6 +167,16 @@ fn known(family: Family, interface: &str, conversation: &Value, remember: &Value
             accept
         ]),
     ]
+}
+
+/// Whether nothing at all may come or go: the first rule of each direction drops everything.
+fn is_shut(rules: &[FirewallRule]) -> bool {
+    WAYS.iter().all(|(incoming, ..)| {
+        let first = rules.iter().find(|rule| rule.incoming == *incoming);
+        first.is_some_and(|rule| {
+            !rule.accept && rule.protocol.is_none() && rule.ports.is_empty() && rule.peer.is_none()
+        })
+    })
 }
 
 /// One rule, and what logs and remembers what fits it.

@@ -87,15 +87,18 @@ fn rows(root: &Arc<OwnedFd>, names: &[String], host: &Host) -> Result<Vec<(Recor
     let hands = std::thread::available_parallelism().map_or(1, usize::from);
     let share = names.len().div_ceil(hands).max(SHARE);
     std::thread::scope(|scope| {
-        let parts: Vec<_> = names
-            .chunks(share)
-            .map(|names| scope.spawn(move || part(names)))
-            .collect();
+        let hand = |names| {
+            let made = std::thread::Builder::new().spawn_scoped(scope, move || part(names));
+            (names, made)
+        };
+        let hands: Vec<_> = names.chunks(share).map(hand).collect();
         let mut rows = Vec::with_capacity(names.len());
-        for part in parts {
-            match part.join() {
-                Ok(part) => rows.extend(part?),
-                Err(panic) => std::panic::resume_unwind(panic),
+        for (names, hand) in hands {
+            match hand.map(std::thread::ScopedJoinHandle::join) {
+                Ok(Ok(part)) => rows.extend(part?),
+                Ok(Err(panic)) => std::panic::resume_unwind(panic),
+                // No more threads are to be had: this one is left.
+                Err(_) => rows.extend(part(names)?),
             }
         }
         Ok(rows)

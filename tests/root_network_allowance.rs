@@ -67,7 +67,8 @@ fn rates(host: &Bulkhead) -> Vec<String> {
 
 /// A guest's connection to the host, which carries a line every tenth of a second.
 fn stream(host: &Bulkhead, guest: &str) -> (Client, TcpStream) {
-    let listener = TcpListener::bind((gateway(host, guest).as_str(), 0)).expect("the bridge's address");
+    let listener =
+        TcpListener::bind((gateway(host, guest).as_str(), 0)).expect("the bridge's address");
     let port = listener.local_addr().expect("bound").port();
     let line = format!(
         "while :; do echo line; sleep 0.1; done | nc {} {port}",

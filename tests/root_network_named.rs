@@ -342,6 +342,26 @@ fn the_commands_make_use_and_remove_a_network() {
 }
 
 #[test]
+fn a_port_of_the_host_leads_to_one_guest_of_all_networks() {
+    as_host(|| {
+        if !need(Need::Root) {
+            return;
+        }
+        let host = Bulkhead::new();
+        host.ok(&["network", "create", "lan", "--subnet", "10.77.0.0/24"]);
+        made(&host, "a", &["--forward", "18080:80"]);
+        let flags = ["--network", "lan", "--forward", "18080:8080"];
+        let words = [&["create", "b", "--template", "busybox"][..], &flags].concat();
+        let said = host.fails(&words, 5);
+        assert!(said.contains("a has 18080:80"), "{said}");
+        made(&host, "b", &["--network", "lan"]);
+        host.fails(&["set", "b", "--forward", "18080:8080"], 5);
+        host.ok(&["set", "a", "--unset", "network.forward"]);
+        host.ok(&["set", "b", "--forward", "18080:8080"]);
+    });
+}
+
+#[test]
 fn a_damaged_record_disables_its_network_and_nothing_else() {
     as_host(|| {
         if !need(Need::Root) {

@@ -142,6 +142,58 @@ fn over_subvolumes() {
     host.ok(&["pool", "delete", "p"]);
 }
 
+/// A key and a password that were taken away since do not come back with the files of before.
+#[test]
+fn what_was_taken_away_stays_away() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = &Bulkhead::new();
+    let keys = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ1bGtoZWFk0000000000000000000000000000 me";
+    let given = ["--network", "none", "--ssh-key", keys];
+    made(
+        host,
+        "w",
+        &[&given[..], &["--root-password-hash", "$6$x$y", "--start"]].concat(),
+    );
+    let seen = "cat /root/.ssh/authorized_keys; grep ^root: /etc/shadow";
+    let before = inside(host, "w", seen);
+    assert!(
+        before.starts_with(keys) && before.contains("$6$x$y"),
+        "{before}"
+    );
+    host.ok(&["kill", "w"]);
+    host.ok(&["snapshot", "create", "w", "mine"]);
+    let away = || {
+        let seen = inside(host, "w", seen);
+        assert!(
+            !seen.contains("ssh-ed25519") && seen.contains("$6$x$z"),
+            "{seen}"
+        );
+    };
+    let hash = "access.root_password_hash=$6$x$z";
+    host.ok(&["set", "w", hash, "--unset", "access.ssh_keys"]);
+    for end in [&["stop", "w"], &["kill", "w"]] {
+        host.ok(&["start", "w", "--undo"]);
+        away();
+        host.ok(end);
+        host.ok(&["start", "w"]);
+        away();
+        host.ok(&["kill", "w"]);
+        // The files have it again, and nothing but the next start knows better.
+        host.ok(&["snapshot", "restore", "w", "mine"]);
+        assert_eq!(
+            host.ok(&["file", "pull", "w:/root/.ssh/authorized_keys", "-"])
+                .trim_end(),
+            keys
+        );
+    }
+    host.ok(&["start", "w"]);
+    away();
+    host.ok(&["delete", "--force", "w"]);
+    nothing_left(host);
+}
+
 /// A start that fails has no undo disk; a policy's restart keeps it; a guest that dies loses it.
 #[test]
 fn with_what_goes_wrong() {

@@ -164,6 +164,7 @@ impl Manager {
             let arrival = Arrival {
                 definition: None,
                 snapshot: undo.parent.clone(),
+                written: self.written_then(name, &before),
             };
             self.go_back(name, &before, &arrival)?;
             self.forget(name, &before)?;

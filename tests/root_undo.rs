@@ -69,6 +69,9 @@ fn a_life(host: &Bulkhead, flags: &[&str]) {
     inside(host, "w", CHANGE);
     let said = host.fails(&["undo", "w", "drop"], 4);
     assert!(said.contains("stop it first"), "{said}");
+    let said = host.fails(&["restart", "w"], 4);
+    assert!(said.contains("bulkhead undo w keep"), "{said}");
+    assert!(life::is(host, "w", "running"));
     host.ok(&["stop", "w"]);
     assert!(host.ok(&["list"]).contains("bulkhead undo w keep"));
     for refused in [
@@ -142,6 +145,95 @@ fn over_subvolumes() {
     host.ok(&["pool", "delete", "p"]);
 }
 
+/// A key and a password that were taken away since do not come back with the files of before.
+#[test]
+fn what_was_taken_away_stays_away() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = &Bulkhead::new();
+    let keys = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ1bGtoZWFk0000000000000000000000000000 me";
+    let given = ["--network", "none", "--ssh-key", keys];
+    made(
+        host,
+        "w",
+        &[&given[..], &["--root-password-hash", "$6$x$y", "--start"]].concat(),
+    );
+    let seen = "cat /root/.ssh/authorized_keys; grep ^root: /etc/shadow";
+    let before = inside(host, "w", seen);
+    assert!(
+        before.starts_with(keys) && before.contains("$6$x$y"),
+        "{before}"
+    );
+    host.ok(&["kill", "w"]);
+    host.ok(&["snapshot", "create", "w", "mine"]);
+    let away = || {
+        let seen = inside(host, "w", seen);
+        assert!(
+            !seen.contains("ssh-ed25519") && seen.contains("$6$x$z"),
+            "{seen}"
+        );
+    };
+    let hash = "access.root_password_hash=$6$x$z";
+    host.ok(&["set", "w", hash, "--unset", "access.ssh_keys"]);
+    for end in [&["stop", "w"], &["kill", "w"]] {
+        host.ok(&["start", "w", "--undo"]);
+        away();
+        host.ok(end);
+        host.ok(&["start", "w"]);
+        away();
+        host.ok(&["kill", "w"]);
+        // The files have it again, and nothing but the next start knows better.
+        host.ok(&["snapshot", "restore", "w", "mine"]);
+        assert_eq!(
+            host.ok(&["file", "pull", "w:/root/.ssh/authorized_keys", "-"])
+                .trim_end(),
+            keys
+        );
+    }
+    host.ok(&["start", "w"]);
+    away();
+    host.ok(&["delete", "--force", "w"]);
+    nothing_left(host);
+}
+
+/// A snapshot that somebody looks into stays, and then nothing at all is dropped.
+#[test]
+fn what_is_looked_into() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = &Bulkhead::new();
+    guest(host, &[]);
+    let at = host.root().join("look");
+    std::fs::create_dir(&at).expect("a folder of ours");
+    let at = at.to_str().expect("a plain path");
+    host.ok(&["start", "w", "--undo"]);
+    let goes = snapshots(host).pop().expect("what it goes back to");
+    let said = host.fails(&["snapshot", "mount", "w", &goes, at], 4);
+    assert!(said.contains("bulkhead undo w keep"), "{said}");
+    host.ok(&["kill", "w"]);
+
+    host.ok(&["start", "w", "--undo=later"]);
+    inside(host, "w", "echo two >/data");
+    host.ok(&["kill", "w"]);
+    let goes = snapshots(host).pop().expect("what it goes back to");
+    host.ok(&["snapshot", "mount", "w", &goes, at]);
+    for decision in ["drop", "keep"] {
+        for more in [&["--dry-run"][..], &[]] {
+            let said = host.fails(&[&["undo", "w", decision], more].concat(), 4);
+            assert!(said.contains("snapshot unmount"), "{said}");
+        }
+    }
+    let data = || host.ok(&["file", "pull", "w:/data", "-"]);
+    assert_eq!(data(), "two\n");
+    host.ok(&["snapshot", "unmount", at]);
+    host.ok(&["undo", "w", "drop"]);
+    assert_eq!(data(), "one\n");
+    host.ok(&["delete", "w"]);
+    nothing_left(host);
+}
+
 /// A start that fails has no undo disk; a policy's restart keeps it; a guest that dies loses it.
 #[test]
 fn with_what_goes_wrong() {
@@ -180,6 +272,49 @@ fn with_what_goes_wrong() {
     host.fails(&["start", "w", "--undo=later"], 1);
     assert_eq!(info(host, "w")["undo"], json!(null));
     assert_eq!(snapshots(host), [] as [String; 0]);
+    host.ok(&["delete", "w"]);
+    nothing_left(host);
+}
+
+/// A backup neither ends a restart that is waited for, nor keeps what is to be dropped.
+#[test]
+fn with_a_backup() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = &Bulkhead::new();
+    let to = host.root().join("repository").display().to_string();
+    host.ok(&["backup", "init", &to]);
+    let policy = ["--restart", "on-failure", "--restart-delay", "5s"];
+    let flags = [&["--network", "none"][..], &policy].concat();
+    life::scripted(host, "w", "echo two >/data; sleep 1; exit 3", &flags);
+    host.ok(&["start", "w", "--undo"]);
+    let waits = || life::is(host, "w", "restarting");
+    eventually("it waits for its restart", 20, waits);
+    host.ok(&["backup", "create", "w", "--freeze", "--repo", &to]);
+    assert_eq!(info(host, "w")["undo"], "drop");
+    eventually("it was started again", 20, || {
+        life::events(host, "w").contains(&"restarted".to_owned())
+    });
+    host.ok(&["kill", "w"]);
+    host.ok(&["delete", "w"]);
+
+    guest(host, &[]);
+    let due = (0..30).any(|number| {
+        host.ok(&["start", "w", "--undo"]);
+        inside(host, "w", "echo two >/data");
+        faulty(host, &format!("command:{number}"), &["kill", "w"]);
+        let now = info(host, "w");
+        let due = now["status"] == "stopped" && now["undo"] == "drop";
+        if !due {
+            host.ok(&["kill", "w"]);
+        }
+        due
+    });
+    assert!(due, "no point lies between the end and the drop");
+    host.ok(&["backup", "create", "w", "--repo", &to]);
+    assert_eq!(info(host, "w")["undo"], json!(null));
+    assert_eq!(host.ok(&["file", "pull", "w:/data", "-"]), "one\n");
     host.ok(&["delete", "w"]);
     nothing_left(host);
 }
@@ -244,6 +379,28 @@ fn at_its_start(host: &Bulkhead, flags: &[&str]) {
     });
     host.ok(&["delete", "w"]);
     nothing_left(host);
+}
+
+/// Whatever a start fails at, nobody has to decide about what was never written.
+#[test]
+fn a_start_that_fails_leaves_nothing_to_decide() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = &Bulkhead::new();
+    guest(host, &[]);
+    for number in 0..60 {
+        let fault = format!("command:{number}:fail");
+        let code = faulty(host, &fault, &["start", "w", "--undo=later"]);
+        if code == 0 {
+            assert!(number >= 3, "{number} points");
+            host.ok(&["delete", "--force", "w"]);
+            return nothing_left(host);
+        }
+        assert_eq!(info(host, "w")["undo"], json!(null), "{fault}");
+        assert_eq!(snapshots(host), [] as [String; 0], "{fault}");
+    }
+    panic!("more than 60 points");
 }
 
 fn at_its_end(host: &Bulkhead, flags: &[&str]) {

@@ -43,6 +43,9 @@ pub(super) struct Arrival {
     pub(super) definition: Option<String>,
     /// The snapshot that its files come from, if any.
     pub(super) snapshot: Option<String>,
+    /// What is written in its files, if that is known.
+    #[serde(default)]
+    pub(super) written: Option<Written>,
 }
 
 impl Arrival {
@@ -151,6 +154,7 @@ impl Manager {
         let arrival = Arrival {
             definition: Some(text.to_owned()),
             snapshot: None,
+            written: Some(Written::of(guest, lease.as_ref())),
         };
         let fresh = Fresh {
             pool: (&pool, quota(guest)),
@@ -169,7 +173,6 @@ impl Manager {
         })?;
         // It has its new root: what cannot be written down now, the next command writes.
         let _later = self.settle_root(name);
-        let _later = self.write_written(name, &Written::of(guest, lease.as_ref()));
         Ok(())
     }
 
@@ -196,6 +199,10 @@ impl Manager {
             ..self.machine(name)?
         };
         self.write_machine(name, &machine)?;
+        if let Some(written) = &arrival.written {
+            fault::point()?;
+            self.write_written(name, written)?;
+        }
         fault::point()?;
         storage::forget_root_note(&self.layout, name).map_err(failed)
     }

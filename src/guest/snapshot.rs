@@ -13,7 +13,7 @@ use super::create::quota;
 use super::error::{GuestError, Result};
 use super::manager::{Manager, RECORD, now_ms};
 use super::reinstall::Arrival;
-use super::store::Machine;
+use super::store::{Machine, Written};
 use crate::define::{self, Change, KeyPath};
 use crate::kernel::{KernelError, fault, file};
 use crate::model::{EventKind, Guest, GuestName, Status, nearest};
@@ -39,6 +39,9 @@ pub struct Snapshot {
     /// Whether it was taken by the clock: only such a one is removed by it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub automatic: bool,
+    /// What was written into the root then; `None` in a record from before this was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) written: Option<Written>,
 }
 
 /// What a clone is to be.
@@ -152,6 +155,7 @@ impl Manager {
             definition,
             root,
             automatic,
+            written: self.written(name),
         };
         let text = serde_json::to_vec_pretty(&taken).unwrap_or_default();
         if let Err(error) = file::write_whole(&path, &text, 0o600) {
@@ -189,6 +193,7 @@ impl Manager {
         let arrival = Arrival {
             definition: definition.then(|| wanted.definition.clone()),
             snapshot: Some(snapshot.into()),
+            written: self.written_then(name, &wanted),
         };
         self.go_back(name, &wanted, &arrival)?;
         let snapshot = snapshot.to_owned();
@@ -215,6 +220,18 @@ impl Manager {
         storage::restore_root(&self.layout, name, &image, wish, &arrival.note())
             .map_err(|error| self.root_error(name, error))?;
         self.settle_root(name)
+    }
+
+    /// What is written in a root that is put back to a snapshot: the next start then writes whatever
+    /// the definition says otherwise by now, so that a key which was taken away stays away.
+    pub(super) fn written_then(&self, name: &GuestName, wanted: &Snapshot) -> Option<Written> {
+        let mut then = wanted.written.clone().or_else(|| {
+            let guest = self.define(name, &wanted.definition).ok()?;
+            Some(Written::of(&guest, None))
+        })?;
+        // Its address is its own, whatever its files are.
+        then.address = self.written(name).and_then(|written| written.address);
+        Some(then)
     }
 
     /// Removes a snapshot.

@@ -28,7 +28,8 @@ impl Manager {
     /// Shows a snapshot's files on an empty folder of the host's, read-only.
     ///
     /// # Errors
-    /// There is no such snapshot, the folder is not there, not empty, or something is mounted on it.
+    /// There is no such snapshot, or it goes at the end of the run; the folder is not there, not empty,
+    /// or something is mounted on it.
     pub fn mount_snapshot(&self, name: &GuestName, snapshot: &str, folder: &Path) -> Result<()> {
         let _lock = self.lock(name, "snapshot")?;
         let taken = self.check_mount(name, snapshot, folder)?;
@@ -66,6 +67,13 @@ impl Manager {
         folder: &Path,
     ) -> Result<super::snapshot::Snapshot> {
         let taken = self.snapshot(name, snapshot)?;
+        if self.goes_at_the_end(name, &taken.name)? {
+            // A mount would keep what the guest writes from being dropped then.
+            return Err(GuestError::Undecided {
+                verb: "mount that snapshot of",
+                name: name.clone(),
+            });
+        }
         let mut names =
             std::fs::read_dir(folder).map_err(KernelError::io("read", folder.display()))?;
         if names.next().is_some() {
@@ -116,7 +124,7 @@ impl Manager {
     /// The table of mounts cannot be read.
     pub fn snapshot_mounts(&self) -> Result<Vec<SnapshotMount>> {
         let prefix = self.mount_prefix();
-        let all = mount_table::named(&prefix)?.into_iter();
+        let all = mount_table::named("overlay", &prefix)?.into_iter();
         let one = |named: mount_table::Named| {
             let (guest, snapshot) = named.source.strip_prefix(&prefix)?.split_once('/')?;
             Some(SnapshotMount {
@@ -147,13 +155,21 @@ impl Manager {
         }
     }
 
-    /// Mounts of snapshots that are not there any more.
+    /// Mounts of snapshots that are not there any more. Where that cannot be told, none is.
     pub(super) fn stale_mounts(&self) -> Result<Vec<SnapshotMount>> {
         let mut all = self.snapshot_mounts()?;
         all.retain(|one| {
             let name = one.guest.parse::<GuestName>();
-            let there = name.is_ok_and(|name| self.snapshot(&name, &one.snapshot).is_ok());
-            !there
+            name.is_ok_and(|name| {
+                let found = self.snapshot(&name, &one.snapshot);
+                let gone = |e: &GuestError| {
+                    matches!(
+                        e,
+                        GuestError::NoSnapshot { .. } | GuestError::Missing { .. }
+                    )
+                };
+                found.is_err_and(|error| gone(&error))
+            })
         });
         Ok(all)
     }

@@ -74,14 +74,36 @@ impl Manager {
         };
         let text = serde_json::to_vec_pretty(&undo).unwrap_or_default();
         file::write_whole(&self.undo_path(name), &text, 0o600)?;
-        fault::point()?;
         let comment = "what `start --undo` goes back to";
-        let kept = self.keep(name, &undo.snapshot, (comment, false), false);
+        let kept = fault::point()
+            .map_err(GuestError::from)
+            .and_then(|()| self.keep(name, &undo.snapshot, (comment, false), false));
         if kept.is_err() {
-            // The error that matters is this one; a record that means nothing is cleared away later.
-            let _left = self.settle_undo(name);
+            // The error that matters is this one. Nothing is written yet that a person could decide
+            // about.
+            let _left = self.abandon_undo(name);
         }
         kept.map(drop)
+    }
+
+    /// Whether this snapshot goes by itself at the end of the guest's run.
+    pub(super) fn goes_at_the_end(&self, name: &GuestName, snapshot: &str) -> Result<bool> {
+        let goes = |undo: Undo| undo.mode == UndoMode::Drop && undo.snapshot == snapshot;
+        Ok(self.undo_of(name)?.is_some_and(goes))
+    }
+
+    /// Checks that a guest which is stopped now could be started again at once.
+    ///
+    /// # Errors
+    /// What it writes is to be decided about in between.
+    pub fn check_restart(&self, name: &GuestName) -> Result<()> {
+        match self.undo_of(name)? {
+            Some(undo) if undo.mode == UndoMode::Later => Err(GuestError::Undecided {
+                verb: "restart",
+                name: name.clone(),
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// What is due on a guest that does not run: back to what it had, unless a person is to decide. Its
@@ -118,7 +140,7 @@ impl Manager {
     /// Decides what becomes of what a guest has written on its undo disk.
     ///
     /// # Errors
-    /// It has none; it runs and what it has is to be dropped; the disk is full.
+    /// It has none; its snapshot is mounted; it runs and what it has is to be dropped; the disk is full.
     pub fn decide_undo(&self, name: &GuestName, decision: Decision) -> Result<()> {
         let _lock = self.lock(name, "undo")?;
         let undo = self.check_undo(name, decision)?;
@@ -148,8 +170,11 @@ impl Manager {
                 advice: Some("stop it first"),
             });
         }
-        self.undo_of(name)?
-            .ok_or_else(|| GuestError::NoUndo(name.clone()))
+        let undo = self
+            .undo_of(name)?
+            .ok_or_else(|| GuestError::NoUndo(name.clone()))?;
+        self.must_not_be_mounted(name, Some(&undo.snapshot))?;
+        Ok(undo)
     }
 
     /// The snapshot of before; `None` where making it was cut short, or it is gone back to already.
@@ -161,9 +186,12 @@ impl Manager {
 
     fn drop_undo(&self, name: &GuestName, undo: &Undo, before: Option<Snapshot>) -> Result<()> {
         if let Some(before) = before {
+            // Before anything is done: what is mounted cannot be forgotten afterwards.
+            self.must_not_be_mounted(name, Some(&before.name))?;
             let arrival = Arrival {
                 definition: None,
                 snapshot: undo.parent.clone(),
+                written: self.written_then(name, &before),
             };
             self.go_back(name, &before, &arrival)?;
             self.forget(name, &before)?;

@@ -158,6 +158,25 @@ impl Inside {
         // They go on as they are dropped.
     }
 
+    /// Nobody is held from now until the next [`Inside::tick`], however long that takes; what they read
+    /// is from now.
+    pub(super) fn let_all_be(&mut self, group: &Group) {
+        self.serve(group);
+        let now = Instant::now();
+        for held in &mut self.files {
+            if held.free_until.is_some() {
+                continue;
+            }
+            // Asked for the load, threads would be counted again and again.
+            if held.kind != InsideFile::Loadavg {
+                self.numbers.renew(held, group, &[]);
+            }
+            held.free(&self.watch, now);
+        }
+        // Those who came before that.
+        self.serve(group);
+    }
+
     /// Holds readers again where the pause is over, and counts threads when it is time to.
     pub(super) fn tick(&mut self, group: &Group) {
         let now = Instant::now();
@@ -239,8 +258,12 @@ impl Held {
         } else {
             QUICK
         };
+        self.free(watch, now + self.pause);
+    }
+
+    fn free(&mut self, watch: &ReadWatch, until: Instant) {
         if watch.let_be(self.file.as_fd()).is_ok() {
-            self.free_until = Some(now + self.pause);
+            self.free_until = Some(until);
         }
     }
 

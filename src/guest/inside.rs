@@ -248,16 +248,10 @@ impl Held {
         }
     }
 
-    /// Nobody is held for a while. A file that is asked for again as soon as that is possible is read
-    /// in a loop, and the while grows.
+    /// Nobody is held for a while.
     fn leave_alone(&mut self, watch: &ReadWatch) {
         let now = Instant::now();
-        let eager = now.duration_since(self.held_since) < self.pause / 4;
-        self.pause = if eager {
-            (self.pause * 2).min(SLOW)
-        } else {
-            QUICK
-        };
+        self.pause = next_pause(self.pause, now.duration_since(self.held_since));
         self.free(watch, now + self.pause);
     }
 
@@ -272,6 +266,17 @@ impl Held {
         let held = watch.hold(self.file.as_fd()).is_ok();
         self.free_until = (!held).then(|| now + SLOW);
         self.held_since = now;
+    }
+}
+
+/// For how long a file is left alone that was, for this long, and then waited for a reader. One that is
+/// asked for again sooner than that is read in a loop, and the while grows; one late reader only halves
+/// it, for a loop may rest now and then.
+fn next_pause(pause: Duration, waited: Duration) -> Duration {
+    if waited < pause {
+        (pause * 2).min(SLOW)
+    } else {
+        (pause / 2).max(QUICK)
     }
 }
 
@@ -371,5 +376,42 @@ fn block_device_name((major, minor): (u32, u32)) -> String {
         format!("dev{major}-{minor}")
     } else {
         name.into_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How often a file is written in a minute that is read again and again after this rest.
+    fn writes(rest: Duration) -> u32 {
+        let (mut at, mut pause, mut writes) = (Duration::ZERO, QUICK, 0);
+        while at < Duration::from_secs(60) {
+            let free = pause.as_micros();
+            let mut next = Duration::ZERO;
+            while next.as_micros() < free {
+                next += rest;
+            }
+            pause = next_pause(pause, next.saturating_sub(pause));
+            (at, writes) = (at + next, writes + 1);
+        }
+        writes
+    }
+
+    #[test]
+    fn readers_in_a_loop_cost_little_whether_they_rest_or_not() {
+        for ms in [1, 10, 30, 70] {
+            let writes = writes(Duration::from_millis(ms));
+            assert!((28..40).contains(&writes), "{ms} ms: {writes}");
+        }
+        // Once a second is no loop: always fresh.
+        assert_eq!(writes(Duration::from_secs(1)), 60);
+    }
+
+    #[test]
+    fn one_late_reader_ends_no_loop() {
+        assert_eq!(next_pause(SLOW, SLOW * 3), SLOW / 2);
+        assert_eq!(next_pause(SLOW, Duration::ZERO), SLOW);
+        assert_eq!(next_pause(QUICK, SLOW), QUICK);
     }
 }

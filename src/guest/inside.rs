@@ -8,7 +8,7 @@
 //! the files stay as they are until there is another.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::{Mode, OFlags};
@@ -75,14 +75,32 @@ pub(super) fn host_size(memory: u64) -> HostSize {
     }
 }
 
-pub(super) fn host_cpuinfo(copy: &std::path::Path) -> String {
-    if let Ok(Some(bytes)) = file::read_small(copy, MOST_CPUINFO) {
-        return String::from_utf8_lossy(&bytes).into_owned();
-    }
-    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    // Without the copy, the next one reads the kernel's again.
-    let _slower = file::write_runtime(copy, text.as_bytes(), 0o600);
-    text
+/// /proc/cpuinfo of these CPUs. Reading the kernel's asks every CPU, so there is a copy of it; one that
+/// lacks a CPU is from before that came online, and is made anew.
+pub(super) fn cpuinfo(copy: &Path, cpus: &[u32]) -> String {
+    cpuinfo_of(Path::new("/proc/cpuinfo"), copy, cpus)
+}
+
+fn cpuinfo_of(kernels: &Path, copy: &Path, cpus: &[u32]) -> String {
+    let kept = file::read_small(copy, MOST_CPUINFO).ok().flatten();
+    let kept = kept.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    let kept = kept.filter(|kept| text::describes(kept, cpus));
+    let host = kept.unwrap_or_else(|| {
+        let host = std::fs::read_to_string(kernels).unwrap_or_default();
+        if !host.is_empty() {
+            // Without the copy, the next one reads the kernel's again.
+            let _slower = file::write_runtime(copy, host.as_bytes(), 0o600);
+        }
+        host
+    });
+    text::cpuinfo(&host, cpus)
+}
+
+/// The CPUs of the machine that are online now, or if it does not say, these.
+pub(super) fn online(otherwise: &CpuSet) -> CpuSet {
+    let list = std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
+    let list = list.trim().parse();
+    list.unwrap_or_else(|_| otherwise.clone())
 }
 
 pub(super) fn cpu_list(cpus: &[u32]) -> String {
@@ -158,6 +176,25 @@ impl Inside {
         // They go on as they are dropped.
     }
 
+    /// Nobody is held from now until the next [`Inside::tick`], however long that takes; what they read
+    /// is from now.
+    pub(super) fn let_all_be(&mut self, group: &Group) {
+        self.serve(group);
+        let now = Instant::now();
+        for held in &mut self.files {
+            if held.free_until.is_some() {
+                continue;
+            }
+            // Asked for the load, threads would be counted again and again.
+            if held.kind != InsideFile::Loadavg {
+                self.numbers.renew(held, group, &[]);
+            }
+            held.free(&self.watch, now);
+        }
+        // Those who came before that.
+        self.serve(group);
+    }
+
     /// Holds readers again where the pause is over, and counts threads when it is time to.
     pub(super) fn tick(&mut self, group: &Group) {
         let now = Instant::now();
@@ -229,18 +266,16 @@ impl Held {
         }
     }
 
-    /// Nobody is held for a while. A file that is asked for again as soon as that is possible is read
-    /// in a loop, and the while grows.
+    /// Nobody is held for a while.
     fn leave_alone(&mut self, watch: &ReadWatch) {
         let now = Instant::now();
-        let eager = now.duration_since(self.held_since) < self.pause / 4;
-        self.pause = if eager {
-            (self.pause * 2).min(SLOW)
-        } else {
-            QUICK
-        };
+        self.pause = next_pause(self.pause, now.duration_since(self.held_since));
+        self.free(watch, now + self.pause);
+    }
+
+    fn free(&mut self, watch: &ReadWatch, until: Instant) {
         if watch.let_be(self.file.as_fd()).is_ok() {
-            self.free_until = Some(now + self.pause);
+            self.free_until = Some(until);
         }
     }
 
@@ -249,6 +284,17 @@ impl Held {
         let held = watch.hold(self.file.as_fd()).is_ok();
         self.free_until = (!held).then(|| now + SLOW);
         self.held_since = now;
+    }
+}
+
+/// For how long a file is left alone that was, for this long, and then waited for a reader. One that is
+/// asked for again sooner than that is read in a loop, and the while grows; one late reader only halves
+/// it, for a loop may rest now and then.
+fn next_pause(pause: Duration, waited: Duration) -> Duration {
+    if waited < pause {
+        (pause * 2).min(SLOW)
+    } else {
+        (pause / 2).max(QUICK)
     }
 }
 
@@ -292,9 +338,12 @@ impl Numbers {
                     return None;
                 }
                 let text = match held.kind {
-                    InsideFile::Cpuinfo => text::cpuinfo(&host_cpuinfo(&self.host_cpuinfo), &cpus),
+                    InsideFile::Cpuinfo => cpuinfo(&self.host_cpuinfo, &cpus),
                     _ => cpu_list(&cpus),
                 };
+                if text.is_empty() {
+                    return None;
+                }
                 held.cpus = cpus;
                 text
             }
@@ -305,7 +354,8 @@ impl Numbers {
     fn cpus(&self, group: &Group) -> Vec<u32> {
         let allowed = group.cpus_allowed().ok().flatten();
         let allowed: Option<CpuSet> = allowed.and_then(|list| list.trim().parse().ok());
-        let allowed = allowed.as_ref().unwrap_or(&self.host_cpus);
+        // Where nobody has chosen: those there are now, for they come and go.
+        let allowed = allowed.unwrap_or_else(|| online(&self.host_cpus));
         text::cpus(allowed.iter(), group.cpu_limit().ok().flatten())
     }
 
@@ -348,5 +398,63 @@ fn block_device_name((major, minor): (u32, u32)) -> String {
         format!("dev{major}-{minor}")
     } else {
         name.into_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How often a file is written in a minute that is read again and again after this rest.
+    fn writes(rest: Duration) -> u32 {
+        let (mut at, mut pause, mut writes) = (Duration::ZERO, QUICK, 0);
+        while at < Duration::from_secs(60) {
+            let free = pause.as_micros();
+            let mut next = Duration::ZERO;
+            while next.as_micros() < free {
+                next += rest;
+            }
+            pause = next_pause(pause, next.saturating_sub(pause));
+            (at, writes) = (at + next, writes + 1);
+        }
+        writes
+    }
+
+    #[test]
+    fn readers_in_a_loop_cost_little_whether_they_rest_or_not() {
+        for ms in [1, 10, 30, 70] {
+            let writes = writes(Duration::from_millis(ms));
+            assert!((28..40).contains(&writes), "{ms} ms: {writes}");
+        }
+        // Once a second is no loop: always fresh.
+        assert_eq!(writes(Duration::from_secs(1)), 60);
+    }
+
+    #[test]
+    fn the_copy_of_cpuinfo_is_made_anew_when_it_lacks_a_cpu_and_is_never_empty() {
+        let folder = std::env::temp_dir().join(format!("bulkhead-cpuinfo-{}", std::process::id()));
+        std::fs::create_dir(&folder).unwrap();
+        let (kernels, copy) = (folder.join("kernels"), folder.join("copy"));
+        let block = |n: u32, mhz: u32| format!("processor\t: {n}\ncpu MHz\t\t: {mhz}\n\n");
+        let of = |cpus: &[u32]| cpuinfo_of(&kernels, &copy, cpus);
+        assert_eq!(of(&[0]), "");
+        assert!(!copy.exists());
+        std::fs::write(&copy, "").unwrap();
+        std::fs::write(&kernels, block(0, 1)).unwrap();
+        assert_eq!(of(&[0]), block(0, 1));
+        assert_eq!(std::fs::read_to_string(&copy).unwrap(), block(0, 1));
+        // The copy will do, until a CPU is wanted that it does not have.
+        std::fs::write(&kernels, block(0, 2) + &block(1, 2)).unwrap();
+        assert_eq!(of(&[0]), block(0, 1));
+        assert_eq!(of(&[0, 1]), block(0, 2) + &block(1, 2));
+        assert_eq!(of(&[0]), block(0, 2));
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn one_late_reader_ends_no_loop() {
+        assert_eq!(next_pause(SLOW, SLOW * 3), SLOW / 2);
+        assert_eq!(next_pause(SLOW, Duration::ZERO), SLOW);
+        assert_eq!(next_pause(QUICK, SLOW), QUICK);
     }
 }

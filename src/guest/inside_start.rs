@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use rustix::fs::{Mode, OFlags};
 
 use super::error::Result;
-use super::inside::{cpu_list, host_cpuinfo, host_size};
+use super::inside::{cpu_list, cpuinfo, host_size, online};
 use super::inside_text::{self as text, CpuTimes};
 use super::manager::{Manager, now_ms};
 use super::store::Machine;
@@ -59,7 +59,8 @@ impl Manager {
             ..MemoryUse::default()
         };
         let limit = guest.cpu.limit.map(|cpus| u64::from(cpus.hundredths()));
-        let allowed = guest.cpu.cpuset.as_ref().unwrap_or(&self.facts.cpus);
+        let allowed = guest.cpu.cpuset.clone();
+        let allowed = allowed.unwrap_or_else(|| online(&self.facts.cpus));
         let cpus = text::cpus(allowed.iter(), limit);
         let host = host_size(self.facts.memory);
         match kind {
@@ -68,7 +69,7 @@ impl Manager {
             InsideFile::Vmstat => text::vmstat(&memory, &[], host),
             InsideFile::Diskstats => String::new(),
             InsideFile::Loadavg => text::loadavg([0.0; 3], 1, 1),
-            InsideFile::Cpuinfo => text::cpuinfo(&host_cpuinfo(&self.cpuinfo_path()), &cpus),
+            InsideFile::Cpuinfo => cpuinfo(&self.cpuinfo_path(), &cpus),
             InsideFile::CpuOnline | InsideFile::CpuPresent => cpu_list(&cpus),
             InsideFile::Stat => {
                 let mut times = CpuTimes {

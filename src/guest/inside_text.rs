@@ -276,18 +276,26 @@ pub(super) fn vmstat(memory: &MemoryUse, disks: &[DiskUse], host: HostSize) -> S
 
 /// /proc/cpuinfo of these CPUs, out of the host's: what a CPU is like is the same inside.
 pub(super) fn cpuinfo(host: &str, cpus: &[u32]) -> String {
-    let number = |block: &str| {
-        let line = block.lines().find(|line| line.starts_with("processor"))?;
-        line.rsplit(':').next()?.trim().parse::<u32>().ok()
-    };
     let mut text = String::new();
     for block in host.split_inclusive("\n\n") {
         // What some machines say at the end is of no CPU, and of all.
-        if number(block).is_none_or(|number| cpus.contains(&number)) {
+        if cpu_of(block).is_none_or(|number| cpus.contains(&number)) {
             text.push_str(block);
         }
     }
     text
+}
+
+/// Whether there is something about each of these CPUs.
+pub(super) fn describes(host: &str, cpus: &[u32]) -> bool {
+    let there: Vec<u32> = host.split("\n\n").filter_map(cpu_of).collect();
+    cpus.iter().all(|cpu| there.contains(cpu))
+}
+
+/// The CPU that a block of /proc/cpuinfo is about.
+fn cpu_of(block: &str) -> Option<u32> {
+    let line = block.lines().find(|line| line.starts_with("processor"))?;
+    line.rsplit(':').next()?.trim().parse().ok()
 }
 
 /// The CPUs that a guest sees: of those it may run on, as many as it has been sold, whole ones.

@@ -186,7 +186,11 @@ fn watch(
             keep_view(inside, group, ready.read);
         }
         if looks.are_due() {
-            // Time to look at what it has used and sent.
+            // Time to look at what it has used and sent, which waits for locks and disks: nobody who
+            // reads may wait for that. The next round holds them again.
+            if let Some(inside) = &mut inside {
+                inside.let_all_be(group);
+            }
             looks.look(manager, name);
             inside = inside.or_else(|| Inside::open(manager, name));
             process::give_memory_back();

@@ -70,7 +70,7 @@ pub fn host_facts() -> Result<HostFacts> {
         systemd: Path::new("/run/systemd/system").is_dir(),
         can_raise_rlimits: has_capability(&status, 24),
         time_namespace: Path::new("/proc/self/ns/time").exists(),
-        read_watch: ReadWatch::new().is_ok(),
+        read_watch: ReadWatch::is_possible(),
         last_capability: read("/proc/sys/kernel/cap_last_cap")?
             .trim()
             .parse()

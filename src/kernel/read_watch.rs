@@ -27,6 +27,20 @@ pub struct Reader<'a> {
 }
 
 impl ReadWatch {
+    /// Whether this kernel and we can do it. One that was built without permission events makes a watch
+    /// all the same and refuses what is put on it. Where nothing could be had for want of memory,
+    /// descriptors or watches, the answer is yes: that passes, and is found out each time anew.
+    #[must_use]
+    pub fn is_possible() -> bool {
+        let tried = Self::new().and_then(|watch| {
+            // A file without a name, which nobody reads.
+            let file = rustix::fs::memfd_create("watched", rustix::fs::MemfdFlags::CLOEXEC)
+                .map_err(KernelError::on("make", "a file in memory"))?;
+            watch.hold(file.as_fd())
+        });
+        tried.map_or_else(|error| passes(error.errno), |()| true)
+    }
+
     /// A watch that counts as this user's: the kernel gives each user no more than 128 of them
     /// (/proc/sys/fs/fanotify/max_user_groups), which is not enough for one of ours for each guest.
     ///
@@ -124,6 +138,14 @@ impl Drop for Reader<'_> {
     }
 }
 
+/// Whether what failed like this may work the next time.
+fn passes(errno: Errno) -> bool {
+    matches!(
+        errno,
+        Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOSPC
+    )
+}
+
 fn failed(verb: &'static str, what: &'static str) -> impl Fn(nix::errno::Errno) -> KernelError {
     move |errno| KernelError::new(verb, what, Errno::from_raw_os_error(errno as i32))
 }
@@ -180,6 +202,17 @@ mod tests {
         watch.let_be(file.as_fd()).unwrap();
         drop(waiting);
         assert_eq!(reader.join().unwrap(), (*b"new", *b"new"));
+    }
+
+    #[test]
+    fn what_is_lacking_now_is_no_answer_for_a_whole_boot() {
+        assert!(passes(Errno::MFILE) && passes(Errno::NFILE) && passes(Errno::NOMEM));
+        // No permission events, no fanotify, no right to it.
+        assert!(!passes(Errno::INVAL) && !passes(Errno::NOSYS) && !passes(Errno::PERM));
+        if may() {
+            let works = ReadWatch::new().unwrap().hold(file().as_fd()).is_ok();
+            assert_eq!(ReadWatch::is_possible(), works);
+        }
     }
 
     #[test]

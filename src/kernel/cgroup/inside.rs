@@ -318,16 +318,18 @@ fn disks_v1(bytes: &str, times: &str) -> Vec<DiskUse> {
     all
 }
 
-/// From lines `8:0 rbytes=4096 wbytes=0 rios=1 …`.
+/// From lines `8:0 rbytes=4096 wbytes=0 rios=1 …`. Some kernels do not end the line of a device of which
+/// they have nothing to say, so what follows is of the device named last.
 fn disks_v2(text: &str) -> Vec<DiskUse> {
     let mut all = Vec::new();
     for line in text.lines() {
-        let mut words = line.split(' ');
-        let Some(device) = words.next().and_then(numbers) else {
-            continue;
-        };
-        let disk = of_device(&mut all, device);
-        for (key, n) in words.filter_map(|word| word.split_once('=')) {
+        let mut of = None;
+        for word in line.split_whitespace() {
+            of = numbers(word).or(of);
+            let (Some(device), Some((key, n))) = (of, word.split_once('=')) else {
+                continue;
+            };
+            let disk = of_device(&mut all, device);
             let n = n.parse().unwrap_or(0);
             match key {
                 "rbytes" => disk.read_bytes = n,
@@ -359,11 +361,9 @@ mod tests {
         };
         assert_eq!(disks_v1(bytes, times), [disk]);
         let v2 = "254:0 rbytes=4096 wbytes=512 rios=1 wios=2 dbytes=0 dios=0\n8:0\n";
-        let none = DiskUse {
-            device: (8, 0),
-            ..DiskUse::default()
-        };
-        assert_eq!(disks_v2(v2), [disk, none]);
+        assert_eq!(disks_v2(v2), [disk]);
+        assert_eq!(disks_v2(&format!("8:0 7:1 {v2}")), [disk]);
+        assert_eq!(disks_v2(""), []);
         assert_eq!(disks_v2("nothing=1\n"), []);
     }
 }

@@ -1,5 +1,7 @@
 //! Counters of a group, each file read once. Keeping them over time belongs to the meter.
 
+use rustix::io::Errno;
+
 use super::dir::{Dir, keyed, number};
 use super::{Controller, Group, Result, Version};
 use crate::model::Sample;
@@ -71,8 +73,11 @@ impl Group {
     /// # Errors
     /// When the file is there and cannot be read.
     pub fn pressure(&self, resource: &str) -> Result<Option<Pressure>> {
-        let text = self.v2_dir()?.try_read(&format!("{resource}.pressure"))?;
-        Ok(text.map(|text| pressure(&text)))
+        match self.v2_dir()?.try_read(&format!("{resource}.pressure")) {
+            // Booted with psi=0, some kernels have the file all the same.
+            Err(error) if error.errno() == Some(Errno::OPNOTSUPP.raw_os_error()) => Ok(None),
+            text => Ok(text?.map(|text| pressure(&text))),
+        }
     }
 
     /// How many processes were killed because the group ran out of memory.

@@ -298,6 +298,28 @@ fn at_its_start(host: &Bulkhead, flags: &[&str]) {
     nothing_left(host);
 }
 
+/// Whatever a start fails at, nobody has to decide about what was never written.
+#[test]
+fn a_start_that_fails_leaves_nothing_to_decide() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = &Bulkhead::new();
+    guest(host, &[]);
+    for number in 0..60 {
+        let fault = format!("command:{number}:fail");
+        let code = faulty(host, &fault, &["start", "w", "--undo=later"]);
+        if code == 0 {
+            assert!(number >= 3, "{number} points");
+            host.ok(&["delete", "--force", "w"]);
+            return nothing_left(host);
+        }
+        assert_eq!(info(host, "w")["undo"], json!(null), "{fault}");
+        assert_eq!(snapshots(host), [] as [String; 0], "{fault}");
+    }
+    panic!("more than 60 points");
+}
+
 fn at_its_end(host: &Bulkhead, flags: &[&str]) {
     guest(host, flags);
     for number in 0..12 {

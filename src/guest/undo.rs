@@ -73,13 +73,15 @@ impl Manager {
             parent: self.machine(name)?.snapshot,
         };
         let text = serde_json::to_vec_pretty(&undo).unwrap_or_default();
-        file::write_whole(&self.undo_path(name), &text, 0o600)?;
-        fault::point()?;
         let comment = "what `start --undo` goes back to";
-        let kept = self.keep(name, &undo.snapshot, (comment, false), false);
+        let kept = file::write_whole(&self.undo_path(name), &text, 0o600)
+            .and_then(|()| fault::point())
+            .map_err(GuestError::from)
+            .and_then(|()| self.keep(name, &undo.snapshot, (comment, false), false));
         if kept.is_err() {
-            // The error that matters is this one; a record that means nothing is cleared away later.
-            let _left = self.settle_undo(name);
+            // The error that matters is this one. Nothing is written yet that a person could decide
+            // about.
+            let _left = self.abandon_undo(name);
         }
         kept.map(drop)
     }

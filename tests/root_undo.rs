@@ -194,6 +194,43 @@ fn what_was_taken_away_stays_away() {
     nothing_left(host);
 }
 
+/// A snapshot that somebody looks into stays, and then nothing at all is dropped.
+#[test]
+fn what_is_looked_into() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = &Bulkhead::new();
+    guest(host, &[]);
+    let at = host.root().join("look");
+    std::fs::create_dir(&at).expect("a folder of ours");
+    let at = at.to_str().expect("a plain path");
+    host.ok(&["start", "w", "--undo"]);
+    let goes = snapshots(host).pop().expect("what it goes back to");
+    let said = host.fails(&["snapshot", "mount", "w", &goes, at], 4);
+    assert!(said.contains("bulkhead undo w keep"), "{said}");
+    host.ok(&["kill", "w"]);
+
+    host.ok(&["start", "w", "--undo=later"]);
+    inside(host, "w", "echo two >/data");
+    host.ok(&["kill", "w"]);
+    let goes = snapshots(host).pop().expect("what it goes back to");
+    host.ok(&["snapshot", "mount", "w", &goes, at]);
+    for decision in ["drop", "keep"] {
+        for more in [&["--dry-run"][..], &[]] {
+            let said = host.fails(&[&["undo", "w", decision], more].concat(), 4);
+            assert!(said.contains("snapshot unmount"), "{said}");
+        }
+    }
+    let data = || host.ok(&["file", "pull", "w:/data", "-"]);
+    assert_eq!(data(), "two\n");
+    host.ok(&["snapshot", "unmount", at]);
+    host.ok(&["undo", "w", "drop"]);
+    assert_eq!(data(), "one\n");
+    host.ok(&["delete", "w"]);
+    nothing_left(host);
+}
+
 /// A start that fails has no undo disk; a policy's restart keeps it; a guest that dies loses it.
 #[test]
 fn with_what_goes_wrong() {

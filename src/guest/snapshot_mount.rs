@@ -28,7 +28,8 @@ impl Manager {
     /// Shows a snapshot's files on an empty folder of the host's, read-only.
     ///
     /// # Errors
-    /// There is no such snapshot, the folder is not there, not empty, or something is mounted on it.
+    /// There is no such snapshot, or it goes at the end of the run; the folder is not there, not empty,
+    /// or something is mounted on it.
     pub fn mount_snapshot(&self, name: &GuestName, snapshot: &str, folder: &Path) -> Result<()> {
         let _lock = self.lock(name, "snapshot")?;
         let taken = self.check_mount(name, snapshot, folder)?;
@@ -66,6 +67,13 @@ impl Manager {
         folder: &Path,
     ) -> Result<super::snapshot::Snapshot> {
         let taken = self.snapshot(name, snapshot)?;
+        if self.goes_at_the_end(name, &taken.name)? {
+            // A mount would keep what the guest writes from being dropped then.
+            return Err(GuestError::Undecided {
+                verb: "mount that snapshot of",
+                name: name.clone(),
+            });
+        }
         let mut names =
             std::fs::read_dir(folder).map_err(KernelError::io("read", folder.display()))?;
         if names.next().is_some() {

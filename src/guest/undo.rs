@@ -86,6 +86,12 @@ impl Manager {
         kept.map(drop)
     }
 
+    /// Whether this snapshot goes by itself at the end of the guest's run.
+    pub(super) fn goes_at_the_end(&self, name: &GuestName, snapshot: &str) -> Result<bool> {
+        let goes = |undo: Undo| undo.mode == UndoMode::Drop && undo.snapshot == snapshot;
+        Ok(self.undo_of(name)?.is_some_and(goes))
+    }
+
     /// What is due on a guest that does not run: back to what it had, unless a person is to decide. Its
     /// lock is held.
     pub(super) fn settle_undo(&self, name: &GuestName) -> Result<()> {
@@ -120,7 +126,7 @@ impl Manager {
     /// Decides what becomes of what a guest has written on its undo disk.
     ///
     /// # Errors
-    /// It has none; it runs and what it has is to be dropped; the disk is full.
+    /// It has none; its snapshot is mounted; it runs and what it has is to be dropped; the disk is full.
     pub fn decide_undo(&self, name: &GuestName, decision: Decision) -> Result<()> {
         let _lock = self.lock(name, "undo")?;
         let undo = self.check_undo(name, decision)?;
@@ -150,8 +156,11 @@ impl Manager {
                 advice: Some("stop it first"),
             });
         }
-        self.undo_of(name)?
-            .ok_or_else(|| GuestError::NoUndo(name.clone()))
+        let undo = self
+            .undo_of(name)?
+            .ok_or_else(|| GuestError::NoUndo(name.clone()))?;
+        self.must_not_be_mounted(name, Some(&undo.snapshot))?;
+        Ok(undo)
     }
 
     /// The snapshot of before; `None` where making it was cut short, or it is gone back to already.
@@ -163,6 +172,8 @@ impl Manager {
 
     fn drop_undo(&self, name: &GuestName, undo: &Undo, before: Option<Snapshot>) -> Result<()> {
         if let Some(before) = before {
+            // Before anything is done: what is mounted cannot be forgotten afterwards.
+            self.must_not_be_mounted(name, Some(&before.name))?;
             let arrival = Arrival {
                 definition: None,
                 snapshot: undo.parent.clone(),

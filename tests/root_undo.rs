@@ -69,6 +69,9 @@ fn a_life(host: &Bulkhead, flags: &[&str]) {
     inside(host, "w", CHANGE);
     let said = host.fails(&["undo", "w", "drop"], 4);
     assert!(said.contains("stop it first"), "{said}");
+    let said = host.fails(&["restart", "w"], 4);
+    assert!(said.contains("bulkhead undo w keep"), "{said}");
+    assert!(life::is(host, "w", "running"));
     host.ok(&["stop", "w"]);
     assert!(host.ok(&["list"]).contains("bulkhead undo w keep"));
     for refused in [

@@ -92,6 +92,20 @@ impl Manager {
         Ok(self.undo_of(name)?.is_some_and(goes))
     }
 
+    /// Checks that a guest which is stopped now could be started again at once.
+    ///
+    /// # Errors
+    /// What it writes is to be decided about in between.
+    pub fn check_restart(&self, name: &GuestName) -> Result<()> {
+        match self.undo_of(name)? {
+            Some(undo) if undo.mode == UndoMode::Later => Err(GuestError::Undecided {
+                verb: "restart",
+                name: name.clone(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// What is due on a guest that does not run: back to what it had, unless a person is to decide. Its
     /// lock is held.
     pub(super) fn settle_undo(&self, name: &GuestName) -> Result<()> {

@@ -124,7 +124,7 @@ impl Manager {
     /// The table of mounts cannot be read.
     pub fn snapshot_mounts(&self) -> Result<Vec<SnapshotMount>> {
         let prefix = self.mount_prefix();
-        let all = mount_table::named(&prefix)?.into_iter();
+        let all = mount_table::named("overlay", &prefix)?.into_iter();
         let one = |named: mount_table::Named| {
             let (guest, snapshot) = named.source.strip_prefix(&prefix)?.split_once('/')?;
             Some(SnapshotMount {
@@ -155,13 +155,21 @@ impl Manager {
         }
     }
 
-    /// Mounts of snapshots that are not there any more.
+    /// Mounts of snapshots that are not there any more. Where that cannot be told, none is.
     pub(super) fn stale_mounts(&self) -> Result<Vec<SnapshotMount>> {
         let mut all = self.snapshot_mounts()?;
         all.retain(|one| {
             let name = one.guest.parse::<GuestName>();
-            let there = name.is_ok_and(|name| self.snapshot(&name, &one.snapshot).is_ok());
-            !there
+            name.is_ok_and(|name| {
+                let found = self.snapshot(&name, &one.snapshot);
+                let gone = |e: &GuestError| {
+                    matches!(
+                        e,
+                        GuestError::NoSnapshot { .. } | GuestError::Missing { .. }
+                    )
+                };
+                found.is_err_and(|error| gone(&error))
+            })
         });
         Ok(all)
     }

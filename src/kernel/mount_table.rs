@@ -14,22 +14,23 @@ pub struct Named {
     pub point: PathBuf,
 }
 
-/// The mounts whose source begins so, in the order in which they were made.
+/// The mounts of this type whose source begins so, in the order in which they were made.
 ///
 /// # Errors
 /// /proc cannot be read.
-pub fn named(prefix: &str) -> Result<Vec<Named>> {
+pub fn named(filesystem: &str, prefix: &str) -> Result<Vec<Named>> {
     let path = Path::new("/proc/self/mountinfo");
     let text = std::fs::read(path).map_err(KernelError::io("read", path.display()))?;
     // Mount points of others may be no text; those of ours have a source that is.
-    Ok(read(&String::from_utf8_lossy(&text), prefix))
+    Ok(read(&String::from_utf8_lossy(&text), filesystem, prefix))
 }
 
-fn read(text: &str, prefix: &str) -> Vec<Named> {
+fn read(text: &str, filesystem: &str, prefix: &str) -> Vec<Named> {
     let one = |line: &str| {
         let (left, right) = line.split_once(" - ")?;
-        let source = right.split(' ').nth(1)?;
-        source.starts_with(prefix).then_some(())?;
+        let mut words = right.split(' ');
+        let (kind, source) = (words.next()?, words.next()?);
+        (kind == filesystem && source.starts_with(prefix)).then_some(())?;
         Some(Named {
             source: source.to_owned(),
             point: unescape(left.split(' ').nth(4)?),
@@ -66,17 +67,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mounts_are_known_by_their_source() {
+    fn mounts_are_known_by_their_type_and_source() {
         let text = "36 35 98:0 / /mnt/a\\040b rw,noatime master:1 - overlay ours/web/s1 ro\n\
                     37 35 98:0 / /mnt/c rw - overlay none ro\n\
-                    38 35 0:9 / /d rw shared:3 - overlay ours/db/s2 ro,lowerdir=x\nbroken\n";
-        let found = read(text, "ours/");
+                    38 35 0:9 / /d rw shared:3 - overlay ours/db/s2 ro,lowerdir=x\nbroken\n\
+                    39 35 0:10 / /e rw - tmpfs ours/db/s3 rw\n\
+                    40 35 0:11 / /f rw - overlay\n";
+        let found = read(text, "overlay", "ours/");
         let points: Vec<_> = found
             .iter()
             .map(|one| one.point.to_str().unwrap())
             .collect();
         assert_eq!(points, ["/mnt/a b", "/d"]);
         assert_eq!(found[1].source, "ours/db/s2");
-        assert_eq!(read(text, "other/"), []);
+        assert_eq!(read(text, "overlay", "other/"), []);
     }
 }

@@ -276,6 +276,49 @@ fn with_what_goes_wrong() {
     nothing_left(host);
 }
 
+/// A backup neither ends a restart that is waited for, nor keeps what is to be dropped.
+#[test]
+fn with_a_backup() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = &Bulkhead::new();
+    let to = host.root().join("repository").display().to_string();
+    host.ok(&["backup", "init", &to]);
+    let policy = ["--restart", "on-failure", "--restart-delay", "5s"];
+    let flags = [&["--network", "none"][..], &policy].concat();
+    life::scripted(host, "w", "echo two >/data; sleep 1; exit 3", &flags);
+    host.ok(&["start", "w", "--undo"]);
+    let waits = || life::is(host, "w", "restarting");
+    eventually("it waits for its restart", 20, waits);
+    host.ok(&["backup", "create", "w", "--freeze", "--repo", &to]);
+    assert_eq!(info(host, "w")["undo"], "drop");
+    eventually("it was started again", 20, || {
+        life::events(host, "w").contains(&"restarted".to_owned())
+    });
+    host.ok(&["kill", "w"]);
+    host.ok(&["delete", "w"]);
+
+    guest(host, &[]);
+    let due = (0..30).any(|number| {
+        host.ok(&["start", "w", "--undo"]);
+        inside(host, "w", "echo two >/data");
+        faulty(host, &format!("command:{number}"), &["kill", "w"]);
+        let now = info(host, "w");
+        let due = now["status"] == "stopped" && now["undo"] == "drop";
+        if !due {
+            host.ok(&["kill", "w"]);
+        }
+        due
+    });
+    assert!(due, "no point lies between the end and the drop");
+    host.ok(&["backup", "create", "w", "--repo", &to]);
+    assert_eq!(info(host, "w")["undo"], json!(null));
+    assert_eq!(host.ok(&["file", "pull", "w:/data", "-"]), "one\n");
+    host.ok(&["delete", "w"]);
+    nothing_left(host);
+}
+
 /// Every point of a command or a keeper: `doctor`, or the next command, brings the guest back to what it
 /// had, or leaves it with what it has where a person is to decide.
 fn every(host: &Bulkhead, place: &str, later: bool, act: &dyn Fn(&Bulkhead, &str) -> i32) {

@@ -32,6 +32,7 @@ impl Manager {
         freeze: bool,
         progress: &mut dyn FnMut(&Work),
     ) -> Result<(Snapshot, Work)> {
+        self.settle_first(name)?;
         let definition = self.definition_text(name)?;
         let machine = self.machine(name)?;
         let subject = Subject {
@@ -49,6 +50,15 @@ impl Manager {
         let frozen = freeze && self.held_still(name, || Ok(backup.read_own()?))?;
         let work = backup.work();
         Ok((backup.finish(frozen)?, work))
+    }
+
+    /// What a stopped guest has written and is to lose is not backed up.
+    fn settle_first(&self, name: &GuestName) -> Result<()> {
+        if self.status(name)? == Status::Stopped && self.is_undo_due(name) {
+            let _lock = self.lock(name, "backup")?;
+            self.clean_up(name)?;
+        }
+        Ok(())
     }
 
     /// Does something while a guest is held still. Nothing is done to one that does not run, whose

@@ -307,8 +307,7 @@ fn follow(manager: &Manager, name: &GuestName, orders: &Orders, reason: ExitReas
     }
     if state.phase == Phase::Stopping {
         // We have the lock: the command that was shutting it down died.
-        manager.put_away(name, Some(ExitReason::Stopped))?;
-        return manager.settle_undo(name);
+        return manager.end_run(name, Some(ExitReason::Stopped));
     }
     if state.phase != Phase::Running {
         return Ok(());

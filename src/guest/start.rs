@@ -422,7 +422,8 @@ pub(super) fn become_keeper(
             if report.is_none() {
                 let reason = crate::model::ExitReason::Unknown;
                 let _lost = manager.record(name, EventKind::Exited { reason });
-                let _left = manager.clean_up(name);
+                // Not `clean_up`, which leaves it to this process.
+                let _left = manager.end_run(name, None);
             }
             tell(&Report::Failed {
                 why,

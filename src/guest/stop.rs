@@ -63,8 +63,7 @@ impl Manager {
         } else {
             ExitReason::Killed
         };
-        self.put_away(name, Some(reason))?;
-        self.settle_undo(name)?;
+        self.end_run(name, Some(reason))?;
         Ok(if down {
             Outcome::ShutDown
         } else {
@@ -88,8 +87,7 @@ impl Manager {
             return Ok(Outcome::ShutDown);
         }
         self.note_stopping(name, &mut state)?;
-        self.put_away(name, Some(ExitReason::Killed))?;
-        self.settle_undo(name)?;
+        self.end_run(name, Some(ExitReason::Killed))?;
         Ok(Outcome::Killed)
     }
 
@@ -196,6 +194,12 @@ impl Manager {
         }
     }
 
+    /// The same of a run that none goes on with: what is due on its undo disk is done too.
+    pub(super) fn end_run(&self, name: &GuestName, reason: Option<ExitReason>) -> Result<()> {
+        self.put_away(name, reason)?;
+        self.settle_undo(name)
+    }
+
     /// Puts away what a command that was killed, or the time before a reboot, has left. The guest's
     /// lock is held and it does not run.
     pub(super) fn clean_up(&self, name: &GuestName) -> Result<()> {
@@ -206,17 +210,21 @@ impl Manager {
         if clean && self.group(name)?.is_none() {
             return self.settle_undo(name);
         }
-        if matches!(self.status(name)?, Status::Running | Status::Paused) {
-            if self.is_abandoned(name) {
-                self.let_go(name)?;
+        match self.status(name)? {
+            Status::Running | Status::Paused => {
+                if self.is_abandoned(name) {
+                    self.let_go(name)?;
+                }
+                return Ok(());
             }
-            return Ok(());
+            // Its keeper starts it again, with the undo disk that it has.
+            Status::Restarting => return Ok(()),
+            _ => {}
         }
         let ran = self
             .run_state(name)?
             .is_some_and(|state| state.phase == Phase::Running);
-        self.put_away(name, ran.then_some(ExitReason::Unknown))?;
-        self.settle_undo(name)
+        self.end_run(name, ran.then_some(ExitReason::Unknown))
     }
 
     /// Freezes a guest.

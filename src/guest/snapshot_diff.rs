@@ -4,7 +4,7 @@ use super::error::{GuestError, Result};
 use super::manager::Manager;
 use super::snapshot::Snapshot;
 use crate::model::{GuestName, Status};
-use crate::storage::{self, TreeDiff, TreeOf};
+use crate::storage::{self, TreeDiff, TreeOf, TwoTrees};
 
 /// What was compared, and what is different.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ impl Manager {
     ///
     /// # Errors
     /// There is no such snapshot, or none at all; something cannot be read, or is changed by another
-    /// command meanwhile.
+    /// command meanwhile; another command is at work on the guest for long.
     pub fn diff_snapshots(
         &self,
         name: &GuestName,
@@ -58,12 +58,18 @@ impl Manager {
             None => TreeOf::Now(name, &image),
         };
         let kept_ms = after.as_ref().map_or(u64::MAX, |after| after.created_ms);
-        let found = storage::diff_trees(
-            &self.layout,
-            (TreeOf::Saved(&before.root, &below), other),
-            before.created_ms.min(kept_ms),
-        )
-        .map_err(|error| self.root_error(name, error))?;
+        let failed = |error| self.root_error(name, error);
+        let trees = [TreeOf::Saved(&before.root, &below), other];
+        let lock = self.lock(name, "snapshot diff")?;
+        let trees = TwoTrees::open(&self.layout, trees).map_err(failed)?;
+        drop(lock);
+        let found = trees.diff(before.created_ms.min(kept_ms));
+        let lock = self.lock(name, "snapshot diff")?;
+        // Whether they are the same still explains what could not be read, too.
+        let same = trees.close();
+        drop(lock);
+        same.map_err(failed)?;
+        let found = found.map_err(failed)?;
         Ok(SnapshotDiff {
             from: before.name,
             moves: after.is_none() && status != Status::Stopped,

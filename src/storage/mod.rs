@@ -176,7 +176,7 @@ pub use saved::{
     Saved, create_root_from, fold_layers, is_as_kept, is_kept_by_file, remove_saved, restore_root,
     save_root, trees_of_saved,
 };
-pub use saved_diff::{TreeOf, diff_trees};
+pub use saved_diff::{TreeOf, TwoTrees};
 pub use tag::{Tag, find_image, tag_image, tags, untag};
 pub use take_over::{machine_id_of, take_over};
 pub use template::{Kind, OptionSpec, Template, TemplateError, Templates};

@@ -1,5 +1,6 @@
 //! What is different between a guest's root as it was and as it is, or as it was at two moments: the
-//! layers of each put together, and compared by `tree_diff`. No lock is held meanwhile, so that nobody
+//! layers of each put together, and compared by `tree_diff`. The guest's lock is held where they are
+//! opened, since a file gets its loop device there, but not while they are compared, so that nobody
 //! waits; whether both were the same trees all along is looked at again at the end.
 
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -38,29 +39,56 @@ struct Opened {
     _disk: Option<Disk>,
 }
 
-/// What is different in `after`; `kept_ms` is when the older of the two was kept, in milliseconds since
-/// 1970.
-///
-/// # Errors
-/// One of them cannot be read, or was changed by another command meanwhile.
-pub fn diff_trees(
-    layout: &Layout,
-    (before, after): (TreeOf<'_>, TreeOf<'_>),
-    kept_ms: u64,
-) -> Result<TreeDiff, RootError> {
-    let (left, right) = (open(layout, before)?, open(layout, after)?);
-    let settled = i64::try_from(kept_ms / 1000).unwrap_or(0) - COPY;
-    let found = tree_diff::diff(&left.stack, &right.stack, Proof { settled });
-    for (tree, opened) in [(before, &left), (after, &right)] {
-        let same = open(layout, tree).is_ok_and(|again| is_same(&again.stack, &opened.stack));
-        if !same {
-            let why = std::io::Error::other(
-                "another command has changed or removed it meanwhile: repeat when that is done",
-            );
-            return Err(FileError::new("compare", &shown(layout, tree), why).into());
-        }
+/// Two trees to compare, opened.
+pub struct TwoTrees<'a> {
+    layout: &'a Layout,
+    trees: [TreeOf<'a>; 2],
+    opened: [Opened; 2],
+}
+
+impl<'a> TwoTrees<'a> {
+    /// Opens both. The guest's lock is held.
+    ///
+    /// # Errors
+    /// One of them cannot be read.
+    pub fn open(layout: &'a Layout, trees: [TreeOf<'a>; 2]) -> Result<Self, RootError> {
+        let opened = [open(layout, trees[0])?, open(layout, trees[1])?];
+        Ok(Self {
+            layout,
+            trees,
+            opened,
+        })
     }
-    Ok(found?)
+
+    /// What is different in the second; `kept_ms` is when the older of the two was kept, in
+    /// milliseconds since 1970. It counts only if [`TwoTrees::close`] says so.
+    ///
+    /// # Errors
+    /// One of them cannot be read.
+    pub fn diff(&self, kept_ms: u64) -> Result<TreeDiff, RootError> {
+        let settled = i64::try_from(kept_ms / 1000).unwrap_or(0) - COPY;
+        let [left, right] = &self.opened;
+        let found = tree_diff::diff(&left.stack, &right.stack, Proof { settled });
+        Ok(found?)
+    }
+
+    /// Checks that they are what they were when they were opened, and lets go of them. The guest's
+    /// lock is held.
+    ///
+    /// # Errors
+    /// One was changed by another command meanwhile.
+    pub fn close(self) -> Result<(), RootError> {
+        for (tree, opened) in self.trees.into_iter().zip(&self.opened) {
+            let again = open(self.layout, tree);
+            if !again.is_ok_and(|again| is_same(&again.stack, &opened.stack)) {
+                let why = std::io::Error::other(
+                    "another command has changed or removed it meanwhile: repeat when that is done",
+                );
+                return Err(FileError::new("compare", &shown(self.layout, tree), why).into());
+            }
+        }
+        Ok(())
+    }
 }
 
 fn open(layout: &Layout, tree: TreeOf<'_>) -> Result<Opened, FileError> {

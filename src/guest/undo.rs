@@ -73,9 +73,9 @@ impl Manager {
             parent: self.machine(name)?.snapshot,
         };
         let text = serde_json::to_vec_pretty(&undo).unwrap_or_default();
-        file::write_whole(&self.undo_path(name), &text, 0o600)?;
         let comment = "what `start --undo` goes back to";
-        let kept = fault::point()
+        let kept = file::write_whole(&self.undo_path(name), &text, 0o600)
+            .and_then(|()| fault::point())
             .map_err(GuestError::from)
             .and_then(|()| self.keep(name, &undo.snapshot, (comment, false), false));
         if kept.is_err() {

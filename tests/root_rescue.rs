@@ -5,7 +5,7 @@ mod life;
 mod support;
 mod traces;
 
-use life::{data, events, info, inside, made};
+use life::{data, events, in_a_pool, info, inside, made};
 use serde_json::json;
 use support::{Bulkhead, Need, became, eventually, need, run};
 
@@ -122,10 +122,7 @@ fn over_files() {
     if !need(Need::Root) {
         return;
     }
-    let host = &Bulkhead::new();
-    host.ok(&["pool", "create", "p", "--driver", "image"]);
-    a_rescue(host, &["--pool", "p", "--disk", "64M"]);
-    host.ok(&["pool", "delete", "p"]);
+    in_a_pool("image", a_rescue);
 }
 
 #[test]
@@ -133,10 +130,7 @@ fn over_subvolumes() {
     if !need(Need::Root) {
         return;
     }
-    let host = &Bulkhead::new();
-    host.ok(&["pool", "create", "p", "--driver", "btrfs", "--size", "512M"]);
-    a_rescue(host, &["--pool", "p", "--disk", "64M"]);
-    host.ok(&["pool", "delete", "p"]);
+    in_a_pool("btrfs", a_rescue);
 }
 
 /// A root that cannot be started any more, and was made so that it would harm whoever looks into it.

@@ -7,7 +7,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use life::{data, inside, made};
+use life::{data, in_a_pool, inside, made};
 use serde_json::Value;
 use support::{Bulkhead, Need, need, run};
 
@@ -198,10 +198,7 @@ fn of_files() {
     if !need(Need::Root) {
         return;
     }
-    let host = &Bulkhead::new();
-    host.ok(&["pool", "create", "p", "--driver", "image"]);
-    a_guest_that_changes(host, &["--pool", "p", "--disk", "64M"]);
-    host.ok(&["pool", "delete", "p"]);
+    in_a_pool("image", a_guest_that_changes);
 }
 
 #[test]
@@ -209,10 +206,7 @@ fn of_subvolumes() {
     if !need(Need::Root) {
         return;
     }
-    let host = &Bulkhead::new();
-    host.ok(&["pool", "create", "p", "--driver", "btrfs", "--size", "512M"]);
-    a_guest_that_changes(host, &["--pool", "p", "--disk", "64M"]);
-    host.ok(&["pool", "delete", "p"]);
+    in_a_pool("btrfs", a_guest_that_changes);
 }
 
 /// A guest that makes and removes what is looked at harms nothing but what is seen of it.

@@ -8,7 +8,7 @@ mod traces;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::PathBuf;
 
-use life::{data, inside, made};
+use life::{data, in_a_pool, inside, made};
 use serde_json::json;
 use support::{Bulkhead, Need, became, need, run};
 
@@ -66,6 +66,8 @@ fn a_look(host: &Bulkhead, flags: &[&str]) {
     inside(host, "w", "echo two >/data");
     let at = folder(host, "look at");
     let shown = at.to_str().expect("a plain path");
+    let said = host.fails(&["snapshot", "mount", "w", "s1", "/bulkhead/nowhere"], 1);
+    assert!(said.contains("make it first"), "{said}");
     let mount = ["snapshot", "mount", "w", "s1", shown];
     host.ok(&[&mount[..], &["--dry-run"]].concat());
     assert_eq!(mounted(host), json!([]));
@@ -147,10 +149,7 @@ fn of_files() {
     if !need(Need::Root) {
         return;
     }
-    let host = &Bulkhead::new();
-    host.ok(&["pool", "create", "p", "--driver", "image"]);
-    a_look(host, &["--pool", "p", "--disk", "32M"]);
-    host.ok(&["pool", "delete", "p"]);
+    in_a_pool("image", a_look);
 }
 
 #[test]
@@ -158,10 +157,7 @@ fn of_subvolumes() {
     if !need(Need::Root) {
         return;
     }
-    let host = &Bulkhead::new();
-    host.ok(&["pool", "create", "p", "--driver", "btrfs", "--size", "512M"]);
-    a_look(host, &["--pool", "p", "--disk", "32M"]);
-    host.ok(&["pool", "delete", "p"]);
+    in_a_pool("btrfs", a_look);
 }
 
 /// One that has no layer of its own, and one that has many.

@@ -4,7 +4,7 @@
 mod life;
 mod support;
 
-use life::{data, info, inside, made};
+use life::{data, in_a_pool, info, inside, made};
 use serde_json::json;
 use support::{Bulkhead, Need, became, eventually, need, run};
 
@@ -128,10 +128,7 @@ fn over_files() {
     if !need(Need::Root) {
         return;
     }
-    let host = &Bulkhead::new();
-    host.ok(&["pool", "create", "p", "--driver", "image"]);
-    a_life(host, &["--pool", "p", "--disk", "32M"]);
-    host.ok(&["pool", "delete", "p"]);
+    in_a_pool("image", a_life);
 }
 
 #[test]
@@ -139,10 +136,7 @@ fn over_subvolumes() {
     if !need(Need::Root) {
         return;
     }
-    let host = &Bulkhead::new();
-    host.ok(&["pool", "create", "p", "--driver", "btrfs", "--size", "512M"]);
-    a_life(host, &["--pool", "p", "--disk", "32M"]);
-    host.ok(&["pool", "delete", "p"]);
+    in_a_pool("btrfs", a_life);
 }
 
 /// A key and a password that were taken away since do not come back with the files of before.
@@ -461,10 +455,7 @@ fn in_the_decision(host: &Bulkhead, flags: &[&str]) {
 
 /// A host with a pool whose snapshots are copies, for what is done in it.
 fn with_copies(act: fn(&Bulkhead, &[&str])) {
-    let host = &Bulkhead::new();
-    host.ok(&["pool", "create", "p", "--driver", "btrfs", "--size", "512M"]);
-    act(host, &["--pool", "p", "--disk", "32M"]);
-    host.ok(&["pool", "delete", "p"]);
+    in_a_pool("btrfs", act);
 }
 
 #[test]

@@ -74,8 +74,15 @@ impl Manager {
                 name: name.clone(),
             });
         }
-        let mut names =
-            std::fs::read_dir(folder).map_err(KernelError::io("read", folder.display()))?;
+        let mut names = match std::fs::read_dir(folder) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(GuestError::Folder {
+                    folder: folder.to_owned(),
+                    why: "it is not there: make it first",
+                });
+            }
+            other => other.map_err(KernelError::io("read", folder.display()))?,
+        };
         if names.next().is_some() {
             return Err(GuestError::Folder {
                 folder: folder.to_owned(),

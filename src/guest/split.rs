@@ -64,8 +64,8 @@ impl Manager {
             CgroupMode::V1 | CgroupMode::Hybrid => String::new(),
         };
         let profile = format!(
-            "description = \"One of {count} equal slices of this host: {time} CPUs, {size} of \
-             memory\"\n\n\
+            "description = \"One of {count} equal slices of this host: CPU {time}, memory \
+             {size}\"\n\n\
              [cpu]\nentitled = {time}\nlimit = {time}\n\n\
              [memory]\nlimit = \"{size}\"\n{kept}\n\
              [why]\n\

@@ -23,6 +23,20 @@ pub fn started(host: &Bulkhead, name: &str, flags: &[&str]) {
     made(host, name, &[flags, &["--start"]].concat());
 }
 
+/// Does something on a host with a pool of a driver, with the flags that put a guest of 32 MiB into
+/// it, and removes the pool: whatever was done has to have left it empty.
+#[track_caller]
+pub fn in_a_pool(driver: &str, act: impl FnOnce(&Bulkhead, &[&str])) {
+    let host = Bulkhead::new();
+    let size: &[&str] = match driver {
+        "btrfs" => &["--size", "512M"],
+        _ => &[],
+    };
+    host.ok(&[&["pool", "create", "p", "--driver", driver], size].concat());
+    act(&host, &["--pool", "p", "--disk", "32M"]);
+    host.ok(&["pool", "delete", "p"]);
+}
+
 /// A busybox guest whose init is a shell with this script; not started.
 #[track_caller]
 pub fn scripted(host: &Bulkhead, name: &str, script: &str, flags: &[&str]) {

@@ -67,6 +67,7 @@ fn plans(spec: &Spec, mode: CgroupMode) -> Vec<LaunchPlan> {
         spec,
         bundle: Path::new("/bundle"),
         cgroup,
+        filter_known: false,
         facts: facts(mode),
         waits: true,
         no_pivot: false,
@@ -82,6 +83,7 @@ fn plans(spec: &Spec, mode: CgroupMode) -> Vec<LaunchPlan> {
             enter(&Entry {
                 spec,
                 process,
+                filter_known: false,
                 facts: facts(mode),
                 cgroups: true,
                 frozen: true,

@@ -472,7 +472,7 @@ fn the_cache_believes_only_what_root_wrote_whole() {
     let filter = to_filter(&profile("default").unwrap()).unwrap();
     let compiled = Program::compile(&filter).unwrap();
     let again = |expected: CacheUse, why: &str| {
-        let (program, used) = Program::cached(&folder.0, &filter).unwrap();
+        let (program, used) = Program::cached(&folder.0, &filter, None).unwrap();
         assert_eq!(program, compiled, "{why}");
         assert_eq!(used, expected, "{why}");
     };
@@ -509,10 +509,10 @@ fn the_cache_believes_only_what_root_wrote_whole() {
     again(CacheUse::Stored, "a FIFO");
     assert_eq!(files(), [file], "nothing is left beside it");
 
-    let other = Program::cached(&folder.0, &one_rule("read", Action::Log)).unwrap();
+    let other = Program::cached(&folder.0, &one_rule("read", Action::Log), None).unwrap();
     assert_eq!(other.1, CacheUse::Stored, "another filter has another key");
     mode(&folder.0, 0o777);
-    let (program, used) = Program::cached(&folder.0, &filter).unwrap();
+    let (program, used) = Program::cached(&folder.0, &filter, None).unwrap();
     assert!(
         matches!(used, CacheUse::NotStored(_)),
         "a folder others write to: {used:?}"
@@ -526,7 +526,7 @@ fn warnings_survive_the_cache() {
     let folder = Folder::new("seccomp-warn");
     let filter = one_rule("no_such_call", Action::Log);
     for expected in [CacheUse::Stored, CacheUse::Hit] {
-        let (program, used) = Program::cached(&folder.0, &filter).unwrap();
+        let (program, used) = Program::cached(&folder.0, &filter, None).unwrap();
         assert_eq!(used, expected);
         assert_eq!(program.warnings().len(), 1);
         assert!(program.warnings()[0].contains("no_such_call"));
@@ -543,10 +543,10 @@ fn what_it_costs() {
         let filter = to_filter(&profile(name).unwrap()).unwrap();
         let parse = micros(t);
         let t = Instant::now();
-        Program::cached(&folder.0, &filter).unwrap();
+        Program::cached(&folder.0, &filter, None).unwrap();
         let cold = micros(t);
         let t = Instant::now();
-        let (program, used) = Program::cached(&folder.0, &filter).unwrap();
+        let (program, used) = Program::cached(&folder.0, &filter, None).unwrap();
         let warm = micros(t);
         assert_eq!(used, CacheUse::Hit);
         let (_, words) = in_child(|words| {

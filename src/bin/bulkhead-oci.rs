@@ -1,6 +1,5 @@
 //! The program `bulkhead-oci`, an OCI runtime with runc's command line: everything is in the
 //! library's `oci` room.
+#![no_main]
 
-fn main() -> std::process::ExitCode {
-    bulkhead::oci::main()
-}
+bulkhead::brief_program!(bulkhead::oci::main);

@@ -81,7 +81,10 @@ impl Channel {
         if ready.map_err(failed)? == 0 {
             return Err(failed(Errno::TIMEDOUT));
         }
-        let mut data = vec![0; LONGEST];
+        // As long as the message that is there: most have twenty bytes.
+        let length = rustix::io::ioctl_fionread(&self.0).map_err(failed)?;
+        let length = usize::try_from(length).map_or(LONGEST, |n| n.clamp(1, LONGEST));
+        let mut data = vec![0; length];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let got = rustix::io::retry_on_intr(|| {

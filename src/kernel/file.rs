@@ -103,7 +103,9 @@ pub fn read_small(path: &Path, most: u64) -> Result<Option<Vec<u8>>> {
     if !meta.is_file() {
         return Err(wrong("not a regular file".into()));
     }
-    let mut data = Vec::with_capacity(ONE_READ);
+    // Files of the kernel have no length.
+    let length = usize::try_from(meta.len().min(most)).map_or(0, |n| n + 1);
+    let mut data = Vec::with_capacity(if length > 1 { length } else { ONE_READ });
     file.take(most + 1).read_to_end(&mut data).map_err(failed)?;
     if data.len() as u64 > most {
         Err(wrong(format!("more than {most} bytes")))

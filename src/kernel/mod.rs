@@ -3,6 +3,7 @@
 
 mod error;
 
+pub mod brief;
 pub mod btrfs;
 mod bus;
 pub mod capability;

@@ -145,7 +145,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub fn enter(request: &EnterRequest<'_>) -> Result<Entered, EnterError> {
     let filter = request.plan.filter.as_ref();
     let program = filter
-        .map(|f| Program::cached(request.cache, f).map(|p| p.0))
+        .map(|f| Program::cached(request.cache, f, None).map(|p| p.0))
         .transpose();
     let program = program.map_err(|error| EnterError::Filter(error.into()))?;
     if matches!(request.task, Task::Execute { .. }) {

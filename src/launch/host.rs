@@ -83,6 +83,14 @@ impl<'a> Workplace<'a> {
         }
     }
 
+    /// The text that stands for the filter, if there is one.
+    fn rules(&self) -> Option<&'a [u8]> {
+        match self {
+            Self::Guest(_) => None,
+            Self::Container(place) => place.rules.as_deref(),
+        }
+    }
+
     fn guest(&self) -> Result<&'a GuestPlace<'a>, KernelError> {
         match self {
             Self::Guest(place) => Ok(place),
@@ -269,7 +277,7 @@ impl Host {
     ) -> Result<(), Cause> {
         match step {
             HostStep::PrepareFilter { filter } => {
-                self.program = Some(Program::cached(place.cache(), filter)?.0);
+                self.program = Some(Program::cached(place.cache(), filter, place.rules())?.0);
             }
             HostStep::MakeCgroup {
                 name,

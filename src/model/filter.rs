@@ -3,6 +3,24 @@
 
 use serde::{Deserialize, Serialize};
 
+/// A number that changes with the texts of programs that make a filter into something else, so that
+/// what is kept of it needs no version that somebody has to remember (FNV-1a, computed when this is
+/// built).
+#[must_use]
+pub const fn fingerprint(texts: &[&[u8]]) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325;
+    let mut text = 0;
+    while text < texts.len() {
+        let mut at = 0;
+        while at < texts[text].len() {
+            hash = (hash ^ texts[text][at] as u64).wrapping_mul(0x0100_0000_01b3);
+            at += 1;
+        }
+        text += 1;
+    }
+    hash
+}
+
 /// What happens to a system call; see seccomp(2) for the `SECCOMP_RET_` value behind each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

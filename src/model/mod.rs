@@ -34,7 +34,7 @@ pub use cgroup::{
 };
 pub use facts::{CgroupMode, HostFacts};
 pub use file_entry::{FileEntry, FileKind, FileWish};
-pub use filter::{Action, Arch, ArgCmp, Compare, Filter, FilterFlags, Rule};
+pub use filter::{Action, Arch, ArgCmp, Compare, Filter, FilterFlags, Rule, fingerprint};
 pub use firewall::{FirewallRule, RuleError, RuleProtocol};
 pub use forward::{Forward, ForwardError, Protocol};
 pub use guarantee::{Amounts, HostRoom, Ratio, Resource, Room, Shortfall};

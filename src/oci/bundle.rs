@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
 
 use super::error::{OciError, Result};
-use super::host::HostView;
+use super::host::{self, HostView};
+use super::rules::Config;
 use super::store::LARGEST;
 use crate::kernel::file::read_small;
 use crate::model::{CgroupHost, CgroupMode, CgroupPlan};
@@ -17,9 +18,7 @@ use crate::plan::cgroup;
 pub(super) struct Bundle {
     pub(super) path: PathBuf,
     pub(super) text: Vec<u8>,
-    pub(super) spec: Spec,
-    /// What of it is ignored.
-    pub(super) warnings: Vec<String>,
+    pub(super) config: Config,
 }
 
 impl Bundle {
@@ -36,31 +35,26 @@ impl Bundle {
             path: file.display().to_string(),
             why: "no such file or directory: a bundle is a folder with a config.json".into(),
         })?;
-        let (spec, warnings) = super::dialect::parse(&text).map_err(OciError::Config)?;
-        Ok(Self {
-            path,
-            text,
-            spec,
-            warnings,
-        })
+        let config = Config::read(&text, &host::cache()).map_err(OciError::Config)?;
+        Ok(Self { path, text, config })
     }
 
     /// Its root file system.
     pub(super) fn rootfs(&self) -> PathBuf {
-        let root = self.spec.root().as_ref().map(|r| r.path().clone());
+        let root = self.config.spec.root().as_ref().map(|r| r.path().clone());
         self.path.join(root.unwrap_or_default())
     }
 
     /// Its control groups.
     pub(super) fn cgroups(&self, id: &str, systemd: bool, host: &HostView) -> Result<CgroupPlan> {
-        let linux = self.spec.linux().as_ref();
+        let linux = self.config.spec.linux().as_ref();
         let empty = PathBuf::new();
         let container = cgroup::Container {
             id,
             cgroups_path: linux
                 .and_then(|l| l.cgroups_path().as_ref())
                 .unwrap_or(&empty),
-            annotations: self.spec.annotations().as_ref(),
+            annotations: self.config.spec.annotations().as_ref(),
             systemd,
         };
         let resources = linux.and_then(|l| l.resources().as_ref());
@@ -69,7 +63,7 @@ impl Bundle {
             // Programs that filter devices are root's; the nodes that are there are the host's.
             plan.devices = None;
         }
-        plan.owner = owner(&self.spec).filter(|_| host.facts.cgroup_mode == CgroupMode::V2);
+        plan.owner = owner(&self.config.spec).filter(|_| host.facts.cgroup_mode == CgroupMode::V2);
         Ok(plan)
     }
 }

@@ -88,16 +88,21 @@ impl Drop for Unfinished {
 /// Everything up to the word.
 pub(super) fn make(cli: &Cli, store: &Store, args: &Make, waits: bool, log: &Log) -> Result<Made> {
     super::store::check_id(&args.id)?;
-    let bundle = Bundle::read(&args.bundle)?;
-    bundle.warnings.iter().for_each(|text| log.warn(text));
+    let mut bundle = Bundle::read(&args.bundle)?;
+    bundle
+        .config
+        .warnings
+        .iter()
+        .for_each(|text| log.warn(text));
     let host = HostView::look(store.rootless)?;
     let cgroup = bundle.cgroups(&args.id, cli.global.systemd_cgroup, &host)?;
     let console = console(&bundle, args)?;
     let wish = Wish {
         id: &args.id,
-        spec: &bundle.spec,
+        spec: &bundle.config.spec,
         bundle: &bundle.path,
         cgroup: Some(cgroup.clone()),
+        filter_known: bundle.config.filter.is_some(),
         facts: host.facts,
         waits,
         no_pivot: args.no_pivot,
@@ -137,6 +142,8 @@ pub(super) fn make(cli: &Cli, store: &Store, args: &Make, waits: bool, log: &Log
     let place = Place {
         host: host.cgroups.clone(),
         cache: host::cache(),
+        rules: bundle.config.rules.take(),
+        filter: bundle.config.filter.take(),
         console,
         start,
         complaint,
@@ -160,7 +167,13 @@ pub(super) fn make(cli: &Cli, store: &Store, args: &Make, waits: bool, log: &Log
 
 /// A terminal needs somebody to hold its other end, and only a terminal does.
 fn console(bundle: &Bundle, args: &Make) -> Result<Option<std::os::fd::OwnedFd>> {
-    let terminal = bundle.spec.process().as_ref().and_then(|p| p.terminal()) == Some(true);
+    let terminal = bundle
+        .config
+        .spec
+        .process()
+        .as_ref()
+        .and_then(|p| p.terminal())
+        == Some(true);
     match (&args.console_socket, terminal) {
         (Some(path), true) => Ok(Some(socket::connect_to(path)?)),
         (Some(_), false) => Err(OciError::Usage {
@@ -172,7 +185,7 @@ fn console(bundle: &Bundle, args: &Make) -> Result<Option<std::os::fd::OwnedFd>>
 }
 
 fn record(id: &str, bundle: &Bundle, args: &Make) -> Record {
-    let spec = &bundle.spec;
+    let spec = &bundle.config.spec;
     let linux = spec.linux().as_ref();
     let namespaces = linux
         .and_then(|l| l.namespaces().as_deref())

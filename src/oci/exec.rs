@@ -8,13 +8,13 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
 
 use super::args::Exec;
-use super::bundle::parse;
 use super::create::{told, write_pid};
 use super::dialect;
 use super::error::{OciError, Result};
 use super::host::{self, HostView};
 use super::log::Log;
 use super::relay;
+use super::rules::Config;
 use super::store::{CONFIG, LARGEST, Status, Store};
 use crate::kernel::cgroup::Cgroups;
 use crate::kernel::process::timespec;
@@ -39,7 +39,8 @@ pub(super) fn exec(store: &Store, args: &Exec, log: &Log) -> Result<u8> {
             });
         }
     }
-    let spec = parse(&folder.read(CONFIG)?)?;
+    let config = Config::read(&folder.read(CONFIG)?, &host::cache()).map_err(OciError::Config)?;
+    let spec = config.spec;
     let process = process(args, &spec, log)?;
     check_process(&process)?;
     let pidfd = record
@@ -53,6 +54,7 @@ pub(super) fn exec(store: &Store, args: &Exec, log: &Log) -> Result<u8> {
     let plan = enter(&Entry {
         spec: &spec,
         process: &process,
+        filter_known: config.filter.is_some(),
         facts: host.facts,
         cgroups: cgroups.is_some(),
         frozen: status == Status::Paused,
@@ -66,6 +68,8 @@ pub(super) fn exec(store: &Store, args: &Exec, log: &Log) -> Result<u8> {
     let place = Place {
         host: host.cgroups.clone(),
         cache: host::cache(),
+        rules: config.rules,
+        filter: config.filter,
         console,
         start: None,
         complaint: None,

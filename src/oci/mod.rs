@@ -19,20 +19,19 @@ mod log;
 mod man;
 mod ps;
 mod relay;
+mod rules;
 mod run;
 mod start;
 mod store;
 mod template;
 mod update;
 
-use std::process::ExitCode;
-
 use args::{Cli, Command};
 use error::{OciError, Result};
 use store::Store;
 
-/// Runs the program.
-pub fn main() -> ExitCode {
+/// Runs the program; its exit code.
+pub fn main() -> u8 {
     let words = ["create", "run", "exec"];
     let enters = std::env::args_os().any(|arg| words.iter().any(|word| arg == *word));
     // Before anything else: what follows happens a second time in the program executed here.
@@ -47,13 +46,13 @@ pub fn main() -> ExitCode {
     cli.anchor();
     if cli.global.version {
         println!("{}", features::version());
-        return ExitCode::SUCCESS;
+        return 0;
     }
     let log = match log::Log::open(&cli) {
         Ok(log) => log,
         Err(error) => {
             log::say(&format!("error: {error}"));
-            return ExitCode::FAILURE;
+            return 1;
         }
     };
     match sealed
@@ -61,20 +60,20 @@ pub fn main() -> ExitCode {
         .and_then(|()| caller::check(cli.command.as_ref()))
         .and_then(|()| carry_out(&cli, &log))
     {
-        Ok(code) => ExitCode::from(code),
+        Ok(code) => code,
         Err(error) => {
             log.error(&error.to_string());
             // As runc: `exec` has the codes of its program for itself.
             let exec = matches!(cli.command, Some(Command::Exec(_)));
-            ExitCode::from(if exec { 255 } else { 1 })
+            if exec { 255 } else { 1 }
         }
     }
 }
 
-fn usage(error: &clap::Error) -> ExitCode {
+fn usage(error: &clap::Error) -> u8 {
     // Help and version are no errors and go to standard output.
     let _closed = error.print();
-    ExitCode::from(if error.use_stderr() { 1 } else { 0 })
+    u8::from(error.use_stderr())
 }
 
 fn carry_out(cli: &Cli, log: &log::Log) -> Result<u8> {

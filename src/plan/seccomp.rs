@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use crate::model::{Action, Arch, ArgCmp, Compare, nearest};
 
-pub use oci::{FilterError, to_filter};
+pub use oci::{FilterError, READER, flags_of, to_filter};
 use oci::{oci_action, oci_arch, syscall};
 
 static PROFILES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/profiles/seccomp");

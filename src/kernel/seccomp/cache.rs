@@ -1,6 +1,7 @@
-//! Compiled programs on disk, so that a warm start compiles nothing. A file is named by all that
-//! decides its content and is believed only if nobody but root can have written it and its checksum
-//! is right; anything else is compiled again. Where the folder is, is the caller's.
+//! Compiled programs on disk, so that a warm start compiles nothing. A file holds all that decides
+//! its content and is believed only if nobody but root can have written it, its checksum is right,
+//! and what decides is the same; anything else is compiled again. Where the folder is, is the
+//! caller's, who may also say what stands for the filter: a text that always means the same one.
 
 use std::fs::DirBuilder;
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,24 +11,23 @@ use std::path::Path;
 use libseccomp::ScmpVersion;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
-use sha2::{Digest, Sha256};
 
 use super::{CompileError, Instruction, Program};
-use crate::model::Filter;
+use crate::model::{Filter, fingerprint};
 
 /// Changes with the layout of the files.
-const FORMAT: u32 = 1;
-/// Changes with the code that makes programs, so that nobody has to remember to change it.
+const FORMAT: u32 = 2;
+/// Changes with the code that makes programs.
 const COMPILER: u64 = fingerprint(&[
     include_bytes!("emit.rs"),
     include_bytes!("names.rs"),
     include_bytes!("ranges.rs"),
 ]);
 const MAGIC: &[u8; 8] = b"BHFILTER";
-/// Magic, checksum, key, number of instructions, whether it notifies.
-const HEADER: usize = 8 + 32 + 32 + 4 + 4;
-/// No file is longer: a full program and as many bytes of warnings.
-const LONGEST: usize = HEADER + 2 * 4096 * 8;
+/// Magic, checksum, length of what decides, number of instructions, whether it notifies.
+const HEADER: usize = 8 + 8 + 4 + 4 + 4;
+/// No file is longer: a full program, as many bytes of warnings, and what decides.
+const LONGEST: usize = HEADER + 2 * 4096 * 8 + (256 << 10);
 
 /// How [`Program::cached`] came by its program.
 #[derive(Debug, PartialEq, Eq)]
@@ -40,24 +40,31 @@ pub enum CacheUse {
     NotStored(String),
 }
 
-type Key = [u8; 32];
-
 impl Program {
-    /// The program for `filter`, from `dir` if it is there, else compiled and put there. The folder
-    /// is made (mode 0700) if it is missing.
+    /// The program for `filter`, from `dir` if it is there, else compiled and put there, for the
+    /// same filter or for the text that stands for it ([`Program::recall`]). The folder is made
+    /// (mode 0700) if it is missing.
     ///
     /// # Errors
     /// The filter cannot be compiled. A cache that cannot be used is no error.
-    pub fn cached(dir: &Path, filter: &Filter) -> Result<(Self, CacheUse), CompileError> {
-        let key = key(filter);
+    pub fn cached(
+        dir: &Path,
+        filter: &Filter,
+        text: Option<&[u8]>,
+    ) -> Result<(Self, CacheUse), CompileError> {
+        let basis = match text {
+            Some(text) => basis(text),
+            // Lists keep their order, so the text of one filter is always the same.
+            None => basis(&serde_json::to_vec(filter).unwrap_or_default()),
+        };
         let folder = folder(dir);
         if let Ok(folder) = &folder
-            && let Some(program) = read(folder, &key)
+            && let Some(program) = read(folder, &basis)
         {
             return Ok((program, CacheUse::Hit));
         }
         let program = Self::compile(filter)?;
-        let stored = folder.and_then(|folder| write(&folder, &key, &program));
+        let stored = folder.and_then(|folder| write(&folder, &basis, &program));
         let used = match stored {
             Ok(()) => CacheUse::Stored,
             Err(why) => CacheUse::NotStored(format!(
@@ -67,48 +74,49 @@ impl Program {
         };
         Ok((program, used))
     }
+
+    /// The program that was made when the same text stood for a filter.
+    #[must_use]
+    pub fn recall(dir: &Path, text: &[u8]) -> Option<Self> {
+        read(&folder(dir).ok()?, &basis(text))
+    }
 }
 
 /// Everything that decides what the program is.
-fn key(filter: &Filter) -> Key {
-    let mut hash = Sha256::new();
-    hash.update(FORMAT.to_ne_bytes());
-    hash.update(COMPILER.to_ne_bytes());
+fn basis(text: &[u8]) -> Vec<u8> {
+    let mut all = Vec::with_capacity(text.len() + 128);
+    all.extend_from_slice(&FORMAT.to_ne_bytes());
+    all.extend_from_slice(&COMPILER.to_ne_bytes());
     if let Ok(v) = ScmpVersion::current() {
         for part in [v.major, v.minor, v.micro] {
-            hash.update(part.to_ne_bytes());
+            all.extend_from_slice(&part.to_ne_bytes());
         }
     }
     if let Ok(names) = nix::sys::utsname::uname() {
-        hash.update(names.release().as_encoded_bytes());
+        all.extend_from_slice(names.release().as_encoded_bytes());
     }
-    // Lists keep their order, so the text of one filter is always the same.
-    hash.update(serde_json::to_vec(filter).unwrap_or_default());
-    hash.finalize().into()
+    all.push(0);
+    all.extend_from_slice(text);
+    all
 }
 
-/// FNV-1a, computed when this is built.
-const fn fingerprint(texts: &[&[u8]]) -> u64 {
-    let mut hash = 0xcbf2_9ce4_8422_2325;
-    let mut text = 0;
-    while text < texts.len() {
-        let mut at = 0;
-        while at < texts[text].len() {
-            hash = (hash ^ texts[text][at] as u64).wrapping_mul(0x0100_0000_01b3);
-            at += 1;
-        }
-        text += 1;
-    }
-    hash
+/// Tells texts apart and whole files from damaged ones, eight bytes at a time; no help against
+/// people, who cannot write here.
+fn sum(bytes: &[u8]) -> u64 {
+    let mix = |hash: u64, word: u64| {
+        (hash ^ word)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .rotate_left(29)
+    };
+    let (words, rest) = bytes.as_chunks::<8>();
+    let hash = words
+        .iter()
+        .fold(bytes.len() as u64, |h, w| mix(h, u64::from_ne_bytes(*w)));
+    rest.iter().fold(hash, |h, b| mix(h, u64::from(*b)))
 }
 
-fn name(key: &Key) -> String {
-    use std::fmt::Write as _;
-    key.iter().fold(String::from("seccomp-"), |mut name, byte| {
-        // Writing to a String does not fail.
-        write!(name, "{byte:02x}").ok();
-        name
-    })
+fn name(basis: &[u8]) -> String {
+    format!("seccomp-{:016x}", sum(basis))
 }
 
 /// The folder, if nobody else can put files there.
@@ -142,10 +150,10 @@ fn ours_alone(fd: impl AsFd, wanted: FileType) -> Option<usize> {
         .flatten()
 }
 
-fn read(folder: &OwnedFd, key: &Key) -> Option<Program> {
+fn read(folder: &OwnedFd, basis: &[u8]) -> Option<Program> {
     // NONBLOCK: a FIFO in place of the file must not make anyone wait.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(folder, name(key), flags, Mode::empty()).ok()?;
+    let file = rustix::fs::openat(folder, name(basis), flags, Mode::empty()).ok()?;
     let size = ours_alone(&file, FileType::RegularFile)?;
     if !(HEADER..=LONGEST).contains(&size) {
         return None;
@@ -158,15 +166,15 @@ fn read(folder: &OwnedFd, key: &Key) -> Option<Program> {
             n => filled += n,
         }
     }
-    parse(&bytes, key)
+    parse(&bytes, basis)
 }
 
-fn write(folder: &OwnedFd, key: &Key, program: &Program) -> Result<(), String> {
-    let bytes = serialise(key, program);
+fn write(folder: &OwnedFd, basis: &[u8], program: &Program) -> Result<(), String> {
+    let bytes = serialise(basis, program);
     if bytes.len() > LONGEST {
-        return Err("it has too many warnings".into());
+        return Err("it is too long".into());
     }
-    let target = name(key);
+    let target = name(basis);
     let temporary = format!(".{target}.{}.tmp", std::process::id());
     let attempt = || {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
@@ -194,12 +202,13 @@ fn write(folder: &OwnedFd, key: &Key, program: &Program) -> Result<(), String> {
     })
 }
 
-fn serialise(key: &Key, program: &Program) -> Vec<u8> {
-    let mut body = Vec::with_capacity(LONGEST / 4);
-    body.extend_from_slice(key);
-    let count = u32::try_from(program.instructions.len()).unwrap_or(u32::MAX);
-    body.extend_from_slice(&count.to_ne_bytes());
+fn serialise(basis: &[u8], program: &Program) -> Vec<u8> {
+    let length = |n: usize| u32::try_from(n).unwrap_or(u32::MAX).to_ne_bytes();
+    let mut body = Vec::with_capacity(HEADER + basis.len() + program.instructions.len() * 8);
+    body.extend_from_slice(&length(basis.len()));
+    body.extend_from_slice(&length(program.instructions.len()));
     body.extend_from_slice(&u32::from(program.notifies).to_ne_bytes());
+    body.extend_from_slice(basis);
     for i in &program.instructions {
         body.extend_from_slice(&i.code.to_ne_bytes());
         body.extend_from_slice(&[i.jt, i.jf]);
@@ -207,20 +216,24 @@ fn serialise(key: &Key, program: &Program) -> Vec<u8> {
     }
     body.extend_from_slice(program.warnings.join("\n").as_bytes());
     let mut bytes = MAGIC.to_vec();
-    bytes.extend_from_slice(&Sha256::digest(&body));
+    bytes.extend_from_slice(&sum(&body).to_ne_bytes());
     bytes.append(&mut body);
     bytes
 }
 
-fn parse(bytes: &[u8], key: &Key) -> Option<Program> {
+fn parse(bytes: &[u8], basis: &[u8]) -> Option<Program> {
     let body = bytes.strip_prefix(MAGIC)?;
-    let (checksum, body) = body.split_at_checked(32)?;
-    if checksum != &Sha256::digest(body)[..] {
+    let (checksum, body) = body.split_first_chunk()?;
+    if u64::from_ne_bytes(*checksum) != sum(body) {
         return None;
     }
-    let body = body.strip_prefix(key)?;
+    let (length, body) = body.split_first_chunk()?;
     let (count, body) = body.split_first_chunk()?;
     let (notifies, body) = body.split_first_chunk()?;
+    let body = body.strip_prefix(basis)?;
+    if usize::try_from(u32::from_ne_bytes(*length)).ok()? != basis.len() {
+        return None;
+    }
     let count = usize::try_from(u32::from_ne_bytes(*count)).ok()?;
     let (code, warnings) = body.split_at_checked(count.checked_mul(8)?)?;
     let instructions = code

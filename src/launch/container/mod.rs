@@ -21,6 +21,7 @@ use std::rc::Rc;
 use super::host::{Host, LaunchError, Workplace, carry_out_until_release, release};
 use crate::kernel::cgroup::{self, CgroupBind, Cgroups};
 use crate::kernel::procfs::Procfs;
+use crate::kernel::seccomp::Program;
 use crate::kernel::{Errno, KernelError, mount};
 use crate::model::CgroupPlace;
 use crate::plan::LaunchPlan;
@@ -36,6 +37,10 @@ pub struct Place<'a> {
     pub host: cgroup::Host,
     /// Folder of compiled seccomp programs.
     pub cache: PathBuf,
+    /// The text that stands for its filter there.
+    pub rules: Option<Vec<u8>>,
+    /// The program that was found there.
+    pub filter: Option<Program>,
     /// Connection to whoever wants the console.
     pub console: Option<OwnedFd>,
     /// What the program waits on for the word to start.

@@ -27,6 +27,10 @@ impl Host {
         place: &Place<'_>,
     ) -> Result<(), Cause> {
         match step {
+            OutsideStep::TakeFilter => {
+                let filter = place.filter.clone();
+                self.program = Some(filter.ok_or_else(|| missing("the filter"))?);
+            }
             OutsideStep::Open { root, join, clone } => self.open(root, join, *clone)?,
             OutsideStep::Clone { source, recursive } => {
                 let tree = mount::clone_tree(source, *recursive)?;

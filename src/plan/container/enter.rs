@@ -3,12 +3,10 @@
 
 use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 
-use super::bit;
 use super::process::{self, Tail, notifies, numbers, size_of, terminal_of};
 use super::step::{InsideStep, OutsideStep};
-use crate::model::Filter;
+use super::{bit, filter};
 use crate::plan::PlanError;
-use crate::plan::seccomp::to_filter;
 use crate::plan::step::{HostStep, InitStep, LaunchPlan, StageStep};
 
 /// Who enters a running container, and how.
@@ -18,6 +16,8 @@ pub struct Entry<'a> {
     pub spec: &'a Spec,
     /// What is to be run in it.
     pub process: &'a Process,
+    /// Whether the program of the container's filter is at hand; its rules need not be there then.
+    pub filter_known: bool,
     /// Facts about the host.
     pub facts: super::Facts,
     /// Whether it has control groups.
@@ -35,34 +35,24 @@ pub struct Entry<'a> {
 /// # Errors
 /// As for [`super::steps`].
 pub fn enter(entry: &Entry<'_>) -> Result<LaunchPlan, PlanError> {
-    let seccomp = entry
-        .spec
-        .linux()
-        .as_ref()
-        .and_then(|l| l.seccomp().as_ref());
-    let filter = seccomp.map(to_filter).transpose()?;
     let tail = Tail {
         process: entry.process,
-        filter: filter.clone(),
+        filter: filter::flags(entry.spec),
         notifies: notifies(entry.spec),
         set_groups: !entry.facts.limited,
         apparmor: entry.facts.apparmor,
         selinux: entry.facts.selinux,
     };
     Ok(LaunchPlan {
-        host: enter_outside(entry, filter),
+        host: enter_outside(entry)?,
         stage: enter_stage(entry),
         init: enter_inside(entry, &tail)?,
     })
 }
 
-fn enter_outside(entry: &Entry<'_>, filter: Option<Filter>) -> Vec<HostStep> {
+fn enter_outside(entry: &Entry<'_>) -> Result<Vec<HostStep>, PlanError> {
     let mut steps = Vec::new();
-    if let Some(filter) = filter {
-        steps.push(HostStep::PrepareFilter {
-            filter: Box::new(filter),
-        });
-    }
+    steps.extend(filter::ready(entry.spec, entry.filter_known)?);
     let mut push = |step| steps.push(HostStep::Container(step));
     if entry.frozen {
         push(OutsideStep::BePatient);
@@ -81,11 +71,7 @@ fn enter_outside(entry: &Entry<'_>, filter: Option<Filter>) -> Vec<HostStep> {
         push(OutsideStep::SetOomScore { score });
     }
     if notifies(entry.spec) {
-        let seccomp = entry
-            .spec
-            .linux()
-            .as_ref()
-            .and_then(|l| l.seccomp().as_ref());
+        let seccomp = filter::seccomp(entry.spec);
         if let Some(path) = seccomp.and_then(|s| s.listener_path().clone()) {
             let metadata = seccomp.and_then(|s| s.listener_metadata().clone());
             push(OutsideStep::SendListener {
@@ -100,7 +86,7 @@ fn enter_outside(entry: &Entry<'_>, filter: Option<Filter>) -> Vec<HostStep> {
         push(OutsideStep::SendConsole);
     }
     steps.extend([HostStep::ReleaseInit, HostStep::AwaitExec]);
-    steps
+    Ok(steps)
 }
 
 /// Who has no rights but in the container's user namespace enters that first, and from there what it

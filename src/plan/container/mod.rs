@@ -6,6 +6,7 @@
 mod check;
 mod devices;
 mod enter;
+mod filter;
 mod inside;
 mod mounts;
 mod outside;
@@ -20,9 +21,8 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, Process, Spec};
 
 use super::PlanError;
-use super::seccomp::to_filter;
 use super::step::LaunchPlan;
-use crate::model::{CgroupMode, CgroupPlan, Filter};
+use crate::model::{CgroupMode, CgroupPlan};
 
 pub use check::{check, check_process};
 pub use enter::{Entry, enter};
@@ -58,6 +58,8 @@ pub struct Wish<'a> {
     pub bundle: &'a Path,
     /// Its control groups; `None` where none can be made and none was asked for.
     pub cgroup: Option<CgroupPlan>,
+    /// Whether the program of its filter is at hand; its rules need not be there then.
+    pub filter_known: bool,
     /// Facts about the host.
     pub facts: Facts,
     /// Whether the program waits for a second command.
@@ -161,11 +163,6 @@ impl Wish<'_> {
             .process()
             .as_ref()
             .and_then(Process::oom_score_adj)
-    }
-
-    fn filter(&self) -> Result<Option<Filter>, PlanError> {
-        let seccomp = self.linux().and_then(|l| l.seccomp().as_ref());
-        Ok(seccomp.map(to_filter).transpose()?)
     }
 }
 

@@ -8,7 +8,7 @@ use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use super::inside::{new_clock, own_oom_score};
 use super::sources::Trees;
 use super::step::{Existing, Hook, InsideStep, OutsideStep};
-use super::{Wish, bit, devices, hooks, mounts, path_of, process, refuse};
+use super::{Wish, bit, devices, filter, hooks, mounts, path_of, process, refuse};
 use crate::plan::PlanError;
 use crate::plan::step::{HostStep, StageStep};
 
@@ -40,11 +40,7 @@ pub(super) fn joined(wish: &Wish<'_>) -> Vec<Existing> {
 
 pub(super) fn outside(wish: &Wish<'_>, trees: Trees) -> Result<Vec<HostStep>, PlanError> {
     let mut steps = Vec::new();
-    if let Some(filter) = wish.filter()? {
-        steps.push(HostStep::PrepareFilter {
-            filter: Box::new(filter),
-        });
-    }
+    steps.extend(filter::ready(wish.spec, wish.filter_known)?);
     let mut push = |step| steps.push(HostStep::Container(step));
     push(OutsideStep::Open {
         root: root(wish)?,
@@ -118,7 +114,7 @@ pub(super) fn after_birth(wish: &Wish<'_>, push: &mut impl FnMut(OutsideStep)) {
         push(OutsideStep::RunHooks { hooks: early });
         push(OutsideStep::Continue);
     }
-    let seccomp = wish.linux().and_then(|l| l.seccomp().as_ref());
+    let seccomp = filter::seccomp(wish.spec);
     if let Some(path) = seccomp.and_then(|s| s.listener_path().clone())
         && process::notifies(wish.spec)
     {

@@ -9,8 +9,8 @@ use oci_spec::runtime::{
 };
 
 use super::step::{CapabilitySets, Hook, InsideStep, MemoryPolicy, Scheduling};
-use super::{Wish, refuse};
-use crate::model::{CpuSet, Filter};
+use super::{Wish, filter, refuse};
+use crate::model::{CpuSet, FilterFlags};
 use crate::plan::PlanError;
 use crate::plan::step::{InitStep, Limit};
 
@@ -68,7 +68,7 @@ pub(super) fn program(
     steps.extend(persona.map(InitStep::Container));
     let tail = Tail {
         process,
-        filter: wish.filter()?,
+        filter: filter::flags(wish.spec),
         notifies: notifies(wish.spec),
         set_groups: !wish.facts.limited,
         apparmor: wish.facts.apparmor,
@@ -107,7 +107,7 @@ pub(super) fn personality(spec: &Spec) -> Option<InsideStep> {
 /// What a process becomes before it executes.
 pub(super) struct Tail<'a> {
     pub(super) process: &'a Process,
-    pub(super) filter: Option<Filter>,
+    pub(super) filter: Option<FilterFlags>,
     pub(super) notifies: bool,
     pub(super) set_groups: bool,
     pub(super) apparmor: bool,
@@ -152,8 +152,8 @@ impl Tail<'_> {
             });
         }
         let no_new = process.no_new_privileges() == Some(true);
-        let filter = self.filter.as_ref().map(|filter| InsideStep::LoadFilter {
-            flags: filter.flags,
+        let filter = self.filter.map(|flags| InsideStep::LoadFilter {
+            flags,
             listener: self.notifies,
         });
         let user = self.user();

@@ -140,6 +140,8 @@ pub struct DeviceNode {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "step", rename_all = "kebab-case")]
 pub enum OutsideStep {
+    /// Take the system call filter's program that was made when its rules were met before.
+    TakeFilter,
     /// Open the host's procfs, the root file system and the namespaces to be joined.
     Open {
         /// Root file system.

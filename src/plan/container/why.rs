@@ -7,6 +7,7 @@ impl OutsideStep {
     #[must_use]
     pub fn why(&self) -> &'static str {
         match self {
+            Self::TakeFilter => "before anything is made, as where the program is not known yet",
             Self::Open { .. } => {
                 "paths are resolved once, in the host's mounts; from here on they are descriptors"
             }

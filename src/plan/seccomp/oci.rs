@@ -10,7 +10,7 @@ use oci_spec::runtime::{
 };
 
 use super::{ENOSYS, Group};
-use crate::model::{Action, Arch, ArgCmp, Compare, Filter, FilterFlags, Rule};
+use crate::model::{Action, Arch, ArgCmp, Compare, Filter, FilterFlags, Rule, fingerprint};
 
 /// What an OCI Spec asks for that no filter can do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -113,6 +113,9 @@ pub(super) fn oci_arch(arch: Arch) -> OciArch {
     found.map_or(OciArch::ScmpArchNative, |(_, oci)| *oci)
 }
 
+/// Changes with what [`to_filter`] makes of a Spec.
+pub const READER: u64 = fingerprint(&[include_bytes!("oci.rs")]);
+
 /// What an OCI Spec asks for, as the plain filter that `kernel::seccomp` compiles. As runc reads
 /// it: the machine's own convention is always in; several conditions on one argument of a rule are
 /// alternatives; calls newer than all that the rules name fail with ENOSYS where the default
@@ -138,7 +141,6 @@ pub fn to_filter(seccomp: &LinuxSeccomp) -> Result<Filter, FilterError> {
     for call in seccomp.syscalls().iter().flatten() {
         rules.extend(filter_rules(call)?);
     }
-    let has = |flag| seccomp.flags().iter().flatten().any(|f| *f == flag);
     let refuses = !default.lets_through()
         && !matches!(
             default,
@@ -150,13 +152,19 @@ pub fn to_filter(seccomp: &LinuxSeccomp) -> Result<Filter, FilterError> {
         bad_arch: Action::KillProcess,
         arches,
         rules,
-        flags: FilterFlags {
-            tsync: has(LinuxSeccompFilterFlag::SeccompFilterFlagTsync),
-            log: has(LinuxSeccompFilterFlag::SeccompFilterFlagLog),
-            spec_allow: has(LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow),
-            wait_killable: has(LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv),
-        },
+        flags: flags_of(seccomp),
     })
+}
+
+/// How the filter is loaded.
+pub fn flags_of(seccomp: &LinuxSeccomp) -> FilterFlags {
+    let has = |flag| seccomp.flags().iter().flatten().any(|f| *f == flag);
+    FilterFlags {
+        tsync: has(LinuxSeccompFilterFlag::SeccompFilterFlagTsync),
+        log: has(LinuxSeccompFilterFlag::SeccompFilterFlagLog),
+        spec_allow: has(LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow),
+        wait_killable: has(LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv),
+    }
 }
 
 fn filter_rules(call: &LinuxSyscall) -> Result<Vec<Rule>, FilterError> {

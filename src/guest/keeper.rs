@@ -144,14 +144,14 @@ fn orders(manager: &Manager, name: &GuestName) -> Result<Orders> {
         }))
 }
 
-/// Under systemd, out of the session of whoever typed the command: into the service's own group.
+/// Off CPUs that are a guest's own; under systemd, out of the typist's session into our service's group.
 fn join_holder(manager: &Manager) {
-    if !manager.facts.systemd {
-        return;
-    }
     if let Ok(Some(parent)) = manager.existing_cgroups() {
-        // Not being there only means that the end of that session ends the keeper too.
-        let _stays = parent.shelter();
+        let _elsewhere = parent.join_shared();
+        if manager.facts.systemd {
+            // Not being there only means that the end of that session ends the keeper too.
+            let _stays = parent.shelter();
+        }
     }
 }
 

@@ -188,10 +188,14 @@ impl Manager {
         fault::point()?;
         let run = self.layout.guest_run(name);
         match std::fs::remove_dir_all(&run) {
-            Ok(()) => Ok(()),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(KernelError::io("remove", run.display())(error).into()),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(KernelError::io("remove", run.display())(error).into());
+            }
+            _ => {}
         }
+        // Its CPUs go to whoever shares; what this leaves, the next start does, and `doctor` names it.
+        let _later = self.settle_cpus_again();
+        Ok(())
     }
 
     /// The same of a run that none goes on with: what is due on its undo disk is done too.

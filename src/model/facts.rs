@@ -55,3 +55,12 @@ pub struct HostFacts {
     /// Same for other limits, by lower-case name; absent is unlimited.
     pub rlimits_hard: BTreeMap<String, u64>,
 }
+
+impl HostFacts {
+    /// Whether guests can be kept to CPUs here.
+    #[must_use]
+    pub fn has_cpusets(&self) -> bool {
+        let v2 = &self.cgroup_v2_controllers;
+        self.cgroup_v1.contains_key("cpuset") || v2.iter().any(|name| name == "cpuset")
+    }
+}

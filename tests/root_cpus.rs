@@ -170,6 +170,17 @@ fn nobody_else_runs_on_dedicated_cpus() {
         }
     }
     assert_eq!(info(&host, "mine")["runs_on"], list(&mine));
+    let rows = data(&host, &["limits", "mine"]);
+    let row = rows.as_array().expect("rows").iter();
+    let row = row.clone().find(|row| row["resource"] == "cpus");
+    assert_eq!(row.map(|row| &row["limit"]), Some(&100.into()), "{rows}");
+    // What they see of it.
+    for (name, cpus) in [("mine", &mine), ("after", &all_but_last())] {
+        let seen = life::inside(&host, name, "cat /sys/devices/system/cpu/online; nproc");
+        let (cpu, count) = seen.split_once('\n').expect("two lines");
+        assert_eq!(numbers(cpu), *cpus, "{name}");
+        assert_eq!(count, cpus.len().to_string(), "{name}");
+    }
     let capacity = data(&host, &["capacity"]);
     assert_eq!(capacity["resources"][1]["given"], 100, "{capacity}");
     // Whatever else is changed of them.
@@ -423,13 +434,10 @@ fn a_guest_that_starts_again_has_its_cpus_again() {
     }
     let host = Bulkhead::new();
     let mine: BTreeSet<u32> = [last()].into();
-    busy(&host, "other", &["--start"]);
-    own(
-        &host,
-        "mine",
-        1,
-        &["--restart", "always", "--restart-delay", "3s", "--start"],
-    );
+    let again = ["--restart", "always", "--restart-delay", "3s", "--start"];
+    let entitled = [&["--entitled", "0.1"], &again[..]].concat();
+    busy(&host, "other", &entitled);
+    own(&host, "mine", 1, &again);
     own(&host, "late", 1, &[]);
     let pid = info(&host, "mine")["pid"].as_u64();
     host.ok(&["kill", "mine", "--signal", "KILL"]);
@@ -444,6 +452,14 @@ fn a_guest_that_starts_again_has_its_cpus_again() {
         now["status"] == "running" && now["pid"].as_u64() != pid
     });
     sits(&host, "mine", &mine);
+    sits(&host, "other", &all_but_last());
+    // One that shares and is guaranteed something comes back among those that share.
+    let pid = info(&host, "other")["pid"].as_u64();
+    host.ok(&["kill", "other", "--signal", "KILL"]);
+    eventually("it runs again as well", 20, || {
+        let now = info(&host, "other");
+        now["status"] == "running" && now["pid"].as_u64() != pid
+    });
     sits(&host, "other", &all_but_last());
     // Without its keeper it goes on, and when it ends then, the next command gives its CPUs back.
     let pid = |pid: u64| i32::try_from(pid).expect("a pid");

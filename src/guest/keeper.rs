@@ -322,9 +322,9 @@ fn follow(manager: &Manager, name: &GuestName, orders: &Orders, reason: ExitReas
     let reboot = reason == ExitReason::Reboot;
     // One that starts again keeps its place: nobody looks while its state is written anew.
     let rescue = state.rescue.clone();
-    let starts = matches!(next, Next::Start(_)) && !state.guaranteed.is_none();
+    let starts = matches!(next, Next::Start(_)) && state.has_place();
     let places = starts.then(|| manager.places()).transpose()?;
-    manager.put_away(name, Some(reason))?;
+    manager.put_away_so(name, Some(reason), places.is_some())?;
     fault::point()?;
     match next {
         Next::Stay => return manager.settle_undo(name),

@@ -38,6 +38,16 @@ impl Manager {
         Ok(file::read_small(&self.marker(), RECORD)?)
     }
 
+    /// The CPUs of a guest, as its files in /proc tell them at first.
+    pub(super) fn cpus_at_first(&self, guest: &Guest) -> CpuSet {
+        let left = || {
+            let text = self.left_for_sharers().ok()??;
+            serde_json::from_slice(&text).ok()
+        };
+        let chosen = guest.cpu.cpuset.clone().or_else(left);
+        chosen.unwrap_or_else(|| online(&self.facts.cpus))
+    }
+
     /// Whether some CPUs are kept from guests that share.
     fn keeps_apart(&self) -> Result<bool> {
         Ok(!self.settings.reserved_cpus.is_empty()
@@ -110,8 +120,9 @@ impl Manager {
         };
         match (cpu.mode, cpu.dedicated, &cpu.pool, &cpu.cpuset) {
             (CpuMode::Dedicated, Some(count), _, within) => {
-                if let Some(Seat::Dedicated { cpus, .. }) = held
+                if let Some(Seat::Dedicated { cpus, kept, .. }) = held
                     && cpus.len() == count as usize
+                    && others.free().holds(kept)
                     && within.as_ref().is_none_or(|within| within.holds(cpus))
                 {
                     return Ok(held.cloned().unwrap_or_default());
@@ -174,8 +185,8 @@ impl Manager {
         if apart {
             // Whoever starts meanwhile and was not seen looks again when its groups are there.
             fault::point()?;
-            let text = serde_json::json!({ "shared": free.to_string(), "online": seating.online });
-            file::write_runtime(&self.marker(), text.to_string().as_bytes(), 0o600)?;
+            let text = serde_json::to_vec(&free).unwrap_or_default();
+            file::write_runtime(&self.marker(), &text, 0o600)?;
         }
         let mut first = Ok(());
         if let Some(parent) = self.existing_cgroups()? {

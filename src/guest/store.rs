@@ -139,6 +139,11 @@ pub struct RunState {
 }
 
 impl RunState {
+    /// Whether the host keeps something for it alone.
+    pub(super) fn has_place(&self) -> bool {
+        !self.guaranteed.is_none() || !self.seat.is_shared()
+    }
+
     /// Of a guest that this process is about to launch.
     pub(super) fn launching(boot_id: &str, ids: IdBlock, guest: &Guest) -> Self {
         Self {

@@ -497,12 +497,12 @@ fn killed_at_any_point() {
     };
     // Where `other` has to be by what is written down of everybody.
     let wanted = || {
-        let apart = data(&host, &["capacity"])["resources"][1]["given"] != 0;
+        let pools = host.root().join("var/lib/bulkhead/cpupools.json").exists();
         let owner = state(&host, "other")["seat"]["dedicated"].is_object();
-        match (apart, owner) {
-            (false, _) => online(),
-            (true, true) => mine.clone(),
-            (true, false) => all_but_last(),
+        match (owner, pools || info(&host, "mine")["status"] != "stopped") {
+            (true, _) => mine.clone(),
+            (false, true) => all_but_last(),
+            (false, false) => online(),
         }
     };
     let mended = |what: &str| {

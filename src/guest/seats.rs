@@ -151,7 +151,7 @@ impl Manager {
     /// Says in a guest's own words where it sits, for the launch and for limits. Where all that share
     /// are together (version 1), one of them needs no word.
     pub(super) fn put_on(&self, guest: &mut Guest, seat: &Seat, seating: &Seating) {
-        let together = self.facts.cgroup_v1.contains_key("cpuset");
+        let together = self.facts.shares_cpuset();
         guest.cpu.cpuset = match seat {
             Seat::Shared if together => None,
             seat => seating.cpus_of(seat),

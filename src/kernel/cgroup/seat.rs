@@ -140,17 +140,16 @@ impl Group {
             Version::V1 => ("cpuset.cpus", "cpuset.mems"),
             Version::V2 => ("cpuset.cpus.effective", "cpuset.mems.effective"),
         };
-        let above = || {
-            let above = dir.path().parent().map(Dir::open).transpose()?.flatten();
-            above
-                .as_ref()
-                .map_or(Ok(None), |above| set(above, now_cpus))
+        let above = dir.path().parent().map(Dir::open).transpose()?.flatten();
+        let all = |file| match &above {
+            Some(above) => Ok::<_, CgroupError>(set(above, file)? == set(dir, file)?),
+            None => Ok(true),
         };
-        let on = match cpus {
-            Some(cpus) => same(cpus, now_cpus)?,
-            None => above()? == set(dir, now_cpus)?,
+        let on = |wanted: Option<&CpuSet>, file| match wanted {
+            Some(wanted) => same(wanted, file),
+            None => all(file),
         };
-        Ok(on && nodes.map_or(Ok(true), |nodes| same(nodes, now_nodes))?)
+        Ok(on(cpus, now_cpus)? && on(nodes, now_nodes)?)
     }
 
     /// Moves it there.
@@ -177,7 +176,8 @@ impl Group {
             return self.join_cpuset(&cpus.to_string(), nodes.as_deref(), &mut journal);
         }
         let (dir, version) = self.home(Controller::Cpuset)?;
-        if let Some(nodes) = nodes {
+        let nodes = nodes.map_or_else(|| all_nodes(dir, version), Ok)?;
+        if dir.read("cpuset.mems")?.trim() != nodes {
             let set = Set::CpusetMems(nodes);
             Knob::new(Controller::Cpuset, "cpuset.mems", set).write(dir, version)?;
         }
@@ -214,6 +214,21 @@ impl Group {
             false => self.move_all(shared),
         }
     }
+}
+
+/// The memory nodes of a group that takes any: as version 2 has it at first, none said; what the parent
+/// has where some were.
+fn all_nodes(dir: &Dir, version: Version) -> Result<String> {
+    let (now, file) = match version {
+        Version::V1 => (None, "cpuset.mems"),
+        Version::V2 => (Some(dir.read("cpuset.mems")?), "cpuset.mems.effective"),
+    };
+    if now.is_some_and(|now| now.trim().is_empty()) {
+        return Ok(String::new());
+    }
+    let above = dir.path().parent().map(Dir::open).transpose()?.flatten();
+    let text = above.map_or(Ok(String::new()), |above| above.read(file))?;
+    Ok(text.trim().to_owned())
 }
 
 /// The CPUs or nodes that a control file has; `None` for none.

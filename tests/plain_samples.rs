@@ -273,6 +273,8 @@ fn value_for(key: &Key, n: u32) -> String {
     match key.path {
         "cpu.limit" | "cpu.burst" => format!("{}.{:02}", n % 7, 1 + n % 99),
         "cpu.cpuset" => (n % 8).to_string(),
+        "cpu.mode" => ["shared", "dedicated", "pool"][n as usize % 3].into(),
+        "cpu.resize" | "memory.resize" => ["fixed", "static", "dynamic"][n as usize % 3].into(),
         "restart.policy" => ["no", "on-failure", "always"][n as usize % 3].into(),
         "view" => ["guest", "host"][n as usize % 2].into(),
         "network.kind" => ["bridge", "none", "host", "lan"][n as usize % 4].into(),

@@ -57,10 +57,11 @@ pub(super) const CAPACITY: Verb = Verb {
     hidden: false,
 };
 
-const HEADINGS: [&str; 9] = [
+const HEADINGS: [&str; 10] = [
     "RESOURCE",
     "HOST",
     "RESERVE",
+    "GIVEN",
     "RATIO",
     "PROMISABLE",
     "GUARANTEED",
@@ -119,6 +120,10 @@ fn cells(held: &Held) -> Vec<Cell> {
         Cell::from(word(held.resource)),
         Cell::from(amount(held.host)),
         Cell::from(amount(held.reserve)),
+        Cell::from(match held.resource {
+            Resource::Memory => "-".to_owned(),
+            Resource::Cpus => amount(held.given),
+        }),
         Cell::from(Ratio(held.ratio).to_string()),
         Cell::from(amount(held.whole)),
         Cell::from(amount(held.guaranteed)),

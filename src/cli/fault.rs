@@ -220,10 +220,12 @@ impl From<KernelError> for Fault {
 fn code(error: &GuestError) -> u8 {
     match error {
         GuestError::Missing { .. }
+        | GuestError::NoCpuPool { .. }
         | GuestError::NotInTrash { .. }
         | GuestError::NoSnapshot { .. }
         | GuestError::NothingKept { .. } => MISSING,
         GuestError::Exists(_)
+        | GuestError::CpuPoolExists(_)
         | GuestError::SnapshotExists { .. }
         | GuestError::Pool(PoolError::Exists(_) | PoolError::InUse { .. })
         | GuestError::Directory(DirectoryError::Exists(_) | DirectoryError::InUse { .. })

@@ -5,9 +5,9 @@ use super::list::tone;
 use super::logs;
 use super::render::{safe, toned};
 use crate::guest::allowance::Month;
-use crate::guest::view::{Info, Row, bytes_text, reason_text};
+use crate::guest::view::{Info, bytes_text, reason_text};
 use crate::model::clock::{span, time};
-use crate::model::{Event, EventKind, Guest, ID_BLOCK, Level, RestartPolicy, Sample};
+use crate::model::{Event, EventKind, Guest, ID_BLOCK, Level, Resize, RestartPolicy};
 
 pub(super) const INFO: Verb = Verb {
     name: "info",
@@ -69,7 +69,7 @@ pub fn text(info: &Info, recent: &[Event], colour: bool) -> String {
     lines.add("ids", &ids.unwrap_or_default());
     lines.add("created", &info.created_ms.map(time).unwrap_or_default());
     if let Some(guest) = &info.guest {
-        limits(&mut lines, guest, row, info.usage.as_ref());
+        limits(&mut lines, guest, info);
         restart(&mut lines, guest, info.restarts);
     }
     if let Some(month) = &info.month {
@@ -144,13 +144,19 @@ fn what_it_is(lines: &mut Lines, guest: &Guest) {
     lines.all("firewall", rules.map(ToString::to_string));
 }
 
-fn limits(lines: &mut Lines, guest: &Guest, row: &Row, usage: Option<&Sample>) {
+fn limits(lines: &mut Lines, guest: &Guest, info: &Info) {
+    let (row, usage) = (&info.row, info.usage.as_ref());
     let limit = row
         .cpus
         .as_deref()
         .map_or("all CPUs".to_owned(), |c| format!("{c} CPUs"));
     let mut cpu = format!("{limit}, weight {}", guest.cpu.weight);
-    if let Some(set) = &guest.cpu.cpuset {
+    match (&guest.cpu.pool, guest.cpu.dedicated) {
+        (Some(pool), _) => cpu += &format!(", in pool {pool}"),
+        (None, Some(n)) => cpu = format!("{n} whole CPUs for itself"),
+        (None, None) => {}
+    }
+    if let Some(set) = info.runs_on.as_ref().or(guest.cpu.cpuset.as_ref()) {
         cpu += &format!(", on {set}");
     }
     let memory = &guest.memory;
@@ -174,6 +180,14 @@ fn limits(lines: &mut Lines, guest: &Guest, row: &Row, usage: Option<&Sample>) {
     lines.add("memory", &memory_text);
     lines.add("swap", &swap);
     lines.add("processes", &processes);
+    let fixed = [("cpu", guest.cpu.resize), ("memory", guest.memory.resize)];
+    let fixed = fixed.iter().filter(|(_, when)| *when != Resize::Dynamic);
+    lines.all("resize", fixed.map(|(what, when)| format!("{what} {when}")));
+    let waiting = info
+        .waiting
+        .iter()
+        .map(|what| format!("{what}, for its next start"));
+    lines.all("waiting", waiting);
     if let Some(used) = usage {
         let (read, written) = (bytes_text(used.io_read), bytes_text(used.io_write));
         lines.add("disk", &format!("{read} read, {written} written"));

@@ -23,6 +23,7 @@ mod capacity;
 mod change;
 mod command;
 mod context;
+mod cpupool;
 mod create;
 mod delete;
 mod demo;

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::capability::CAPABILITIES;
+use super::check_cpu;
 use super::check_network;
 use super::default::DEFAULT_CAPABILITIES;
 use super::rule;
@@ -108,7 +109,7 @@ impl Found {
 pub fn check(guest: &Guest, facts: &HostFacts) -> Result<(), Vec<Problem>> {
     let mut found = Found::default();
     identity(guest, &mut found);
-    cpu(guest, facts, &mut found);
+    check_cpu::cpu(guest, facts, &mut found);
     memory(guest, &mut found);
     io(guest, &mut found);
     disk(guest, &mut found);
@@ -142,47 +143,6 @@ fn identity(guest: &Guest, found: &mut Found) {
         found.result("domain", rule::host_name(&guest.domain));
     }
     found.result("timezone", rule::time_zone(&guest.timezone));
-}
-
-fn cpu(guest: &Guest, facts: &HostFacts, found: &mut Found) {
-    let cpu = &guest.cpu;
-    let there: BTreeSet<u32> = facts.cpus.iter().collect();
-    let count = there.len();
-    let has = format!("{count} CPU{}", if count == 1 { "" } else { "s" });
-    for (key, cpus) in [("cpu.limit", cpu.limit), ("cpu.entitled", cpu.entitled)] {
-        if let Some(n) = cpus.filter(|n| n.hundredths() as usize > count * 100) {
-            let message = format!("{n} is more than there are: this machine has {has}");
-            found.add(key, message);
-        }
-    }
-    found.range("cpu.weight", &cpu.weight, &1, &10_000);
-    if let Some(set) = &cpu.cpuset
-        && let Some(absent) = set.iter().find(|cpu| !there.contains(cpu))
-    {
-        let message = format!("there is no CPU {absent}: this machine has {}", facts.cpus);
-        found.add("cpu.cpuset", message);
-    }
-    if cpu.limit.is_some_and(|limit| cpu.entitled > Some(limit)) {
-        found.add(
-            "cpu.entitled",
-            "is above cpu.limit: it can be at most as much",
-        );
-    }
-    if cpu.burst_us > 0 {
-        let limit_us = cpu
-            .limit
-            .map(|limit| limit.quota_us(super::resolve::BURST_PERIOD_US));
-        match limit_us {
-            None => found.add(
-                "cpu.burst",
-                "needs cpu.limit: without a limit there is nothing to go above",
-            ),
-            Some(limit_us) if cpu.burst_us > limit_us => {
-                found.add("cpu.burst", "is above cpu.limit: it can be at most as much");
-            }
-            Some(_) => {}
-        }
-    }
 }
 
 fn memory(guest: &Guest, found: &mut Found) {

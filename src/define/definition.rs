@@ -11,8 +11,8 @@ use super::read::{Node, Reader, scalar};
 use super::schedule::SnapshotsPart;
 use super::word::{OrNone, Pause};
 use crate::model::{
-    Bytes, CpuSet, Cpus, FirewallRule, Forward, GuestName, ImageName, NetworkKind, Rate,
-    RestartPolicy, Rlimit, View,
+    Bytes, CpuMode, CpuPoolName, CpuSet, Cpus, FirewallRule, Forward, GuestName, ImageName,
+    NetworkKind, Rate, Resize, RestartPolicy, Rlimit, View,
 };
 
 layered! {
@@ -88,6 +88,14 @@ layered! {
 layered! {
     /// `[cpu]`
     pub struct CpuPart {
+        /// How it is given CPUs.
+        mode: Option<CpuMode>,
+        /// Whole CPUs for it alone.
+        dedicated: Option<OrNone<u32>>,
+        /// The pool of CPUs it is in.
+        pool: Option<OrNone<CpuPoolName>>,
+        /// When its CPUs may change.
+        resize: Option<Resize>,
         /// Hard limit in CPUs.
         limit: Option<OrNone<Cpus>>,
         /// Guaranteed CPUs.
@@ -104,6 +112,8 @@ layered! {
 layered! {
     /// `[memory]`
     pub struct MemoryPart {
+        /// When its memory may change.
+        resize: Option<Resize>,
         /// Hard limit.
         limit: Option<Bytes>,
         /// Swap beyond memory.

@@ -86,6 +86,17 @@ pub const KEYS: &[Key] = &[
         "Free label, for --select"),
     key("protect", "protect", "BOOL", Kind::Switch, LIVE,
         "Whether `delete` refuses it, whatever else is said [default: false]"),
+    key("cpu.mode", "cpu-mode", "MODE", Kind::Text, LIVE,
+        "How it is given CPUs: shared with other guests, dedicated (whole ones, for it alone) or pool \
+         [default: shared]"),
+    key("cpu.dedicated", "dedicated", "N", Kind::Number, LIVE,
+        "With cpu.mode dedicated: how many whole CPUs, or none [default: none]"),
+    key("cpu.pool", "cpupool", "POOL", Kind::Text, LIVE,
+        "With cpu.mode pool: the pool whose CPUs it runs on, or none; `bulkhead cpupool list` names them \
+         [default: none]"),
+    key("cpu.resize", "cpu-resize", "WHEN", Kind::Text, LIVE,
+        "When settings of cpu may change: fixed (never), static (at its next start) or dynamic (at once) \
+         [default: dynamic]"),
     key("cpu.limit", "cpus", "CPUS", Kind::Number, LIVE,
         "Most CPUs' time used, in steps of 0.01, or none [default: none]"),
     key("cpu.entitled", "entitled", "CPUS", Kind::Number, LIVE,
@@ -98,6 +109,9 @@ pub const KEYS: &[Key] = &[
     key("cpu.burst", "cpu-burst", "CPUS", Kind::Number, LIVE,
         "Unused CPU time saved up to be used above the limit, in CPUs, at most the limit \
          [default: none]"),
+    key("memory.resize", "memory-resize", "WHEN", Kind::Text, LIVE,
+        "When settings of memory may change: fixed, static or dynamic, as for cpu.resize \
+         [default: dynamic]"),
     key("memory.limit", "memory", "BYTES", Kind::Number, LIVE,
         "Most memory, with K, M, G or T; at least 4M [default: 512M]"),
     key("memory.swap", "swap", "BYTES", Kind::Number, LIVE,

@@ -15,7 +15,7 @@
 //! | `layer` | what a table, list or map is, and which of two wins |
 //! | `definition`, `entry`, `capability` | the schema |
 //! | `profile`, `default`, `resolve` | layers to one `model::Guest` |
-//! | `check`, `check_network`, `rule` | what no guest may ask for |
+//! | `check`, `check_cpu`, `check_network`, `rule` | what no guest may ask for |
 //! | `schedule` | the keys of snapshots that are taken by the clock |
 //! | `key`, `flag`, `edit`, `show` | one table of settings: flags, edits, values as text |
 //! | `settings` | `/etc/bulkhead/bulkhead.toml` |
@@ -25,6 +25,7 @@
 
 mod capability;
 mod check;
+mod check_cpu;
 mod check_network;
 mod default;
 mod definition;

@@ -7,8 +7,8 @@ use super::capability::{CAPABILITIES, CapabilityChange};
 use super::check::{Problem, check};
 use super::default;
 use super::definition::{
-    AccessPart, AutostartPart, CpuPart, Definition, DiskPart, InitPart, IoPart, MemoryPart,
-    NetworkPart, RestartPart, SecurityPart, TemplatePart,
+    AccessPart, AutostartPart, Definition, DiskPart, InitPart, IoPart, MemoryPart, NetworkPart,
+    RestartPart, SecurityPart, TemplatePart,
 };
 use super::entry::{BlockLimitEntry, DeviceEntry, MountEntry, TmpfsEntry};
 use super::error::{DefineError, Fault};
@@ -16,9 +16,9 @@ use super::layer::Layer;
 use super::profile::{ProfileError, Profiles};
 use super::read::Sheet;
 use crate::model::{
-    Access, Allowance, Autostart, BindMount, BlockLimit, Bytes, CpuLimits, Cpus, Device, DiskWish,
-    Guest, GuestName, HostFacts, InitCommand, IoLimits, MemoryLimits, NetworkWish, Origin,
-    RestartRule, Security, TemplateRef, Tmpfs,
+    Access, Allowance, Autostart, BindMount, BlockLimit, Bytes, Device, DiskWish, Guest, GuestName,
+    HostFacts, InitCommand, IoLimits, MemoryLimits, NetworkWish, Origin, RestartRule, Security,
+    TemplateRef, Tmpfs,
 };
 
 /// Microseconds for which a burst is counted: the kernel's usual period.
@@ -197,33 +197,10 @@ impl From<DiskPart> for DiskWish {
     }
 }
 
-impl From<CpuPart> for CpuLimits {
-    fn from(
-        CpuPart {
-            limit,
-            entitled,
-            weight,
-            cpuset,
-            burst,
-        }: CpuPart,
-    ) -> Self {
-        let burst: Option<Cpus> = burst.and_then(|b| b.0);
-        let entitled: Option<Cpus> = entitled.and_then(|n| n.0);
-        // A hundredth is one of weight: under contention guests get what they are entitled to.
-        let by_right = entitled.map(|n| n.hundredths().min(10_000));
-        Self {
-            limit: limit.and_then(|limit| limit.0),
-            entitled,
-            weight: weight.or(by_right).unwrap_or(default::CPU_WEIGHT),
-            cpuset: cpuset.and_then(|set| set.0),
-            burst_us: burst.map_or(0, |cpus| cpus.quota_us(BURST_PERIOD_US)),
-        }
-    }
-}
-
 impl From<MemoryPart> for MemoryLimits {
     fn from(
         MemoryPart {
+            resize,
             limit,
             swap,
             high,
@@ -233,6 +210,7 @@ impl From<MemoryPart> for MemoryLimits {
         }: MemoryPart,
     ) -> Self {
         Self {
+            resize: resize.unwrap_or_default(),
             limit: limit.unwrap_or(default::MEMORY),
             swap: swap.unwrap_or(Bytes(0)),
             high: high.and_then(|high| high.0),

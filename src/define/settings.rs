@@ -9,7 +9,7 @@ use super::file::{ReadError, read_file};
 use super::layer::{Replace, layered};
 use super::read::Reader;
 use super::word::{OrNone, Word, quoted};
-use crate::model::{Bytes, Cpus, IdBlock, Ratio};
+use crate::model::{Bytes, CpuSet, Cpus, IdBlock, Ratio};
 
 /// A range of IPv4 addresses: `10.213.0.0/16`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,6 +115,8 @@ pub struct Settings {
     pub trash_days: u32,
     /// How much of the host may be promised to guests.
     pub room: RoomSettings,
+    /// CPUs that no guest runs on.
+    pub reserved_cpus: CpuSet,
 }
 
 impl Default for Settings {
@@ -147,6 +149,7 @@ impl Default for Settings {
                 cpu_reserve: 0,
                 cpu_ratio: Ratio::ONE,
             },
+            reserved_cpus: CpuSet::default(),
         }
     }
 }
@@ -178,6 +181,8 @@ layered! {
         memory: Option<Bytes>,
         /// CPUs kept for the host.
         cpus: Option<OrNone<Cpus>>,
+        /// Those that no guest runs on.
+        cpuset: Option<OrNone<CpuSet>>,
     }
 }
 
@@ -236,12 +241,23 @@ layered! {
 }
 
 impl ReservePart {
+    fn cpuset(&self) -> CpuSet {
+        let set = self.cpuset.as_ref().and_then(|set| set.0.clone());
+        set.unwrap_or_default()
+    }
+
+    /// Hundredths of those that no guest runs on.
+    fn whole(&self) -> u32 {
+        u32::try_from(self.cpuset().len() * 100).unwrap_or(u32::MAX)
+    }
+
     fn with(&self, overcommit: &OvercommitPart) -> RoomSettings {
         let cpus = self.cpus.as_ref().and_then(|cpus| cpus.0);
         RoomSettings {
             memory_reserve: self.memory.map_or(0, |bytes| bytes.0),
             memory_ratio: overcommit.memory.unwrap_or(Ratio::ONE),
-            cpu_reserve: cpus.map_or(0, Cpus::hundredths),
+            // Whole ones are kept by their number, and count.
+            cpu_reserve: cpus.map_or(0, Cpus::hundredths).max(self.whole()),
             cpu_ratio: overcommit.cpus.unwrap_or(Ratio::ONE),
         }
     }
@@ -285,6 +301,7 @@ impl Settings {
             images: part.images.dir,
             trash_days: part.trash.days.unwrap_or(usual.trash_days),
             room: part.reserve.with(&part.overcommit),
+            reserved_cpus: part.reserve.cpuset(),
         };
         for (key, message) in settings.refused() {
             reader.fault_at_key(key, format!("{key}: {message}"));
@@ -375,6 +392,9 @@ mod tests {
         let text = "[reserve]\nmemory = \"2G\"\ncpus = 0.5\n[overcommit]\nmemory = 1.5\ncpus = 4\n";
         let room = Settings::parse("s", text).unwrap().room;
         assert_eq!((room.memory_reserve, room.cpu_reserve), (2 << 30, 50));
+        let whole = Settings::parse("s", "[reserve]\ncpus = 0.5\ncpuset = \"0-1\"").unwrap();
+        assert_eq!(whole.reserved_cpus.to_string(), "0-1");
+        assert_eq!(whole.room.cpu_reserve, 200);
         assert_eq!(
             (room.memory_ratio, room.cpu_ratio),
             (Ratio(150), Ratio(400))

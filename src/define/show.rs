@@ -89,6 +89,10 @@ fn items(guest: &Guest, key: &Key) -> Items {
 fn amounts(guest: &Guest, path: &str) -> Items {
     let (cpu, memory) = (&guest.cpu, &guest.memory);
     match path {
+        "cpu.mode" => single(cpu.mode),
+        "cpu.dedicated" => optional(cpu.dedicated),
+        "cpu.pool" => optional(cpu.pool.as_ref()),
+        "cpu.resize" => single(cpu.resize),
         "cpu.limit" => optional(cpu.limit),
         "cpu.entitled" => optional(cpu.entitled),
         "cpu.weight" => single(cpu.weight),
@@ -101,6 +105,7 @@ fn amounts(guest: &Guest, path: &str) -> Items {
                     .and_then(Cpus::from_hundredths),
             )
         }
+        "memory.resize" => single(memory.resize),
         "memory.limit" => single(memory.limit),
         "memory.swap" => single(memory.swap),
         "memory.high" => optional(memory.high),

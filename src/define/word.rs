@@ -8,8 +8,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::model::{
-    Bytes, CpuSet, Cpus, FirewallRule, Forward, GuestName, ImageName, NetworkKind, Rate, Ratio,
-    RestartPolicy, Rlimit, View, nearest,
+    Bytes, CpuMode, CpuPoolName, CpuSet, Cpus, FirewallRule, Forward, GuestName, ImageName,
+    NetworkKind, Rate, Ratio, Resize, RestartPolicy, Rlimit, View, nearest,
 };
 
 /// A value written as one word of text; a number or truth value in TOML stands for its own text.
@@ -54,13 +54,16 @@ macro_rules! words_by_from_str {
 words_by_from_str!(
     Bytes,
     Cpus,
+    CpuMode,
+    CpuPoolName,
     CpuSet,
     FirewallRule,
     Forward,
     GuestName,
     ImageName,
     Rate,
-    Ratio
+    Ratio,
+    Resize
 );
 
 impl Word for String {

@@ -10,11 +10,13 @@ use std::time::Duration;
 
 use super::error::{GuestError, Result};
 use super::manager::Manager;
+use super::resize::InForce;
 use super::store::RunState;
-use crate::kernel::KernelError;
 use crate::kernel::fault;
 use crate::kernel::file::Lock;
-use crate::model::{Amounts, GuestName, HostRoom, Room, Status};
+use crate::model::{
+    Amounts, CpuPoolName, CpuSet, Guest, GuestName, HostRoom, Resource, Room, Seat, Seating,
+};
 
 /// How long a command waits for others that look for room.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -30,21 +32,30 @@ pub(super) enum Admission {
 }
 
 impl Manager {
-    /// What the host has to promise.
+    /// What the host has to promise, when nobody has CPUs to itself.
     pub(super) fn host_room(&self) -> HostRoom {
         let (facts, room) = (&self.facts, self.settings.room);
         HostRoom {
             memory: Room {
                 host: facts.memory,
                 reserve: room.memory_reserve,
+                given: 0,
                 ratio: room.memory_ratio.0,
             },
             cpus: Room {
                 host: facts.cpus.iter().count() as u64 * 100,
                 reserve: room.cpu_reserve.into(),
+                given: 0,
                 ratio: room.cpu_ratio.0,
             },
         }
+    }
+
+    /// The same beside what pools and guests have to themselves.
+    pub(super) fn room_beside(&self, seating: &Seating) -> HostRoom {
+        let mut room = self.host_room();
+        room.cpus.given = seating.given().without(&seating.reserved).len() as u64 * 100;
+        room
     }
 
     /// The lock under which places are looked for and taken.
@@ -58,24 +69,39 @@ impl Manager {
         })
     }
 
-    /// Writes down the state of a guest that is about to be launched, if there is room for what it
-    /// is guaranteed. Its lock is held. One that starts again by itself has its place.
+    /// Writes down the state of a guest that is about to be launched, if there is room for what it is
+    /// guaranteed and there are the CPUs it asks for; everybody else is kept off those that become its
+    /// own. Its lock is held. One that starts again by itself has its place.
     pub(super) fn admit(
         &self,
-        name: &GuestName,
-        state: &RunState,
+        guest: &mut Guest,
+        state: &mut RunState,
         admission: Admission,
     ) -> Result<()> {
-        if state.guaranteed.is_none() {
-            return self.write_run_state(name, state);
+        let name = guest.name.clone();
+        let anywhere = self.sits_anywhere(guest)?;
+        if anywhere && state.guaranteed.is_none() {
+            return self.write_run_state(&name, state);
         }
         let _places = self.places()?;
+        let before = self.run_state(&name)?;
+        let others = self.seating(Some(&name))?;
+        // Nobody can insist on CPUs that others have.
+        let held = before.as_ref().map(|state| &state.seat);
+        state.seat = self.choose_seat(guest, &others, held)?;
         if admission == Admission::Asked {
-            let held = self.run_state(name)?.map(|state| state.guaranteed);
-            self.room_for(name, state.guaranteed, held.unwrap_or_default(), true)?;
+            let held = before.as_ref().map(|state| state.guaranteed);
+            self.room_for(guest, &state.seat, held.unwrap_or_default(), &others, true)?;
         }
+        self.put_on(guest, &state.seat, &others);
         fault::point()?;
-        self.write_run_state(name, state)
+        self.write_run_state(&name, state)?;
+        if anywhere {
+            return Ok(());
+        }
+        // So that there is something to move, also before the first start of all.
+        self.cgroups()?;
+        self.settle_cpus()
     }
 
     /// Says whether a start would find room.
@@ -83,57 +109,104 @@ impl Manager {
     /// # Errors
     /// There is too little.
     pub fn check_room(&self, name: &GuestName) -> Result<()> {
-        let wanted = Amounts::guaranteed(&self.guest(name)?);
-        self.room_for(name, wanted, Amounts::default(), true)
+        let guest = self.guest(name)?;
+        let others = self.seating(Some(name))?;
+        let seat = self.choose_seat(&guest, &others, None)?;
+        self.room_for(&guest, &seat, Amounts::default(), &others, true)
     }
 
-    /// Changes what a running guest is guaranteed, if there is room; gives what it was before,
-    /// unless nothing has changed. Its lock is held.
-    pub(super) fn promise(&self, name: &GuestName, wanted: Amounts) -> Result<Option<Amounts>> {
-        let Some(mut state) = self.run_state(name)? else {
+    /// Changes what a running guest is guaranteed, which CPUs it has and what of its definition waits, if
+    /// there is room; gives the state it had before, unless nothing has changed. The guest comes back
+    /// with its CPUs. Its lock is held.
+    pub(super) fn promise(&self, guest: &mut Guest, in_force: InForce) -> Result<Option<RunState>> {
+        let name = guest.name.clone();
+        let Some(before) = self.run_state(&name)? else {
             return Ok(None);
         };
-        let held = state.guaranteed;
-        if held == wanted {
+        let mut state = before.clone();
+        state.guaranteed = Amounts::guaranteed(guest);
+        state.in_force = in_force;
+        if state == before && state.seat.is_shared() && self.sits_anywhere(guest)? {
             return Ok(None);
         }
         let _places = self.places()?;
-        self.room_for(name, wanted, held, false)?;
+        let others = self.seating(Some(&name))?;
+        state.seat = self.choose_seat(guest, &others, Some(&before.seat))?;
+        self.put_on(guest, &state.seat, &others);
+        if state == before {
+            return Ok(None);
+        }
+        self.room_for(guest, &state.seat, before.guaranteed, &others, false)?;
         fault::point()?;
-        state.guaranteed = wanted;
-        self.write_run_state(name, &state)?;
-        Ok(Some(held))
+        self.write_run_state(&name, &state)?;
+        if state.seat != before.seat
+            && let Err(error) = self.settle_cpus()
+        {
+            // The error that matters is that one.
+            let _same = self.put_seat_back(&name, &before);
+            return Err(error);
+        }
+        Ok(Some(before))
     }
 
     /// Says whether [`Manager::promise`] would do it.
-    pub(super) fn check_promise(&self, name: &GuestName, wanted: Amounts) -> Result<()> {
-        let held = self.run_state(name)?.map(|state| state.guaranteed);
-        self.room_for(name, wanted, held.unwrap_or_default(), false)
+    pub(super) fn check_promise(&self, guest: &Guest) -> Result<()> {
+        let state = self.run_state(&guest.name)?;
+        let others = self.seating(Some(&guest.name))?;
+        let held = state.as_ref().map(|state| &state.seat);
+        let seat = self.choose_seat(guest, &others, held)?;
+        let held = state.as_ref().map(|state| state.guaranteed);
+        self.room_for(guest, &seat, held.unwrap_or_default(), &others, false)
     }
 
-    /// Puts back what a guest was guaranteed before a change that came to nothing.
-    pub(super) fn hold_promise(&self, name: &GuestName, held: Amounts) -> Result<()> {
+    /// Puts back what a guest had before a change that came to nothing.
+    pub(super) fn hold_promise(&self, name: &GuestName, before: &RunState) -> Result<()> {
+        let _places = self.places()?;
+        self.put_seat_back(name, before)
+    }
+
+    fn put_seat_back(&self, name: &GuestName, before: &RunState) -> Result<()> {
         let Some(mut state) = self.run_state(name)? else {
             return Ok(());
         };
-        let _places = self.places()?;
-        state.guaranteed = held;
-        self.write_run_state(name, &state)
+        let moved = state.seat != before.seat;
+        state.guaranteed = before.guaranteed;
+        state.seat = before.seat.clone();
+        state.in_force = before.in_force.clone();
+        self.write_run_state(name, &state)?;
+        match moved {
+            true => self.settle_cpus(),
+            false => Ok(()),
+        }
     }
 
     fn room_for(
         &self,
-        name: &GuestName,
-        wanted: Amounts,
+        guest: &Guest,
+        seat: &Seat,
         held: Amounts,
+        others: &Seating,
         forceable: bool,
     ) -> Result<()> {
+        let name = &guest.name;
+        let mut wanted = Amounts::guaranteed(guest);
+        let room = self.room_beside(others);
+        match seat {
+            Seat::Dedicated { kept, .. } => {
+                self.room_without_more(name, others, kept)?;
+            }
+            // What is guaranteed in a pool is kept there.
+            Seat::Pool(pool) => {
+                self.room_in_pool(name, pool, wanted.cpus, held.cpus, others)?;
+                wanted.cpus = 0;
+            }
+            Seat::Shared | Seat::Pinned(_) => {}
+        }
         if wanted.is_none() {
             return Ok(());
         }
-        let others = self.promised(Some(name))?;
-        self.host_room()
-            .admit(wanted, held, others)
+        let promised = self.promised(Some(name))?;
+        room.admit(wanted, held, promised)
             .map_err(|shortfall| GuestError::NoRoom {
                 name: name.clone(),
                 shortfall,
@@ -141,26 +214,95 @@ impl Manager {
             })
     }
 
-    /// What all guests that are not stopped are guaranteed together, without one of them.
+    /// Refuses to give CPUs away that guests which share are guaranteed.
+    fn room_without_more(&self, name: &GuestName, others: &Seating, kept: &CpuSet) -> Result<()> {
+        let mut room = self.room_beside(others).cpus;
+        let before = room.whole();
+        room.given += kept.len() as u64 * 100;
+        let promised = self.promised(Some(name))?.cpus;
+        if promised <= room.whole() || promised > before {
+            return Ok(());
+        }
+        Err(GuestError::NoCpus {
+            name: name.clone(),
+            why: format!(
+                "running guests that share are guaranteed {}, and {} could be kept beside it; stop guests \
+                 that are guaranteed {}, or say `start --force`",
+                Resource::Cpus.exactly(promised),
+                Resource::Cpus.exactly(room.whole()),
+                Resource::Cpus.exactly(promised - room.whole()),
+            ),
+        })
+    }
+
+    /// Refuses to make a pool of CPUs that guests which share are guaranteed.
+    pub(super) fn room_without(&self, pool: &CpuPoolName, cpus: &CpuSet) -> Result<()> {
+        let mut seating = self.seating(None)?;
+        let before = self.room_beside(&seating).cpus.whole();
+        seating.pools.insert(pool.clone(), cpus.clone());
+        let room = self.room_beside(&seating).cpus.whole();
+        let promised = self.promised(None)?.cpus;
+        if promised <= room || promised > before {
+            return Ok(());
+        }
+        Err(GuestError::CpuPool {
+            name: pool.clone(),
+            why: format!(
+                "running guests that share are guaranteed {}, and {} could be kept beside it; stop guests \
+                 that are guaranteed {}, or leave CPUs out of it",
+                Resource::Cpus.exactly(promised),
+                Resource::Cpus.exactly(room),
+                Resource::Cpus.exactly(promised - room),
+            ),
+        })
+    }
+
+    fn room_in_pool(
+        &self,
+        name: &GuestName,
+        pool: &CpuPoolName,
+        wanted: u64,
+        held: u64,
+        others: &Seating,
+    ) -> Result<()> {
+        let size = others.pools.get(pool).map_or(0, CpuSet::len) as u64;
+        let whole = size * u64::from(self.settings.room.cpu_ratio.0);
+        let promised = self.promised_in(pool, Some(name))?;
+        let left = whole.saturating_sub(promised);
+        if wanted <= held || wanted <= left {
+            return Ok(());
+        }
+        Err(GuestError::NoCpus {
+            name: name.clone(),
+            why: format!(
+                "it is to be guaranteed {} in pool {pool}, and {} are left there; lower cpu.entitled, or \
+                 give the pool more with `bulkhead cpupool set {pool} --cpus LIST`",
+                Resource::Cpus.exactly(wanted),
+                Resource::Cpus.exactly(left),
+            ),
+        })
+    }
+
+    /// What all guests that are not stopped are guaranteed together, without one of them; members of
+    /// pools are kept their CPUs there.
     pub(super) fn promised(&self, but: Option<&GuestName>) -> Result<Amounts> {
-        let folder = self.layout.run().join("guests");
-        let entries =
-            std::fs::read_dir(&folder).map_err(KernelError::io("read", folder.display()))?;
         let mut sum = Amounts::default();
-        for entry in entries.flatten() {
-            let name = entry.file_name().to_str().and_then(|n| n.parse().ok());
-            let Some(name) = name.filter(|name| Some(name) != but) else {
-                continue;
-            };
-            // One that has gone meanwhile, or cannot be read, holds no place.
-            let Some(state) = self.run_state(&name).ok().flatten() else {
-                continue;
-            };
-            if !state.guaranteed.is_none() && self.status_of(&name, Some(&state)) != Status::Stopped
-            {
-                sum = sum.and(state.guaranteed);
+        for (_, state) in self.unstopped(but)? {
+            let mut guaranteed = state.guaranteed;
+            if let Seat::Pool(_) = state.seat {
+                guaranteed.cpus = 0;
             }
+            sum = sum.and(guaranteed);
         }
         Ok(sum)
+    }
+
+    /// Hundredths of a CPU that running members of a pool are guaranteed, without one of them.
+    pub(super) fn promised_in(&self, pool: &CpuPoolName, but: Option<&GuestName>) -> Result<u64> {
+        let states = self.unstopped(but)?;
+        let mine = states
+            .iter()
+            .filter(|(_, state)| matches!(&state.seat, Seat::Pool(name) if name == pool));
+        Ok(mine.map(|(_, state)| state.guaranteed.cpus).sum())
     }
 }

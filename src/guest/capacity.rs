@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::error::Result;
 use super::manager::Manager;
 use super::view::chain;
-use crate::model::{Amounts, Guest, GuestName, Resource, Status};
+use crate::model::{Amounts, CpuMode, Guest, GuestName, Resource, Seating, Status};
 
 /// Profiles that are sizes.
 pub const SIZES: [&str; 5] = ["tiny", "small", "medium", "large", "xlarge"];
@@ -24,6 +24,8 @@ pub struct Held {
     pub host: u64,
     /// Kept for the host.
     pub reserve: u64,
+    /// Given away whole, to guests and pools for themselves.
+    pub given: u64,
     /// How often the rest may be promised, in hundredths.
     pub ratio: u32,
     /// What may be promised.
@@ -66,6 +68,7 @@ pub struct Capacity {
 struct Taken {
     running: Vec<GuestName>,
     guaranteed: Amounts,
+    seating: Seating,
     sold: Amounts,
     without_cpu_limit: u64,
 }
@@ -76,7 +79,8 @@ impl Manager {
     /// # Errors
     /// The guests' states or the profiles cannot be read.
     pub fn capacity(&self) -> Result<Capacity> {
-        let (taken, room) = (self.promises()?, self.host_room());
+        let taken = self.promises()?;
+        let room = self.room_beside(&taken.seating);
         let used = self.used(&taken.running);
         let held = |resource| {
             let room = room.of(resource);
@@ -85,6 +89,7 @@ impl Manager {
                 resource,
                 host: room.host,
                 reserve: room.reserve,
+                given: room.given,
                 ratio: room.ratio,
                 whole: room.whole(),
                 guaranteed,
@@ -136,7 +141,12 @@ impl Manager {
             Err(error) => return Ok(none(Some(chain(&error)))),
         };
         let each = (Amounts::guaranteed(&guest), Amounts::sold(&guest));
-        let more = self.host_room().more(each, (taken.guaranteed, taken.sold));
+        let room = self.room_beside(&taken.seating);
+        let more = room.more(each, (taken.guaranteed, taken.sold));
+        let more = match guest.cpu.dedicated {
+            Some(_) => self.more_dedicated(&guest, &taken.seating, more),
+            None => more,
+        };
         Ok(Fit {
             more: more.map(|(more, _)| more),
             then: more.map(|(_, then)| then),
@@ -144,11 +154,32 @@ impl Manager {
         })
     }
 
+    /// How many more guests with CPUs of their own, where `more` would fit by all else.
+    fn more_dedicated(
+        &self,
+        guest: &Guest,
+        seating: &Seating,
+        more: Option<(u64, Resource)>,
+    ) -> Option<(u64, Resource)> {
+        let mut seating = seating.clone();
+        let mut fit = 0;
+        while more.is_none_or(|(more, _)| fit < more) {
+            let name = format!("one-{fit}").parse();
+            let (Ok(name), Ok(seat)) = (name, self.choose_seat(guest, &seating, None)) else {
+                return Some((fit, Resource::Cpus));
+            };
+            seating.seats.insert(name, seat);
+            fit += 1;
+        }
+        more
+    }
+
     fn promises(&self) -> Result<Taken> {
         let profiles = self.profiles()?;
         let mut taken = Taken {
             running: Vec::new(),
             guaranteed: self.promised(None)?,
+            seating: self.seating(None)?,
             sold: Amounts::default(),
             without_cpu_limit: 0,
         };
@@ -162,8 +193,15 @@ impl Manager {
                 .and_then(|text| self.define_by(&name, &text, &profiles));
             // The limits of one whose definition has become wrong are not known.
             if let Ok(guest) = guest {
-                taken.sold = taken.sold.and(Amounts::sold(&guest));
-                taken.without_cpu_limit += u64::from(guest.cpu.limit.is_none());
+                let mut sold = Amounts::sold(&guest);
+                match guest.cpu.mode {
+                    CpuMode::Shared => {
+                        taken.without_cpu_limit += u64::from(guest.cpu.limit.is_none());
+                    }
+                    // Given away whole.
+                    CpuMode::Dedicated | CpuMode::Pool => sold.cpus = 0,
+                }
+                taken.sold = taken.sold.and(sold);
             }
             taken.running.push(name);
         }

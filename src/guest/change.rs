@@ -9,10 +9,11 @@ use super::allowance::level_of;
 use super::create::quota;
 use super::error::{GuestError, Result};
 use super::manager::Manager;
+use super::resize::{self, InForce};
 use crate::define::{self, Change, KeyPath};
 use crate::kernel::{fault, file};
 use crate::launch;
-use crate::model::{Amounts, EventKind, Guest, GuestName, Status};
+use crate::model::{EventKind, Guest, GuestName, Status};
 use crate::{plan, storage};
 
 /// What a change did.
@@ -83,10 +84,14 @@ impl Manager {
             });
         }
         self.check_disk(name, &guest)?;
+        if let Ok(before) = self.guest(name) {
+            resize::check(&before, &guest)?;
+        }
         let status = self.status(name)?;
         let runs = matches!(status, Status::Running | Status::Paused);
-        let (applied, waiting): (Vec<_>, Vec<_>) =
-            keys.into_iter().partition(|(_, live)| *live || !runs);
+        let (applied, waiting): (Vec<_>, Vec<_>) = keys
+            .into_iter()
+            .partition(|(key, live)| (*live && !resize::waits(&guest, key)) || !runs);
         let just_names = |list: Vec<(String, bool)>| list.into_iter().map(|(key, _)| key).collect();
         let changed = Changed {
             applied: just_names(applied),
@@ -100,7 +105,8 @@ impl Manager {
         }
         if dry_run {
             if runs {
-                self.check_promise(name, Amounts::guaranteed(&guest))?;
+                let (guest, _) = self.now_and_later(name, &guest)?;
+                self.check_promise(&guest)?;
             }
             return Ok(changed);
         }
@@ -111,8 +117,9 @@ impl Manager {
         let old = self.guest(name).ok().map(|old| self.in_force(name, old));
         let mut held = None;
         let done = if runs {
-            held = self.promise(name, Amounts::guaranteed(&guest))?;
-            self.apply(name, &guest)
+            let (mut now, in_force) = self.now_and_later(name, &guest)?;
+            held = self.promise(&mut now, in_force)?;
+            self.apply(name, &now)
         } else {
             Ok(())
         };
@@ -138,12 +145,12 @@ impl Manager {
             if let Some(old) = &old {
                 // All was so a moment ago; the error that matters is the one above.
                 let _same = self.follow(name, &old.network);
-                if runs {
-                    let _same = self.apply(name, old);
-                }
             }
-            if let Some(held) = held {
+            if let Some(held) = &held {
                 let _same = self.hold_promise(name, held);
+            }
+            if let (true, Some(old)) = (runs, old) {
+                let _same = self.apply_again(name, old);
             }
             return Err(error);
         }
@@ -159,6 +166,21 @@ impl Manager {
             let _lost = self.tell_allowance(name, month.as_ref());
         }
         Ok(changed)
+    }
+
+    /// A running guest as it is to be at once, and what of it stays as it was until its next start.
+    fn now_and_later(&self, name: &GuestName, new: &Guest) -> Result<(Guest, InForce)> {
+        let before = self.run_state(name)?.map(|state| state.in_force);
+        let old = self.guest(name).ok();
+        let in_force = before.unwrap_or_default().after(old.as_ref(), new);
+        Ok((in_force.of(new.clone()), in_force))
+    }
+
+    /// Brings a running guest back to what its definition says, and its run state.
+    fn apply_again(&self, name: &GuestName, guest: Guest) -> Result<()> {
+        let state = self.run_state(name)?;
+        let guest = state.map_or_else(|| guest.clone(), |state| state.in_force.of(guest.clone()));
+        self.apply(name, &self.seated(guest)?)
     }
 
     /// What of a disk is chosen once.

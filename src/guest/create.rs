@@ -273,7 +273,10 @@ impl Manager {
         }
         self.device_numbers(guest)?;
         self.block_numbers(guest)?;
-        Ok(())
+        match &guest.cpu.pool {
+            Some(pool) => self.check_cpu_pool(pool),
+            None => Ok(()),
+        }
     }
 
     /// Kind and numbers of the devices a guest asks for.

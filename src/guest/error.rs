@@ -156,6 +156,44 @@ pub enum GuestError {
         /// Whether a flag overrides it.
         forceable: bool,
     },
+    /// It cannot have the CPUs it asks for (exit code 5).
+    #[error("no CPUs for guest {name}: {why}")]
+    NoCpus {
+        /// Guest.
+        name: GuestName,
+        /// Why, and what to do.
+        why: String,
+    },
+    /// It could not be moved to its CPUs.
+    #[error("cannot move guest {name} to its CPUs")]
+    Seat {
+        /// Guest.
+        name: GuestName,
+        /// Why.
+        #[source]
+        source: Box<crate::kernel::cgroup::CgroupError>,
+    },
+    /// No such pool of CPUs (exit code 3).
+    #[error("there is no pool of CPUs {name}: {hint}")]
+    NoCpuPool {
+        /// Name asked for.
+        name: crate::model::CpuPoolName,
+        /// What could have been meant.
+        hint: String,
+    },
+    /// The name of a pool of CPUs is taken (exit code 4).
+    #[error(
+        "there is a pool of CPUs {0} already: choose another name, or `bulkhead cpupool set {0}`"
+    )]
+    CpuPoolExists(crate::model::CpuPoolName),
+    /// A pool of CPUs cannot be as asked (exit code 5).
+    #[error("pool of CPUs {name}: {why}")]
+    CpuPool {
+        /// Pool.
+        name: crate::model::CpuPoolName,
+        /// Why, and what to do.
+        why: String,
+    },
     /// Its root is there already (exit code 5).
     #[error(
         "template: the root of guest {name} is made from {made_from} and stays so: create another \
@@ -284,6 +322,8 @@ impl GuestError {
             | Self::Chosen { .. }
             | Self::Protected(_)
             | Self::NoRoom { .. }
+            | Self::NoCpus { .. }
+            | Self::CpuPool { .. }
             | Self::Pool(
                 crate::storage::PoolError::Unknown { .. }
                 | crate::storage::PoolError::Refused { .. },

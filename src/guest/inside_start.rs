@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use rustix::fs::{Mode, OFlags};
 
 use super::error::Result;
-use super::inside::{cpu_list, cpuinfo, host_size, online};
+use super::inside::{cpu_list, cpuinfo, host_size};
 use super::inside_text::{self as text, CpuTimes};
 use super::manager::{Manager, now_ms};
 use super::store::Machine;
@@ -59,8 +59,7 @@ impl Manager {
             ..MemoryUse::default()
         };
         let limit = guest.cpu.limit.map(|cpus| u64::from(cpus.hundredths()));
-        let allowed = guest.cpu.cpuset.clone();
-        let allowed = allowed.unwrap_or_else(|| online(&self.facts.cpus));
+        let allowed = self.cpus_at_first(guest);
         let cpus = text::cpus(allowed.iter(), limit);
         let host = host_size(self.facts.memory);
         match kind {

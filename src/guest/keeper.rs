@@ -144,14 +144,14 @@ fn orders(manager: &Manager, name: &GuestName) -> Result<Orders> {
         }))
 }
 
-/// Under systemd, out of the session of whoever typed the command: into the service's own group.
+/// Off CPUs that are a guest's own; under systemd, out of the typist's session into our service's group.
 fn join_holder(manager: &Manager) {
-    if !manager.facts.systemd {
-        return;
-    }
     if let Ok(Some(parent)) = manager.existing_cgroups() {
-        // Not being there only means that the end of that session ends the keeper too.
-        let _stays = parent.shelter();
+        let _elsewhere = parent.join_shared();
+        if manager.facts.systemd {
+            // Not being there only means that the end of that session ends the keeper too.
+            let _stays = parent.shelter();
+        }
     }
 }
 
@@ -322,9 +322,9 @@ fn follow(manager: &Manager, name: &GuestName, orders: &Orders, reason: ExitReas
     let reboot = reason == ExitReason::Reboot;
     // One that starts again keeps its place: nobody looks while its state is written anew.
     let rescue = state.rescue.clone();
-    let starts = matches!(next, Next::Start(_)) && !state.guaranteed.is_none();
+    let starts = matches!(next, Next::Start(_)) && state.has_place();
     let places = starts.then(|| manager.places()).transpose()?;
-    manager.put_away(name, Some(reason))?;
+    manager.put_away_so(name, Some(reason), places.is_some())?;
     fault::point()?;
     match next {
         Next::Stay => return manager.settle_undo(name),

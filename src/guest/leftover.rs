@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_millis(200);
 pub struct Leftover {
     /// `half-made guest`, `half-renamed guest`, `held guest`, `run state`, `undo disk`, `cgroup`, `interface`,
     /// `damaged file`, `bridge without its firewall`, `firewall entry`, `firewall rules`, `ports`,
-    /// `address`, `lock`, `snapshot mount`, `file`.
+    /// `address`, `lock`, `snapshot mount`, `CPUs`, `file`.
     pub kind: &'static str,
     /// Its name.
     pub name: String,
@@ -45,6 +45,7 @@ impl Manager {
         for name in self.all_names()? {
             self.of_guest(&name, fix, &mut found)?;
         }
+        self.of_cpus(fix, &mut found)?;
         if !self.of_networks(fix, &mut found)? {
             return Ok(found);
         }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::error::{GuestError, Result};
 use super::manager::Manager;
 use crate::kernel::cgroup::{Counter, Counters, Throttling};
-use crate::model::{GuestName, Status};
+use crate::model::{GuestName, Seat, Status};
 use crate::storage;
 
 /// In what an amount is counted.
@@ -27,7 +27,7 @@ pub enum Unit {
 pub struct Limited {
     /// Guest.
     pub guest: GuestName,
-    /// `memory`, `swap`, `processes`, `cgroups`, `cpu`, `disk`, `files`.
+    /// `memory`, `swap`, `processes`, `cgroups`, `cpu`, `cpus`, `disk`, `files`.
     pub resource: &'static str,
     /// In what it is counted.
     pub unit: Unit,
@@ -116,8 +116,21 @@ impl Manager {
             });
         };
         let mut rows = rows(name, &group.counters()?);
+        rows.extend(self.whole_cpus(name)?);
         rows.extend(self.disk(name)?);
         Ok(rows)
+    }
+
+    /// CPUs that are its own or its pool's: more than these it cannot use, whatever its limit.
+    fn whole_cpus(&self, name: &GuestName) -> Result<Option<Limited>> {
+        let seat = self.run_state(name)?.map(|state| state.seat);
+        let cpus = match seat {
+            Some(Seat::Dedicated { cpus, .. }) => cpus,
+            Some(Seat::Pool(pool)) => self.cpu_pool(&pool)?.cpus,
+            Some(Seat::Shared | Seat::Pinned(_)) | None => return Ok(None),
+        };
+        let most = cpus.len() as u64 * 100;
+        Ok(Some(Limited::new(name, "cpus", Unit::PercentOfCpu, most)))
     }
 
     /// Of a filesystem of its own what that says; of another one with a size, only the size.

@@ -28,7 +28,7 @@ impl Manager {
     /// # Errors
     /// As [`Manager::start`] up to the launch.
     pub fn plan(&self, name: &GuestName) -> Result<Planned> {
-        let guest = self.guest(name)?;
+        let guest = self.seated(self.guest(name)?)?;
         let machine = self.machine(name)?;
         let image = storage::load_image(&self.layout, &machine.image)?;
         let net = match self.network_of(&guest.network)? {

@@ -25,7 +25,7 @@ use crate::kernel::process::{self, CloneFlags, Forked, Identity};
 use crate::kernel::timing::timed;
 use crate::kernel::{KernelError, terminal};
 use crate::launch::{self, GuestPlace};
-use crate::model::{Amounts, EventKind, ExitReason, Guest, GuestName, NetOp, Status};
+use crate::model::{EventKind, ExitReason, Guest, GuestName, NetOp, Status};
 use crate::plan;
 use crate::storage::{self, FirstBoot, Image};
 
@@ -241,7 +241,7 @@ impl Manager {
     fn launch(&self, name: &GuestName, round: &Round) -> Result<launch::Launched> {
         let began = Instant::now();
         let guest = phase("read-definition", || self.guest(name))?;
-        let guest = self.in_force(name, guest);
+        let mut guest = self.in_force(name, guest);
         let machine = self.machine(name)?;
         let image = phase("read-image", || {
             storage::load_image(&self.layout, &machine.image)
@@ -251,22 +251,13 @@ impl Manager {
             Some(rescue) => Some(storage::load_image(&self.layout, &rescue.image)?),
             None => None,
         };
-        let mut state = RunState {
-            boot_id: self.facts.boot_id.clone(),
-            phase: Phase::Starting,
-            init: None,
-            keeper: Identity::of(std::process::id()),
-            started_ms: now_ms(),
-            launch_us: 0,
-            stopper: None,
-            paused: false,
-            holder: None,
-            restarts: round.restarts,
-            rescue: round.rescue.clone(),
-            ids: machine.ids,
-            guaranteed: Amounts::guaranteed(&guest),
-        };
-        self.admit(name, &state, round.admission)?;
+        let mut state = RunState::launching(&self.facts.boot_id, machine.ids, &guest);
+        state.restarts = round.restarts;
+        state.rescue.clone_from(&round.rescue);
+        phase("take-place", || {
+            self.admit(&mut guest, &mut state, round.admission)
+        })?;
+        let left = self.left_for_sharers()?;
         let images = (&image, rescue.as_ref());
         let net = self.connect(name, &guest, &machine, images)?;
         let planned = phase("plan", || self.plan_with(guest, &machine, images, net))?;
@@ -291,6 +282,10 @@ impl Manager {
         // Written before the guest runs: whoever finds it later knows what to look for.
         state.init = Identity::of(prepared.pid());
         self.write_run_state(name, &state)?;
+        if self.left_for_sharers()? != left {
+            // Somebody took CPUs, or gave them back, before its groups were there to be seen.
+            self.settle_cpus_again()?;
+        }
         let launched = prepared.release().map_err(|error| failed(&error))?;
         state.phase = Phase::Running;
         state.launch_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);

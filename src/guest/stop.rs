@@ -155,6 +155,16 @@ impl Manager {
     /// again: the processes and cgroups, then the state. The guest's lock is held. With `reason`,
     /// writes down why it ended.
     pub(super) fn put_away(&self, name: &GuestName, reason: Option<ExitReason>) -> Result<()> {
+        self.put_away_so(name, reason, false)
+    }
+
+    /// The same; one that keeps its place gives nobody its CPUs, and the lock of `admission` is held.
+    pub(super) fn put_away_so(
+        &self,
+        name: &GuestName,
+        reason: Option<ExitReason>,
+        keeps_place: bool,
+    ) -> Result<()> {
         let group = self.group(name)?;
         let held = group.as_ref().and_then(|_| self.reading(name));
         if let Some(group) = &group {
@@ -188,10 +198,16 @@ impl Manager {
         fault::point()?;
         let run = self.layout.guest_run(name);
         match std::fs::remove_dir_all(&run) {
-            Ok(()) => Ok(()),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(KernelError::io("remove", run.display())(error).into()),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(KernelError::io("remove", run.display())(error).into());
+            }
+            _ => {}
         }
+        if !keeps_place {
+            // Its CPUs go to whoever shares; what this leaves, the next start does, and `doctor` names it.
+            let _later = self.settle_cpus_again();
+        }
+        Ok(())
     }
 
     /// The same of a run that none goes on with: what is due on its undo disk is done too.

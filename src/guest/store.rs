@@ -13,12 +13,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::error::{GuestError, Result};
-use super::manager::{Manager, RECORD};
+use super::manager::{Manager, RECORD, now_ms};
 use super::rescue::Rescue;
+use super::resize::InForce;
 use super::trash::Trashed;
 use crate::kernel::file::{self, Lock};
 use crate::kernel::process::Identity;
-use crate::model::{Amounts, ExitReason, Guest, GuestName, IdBlock, Status};
+use crate::model::{Amounts, ExitReason, Guest, GuestName, IdBlock, Seat, Status};
 use crate::network::{Lease, Network};
 use crate::storage::Stale;
 
@@ -129,6 +130,40 @@ pub struct RunState {
     /// What it is guaranteed as long as it is not stopped.
     #[serde(default, skip_serializing_if = "Amounts::is_none")]
     pub guaranteed: Amounts,
+    /// Where it is on the CPUs as long as it is not stopped.
+    #[serde(default, skip_serializing_if = "Seat::is_shared")]
+    pub seat: Seat,
+    /// What it runs with until its next start, where its definition has changed since.
+    #[serde(default, skip_serializing_if = "InForce::is_none")]
+    pub in_force: InForce,
+}
+
+impl RunState {
+    /// Whether the host keeps something for it alone.
+    pub(super) fn has_place(&self) -> bool {
+        !self.guaranteed.is_none() || !self.seat.is_shared()
+    }
+
+    /// Of a guest that this process is about to launch.
+    pub(super) fn launching(boot_id: &str, ids: IdBlock, guest: &Guest) -> Self {
+        Self {
+            boot_id: boot_id.to_owned(),
+            phase: Phase::Starting,
+            init: None,
+            keeper: Identity::of(std::process::id()),
+            started_ms: now_ms(),
+            launch_us: 0,
+            stopper: None,
+            paused: false,
+            holder: None,
+            restarts: 0,
+            rescue: None,
+            ids,
+            guaranteed: Amounts::guaranteed(guest),
+            seat: Seat::Shared,
+            in_force: InForce::default(),
+        }
+    }
 }
 
 /// How it ended last.

@@ -10,7 +10,7 @@ use super::error::Result;
 use super::manager::{Manager, now_ms};
 use super::store::LastEnd;
 use super::undo::UndoMode;
-use crate::model::{Bytes, ExitReason, Guest, GuestName, Sample, Status};
+use crate::model::{Bytes, CpuSet, ExitReason, Guest, GuestName, Sample, Status};
 
 /// One guest as `list` shows it.
 #[derive(Clone, Debug, Serialize)]
@@ -66,6 +66,10 @@ pub struct Info {
     pub created_ms: Option<u64>,
     /// How long its last launch took, microseconds.
     pub launch_us: Option<u64>,
+    /// The CPUs it runs on now, where those are not all there are.
+    pub runs_on: Option<CpuSet>,
+    /// Tables of its definition that wait for its next start.
+    pub waiting: Vec<&'static str>,
     /// Its counters.
     pub usage: Option<Sample>,
     /// How it ended last.
@@ -184,6 +188,11 @@ impl Manager {
             image: machine.as_ref().map(|m| m.image.clone()),
             created_ms: machine.map(|m| m.created_ms),
             launch_us: state.as_ref().filter(|_| runs).map(|s| s.launch_us),
+            runs_on: if runs { self.runs_on(name) } else { None },
+            waiting: match &state {
+                Some(state) if runs => state.in_force.waiting(),
+                _ => Vec::new(),
+            },
             usage: if runs { self.usage(name) } else { None },
             last_end: self.last_end(name),
             restarts: state.map_or(0, |s| s.restarts),
@@ -195,6 +204,14 @@ impl Manager {
             guest: guest.ok(),
             row,
         })
+    }
+}
+
+impl Manager {
+    fn runs_on(&self, name: &GuestName) -> Option<CpuSet> {
+        let list = self.group(name).ok()??.cpus_allowed().ok()??;
+        let cpus: CpuSet = list.trim().parse().ok()?;
+        (cpus != self.facts.cpus).then_some(cpus)
     }
 }
 

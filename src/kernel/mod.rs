@@ -48,6 +48,7 @@ pub mod socket;
 pub mod strange_file;
 pub mod terminal;
 pub mod timing;
+pub mod topology;
 pub mod tree;
 
 pub use error::{KernelError, Result};

@@ -16,6 +16,7 @@ pub fn limits(from: &LinuxResources, descendants: u32) -> Result<Limits, CgroupE
         limits.cpu_period_us = cpu.period();
         limits.cpu_burst_us = cpu.burst();
         limits.cpuset = cpu.cpus().clone();
+        limits.mems = cpu.mems().clone();
         // OCI counts in version 1 shares of 1024; rounded, every weight comes back as it was.
         limits.cpu_weight = cpu
             .shares()

@@ -180,14 +180,57 @@ impl<'de> Deserialize<'de> for Cpus {
     }
 }
 
-/// A set of CPU numbers, written as the kernel does: `0-2,5`. Never empty.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A set of CPU numbers (or those of memory nodes), written as the kernel does: `0-2,5`. One that is read
+/// is never empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CpuSet(BTreeSet<u32>);
 
 impl CpuSet {
     /// The numbers in the set, ascending.
     pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
         self.0.iter().copied()
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Those of both together.
+    #[must_use]
+    pub fn with(&self, other: &Self) -> Self {
+        Self(self.0.union(&other.0).copied().collect())
+    }
+
+    /// Those that are not in the other.
+    #[must_use]
+    pub fn without(&self, other: &Self) -> Self {
+        Self(self.0.difference(&other.0).copied().collect())
+    }
+
+    /// Those that are in both.
+    #[must_use]
+    pub fn common(&self, other: &Self) -> Self {
+        Self(self.0.intersection(&other.0).copied().collect())
+    }
+
+    /// Whether one is in both.
+    #[must_use]
+    pub fn meets(&self, other: &Self) -> bool {
+        !self.0.is_disjoint(&other.0)
+    }
+
+    /// Whether all of the other are in this.
+    #[must_use]
+    pub fn holds(&self, other: &Self) -> bool {
+        other.0.is_subset(&self.0)
     }
 }
 

@@ -55,3 +55,21 @@ pub struct HostFacts {
     /// Same for other limits, by lower-case name; absent is unlimited.
     pub rlimits_hard: BTreeMap<String, u64>,
 }
+
+impl HostFacts {
+    /// Whether guests can be kept to CPUs here.
+    #[must_use]
+    pub fn has_cpusets(&self) -> bool {
+        let v2 = &self.cgroup_v2_controllers;
+        self.cgroup_v1.contains_key("cpuset") || v2.iter().any(|name| name == "cpuset")
+    }
+
+    /// Whether guests that do not choose their CPUs are together in one group: where version 1 has a
+    /// hierarchy for CPUs in which nothing else is limited.
+    #[must_use]
+    pub fn shares_cpuset(&self) -> bool {
+        let at = self.cgroup_v1.get("cpuset");
+        let limited = ["cpu", "memory", "pids", "blkio"];
+        at.is_some() && limited.iter().all(|name| self.cgroup_v1.get(*name) != at)
+    }
+}

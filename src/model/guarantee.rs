@@ -94,6 +94,8 @@ pub struct Room {
     pub host: u64,
     /// Kept for the host itself.
     pub reserve: u64,
+    /// Given away whole, to guests and pools for themselves.
+    pub given: u64,
     /// How often the rest may be promised, in hundredths.
     pub ratio: u32,
 }
@@ -102,7 +104,8 @@ impl Room {
     /// What may be promised to all guests together.
     #[must_use]
     pub fn whole(&self) -> u64 {
-        let rest = u128::from(self.host.saturating_sub(self.reserve));
+        let gone = self.reserve.saturating_add(self.given);
+        let rest = u128::from(self.host.saturating_sub(gone));
         u64::try_from(rest * u128::from(self.ratio) / 100).unwrap_or(u64::MAX)
     }
 }
@@ -193,10 +196,14 @@ impl fmt::Display for Shortfall {
             Resource::Memory => (" of memory", "memory.min and memory.low"),
             Resource::Cpus => ("", "cpu.entitled"),
         };
+        let given = match self.room.given {
+            0 => String::new(),
+            n => format!(" and {} given away whole", amount(n)),
+        };
         write!(
             f,
             "it is to be guaranteed {}{kind} and {} are left, {} too few (this host has {}, {} of \
-             them in reserve; the rest counts {} times; running guests are guaranteed {}); lower \
+             them in reserve{given}; the rest counts {} times; running guests are guaranteed {}); lower \
              {keys} to {}, or stop guests that are guaranteed {}",
             amount(self.wanted),
             amount(self.left),
@@ -253,6 +260,7 @@ mod tests {
         let room = |(host, reserve, ratio)| Room {
             host,
             reserve,
+            given: 0,
             ratio,
         };
         HostRoom {

@@ -6,11 +6,11 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
-    Allowance, Bytes, CpuSet, Cpus, FirewallRule, Forward, GuestName, ImageName, NetworkName, Rate,
-    SnapshotRule, View,
+    Allowance, Bytes, CpuMode, CpuPoolName, CpuSet, Cpus, FirewallRule, Forward, GuestName,
+    ImageName, NetworkName, Rate, Resize, SnapshotRule, View,
 };
 
 /// One guest's whole definition after profiles and defaults.
@@ -130,8 +130,16 @@ pub struct TemplateRef {
 }
 
 /// CPU limits.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CpuLimits {
+    /// How it is given CPUs.
+    pub mode: CpuMode,
+    /// Whole CPUs for it alone.
+    pub dedicated: Option<u32>,
+    /// The pool whose CPUs it runs on.
+    pub pool: Option<CpuPoolName>,
+    /// When any of this may change.
+    pub resize: Resize,
     /// Hard limit; `None` for all of the machine.
     pub limit: Option<Cpus>,
     /// Guaranteed; `None` for nothing.
@@ -140,13 +148,18 @@ pub struct CpuLimits {
     pub weight: u32,
     /// CPUs it may run on; `None` for all.
     pub cpuset: Option<CpuSet>,
+    /// Memory nodes it takes memory from; `None` for all. No definition says them: they follow from the
+    /// CPUs that a guest is given for itself.
+    pub nodes: Option<CpuSet>,
     /// Unused time that may be saved up and used above the limit, in microseconds for each 100 ms.
     pub burst_us: u64,
 }
 
 /// Memory limits.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryLimits {
+    /// When any of this may change.
+    pub resize: Resize,
     /// Hard limit.
     pub limit: Bytes,
     /// Swap beyond memory, as its own number.

@@ -4,6 +4,7 @@ mod allowance;
 mod amount;
 mod cgroup;
 pub mod clock;
+mod cpu_pool_name;
 mod facts;
 mod file_entry;
 mod filter;
@@ -21,7 +22,9 @@ mod name;
 mod network_name;
 mod ops;
 mod rate;
+mod resize;
 mod retention;
+mod seat;
 mod status;
 mod traffic;
 mod used;
@@ -32,6 +35,7 @@ pub use cgroup::{
     CONTAINER_PREFIX, CgroupHost, CgroupPlace, CgroupPlan, CgroupSetting, DeviceEntry,
     SystemdScope, UnitValue,
 };
+pub use cpu_pool_name::CpuPoolName;
 pub use facts::{CgroupMode, HostFacts};
 pub use file_entry::{FileEntry, FileKind, FileWish};
 pub use filter::{Action, Arch, ArgCmp, Compare, Filter, FilterFlags, Rule, fingerprint};
@@ -53,7 +57,9 @@ pub use name::{GuestName, NameError, nearest};
 pub use network_name::{NetworkName, NetworkNameError};
 pub use ops::{DirOp, MountOp, NetOp, RootOp, Writable};
 pub use rate::{Rate, RateError, Shape, TokenBucket};
+pub use resize::Resize;
 pub use retention::{Retention, SnapshotRule};
+pub use seat::{CpuMode, Seat, Seating, Topology};
 pub use status::{Event, EventKind, ExitReason, Sample, Status};
 pub use traffic::{Traffic, Volume};
 pub use used::{Gauge, Used};

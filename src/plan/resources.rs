@@ -34,6 +34,9 @@ pub fn limits(guest: &Guest, block_devices: &[(u64, u64)]) -> Result<LinuxResour
     }
     if let Some(cpuset) = &guest.cpu.cpuset {
         cpu = cpu.cpus(cpuset.to_string());
+        if let Some(nodes) = &guest.cpu.nodes {
+            cpu = cpu.mems(nodes.to_string());
+        }
     }
     let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     let mut memory = LinuxMemoryBuilder::default()

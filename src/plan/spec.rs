@@ -18,7 +18,7 @@ use super::defaults;
 use super::mounts::mounts;
 use super::resources::{devices, resources};
 use crate::model::{
-    CgroupMode, Guest, HostFacts, ID_BLOCK, IdBlock, MountOp, NetOp, NetworkKind, RootOp,
+    CgroupMode, CpuMode, Guest, HostFacts, ID_BLOCK, IdBlock, MountOp, NetOp, NetworkKind, RootOp,
     ShownFolder,
 };
 
@@ -149,6 +149,17 @@ pub fn spec(guest: &Guest, facts: &HostFacts, place: &Placement) -> Result<Spec,
 
 /// Refuses what this host's cgroups cannot do, before anything is touched.
 pub fn supported(guest: &Guest, facts: &HostFacts) -> Result<(), PlanError> {
+    let chooses = guest.cpu.mode != CpuMode::Shared || guest.cpu.cpuset.is_some();
+    if chooses && !facts.has_cpusets() {
+        return Err(PlanError::Unsupported {
+            setting: match guest.cpu.mode {
+                CpuMode::Shared => "cpu.cpuset",
+                CpuMode::Dedicated | CpuMode::Pool => "cpu.mode",
+            },
+            needs: "the cpuset controller",
+            has: "none, or it is not mounted",
+        });
+    }
     let has = match facts.cgroup_mode {
         CgroupMode::V2 => return Ok(()),
         CgroupMode::V1 => "cgroup v1",

@@ -44,6 +44,15 @@ impl Dir {
         }
     }
 
+    /// The same folder, by a descriptor of its own.
+    pub(super) fn again(&self) -> Result<Self> {
+        let fd = rustix::io::fcntl_dupfd_cloexec(&self.fd, 0);
+        Ok(Self {
+            fd: fd.map_err(|e| CgroupError::file("keep open", &self.path, e))?,
+            path: self.path.clone(),
+        })
+    }
+
     /// Opens a child; `None` if there is none.
     pub(super) fn child(&self, name: &str) -> Result<Option<Self>> {
         let path = self.path.join(name);

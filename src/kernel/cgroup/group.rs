@@ -34,6 +34,8 @@ pub struct Group {
     pub(super) v1_controllers: Vec<Controller>,
     /// Hierarchies where it has no folder, because nothing was asked of them.
     pub(super) spare: Vec<Hierarchy>,
+    /// Where it is in version 1's cpusets as long as it has no folder there (see `seat`).
+    pub(super) shared: Option<Dir>,
 }
 
 /// The group's folder in a version 1 hierarchy.
@@ -60,7 +62,7 @@ impl Group {
     ) -> Result<Self> {
         // Before any effect: what cannot be had here, or is no limit.
         limits.knobs(&parent.site(""), Extent::Fresh)?;
-        let mut group = Self::blank(parent, name);
+        let mut group = Self::blank(parent, name)?;
         match group.build(parent, limits, delegate_to) {
             Ok(()) => Ok(group),
             Err(e) => {
@@ -75,7 +77,7 @@ impl Group {
     /// # Errors
     /// [`CgroupError::Absent`] when no hierarchy has one; when a folder cannot be opened.
     pub fn open(parent: &Parent, name: &str) -> Result<Self> {
-        let mut group = Self::blank(parent, name);
+        let mut group = Self::blank(parent, name)?;
         group.v2 = parent.v2.child(name)?;
         if let Some(v2) = &group.v2 {
             group.guest = v2.child(GUEST)?;
@@ -96,8 +98,8 @@ impl Group {
         Ok(group)
     }
 
-    fn blank(parent: &Parent, name: &str) -> Self {
-        Self {
+    fn blank(parent: &Parent, name: &str) -> Result<Self> {
+        Ok(Self {
             name: name.to_owned(),
             mode: parent.mode,
             swap: parent.swap,
@@ -107,7 +109,8 @@ impl Group {
             v2_controllers: parent.v2_controllers.clone(),
             v1_controllers: parent.v1_controllers.clone(),
             spare: Vec::new(),
-        }
+            shared: parent.shared.as_ref().map(Dir::again).transpose()?,
+        })
     }
 
     fn place(&mut self, hierarchy: &Hierarchy, dir: Option<Dir>) {
@@ -276,17 +279,19 @@ impl Group {
     /// # Errors
     /// When the kernel refuses, naming the hierarchy.
     pub fn enter_self(&self) -> Result<()> {
-        for place in &self.v1 {
+        let shared = match self.v1_dir(Controller::Cpuset) {
+            None => self.shared.as_ref(),
+            Some(_) => None,
+        };
+        for dir in self.v1.iter().map(|place| &place.dir).chain(shared) {
             rustix::fs::openat(
-                &place.dir,
+                dir,
                 c"tasks",
                 OFlags::WRONLY | OFlags::CLOEXEC,
                 rustix::fs::Mode::empty(),
             )
             .and_then(|tasks| rustix::io::write(&tasks, b"0"))
-            .map_err(|e| {
-                CgroupError::with_value("write", &place.dir.path().join("tasks"), "0", e)
-            })?;
+            .map_err(|e| CgroupError::with_value("write", &dir.path().join("tasks"), "0", e))?;
         }
         Ok(())
     }

@@ -123,7 +123,11 @@ impl Group {
     /// When a file that is there cannot be read.
     pub fn cpus_allowed(&self) -> Result<Option<String>> {
         match self.home(Controller::Cpuset) {
-            Ok((dir, Version::V1)) => dir.try_read("cpuset.effective_cpus"),
+            Ok((dir, Version::V1)) => match dir.try_read("cpuset.effective_cpus")? {
+                // Its folder is gone since it does not choose any more.
+                None => self.cpus_shared(),
+                chosen => Ok(chosen),
+            },
             Ok((dir, Version::V2)) => dir.try_read("cpuset.cpus.effective"),
             Err(_) => self.cpus_chosen_since(),
         }
@@ -137,8 +141,15 @@ impl Group {
         };
         match Dir::open(&hierarchy.parent_path().join(&self.name))? {
             Some(dir) => dir.try_read("cpuset.effective_cpus"),
-            None => Ok(None),
+            None => self.cpus_shared(),
         }
+    }
+
+    fn cpus_shared(&self) -> Result<Option<String>> {
+        let file = "cpuset.effective_cpus";
+        self.shared
+            .as_ref()
+            .map_or(Ok(None), |dir| dir.try_read(file))
     }
 
     /// Its disks.

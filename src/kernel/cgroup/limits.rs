@@ -19,6 +19,8 @@ pub struct Limits {
     pub cpu_weight: Option<u64>,
     /// CPUs it may run on, as the kernel writes them: `0-2,5`.
     pub cpuset: Option<String>,
+    /// Memory nodes that it takes memory from; `None` for all. Only with a choice of CPUs.
+    pub mems: Option<String>,
     /// Bytes of memory.
     pub memory: Option<u64>,
     /// Bytes above which it is throttled and reclaimed (version 2).

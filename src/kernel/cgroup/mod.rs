@@ -9,6 +9,7 @@
 //! | `limits`, `v1`, `v2` | limits in our words, and the two drivers that put them in the kernel's |
 //! | `knob` | one value of one control file: write, read, put back (cgroups-rs works here) |
 //! | `group` | make, open, enter, undo |
+//! | `seat` | which CPUs a running group is on; those that version 1 keeps together for that |
 //! | `update` | change the limits of a running group, all or nothing |
 //! | `devices` | who may open device nodes: version 1 rules or an eBPF program |
 //! | `quiet` | freeze, thaw, kill, wait |
@@ -55,6 +56,7 @@ mod parent;
 mod quiet;
 mod remove;
 mod scope;
+mod seat;
 mod service;
 mod stat_files;
 mod stats;

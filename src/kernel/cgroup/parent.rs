@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use super::dir::Dir;
 use super::host::named;
 use super::limits::Site;
-use super::{CgroupError, Controller, Host, Result, service, walk};
+use super::{CgroupError, Controller, Host, Result, seat, service, walk};
 use crate::model::CgroupMode;
 
 /// Where groups go.
@@ -20,6 +20,8 @@ pub struct Parent {
     pub(super) swap: bool,
     pub(super) v1: Vec<(Hierarchy, Option<Dir>)>,
     pub(super) v2: Dir,
+    /// Where version 1 has guests that did not choose their CPUs (see `seat`).
+    pub(super) shared: Option<Dir>,
     /// Controllers that groups here can have in version 2, and in version 1.
     pub(super) v2_controllers: Vec<Controller>,
     pub(super) v1_controllers: Vec<Controller>,
@@ -46,6 +48,11 @@ impl Hierarchy {
         self.always()
             || (cpuset && self.controllers.contains(&Controller::Cpuset))
             || (devices && self.controllers.contains(&Controller::Devices))
+    }
+
+    /// Whether groups that do not choose their CPUs are together here.
+    pub(super) fn is_shared(&self) -> bool {
+        self.controllers.contains(&Controller::Cpuset) && !self.always()
     }
 
     /// Where the parent's folder is, or would be.
@@ -102,6 +109,9 @@ impl Parent {
 
     /// Whether there is nothing left to make: every controller that can be given to groups is.
     fn complete(&self, host: &Host) -> Result<bool> {
+        if self.shared.is_none() && self.v1.iter().any(|(h, _)| h.is_shared()) {
+            return Ok(false);
+        }
         let usable = host.v2_usable();
         let given = |c: &Controller| self.v2_controllers.contains(c);
         if usable.iter().all(given) {
@@ -142,8 +152,11 @@ impl Parent {
             true => Vec::new(),
             false => listed(&v2, SUBTREE)?,
         };
-        let mut v1 = Vec::new();
+        let (mut v1, mut shared) = (Vec::new(), None);
         for hierarchy in hierarchies(host, kernel_name) {
+            if hierarchy.is_shared() {
+                shared = Dir::open(&hierarchy.path.join(seat::SHARED))?;
+            }
             let dir = match hierarchy.always() {
                 true => match Dir::open(&hierarchy.path)? {
                     Some(dir) => Some(dir),
@@ -159,6 +172,7 @@ impl Parent {
             swap: host.swap_accounting,
             v1,
             v2,
+            shared,
             v2_controllers,
             v1_controllers,
         }))
@@ -264,6 +278,8 @@ fn make(host: &Host, kernel_name: &str) -> Result<()> {
     for hierarchy in hierarchies(host, kernel_name) {
         if hierarchy.always() {
             hierarchy.ensure()?;
+        } else if hierarchy.is_shared() {
+            seat::make_shared(&hierarchy.ensure()?)?;
         }
     }
     Ok(())
@@ -333,6 +349,7 @@ pub fn list(parent: &Parent) -> Result<BTreeSet<String>> {
         }
     }
     names.remove(service::HOLDER);
+    names.remove(seat::SHARED);
     Ok(names)
 }
 
@@ -349,10 +366,11 @@ pub fn remove_parent_if_empty(host: &Host, kernel_name: &str, lock: &Path) -> Re
         return Ok(false);
     }
     let root = host.v2.as_deref().ok_or(CgroupError::NoV2)?;
-    let mut paths: Vec<PathBuf> = hierarchies(host, kernel_name)
-        .into_iter()
-        .map(|h| h.path)
-        .collect();
+    let all = hierarchies(host, kernel_name);
+    for hierarchy in all.iter().filter(|h| h.is_shared()) {
+        seat::remove_shared(&hierarchy.path)?;
+    }
+    let mut paths: Vec<PathBuf> = all.into_iter().map(|h| h.path).collect();
     paths.push(place(host, root, kernel_name));
     if host.systemd {
         service::stop(kernel_name)?;

@@ -3,6 +3,10 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{AtFlags, CWD};
+use rustix::io::Errno;
 
 use super::dir::{Dir, number};
 use super::group::Place;
@@ -10,6 +14,7 @@ use super::knob::{Knob, Set};
 use super::limits::Extent;
 use super::parent::inherit_cpuset;
 use super::quiet::pids_in;
+use super::remove::PATIENCE;
 use super::{CgroupError, Controller, Group, IoLimit, Limits, Result, Version, v1};
 
 /// One value that was changed.
@@ -25,7 +30,7 @@ pub struct Applied {
 
 /// What has been written so far, to be put back in reverse.
 #[derive(Default)]
-struct Journal {
+pub(super) struct Journal {
     applied: Vec<Applied>,
     undo: Vec<(PathBuf, &'static str, String)>,
 }
@@ -45,8 +50,10 @@ impl Group {
             && self.v1_dir(Controller::Cpuset).is_none();
         if limits.cpuset.is_some()
             && let Some(dir) = self.v1_dir(Controller::Cpuset)
+            && let Some(above) = dir.path().parent()
+            && let Some(above) = Dir::open(above)?
         {
-            dir.read("cpuset.mems")?.trim().clone_into(&mut mems);
+            above.read("cpuset.mems")?.trim().clone_into(&mut mems);
         }
         let site = self.site(&mems);
         let wanted: BTreeSet<&str> = limits
@@ -66,8 +73,12 @@ impl Group {
         let done = self
             .write_all(&knobs, &wanted, &mut journal)
             .and_then(|()| match &limits.cpuset {
-                Some(cpus) if missing => self.join_cpuset(cpus, &mut journal),
-                _ => Ok(()),
+                Some(cpus) if missing => {
+                    self.join_cpuset(cpus, limits.mems.as_deref(), &mut journal)
+                }
+                // Likewise it is left last.
+                None => self.leave_cpuset(&mut journal),
+                Some(_) => Ok(()),
             });
         match done {
             Ok(()) => Ok(journal.applied),
@@ -165,17 +176,21 @@ impl Group {
         let (None, Ok((dir, version))) = (&limits.cpuset, self.home(Controller::Cpuset)) else {
             return Ok(());
         };
-        if dir.read("cpuset.cpus")?.trim().is_empty() {
+        if dir.read("cpuset.cpus")?.trim().is_empty() || self.can_leave() {
             return Ok(());
         }
         let above = dir.path().parent().map(Dir::open).transpose()?.flatten();
-        let file = match version {
-            Version::V1 => "cpuset.cpus",
-            Version::V2 => "cpuset.cpus.effective",
+        let (cpus, mems) = match version {
+            Version::V1 => ("cpuset.cpus", "cpuset.mems"),
+            Version::V2 => ("cpuset.cpus.effective", "cpuset.mems.effective"),
         };
         if let Some(above) = above {
-            let set = Set::CpusetCpus(above.read(file)?.trim().to_owned());
+            let set = Set::CpusetCpus(above.read(cpus)?.trim().to_owned());
             knobs.push(Knob::new(Controller::Cpuset, "cpuset.cpus", set));
+            if !dir.read("cpuset.mems")?.trim().is_empty() {
+                let set = Set::CpusetMems(above.read(mems)?.trim().to_owned());
+                knobs.push(Knob::new(Controller::Cpuset, "cpuset.mems", set));
+            }
         }
         Ok(())
     }
@@ -202,7 +217,12 @@ impl Group {
 
     /// Makes the version 1 cpuset folder that a group without a choice of CPUs has not, and moves
     /// the processes there.
-    fn join_cpuset(&mut self, cpus: &str, journal: &mut Journal) -> Result<()> {
+    pub(super) fn join_cpuset(
+        &mut self,
+        cpus: &str,
+        mems: Option<&str>,
+        journal: &mut Journal,
+    ) -> Result<()> {
         let held = |h: &super::parent::Hierarchy| h.controllers.contains(&Controller::Cpuset);
         let Some(at) = self.spare.iter().position(held) else {
             return Ok(());
@@ -211,11 +231,13 @@ impl Group {
         let above = hierarchy.ensure()?;
         let dir = above.make(&self.name)?;
         let moved = inherit_cpuset(&above, &dir)
+            .and_then(|()| mems.map_or(Ok(()), |mems| dir.write("cpuset.mems", mems)))
             .and_then(|()| dir.write("cpuset.cpus", cpus))
             .and_then(|()| self.move_all(&dir));
         if let Err(e) = moved {
+            let back = self.shared.as_ref().unwrap_or(&above);
             for pid in pids_in(&dir).unwrap_or_default() {
-                let _gone = above.write("cgroup.procs", &pid.to_string());
+                let _gone = back.write("cgroup.procs", &pid.to_string());
             }
             let _left = above.unlink(&self.name);
             return Err(e);
@@ -230,8 +252,34 @@ impl Group {
         Ok(())
     }
 
+    /// Whether it has a version 1 cpuset folder only because it has chosen its CPUs.
+    pub(super) fn can_leave(&self) -> bool {
+        let own = |place: &Place| place.hierarchy.is_shared();
+        self.shared.is_some() && self.v1.iter().any(own)
+    }
+
+    /// Puts the processes of a group that does not choose its CPUs any more back among those that never
+    /// did, and takes its version 1 cpuset folder away.
+    pub(super) fn leave_cpuset(&mut self, journal: &mut Journal) -> Result<()> {
+        let own = |place: &Place| place.hierarchy.is_shared();
+        let (Some(shared), Some(at)) = (&self.shared, self.v1.iter().position(own)) else {
+            return Ok(());
+        };
+        self.move_all(shared)?;
+        let dir = &self.v1[at].dir;
+        journal.applied.push(Applied {
+            file: dir.path().join("cpuset.cpus"),
+            from: dir.read("cpuset.cpus")?.trim().to_owned(),
+            to: shared.read("cpuset.cpus")?.trim().to_owned(),
+        });
+        empty_into(dir, shared)?;
+        let place = self.v1.remove(at);
+        self.spare.push(place.hierarchy);
+        Ok(())
+    }
+
     /// Moves every process of the group into `dir`, until none has been forked outside meanwhile.
-    fn move_all(&self, dir: &Dir) -> Result<()> {
+    pub(super) fn move_all(&self, dir: &Dir) -> Result<()> {
         for _ in 0..100 {
             let inside: BTreeSet<i32> = pids_in(dir)?.into_iter().collect();
             let mut outside = self.processes()?;
@@ -251,6 +299,23 @@ impl Group {
             dir.path(),
             rustix::io::Errno::BUSY,
         ))
+    }
+}
+
+/// Removes a version 1 folder; who has entered it meanwhile goes where the others are.
+fn empty_into(dir: &Dir, other: &Dir) -> Result<()> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match rustix::fs::unlinkat(CWD, dir.path(), AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            Err(Errno::BUSY) if Instant::now() < until => {
+                for pid in pids_in(dir)? {
+                    let _gone = other.write("cgroup.procs", &pid.to_string());
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err(e) => return Err(CgroupError::file("remove", dir.path(), e)),
+        }
     }
 }
 

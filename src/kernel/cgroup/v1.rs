@@ -71,7 +71,8 @@ fn cpu(limits: &Limits, extent: Extent, out: &mut Vec<Knob>) -> Result<()> {
 fn cpuset(limits: &Limits, site: &Site<'_>, out: &mut Vec<Knob>) {
     if let Some(cpus) = &limits.cpuset {
         let mut put = |file, set| out.push(Knob::new(Controller::Cpuset, file, set));
-        put("cpuset.mems", Set::CpusetMems(site.mems.to_owned()));
+        let mems = limits.mems.as_deref().unwrap_or(site.mems);
+        put("cpuset.mems", Set::CpusetMems(mems.to_owned()));
         put("cpuset.cpus", Set::CpusetCpus(cpus.clone()));
     }
 }

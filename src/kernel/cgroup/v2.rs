@@ -25,6 +25,10 @@ pub(super) fn knobs(
             if let Some(cpus) = &limits.cpuset {
                 let set = Set::CpusetCpus(cpus.clone());
                 put(out, controller, "cpuset.cpus", set);
+                if let Some(mems) = &limits.mems {
+                    let set = Set::CpusetMems(mems.clone());
+                    put(out, controller, "cpuset.mems", set);
+                }
             }
         }
         Controller::Memory => memory(limits, site, full, out)?,

@@ -11,7 +11,7 @@ use super::render::Format;
 use super::{
     backup, capacity, change, create, delete, demo, doctor, enter, export, file, generate, image,
     import, info, keeper, life, limits, list, logs, network, plan, pool, profile, reinstall,
-    rescue, snapshot, template, top, traffic, trash, undo, usage, wait, why,
+    rescue, snapshot, template, tenant, top, traffic, trash, undo, usage, wait, why,
 };
 use crate::model::GuestName;
 
@@ -72,6 +72,7 @@ const VERBS: &[Verb] = &[
     backup::BACKUP,
     pool::POOL,
     network::NETWORK,
+    tenant::TENANT,
     profile::PROFILE,
     doctor::DOCTOR,
     generate::COMPLETIONS,

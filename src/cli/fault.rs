@@ -222,6 +222,7 @@ fn code(error: &GuestError) -> u8 {
         GuestError::Missing { .. }
         | GuestError::NotInTrash { .. }
         | GuestError::NoSnapshot { .. }
+        | GuestError::NoTenant { .. }
         | GuestError::NothingKept { .. } => MISSING,
         GuestError::Exists(_)
         | GuestError::SnapshotExists { .. }
@@ -229,6 +230,8 @@ fn code(error: &GuestError) -> u8 {
         | GuestError::Directory(DirectoryError::Exists(_) | DirectoryError::InUse { .. })
         | GuestError::WrongState { .. }
         | GuestError::Mounted { .. }
+        | GuestError::TenantExists(_)
+        | GuestError::TenantInUse { .. }
         | GuestError::NoUndo(_)
         | GuestError::Undecided { .. }
         | GuestError::Busy { .. } => STATE,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::model::{
     Bytes, CpuSet, Cpus, FirewallRule, Forward, GuestName, ImageName, NetworkKind, Rate, Ratio,
-    RestartPolicy, Rlimit, View, nearest,
+    RestartPolicy, Rlimit, TenantName, View, nearest,
 };
 
 /// A value written as one word of text; a number or truth value in TOML stands for its own text.
@@ -60,7 +60,8 @@ words_by_from_str!(
     GuestName,
     ImageName,
     Rate,
-    Ratio
+    Ratio,
+    TenantName
 );
 
 impl Word for String {

@@ -70,6 +70,7 @@ impl Manager {
             return self.write_run_state(name, state);
         }
         let _places = self.places()?;
+        self.tenant_room(name, state.tenant.as_ref(), state.guaranteed)?;
         if admission == Admission::Asked {
             let held = self.run_state(name)?.map(|state| state.guaranteed);
             self.room_for(name, state.guaranteed, held.unwrap_or_default(), true)?;
@@ -83,7 +84,9 @@ impl Manager {
     /// # Errors
     /// There is too little.
     pub fn check_room(&self, name: &GuestName) -> Result<()> {
-        let wanted = Amounts::guaranteed(&self.guest(name)?);
+        let guest = self.guest(name)?;
+        let wanted = Amounts::guaranteed(&guest);
+        self.tenant_room(name, guest.tenant.as_ref(), wanted)?;
         self.room_for(name, wanted, Amounts::default(), true)
     }
 
@@ -98,6 +101,7 @@ impl Manager {
             return Ok(None);
         }
         let _places = self.places()?;
+        self.tenant_room(name, state.tenant.as_ref(), wanted)?;
         self.room_for(name, wanted, held, false)?;
         fault::point()?;
         state.guaranteed = wanted;
@@ -107,7 +111,10 @@ impl Manager {
 
     /// Says whether [`Manager::promise`] would do it.
     pub(super) fn check_promise(&self, name: &GuestName, wanted: Amounts) -> Result<()> {
-        let held = self.run_state(name)?.map(|state| state.guaranteed);
+        let state = self.run_state(name)?;
+        let tenant = state.as_ref().and_then(|state| state.tenant.as_ref());
+        self.tenant_room(name, tenant, wanted)?;
+        let held = state.map(|state| state.guaranteed);
         self.room_for(name, wanted, held.unwrap_or_default(), false)
     }
 
@@ -143,24 +150,34 @@ impl Manager {
 
     /// What all guests that are not stopped are guaranteed together, without one of them.
     pub(super) fn promised(&self, but: Option<&GuestName>) -> Result<Amounts> {
+        let mut sum = Amounts::default();
+        self.each_state(but, &mut |name, state| {
+            if !state.guaranteed.is_none() && self.status_of(name, Some(state)) != Status::Stopped {
+                sum = sum.and(state.guaranteed);
+            }
+        })?;
+        Ok(sum)
+    }
+
+    /// Calls `each` with the run state of every guest that has one, without one of them.
+    pub(super) fn each_state(
+        &self,
+        but: Option<&GuestName>,
+        each: &mut dyn FnMut(&GuestName, &RunState),
+    ) -> Result<()> {
         let folder = self.layout.run().join("guests");
         let entries =
             std::fs::read_dir(&folder).map_err(KernelError::io("read", folder.display()))?;
-        let mut sum = Amounts::default();
         for entry in entries.flatten() {
             let name = entry.file_name().to_str().and_then(|n| n.parse().ok());
             let Some(name) = name.filter(|name| Some(name) != but) else {
                 continue;
             };
             // One that has gone meanwhile, or cannot be read, holds no place.
-            let Some(state) = self.run_state(&name).ok().flatten() else {
-                continue;
-            };
-            if !state.guaranteed.is_none() && self.status_of(&name, Some(&state)) != Status::Stopped
-            {
-                sum = sum.and(state.guaranteed);
+            if let Some(state) = self.run_state(&name).ok().flatten() {
+                each(&name, &state);
             }
         }
-        Ok(sum)
+        Ok(())
     }
 }

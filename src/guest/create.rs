@@ -273,7 +273,7 @@ impl Manager {
         }
         self.device_numbers(guest)?;
         self.block_numbers(guest)?;
-        Ok(())
+        self.check_tenant(guest)
     }
 
     /// Kind and numbers of the devices a guest asks for.

@@ -10,6 +10,7 @@
 //! | `planned`, `rescue` | what a start would do; with another userspace for its root |
 //! | `create`, `start`, `stop`, `delete`, `change`, `exec` | the verbs |
 //! | `admission`, `capacity` | whether the host can keep what guests are guaranteed; what is left of it |
+//! | `tenant`, `tenant_change` | whose guests they are, and what those share; made, changed, removed |
 //! | `undo` | what a guest writes in one run, dropped or kept |
 //! | `reinstall` | a fresh root for a guest; what becomes true with another root |
 //! | `trash` | deleted guests that can be brought back |
@@ -79,6 +80,8 @@ pub mod start;
 pub mod stop;
 mod store;
 pub mod successor;
+pub mod tenant;
+pub mod tenant_change;
 pub mod trash;
 pub mod undo;
 pub mod view;

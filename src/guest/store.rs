@@ -18,7 +18,7 @@ use super::rescue::Rescue;
 use super::trash::Trashed;
 use crate::kernel::file::{self, Lock};
 use crate::kernel::process::Identity;
-use crate::model::{Amounts, ExitReason, Guest, GuestName, IdBlock, Status};
+use crate::model::{Amounts, ExitReason, Guest, GuestName, IdBlock, Status, TenantName};
 use crate::network::{Lease, Network};
 use crate::storage::Stale;
 
@@ -129,6 +129,9 @@ pub struct RunState {
     /// What it is guaranteed as long as it is not stopped.
     #[serde(default, skip_serializing_if = "Amounts::is_none")]
     pub guaranteed: Amounts,
+    /// The tenant in whose control group it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<TenantName>,
 }
 
 /// How it ended last.

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::{
     Allowance, Bytes, CpuSet, Cpus, FirewallRule, Forward, GuestName, ImageName, NetworkName, Rate,
-    SnapshotRule, View,
+    SnapshotRule, TenantName, View,
 };
 
 /// One guest's whole definition after profiles and defaults.
@@ -25,6 +25,8 @@ pub struct Guest {
     pub description: String,
     /// Free labels, for `--select`.
     pub labels: BTreeMap<String, String>,
+    /// Whose it is, if it shares the limits of a tenant.
+    pub tenant: Option<TenantName>,
     /// Whether it cannot be deleted.
     pub protect: bool,
     /// Profiles that went into it, in order.

@@ -23,6 +23,7 @@ mod ops;
 mod rate;
 mod retention;
 mod status;
+mod tenant;
 mod traffic;
 mod used;
 
@@ -55,5 +56,6 @@ pub use ops::{DirOp, MountOp, NetOp, RootOp, Writable};
 pub use rate::{Rate, RateError, Shape, TokenBucket};
 pub use retention::{Retention, SnapshotRule};
 pub use status::{Event, EventKind, ExitReason, Sample, Status};
+pub use tenant::{TenantCaps, TenantName, TenantNameError};
 pub use traffic::{Traffic, Volume};
 pub use used::{Gauge, Used};

@@ -7,6 +7,7 @@
 //! | `host` | which hierarchies are mounted where |
 //! | `parent`, `service` | the folder that holds our groups; under systemd a delegated service |
 //! | `limits`, `v1`, `v2` | limits in our words, and the two drivers that put them in the kernel's |
+//! | `shared` | a folder between the parent and groups that share limits |
 //! | `knob` | one value of one control file: write, read, put back (cgroups-rs works here) |
 //! | `group` | make, open, enter, undo |
 //! | `update` | change the limits of a running group, all or nothing |
@@ -56,6 +57,7 @@ mod quiet;
 mod remove;
 mod scope;
 mod service;
+mod shared;
 mod stat_files;
 mod stats;
 mod update;

@@ -9,8 +9,8 @@ use super::context::Context;
 use super::fault::{Fault, Result};
 use super::render::Format;
 use super::{
-    backup, capacity, change, create, delete, demo, doctor, enter, export, file, generate, image,
-    import, info, keeper, life, limits, list, logs, network, plan, pool, profile, reinstall,
+    backup, bisect, capacity, change, create, delete, demo, doctor, enter, export, file, generate,
+    image, import, info, keeper, life, limits, list, logs, network, plan, pool, profile, reinstall,
     rescue, snapshot, template, tenant, top, traffic, trash, undo, usage, wait, why,
 };
 use crate::model::GuestName;
@@ -50,6 +50,7 @@ const VERBS: &[Verb] = &[
     traffic::TRAFFIC,
     usage::USAGE,
     why::WHY,
+    bisect::BISECT,
     limits::LIMITS,
     capacity::CAPACITY,
     enter::EXEC,

@@ -19,6 +19,7 @@
 //! | `backup` | a guest into a backup repository and out of one |
 //! | `keeper`, `console` | the small process beside a guest, and its viewers |
 //! | `successor` | how the launching process becomes the keeper |
+//! | `bisect` | which guest makes the others wait |
 //! | `view`, `limited`, `why`, `load` | what `list` and `info` show; what `limits` does; what `why` says; what `top` shows |
 //! | `inside`, `inside_start`, `inside_text`, `inside_load` | files of /proc and /sys that tell a guest of its own machine |
 //! | `networks` | which network a guest is on |
@@ -37,6 +38,7 @@ mod admission;
 mod adopt;
 pub mod allowance;
 pub mod backup;
+pub mod bisect;
 pub mod capacity;
 pub mod change;
 pub mod closed;

@@ -2,6 +2,7 @@
 
 mod allowance;
 mod amount;
+mod bisect;
 mod cgroup;
 pub mod clock;
 mod facts;
@@ -29,6 +30,7 @@ mod used;
 
 pub use allowance::{Allowance, Level};
 pub use amount::{AmountError, Bytes, CpuSet, Cpus};
+pub use bisect::{Next, Search, Sure, Verdict};
 pub use cgroup::{
     CONTAINER_PREFIX, CgroupHost, CgroupPlace, CgroupPlan, CgroupSetting, DeviceEntry,
     SystemdScope, UnitValue,

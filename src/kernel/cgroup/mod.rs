@@ -78,7 +78,7 @@ pub use limits::{DeviceAccess, DeviceKind, DeviceRule, IoLimit, Limits};
 pub use oom::{CountsKills, OomWatch};
 pub use parent::{Parent, list, remove_parent_if_empty};
 pub use scope::{change_scope, start_scope, stop_scope};
-pub use stats::Pressure;
+pub use stats::{Pressure, host_pressure};
 pub use update::Applied;
 
 /// What this module's operations return.

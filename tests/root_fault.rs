@@ -548,3 +548,97 @@ fn every_point_of_a_restart() {
     }
     panic!("more than 200 points");
 }
+
+/// A guest of a tenant, whose group comes with its start and goes with its end.
+fn in_a_tenant() -> Site {
+    let bulkhead = Bulkhead::new();
+    bulkhead.ok(&[
+        "tenant",
+        "create",
+        "acme",
+        "--processes",
+        "500",
+        "--memory",
+        "256M",
+    ]);
+    let create = ["create", "a", "--template", "busybox", "--tenant", "acme"];
+    bulkhead.ok(&[&create[..], &["--network", "none"]].concat());
+    Site::with(bulkhead)
+}
+
+#[test]
+fn every_point_of_a_launch_in_a_tenant() {
+    if !need(Need::Root) {
+        return;
+    }
+    let site = in_a_tenant();
+    for number in (0..200).step_by(stride()) {
+        let fault = format!("launch:{number}");
+        let done = site.faulty(&fault, &["start", "a"]);
+        if done.code == 0 {
+            assert!(number > 20, "{number} points");
+            site.bulkhead.ok(&["kill", "a"]);
+            site.is_clean("all of it");
+            return;
+        }
+        site.is_clean(&fault);
+        let fault = format!("command:0,{fault}");
+        assert_eq!(site.faulty(&fault, &["start", "a"]).code, -1, "{fault}");
+        site.end_if_it_runs();
+        site.cleared_or_started(number, &fault);
+    }
+    panic!("more than 200 points");
+}
+
+#[test]
+fn every_point_of_the_end_of_a_tenants_last_guest() {
+    if !need(Need::Root) {
+        return;
+    }
+    let site = in_a_tenant();
+    let sweep = Sweep {
+        before: &|site, _| {
+            if !site.runs("a") {
+                site.bulkhead.ok(&["start", "a"]);
+            }
+        },
+        args: &["kill", "a"],
+        whole: false,
+        after: &|site, what| {
+            site.bulkhead.ok(&["kill", "a"]);
+            site.is_clean(what);
+        },
+    };
+    assert!(sweep.over(&site) > 10);
+}
+
+#[test]
+fn every_point_of_a_change_of_a_tenant() {
+    if !need(Need::Root) {
+        return;
+    }
+    let site = in_a_tenant();
+    site.bulkhead.ok(&["tenant", "set", "acme", "--cpus", "1"]);
+    site.bulkhead.ok(&["start", "a"]);
+    let caps = |site: &Site| {
+        site.bulkhead
+            .ok(&["tenant", "info", "acme", "--format", "json"])
+    };
+    for (from, to) in [("1", "0.5"), ("0.5", "1")] {
+        let args = ["tenant", "set", "acme", "--cpus", to];
+        let sweep = Sweep {
+            before: &|site, _| drop(site.bulkhead.ok(&["tenant", "set", "acme", "--cpus", from])),
+            args: &args,
+            whole: false,
+            after: &|site, what| {
+                let text = caps(site);
+                assert!(text.contains("\"processes\": 500"), "{what}: {text}");
+                site.bulkhead.ok(&["exec", "a", "true"]);
+            },
+        };
+        let points = sweep.over(&site);
+        assert!(points > 4, "{points} points");
+    }
+    site.bulkhead.ok(&["kill", "a"]);
+    site.is_clean("all of it");
+}

@@ -9,9 +9,9 @@ use super::context::Context;
 use super::fault::{Fault, Result};
 use super::render::Format;
 use super::{
-    backup, capacity, change, cpupool, create, delete, demo, doctor, enter, export, file, generate,
-    image, import, info, keeper, life, limits, list, logs, network, plan, pool, profile, reinstall,
-    rescue, snapshot, template, top, traffic, trash, undo, usage, wait, why,
+    backup, bisect, capacity, change, cpupool, create, delete, demo, doctor, enter, export, file,
+    generate, image, import, info, keeper, life, limits, list, logs, network, plan, pool, profile,
+    reinstall, rescue, snapshot, template, tenant, top, traffic, trash, undo, usage, wait, why,
 };
 use crate::model::GuestName;
 
@@ -50,6 +50,7 @@ const VERBS: &[Verb] = &[
     traffic::TRAFFIC,
     usage::USAGE,
     why::WHY,
+    bisect::BISECT,
     limits::LIMITS,
     capacity::CAPACITY,
     enter::EXEC,
@@ -73,6 +74,7 @@ const VERBS: &[Verb] = &[
     pool::POOL,
     cpupool::CPUPOOL,
     network::NETWORK,
+    tenant::TENANT,
     profile::PROFILE,
     doctor::DOCTOR,
     generate::COMPLETIONS,

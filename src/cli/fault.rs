@@ -223,6 +223,7 @@ fn code(error: &GuestError) -> u8 {
         | GuestError::NoCpuPool { .. }
         | GuestError::NotInTrash { .. }
         | GuestError::NoSnapshot { .. }
+        | GuestError::NoTenant { .. }
         | GuestError::NothingKept { .. } => MISSING,
         GuestError::Exists(_)
         | GuestError::CpuPoolExists(_)
@@ -231,6 +232,8 @@ fn code(error: &GuestError) -> u8 {
         | GuestError::Directory(DirectoryError::Exists(_) | DirectoryError::InUse { .. })
         | GuestError::WrongState { .. }
         | GuestError::Mounted { .. }
+        | GuestError::TenantExists(_)
+        | GuestError::TenantInUse { .. }
         | GuestError::NoUndo(_)
         | GuestError::Undecided { .. }
         | GuestError::Busy { .. } => STATE,

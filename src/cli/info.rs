@@ -123,6 +123,9 @@ fn what_it_is(lines: &mut Lines, guest: &Guest) {
         "labels",
         guest.labels.iter().map(|(k, v)| format!("{k}={v}")),
     );
+    if let Some(tenant) = &guest.tenant {
+        lines.add("tenant", tenant.as_str());
+    }
     if let Some(template) = guest.origin.template() {
         let options = template.options.iter().map(|(k, v)| format!(" {k}={v}"));
         let text = format!("{}{}", template.name, options.collect::<String>());

@@ -25,6 +25,7 @@ pub(super) const LIST: Verb = Verb {
                     .help("Only guests whose names fit one of these; * and ? as in a shell"),
             )
             .arg(select::by_label())
+            .arg(select::by_tenant())
     },
     run: list,
     hidden: false,
@@ -44,11 +45,12 @@ fn list(context: &Context, matches: &ArgMatches) -> Result<u8> {
         .rows(names.iter().filter(|name| fits(name.as_str())))
         .into_iter()
         .filter(|row| select::selected(&wanted, &row.labels))
+        .filter(|row| select::of_tenant(matches, row.tenant.as_ref()))
         .collect();
     let plain = |pattern: &&&String| !pattern.contains(['*', '?']);
     let missing = patterns.iter().filter(plain).find(|name| {
         let named = |row: &Row| row.name.as_str() == name.as_str();
-        wanted.is_empty() && !rows.iter().any(named)
+        wanted.is_empty() && !matches.contains_id("tenant") && !rows.iter().any(named)
     });
     context.out(&text(&rows, context.format, context.colour))?;
     match missing {

@@ -11,7 +11,7 @@
 //! | `select`, `order`, `many` | verbs on many guests: which, in what order, side by side |
 //! | `backup_arguments`, `backup_restore` | parts of `backup`: its flags; bringing back |
 //! | `top_columns`, `top_view`, `top_screen` | parts of `top`: columns; the screen as text; the terminal |
-//! | `create`, `life`, `delete`, `traffic`, `usage`, `trash`, `export`, `import`, `list`, `info`, `limits`, `why`, `top`, `capacity`, `enter`, `file`, `logs`, `change`, `plan`, `wait`, `image`, `template`, `backup`, `profile`, `doctor`, `keeper`, `generate` | the verbs |
+//! | `create`, `life`, `delete`, `traffic`, `usage`, `trash`, `export`, `import`, `list`, `info`, `limits`, `why`, `bisect`, `top`, `capacity`, `enter`, `file`, `logs`, `change`, `plan`, `wait`, `image`, `template`, `tenant`, `backup`, `profile`, `doctor`, `keeper`, `generate` | the verbs |
 //!
 //! The program has one thread where a launch forks; `export` and `import`, which fork nothing, have
 //! others that compress and decompress. What runs side by side (`-j`) runs as processes.
@@ -19,6 +19,7 @@
 mod backup;
 mod backup_arguments;
 mod backup_restore;
+mod bisect;
 mod capacity;
 mod change;
 mod command;
@@ -60,6 +61,7 @@ mod snapshot_diff;
 mod snapshot_mount;
 mod snapshot_run;
 mod template;
+mod tenant;
 mod top;
 mod top_columns;
 mod top_screen;

@@ -6,7 +6,7 @@ use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
 
 use super::context::Context;
 use super::fault::{Fault, Result};
-use crate::model::GuestName;
+use crate::model::{GuestName, TenantName};
 
 /// The arguments of a verb on many guests that changes them.
 pub(super) fn many(command: Command) -> Command {
@@ -41,9 +41,10 @@ pub(super) fn which(command: Command) -> Command {
                 .help("All guests"),
         )
         .arg(by_label())
+        .arg(by_tenant())
         .group(
             ArgGroup::new("which")
-                .args(["names", "all", "select"])
+                .args(["names", "all", "select", "tenant"])
                 .required(true)
                 .multiple(true),
         )
@@ -56,6 +57,21 @@ pub(super) fn by_label() -> Arg {
         .value_name("LABEL[=VALUE]")
         .action(ArgAction::Append)
         .help("Only guests with this label; several must all be there")
+}
+
+/// `--tenant`.
+pub(super) fn by_tenant() -> Arg {
+    Arg::new("tenant")
+        .long("tenant")
+        .value_name("NAME")
+        .value_parser(value_parser!(TenantName))
+        .help("Only guests of this tenant")
+}
+
+/// Whether a guest is of the tenant that `--tenant` names, if it names one.
+pub(super) fn of_tenant(matches: &ArgMatches, tenant: Option<&TenantName>) -> bool {
+    let wanted = matches.try_get_one::<TenantName>("tenant").ok().flatten();
+    wanted.is_none_or(|wanted| tenant == Some(wanted))
 }
 
 /// The guests chosen, each once. Names asked for need not be there: the verb says so.
@@ -79,6 +95,10 @@ pub(super) fn chosen(context: &Context, matches: &ArgMatches) -> Result<Vec<Gues
     if !wanted.is_empty() {
         let labels = |name: &GuestName| manager.guest(name).map(|guest| guest.labels);
         all.retain(|name| labels(name).is_ok_and(|labels| selected(&wanted, &labels)));
+    }
+    if matches.try_contains_id("tenant").unwrap_or(false) {
+        let tenant = |name: &GuestName| manager.guest(name).ok().and_then(|guest| guest.tenant);
+        all.retain(|name| of_tenant(matches, tenant(name).as_ref()));
     }
     if all.is_empty() {
         context.say("no guest is chosen");

@@ -43,7 +43,9 @@ fn flag(key: &'static Key) -> Arg {
 
 fn heading(path: &str) -> &'static str {
     match path.split('.').next().unwrap_or(path) {
-        "template" | "image" | "profiles" | "description" | "labels" | "protect" => "What it is",
+        "template" | "image" | "profiles" | "description" | "labels" | "tenant" | "protect" => {
+            "What it is"
+        }
         "cpu" | "memory" | "processes" | "io" | "disk" | "rlimits" | "ptys" | "console_log"
         | "cgroups" => "Limits",
         "security" | "device" | "sysctls" => "What it may do",

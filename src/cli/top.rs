@@ -86,7 +86,8 @@ fn top(context: &Context, matches: &ArgMatches) -> Result<u8> {
 
 /// The guests that are named or have a label, which must be there; `None` for all.
 fn chosen(context: &Context, matches: &ArgMatches) -> Result<Option<Vec<GuestName>>> {
-    if !matches.contains_id("names") && !matches.contains_id("select") {
+    let chooses = |id: &&str| matches.contains_id(id);
+    if !["names", "select", "tenant"].iter().any(chooses) {
         return Ok(None);
     }
     let chosen = select::chosen(context, matches)?;

@@ -27,7 +27,7 @@ const fn column(
     }
 }
 
-pub(super) const COLUMNS: [Column; 16] = [
+pub(super) const COLUMNS: [Column; 17] = [
     Column {
         heading: "GUEST",
         text: |load| load.name.to_string(),
@@ -104,7 +104,15 @@ pub(super) const COLUMNS: [Column; 16] = [
         |load| bytes(load.processes),
     ),
     column("UP", |load| span(load.up_s), |load| bytes(Some(load.up_s))),
+    Column {
+        heading: TENANT,
+        text: |load| or_dash(load.tenant.as_ref(), ToString::to_string),
+        weight: None,
+    },
 ];
+
+/// Rows that go by it stand together by tenant.
+const TENANT: &str = "TENANT";
 
 /// The column that rows go by until somebody says otherwise: CPU.
 pub(super) const FIRST: usize = 2;
@@ -136,6 +144,14 @@ pub(super) fn sort(loads: &mut [Load]) {
 pub(super) fn sort_by(loads: &mut [Load], at: usize) {
     // They come by name, and the sort keeps that order among equals.
     loads.sort_by(|one, other| one.name.cmp(&other.name));
+    if COLUMNS
+        .get(at)
+        .is_some_and(|column| column.heading == TENANT)
+    {
+        // Those of nobody last.
+        let key = |load: &Load| (load.tenant.is_none(), load.tenant.clone());
+        loads.sort_by_key(key);
+    }
     if let Some(weight) = COLUMNS.get(at).and_then(|column| column.weight) {
         loads.sort_by(|one, other| weight(other).total_cmp(&weight(one)));
     }

@@ -265,6 +265,7 @@ mod tests {
             time_ms: 1_000_000,
             interval_ms: 2000,
             name: name.parse().unwrap(),
+            tenant: None,
             status: Status::Running,
             up_s: 4000,
             cpu_percent: Some(cpu),
@@ -398,7 +399,7 @@ mod tests {
         assert_eq!(view.typed(Key::Home, 10), Wish::Nothing);
         assert_eq!(typed(&mut view, "e"), Wish::Shell(name("db")));
         typed(&mut view, "<");
-        assert_eq!(COLUMNS[view.sorted].heading, "UP");
+        assert_eq!(COLUMNS[view.sorted].heading, "TENANT");
         typed(&mut view, "s");
         // In a filter keys are letters.
         assert_eq!(typed(&mut view, "/old\nf"), Wish::Resume(name("shop-old")));

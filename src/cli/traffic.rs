@@ -32,6 +32,7 @@ pub(super) fn some(command: Command) -> Command {
                 .help("Guests, in this order [default: all]"),
         )
         .arg(select::by_label())
+        .arg(select::by_tenant())
 }
 
 /// `--by`.
@@ -47,10 +48,14 @@ pub(super) fn periods(command: Command) -> Command {
 
 /// What `--by` says.
 pub(super) fn by(matches: &ArgMatches) -> By {
-    match matches.get_one::<String>("by").map(String::as_str) {
-        Some("day") => By::Day,
-        Some(_) => By::Month,
-        None => By::All,
+    let said = |word| {
+        let mut words = matches.get_many::<String>("by").into_iter().flatten();
+        words.any(|said| said == word)
+    };
+    match (said("day"), said("month")) {
+        (true, _) => By::Day,
+        (_, true) => By::Month,
+        _ => By::All,
     }
 }
 

@@ -1,7 +1,10 @@
 //! `usage`: what guests have used over all their runs, and what that costs.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::PathBuf;
 
+use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
 use serde::Serialize;
 
@@ -15,14 +18,24 @@ use crate::define::Rates;
 use crate::guest::account::Period;
 use crate::guest::closed::ClosedAccount;
 use crate::guest::view::bytes_text;
-use crate::model::GuestName;
 use crate::model::clock::{self, span};
+use crate::model::{GuestName, TenantName};
 
 pub(super) const USAGE: Verb = Verb {
     name: "usage",
     about: "Say what guests have used, and what it costs",
     build: |command| {
         periods(some(command))
+            .mut_arg("by", |by| {
+                by.action(ArgAction::Append)
+                    .value_delimiter(',')
+                    .value_name("PERIOD|tenant")
+                    .value_parser(PossibleValuesParser::new(["day", "month", "tenant"]))
+                    .help(
+                        "A line for each day or month (UTC), for each tenant with the sum of its \
+                         guests, or for both: tenant,month",
+                    )
+            })
             .arg(
                 Arg::new("rates")
                     .long("rates")
@@ -43,7 +56,11 @@ pub(super) const USAGE: Verb = Verb {
 
 #[derive(Serialize)]
 struct Row {
-    name: GuestName,
+    /// Guest; none in a sum.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<GuestName>,
+    /// The tenant it is of now, or was at its end.
+    tenant: Option<TenantName>,
     /// When it was deleted, if it was.
     deleted: Option<String>,
     period: String,
@@ -67,7 +84,8 @@ impl Row {
         // To a millionth: beyond it is the error of the arithmetic.
         let cost = |rates: &Rates| (rates.cost(&used, &traffic) * 1e6).round() / 1e6;
         Self {
-            name: name.clone(),
+            name: Some(name.clone()),
+            tenant: None,
             deleted: None,
             period: period.period,
             run_ms: used.run_ms,
@@ -80,6 +98,24 @@ impl Row {
             received_bytes: traffic.received().bytes,
             cost: rates.map(cost),
             currency: rates.map(|rates| rates.currency.clone()),
+        }
+    }
+
+    fn add(&mut self, more: &Self) {
+        for (sum, n) in [
+            (&mut self.run_ms, more.run_ms),
+            (&mut self.cpu_us, more.cpu_us),
+            (&mut self.memory_kib_s, more.memory_kib_s),
+            (&mut self.swap_kib_s, more.swap_kib_s),
+            (&mut self.read_bytes, more.read_bytes),
+            (&mut self.written_bytes, more.written_bytes),
+            (&mut self.sent_bytes, more.sent_bytes),
+            (&mut self.received_bytes, more.received_bytes),
+        ] {
+            *sum = sum.saturating_add(n);
+        }
+        if let (Some(sum), Some(cost)) = (&mut self.cost, more.cost) {
+            *sum = ((*sum + cost) * 1e6).round() / 1e6;
         }
     }
 }
@@ -113,22 +149,51 @@ fn usage(context: &Context, matches: &ArgMatches) -> Result<u8> {
             continue;
         }
         let periods = manager.account(&name, by(matches))?.into_iter();
-        rows.extend(periods.map(|period| Row::of(&name, period, rates.as_ref())));
+        let tenant = manager.guest(&name).ok().and_then(|guest| guest.tenant);
+        rows.extend(periods.map(|period| Row {
+            tenant: tenant.clone(),
+            ..Row::of(&name, period, rates.as_ref())
+        }));
     }
     for gone in gone {
         let deleted = Some(clock::time(gone.deleted_ms));
         let periods = gone.periods.into_iter();
         rows.extend(periods.map(|period| Row {
             deleted: deleted.clone(),
+            tenant: gone.tenant.clone(),
             ..Row::of(&gone.name, period, rates.as_ref())
         }));
     }
     let mut headings = HEADINGS.to_vec();
+    let mut words = matches.get_many::<String>("by").into_iter().flatten();
+    if words.any(|word| word == "tenant") {
+        rows = sums(rows);
+        headings[0] = "TENANT";
+    }
     let price = rates.map(|rates| format!("COST {}", rates.currency));
     let price = price.as_deref().map(str::trim_end);
     headings.extend(price);
     context.list(&rows, &headings, cells)?;
     Ok(0)
+}
+
+/// One row for each tenant and period; what is of no tenant comes last.
+fn sums(rows: Vec<Row>) -> Vec<Row> {
+    let mut all: BTreeMap<_, Row> = BTreeMap::new();
+    for row in rows {
+        let key = (row.tenant.is_none(), row.tenant.clone(), row.period.clone());
+        match all.entry(key) {
+            Entry::Vacant(place) => {
+                place.insert(Row {
+                    name: None,
+                    deleted: None,
+                    ..row
+                });
+            }
+            Entry::Occupied(mut sum) => sum.get_mut().add(&row),
+        }
+    }
+    all.into_values().collect()
 }
 
 /// Accounts of deleted guests that are meant.
@@ -137,15 +202,22 @@ fn deleted(context: &Context, matches: &ArgMatches) -> Result<Vec<ClosedAccount>
     let wanted = select::selectors(matches)?;
     let mut all = context.manager()?.closed_accounts(by(matches))?;
     all.retain(|gone| {
-        (named.is_empty() || named.contains(&&gone.name)) && select::selected(&wanted, &gone.labels)
+        (named.is_empty() || named.contains(&&gone.name))
+            && select::selected(&wanted, &gone.labels)
+            && select::of_tenant(matches, gone.tenant.as_ref())
     });
     Ok(all)
 }
 
 fn cells(row: &Row) -> Vec<Cell> {
     let deleted = row.deleted.as_ref().map_or("", |_| " (deleted)");
+    let name = match (&row.name, &row.tenant) {
+        (Some(name), _) => format!("{name}{deleted}"),
+        (None, Some(tenant)) => tenant.to_string(),
+        (None, None) => "-".to_owned(),
+    };
     let mut cells = vec![
-        Cell::from(format!("{}{deleted}", row.name)),
+        Cell::from(name),
         Cell::from(&row.period),
         Cell::from(span(row.run_ms / 1000)),
         Cell::from(seconds(row.cpu_us)),

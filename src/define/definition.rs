@@ -12,7 +12,7 @@ use super::schedule::SnapshotsPart;
 use super::word::{OrNone, Pause};
 use crate::model::{
     Bytes, CpuMode, CpuPoolName, CpuSet, Cpus, FirewallRule, Forward, GuestName, ImageName,
-    NetworkKind, Rate, Resize, RestartPolicy, Rlimit, View,
+    NetworkKind, Rate, Resize, RestartPolicy, Rlimit, TenantName, View,
 };
 
 layered! {
@@ -28,6 +28,8 @@ layered! {
         description: Option<String>,
         /// Free labels.
         labels: BTreeMap<String, String>,
+        /// Tenant whose limits it shares.
+        tenant: Option<OrNone<TenantName>>,
         /// Whether it cannot be deleted.
         protect: Option<bool>,
         /// CPU limits.

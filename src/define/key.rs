@@ -84,6 +84,9 @@ pub const KEYS: &[Key] = &[
         "Free text, one line"),
     key("labels", "label", "NAME=VALUE", Kind::Map, LIVE,
         "Free label, for --select"),
+    key("tenant", "tenant", "NAME", Kind::Text, RESTART,
+        "Tenant whose limits it shares with the tenant's other guests, or none; `bulkhead tenant \
+         list` names them [default: none]"),
     key("protect", "protect", "BOOL", Kind::Switch, LIVE,
         "Whether `delete` refuses it, whatever else is said [default: false]"),
     key("cpu.mode", "cpu-mode", "MODE", Kind::Text, LIVE,

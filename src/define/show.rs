@@ -179,6 +179,7 @@ fn rest(guest: &Guest, path: &str) -> Items {
         "profiles" => list(&guest.profiles, |name| (*name).clone()),
         "description" => single(&guest.description),
         "labels" => map(&guest.labels, Clone::clone),
+        "tenant" => optional(guest.tenant.as_ref()),
         "protect" => single(guest.protect),
         "rlimits" => map(&guest.rlimits, |limit| rlimit_text(*limit)),
         "sysctls" => map(&guest.sysctls, Clone::clone),

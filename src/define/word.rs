@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::model::{
     Bytes, CpuMode, CpuPoolName, CpuSet, Cpus, FirewallRule, Forward, GuestName, ImageName,
-    NetworkKind, Rate, Ratio, Resize, RestartPolicy, Rlimit, View, nearest,
+    NetworkKind, Rate, Ratio, Resize, RestartPolicy, Rlimit, TenantName, View, nearest,
 };
 
 /// A value written as one word of text; a number or truth value in TOML stands for its own text.
@@ -63,7 +63,8 @@ words_by_from_str!(
     ImageName,
     Rate,
     Ratio,
-    Resize
+    Resize,
+    TenantName
 );
 
 impl Word for String {

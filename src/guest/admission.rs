@@ -84,6 +84,7 @@ impl Manager {
             return self.write_run_state(&name, state);
         }
         let _places = self.places()?;
+        self.tenant_room(&name, state.tenant.as_ref(), state.guaranteed)?;
         let before = self.run_state(&name)?;
         let others = self.seating(Some(&name))?;
         // Nobody can insist on CPUs that others have.
@@ -110,6 +111,8 @@ impl Manager {
     /// There is too little.
     pub fn check_room(&self, name: &GuestName) -> Result<()> {
         let guest = self.guest(name)?;
+        let wanted = Amounts::guaranteed(&guest);
+        self.tenant_room(name, guest.tenant.as_ref(), wanted)?;
         let others = self.seating(Some(name))?;
         let seat = self.choose_seat(&guest, &others, None)?;
         self.room_for(&guest, &seat, Amounts::default(), &others, true)
@@ -130,6 +133,7 @@ impl Manager {
             return Ok(None);
         }
         let _places = self.places()?;
+        self.tenant_room(&name, state.tenant.as_ref(), state.guaranteed)?;
         let others = self.seating(Some(&name))?;
         state.seat = self.choose_seat(guest, &others, Some(&before.seat))?;
         self.put_on(guest, &state.seat, &others);
@@ -152,6 +156,8 @@ impl Manager {
     /// Says whether [`Manager::promise`] would do it.
     pub(super) fn check_promise(&self, guest: &Guest) -> Result<()> {
         let state = self.run_state(&guest.name)?;
+        let tenant = state.as_ref().and_then(|state| state.tenant.as_ref());
+        self.tenant_room(&guest.name, tenant, Amounts::guaranteed(guest))?;
         let others = self.seating(Some(&guest.name))?;
         let held = state.as_ref().map(|state| &state.seat);
         let seat = self.choose_seat(guest, &others, held)?;

@@ -225,6 +225,15 @@ impl Manager {
         }
     }
 
+    /// Brings a running guest to what its definition has in force. Its lock is held.
+    pub(super) fn reapply(&self, name: &GuestName) -> Result<()> {
+        if !matches!(self.status(name)?, Status::Running | Status::Paused) {
+            return Ok(());
+        }
+        let guest = self.in_force(name, self.guest(name)?);
+        self.apply(name, &guest)
+    }
+
     /// Brings the limits of a running guest to what its new definition says, all or none.
     fn apply(&self, name: &GuestName, guest: &Guest) -> Result<()> {
         let Some(mut group) = self.group(name)? else {
@@ -234,6 +243,7 @@ impl Manager {
         let resources = plan::resources::limits(guest, &blocks)?;
         let limits = launch::limits(&resources, guest.cgroups)?;
         group.update(&limits)?;
+        self.reweigh_tenant(name)?;
         self.change_port(name, guest)?;
         self.write_orders(name, guest)
     }

@@ -10,7 +10,7 @@ use super::account::{Account, By, Period};
 use super::error::{GuestError, Result};
 use super::manager::{Manager, now_ms};
 use crate::kernel::{KernelError, fault, file};
-use crate::model::GuestName;
+use crate::model::{GuestName, TenantName};
 
 /// Longest record that is read, bytes.
 const LONGEST: u64 = 8 << 20;
@@ -27,6 +27,8 @@ pub(super) struct Closed {
     /// When the guest was made: one that is imported may have the machine id of another before.
     created_ms: u64,
     labels: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tenant: Option<TenantName>,
     deleted_ms: u64,
     account: Account,
 }
@@ -38,6 +40,8 @@ pub struct ClosedAccount {
     pub name: GuestName,
     /// Its labels at the end.
     pub labels: BTreeMap<String, String>,
+    /// Its tenant at the end.
+    pub tenant: Option<TenantName>,
     /// When it was deleted, milliseconds since 1970.
     pub deleted_ms: u64,
     /// What it used.
@@ -69,6 +73,7 @@ impl Manager {
                 all.push(ClosedAccount {
                     name: closed.name,
                     labels: closed.labels,
+                    tenant: closed.tenant,
                     deleted_ms: closed.deleted_ms,
                     periods: closed.account.periods(by),
                 });
@@ -97,6 +102,7 @@ impl Manager {
             name: called,
             machine_id: machine.machine_id,
             created_ms: machine.created_ms,
+            tenant: guest.as_ref().and_then(|guest| guest.tenant.clone()),
             labels: guest.map(|guest| guest.labels).unwrap_or_default(),
             deleted_ms: now_ms(),
             account,

@@ -273,10 +273,10 @@ impl Manager {
         }
         self.device_numbers(guest)?;
         self.block_numbers(guest)?;
-        match &guest.cpu.pool {
-            Some(pool) => self.check_cpu_pool(pool),
-            None => Ok(()),
+        if let Some(pool) = &guest.cpu.pool {
+            self.check_cpu_pool(pool)?;
         }
+        self.check_tenant(guest)
     }
 
     /// Kind and numbers of the devices a guest asks for.

@@ -1,6 +1,6 @@
 //! What can go wrong with a guest, by what a person can do about it.
 
-use crate::model::{GuestName, Status};
+use crate::model::{GuestName, Status, TenantName};
 use crate::network::{DirectoryError, LeaseError};
 
 /// A verb that was not carried out. Nothing has changed, unless it says otherwise.
@@ -194,6 +194,36 @@ pub enum GuestError {
         /// Why, and what to do.
         why: String,
     },
+    /// There is no such tenant (exit code 3).
+    #[error("there is no tenant {name}: {}", near.as_ref().map_or_else(|| format!("`bulkhead tenant create {name}` makes it"), |n| format!("did you mean {n}?")))]
+    NoTenant {
+        /// Name asked for.
+        name: TenantName,
+        /// The nearest there is.
+        near: Option<String>,
+    },
+    /// There is one (exit code 4).
+    #[error("there is a tenant {0} already: `bulkhead tenant set {0}` changes its limits")]
+    TenantExists(TenantName),
+    /// Guests have it (exit code 4).
+    #[error(
+        "tenant {name} has guests {}: give them another with `bulkhead set GUEST tenant=NAME`, or delete them",
+        guests.join(", ")
+    )]
+    TenantInUse {
+        /// Tenant.
+        name: TenantName,
+        /// Guests.
+        guests: Vec<String>,
+    },
+    /// What its limits cannot be, or cannot keep (exit code 5).
+    #[error("tenant {name}: {why}")]
+    Tenant {
+        /// Tenant.
+        name: TenantName,
+        /// Why, and what to do.
+        why: String,
+    },
     /// Its root is there already (exit code 5).
     #[error(
         "template: the root of guest {name} is made from {made_from} and stays so: create another \
@@ -324,6 +354,7 @@ impl GuestError {
             | Self::NoRoom { .. }
             | Self::NoCpus { .. }
             | Self::CpuPool { .. }
+            | Self::Tenant { .. }
             | Self::Pool(
                 crate::storage::PoolError::Unknown { .. }
                 | crate::storage::PoolError::Refused { .. },

@@ -53,6 +53,12 @@ impl Manager {
         holder.is_some_and(|holder| !holder.lives())
     }
 
+    /// Whether this process holds it still, or did when it died.
+    pub(super) fn is_held_by(&self, name: &GuestName, who: Identity) -> bool {
+        let state = self.run_state(name).ok().flatten();
+        state.and_then(|state| state.holder) == Some(who)
+    }
+
     /// Lets a guest go on. Its lock is held.
     pub(super) fn let_go(&self, name: &GuestName) -> Result<()> {
         if let Some(group) = self.group(name)? {

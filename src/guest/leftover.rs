@@ -14,7 +14,7 @@ use super::store::GuestLock;
 use crate::kernel::cgroup::{self, Group};
 use crate::kernel::file::{self, Lock};
 use crate::kernel::mount;
-use crate::model::{GuestName, Status};
+use crate::model::{GuestName, Status, TenantName};
 use crate::storage;
 
 /// How long a command at work is waited for before its guest is passed over.
@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_millis(200);
 pub struct Leftover {
     /// `half-made guest`, `half-renamed guest`, `held guest`, `run state`, `undo disk`, `cgroup`, `interface`,
     /// `damaged file`, `bridge without its firewall`, `firewall entry`, `firewall rules`, `ports`,
-    /// `address`, `lock`, `snapshot mount`, `CPUs`, `file`.
+    /// `address`, `lock`, `snapshot mount`, `CPUs`, `tenant limits`, `file`.
     pub kind: &'static str,
     /// Its name.
     pub name: String,
@@ -52,6 +52,7 @@ impl Manager {
         for name in self.without_guest()? {
             self.of_nobody(&name, fix, &mut found)?;
         }
+        self.of_tenants(fix, &mut found)?;
         for stale in self.stale_mounts()? {
             let unmount = || mount::unmount_path(&stale.folder).map_err(|e| e.to_string());
             let name = stale.folder.display().to_string();
@@ -120,6 +121,7 @@ impl Manager {
         let mut names = BTreeSet::new();
         if let Some(parent) = self.existing_cgroups()? {
             names.extend(cgroup::list(&parent)?);
+            names.retain(|name| TenantName::of_group(name).is_none());
         }
         for folder in ["guests", "locks"] {
             names.extend(entries(&self.layout.run().join(folder)));
@@ -173,6 +175,7 @@ impl Manager {
             var.clone(),
             var.join("network"),
             self.layout.networks(),
+            self.layout.tenants(),
             run.clone(),
             run.join("network"),
             self.layout.images().join("by-recipe"),
@@ -202,6 +205,9 @@ impl Manager {
     pub fn remove_shared(&self) -> Result<()> {
         for one in self.networks()? {
             one.remove_host_if_unused().map_err(network)?;
+        }
+        for tenant in self.tenants()? {
+            self.leave_tenant(&tenant)?;
         }
         cgroup::remove_parent_if_empty(
             &self.cgroup_host()?,

@@ -3,6 +3,7 @@
 //! guest that came or went between two looks is no error.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -11,7 +12,7 @@ use super::error::{GuestError, Result};
 use super::manager::{Manager, now_ms};
 use crate::kernel::cgroup::{CgroupError, Glance, Group, Parent, Pressure};
 use crate::kernel::process::Identity;
-use crate::model::{GuestName, Status};
+use crate::model::{GuestName, Status, TenantName};
 use crate::network::Counters;
 
 /// One running guest in an interval. What is not kept on this host is `None`, and so is every rate of a
@@ -24,6 +25,8 @@ pub struct Load {
     pub interval_ms: u64,
     /// Guest.
     pub name: GuestName,
+    /// The tenant it is of.
+    pub tenant: Option<TenantName>,
     /// What it is doing.
     pub status: Status,
     /// Seconds since it started.
@@ -71,11 +74,15 @@ pub struct Load {
 struct Seen {
     status: Status,
     started_ms: u64,
+    tenant: Option<TenantName>,
     /// With another first process its counters began anew.
     init: Option<Identity>,
     glance: Glance,
     traffic: Option<Counters>,
 }
+
+/// Where groups are, by tenant, opened once a look.
+type Parents = BTreeMap<Option<TenantName>, Option<Parent>>;
 
 /// All of them at a moment.
 #[derive(Debug)]
@@ -114,15 +121,13 @@ impl Manager {
             time_ms: now_ms(),
             guests: BTreeMap::new(),
         };
-        let Some(parent) = self.existing_cgroups()? else {
-            return Ok(look);
-        };
+        let mut parents = Parents::default();
         let names = match chosen {
             None => self.names()?,
             Some(chosen) => chosen.to_vec(),
         };
         for name in names {
-            if let Some(seen) = self.seen(&parent, &name)? {
+            if let Some(seen) = self.seen(&mut parents, &name)? {
                 look.guests.insert(name, seen);
             }
         }
@@ -139,7 +144,7 @@ impl Manager {
     }
 
     /// A guest now; `None` when it does not run, or not any more.
-    fn seen(&self, parent: &Parent, name: &GuestName) -> Result<Option<Seen>> {
+    fn seen(&self, parents: &mut Parents, name: &GuestName) -> Result<Option<Seen>> {
         let Some(state) = self.run_state(name)? else {
             return Ok(None);
         };
@@ -147,6 +152,13 @@ impl Manager {
         if !matches!(status, Status::Running | Status::Paused | Status::Stopping) {
             return Ok(None);
         }
+        let parent = match parents.entry(state.tenant.clone()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => place.insert(self.existing_cgroups_for(state.tenant.as_ref())?),
+        };
+        let Some(parent) = parent else {
+            return Ok(None);
+        };
         let glance = match Group::open(parent, name.as_str()).and_then(|group| group.glance()) {
             Ok(glance) => glance,
             Err(CgroupError::Absent { .. }) => None,
@@ -155,6 +167,7 @@ impl Manager {
         Ok(glance.map(|glance| Seen {
             status,
             started_ms: state.started_ms,
+            tenant: state.tenant,
             init: state.init,
             glance,
             traffic: None,
@@ -217,6 +230,7 @@ fn load(name: &GuestName, now: &Seen, then: Option<&Seen>, since: Duration, time
         time_ms,
         interval_ms: us / 1000,
         name: name.clone(),
+        tenant: now.tenant.clone(),
         status: now.status,
         up_s: time_ms.saturating_sub(now.started_ms) / 1000,
         cpu_percent: cpu,
@@ -261,6 +275,7 @@ mod tests {
         Seen {
             status: Status::Running,
             started_ms: 5_000,
+            tenant: None,
             init: Some(Identity { pid: 7, start: 9 }),
             glance,
             traffic: received.map(|(source, bytes)| Counters {

@@ -10,6 +10,7 @@
 //! | `planned`, `rescue` | what a start would do; with another userspace for its root |
 //! | `create`, `start`, `stop`, `delete`, `change`, `exec` | the verbs |
 //! | `admission`, `capacity` | whether the host can keep what guests are guaranteed; what is left of it |
+//! | `tenant`, `tenant_change` | whose guests they are, and what those share; made, changed, removed |
 //! | `undo` | what a guest writes in one run, dropped or kept |
 //! | `reinstall` | a fresh root for a guest; what becomes true with another root |
 //! | `trash` | deleted guests that can be brought back |
@@ -18,6 +19,7 @@
 //! | `backup` | a guest into a backup repository and out of one |
 //! | `keeper`, `console` | the small process beside a guest, and its viewers |
 //! | `successor` | how the launching process becomes the keeper |
+//! | `bisect` | which guest makes the others wait |
 //! | `view`, `limited`, `why`, `load` | what `list` and `info` show; what `limits` does; what `why` says; what `top` shows |
 //! | `inside`, `inside_start`, `inside_text`, `inside_load` | files of /proc and /sys that tell a guest of its own machine |
 //! | `networks` | which network a guest is on |
@@ -36,6 +38,7 @@ mod admission;
 mod adopt;
 pub mod allowance;
 pub mod backup;
+pub mod bisect;
 pub mod capacity;
 pub mod change;
 pub mod closed;
@@ -82,6 +85,8 @@ pub mod start;
 pub mod stop;
 mod store;
 pub mod successor;
+pub mod tenant;
+pub mod tenant_change;
 pub mod trash;
 pub mod undo;
 pub mod view;

@@ -85,24 +85,35 @@ impl Manager {
 
     /// The states of guests that are not stopped, without one of them.
     pub(super) fn unstopped(&self, but: Option<&GuestName>) -> Result<Vec<(GuestName, RunState)>> {
+        let mut found = Vec::new();
+        self.each_state(but, &mut |name, state| {
+            if self.status_of(name, Some(state)) != Status::Stopped {
+                found.push((name.clone(), state.clone()));
+            }
+        })?;
+        Ok(found)
+    }
+
+    /// Calls `each` with the run state of every guest that has one, without one of them.
+    pub(super) fn each_state(
+        &self,
+        but: Option<&GuestName>,
+        each: &mut dyn FnMut(&GuestName, &RunState),
+    ) -> Result<()> {
         let folder = self.layout.run().join("guests");
         let entries =
             std::fs::read_dir(&folder).map_err(KernelError::io("read", folder.display()))?;
-        let mut found = Vec::new();
         for entry in entries.flatten() {
             let name = entry.file_name().to_str().and_then(|n| n.parse().ok());
             let Some(name) = name.filter(|name| Some(name) != but) else {
                 continue;
             };
             // One that has gone meanwhile, or cannot be read, holds no place.
-            let Some(state) = self.run_state(&name).ok().flatten() else {
-                continue;
-            };
-            if self.status_of(&name, Some(&state)) != Status::Stopped {
-                found.push((name, state));
+            if let Some(state) = self.run_state(&name).ok().flatten() {
+                each(&name, &state);
             }
         }
-        Ok(found)
+        Ok(())
     }
 
     /// The seat of a guest among these others. One that it has and that still is what it asks for, it

@@ -266,7 +266,7 @@ impl Manager {
         file::write_runtime(&self.enter_path(name), &enter, 0o600)?;
         self.write_orders(name, &planned.guest)?;
         phase("write-view", || self.write_inside(&planned.guest, &machine))?;
-        let cgroups = phase("open-cgroups", || self.cgroups())?;
+        let cgroups = phase("open-cgroups", || self.cgroups_for(&planned.guest))?;
         let place = GuestPlace {
             cgroups: &cgroups,
             cache: self.layout.cache().join("seccomp"),

@@ -12,7 +12,7 @@ use crate::kernel::KernelError;
 use crate::kernel::cgroup::{self, Group};
 use crate::kernel::process::Identity;
 use crate::kernel::{fault, process};
-use crate::model::{EventKind, ExitReason, GuestName, Status};
+use crate::model::{EventKind, ExitReason, GuestName, Status, TenantName};
 use crate::storage;
 
 /// How long a kill may take; only a process stuck in the kernel needs more.
@@ -141,7 +141,17 @@ impl Manager {
 
     /// The guest's cgroup, if it has one now.
     pub(super) fn group(&self, name: &GuestName) -> Result<Option<Group>> {
-        let Some(parent) = self.existing_cgroups()? else {
+        let tenant = self.run_state(name)?.and_then(|state| state.tenant);
+        self.group_in(name, tenant.as_ref())
+    }
+
+    /// The same in a tenant's.
+    pub(super) fn group_in(
+        &self,
+        name: &GuestName,
+        tenant: Option<&TenantName>,
+    ) -> Result<Option<Group>> {
+        let Some(parent) = self.existing_cgroups_for(tenant)? else {
             return Ok(None);
         };
         match Group::open(&parent, name.as_str()) {
@@ -165,7 +175,8 @@ impl Manager {
         reason: Option<ExitReason>,
         keeps_place: bool,
     ) -> Result<()> {
-        let group = self.group(name)?;
+        let tenant = self.run_state(name)?.and_then(|state| state.tenant);
+        let group = self.group_in(name, tenant.as_ref())?;
         let held = group.as_ref().and_then(|_| self.reading(name));
         if let Some(group) = &group {
             group.kill_all(KILL)?;
@@ -202,6 +213,10 @@ impl Manager {
                 return Err(KernelError::io("remove", run.display())(error).into());
             }
             _ => {}
+        }
+        if let Some(tenant) = tenant {
+            // An empty group does no harm; the next end of one of its guests takes it away.
+            let _later = self.leave_tenant(&tenant);
         }
         if !keeps_place {
             // Its CPUs go to whoever shares; what this leaves, the next start does, and `doctor` names it.

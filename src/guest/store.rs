@@ -19,7 +19,7 @@ use super::resize::InForce;
 use super::trash::Trashed;
 use crate::kernel::file::{self, Lock};
 use crate::kernel::process::Identity;
-use crate::model::{Amounts, ExitReason, Guest, GuestName, IdBlock, Seat, Status};
+use crate::model::{Amounts, ExitReason, Guest, GuestName, IdBlock, Seat, Status, TenantName};
 use crate::network::{Lease, Network};
 use crate::storage::Stale;
 
@@ -130,6 +130,9 @@ pub struct RunState {
     /// What it is guaranteed as long as it is not stopped.
     #[serde(default, skip_serializing_if = "Amounts::is_none")]
     pub guaranteed: Amounts,
+    /// The tenant in whose control group it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<TenantName>,
     /// Where it is on the CPUs as long as it is not stopped.
     #[serde(default, skip_serializing_if = "Seat::is_shared")]
     pub seat: Seat,
@@ -160,6 +163,7 @@ impl RunState {
             rescue: None,
             ids,
             guaranteed: Amounts::guaranteed(guest),
+            tenant: guest.tenant.clone(),
             seat: Seat::Shared,
             in_force: InForce::default(),
         }

@@ -10,7 +10,7 @@ use super::error::Result;
 use super::manager::{Manager, now_ms};
 use super::store::LastEnd;
 use super::undo::UndoMode;
-use crate::model::{Bytes, CpuSet, ExitReason, Guest, GuestName, Sample, Status};
+use crate::model::{Bytes, CpuSet, ExitReason, Guest, GuestName, Sample, Status, TenantName};
 
 /// One guest as `list` shows it.
 #[derive(Clone, Debug, Serialize)]
@@ -46,6 +46,8 @@ pub struct Row {
     pub undo: Option<UndoMode>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+    /// Tenant it is of.
+    pub tenant: Option<TenantName>,
     /// `keeper gone`, `starts again`, what is wrong with it.
     pub note: Option<String>,
 }
@@ -157,6 +159,7 @@ impl Manager {
             rescue,
             undo,
             labels: guest.map(|g| g.labels.clone()).unwrap_or_default(),
+            tenant: guest.and_then(|g| g.tenant.clone()),
             note,
         }
     }

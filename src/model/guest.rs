@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Allowance, Bytes, CpuMode, CpuPoolName, CpuSet, Cpus, FirewallRule, Forward, GuestName,
-    ImageName, NetworkName, Rate, Resize, SnapshotRule, View,
+    ImageName, NetworkName, Rate, Resize, SnapshotRule, TenantName, View,
 };
 
 /// One guest's whole definition after profiles and defaults.
@@ -25,6 +25,8 @@ pub struct Guest {
     pub description: String,
     /// Free labels, for `--select`.
     pub labels: BTreeMap<String, String>,
+    /// Whose it is, if it shares the limits of a tenant.
+    pub tenant: Option<TenantName>,
     /// Whether it cannot be deleted.
     pub protect: bool,
     /// Profiles that went into it, in order.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{GuestName, NetworkName};
+use super::{GuestName, NetworkName, TenantName};
 
 /// The folders and kernel object names of one installation. `--root DIR` moves all of it, so that
 /// two installations on one machine never meet.
@@ -100,6 +100,24 @@ impl Layout {
     #[must_use]
     pub fn networks(&self) -> PathBuf {
         self.var().join("networks")
+    }
+
+    /// Records of the tenants.
+    #[must_use]
+    pub fn tenants(&self) -> PathBuf {
+        self.var().join("tenants")
+    }
+
+    /// A tenant's record.
+    #[must_use]
+    pub fn tenant(&self, name: &TenantName) -> PathBuf {
+        self.tenants().join(format!("{name}.json"))
+    }
+
+    /// A tenant's lock file (flock).
+    #[must_use]
+    pub fn tenant_lock(&self, name: &TenantName) -> PathBuf {
+        self.run().join("tenants").join(name.as_str())
     }
 
     /// Eight hexadecimal digits that interfaces of a network that somebody made have in their names.

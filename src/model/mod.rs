@@ -2,6 +2,7 @@
 
 mod allowance;
 mod amount;
+mod bisect;
 mod cgroup;
 pub mod clock;
 mod cpu_pool_name;
@@ -26,11 +27,13 @@ mod resize;
 mod retention;
 mod seat;
 mod status;
+mod tenant;
 mod traffic;
 mod used;
 
 pub use allowance::{Allowance, Level};
 pub use amount::{AmountError, Bytes, CpuSet, Cpus};
+pub use bisect::{Next, Search, Sure, Verdict};
 pub use cgroup::{
     CONTAINER_PREFIX, CgroupHost, CgroupPlace, CgroupPlan, CgroupSetting, DeviceEntry,
     SystemdScope, UnitValue,
@@ -61,5 +64,6 @@ pub use resize::Resize;
 pub use retention::{Retention, SnapshotRule};
 pub use seat::{CpuMode, Seat, Seating, Topology};
 pub use status::{Event, EventKind, ExitReason, Sample, Status};
+pub use tenant::{TenantCaps, TenantName, TenantNameError};
 pub use traffic::{Traffic, Volume};
 pub use used::{Gauge, Used};

@@ -7,6 +7,7 @@
 //! | `host` | which hierarchies are mounted where |
 //! | `parent`, `service` | the folder that holds our groups; under systemd a delegated service |
 //! | `limits`, `v1`, `v2` | limits in our words, and the two drivers that put them in the kernel's |
+//! | `shared` | a folder between the parent and groups that share limits |
 //! | `knob` | one value of one control file: write, read, put back (cgroups-rs works here) |
 //! | `group` | make, open, enter, undo |
 //! | `seat` | which CPUs a running group is on; those that version 1 keeps together for that |
@@ -58,6 +59,7 @@ mod remove;
 mod scope;
 mod seat;
 mod service;
+mod shared;
 mod stat_files;
 mod stats;
 mod update;
@@ -78,7 +80,7 @@ pub use limits::{DeviceAccess, DeviceKind, DeviceRule, IoLimit, Limits};
 pub use oom::{CountsKills, OomWatch};
 pub use parent::{Parent, list, remove_parent_if_empty};
 pub use scope::{change_scope, start_scope, stop_scope};
-pub use stats::Pressure;
+pub use stats::{Pressure, host_pressure};
 pub use update::Applied;
 
 /// What this module's operations return.

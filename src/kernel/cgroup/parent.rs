@@ -33,6 +33,8 @@ pub(super) struct Hierarchy {
     /// Those of ours; none for `name=systemd`, which only tracks processes.
     pub(super) controllers: Vec<Controller>,
     path: PathBuf,
+    /// Whether the folder above is ours too (see `shared`).
+    nested: bool,
 }
 
 impl Hierarchy {
@@ -55,6 +57,15 @@ impl Hierarchy {
         self.controllers.contains(&Controller::Cpuset) && !self.always()
     }
 
+    /// The same with the parent in a folder of the parent's.
+    pub(super) fn at(&self, path: PathBuf) -> Self {
+        Self {
+            controllers: self.controllers.clone(),
+            path,
+            nested: true,
+        }
+    }
+
     /// Where the parent's folder is, or would be.
     pub(super) fn parent_path(&self) -> &Path {
         &self.path
@@ -67,7 +78,15 @@ impl Hierarchy {
         }
         let above = self.path.parent().unwrap_or(&self.path);
         let absent = || CgroupError::file("open", above, Errno::NOENT);
-        let root = Dir::open(above)?.ok_or_else(absent)?;
+        let root = match Dir::open(above)? {
+            Some(root) => root,
+            None if self.nested => {
+                let mut outer = self.at(above.to_owned());
+                outer.nested = false;
+                outer.ensure()?
+            }
+            None => return Err(absent()),
+        };
         let name = self.path.file_name().and_then(|n| n.to_str());
         let (dir, _) = root.ensure(name.unwrap_or_default())?;
         if self.controllers.contains(&Controller::Cpuset) {
@@ -235,6 +254,7 @@ fn hierarchies(host: &Host, kernel_name: &str) -> Vec<Hierarchy> {
             found.push(Hierarchy {
                 path: place(host, mount, kernel_name),
                 controllers,
+                nested: false,
             });
         }
     }

@@ -1,9 +1,11 @@
 //! Counters of a group, each file read once. Keeping them over time belongs to the meter.
 
+use std::path::Path;
+
 use rustix::io::Errno;
 
 use super::dir::{Dir, keyed, number};
-use super::{Controller, Group, Result, Version};
+use super::{CgroupError, Controller, Group, Result, Version};
 use crate::model::Sample;
 
 /// How long processes of a group waited for something: the lines of a pressure file (PSI, Linux
@@ -87,6 +89,23 @@ impl Group {
             (dir, Version::V2) => keyed(&text(dir, "memory.events")?, "oom_kill"),
         }
         .unwrap_or(0))
+    }
+}
+
+/// How long processes of the whole host waited for `cpu`, `memory` or `io` since the boot; `None`
+/// when this kernel does not keep it.
+///
+/// # Errors
+/// When the file is there and cannot be read.
+pub fn host_pressure(resource: &str) -> Result<Option<Pressure>> {
+    let path = Path::new("/proc/pressure").join(resource);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(Some(pressure(&text))),
+        Err(error) => match error.raw_os_error().map(Errno::from_raw_os_error) {
+            // Booted with psi=0, some kernels have the file all the same.
+            Some(Errno::NOENT | Errno::OPNOTSUPP) => Ok(None),
+            errno => Err(CgroupError::file("read", &path, errno.unwrap_or(Errno::IO))),
+        },
     }
 }
 

@@ -34,7 +34,7 @@ pub(super) fn knobs(
 }
 
 /// Shares for a weight: 100 is 1024, and one to three stays one to three.
-fn shares(weight: u64) -> u64 {
+pub(super) fn shares(weight: u64) -> u64 {
     (weight * 1024 / 100).clamp(2, 262_144)
 }
 

@@ -1,0 +1,171 @@
+//! A folder between the parent and groups, so that those in it share limits: together they stay
+//! within them, whatever each has of its own. It holds no process itself. Made when the first
+//! group needs it, removed when it is empty.
+
+use rustix::fs::{AtFlags, CWD};
+use rustix::io::Errno;
+
+use super::dir::{Dir, number};
+use super::parent::{Hierarchy, enable_all};
+use super::{Applied, CgroupError, Controller, Group, Limits, Parent, Result, v1, walk};
+use crate::kernel::fault;
+
+/// Written last when a folder is made: one that a crash has left half-made says `max` here.
+const MARK: (&str, &str) = ("cgroup.max.descendants", "1000000");
+
+impl Parent {
+    /// The folder of that name as a parent of its own, if there is one, if only in part.
+    ///
+    /// # Errors
+    /// When a folder cannot be opened.
+    pub fn shared(&self, name: &str) -> Result<Option<Self>> {
+        let Some(v2) = self.v2.child(name)? else {
+            return Ok(None);
+        };
+        let mut v1 = Vec::with_capacity(self.v1.len());
+        for (hierarchy, dir) in &self.v1 {
+            let inner = hierarchy.below(name);
+            let dir = match dir {
+                Some(dir) => dir.child(name)?,
+                None => Dir::open(inner.parent_path())?,
+            };
+            v1.push((inner, dir));
+        }
+        let shared = self.shared.as_ref().map(|dir| Dir::open(dir.path()));
+        Ok(Some(Self {
+            mode: self.mode,
+            swap: self.swap,
+            v1,
+            v2,
+            shared: shared.transpose()?.flatten(),
+            v2_controllers: self.v2_controllers.clone(),
+            v1_controllers: self.v1_controllers.clone(),
+        }))
+    }
+
+    /// The same; makes it with these limits where it is missing or half-made. Whoever calls sees to
+    /// it that nobody else makes or removes it meanwhile.
+    ///
+    /// # Errors
+    /// When a limit cannot be had here, or the kernel refuses something. What was made stays, for
+    /// the next one to go on with or to remove.
+    pub fn ensure_shared(&self, name: &str, limits: &Limits) -> Result<Self> {
+        if let Some(there) = self.shared(name)?
+            && there.v2.read(MARK.0)?.trim() == MARK.1
+        {
+            return Ok(there);
+        }
+        let at = |dir: &Dir, e: crate::kernel::KernelError| {
+            CgroupError::file("make a group in", dir.path(), e.errno)
+        };
+        fault::point().map_err(|e| at(&self.v2, e))?;
+        let (v2, _) = self.v2.ensure(name)?;
+        for (hierarchy, dir) in &self.v1 {
+            let Some(dir) = dir else {
+                // Made with the first group that needs it.
+                continue;
+            };
+            fault::point().map_err(|e| at(dir, e))?;
+            let (made, _) = dir.ensure(name)?;
+            if hierarchy.controllers.contains(&Controller::Memory) {
+                keep_together(&made)?;
+            }
+        }
+        fault::point().map_err(|e| at(&v2, e))?;
+        enable_all(&v2, &self.v2_controllers)?;
+        fault::point().map_err(|e| at(&v2, e))?;
+        self.limit_shared(name, limits)?;
+        self.shared(name)?.ok_or_else(|| CgroupError::Absent {
+            name: name.to_owned(),
+            parent: self.path().to_owned(),
+        })
+    }
+
+    /// Changes its limits, all or none.
+    ///
+    /// # Errors
+    /// As [`Group::update`]; [`CgroupError::Absent`] when it is not there.
+    pub fn limit_shared(&self, name: &str, limits: &Limits) -> Result<Vec<Applied>> {
+        let mut group = Group::open(self, name)?;
+        let applied = group.update(limits)?;
+        let v2 = group.v2_dir()?;
+        fault::point().map_err(|e| CgroupError::file("limit", v2.path(), e.errno))?;
+        v2.write(MARK.0, MARK.1)?;
+        if let Some(inner) = self.shared(name)? {
+            inner.weigh(None)?;
+        }
+        Ok(applied)
+    }
+
+    /// Gives a folder that groups share the CPU weight of all groups in it together, and of one
+    /// that is yet to come: beside other groups each then has the share that its own weight says.
+    ///
+    /// # Errors
+    /// When a file cannot be read or written.
+    pub fn weigh(&self, coming: Option<u64>) -> Result<()> {
+        let v1 = self
+            .v1
+            .iter()
+            .find(|(hierarchy, _)| hierarchy.controllers.contains(&Controller::Cpu));
+        let (dir, file, most, coming) = match v1 {
+            _ if self.v2_controllers.contains(&Controller::Cpu) => {
+                (&self.v2, "cpu.weight", 10_000, coming)
+            }
+            Some((_, Some(dir))) => (dir, "cpu.shares", 262_144, coming.map(v1::shares)),
+            _ => return Ok(()),
+        };
+        let mut sum = coming.unwrap_or(0);
+        for name in super::list(self)? {
+            if let Some(group) = dir.child(&name)?
+                && let Some(text) = group.try_read(file)?
+            {
+                sum += number(&text).unwrap_or(0);
+            }
+        }
+        match sum {
+            0 => Ok(()),
+            sum => dir.write(file, &sum.min(most).to_string()),
+        }
+    }
+
+    /// Removes it, if no group is in it; says whether it is gone.
+    ///
+    /// # Errors
+    /// When a folder cannot be removed for another reason than groups in it.
+    pub fn remove_shared(&self, name: &str) -> Result<bool> {
+        let Some(there) = self.shared(name)? else {
+            return Ok(true);
+        };
+        let v1 = there.v1.iter().rev().filter_map(|(_, dir)| dir.as_ref());
+        // Version 2 last: without that folder the others would not be found again.
+        let dirs: Vec<&Dir> = v1.chain([&there.v2]).collect();
+        if dirs.iter().any(walk::has_children) {
+            return Ok(false);
+        }
+        for dir in dirs {
+            fault::point().map_err(|e| CgroupError::file("remove", dir.path(), e.errno))?;
+            match rustix::fs::unlinkat(CWD, dir.path(), AtFlags::REMOVEDIR) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(Errno::BUSY) => return Ok(false),
+                Err(e) => return Err(CgroupError::file("remove", dir.path(), e)),
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Before Linux 5.11, version 1 charges memory to those above only when told so.
+fn keep_together(dir: &Dir) -> Result<()> {
+    const FILE: &str = "memory.use_hierarchy";
+    match dir.try_read(FILE)? {
+        Some(text) if text.trim() == "0" => dir.write(FILE, "1"),
+        _ => Ok(()),
+    }
+}
+
+impl Hierarchy {
+    /// The same with our parent one folder deeper.
+    fn below(&self, name: &str) -> Self {
+        self.at(self.parent_path().join(name))
+    }
+}

@@ -14,7 +14,7 @@ use bulkhead::kernel::netlink::Netlink;
 use bulkhead::kernel::netlink_nft::{Family, table_exists};
 use bulkhead::model::{Layout, NetworkWish};
 use bulkhead::network::{
-    DirectoryError, HostError, Kind, LeaseError, Network, NetworkSettings, NewNetwork,
+    Addresses, DirectoryError, HostError, Kind, LeaseError, Network, NetworkSettings, NewNetwork,
 };
 use life::{data, inside, made};
 use support::{Bulkhead, Need, need};
@@ -34,6 +34,7 @@ fn wish(text: &str, kind: Kind, subnet: &str) -> NewNetwork {
         nat: None,
         mtu: None,
         isolated_ports: None,
+        addresses: Addresses::default(),
     }
 }
 

@@ -9,7 +9,7 @@ use super::fault::{Fault, Result};
 use super::render::{Cell, safe};
 use crate::guest::networks::NetworkView;
 use crate::model::NetworkName;
-use crate::network::{Kind, NewNetwork, Subnet};
+use crate::network::{Addresses, Kind, NewNetwork, Range, Subnet, ranges};
 
 pub(super) const NETWORK: Verb = Verb {
     name: "network",
@@ -34,7 +34,7 @@ pub(super) const NETWORK: Verb = Verb {
                             .value_name("KIND")
                             .value_parser(PossibleValuesParser::new(Kind::WORDS))
                             .default_value("bridge")
-                            .help("bridge (a way out by NAT), isolated (no way out, none to the host) or routed (no bridge: a route to each address)"),
+                            .help("bridge (a way out by NAT), isolated (no way out, none to the host), routed (no bridge: a route to each address) or external (a bridge that is there, such as one with a card in it)"),
                         Arg::new("subnet")
                             .long("subnet")
                             .value_name("ADDRESS/BITS")
@@ -48,9 +48,10 @@ pub(super) const NETWORK: Verb = Verb {
                         Arg::new("bridge")
                             .long("bridge")
                             .value_name("NAME")
-                            .help("Name of its bridge on the host [default: one made from its name]"),
+                            .help("Name of its bridge on the host; of an external network, the one that is there [default: one made from its name]"),
                     ])
                     .args(settings())
+                    .args(addresses())
                     .arg(dry_run()),
             )
             .subcommand(
@@ -58,6 +59,7 @@ pub(super) const NETWORK: Verb = Verb {
                     .about("Change a network")
                     .arg(name())
                     .args(settings())
+                    .args(addresses())
                     .arg(dry_run()),
             )
             .subcommand(
@@ -103,6 +105,43 @@ fn settings() -> [Arg; 2] {
     ]
 }
 
+fn addresses() -> [Arg; 3] {
+    let list = |name: &'static str, help: &'static str| {
+        Arg::new(name)
+            .long(name)
+            .value_name("FIRST-LAST,…")
+            .help(help)
+    };
+    [
+        list("range", "Addresses that guests get who ask for none in particular, or none for all of the pool [default: none]"),
+        list("exclude", "Addresses that no guest gets, or none [default: none]"),
+        Arg::new("gateway")
+            .long("gateway")
+            .value_name("IP")
+            .help("Address of the gateway, or none for the first of the pool; of an external network, none for no way out [default: none]"),
+    ]
+}
+
+/// What of the addresses is said anew.
+fn said_of_addresses(matches: &ArgMatches, all: &mut Addresses) -> Result<()> {
+    for (name, list) in [("range", &mut all.ranges), ("exclude", &mut all.excluded)] {
+        if let Some(text) = matches.get_one::<String>(name) {
+            *list = match text.as_str() {
+                "none" => Vec::new(),
+                text => ranges(text).map_err(|why| Fault::usage(format!("--{name}: {why}")))?,
+            };
+        }
+    }
+    if let Some(text) = matches.get_one::<String>("gateway") {
+        let wrong = || Fault::usage(format!("--gateway: {text:?} is no IPv4 address"));
+        all.gateway = match text.as_str() {
+            "none" => None,
+            text => Some(text.parse().map_err(|_| wrong())?),
+        };
+    }
+    Ok(())
+}
+
 fn free(view: &NetworkView) -> String {
     view.free.map_or_else(|| "-".to_owned(), |n| n.to_string())
 }
@@ -139,6 +178,8 @@ fn info(context: &Context, matches: &ArgMatches) -> Result<u8> {
             ("kind", view.kind.word().to_owned()),
             ("subnet", subnet(&view)),
             ("gateway", view.gateway.map_or_else(none, |a| a.to_string())),
+            ("range", listed(&view.ranges)),
+            ("excluded", listed(&view.excluded)),
             ("nat", yes_no(view.nat)),
             (
                 "bridge",
@@ -161,16 +202,22 @@ fn info(context: &Context, matches: &ArgMatches) -> Result<u8> {
                 format!("{} used, {} free", view.guests.len(), free(&view)),
             ),
         ];
+        let lines = lines.into_iter().filter(|(_, value)| !value.is_empty());
         let mut text = format!("{}\n", view.name);
         let guests = view.guests.iter();
         let guests = guests.map(|(guest, address)| ("guest", format!("{guest} {address}")));
-        for (key, value) in lines.into_iter().chain(guests) {
+        for (key, value) in lines.chain(guests) {
             text += format!("  {key:<11}{value}").trim_end();
             text.push('\n');
         }
         text
     })?;
     Ok(0)
+}
+
+fn listed(ranges: &[Range]) -> String {
+    let all: Vec<String> = ranges.iter().map(Range::to_string).collect();
+    all.join(",")
 }
 
 /// A network's name that somebody may give one.
@@ -203,6 +250,8 @@ fn or_none<T: std::str::FromStr>(matches: &ArgMatches, name: &str) -> Result<Opt
 fn create(context: &Context, matches: &ArgMatches) -> Result<u8> {
     let manager = context.manager()?;
     let kind: String = required(matches, "kind")?;
+    let mut addresses = Addresses::default();
+    said_of_addresses(matches, &mut addresses)?;
     let wish = NewNetwork {
         name: own_name(matches)?,
         kind: Kind::of_word(&kind).unwrap_or(Kind::Bridge),
@@ -211,6 +260,7 @@ fn create(context: &Context, matches: &ArgMatches) -> Result<u8> {
         nat: or_none(matches, "nat")?.flatten(),
         mtu: or_none(matches, "mtu")?.flatten(),
         isolated_ports: or_none(matches, "isolated-ports")?.flatten(),
+        addresses,
     };
     if matches.get_flag("dry-run") {
         let record = manager.network.check_new(&wish)?;
@@ -237,7 +287,9 @@ fn set(context: &Context, matches: &ArgMatches) -> Result<u8> {
     if let Some(apart) = or_none(matches, "isolated-ports")? {
         record.isolated_ports = apart;
     }
+    said_of_addresses(matches, &mut record.addresses)?;
     if matches.get_flag("dry-run") {
+        manager.network.check_change(&record)?;
         context.done(&format!("would change network {}", record.name))?;
         return Ok(0);
     }

@@ -35,6 +35,8 @@ impl Netlink {
                 InfoBridgePort::Learning(false),
                 InfoBridgePort::UnicastFlood(false),
                 InfoBridgePort::HairpinMode(true),
+                // Where bridges agree on their tree, a port that takes part in it is shut off.
+                InfoBridgePort::Guard(true),
                 InfoBridgePort::Isolated(isolated),
             ])),
         ];

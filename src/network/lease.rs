@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::files::FileError;
 use super::host::HostError;
+use super::pool::Pool;
 use super::subnet::Subnet;
 use crate::model::{FirewallRule, Forward, GuestName, Protocol};
 
@@ -73,7 +74,7 @@ pub enum LeaseError {
         subnet: Subnet,
     },
     /// Network, gateway or broadcast address.
-    #[error("cannot give {address} to {guest}: it is the {role} address of the pool {subnet}")]
+    #[error("cannot give {address} to {guest}: it is {role} in the pool {subnet}")]
     Reserved {
         /// Who asked.
         guest: GuestName,
@@ -86,13 +87,13 @@ pub enum LeaseError {
     },
     /// None left.
     #[error(
-        "cannot give {guest} an address: all {size} of the pool {subnet} are taken; delete guests or set a larger subnet"
+        "cannot give {guest} an address: all {size} of the pool {pool} are taken; delete guests, or let it give more"
     )]
     UsedUp {
         /// Who asked.
         guest: GuestName,
-        /// The pool.
-        subnet: Subnet,
+        /// The pool, and what of it is given.
+        pool: String,
         /// Addresses in it.
         size: usize,
     },
@@ -344,8 +345,10 @@ impl Leases {
         &mut self,
         guest: &GuestName,
         wish: Option<Ipv4Addr>,
-        subnet: Subnet,
+        pool: impl Into<Pool>,
     ) -> Result<Ipv4Addr, LeaseError> {
+        let pool = pool.into();
+        let subnet = pool.subnet;
         let had = self.get(guest);
         let address = match (wish, had) {
             (None, Some(address)) if subnet.contains(address) => return Ok(address),
@@ -356,8 +359,8 @@ impl Leases {
                     subnet,
                 });
             }
-            (Some(address), _) => self.check_wish(guest, address, subnet)?,
-            (None, None) => self.lowest_free(guest, subnet)?,
+            (Some(address), _) => self.check_wish(guest, address, &pool)?,
+            (None, None) => self.lowest_free(guest, &pool)?,
         };
         let held = Held {
             address,
@@ -372,9 +375,9 @@ impl Leases {
         &self,
         guest: &GuestName,
         address: Ipv4Addr,
-        subnet: Subnet,
+        pool: &Pool,
     ) -> Result<Ipv4Addr, LeaseError> {
-        let guest = guest.clone();
+        let (guest, subnet) = (guest.clone(), pool.subnet);
         if !subnet.contains(address) {
             return Err(LeaseError::Outside {
                 guest,
@@ -382,12 +385,7 @@ impl Leases {
                 subnet,
             });
         }
-        let special = [
-            (subnet.network(), "network"),
-            (subnet.gateway(), "gateway's"),
-            (subnet.broadcast(), "broadcast"),
-        ];
-        if let Some((_, role)) = special.into_iter().find(|(a, _)| *a == address) {
+        if let Some(role) = pool.role(address) {
             return Err(LeaseError::Reserved {
                 guest,
                 address,
@@ -405,16 +403,14 @@ impl Leases {
         }
     }
 
-    fn lowest_free(&self, guest: &GuestName, subnet: Subnet) -> Result<Ipv4Addr, LeaseError> {
+    fn lowest_free(&self, guest: &GuestName, pool: &Pool) -> Result<Ipv4Addr, LeaseError> {
         let taken: BTreeSet<Ipv4Addr> = self.iter().map(|(_, address)| address).collect();
-        subnet
-            .guests()
-            .find(|a| !taken.contains(a))
-            .ok_or_else(|| LeaseError::UsedUp {
-                guest: guest.clone(),
-                subnet,
-                size: subnet.guests().count(),
-            })
+        let mut free = pool.given().filter(|a| !taken.contains(a));
+        free.next().ok_or_else(|| LeaseError::UsedUp {
+            guest: guest.clone(),
+            pool: pool.to_string(),
+            size: pool.given().count(),
+        })
     }
 
     /// Passes the lease on to the guest's new name; a guest without one has nothing to pass on.

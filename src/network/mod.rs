@@ -5,14 +5,18 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `subnet.rs` | arithmetic of a pool and the choice of a free one |
+//! | `pool.rs` | ranges, exclusions and gateway of a pool |
 //! | `lease.rs` | which guest has which address: the rules, pure |
 //! | `book.rs` | the leases on disk, under a lock |
 //! | `record.rs` | what somebody said of a network that they made |
 //! | `directory.rs` | those networks on disk: made, changed, removed |
+//! | `change.rs` | changing a network |
 //! | `host.rs` | the host's side: bridge, forwarding, set up and taken down |
 //! | `bridge.rs` | whose the bridge is, kept on the bridge itself |
+//! | `fence.rs` | rules around guests, once they have a place |
 //! | `firewall.rs` | the nftables rule sets and the run of `nft` |
 //! | `forward.rs` | which ports of the host lead to which guest |
+//! | `external.rs` | guests on a bridge that is somebody else's |
 //! | `routed.rs` | guests without a bridge between them: their rules, their interface |
 //! | `guard.rs` | what a guest may send: the rules, and each guest's entry in them |
 //! | `shape.rs` | how fast a guest is |
@@ -24,8 +28,11 @@
 
 mod book;
 mod bridge;
+mod change;
 mod directory;
 mod dns;
+mod external;
+mod fence;
 mod files;
 mod firewall;
 mod forward;
@@ -33,6 +40,7 @@ mod guard;
 mod host;
 mod lease;
 mod leftover;
+mod pool;
 mod record;
 mod routed;
 mod shape;
@@ -46,11 +54,13 @@ use crate::kernel::netlink_nft::Family;
 use crate::model::{Layout, NetOp, NetworkName, NetworkWish};
 
 pub use directory::{DirectoryError, NewNetwork};
+pub use external::ExternalError;
 pub use files::FileError;
 pub use firewall::FirewallError;
 pub use host::{HostError, HostNetwork};
 pub use lease::{Lease, LeaseError};
 pub use leftover::{Leftover, StaleEntry};
+pub use pool::{Addresses, Range, ranges};
 pub use record::{Kind, Record};
 pub use subnet::{Subnet, SubnetError};
 pub use traffic::Counters;
@@ -117,6 +127,7 @@ pub struct Network {
     guard: firewall::At,
     bridge: String,
     fixed: Option<Subnet>,
+    addresses: Addresses,
     nat: bool,
     dns: Vec<IpAddr>,
     isolated_ports: bool,
@@ -150,6 +161,7 @@ impl Network {
             layout: layout.clone(),
             bridge,
             fixed,
+            addresses: Addresses::default(),
             nat: settings.nat,
             dns: settings.dns,
             isolated_ports: settings.isolated_ports,
@@ -184,6 +196,12 @@ impl Network {
         self.known_subnet()
     }
 
+    /// What is said of its addresses.
+    #[must_use]
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
     /// Largest packet, if it is not the way out's.
     #[must_use]
     pub fn mtu(&self) -> Option<u32> {
@@ -216,7 +234,24 @@ impl Network {
     /// Its guests' way out, if they have one.
     #[must_use]
     pub fn gateway(&self, lease: &Lease) -> Option<Ipv4Addr> {
-        (!self.is_closed()).then_some(lease.gateway)
+        match self.kind {
+            Kind::Isolated => None,
+            Kind::External => self.addresses.gateway,
+            Kind::Bridge | Kind::Routed => Some(lease.gateway),
+        }
+    }
+
+    /// The same for all of them, once there is a pool.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn way_out(&self) -> Result<Option<Ipv4Addr>, FileError> {
+        let subnet = self.known_subnet()?;
+        Ok(match self.kind {
+            Kind::Isolated => None,
+            Kind::External => self.addresses.gateway,
+            Kind::Bridge | Kind::Routed => subnet.map(|subnet| self.gateway_in(subnet)),
+        })
     }
 
     /// The bridge's name.

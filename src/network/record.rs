@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::pool::Addresses;
 use super::subnet::Subnet;
 use crate::model::NetworkName;
 
@@ -19,16 +20,18 @@ pub enum Kind {
     Isolated,
     /// By no bridge: the host routes each address to its guest.
     Routed,
+    /// By a bridge that is somebody else's.
+    External,
 }
 
 impl Kind {
     /// All, as people write them.
-    pub const WORDS: [&str; 3] = ["bridge", "isolated", "routed"];
+    pub const WORDS: [&str; 4] = ["bridge", "isolated", "routed", "external"];
 
     /// The kind of that word.
     #[must_use]
     pub fn of_word(word: &str) -> Option<Self> {
-        let all = [Self::Bridge, Self::Isolated, Self::Routed];
+        let all = [Self::Bridge, Self::Isolated, Self::Routed, Self::External];
         all.into_iter().find(|kind| kind.word() == word)
     }
 
@@ -39,6 +42,7 @@ impl Kind {
             Self::Bridge => "bridge",
             Self::Isolated => "isolated",
             Self::Routed => "routed",
+            Self::External => "external",
         }
     }
 }
@@ -53,6 +57,9 @@ pub struct Record {
     pub kind: Kind,
     /// Its pool.
     pub subnet: Subnet,
+    /// What of it guests get.
+    #[serde(default, skip_serializing_if = "is_usual")]
+    pub addresses: Addresses,
     /// Its bridge's name; `None` for one made from the network's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bridge: Option<String>,
@@ -67,6 +74,10 @@ pub struct Record {
     pub isolated_ports: Option<bool>,
 }
 
+fn is_usual(addresses: &Addresses) -> bool {
+    *addresses == Addresses::default()
+}
+
 impl Record {
     /// What cannot be, and what to do.
     pub(super) fn check(&self) -> Result<(), String> {
@@ -77,7 +88,21 @@ impl Record {
                 "{bridge:?} cannot name a bridge: use 1 to 15 of A-Z, a-z, 0-9, '-', '_' and '.', beginning with a letter"
             ));
         }
+        if self.kind == Kind::Isolated && self.addresses.gateway.is_some() {
+            return Err("an isolated network has no way out, so no gateway".to_owned());
+        }
+        self.addresses.check(self.subnet)?;
+        if self.kind == Kind::External && self.bridge.is_none() {
+            return Err(
+                "an external network is a bridge that is there: say which with --bridge".to_owned(),
+            );
+        }
         match (self.kind, self.nat) {
+            (Kind::External, Some(true)) => {
+                return Err(
+                    "guests of an external network have addresses of the LAN and go out by its gateway, so no NAT".to_owned(),
+                );
+            }
             (Kind::Isolated, Some(true)) => {
                 return Err("an isolated network has no way out, so no NAT".to_owned());
             }

@@ -68,6 +68,7 @@ pub(super) const NETWORK: Verb = Verb {
                     .arg(name())
                     .arg(dry_run()),
             )
+            .subcommand(super::network_trace::command())
             .subcommand(
                 Command::new("reload")
                     .about("Write the firewall of all networks anew, after the host's was flushed"),
@@ -79,6 +80,7 @@ pub(super) const NETWORK: Verb = Verb {
         Some(("set", matches)) => set(context, matches),
         Some(("delete", matches)) => delete(context, matches),
         Some(("reload", _)) => reload(context),
+        Some(("trace", matches)) => super::network_trace::trace(context, matches),
         _ => list(context),
     },
     hidden: false,

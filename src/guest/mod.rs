@@ -12,6 +12,7 @@
 //! | `admission`, `capacity` | whether the host can keep what guests are guaranteed; what is left of it |
 //! | `undo` | what a guest writes in one run, dropped or kept |
 //! | `reinstall` | a fresh root for a guest; what becomes true with another root |
+//! | `trace` | why a packet of a guest passes, or not |
 //! | `trash` | deleted guests that can be brought back |
 //! | `snapshot`, `snapshot_diff`, `snapshot_mount`, `schedule` | a guest as it was; snapshots that are taken by the clock |
 //! | `files` | single files of a guest, while it runs or not |
@@ -79,6 +80,7 @@ pub mod start;
 pub mod stop;
 mod store;
 pub mod successor;
+mod trace;
 pub mod trash;
 pub mod undo;
 pub mod view;

@@ -32,6 +32,7 @@ mod netlink_port;
 pub mod netlink_routed;
 mod netlink_shape;
 mod netlink_socket;
+mod netlink_way;
 pub mod probe;
 pub mod process;
 pub mod procfs;

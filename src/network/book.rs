@@ -101,6 +101,19 @@ impl Network {
         Lease::of(address, subnet, &self.tag).map(|lease| Lease { gateway, ..lease })
     }
 
+    /// The guest whose interface has that name on the host.
+    pub(super) fn holder_of(&self, interface: &str) -> Option<String> {
+        let subnet = self.known_subnet().ok().flatten()?;
+        let leases = self.leases().ok()?;
+        let has = |address| {
+            let lease = self.lease_of(address, subnet);
+            lease.is_some_and(|lease| lease.host_interface == interface)
+        };
+        let mut all = leases.iter();
+        all.find(|(_, address)| has(*address))
+            .map(|(guest, _)| guest.to_string())
+    }
+
     /// The lease of a guest, if it has one; takes no lock and changes nothing.
     ///
     /// # Errors

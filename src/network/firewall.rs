@@ -234,6 +234,31 @@ pub(super) fn delete(family: Family, name: &str) -> Result<(), FirewallError> {
     )
 }
 
+/// All tables of the host, ours and others', as the kernel has them.
+pub(super) fn read() -> Result<Value, FirewallError> {
+    let program = program()?;
+    let failed = |source| FirewallError::Run {
+        program: program.to_owned(),
+        source,
+    };
+    let output = Command::new(program)
+        .args(["-j", "list", "ruleset"])
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .output()
+        .map_err(failed)?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(FirewallError::Refused {
+            verb: "read",
+            table: "list".to_owned(),
+            said: said.trim().chars().take(1000).collect(),
+        });
+    }
+    serde_json::from_slice(&output.stdout).map_err(|error| failed(error.into()))
+}
+
 fn run(verb: &'static str, table: &str, input: &Value) -> Result<(), FirewallError> {
     let program = program()?;
     let failed = |source| FirewallError::Run {

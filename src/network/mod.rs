@@ -22,6 +22,8 @@
 //! | `shape.rs` | how fast a guest is |
 //! | `traffic.rs` | what guests send and receive, counted |
 //! | `wall.rs` | guests' own firewalls |
+//! | `trace.rs`, `trace_path.rs`, `trace_words.rs` | why a packet does or does not pass |
+//! | `ruleset.rs`, `ruleset_words.rs` | what the host's whole firewall does to one packet |
 //! | `leftover.rs` | interfaces that belong to no running guest |
 //! | `dns.rs` | name servers |
 //! | `files.rs` | lock, whole-file writes, bounded reads |
@@ -43,8 +45,13 @@ mod leftover;
 mod pool;
 mod record;
 mod routed;
+mod ruleset;
+mod ruleset_words;
 mod shape;
 mod subnet;
+mod trace;
+mod trace_path;
+mod trace_words;
 mod traffic;
 mod wall;
 
@@ -63,6 +70,7 @@ pub use leftover::{Leftover, StaleEntry};
 pub use pool::{Addresses, Range, ranges};
 pub use record::{Kind, Record};
 pub use subnet::{Subnet, SubnetError};
+pub use trace::{Asked, Hop, Question, Verdict};
 pub use traffic::Counters;
 
 /// Name of the interface inside every guest.

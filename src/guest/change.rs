@@ -123,6 +123,7 @@ impl Manager {
             let same = |old: &Guest| {
                 old.network.forwards == guest.network.forwards
                     && old.network.firewall == guest.network.firewall
+                    && old.network.ceilings == guest.network.ceilings
             };
             // Nobody may have looked since its allowance was used up, or began anew.
             let stale = level.is_some_and(|level| level != self.told(name));

@@ -9,8 +9,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::{
-    Allowance, Bytes, CpuSet, Cpus, FirewallRule, Forward, GuestName, ImageName, NetworkName, Rate,
-    SnapshotRule, View,
+    Allowance, Bytes, Ceilings, CpuSet, Cpus, FirewallRule, Forward, GuestName, ImageName,
+    NetworkName, Rate, SnapshotRule, View,
 };
 
 /// One guest's whole definition after profiles and defaults.
@@ -361,6 +361,8 @@ pub struct NetworkWish {
     pub forwards: Vec<Forward>,
     /// What may come to it and what it may send; the first rule that fits decides, none lets pass.
     pub firewall: Vec<FirewallRule>,
+    /// How many packets and connections.
+    pub ceilings: Ceilings,
     /// How much of all that in a month.
     pub allowance: Allowance,
 }

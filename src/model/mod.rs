@@ -2,6 +2,7 @@
 
 mod allowance;
 mod amount;
+mod ceilings;
 mod cgroup;
 pub mod clock;
 mod facts;
@@ -28,6 +29,7 @@ mod used;
 
 pub use allowance::{Allowance, Level};
 pub use amount::{AmountError, Bytes, CpuSet, Cpus};
+pub use ceilings::Ceilings;
 pub use cgroup::{
     CONTAINER_PREFIX, CgroupHost, CgroupPlace, CgroupPlan, CgroupSetting, DeviceEntry,
     SystemdScope, UnitValue,

@@ -39,8 +39,9 @@ impl Network {
         let lease = self.change(&lock, |leases| {
             before = leases.get(guest);
             led = leases.leads(guest);
-            let same =
-                leases.forwards(guest) == wish.forwards && leases.rules(guest) == wish.firewall;
+            let same = leases.forwards(guest) == wish.forwards
+                && leases.rules(guest) == wish.firewall
+                && leases.ceilings_of(guest) == wish.ceilings;
             let lease = self.give(leases, guest, wish, subnet)?;
             led = !same || (led && before != Some(lease.address));
             Ok(lease)
@@ -86,7 +87,7 @@ impl Network {
         }
         let address = leases.give(guest, wish.address, pool)?;
         self.give_ports(leases, guest, &wish.forwards)?;
-        leases.wall(guest, &wish.firewall);
+        self.give_wall(leases, guest, wish)?;
         let stranded = || LeaseError::Stranded {
             guest: guest.clone(),
             address,
@@ -230,7 +231,7 @@ impl Network {
         }
         for (guest, wish) in known {
             leases.give(guest, None, self.pool_in(subnet))?;
-            leases.wall(guest, &wish.firewall);
+            leases.wall(guest, &wish.firewall, wish.ceilings);
             match leases.lead(guest, &wish.forwards) {
                 Err(error) if !taken(&error) => return Err(error),
                 Ok(()) | Err(_) => {}

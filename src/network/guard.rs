@@ -196,7 +196,7 @@ impl Network {
     pub fn admit(&self, lease: &Lease, wish: &NetworkWish) -> Result<(), HostError> {
         let (family, table) = &self.guard;
         netlink_nft::add_elements(*family, table, &self.elements(lease))?;
-        if !(wish.forwards.is_empty() && wish.firewall.is_empty()) {
+        if !(wish.forwards.is_empty() && wish.firewall.is_empty() && wish.ceilings.is_none()) {
             let _lock = self.lock_book()?;
             self.as_written()?;
         }

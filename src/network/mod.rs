@@ -7,6 +7,7 @@
 //! | `subnet.rs` | arithmetic of a pool and the choice of a free one |
 //! | `pool.rs` | ranges, exclusions and gateway of a pool |
 //! | `lease.rs` | which guest has which address: the rules, pure |
+//! | `lease_file.rs` | the form of `leases.json` |
 //! | `book.rs` | the leases on disk, under a lock |
 //! | `record.rs` | what somebody said of a network that they made |
 //! | `directory.rs` | those networks on disk: made, changed, removed |
@@ -21,6 +22,7 @@
 //! | `guard.rs` | what a guest may send: the rules, and each guest's entry in them |
 //! | `shape.rs` | how fast a guest is |
 //! | `traffic.rs` | what guests send and receive, counted |
+//! | `ceiling.rs` | ceilings of one guest's packets and connections |
 //! | `wall.rs` | guests' own firewalls |
 //! | `trace.rs`, `trace_path.rs`, `trace_words.rs` | why a packet does or does not pass |
 //! | `ruleset.rs`, `ruleset_words.rs` | what the host's whole firewall does to one packet |
@@ -30,6 +32,7 @@
 
 mod book;
 mod bridge;
+mod ceiling;
 mod change;
 mod directory;
 mod dns;
@@ -41,6 +44,7 @@ mod forward;
 mod guard;
 mod host;
 mod lease;
+mod lease_file;
 mod leftover;
 mod pool;
 mod record;

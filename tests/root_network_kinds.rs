@@ -4,7 +4,8 @@ mod life;
 mod support;
 mod wires;
 
-use std::net::{Ipv4Addr, UdpSocket};
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::process::Command;
 use std::time::Duration;
@@ -66,6 +67,7 @@ fn external() -> NewNetwork {
         kind: Kind::External,
         subnet: Some("198.51.100.0/24".parse().unwrap()),
         bridge: Some("br0".to_owned()),
+        parent: None,
         nat: None,
         mtu: None,
         isolated_ports: None,
@@ -470,5 +472,106 @@ fn somebody_elses_bridge_stays_as_it_is_wherever_a_command_is_killed() {
             }
         }
         panic!("it never starts");
+    });
+}
+
+#[test]
+fn guests_on_an_interface_of_the_hosts_are_machines_of_its_lan() {
+    as_host(|| {
+        if !need(Need::Root) {
+            return;
+        }
+        let router = lan();
+        ip("link set card nomaster");
+        let host = Bulkhead::new();
+        let on = |parent: &'static str| {
+            let words = "network create lan --kind macvlan --gateway 198.51.100.2 --parent";
+            let rest = "--subnet 198.51.100.0/24 --range 198.51.100.10-198.51.100.19";
+            let words = words.split(' ').chain([parent]).chain(rest.split(' '));
+            words.collect::<Vec<&str>>()
+        };
+        for (parent, part) in [
+            ("none", "no such interface"),
+            ("lo", "takes none"),
+            ("br 0", "cannot name"),
+        ] {
+            let code = if parent == "br 0" { 5 } else { 1 };
+            let said = host.fails(&on(parent), code);
+            assert!(said.contains(part), "{said}");
+        }
+        host.ok(&on("card"));
+        let links = || {
+            let all = Netlink::open().unwrap().links("").unwrap();
+            all.into_iter().map(|link| link.name).collect::<Vec<_>>()
+        };
+        let before = links();
+        for guest in ["a", "b"] {
+            made(&host, guest, &["--network", "lan", "--start"]);
+        }
+        assert_eq!(links(), before, "nothing of them is on the host");
+        inside(&host, "a", "ping -c 1 -W 5 198.51.100.11");
+        inside(&host, "a", "ping -c 1 -W 5 198.51.100.2");
+        assert!(inside(&host, "a", "ip route").contains("default via 198.51.100.2"));
+        // Nobody listens there, and who says so is the guest. The host it does not hear.
+        let knock = || {
+            let target = SocketAddr::from(([198, 51, 100, 11], 9));
+            let refused = TcpStream::connect_timeout(&target, BRIEFLY).unwrap_err();
+            refused.kind() == ErrorKind::ConnectionRefused
+        };
+        assert!(router.run(knock));
+        ip("addr add 198.51.100.3/24 dev card");
+        assert!(!knock());
+        let hops = data(&host, &["network", "trace", "a", "198.51.100.2"]);
+        assert!(hops.to_string().contains("the wire of card"), "{hops}");
+        // What cannot be held is refused, not left undone.
+        for flags in [
+            &["--firewall", "in drop"][..],
+            &["--packets", "100"],
+            &["--rate-in", "1mbit"],
+            &["--isolated-ports", "true"],
+            &["--allowance", "1G"],
+        ] {
+            let said = host.fails(&[&["set", "a"][..], flags].concat(), 5);
+            assert!(said.contains("nothing of the host's is between"), "{said}");
+            let flags = [&["--network", "lan"][..], flags].concat();
+            let words = [&["create", "c", "--template", "busybox"][..], &flags].concat();
+            host.fails(&words, 5);
+        }
+        assert!(
+            host.ok(&["network", "info", "lan"])
+                .contains("no anti-spoofing")
+        );
+        host.ok(&["network", "set", "lan", "--isolated-ports", "true"]);
+        host.ok(&["restart", "a", "b"]);
+        let ping = [
+            "exec",
+            "a",
+            "--",
+            "ping",
+            "-c",
+            "1",
+            "-W",
+            "1",
+            "198.51.100.11",
+        ];
+        assert_ne!(host.run(&ping).code, 0, "kept apart");
+        host.ok(&["kill", "a"]);
+        for number in (0..80).step_by(2) {
+            let mut killed = host.command(&["start", "a"]);
+            killed.env("BULKHEAD_FAULT", format!("host:{number}"));
+            let done = support::run(killed).code == 0;
+            host.run(&["kill", "a"]);
+            host.ok(&["doctor", "--fix"]);
+            assert_eq!(links(), before, "killed at {number}");
+            if done {
+                assert!(number > 9);
+                break;
+            }
+        }
+        for guest in ["a", "b"] {
+            host.ok(&["delete", "--force", guest]);
+        }
+        host.ok(&["network", "delete", "lan"]);
+        assert_eq!(links(), before);
     });
 }

@@ -31,6 +31,7 @@ fn wish(text: &str, kind: Kind, subnet: &str) -> NewNetwork {
         kind,
         subnet: Some(subnet.parse().unwrap()),
         bridge: None,
+        parent: None,
         nat: None,
         mtu: None,
         isolated_ports: None,

@@ -34,7 +34,7 @@ pub(super) const NETWORK: Verb = Verb {
                             .value_name("KIND")
                             .value_parser(PossibleValuesParser::new(Kind::WORDS))
                             .default_value("bridge")
-                            .help("bridge (a way out by NAT), isolated (no way out, none to the host), routed (no bridge: a route to each address) or external (a bridge that is there, such as one with a card in it)"),
+                            .help("bridge (a way out by NAT), isolated (no way out, none to the host), routed (no bridge: a route to each address) external (a bridge that is there, such as one with a card in it) or macvlan (an interface of the host's; nothing holds guests back there)"),
                         Arg::new("subnet")
                             .long("subnet")
                             .value_name("ADDRESS/BITS")
@@ -45,6 +45,10 @@ pub(super) const NETWORK: Verb = Verb {
                             .value_name("BOOL")
                             .value_parser(PossibleValuesParser::new(["true", "false"]))
                             .help("Whether guests of a routed network go out under the host's address [default: true]"),
+                        Arg::new("parent")
+                            .long("parent")
+                            .value_name("NAME")
+                            .help("Interface of the host's that guests of a macvlan network are on"),
                         Arg::new("bridge")
                             .long("bridge")
                             .value_name("NAME")
@@ -184,13 +188,20 @@ fn info(context: &Context, matches: &ArgMatches) -> Result<u8> {
             ("excluded", listed(&view.excluded)),
             ("nat", yes_no(view.nat)),
             (
-                "bridge",
+                if view.held { "bridge" } else { "parent" },
                 match view.set_up {
                     true => safe(&view.bridge),
                     false => format!(
                         "{}, set up by the next start of a guest",
                         safe(&view.bridge)
                     ),
+                },
+            ),
+            (
+                "held back",
+                match view.held {
+                    true => String::new(),
+                    false => "no: no anti-spoofing, rates, accounts or firewalls here".to_owned(),
                 },
             ),
             (
@@ -259,6 +270,7 @@ fn create(context: &Context, matches: &ArgMatches) -> Result<u8> {
         kind: Kind::of_word(&kind).unwrap_or(Kind::Bridge),
         subnet: matches.get_one("subnet").copied(),
         bridge: matches.get_one::<String>("bridge").cloned(),
+        parent: matches.get_one::<String>("parent").cloned(),
         nat: or_none(matches, "nat")?.flatten(),
         mtu: or_none(matches, "mtu")?.flatten(),
         isolated_ports: or_none(matches, "isolated-ports")?.flatten(),

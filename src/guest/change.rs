@@ -93,7 +93,9 @@ impl Manager {
             waiting: just_names(waiting),
         };
         if let Some(network) = self.network_of(&guest.network)?
-            && (guest.network.address.is_some() || !guest.network.forwards.is_empty())
+            && (guest.network.address.is_some()
+                || !guest.network.forwards.is_empty()
+                || !network.holds_back())
         {
             self.check_ports(name, &guest.network)?;
             network.preview(name, &guest.network)?;

@@ -27,6 +27,8 @@ pub struct NetworkView {
     pub nat: bool,
     /// Its bridge.
     pub bridge: String,
+    /// Whether guests are held to their addresses, rates and rules there.
+    pub held: bool,
     /// Whether that is there.
     pub set_up: bool,
     /// Largest packet, if it is not the way out's.
@@ -251,6 +253,7 @@ fn view(one: &Network) -> Result<NetworkView> {
         gateway: one.way_out().map_err(network)?,
         nat: one.has_nat(),
         bridge: one.bridge().to_owned(),
+        held: one.holds_back(),
         set_up: one.is_set_up().unwrap_or(false),
         mtu: one.mtu(),
         isolated_ports: one.isolates(),

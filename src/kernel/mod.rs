@@ -25,6 +25,7 @@ pub mod mount_table;
 pub mod namespace;
 pub mod netlink;
 mod netlink_address;
+pub mod netlink_macvlan;
 mod netlink_message;
 pub mod netlink_nft;
 pub mod netlink_nft_count;

@@ -31,7 +31,7 @@ impl Network {
         let Some(link) = kernel.link(&self.bridge)? else {
             return Ok(None);
         };
-        if self.is_external() {
+        if self.is_guest_of_lan() {
             return Ok(Some((self.their_bridge(kernel)?, None)));
         }
         let foreign = || HostError::Foreign {
@@ -91,6 +91,7 @@ impl Network {
                     link.kind.as_deref() == Some("veth") && link.name.starts_with(&prefix)
                 }
                 Kind::Bridge | Kind::Isolated => link.master == Some(bridge.index),
+                Kind::Macvlan => false,
             })
             .map(|link| link.name)
             .collect())

@@ -88,6 +88,27 @@ impl Network {
         guest: &GuestName,
         wish: &NetworkWish,
     ) -> Result<(), LeaseError> {
+        let asked = [
+            (!wish.firewall.is_empty(), "network.firewall"),
+            (
+                !wish.ceilings.is_none(),
+                "network.packets, new_connections, connections",
+            ),
+            (wish.rate_in.is_some(), "network.rate_in"),
+            (wish.rate_out.is_some(), "network.rate_out"),
+            (wish.isolated_ports.is_some(), "network.isolated_ports"),
+            (wish.allowance.is_some(), "network.allowance"),
+        ];
+        if let Some((_, key)) = asked
+            .into_iter()
+            .find(|(asked, _)| *asked && !self.holds_back())
+        {
+            return Err(LeaseError::Unheld {
+                network: self.word().to_owned(),
+                guest: guest.clone(),
+                key,
+            });
+        }
         if wish.ceilings.connections.is_some() && !self.nat {
             return Err(LeaseError::Untracked {
                 network: self.word().to_owned(),

@@ -40,7 +40,7 @@ impl Network {
         let _book = before.lock_book()?;
         self.check_change(record)?;
         let moved = before.addresses.gateway != record.addresses.gateway;
-        if moved && !before.is_external() {
+        if moved && !before.is_guest_of_lan() {
             // The next start makes it anew.
             before.remove_host().map_err(|error| match error {
                 HostError::InUse { ports, .. } => DirectoryError::Refused {

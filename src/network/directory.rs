@@ -82,6 +82,8 @@ pub struct NewNetwork {
     pub subnet: Option<Subnet>,
     /// Its bridge's name; `None` for one made from the network's.
     pub bridge: Option<String>,
+    /// The host's interface that it is on, without a bridge.
+    pub parent: Option<String>,
     /// Whether guests go out under the host's address; `None` for what the kind does.
     pub nat: Option<bool>,
     /// Largest packet.
@@ -207,7 +209,7 @@ impl Network {
 
     pub(super) fn of(&self, record: &Record) -> Self {
         let tag = self.layout.network_tag(&record.name);
-        let bridge = record.bridge.clone();
+        let bridge = record.bridge.clone().or(record.parent.clone());
         let table = self.layout.network_table(&record.name);
         Self {
             layout: self.layout.clone(),
@@ -218,7 +220,9 @@ impl Network {
             guard: match record.kind {
                 // The other table of that family and name is written anew as a whole.
                 Kind::Routed => (Family::Inet, format!("{table}.guard")),
-                Kind::Bridge | Kind::Isolated | Kind::External => (Family::Bridge, table.clone()),
+                Kind::Bridge | Kind::Isolated | Kind::External | Kind::Macvlan => {
+                    (Family::Bridge, table.clone())
+                }
             },
             table,
             fixed: Some(record.subnet),
@@ -248,10 +252,10 @@ impl Network {
         let routes: Vec<Route> = routes.into_iter().filter(|r| r.prefix > 0).collect();
         let subnet = match wish.subnet {
             Some(subnet) => subnet,
-            None if wish.kind == Kind::External => {
+            None if matches!(wish.kind, Kind::External | Kind::Macvlan) => {
                 return Err(DirectoryError::Refused {
                     name: name.clone(),
-                    why: "an external network has the addresses of the LAN that the bridge is of: say which with --subnet".to_owned(),
+                    why: "such a network has the addresses of the LAN that it is on: say which with --subnet".to_owned(),
                 });
             }
             None => subnet::candidates(&self.layout.network_tag(name))
@@ -265,6 +269,7 @@ impl Network {
             kind: wish.kind,
             subnet,
             bridge: wish.bridge.clone(),
+            parent: wish.parent.clone(),
             nat: wish.nat,
             mtu: wish.mtu,
             isolated_ports: wish.isolated_ports,
@@ -281,7 +286,7 @@ impl Network {
             )));
         }
         let routes = match record.kind {
-            Kind::External => Vec::new(),
+            Kind::External | Kind::Macvlan => Vec::new(),
             _ => routes,
         };
         if let Some(Route {
@@ -308,7 +313,7 @@ impl Network {
                 other.word()
             )));
         }
-        if new.is_external() {
+        if new.is_guest_of_lan() {
             new.their_bridge(&mut kernel)?;
             return Ok(record);
         }

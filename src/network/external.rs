@@ -34,6 +34,11 @@ pub enum ExternalError {
         "cannot put guests on {0}: it is no bridge; put it into one, in the host's own network settings, and name that"
     )]
     NoBridge(String),
+    /// It takes none.
+    #[error(
+        "cannot put guests on {0} by macvlan: it is loopback or a port of a bridge, which takes none; name a free interface, or make a network of the kind external on that bridge"
+    )]
+    NoParent(String),
     /// One of ours.
     #[error(
         "cannot put guests on {0}: it is a bridge of Bulkhead's own; name the network that it belongs to, or somebody else's bridge"
@@ -85,13 +90,28 @@ impl Network {
         self.kind == Kind::External
     }
 
-    /// The bridge, if guests can be put on it.
+    /// Whether guests are on what is somebody else's, as machines of its LAN.
+    pub(super) fn is_guest_of_lan(&self) -> bool {
+        matches!(self.kind, Kind::External | Kind::Macvlan)
+    }
+
+    /// Whether anything of ours is between guests and the rest; on an interface of the host's there is
+    /// no such place.
+    #[must_use]
+    pub fn holds_back(&self) -> bool {
+        self.kind != Kind::Macvlan
+    }
+
+    /// The bridge or interface, if guests can be put on it.
     pub(super) fn their_bridge(&self, kernel: &mut Netlink) -> Result<Link, HostError> {
         let name = self.bridge.clone();
         let Some(link) = kernel.link(&name)? else {
             return Err(ExternalError::Missing(name).into());
         };
-        if link.kind.as_deref() != Some("bridge") {
+        if self.kind == Kind::Macvlan && (link.master.is_some() || link.name == "lo") {
+            return Err(ExternalError::NoParent(name).into());
+        }
+        if self.is_external() && link.kind.as_deref() != Some("bridge") {
             return Err(ExternalError::NoBridge(name).into());
         }
         match bridge::is_ours(&link) {
@@ -106,7 +126,15 @@ impl Network {
         kernel: &mut Netlink,
         subnet: Subnet,
     ) -> Result<HostNetwork, HostError> {
-        self.their_bridge(kernel)?;
+        let theirs = self.their_bridge(kernel)?;
+        if !self.holds_back() {
+            return Ok(HostNetwork {
+                bridge: self.bridge.clone(),
+                bridge_index: theirs.index,
+                subnet,
+                mtu: self.mtu.unwrap_or(theirs.mtu),
+            });
+        }
         let (family, table) = &self.guard;
         let fresh = !table_exists(*family, table)?;
         let done = self.fence(kernel, subnet);
@@ -119,7 +147,7 @@ impl Network {
 
     /// Addresses that the host itself has on the bridge.
     pub(super) fn of_host(&self) -> Result<Vec<Ipv4Addr>, HostError> {
-        if !self.is_external() {
+        if !self.is_guest_of_lan() {
             return Ok(Vec::new());
         }
         let mut kernel = Netlink::open()?;

@@ -194,6 +194,9 @@ impl Network {
     /// # Errors
     /// When the table is gone or the kernel refuses.
     pub fn admit(&self, lease: &Lease, wish: &NetworkWish) -> Result<(), HostError> {
+        if !self.holds_back() {
+            return Ok(());
+        }
         let (family, table) = &self.guard;
         netlink_nft::add_elements(*family, table, &self.elements(lease))?;
         if !(wish.forwards.is_empty() && wish.firewall.is_empty() && wish.ceilings.is_none()) {

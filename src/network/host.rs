@@ -135,7 +135,7 @@ impl Network {
     /// When it is somebody else's, or the kernel refuses.
     pub fn is_set_up(&self) -> Result<bool, HostError> {
         let mut kernel = Netlink::open()?;
-        match self.is_external() {
+        match self.is_guest_of_lan() {
             true => self.is_joined(&mut kernel),
             false => Ok(self.own_bridge(&mut kernel)?.is_some()),
         }
@@ -148,7 +148,7 @@ impl Network {
     pub fn reload(&self) -> Result<bool, HostError> {
         let mut kernel = Netlink::open()?;
         let _lock = files::lock(&self.run_folder())?;
-        if self.own_bridge(&mut kernel)?.is_none() {
+        if self.own_bridge(&mut kernel)?.is_none() || !self.holds_back() {
             return Ok(false);
         }
         self.set_up(&mut kernel).map(|_| true)
@@ -179,16 +179,15 @@ impl Network {
 
     /// Whether the host passes packets on, as far as this network needs it.
     fn forwards(&self) -> Result<bool, FileError> {
-        let needless = self.is_closed() || self.is_external();
+        let needless = self.is_closed() || self.is_guest_of_lan();
         Ok(needless || files::read_sysctl(Path::new(IP_FORWARD))?.as_deref() == Some("1"))
     }
 
     pub(super) fn tables_stand(&self) -> Result<bool, NetlinkError> {
         let (family, guard) = &self.guard;
-        Ok(
-            table_exists(*family, guard)?
-                && (!self.nat || table_exists(Family::Inet, &self.table)?),
-        )
+        Ok(!self.holds_back()
+            || table_exists(*family, guard)?
+                && (!self.nat || table_exists(Family::Inet, &self.table)?))
     }
 
     fn set_up(&self, kernel: &mut Netlink) -> Result<HostNetwork, HostError> {
@@ -196,7 +195,7 @@ impl Network {
         self.refuse_loose()?;
         let existing = self.own_bridge(kernel)?;
         let subnet = self.free_subnet(kernel)?;
-        if self.is_external() {
+        if self.is_guest_of_lan() {
             return self.join(kernel, subnet);
         }
         let existing = match existing {
@@ -274,7 +273,7 @@ impl Network {
         let subnet = self.subnet(&lock)?;
         // Nothing of the host's is ever reached from there, and nothing there from the host; or it is
         // the host's own LAN.
-        if self.is_closed() || self.is_external() {
+        if self.is_closed() || self.is_guest_of_lan() {
             return Ok(subnet);
         }
         let routes = self.foreign_routes(kernel)?;
@@ -324,7 +323,7 @@ impl Network {
 
     pub(super) fn take_down(&self, kernel: &mut Netlink) -> Result<(), HostError> {
         // Of one that is somebody else's, only the rules; it may be gone, or be another by now.
-        let bridge = match self.is_external() {
+        let bridge = match self.is_guest_of_lan() {
             true => kernel.link(&self.bridge)?.map(|link| (link, None)),
             false => self.own_bridge(kernel)?,
         };
@@ -339,7 +338,7 @@ impl Network {
             }
             pause()?;
         }
-        if let Some((_, mark)) = bridge.filter(|_| !self.is_external()) {
+        if let Some((_, mark)) = bridge.filter(|_| !self.is_guest_of_lan()) {
             kernel.delete_link(&self.bridge)?;
             pause()?;
             if mark.is_some_and(|m| m.forwarded == Some(false)) {

@@ -151,6 +151,18 @@ pub enum LeaseError {
         /// For what.
         wanted: Forward,
     },
+    /// Nothing of ours is between the guest and the rest.
+    #[error(
+        "cannot hold {guest} to {key}: on the macvlan network {network} nothing of the host's is between a guest and the wire; `bulkhead set {guest} --unset {key}`, or another network"
+    )]
+    Unheld {
+        /// Of which network.
+        network: String,
+        /// Who asked.
+        guest: GuestName,
+        /// For what.
+        key: &'static str,
+    },
     /// Nothing keeps track of connections.
     #[error(
         "cannot keep {guest} to a number of connections: the network {network} has no NAT, so the host keeps track of none; `bulkhead set {guest} --unset network.connections`"

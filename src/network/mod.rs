@@ -17,7 +17,7 @@
 //! | `fence.rs` | rules around guests, once they have a place |
 //! | `firewall.rs` | the nftables rule sets and the run of `nft` |
 //! | `forward.rs` | which ports of the host lead to which guest |
-//! | `external.rs` | guests on a bridge that is somebody else's |
+//! | `external.rs` | guests on a bridge, or an interface, that is somebody else's |
 //! | `routed.rs` | guests without a bridge between them: their rules, their interface |
 //! | `guard.rs` | what a guest may send: the rules, and each guest's entry in them |
 //! | `shape.rs` | how fast a guest is |
@@ -248,7 +248,7 @@ impl Network {
     pub fn gateway(&self, lease: &Lease) -> Option<Ipv4Addr> {
         match self.kind {
             Kind::Isolated => None,
-            Kind::External => self.addresses.gateway,
+            Kind::External | Kind::Macvlan => self.addresses.gateway,
             Kind::Bridge | Kind::Routed => Some(lease.gateway),
         }
     }
@@ -261,7 +261,7 @@ impl Network {
         let subnet = self.known_subnet()?;
         Ok(match self.kind {
             Kind::Isolated => None,
-            Kind::External => self.addresses.gateway,
+            Kind::External | Kind::Macvlan => self.addresses.gateway,
             Kind::Bridge | Kind::Routed => subnet.map(|subnet| self.gateway_in(subnet)),
         })
     }
@@ -277,9 +277,16 @@ impl Network {
     #[must_use]
     pub fn ops(&self, lease: &Lease, mtu: u32, wish: &NetworkWish) -> Vec<NetOp> {
         let isolated = wish.isolated_ports.unwrap_or(self.isolated_ports);
-        let outside = match self.is_routed() {
-            true => self.routed(lease, mtu, isolated, wish),
-            false => NetOp::Veth {
+        let outside = match self.kind {
+            Kind::Routed => self.routed(lease, mtu, isolated, wish),
+            Kind::Macvlan => NetOp::Macvlan {
+                parent: self.bridge.clone(),
+                guest_name: GUEST_INTERFACE.to_owned(),
+                mac: lease.mac,
+                mtu,
+                isolated,
+            },
+            Kind::Bridge | Kind::Isolated | Kind::External => NetOp::Veth {
                 host_name: lease.host_interface.clone(),
                 guest_name: GUEST_INTERFACE.to_owned(),
                 bridge: self.bridge.clone(),

@@ -22,16 +22,24 @@ pub enum Kind {
     Routed,
     /// By a bridge that is somebody else's.
     External,
+    /// By an interface of the host's, each with a hardware address of its own beside it.
+    Macvlan,
 }
 
 impl Kind {
     /// All, as people write them.
-    pub const WORDS: [&str; 4] = ["bridge", "isolated", "routed", "external"];
+    pub const WORDS: [&str; 5] = ["bridge", "isolated", "routed", "external", "macvlan"];
 
     /// The kind of that word.
     #[must_use]
     pub fn of_word(word: &str) -> Option<Self> {
-        let all = [Self::Bridge, Self::Isolated, Self::Routed, Self::External];
+        let all = [
+            Self::Bridge,
+            Self::Isolated,
+            Self::Routed,
+            Self::External,
+            Self::Macvlan,
+        ];
         all.into_iter().find(|kind| kind.word() == word)
     }
 
@@ -43,6 +51,7 @@ impl Kind {
             Self::Isolated => "isolated",
             Self::Routed => "routed",
             Self::External => "external",
+            Self::Macvlan => "macvlan",
         }
     }
 }
@@ -63,6 +72,9 @@ pub struct Record {
     /// Its bridge's name; `None` for one made from the network's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bridge: Option<String>,
+    /// The host's interface that it is on, without a bridge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
     /// Whether guests go out under the host's address; `None` for what the kind does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nat: Option<bool>,
@@ -81,7 +93,7 @@ fn is_usual(addresses: &Addresses) -> bool {
 impl Record {
     /// What cannot be, and what to do.
     pub(super) fn check(&self) -> Result<(), String> {
-        if let Some(bridge) = &self.bridge
+        if let Some(bridge) = self.bridge.as_ref().or(self.parent.as_ref())
             && !super::possible_name(bridge)
         {
             return Err(format!(
@@ -92,15 +104,23 @@ impl Record {
             return Err("an isolated network has no way out, so no gateway".to_owned());
         }
         self.addresses.check(self.subnet)?;
+        if self.kind == Kind::Macvlan && (self.parent.is_none() || self.bridge.is_some()) {
+            return Err(
+                "a macvlan network has no bridge and is on an interface of the host's: say which with --parent".to_owned(),
+            );
+        }
+        if self.kind != Kind::Macvlan && self.parent.is_some() {
+            return Err("only a macvlan network has a parent: --kind macvlan".to_owned());
+        }
         if self.kind == Kind::External && self.bridge.is_none() {
             return Err(
                 "an external network is a bridge that is there: say which with --bridge".to_owned(),
             );
         }
         match (self.kind, self.nat) {
-            (Kind::External, Some(true)) => {
+            (Kind::External | Kind::Macvlan, Some(true)) => {
                 return Err(
-                    "guests of an external network have addresses of the LAN and go out by its gateway, so no NAT".to_owned(),
+                    "guests of such a network have addresses of the LAN and go out by its gateway, so no NAT".to_owned(),
                 );
             }
             (Kind::Isolated, Some(true)) => {

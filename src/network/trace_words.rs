@@ -84,6 +84,30 @@ pub(super) fn way_out(asked: &Asked<'_>, way: Way, index: u32, gateway: Option<I
     }
 }
 
+pub(super) fn on_the_wire(asked: &Asked<'_>, parent: Option<Link>, name: &str) -> Hop {
+    let peer = asked.question.peer;
+    match parent {
+        None => Hop::new(
+            "host",
+            Verdict::Stops,
+            format!("the host's interface {name} is gone"),
+        ),
+        Some(parent) if !parent.up => Hop::new(
+            "host",
+            Verdict::Stops,
+            format!("the host's interface {name} is down"),
+        )
+        .advise(format!("ip link set {name} up")),
+        Some(_) => Hop::new(
+            "host",
+            Verdict::Note,
+            format!(
+                "it is on the wire of {name} and meets no rule of the host's; {peer} is reached unless it is the host, which macvlan keeps apart from its guests"
+            ),
+        ),
+    }
+}
+
 pub(super) fn flushed(network: &Network) -> Hop {
     let why = format!(
         "the firewall of the network {} is gone, so nobody is held to an address: the host's was flushed",

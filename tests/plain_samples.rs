@@ -282,6 +282,8 @@ fn value_for(key: &Key, n: u32) -> String {
         "network.rate_in" | "network.rate_out" | "network.allowance_rate" => {
             format!("{}kbit", 64 + n)
         }
+        "network.packets" => (10 + n).to_string(),
+        "network.new_connections" | "network.connections" => (1 + n).to_string(),
         "network.firewall" => format!("in accept tcp {}", 1 + n % 60_000),
         "network.forward" => format!("{}:{}/udp", 1 + n % 60_000, 1 + n % 100),
         "init.stop_timeout" | "restart.delay" | "restart.delay_max" | "snapshots.every" => {

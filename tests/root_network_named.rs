@@ -14,7 +14,7 @@ use bulkhead::kernel::netlink::Netlink;
 use bulkhead::kernel::netlink_nft::{Family, table_exists};
 use bulkhead::model::{Layout, NetworkWish};
 use bulkhead::network::{
-    DirectoryError, HostError, Kind, LeaseError, Network, NetworkSettings, NewNetwork,
+    Addresses, DirectoryError, HostError, Kind, LeaseError, Network, NetworkSettings, NewNetwork,
 };
 use life::{data, inside, made};
 use support::{Bulkhead, Need, need};
@@ -31,9 +31,11 @@ fn wish(text: &str, kind: Kind, subnet: &str) -> NewNetwork {
         kind,
         subnet: Some(subnet.parse().unwrap()),
         bridge: None,
+        parent: None,
         nat: None,
         mtu: None,
         isolated_ports: None,
+        addresses: Addresses::default(),
     }
 }
 

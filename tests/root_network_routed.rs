@@ -14,7 +14,7 @@ use std::time::Duration;
 use bulkhead::kernel::netlink::Netlink;
 use bulkhead::kernel::netlink_nft::{Family, table_exists};
 use bulkhead::model::NetworkWish;
-use bulkhead::network::{HostError, Kind, Lease, Network, NetworkSettings, NewNetwork};
+use bulkhead::network::{Addresses, HostError, Kind, Lease, Network, NetworkSettings, NewNetwork};
 use life::{data, inside, made};
 use support::{Bulkhead, Need, eventually, need};
 use wires::{
@@ -44,9 +44,11 @@ fn routed(usual: &Network, text: &str, subnet: &str, nat: bool) -> Network {
         kind: Kind::Routed,
         subnet: Some(subnet.parse().unwrap()),
         bridge: None,
+        parent: None,
         nat: Some(nat),
         mtu: None,
         isolated_ports: None,
+        addresses: Addresses::default(),
     };
     usual.create(&new).unwrap();
     usual.load(&new.name).unwrap()
@@ -270,9 +272,11 @@ fn a_host_that_believes_everybody_is_refused() {
             kind,
             subnet: Some(POOL.parse().unwrap()),
             bridge: None,
+            parent: None,
             nat: None,
             mtu: None,
             isolated_ports: None,
+            addresses: Addresses::default(),
         };
         let error = usual.create(&new(Kind::Routed)).unwrap_err().to_string();
         assert!(error.contains("rp_filter is 2"), "{error}");

@@ -10,6 +10,7 @@
 //! | `settings` | the flags made from `define::KEYS` |
 //! | `select`, `order`, `many` | verbs on many guests: which, in what order, side by side |
 //! | `backup_arguments`, `backup_restore` | parts of `backup`: its flags; bringing back |
+//! | `network_trace` | a part of `network` |
 //! | `top_columns`, `top_view`, `top_screen` | parts of `top`: columns; the screen as text; the terminal |
 //! | `create`, `life`, `delete`, `traffic`, `usage`, `trash`, `export`, `import`, `list`, `info`, `limits`, `why`, `bisect`, `top`, `capacity`, `enter`, `file`, `logs`, `change`, `plan`, `wait`, `image`, `template`, `tenant`, `backup`, `profile`, `doctor`, `keeper`, `generate` | the verbs |
 //!
@@ -46,6 +47,7 @@ pub mod list;
 mod logs;
 mod many;
 mod network;
+mod network_trace;
 mod order;
 mod plan;
 mod pool;

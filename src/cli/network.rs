@@ -9,7 +9,7 @@ use super::fault::{Fault, Result};
 use super::render::{Cell, safe};
 use crate::guest::networks::NetworkView;
 use crate::model::NetworkName;
-use crate::network::{Kind, NewNetwork, Subnet};
+use crate::network::{Addresses, Kind, NewNetwork, Range, Subnet, ranges};
 
 pub(super) const NETWORK: Verb = Verb {
     name: "network",
@@ -34,7 +34,7 @@ pub(super) const NETWORK: Verb = Verb {
                             .value_name("KIND")
                             .value_parser(PossibleValuesParser::new(Kind::WORDS))
                             .default_value("bridge")
-                            .help("bridge (a way out by NAT), isolated (no way out, none to the host) or routed (no bridge: a route to each address)"),
+                            .help("bridge (a way out by NAT), isolated (no way out, none to the host), routed (no bridge: a route to each address) external (a bridge that is there, such as one with a card in it) or macvlan (an interface of the host's; nothing holds guests back there)"),
                         Arg::new("subnet")
                             .long("subnet")
                             .value_name("ADDRESS/BITS")
@@ -45,12 +45,17 @@ pub(super) const NETWORK: Verb = Verb {
                             .value_name("BOOL")
                             .value_parser(PossibleValuesParser::new(["true", "false"]))
                             .help("Whether guests of a routed network go out under the host's address [default: true]"),
+                        Arg::new("parent")
+                            .long("parent")
+                            .value_name("NAME")
+                            .help("Interface of the host's that guests of a macvlan network are on"),
                         Arg::new("bridge")
                             .long("bridge")
                             .value_name("NAME")
-                            .help("Name of its bridge on the host [default: one made from its name]"),
+                            .help("Name of its bridge on the host; of an external network, the one that is there [default: one made from its name]"),
                     ])
                     .args(settings())
+                    .args(addresses())
                     .arg(dry_run()),
             )
             .subcommand(
@@ -58,6 +63,7 @@ pub(super) const NETWORK: Verb = Verb {
                     .about("Change a network")
                     .arg(name())
                     .args(settings())
+                    .args(addresses())
                     .arg(dry_run()),
             )
             .subcommand(
@@ -66,6 +72,7 @@ pub(super) const NETWORK: Verb = Verb {
                     .arg(name())
                     .arg(dry_run()),
             )
+            .subcommand(super::network_trace::command())
             .subcommand(
                 Command::new("reload")
                     .about("Write the firewall of all networks anew, after the host's was flushed"),
@@ -77,6 +84,7 @@ pub(super) const NETWORK: Verb = Verb {
         Some(("set", matches)) => set(context, matches),
         Some(("delete", matches)) => delete(context, matches),
         Some(("reload", _)) => reload(context),
+        Some(("trace", matches)) => super::network_trace::trace(context, matches),
         _ => list(context),
     },
     hidden: false,
@@ -101,6 +109,43 @@ fn settings() -> [Arg; 2] {
             .value_parser(PossibleValuesParser::new(["true", "false", "none"]))
             .help("Keep guests that do not say otherwise apart, or none for the host's setting [default: none]"),
     ]
+}
+
+fn addresses() -> [Arg; 3] {
+    let list = |name: &'static str, help: &'static str| {
+        Arg::new(name)
+            .long(name)
+            .value_name("FIRST-LAST,…")
+            .help(help)
+    };
+    [
+        list("range", "Addresses that guests get who ask for none in particular, or none for all of the pool [default: none]"),
+        list("exclude", "Addresses that no guest gets, or none [default: none]"),
+        Arg::new("gateway")
+            .long("gateway")
+            .value_name("IP")
+            .help("Address of the gateway, or none for the first of the pool; of an external network, none for no way out [default: none]"),
+    ]
+}
+
+/// What of the addresses is said anew.
+fn said_of_addresses(matches: &ArgMatches, all: &mut Addresses) -> Result<()> {
+    for (name, list) in [("range", &mut all.ranges), ("exclude", &mut all.excluded)] {
+        if let Some(text) = matches.get_one::<String>(name) {
+            *list = match text.as_str() {
+                "none" => Vec::new(),
+                text => ranges(text).map_err(|why| Fault::usage(format!("--{name}: {why}")))?,
+            };
+        }
+    }
+    if let Some(text) = matches.get_one::<String>("gateway") {
+        let wrong = || Fault::usage(format!("--gateway: {text:?} is no IPv4 address"));
+        all.gateway = match text.as_str() {
+            "none" => None,
+            text => Some(text.parse().map_err(|_| wrong())?),
+        };
+    }
+    Ok(())
 }
 
 fn free(view: &NetworkView) -> String {
@@ -139,15 +184,24 @@ fn info(context: &Context, matches: &ArgMatches) -> Result<u8> {
             ("kind", view.kind.word().to_owned()),
             ("subnet", subnet(&view)),
             ("gateway", view.gateway.map_or_else(none, |a| a.to_string())),
+            ("range", listed(&view.ranges)),
+            ("excluded", listed(&view.excluded)),
             ("nat", yes_no(view.nat)),
             (
-                "bridge",
+                if view.held { "bridge" } else { "parent" },
                 match view.set_up {
                     true => safe(&view.bridge),
                     false => format!(
                         "{}, set up by the next start of a guest",
                         safe(&view.bridge)
                     ),
+                },
+            ),
+            (
+                "held back",
+                match view.held {
+                    true => String::new(),
+                    false => "no: no anti-spoofing, rates, accounts or firewalls here".to_owned(),
                 },
             ),
             (
@@ -161,16 +215,22 @@ fn info(context: &Context, matches: &ArgMatches) -> Result<u8> {
                 format!("{} used, {} free", view.guests.len(), free(&view)),
             ),
         ];
+        let lines = lines.into_iter().filter(|(_, value)| !value.is_empty());
         let mut text = format!("{}\n", view.name);
         let guests = view.guests.iter();
         let guests = guests.map(|(guest, address)| ("guest", format!("{guest} {address}")));
-        for (key, value) in lines.into_iter().chain(guests) {
+        for (key, value) in lines.chain(guests) {
             text += format!("  {key:<11}{value}").trim_end();
             text.push('\n');
         }
         text
     })?;
     Ok(0)
+}
+
+fn listed(ranges: &[Range]) -> String {
+    let all: Vec<String> = ranges.iter().map(Range::to_string).collect();
+    all.join(",")
 }
 
 /// A network's name that somebody may give one.
@@ -203,14 +263,18 @@ fn or_none<T: std::str::FromStr>(matches: &ArgMatches, name: &str) -> Result<Opt
 fn create(context: &Context, matches: &ArgMatches) -> Result<u8> {
     let manager = context.manager()?;
     let kind: String = required(matches, "kind")?;
+    let mut addresses = Addresses::default();
+    said_of_addresses(matches, &mut addresses)?;
     let wish = NewNetwork {
         name: own_name(matches)?,
         kind: Kind::of_word(&kind).unwrap_or(Kind::Bridge),
         subnet: matches.get_one("subnet").copied(),
         bridge: matches.get_one::<String>("bridge").cloned(),
+        parent: matches.get_one::<String>("parent").cloned(),
         nat: or_none(matches, "nat")?.flatten(),
         mtu: or_none(matches, "mtu")?.flatten(),
         isolated_ports: or_none(matches, "isolated-ports")?.flatten(),
+        addresses,
     };
     if matches.get_flag("dry-run") {
         let record = manager.network.check_new(&wish)?;
@@ -237,7 +301,9 @@ fn set(context: &Context, matches: &ArgMatches) -> Result<u8> {
     if let Some(apart) = or_none(matches, "isolated-ports")? {
         record.isolated_ports = apart;
     }
+    said_of_addresses(matches, &mut record.addresses)?;
     if matches.get_flag("dry-run") {
+        manager.network.check_change(&record)?;
         context.done(&format!("would change network {}", record.name))?;
         return Ok(0);
     }

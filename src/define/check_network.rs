@@ -11,6 +11,10 @@ const SLOWEST: Rate = Rate(64_000);
 const FASTEST: Rate = Rate(32_000_000_000);
 /// A few hundred packets more a second would be noticed.
 const MOST_RULES: usize = 128;
+/// With fewer, a connection that stands is as good as none.
+const FEWEST_PACKETS: u32 = 10;
+/// More than a network card passes, or a host keeps track of.
+const MOST_COUNTED: u32 = 100_000_000;
 /// Each is two entries in the kernel's tables.
 const MOST_PORTS: u32 = 1000;
 /// Two packets; more than a gigabyte at once is no rate.
@@ -61,6 +65,7 @@ pub(super) fn network(guest: &Guest, found: &mut Found) {
         );
     }
     rates(network, found);
+    ceilings(network, found);
     forwards(network, found);
     allowance(network, found);
 }
@@ -91,6 +96,24 @@ fn allowance(network: &NetworkWish, found: &mut Found) {
             "network.allowance_cut",
             format!("{cut} is less than network.allowance, {bytes}"),
         );
+    }
+}
+
+fn ceilings(network: &NetworkWish, found: &mut Found) {
+    let ceilings = &network.ceilings;
+    for (key, count, least) in [
+        ("network.packets", ceilings.packets, FEWEST_PACKETS),
+        ("network.new_connections", ceilings.new_connections, 1),
+        ("network.connections", ceilings.connections, 1),
+    ] {
+        match count {
+            Some(_) if !network.kind.has_address() => found.add(
+                key,
+                "needs the network kind bridge, or a network's name: nothing of another is counted",
+            ),
+            Some(count) => found.range(key, &count, &least, &MOST_COUNTED),
+            None => {}
+        }
     }
 }
 

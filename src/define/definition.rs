@@ -214,6 +214,12 @@ layered! {
         forward: Extend<Forward>,
         /// Rules of its firewall.
         firewall: Extend<FirewallRule>,
+        /// Packets it sends in a second.
+        packets: Option<OrNone<u32>>,
+        /// Connections it begins in a second.
+        new_connections: Option<OrNone<u32>>,
+        /// Connections the host keeps track of.
+        connections: Option<OrNone<u32>>,
         /// Bytes a month.
         allowance: Option<OrNone<Bytes>>,
         /// When a month begins.

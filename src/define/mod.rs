@@ -14,7 +14,7 @@
 //! | `word` | single values: how each kind is written |
 //! | `layer` | what a table, list or map is, and which of two wins |
 //! | `definition`, `entry`, `capability` | the schema |
-//! | `profile`, `default`, `resolve` | layers to one `model::Guest` |
+//! | `profile`, `default`, `resolve`, `resolve_network` | layers to one `model::Guest` |
 //! | `check`, `check_cpu`, `check_network`, `rule` | what no guest may ask for |
 //! | `schedule` | the keys of snapshots that are taken by the clock |
 //! | `key`, `flag`, `edit`, `show` | one table of settings: flags, edits, values as text |
@@ -40,6 +40,7 @@ mod profile;
 mod rates;
 mod read;
 mod resolve;
+mod resolve_network;
 mod rule;
 mod schedule;
 mod settings;

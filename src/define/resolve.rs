@@ -7,8 +7,8 @@ use super::capability::{CAPABILITIES, CapabilityChange};
 use super::check::{Problem, check};
 use super::default;
 use super::definition::{
-    AccessPart, AutostartPart, Definition, DiskPart, InitPart, IoPart, MemoryPart, NetworkPart,
-    RestartPart, SecurityPart, TemplatePart,
+    AccessPart, AutostartPart, Definition, DiskPart, InitPart, IoPart, MemoryPart, RestartPart,
+    SecurityPart, TemplatePart,
 };
 use super::entry::{BlockLimitEntry, DeviceEntry, MountEntry, TmpfsEntry};
 use super::error::{DefineError, Fault};
@@ -16,9 +16,8 @@ use super::layer::Layer;
 use super::profile::{ProfileError, Profiles};
 use super::read::Sheet;
 use crate::model::{
-    Access, Allowance, Autostart, BindMount, BlockLimit, Bytes, Device, DiskWish, Guest, GuestName,
-    HostFacts, InitCommand, IoLimits, MemoryLimits, NetworkWish, Origin, RestartRule, Security,
-    TemplateRef, Tmpfs,
+    Access, Autostart, BindMount, BlockLimit, Bytes, Device, DiskWish, Guest, GuestName, HostFacts,
+    InitCommand, IoLimits, MemoryLimits, Origin, RestartRule, Security, TemplateRef, Tmpfs,
 };
 
 /// Microseconds for which a burst is counted: the kernel's usual period.
@@ -365,47 +364,6 @@ impl From<RestartPart> for RestartRule {
             delay: delay.map_or(default::RESTART_DELAY, |pause| pause.0),
             delay_max: delay_max.map_or(default::RESTART_DELAY_MAX, |pause| pause.0),
             attempts: attempts.unwrap_or(default::RESTART_ATTEMPTS),
-        }
-    }
-}
-
-impl From<NetworkPart> for NetworkWish {
-    fn from(
-        NetworkPart {
-            kind,
-            address,
-            dns,
-            isolated_ports,
-            rate_in,
-            rate_out,
-            burst_in,
-            burst_out,
-            forward,
-            firewall,
-            allowance,
-            allowance_day,
-            allowance_rate,
-            allowance_cut,
-        }: NetworkPart,
-    ) -> Self {
-        Self {
-            isolated_ports: isolated_ports.and_then(|isolated| isolated.0),
-            rate_in: rate_in.and_then(|rate| rate.0),
-            rate_out: rate_out.and_then(|rate| rate.0),
-            burst_in: burst_in.and_then(|burst| burst.0),
-            burst_out: burst_out.and_then(|burst| burst.0),
-            kind: kind.unwrap_or(default::NETWORK),
-            address: address.and_then(|address| address.0),
-            dns: dns.0.unwrap_or_default(),
-            forwards: forward.0,
-            firewall: firewall.0,
-            allowance: Allowance {
-                bytes: allowance.and_then(|bytes| bytes.0),
-                // What is no day is found by the check.
-                day: allowance_day.map_or(1, |day| u8::try_from(day).unwrap_or(u8::MAX)),
-                rate: allowance_rate.and_then(|rate| rate.0),
-                cut: allowance_cut.and_then(|cut| cut.0),
-            },
         }
     }
 }

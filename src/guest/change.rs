@@ -98,7 +98,9 @@ impl Manager {
             waiting: just_names(waiting),
         };
         if let Some(network) = self.network_of(&guest.network)?
-            && (guest.network.address.is_some() || !guest.network.forwards.is_empty())
+            && (guest.network.address.is_some()
+                || !guest.network.forwards.is_empty()
+                || !network.holds_back())
         {
             self.check_ports(name, &guest.network)?;
             network.preview(name, &guest.network)?;
@@ -130,6 +132,7 @@ impl Manager {
             let same = |old: &Guest| {
                 old.network.forwards == guest.network.forwards
                     && old.network.firewall == guest.network.firewall
+                    && old.network.ceilings == guest.network.ceilings
             };
             // Nobody may have looked since its allowance was used up, or began anew.
             let stale = level.is_some_and(|level| level != self.told(name));

@@ -76,9 +76,15 @@ impl Manager {
         let cut = guest.network.clone().at(Level::Cut);
         if let Ok(Some(held)) = on.held(name)
             && stays(&on, &guest.network)
-            && (&held.forwards, &held.firewall)
-                != (&guest.network.forwards, &guest.network.firewall)
-            && !(guest.network.allowance.cut.is_some() && held.firewall == cut.firewall)
+            && (&held.forwards, &held.firewall, held.ceilings)
+                != (
+                    &guest.network.forwards,
+                    &guest.network.firewall,
+                    guest.network.ceilings,
+                )
+            && !(guest.network.allowance.cut.is_some()
+                && held.firewall == cut.firewall
+                && held.ceilings == cut.ceilings)
         {
             let kind = match held.forwards == guest.network.forwards {
                 true => "firewall rules",

@@ -13,6 +13,7 @@
 //! | `tenant`, `tenant_change` | whose guests they are, and what those share; made, changed, removed |
 //! | `undo` | what a guest writes in one run, dropped or kept |
 //! | `reinstall` | a fresh root for a guest; what becomes true with another root |
+//! | `trace` | why a packet of a guest passes, or not |
 //! | `trash` | deleted guests that can be brought back |
 //! | `snapshot`, `snapshot_diff`, `snapshot_mount`, `schedule` | a guest as it was; snapshots that are taken by the clock |
 //! | `files` | single files of a guest, while it runs or not |
@@ -87,6 +88,7 @@ mod store;
 pub mod successor;
 pub mod tenant;
 pub mod tenant_change;
+mod trace;
 pub mod trash;
 pub mod undo;
 pub mod view;

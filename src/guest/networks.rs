@@ -10,7 +10,7 @@ use super::error::{GuestError, Result};
 use super::manager::Manager;
 use crate::kernel::fault;
 use crate::model::{GuestName, NetOp, NetworkKind, NetworkName, NetworkWish};
-use crate::network::{Kind, Lease, LeaseError, Network, Record, Subnet};
+use crate::network::{Kind, Lease, LeaseError, Network, Range, Record, Subnet};
 
 /// A network, as `network info` shows it.
 #[derive(Debug, Serialize)]
@@ -27,13 +27,19 @@ pub struct NetworkView {
     pub nat: bool,
     /// Its bridge.
     pub bridge: String,
+    /// Whether guests are held to their addresses, rates and rules there.
+    pub held: bool,
     /// Whether that is there.
     pub set_up: bool,
     /// Largest packet, if it is not the way out's.
     pub mtu: Option<u32>,
     /// Whether guests that do not say otherwise are kept apart.
     pub isolated_ports: bool,
-    /// Addresses that nobody has.
+    /// What of the pool guests get that ask for no address in particular; all if empty.
+    pub ranges: Vec<Range>,
+    /// What of it no guest gets.
+    pub excluded: Vec<Range>,
+    /// Addresses that guests still get so.
     pub free: Option<usize>,
     /// Guests and their addresses.
     pub guests: BTreeMap<String, Ipv4Addr>,
@@ -244,13 +250,16 @@ fn view(one: &Network) -> Result<NetworkView> {
     Ok(NetworkView {
         name: one.word().to_owned(),
         kind: one.kind(),
-        gateway: subnet.filter(|_| !one.is_closed()).map(Subnet::gateway),
+        gateway: one.way_out().map_err(network)?,
         nat: one.has_nat(),
         bridge: one.bridge().to_owned(),
+        held: one.holds_back(),
         set_up: one.is_set_up().unwrap_or(false),
         mtu: one.mtu(),
         isolated_ports: one.isolates(),
-        free: subnet.map(|pool| pool.guests().count().saturating_sub(guests.len())),
+        free: one.free().map_err(network)?,
+        ranges: one.addresses().ranges.clone(),
+        excluded: one.addresses().excluded.clone(),
         subnet,
         guests,
     })

@@ -23,6 +23,7 @@ pub use super::netlink_message::{Link, Route, Veth};
 use super::netlink_message::{link_of, named, quiet, route_of, veth_message};
 pub use super::netlink_shape::shaper_name;
 use super::netlink_socket::{Conversation, Refusal};
+pub use super::netlink_way::Way;
 
 /// A request that the kernel refused: what was tried, on what, and the kernel's reason.
 #[derive(Debug, thiserror::Error)]

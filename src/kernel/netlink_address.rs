@@ -1,11 +1,13 @@
 //! Addresses of an interface, of both families, as they are taken along when it moves to another
 //! network namespace: the kernel takes them away on the way.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE};
-use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
 };
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::netlink::{Netlink, NetlinkError};
 
@@ -45,6 +47,31 @@ impl Netlink {
             .filter(lasting)
             .map(|message| Address(kept(message)))
             .collect())
+    }
+
+    /// All IPv4 addresses of the interface of that number, lasting or not.
+    ///
+    /// # Errors
+    /// When the kernel refuses or its answer cannot be understood.
+    pub fn ipv4_of(&mut self, index: u32) -> Result<Vec<Ipv4Addr>, NetlinkError> {
+        let mut request = AddressMessage::default();
+        request.header.family = AddressFamily::Inet;
+        let answers = self
+            .kernel
+            .ask(RouteNetlinkMessage::GetAddress(request), NLM_F_DUMP)
+            .map_err(|e| NetlinkError::new("list", "the addresses", e))?;
+        let of = |answer| match answer {
+            RouteNetlinkMessage::NewAddress(message) if message.header.index == index => {
+                Some(message.attributes)
+            }
+            _ => None,
+        };
+        let local = |attribute| match attribute {
+            AddressAttribute::Local(IpAddr::V4(address)) => Some(address),
+            _ => None,
+        };
+        let all = answers.into_iter().filter_map(of).flatten();
+        Ok(all.filter_map(local).collect())
     }
 
     /// Gives an address to the interface of that number.

@@ -80,9 +80,14 @@ pub(super) fn veth_message(veth: &Veth<'_>) -> RouteNetlinkMessage {
             LinkAttribute::NetNsFd(veth.guest_netns.as_raw_fd()),
         ],
     );
+    // Higher than any card's: a bridge whose address nobody has set takes the lowest of its ports'.
+    let [_, rest @ ..] = veth.mac;
+    let mut host_mac = vec![0xfe];
+    host_mac.extend(rest);
     let mut host_end = named(
         veth.host_name,
         vec![
+            LinkAttribute::Address(host_mac),
             LinkAttribute::Mtu(veth.mtu),
             LinkAttribute::LinkInfo(vec![
                 LinkInfo::Kind(InfoKind::Veth),

@@ -11,9 +11,55 @@ use netlink_packet_route::neighbour::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::netlink::{Netlink, NetlinkError};
-use super::netlink_message::named;
+use super::netlink_message::{named, quiet};
 
 impl Netlink {
+    /// Whether a bridge port is kept apart from others that are; one that is none is not.
+    ///
+    /// # Errors
+    /// When there is no such interface or the kernel refuses.
+    pub fn is_apart(&mut self, name: &str) -> Result<bool, NetlinkError> {
+        let attributes = self.attributes(name)?;
+        let infos = attributes
+            .into_iter()
+            .filter_map(|attribute| match attribute {
+                LinkAttribute::LinkInfo(infos) => Some(infos),
+                _ => None,
+            });
+        let ports = infos.flatten().filter_map(|info| match info {
+            LinkInfo::PortData(InfoPortData::BridgePort(port)) => Some(port),
+            _ => None,
+        });
+        Ok(ports
+            .flatten()
+            .any(|one| matches!(one, InfoBridgePort::Isolated(true))))
+    }
+
+    /// The group of interfaces that one is in.
+    ///
+    /// # Errors
+    /// When there is no such interface or the kernel refuses.
+    pub fn group_of(&mut self, name: &str) -> Result<Option<u32>, NetlinkError> {
+        let attributes = self.attributes(name)?;
+        Ok(attributes.into_iter().find_map(|one| match one {
+            LinkAttribute::Group(group) => Some(group),
+            _ => None,
+        }))
+    }
+
+    fn attributes(&mut self, name: &str) -> Result<Vec<LinkAttribute>, NetlinkError> {
+        let request = RouteNetlinkMessage::GetLink(named(name, quiet()));
+        let answers = self
+            .kernel
+            .ask(request, 0)
+            .map_err(|e| NetlinkError::new("look up the interface", name, e))?;
+        let attributes = |answer| match answer {
+            RouteNetlinkMessage::NewLink(message) => Some(message.attributes),
+            _ => None,
+        };
+        Ok(answers.into_iter().find_map(attributes).unwrap_or_default())
+    }
+
     /// Ties a bridge port to the one hardware address behind it. The bridge learns no other from it,
     /// so nobody else's packets can be drawn there, and sends packets for an address it does not know
     /// elsewhere. What the host's firewall leads back to its sender reaches it (with br_netfilter the
@@ -35,6 +81,8 @@ impl Netlink {
                 InfoBridgePort::Learning(false),
                 InfoBridgePort::UnicastFlood(false),
                 InfoBridgePort::HairpinMode(true),
+                // Where bridges agree on their tree, a port that takes part in it is shut off.
+                InfoBridgePort::Guard(true),
                 InfoBridgePort::Isolated(isolated),
             ])),
         ];

@@ -350,7 +350,7 @@ fn configure(ops: &[NetOp]) -> Result<(), Cause> {
                 netlink.set_up(interface)?;
             }
             NetOp::DefaultRoute { gateway } => netlink.set_default_route(*gateway)?,
-            NetOp::Veth { .. } | NetOp::Routed { .. } => {}
+            NetOp::Veth { .. } | NetOp::Routed { .. } | NetOp::Macvlan { .. } => {}
         }
     }
     Ok(())

@@ -10,6 +10,7 @@ use super::protocol::{self, Word};
 use super::stage::{self, Inherited};
 use crate::kernel::channel::Channel;
 use crate::kernel::netlink::{Netlink, Veth, shaper_name};
+use crate::kernel::netlink_macvlan::Macvlan;
 use crate::kernel::netlink_routed::answer_for_others;
 use crate::kernel::process::{self, CloneFlags, Forked};
 use crate::kernel::{Errno, KernelError, namespace};
@@ -203,6 +204,26 @@ impl Host {
                     answer_for_others(host_name)?;
                     netlink.lead_to(*address, host_name, *gateway)?;
                     self.shape(&mut netlink, host_name, shape)?;
+                }
+                NetOp::Macvlan {
+                    parent,
+                    guest_name,
+                    mac,
+                    mtu,
+                    isolated,
+                } => {
+                    let link = netlink.link(parent)?.ok_or_else(|| {
+                        KernelError::new("find the interface", parent, Errno::NODEV)
+                    })?;
+                    // It goes with the namespace, which goes with the guest's first process.
+                    netlink.create_macvlan(&Macvlan {
+                        parent: link.index,
+                        guest_netns: inside.as_fd(),
+                        guest_name,
+                        mac: *mac,
+                        mtu: *mtu,
+                        apart: *isolated,
+                    })?;
                 }
                 NetOp::Loopback | NetOp::Address { .. } | NetOp::DefaultRoute { .. } => {}
             }

@@ -33,7 +33,8 @@ pub enum RuleProtocol {
 }
 
 impl RuleProtocol {
-    const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Icmp];
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Icmp];
 
     /// As people and `nft` write it.
     #[must_use]

@@ -9,8 +9,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Allowance, Bytes, CpuMode, CpuPoolName, CpuSet, Cpus, FirewallRule, Forward, GuestName,
-    ImageName, NetworkName, Rate, Resize, SnapshotRule, TenantName, View,
+    Allowance, Bytes, Ceilings, CpuMode, CpuPoolName, CpuSet, Cpus, FirewallRule, Forward,
+    GuestName, ImageName, NetworkName, Rate, Resize, SnapshotRule, TenantName, View,
 };
 
 /// One guest's whole definition after profiles and defaults.
@@ -376,6 +376,8 @@ pub struct NetworkWish {
     pub forwards: Vec<Forward>,
     /// What may come to it and what it may send; the first rule that fits decides, none lets pass.
     pub firewall: Vec<FirewallRule>,
+    /// How many packets and connections.
+    pub ceilings: Ceilings,
     /// How much of all that in a month.
     pub allowance: Allowance,
 }

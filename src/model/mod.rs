@@ -3,6 +3,7 @@
 mod allowance;
 mod amount;
 mod bisect;
+mod ceilings;
 mod cgroup;
 pub mod clock;
 mod cpu_pool_name;
@@ -34,6 +35,7 @@ mod used;
 pub use allowance::{Allowance, Level};
 pub use amount::{AmountError, Bytes, CpuSet, Cpus};
 pub use bisect::{Next, Search, Sure, Verdict};
+pub use ceilings::Ceilings;
 pub use cgroup::{
     CONTAINER_PREFIX, CgroupHost, CgroupPlace, CgroupPlan, CgroupSetting, DeviceEntry,
     SystemdScope, UnitValue,

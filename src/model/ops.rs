@@ -106,7 +106,10 @@ impl NetOp {
     /// Whether it is done on the host, before the guest runs.
     #[must_use]
     pub fn is_outside(&self) -> bool {
-        matches!(self, Self::Veth { .. } | Self::Routed { .. })
+        matches!(
+            self,
+            Self::Veth { .. } | Self::Routed { .. } | Self::Macvlan { .. }
+        )
     }
 }
 
@@ -153,6 +156,20 @@ pub enum NetOp {
         /// How fast it is.
         #[serde(default, skip_serializing_if = "Shape::is_none")]
         shape: Shape,
+    },
+    /// On the host: an interface in the guest's namespace, on one of the host's own. Nothing of it is
+    /// left on the host.
+    Macvlan {
+        /// The host's.
+        parent: String,
+        /// Name inside.
+        guest_name: String,
+        /// Hardware address inside.
+        mac: [u8; 6],
+        /// Largest packet.
+        mtu: u32,
+        /// Whether other guests on it are out of reach.
+        isolated: bool,
     },
     /// Inside: loopback up.
     Loopback,

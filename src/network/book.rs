@@ -1,6 +1,7 @@
 //! The leases and the chosen pool on disk, below `var/lib/bulkhead/network`: `leases.json` and
 //! `network.json`, changed under the lock beside them. The rules of leases are `lease.rs`.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::files::{self, FileError, Locked};
 use super::host::HostError;
 use super::lease::{Lease, LeaseError, Leases};
+use super::pool::Pool;
 use super::subnet::Subnet;
 use super::{Network, directory, host};
 use crate::kernel::netlink::Netlink;
@@ -37,8 +39,9 @@ impl Network {
         let lease = self.change(&lock, |leases| {
             before = leases.get(guest);
             led = leases.leads(guest);
-            let same =
-                leases.forwards(guest) == wish.forwards && leases.rules(guest) == wish.firewall;
+            let same = leases.forwards(guest) == wish.forwards
+                && leases.rules(guest) == wish.firewall
+                && leases.ceilings_of(guest) == wish.ceilings;
             let lease = self.give(leases, guest, wish, subnet)?;
             led = !same || (led && before != Some(lease.address));
             Ok(lease)
@@ -75,14 +78,41 @@ impl Network {
         wish: &NetworkWish,
         subnet: Subnet,
     ) -> Result<Lease, LeaseError> {
-        let address = leases.give(guest, wish.address, subnet)?;
+        let mut pool = self.pool_in(subnet);
+        if leases
+            .get(guest)
+            .is_none_or(|had| wish.address.is_some_and(|wish| wish != had))
+        {
+            pool.leave_out(&self.of_host().map_err(Box::new)?);
+        }
+        let address = leases.give(guest, wish.address, pool)?;
         self.give_ports(leases, guest, &wish.forwards)?;
-        leases.wall(guest, &wish.firewall);
-        Lease::of(address, subnet, &self.tag).ok_or_else(|| LeaseError::Stranded {
+        self.give_wall(leases, guest, wish)?;
+        let stranded = || LeaseError::Stranded {
             guest: guest.clone(),
             address,
             subnet,
-        })
+        };
+        self.lease_of(address, subnet).ok_or_else(stranded)
+    }
+
+    /// What follows from an address of the pool.
+    fn lease_of(&self, address: Ipv4Addr, subnet: Subnet) -> Option<Lease> {
+        let gateway = self.gateway_in(subnet);
+        Lease::of(address, subnet, &self.tag).map(|lease| Lease { gateway, ..lease })
+    }
+
+    /// The guest whose interface has that name on the host.
+    pub(super) fn holder_of(&self, interface: &str) -> Option<String> {
+        let subnet = self.known_subnet().ok().flatten()?;
+        let leases = self.leases().ok()?;
+        let has = |address| {
+            let lease = self.lease_of(address, subnet);
+            lease.is_some_and(|lease| lease.host_interface == interface)
+        };
+        let mut all = leases.iter();
+        all.find(|(_, address)| has(*address))
+            .map(|(guest, _)| guest.to_string())
     }
 
     /// The lease of a guest, if it has one; takes no lock and changes nothing.
@@ -94,7 +124,7 @@ impl Network {
         let address = self.leases()?.get(guest);
         Ok(subnet
             .zip(address)
-            .and_then(|(subnet, address)| Lease::of(address, subnet, &self.tag)))
+            .and_then(|(subnet, address)| self.lease_of(address, subnet)))
     }
 
     /// Frees a guest's address; false when it had none.
@@ -194,14 +224,14 @@ impl Network {
             )
         };
         for (guest, wish) in known.iter().filter(|(_, wish)| wish.address.is_some()) {
-            match leases.give(guest, wish.address, subnet) {
+            match leases.give(guest, wish.address, self.pool_in(subnet)) {
                 Err(error) if !taken(&error) => return Err(error),
                 Ok(_) | Err(_) => {}
             }
         }
         for (guest, wish) in known {
-            leases.give(guest, None, subnet)?;
-            leases.wall(guest, &wish.firewall);
+            leases.give(guest, None, self.pool_in(subnet))?;
+            leases.wall(guest, &wish.firewall, wish.ceilings);
             match leases.lead(guest, &wish.forwards) {
                 Err(error) if !taken(&error) => return Err(error),
                 Ok(()) | Err(_) => {}
@@ -218,6 +248,30 @@ impl Network {
             Some(subnet) => Ok(subnet),
             None => self.choose_subnet(lock),
         }
+    }
+
+    /// The addresses of a subnet, as far as guests get them.
+    pub(super) fn pool_in(&self, subnet: Subnet) -> Pool {
+        Pool::new(subnet, &self.addresses)
+    }
+
+    /// The gateway's address.
+    pub(super) fn gateway_in(&self, subnet: Subnet) -> Ipv4Addr {
+        self.addresses.gateway.unwrap_or(subnet.gateway())
+    }
+
+    /// How many addresses a guest can still get that asks for none in particular.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn free(&self) -> Result<Option<usize>, FileError> {
+        let Some(subnet) = self.known_subnet()? else {
+            return Ok(None);
+        };
+        let leases = self.leases()?;
+        let taken: BTreeSet<Ipv4Addr> = leases.iter().map(|(_, address)| address).collect();
+        let pool = self.pool_in(subnet);
+        Ok(Some(pool.given().filter(|a| !taken.contains(a)).count()))
     }
 
     /// The pool, without choosing one.

@@ -5,11 +5,11 @@
 use std::net::Ipv4Addr;
 use std::path::Path;
 
-use super::Network;
 use super::files;
 use super::host::{HostError, IP_FORWARD};
 use super::lease::mac_of;
 use super::subnet::Subnet;
+use super::{Kind, Network};
 use crate::kernel::netlink::{Link, Netlink, NetlinkError};
 
 /// What a bridge's alias says.
@@ -31,6 +31,9 @@ impl Network {
         let Some(link) = kernel.link(&self.bridge)? else {
             return Ok(None);
         };
+        if self.is_guest_of_lan() {
+            return Ok(Some((self.their_bridge(kernel)?, None)));
+        }
         let foreign = || HostError::Foreign {
             bridge: self.bridge.clone(),
         };
@@ -83,9 +86,12 @@ impl Network {
         let prefix = self.prefix();
         let links = kernel.links("")?.into_iter();
         Ok(links
-            .filter(|link| match self.is_routed() {
-                true => link.kind.as_deref() == Some("veth") && link.name.starts_with(&prefix),
-                false => link.master == Some(bridge.index),
+            .filter(|link| match self.kind {
+                Kind::Routed | Kind::External => {
+                    link.kind.as_deref() == Some("veth") && link.name.starts_with(&prefix)
+                }
+                Kind::Bridge | Kind::Isolated => link.master == Some(bridge.index),
+                Kind::Macvlan => false,
             })
             .map(|link| link.name)
             .collect())
@@ -100,6 +106,16 @@ impl Network {
         let owner = &self.table;
         format!("{owner} subnet={} forward-was={was}", mark.subnet)
     }
+}
+
+/// Whether it is a bridge of this program's, of whatever installation.
+pub(super) fn is_ours(link: &Link) -> bool {
+    link.alias
+        .as_deref()
+        .is_some_and(|alias| mark_of(alias).is_some())
+        || link
+            .mac
+            .is_some_and(|m| m[..2] == mac_of(Ipv4Addr::UNSPECIFIED)[..2])
 }
 
 fn mark_of(alias: &str) -> Option<Mark> {

@@ -8,6 +8,7 @@ use super::Network;
 use super::files::{self, FileError, Locked};
 use super::host::{self, HostError};
 use super::lease::LeaseError;
+use super::pool::Addresses;
 use super::record::{Kind, Record};
 use super::subnet::{self, Subnet};
 use crate::kernel::netlink::{Netlink, Route};
@@ -81,12 +82,16 @@ pub struct NewNetwork {
     pub subnet: Option<Subnet>,
     /// Its bridge's name; `None` for one made from the network's.
     pub bridge: Option<String>,
+    /// The host's interface that it is on, without a bridge.
+    pub parent: Option<String>,
     /// Whether guests go out under the host's address; `None` for what the kind does.
     pub nat: Option<bool>,
     /// Largest packet.
     pub mtu: Option<u32>,
     /// Whether guests are kept apart.
     pub isolated_ports: Option<bool>,
+    /// What of the pool guests get.
+    pub addresses: Addresses,
 }
 
 /// All of these are methods of the network that is always there.
@@ -202,9 +207,9 @@ impl Network {
         files::remove_folder(folder)
     }
 
-    fn of(&self, record: &Record) -> Self {
+    pub(super) fn of(&self, record: &Record) -> Self {
         let tag = self.layout.network_tag(&record.name);
-        let bridge = record.bridge.clone();
+        let bridge = record.bridge.clone().or(record.parent.clone());
         let table = self.layout.network_table(&record.name);
         Self {
             layout: self.layout.clone(),
@@ -215,11 +220,16 @@ impl Network {
             guard: match record.kind {
                 // The other table of that family and name is written anew as a whole.
                 Kind::Routed => (Family::Inet, format!("{table}.guard")),
-                Kind::Bridge | Kind::Isolated => (Family::Bridge, table.clone()),
+                Kind::Bridge | Kind::Isolated | Kind::External | Kind::Macvlan => {
+                    (Family::Bridge, table.clone())
+                }
             },
             table,
             fixed: Some(record.subnet),
-            nat: record.nat.unwrap_or(record.kind != Kind::Isolated),
+            nat: record
+                .nat
+                .unwrap_or(matches!(record.kind, Kind::Bridge | Kind::Routed)),
+            addresses: record.addresses.clone(),
             dns: self.dns.clone(),
             isolated_ports: record.isolated_ports.unwrap_or(self.isolated_ports),
             connections: self.connections,
@@ -242,6 +252,12 @@ impl Network {
         let routes: Vec<Route> = routes.into_iter().filter(|r| r.prefix > 0).collect();
         let subnet = match wish.subnet {
             Some(subnet) => subnet,
+            None if matches!(wish.kind, Kind::External | Kind::Macvlan) => {
+                return Err(DirectoryError::Refused {
+                    name: name.clone(),
+                    why: "such a network has the addresses of the LAN that it is on: say which with --subnet".to_owned(),
+                });
+            }
             None => subnet::candidates(&self.layout.network_tag(name))
                 .find(|pool| {
                     meets(*pool, &taken).is_none() && host::overlap(*pool, &routes).is_none()
@@ -253,9 +269,11 @@ impl Network {
             kind: wish.kind,
             subnet,
             bridge: wish.bridge.clone(),
+            parent: wish.parent.clone(),
             nat: wish.nat,
             mtu: wish.mtu,
             isolated_ports: wish.isolated_ports,
+            addresses: wish.addresses.clone(),
         };
         let refused = |why: String| DirectoryError::Refused {
             name: name.clone(),
@@ -267,6 +285,10 @@ impl Network {
                 "the pool {subnet} meets {pool} of the network {other}: choose another subnet"
             )));
         }
+        let routes = match record.kind {
+            Kind::External | Kind::Macvlan => Vec::new(),
+            _ => routes,
+        };
         if let Some(Route {
             destination,
             prefix,
@@ -280,9 +302,10 @@ impl Network {
             }
             .into());
         }
-        let Self { bridge, tag, .. } = self.of(&record);
+        let new = self.of(&record);
+        let Self { bridge, tag, .. } = &new;
         let others = self.others()?;
-        let meets = |other: &&Self| other.bridge == bridge || other.tag == tag;
+        let meets = |other: &&Self| other.bridge == *bridge || other.tag == *tag;
         if let Some(other) = others.iter().chain([self]).find(meets) {
             return Err(refused(format!(
                 "the bridge {} is that of the network {}: choose another name",
@@ -290,8 +313,15 @@ impl Network {
                 other.word()
             )));
         }
-        match kernel.link(&bridge)? {
-            Some(_) => Err(HostError::Foreign { bridge }.into()),
+        if new.is_guest_of_lan() {
+            new.their_bridge(&mut kernel)?;
+            return Ok(record);
+        }
+        match kernel.link(bridge)? {
+            Some(_) => Err(HostError::Foreign {
+                bridge: bridge.clone(),
+            }
+            .into()),
             None => Ok(record),
         }
     }
@@ -319,23 +349,6 @@ impl Network {
             return Err(error);
         }
         Ok(record)
-    }
-
-    /// Changes what of a network can be changed: its largest packet, whether guests are kept apart. It
-    /// holds from the next start of a guest on.
-    ///
-    /// # Errors
-    /// It cannot be so, or a file cannot be written.
-    pub fn change_record(&self, record: &Record) -> Result<(), DirectoryError> {
-        let _lock = self.lock_directory()?;
-        self.load(&record.name)?;
-        record.check().map_err(|why| DirectoryError::Refused {
-            name: record.name.clone(),
-            why,
-        })?;
-        files::write(&self.record_file(&record.name), record)?;
-        // The next start looks at all of it again.
-        Ok(files::remove(&self.of(record).marker_file())?)
     }
 
     /// Removes a network that no guest has: its side of the host, its folder, and then its record.
@@ -407,11 +420,11 @@ impl Network {
         Ok(all)
     }
 
-    fn record_file(&self, name: &NetworkName) -> PathBuf {
+    pub(super) fn record_file(&self, name: &NetworkName) -> PathBuf {
         self.layout.networks().join(format!("{name}.json"))
     }
 
-    fn lock_directory(&self) -> Result<Locked, FileError> {
+    pub(super) fn lock_directory(&self) -> Result<Locked, FileError> {
         files::lock(&self.layout.networks())
     }
 }

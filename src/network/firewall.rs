@@ -3,13 +3,14 @@
 //! send is `guard.rs`.
 
 use std::io::{self, Write};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
 use super::subnet::Subnet;
-use super::{forward, guard};
+use super::{ceiling, forward, guard};
 use crate::kernel::netlink_nft::Family;
 
 /// Where `nft` may lie; never searched for in PATH, which belongs to whoever called.
@@ -22,7 +23,7 @@ const PLACES: [&str; 4] = [
 
 /// Raised whenever the rules change: what was set up by a program of another revision is set up anew,
 /// and a start need not write out all rules to find that they stand.
-pub(super) const REVISION: u32 = 4;
+pub(super) const REVISION: u32 = 5;
 
 /// The firewall could not be set.
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +72,7 @@ pub(super) fn tables(wanted: &Wanted<'_>) -> Value {
         subnet,
         ..
     } = wanted;
-    let mut all = guard::table(guard, subnet);
+    let mut all = guard::table(guard, subnet, wanted.own);
     if wanted.closed {
         all.extend(guard::closed(guard));
     }
@@ -80,9 +81,7 @@ pub(super) fn tables(wanted: &Wanted<'_>) -> Value {
     }
     if let Some(connections) = wanted.nat {
         all.extend(nat_table(name, inside, subnet));
-        if connections > 0 {
-            all.extend(ceiling(name, inside, connections));
-        }
+        all.extend(ceilings(name, inside, connections));
     }
     json!({ "nftables": all })
 }
@@ -99,6 +98,8 @@ pub(super) struct Wanted<'a> {
     pub(super) subnet: Subnet,
     /// Most connections of one guest, 0 for any number; `None` for no table of NAT.
     pub(super) nat: Option<u32>,
+    /// The host's own address in it; `None` if the bridge is somebody else's.
+    pub(super) own: Option<Ipv4Addr>,
     /// Whether nothing comes to the host.
     pub(super) closed: bool,
     /// How names of the guests' interfaces begin, with a `*`, if the first rule of each chain is to let
@@ -171,8 +172,9 @@ fn nat_table(name: &str, bridge: &str, subnet: Subnet) -> Vec<Value> {
 }
 
 /// A guest that has so many connections gets no more: it would fill the host's table, and its
-/// neighbours could make none. That it sends with its own address only is the guard's matter.
-fn ceiling(name: &str, bridge: &str, connections: u32) -> [Value; 3] {
+/// neighbours could make none. Its own number counts before the one for all, which is none if 0. That
+/// it sends with its own address only is the guard's matter.
+fn ceilings(name: &str, bridge: &str, connections: u32) -> Vec<Value> {
     const SET: &str = "connections";
     let at = (Family::Inet, name.to_owned());
     let sender = json!({"payload": {"protocol": "ip", "field": "saddr"}});
@@ -182,17 +184,17 @@ fn ceiling(name: &str, bridge: &str, connections: u32) -> [Value; 3] {
     }});
     let inside = matches("==", json!({"meta": {"key": "iifname"}}), json!(bridge));
     let new = matches("in", json!({"ct": {"key": "state"}}), json!("new"));
-    [
-        json!({"add": {"set": {
+    let mut all = ceiling::table(&at).to_vec();
+    all.push(chain(&at, "ceiling", "filter", "prerouting", TRACKED));
+    all.push(rule(&at, "ceiling", json!([inside, new, ceiling::own()])));
+    if connections > 0 {
+        all.push(json!({"add": {"set": {
             "family": "inet", "table": name, "name": SET, "type": "ipv4_addr", "size": 65_535
-        }}}),
-        chain(&at, "ceiling", "filter", "prerouting", TRACKED),
-        rule(
-            &at,
-            "ceiling",
-            json!([inside, new, counted, {"drop": null}]),
-        ),
-    ]
+        }}}));
+        let expr = json!([inside, new, counted, {"drop": null}]);
+        all.push(rule(&at, "ceiling", expr));
+    }
+    all
 }
 
 /// Right after connections are told apart (NF_IP_PRI_MANGLE).
@@ -229,6 +231,31 @@ pub(super) fn delete(family: Family, name: &str) -> Result<(), FirewallError> {
         name,
         &json!({"nftables": [{"delete": {"table": table}}]}),
     )
+}
+
+/// All tables of the host, ours and others', as the kernel has them.
+pub(super) fn read() -> Result<Value, FirewallError> {
+    let program = program()?;
+    let failed = |source| FirewallError::Run {
+        program: program.to_owned(),
+        source,
+    };
+    let output = Command::new(program)
+        .args(["-j", "list", "ruleset"])
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .output()
+        .map_err(failed)?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(FirewallError::Refused {
+            verb: "read",
+            table: "list".to_owned(),
+            said: said.trim().chars().take(1000).collect(),
+        });
+    }
+    serde_json::from_slice(&output.stdout).map_err(|error| failed(error.into()))
 }
 
 fn run(verb: &'static str, table: &str, input: &Value) -> Result<(), FirewallError> {
@@ -279,6 +306,7 @@ mod tests {
             inside,
             subnet: "10.9.0.0/24".parse().unwrap(),
             nat: Some(9),
+            own: Some([10, 9, 0, 1].into()),
             closed: false,
             gate: None,
         })
@@ -309,6 +337,7 @@ mod tests {
             inside: "bh-1a",
             subnet: "10.9.0.0/24".parse().unwrap(),
             nat: None,
+            own: Some([10, 9, 0, 1].into()),
             closed: true,
             gate: Some("bh1a*"),
         });
@@ -318,7 +347,7 @@ mod tests {
             .map(|c| &c["add"]["chain"])
             .filter(|c| c["hook"].is_string())
             .collect();
-        assert_eq!(hooks.len(), 7);
+        assert_eq!(hooks.len(), 8);
         for chain in hooks {
             let rules: Vec<&Value> = all
                 .iter()
@@ -336,7 +365,7 @@ mod tests {
         let sum = text.bytes().fold(0x811c_9dc5_u32, |sum, byte| {
             (sum ^ u32::from(byte)).wrapping_mul(0x0100_0193)
         });
-        let known = (4, 4_288_092_568);
+        let known = (5, 1_650_939_774);
         assert_eq!((REVISION, sum), known, "raise REVISION, and put both here");
     }
 

@@ -97,14 +97,14 @@ impl Network {
             return Ok(());
         }
         self.change(&lock, |leases| {
-            leases.wall(guest, &wish.firewall);
+            self.give_wall(leases, guest, wish)?;
             self.give_ports(leases, guest, &wish.forwards)
         })?;
         let done = self.as_written();
         if done.is_err() {
             // The error that matters is the kernel's.
             let _same = self.change(&lock, |leases| {
-                leases.wall(guest, before.rules(guest));
+                leases.wall(guest, before.rules(guest), before.ceilings_of(guest));
                 leases.lead(guest, before.forwards(guest))
             });
             let _same = self.as_written();
@@ -157,6 +157,7 @@ impl Network {
     /// Makes the firewall what the book says of guests, where there is one. The book's lock is held.
     pub(super) fn as_written(&self) -> Result<(), HostError> {
         self.wall_as_written()?;
+        self.ceilings_as_written()?;
         self.lead_as_written()
     }
 
@@ -217,6 +218,7 @@ impl Network {
             address: Some(address),
             forwards: leases.forwards(guest).to_vec(),
             firewall: leases.rules(guest).to_vec(),
+            ceilings: leases.ceilings_of(guest),
             ..NetworkWish::default()
         }))
     }

@@ -7,14 +7,15 @@
 //! packets do not come to a guest is the bridge port's matter (`kernel::netlink_port`).
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 
 use serde_json::{Value, json};
 
 use super::firewall::{At, chain, matches, rule};
 use super::host::HostError;
-use super::lease::{Lease, mac_of};
+use super::lease::Lease;
 use super::subnet::Subnet;
-use super::{FileError, Network, routed, traffic, wall};
+use super::{FileError, Network, external, routed, traffic, wall};
 use crate::kernel::netlink::Netlink;
 use crate::kernel::netlink_nft::{self, Element, Family, NAME_LENGTH};
 use crate::model::NetworkWish;
@@ -27,7 +28,7 @@ pub(super) const GUESTS: &str = "guests";
 pub(super) const FIRST: i32 = -300;
 
 /// The table with all guests that have a lease. It replaces the rules that are there; the sets stay.
-pub(super) fn table(at: &At, subnet: Subnet) -> Vec<Value> {
+pub(super) fn table(at: &At, subnet: Subnet, own: Option<Ipv4Addr>) -> Vec<Value> {
     let (family, name) = (at.0.name(), &at.1);
     let mut all = vec![
         json!({"add": {"table": {"family": family, "name": name}}}),
@@ -38,7 +39,11 @@ pub(super) fn table(at: &At, subnet: Subnet) -> Vec<Value> {
     ];
     match at.0 {
         Family::Bridge => {
-            all.extend(rules(subnet).map(|expr| rule(at, "guard", expr)));
+            all.extend(rules().map(|expr| rule(at, "guard", expr)));
+            match own {
+                Some(gateway) => all.extend(around(at, subnet, gateway)),
+                None => all.extend(external::rules(at)),
+            }
             all.push(chain(at, "echo", "filter", "forward", FIRST));
             all.push(flush(at, "echo"));
             all.extend(echoes().map(|expr| rule(at, "echo", expr)));
@@ -65,6 +70,25 @@ pub(super) fn closed(at: &At) -> [Value; 3] {
     ]
 }
 
+/// To a neighbour by way of the host, around the ports that are kept apart. Whichever hardware address
+/// of the host's a frame is for, the port's own among them, it comes up here.
+fn around(at: &At, subnet: Subnet, gateway: Ipv4Addr) -> [Value; 3] {
+    let target = || json!({"payload": {"protocol": "ip", "field": "daddr"}});
+    let pool = json!({"prefix": {"addr": subnet.network(), "len": subnet.prefix()}});
+    let interface = json!({"meta": {"key": "iifname"}});
+    let expr = json!([
+        matches("==", interface, json!(format!("@{PORTS}"))),
+        matches("==", target(), pool),
+        matches("!=", target(), json!(gateway)),
+        {"drop": null}
+    ]);
+    [
+        chain(at, "around", "filter", "input", FIRST),
+        flush(at, "around"),
+        rule(at, "around", expr),
+    ]
+}
+
 /// A port gives back what is led back to its guest, and so a guest's broadcasts, which are not for it.
 fn echoes() -> impl Iterator<Item = Value> {
     let field =
@@ -87,7 +111,7 @@ fn echoes() -> impl Iterator<Item = Value> {
 }
 
 /// In the order in which a packet meets them.
-fn rules(subnet: Subnet) -> impl Iterator<Item = Value> {
+fn rules() -> impl Iterator<Item = Value> {
     let field =
         |protocol: &str, field: &str| json!({"payload": {"protocol": protocol, "field": field}});
     let interface = || json!({"meta": {"key": "iifname"}});
@@ -96,8 +120,6 @@ fn rules(subnet: Subnet) -> impl Iterator<Item = Value> {
         let sender = json!({"concat": [interface(), mac, address]});
         matches("==", sender, json!(format!("@{GUESTS}")))
     };
-    let pool = json!({"prefix": {"addr": subnet.network(), "len": subnet.prefix()}});
-    let bridge = mac_text(mac_of(subnet.gateway()));
     // Both hardware addresses of an ARP packet, and the IP address it speaks for.
     let arp = move |speaks_for: &str, more: Option<Value>| {
         let mut all = vec![
@@ -118,13 +140,6 @@ fn rules(subnet: Subnet) -> impl Iterator<Item = Value> {
         json!([
             matches("!=", interface(), json!(format!("@{PORTS}"))),
             {"accept": null}
-        ]),
-        // To a neighbour by way of the host, around the ports that are kept apart.
-        json!([
-            is(field("ether", "daddr"), json!(bridge)),
-            is(field("ip", "daddr"), pool),
-            matches("!=", field("ip", "daddr"), json!(subnet.gateway())),
-            {"drop": null}
         ]),
         // What only a DHCP server sends. Clients look at the second alone.
         json!([is(field("udp", "sport"), json!(67)), {"drop": null}]),
@@ -152,10 +167,6 @@ pub(super) fn flush((family, table): &At, chain: &str) -> Value {
     json!({"flush": {"chain": {"family": family.name(), "table": table, "name": chain}}})
 }
 
-fn mac_text(mac: [u8; 6]) -> String {
-    mac.map(|byte| format!("{byte:02x}")).join(":")
-}
-
 /// A guest's elements as the kernel keeps them.
 fn elements(lease: &Lease) -> Vec<Element> {
     let mut name = lease.host_interface.as_bytes().to_vec();
@@ -169,6 +180,13 @@ fn elements(lease: &Lease) -> Vec<Element> {
 }
 
 impl Network {
+    /// A guest's elements in this network's table.
+    fn elements(&self, lease: &Lease) -> Vec<Element> {
+        let mut all = elements(lease);
+        all.extend(self.is_external().then(|| external::element(lease)));
+        all
+    }
+
     /// Lets a guest send from its interface what its lease says; without this, nothing passes. It may
     /// have been let already. One transaction. Its own rules, and what leads to it from the host, are
     /// looked at if there are to be any.
@@ -176,9 +194,12 @@ impl Network {
     /// # Errors
     /// When the table is gone or the kernel refuses.
     pub fn admit(&self, lease: &Lease, wish: &NetworkWish) -> Result<(), HostError> {
+        if !self.holds_back() {
+            return Ok(());
+        }
         let (family, table) = &self.guard;
-        netlink_nft::add_elements(*family, table, &elements(lease))?;
-        if !(wish.forwards.is_empty() && wish.firewall.is_empty()) {
+        netlink_nft::add_elements(*family, table, &self.elements(lease))?;
+        if !(wish.forwards.is_empty() && wish.firewall.is_empty() && wish.ceilings.is_none()) {
             let _lock = self.lock_book()?;
             self.as_written()?;
         }
@@ -206,7 +227,7 @@ impl Network {
     /// from the book.
     pub(super) fn expel(&self, lease: &Lease) -> Result<(), HostError> {
         let (family, table) = &self.guard;
-        for element in elements(lease) {
+        for element in self.elements(lease) {
             netlink_nft::delete_element(*family, table, &element)?;
         }
         Ok(())
@@ -214,7 +235,8 @@ impl Network {
 
     /// Lets all guests that have a lease send, and nobody else: the table is new, or of another pool.
     pub(super) fn admit_all(&self, subnet: Subnet) -> Result<(), HostError> {
-        let all: Vec<_> = self.leased(subnet)?.iter().flat_map(elements).collect();
+        let leased = self.leased(subnet)?;
+        let all: Vec<_> = leased.iter().flat_map(|one| self.elements(one)).collect();
         let (family, table) = &self.guard;
         // What one message takes.
         for some in all.chunks(MOST_AT_ONCE) {
@@ -231,11 +253,13 @@ impl Network {
     pub(super) fn strangers(&self, subnet: Subnet) -> Result<Vec<Element>, HostError> {
         let (family, table) = &self.guard;
         let mut there = Vec::new();
-        for set in [PORTS, GUESTS].into_iter().chain(traffic::SETS) {
+        let more = self.is_external().then_some(external::ADDRESSES);
+        for set in [PORTS, GUESTS].into_iter().chain(traffic::SETS).chain(more) {
             there.extend(netlink_nft::elements(*family, table, set)?);
         }
         // After the elements: whoever adds one has a lease by then.
-        let ours: BTreeSet<_> = self.leased(subnet)?.iter().flat_map(elements).collect();
+        let leased = self.leased(subnet)?;
+        let ours: BTreeSet<_> = leased.iter().flat_map(|one| self.elements(one)).collect();
         there.retain(|element| !ours.contains(element));
         Ok(there)
     }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::bridge::{Mark, forwarded_before, marks};
+use super::external::ExternalError;
 use super::files::{self, FileError, Locked};
 use super::firewall::{self, FirewallError};
 use super::lease::mac_of;
@@ -21,23 +22,15 @@ use crate::kernel::netlink_nft::{Family, table_exists};
 
 pub(super) const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 pub(super) const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-/// How many connections the host keeps track of; there when the first rule asks for it.
-const CONNTRACK_MAX: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
-/// What that is with a GiB of memory and more, before Linux says so.
-const USUAL_ROOM: u32 = 262_144;
-/// So many guests that want all they can get fill the host's table.
-const GUESTS_PART: u32 = 16;
-/// A server with fewer is none.
-const LEAST_CEILING: u32 = 1024;
 /// Largest packet of guests where the way out does not ask for less, bytes.
-const ETHERNET_MTU: u32 = 1500;
+pub(super) const ETHERNET_MTU: u32 = 1500;
 
 /// The host's side could not be set up or taken down.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
     /// Somebody else's interface.
     #[error(
-        "cannot use {bridge} as the guests' bridge: an interface of that name exists and is not Bulkhead's; set another bridge name"
+        "cannot use {bridge} as the guests' bridge: an interface of that name exists and is not Bulkhead's; set another bridge name, or put guests on that bridge as it is by a network of the kind external"
     )]
     Foreign {
         /// Its name.
@@ -84,6 +77,9 @@ pub enum HostError {
     /// It refused otherwise.
     #[error(transparent)]
     System(#[from] KernelError),
+    /// Somebody else's bridge is none for guests.
+    #[error(transparent)]
+    External(#[from] ExternalError),
     /// The firewall refused.
     #[error(transparent)]
     Firewall(#[from] FirewallError),
@@ -104,13 +100,13 @@ pub struct HostNetwork {
 
 /// What `host.json` says has been done.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct Marker {
-    boot_id: String,
-    host: HostNetwork,
-    nat: bool,
-    connections: Option<u32>,
+pub(super) struct Marker {
+    pub(super) boot_id: String,
+    pub(super) host: HostNetwork,
+    pub(super) nat: bool,
+    pub(super) connections: Option<u32>,
     /// [`firewall::REVISION`] of the program that wrote the rules.
-    rules: u32,
+    pub(super) rules: u32,
 }
 
 impl Network {
@@ -138,7 +134,11 @@ impl Network {
     /// # Errors
     /// When it is somebody else's, or the kernel refuses.
     pub fn is_set_up(&self) -> Result<bool, HostError> {
-        Ok(self.own_bridge(&mut Netlink::open()?)?.is_some())
+        let mut kernel = Netlink::open()?;
+        match self.is_guest_of_lan() {
+            true => self.is_joined(&mut kernel),
+            false => Ok(self.own_bridge(&mut kernel)?.is_some()),
+        }
     }
 
     /// Writes the firewall anew, whatever of it is still there; false if the network is not set up.
@@ -148,7 +148,7 @@ impl Network {
     pub fn reload(&self) -> Result<bool, HostError> {
         let mut kernel = Netlink::open()?;
         let _lock = files::lock(&self.run_folder())?;
-        if self.own_bridge(&mut kernel)?.is_none() {
+        if self.own_bridge(&mut kernel)?.is_none() || !self.holds_back() {
             return Ok(false);
         }
         self.set_up(&mut kernel).map(|_| true)
@@ -179,15 +179,15 @@ impl Network {
 
     /// Whether the host passes packets on, as far as this network needs it.
     fn forwards(&self) -> Result<bool, FileError> {
-        Ok(self.is_closed() || files::read_sysctl(Path::new(IP_FORWARD))?.as_deref() == Some("1"))
+        let needless = self.is_closed() || self.is_guest_of_lan();
+        Ok(needless || files::read_sysctl(Path::new(IP_FORWARD))?.as_deref() == Some("1"))
     }
 
     pub(super) fn tables_stand(&self) -> Result<bool, NetlinkError> {
         let (family, guard) = &self.guard;
-        Ok(
-            table_exists(*family, guard)?
-                && (!self.nat || table_exists(Family::Inet, &self.table)?),
-        )
+        Ok(!self.holds_back()
+            || table_exists(*family, guard)?
+                && (!self.nat || table_exists(Family::Inet, &self.table)?))
     }
 
     fn set_up(&self, kernel: &mut Netlink) -> Result<HostNetwork, HostError> {
@@ -195,6 +195,9 @@ impl Network {
         self.refuse_loose()?;
         let existing = self.own_bridge(kernel)?;
         let subnet = self.free_subnet(kernel)?;
+        if self.is_guest_of_lan() {
+            return self.join(kernel, subnet);
+        }
         let existing = match existing {
             Some((link, mark)) if mark.is_some_and(|m| m.subnet != subnet) => {
                 self.refuse_ports(kernel, &link, "change the subnet of")?;
@@ -230,13 +233,14 @@ impl Network {
             },
         };
         let pause = || files::pause(Path::new(&self.bridge));
-        kernel.create_bridge(&self.bridge, mac_of(subnet.gateway()))?;
+        let gateway = self.gateway_in(subnet);
+        kernel.create_bridge(&self.bridge, mac_of(gateway))?;
         pause()?;
         kernel.set_alias(&self.bridge, &self.alias(mark))?;
         pause()?;
         self.close_ipv6()?;
         if !self.is_closed() {
-            kernel.add_address(&self.bridge, subnet.gateway(), subnet.prefix())?;
+            kernel.add_address(&self.bridge, gateway, subnet.prefix())?;
             pause()?;
         }
         kernel.set_up(&self.bridge)?;
@@ -245,59 +249,7 @@ impl Network {
         if !self.is_closed() {
             files::write_sysctl(Path::new(IP_FORWARD), "1")?;
         }
-        let table = &self.table;
-        let nat = match self.nat {
-            true => Some(self.ceiling()?),
-            false => None,
-        };
-        let ends = format!("{}*", self.prefix());
-        let rules = firewall::tables(&firewall::Wanted {
-            guard: &self.guard,
-            name: table,
-            inside: &self.inside(),
-            subnet,
-            nat,
-            closed: self.is_closed(),
-            gate: self.name.as_ref().map(|_| ends.as_str()),
-        });
-        firewall::apply(table, &rules)?;
-        pause()?;
-        self.admit_all(subnet)?;
-        pause()?;
-        if !self.nat && table_exists(Family::Inet, table)? {
-            firewall::delete(Family::Inet, table)?;
-            pause()?;
-        }
-        let bridge = self.own_bridge(kernel)?;
-        let host = HostNetwork {
-            bridge: self.bridge.clone(),
-            bridge_index: bridge.map_or(0, |(link, _)| link.index),
-            subnet,
-            mtu: match self.mtu {
-                Some(mtu) => mtu,
-                None if self.is_closed() => ETHERNET_MTU,
-                None => way_out_mtu(kernel)?,
-            },
-        };
-        let marker = Marker {
-            boot_id: files::read_sysctl(Path::new(BOOT_ID))?.unwrap_or_default(),
-            host: host.clone(),
-            nat: self.nat,
-            connections: self.connections,
-            rules: firewall::REVISION,
-        };
-        files::write(&self.marker_file(), &marker)?;
-        Ok(host)
-    }
-
-    /// Most connections of one guest: what the settings say, else a part of what the host has room for.
-    fn ceiling(&self) -> Result<u32, FileError> {
-        let usual = || {
-            let room = files::read_sysctl(Path::new(CONNTRACK_MAX))?;
-            let room = room.and_then(|room| room.parse().ok());
-            Ok((room.unwrap_or(USUAL_ROOM) / GUESTS_PART).max(LEAST_CEILING))
-        };
-        self.connections.map_or_else(usual, Ok)
+        self.fence(kernel, subnet)
     }
 
     /// Guests have IPv4 only as yet. Left open, the host would take a router advertisement from any
@@ -319,8 +271,9 @@ impl Network {
     fn free_subnet(&self, kernel: &mut Netlink) -> Result<Subnet, HostError> {
         let lock = self.lock_book()?;
         let subnet = self.subnet(&lock)?;
-        // Nothing of the host's is ever reached from there, and nothing there from the host.
-        if self.is_closed() {
+        // Nothing of the host's is ever reached from there, and nothing there from the host; or it is
+        // the host's own LAN.
+        if self.is_closed() || self.is_guest_of_lan() {
             return Ok(subnet);
         }
         let routes = self.foreign_routes(kernel)?;
@@ -368,8 +321,12 @@ impl Network {
         self.unshape(lease)
     }
 
-    fn take_down(&self, kernel: &mut Netlink) -> Result<(), HostError> {
-        let bridge = self.own_bridge(kernel)?;
+    pub(super) fn take_down(&self, kernel: &mut Netlink) -> Result<(), HostError> {
+        // Of one that is somebody else's, only the rules; it may be gone, or be another by now.
+        let bridge = match self.is_guest_of_lan() {
+            true => kernel.link(&self.bridge)?.map(|link| (link, None)),
+            false => self.own_bridge(kernel)?,
+        };
         if let Some((link, _)) = &bridge {
             self.refuse_ports(kernel, link, "remove")?;
         }
@@ -381,7 +338,7 @@ impl Network {
             }
             pause()?;
         }
-        if let Some((_, mark)) = bridge {
+        if let Some((_, mark)) = bridge.filter(|_| !self.is_guest_of_lan()) {
             kernel.delete_link(&self.bridge)?;
             pause()?;
             if mark.is_some_and(|m| m.forwarded == Some(false)) {
@@ -422,7 +379,7 @@ pub(super) fn overlap(subnet: Subnet, routes: &[Route]) -> Option<Route> {
 }
 
 /// Largest packet of the interface the default route leads over, at most that of Ethernet.
-fn way_out_mtu(kernel: &mut Netlink) -> Result<u32, NetlinkError> {
+pub(super) fn way_out_mtu(kernel: &mut Netlink) -> Result<u32, NetlinkError> {
     let routes = kernel.routes()?;
     let way_out = routes
         .iter()

@@ -8,8 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use super::files::FileError;
 use super::host::HostError;
+use super::lease_file::Written;
+use super::pool::Pool;
 use super::subnet::Subnet;
-use crate::model::{FirewallRule, Forward, GuestName, Protocol};
+use crate::model::{Ceilings, FirewallRule, Forward, GuestName, Protocol};
 
 /// What a guest on the bridge is given; the same as long as the guest exists.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,7 +75,7 @@ pub enum LeaseError {
         subnet: Subnet,
     },
     /// Network, gateway or broadcast address.
-    #[error("cannot give {address} to {guest}: it is the {role} address of the pool {subnet}")]
+    #[error("cannot give {address} to {guest}: it is {role} in the pool {subnet}")]
     Reserved {
         /// Who asked.
         guest: GuestName,
@@ -86,13 +88,13 @@ pub enum LeaseError {
     },
     /// None left.
     #[error(
-        "cannot give {guest} an address: all {size} of the pool {subnet} are taken; delete guests or set a larger subnet"
+        "cannot give {guest} an address: all {size} of the pool {pool} are taken; delete guests, or let it give more"
     )]
     UsedUp {
         /// Who asked.
         guest: GuestName,
-        /// The pool.
-        subnet: Subnet,
+        /// The pool, and what of it is given.
+        pool: String,
         /// Addresses in it.
         size: usize,
     },
@@ -149,6 +151,28 @@ pub enum LeaseError {
         /// For what.
         wanted: Forward,
     },
+    /// Nothing of ours is between the guest and the rest.
+    #[error(
+        "cannot hold {guest} to {key}: on the macvlan network {network} nothing of the host's is between a guest and the wire; `bulkhead set {guest} --unset {key}`, or another network"
+    )]
+    Unheld {
+        /// Of which network.
+        network: String,
+        /// Who asked.
+        guest: GuestName,
+        /// For what.
+        key: &'static str,
+    },
+    /// Nothing keeps track of connections.
+    #[error(
+        "cannot keep {guest} to a number of connections: the network {network} has no NAT, so the host keeps track of none; `bulkhead set {guest} --unset network.connections`"
+    )]
+    Untracked {
+        /// Of which network.
+        network: String,
+        /// Who asked.
+        guest: GuestName,
+    },
     /// Renamed to a name in use.
     #[error("cannot pass the address of {from} to {to}: {to} has one already ({address})")]
     NameInUse {
@@ -171,85 +195,16 @@ pub enum LeaseError {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Written", into = "Written")]
 pub(super) struct Leases {
-    by_guest: BTreeMap<GuestName, Held>,
+    pub(super) by_guest: BTreeMap<GuestName, Held>,
 }
 
 /// What one guest has.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Held {
-    address: Ipv4Addr,
-    forwards: Vec<Forward>,
-    rules: Vec<FirewallRule>,
-}
-
-/// The form on disk.
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Written {
-    version: u32,
-    leases: Vec<Line>,
-}
-
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Line {
-    guest: GuestName,
-    address: Ipv4Addr,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    forwards: Vec<Forward>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    firewall: Vec<FirewallRule>,
-}
-
-impl From<Leases> for Written {
-    fn from(leases: Leases) -> Self {
-        let line = |(guest, held): (GuestName, Held)| Line {
-            guest,
-            address: held.address,
-            forwards: held.forwards,
-            firewall: held.rules,
-        };
-        Self {
-            version: 1,
-            leases: leases.by_guest.into_iter().map(line).collect(),
-        }
-    }
-}
-
-impl TryFrom<Written> for Leases {
-    type Error = String;
-
-    fn try_from(written: Written) -> Result<Self, String> {
-        if written.version != 1 {
-            return Err(format!("version {} is not known", written.version));
-        }
-        let mut seen = BTreeSet::new();
-        let mut ports = BTreeSet::new();
-        let mut by_guest = BTreeMap::new();
-        for line in written.leases {
-            let (guest, address, forwards) = (line.guest, line.address, line.forwards);
-            if !seen.insert(address) {
-                return Err(format!("{address} is there twice"));
-            }
-            for one in &forwards {
-                if !one
-                    .ports()
-                    .all(|(port, _)| ports.insert((one.protocol, port)))
-                {
-                    return Err(format!("a port of {one} is there twice"));
-                }
-            }
-            let held = Held {
-                address,
-                forwards,
-                rules: line.firewall,
-            };
-            if by_guest.insert(guest.clone(), held).is_some() {
-                return Err(format!("{guest} is there twice"));
-            }
-        }
-        Ok(Self { by_guest })
-    }
+pub(super) struct Held {
+    pub(super) address: Ipv4Addr,
+    pub(super) forwards: Vec<Forward>,
+    pub(super) rules: Vec<FirewallRule>,
+    pub(super) ceilings: Ceilings,
 }
 
 impl Leases {
@@ -286,22 +241,40 @@ impl Leases {
             .map_or(&[], |held| held.rules.as_slice())
     }
 
-    /// Whether a guest has ports of the host, or rules.
+    /// How many packets and connections a guest may have.
+    pub(super) fn ceilings_of(&self, guest: &GuestName) -> Ceilings {
+        self.by_guest
+            .get(guest)
+            .map(|held| held.ceilings)
+            .unwrap_or_default()
+    }
+
+    /// Most connections that are kept track of, by address, of guests that have a number of their own.
+    pub(super) fn ceilings(&self) -> BTreeMap<Ipv4Addr, u32> {
+        let all = self.by_guest.values();
+        all.filter_map(|held| Some((held.address, held.ceilings.connections?)))
+            .collect()
+    }
+
+    /// Whether a guest has ports of the host, rules or ceilings.
     pub(super) fn leads(&self, guest: &GuestName) -> bool {
-        !self.forwards(guest).is_empty() || !self.rules(guest).is_empty()
+        let has = |held: &Held| {
+            !(held.forwards.is_empty() && held.rules.is_empty() && held.ceilings.is_none())
+        };
+        self.by_guest.get(guest).is_some_and(has)
     }
 
-    /// Those of all guests that have any.
-    pub(super) fn walls(&self) -> impl Iterator<Item = (&GuestName, Ipv4Addr, &[FirewallRule])> {
+    /// Guests with rules, or ceilings of what passes their port.
+    pub(super) fn walls(&self) -> impl Iterator<Item = (&GuestName, &Held)> {
         let all = self.by_guest.iter();
-        all.filter(|(_, held)| !held.rules.is_empty())
-            .map(|(guest, held)| (guest, held.address, held.rules.as_slice()))
+        all.filter(|(_, held)| !held.rules.is_empty() || held.ceilings.at_port())
     }
 
-    /// Keeps a guest that has an address to these rules.
-    pub(super) fn wall(&mut self, guest: &GuestName, rules: &[FirewallRule]) {
+    /// Keeps a guest that has an address to these rules and ceilings.
+    pub(super) fn wall(&mut self, guest: &GuestName, rules: &[FirewallRule], ceilings: Ceilings) {
         if let Some(held) = self.by_guest.get_mut(guest) {
             rules.clone_into(&mut held.rules);
+            held.ceilings = ceilings;
         }
     }
 
@@ -344,8 +317,10 @@ impl Leases {
         &mut self,
         guest: &GuestName,
         wish: Option<Ipv4Addr>,
-        subnet: Subnet,
+        pool: impl Into<Pool>,
     ) -> Result<Ipv4Addr, LeaseError> {
+        let pool = pool.into();
+        let subnet = pool.subnet;
         let had = self.get(guest);
         let address = match (wish, had) {
             (None, Some(address)) if subnet.contains(address) => return Ok(address),
@@ -356,13 +331,14 @@ impl Leases {
                     subnet,
                 });
             }
-            (Some(address), _) => self.check_wish(guest, address, subnet)?,
-            (None, None) => self.lowest_free(guest, subnet)?,
+            (Some(address), _) => self.check_wish(guest, address, &pool)?,
+            (None, None) => self.lowest_free(guest, &pool)?,
         };
         let held = Held {
             address,
             forwards: self.forwards(guest).to_vec(),
             rules: self.rules(guest).to_vec(),
+            ceilings: self.ceilings_of(guest),
         };
         self.by_guest.insert(guest.clone(), held);
         Ok(address)
@@ -372,9 +348,9 @@ impl Leases {
         &self,
         guest: &GuestName,
         address: Ipv4Addr,
-        subnet: Subnet,
+        pool: &Pool,
     ) -> Result<Ipv4Addr, LeaseError> {
-        let guest = guest.clone();
+        let (guest, subnet) = (guest.clone(), pool.subnet);
         if !subnet.contains(address) {
             return Err(LeaseError::Outside {
                 guest,
@@ -382,12 +358,7 @@ impl Leases {
                 subnet,
             });
         }
-        let special = [
-            (subnet.network(), "network"),
-            (subnet.gateway(), "gateway's"),
-            (subnet.broadcast(), "broadcast"),
-        ];
-        if let Some((_, role)) = special.into_iter().find(|(a, _)| *a == address) {
+        if let Some(role) = pool.role(address) {
             return Err(LeaseError::Reserved {
                 guest,
                 address,
@@ -405,16 +376,14 @@ impl Leases {
         }
     }
 
-    fn lowest_free(&self, guest: &GuestName, subnet: Subnet) -> Result<Ipv4Addr, LeaseError> {
+    fn lowest_free(&self, guest: &GuestName, pool: &Pool) -> Result<Ipv4Addr, LeaseError> {
         let taken: BTreeSet<Ipv4Addr> = self.iter().map(|(_, address)| address).collect();
-        subnet
-            .guests()
-            .find(|a| !taken.contains(a))
-            .ok_or_else(|| LeaseError::UsedUp {
-                guest: guest.clone(),
-                subnet,
-                size: subnet.guests().count(),
-            })
+        let mut free = pool.given().filter(|a| !taken.contains(a));
+        free.next().ok_or_else(|| LeaseError::UsedUp {
+            guest: guest.clone(),
+            pool: pool.to_string(),
+            size: pool.given().count(),
+        })
     }
 
     /// Passes the lease on to the guest's new name; a guest without one has nothing to pass on.

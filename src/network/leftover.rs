@@ -86,6 +86,8 @@ impl Network {
         let mut all = self.strangers(subnet)?;
         all.extend(self.astray()?);
         let misled = self.misled()?.into_iter().map(StaleEntry::Rules);
+        let ceilings = self.ceilings_astray()?.into_iter();
+        let misled = misled.chain(ceilings.map(|at| StaleEntry::Rules(at.to_string())));
         Ok(all
             .into_iter()
             .map(StaleEntry::Element)

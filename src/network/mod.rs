@@ -5,38 +5,57 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `subnet.rs` | arithmetic of a pool and the choice of a free one |
+//! | `pool.rs` | ranges, exclusions and gateway of a pool |
 //! | `lease.rs` | which guest has which address: the rules, pure |
+//! | `lease_file.rs` | the form of `leases.json` |
 //! | `book.rs` | the leases on disk, under a lock |
 //! | `record.rs` | what somebody said of a network that they made |
 //! | `directory.rs` | those networks on disk: made, changed, removed |
+//! | `change.rs` | changing a network |
 //! | `host.rs` | the host's side: bridge, forwarding, set up and taken down |
 //! | `bridge.rs` | whose the bridge is, kept on the bridge itself |
+//! | `fence.rs` | rules around guests, once they have a place |
 //! | `firewall.rs` | the nftables rule sets and the run of `nft` |
 //! | `forward.rs` | which ports of the host lead to which guest |
+//! | `external.rs` | guests on a bridge, or an interface, that is somebody else's |
 //! | `routed.rs` | guests without a bridge between them: their rules, their interface |
 //! | `guard.rs` | what a guest may send: the rules, and each guest's entry in them |
 //! | `shape.rs` | how fast a guest is |
 //! | `traffic.rs` | what guests send and receive, counted |
+//! | `ceiling.rs` | ceilings of one guest's packets and connections |
 //! | `wall.rs` | guests' own firewalls |
+//! | `trace.rs`, `trace_path.rs`, `trace_words.rs` | why a packet does or does not pass |
+//! | `ruleset.rs`, `ruleset_words.rs` | what the host's whole firewall does to one packet |
 //! | `leftover.rs` | interfaces that belong to no running guest |
 //! | `dns.rs` | name servers |
 //! | `files.rs` | lock, whole-file writes, bounded reads |
 
 mod book;
 mod bridge;
+mod ceiling;
+mod change;
 mod directory;
 mod dns;
+mod external;
+mod fence;
 mod files;
 mod firewall;
 mod forward;
 mod guard;
 mod host;
 mod lease;
+mod lease_file;
 mod leftover;
+mod pool;
 mod record;
 mod routed;
+mod ruleset;
+mod ruleset_words;
 mod shape;
 mod subnet;
+mod trace;
+mod trace_path;
+mod trace_words;
 mod traffic;
 mod wall;
 
@@ -46,13 +65,16 @@ use crate::kernel::netlink_nft::Family;
 use crate::model::{Layout, NetOp, NetworkName, NetworkWish};
 
 pub use directory::{DirectoryError, NewNetwork};
+pub use external::ExternalError;
 pub use files::FileError;
 pub use firewall::FirewallError;
 pub use host::{HostError, HostNetwork};
 pub use lease::{Lease, LeaseError};
 pub use leftover::{Leftover, StaleEntry};
+pub use pool::{Addresses, Range, ranges};
 pub use record::{Kind, Record};
 pub use subnet::{Subnet, SubnetError};
+pub use trace::{Asked, Hop, Question, Verdict};
 pub use traffic::Counters;
 
 /// Name of the interface inside every guest.
@@ -117,6 +139,7 @@ pub struct Network {
     guard: firewall::At,
     bridge: String,
     fixed: Option<Subnet>,
+    addresses: Addresses,
     nat: bool,
     dns: Vec<IpAddr>,
     isolated_ports: bool,
@@ -150,6 +173,7 @@ impl Network {
             layout: layout.clone(),
             bridge,
             fixed,
+            addresses: Addresses::default(),
             nat: settings.nat,
             dns: settings.dns,
             isolated_ports: settings.isolated_ports,
@@ -184,6 +208,12 @@ impl Network {
         self.known_subnet()
     }
 
+    /// What is said of its addresses.
+    #[must_use]
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
     /// Largest packet, if it is not the way out's.
     #[must_use]
     pub fn mtu(&self) -> Option<u32> {
@@ -216,7 +246,24 @@ impl Network {
     /// Its guests' way out, if they have one.
     #[must_use]
     pub fn gateway(&self, lease: &Lease) -> Option<Ipv4Addr> {
-        (!self.is_closed()).then_some(lease.gateway)
+        match self.kind {
+            Kind::Isolated => None,
+            Kind::External | Kind::Macvlan => self.addresses.gateway,
+            Kind::Bridge | Kind::Routed => Some(lease.gateway),
+        }
+    }
+
+    /// The same for all of them, once there is a pool.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn way_out(&self) -> Result<Option<Ipv4Addr>, FileError> {
+        let subnet = self.known_subnet()?;
+        Ok(match self.kind {
+            Kind::Isolated => None,
+            Kind::External | Kind::Macvlan => self.addresses.gateway,
+            Kind::Bridge | Kind::Routed => subnet.map(|subnet| self.gateway_in(subnet)),
+        })
     }
 
     /// The bridge's name.
@@ -230,9 +277,16 @@ impl Network {
     #[must_use]
     pub fn ops(&self, lease: &Lease, mtu: u32, wish: &NetworkWish) -> Vec<NetOp> {
         let isolated = wish.isolated_ports.unwrap_or(self.isolated_ports);
-        let outside = match self.is_routed() {
-            true => self.routed(lease, mtu, isolated, wish),
-            false => NetOp::Veth {
+        let outside = match self.kind {
+            Kind::Routed => self.routed(lease, mtu, isolated, wish),
+            Kind::Macvlan => NetOp::Macvlan {
+                parent: self.bridge.clone(),
+                guest_name: GUEST_INTERFACE.to_owned(),
+                mac: lease.mac,
+                mtu,
+                isolated,
+            },
+            Kind::Bridge | Kind::Isolated | Kind::External => NetOp::Veth {
                 host_name: lease.host_interface.clone(),
                 guest_name: GUEST_INTERFACE.to_owned(),
                 bridge: self.bridge.clone(),

@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::pool::Addresses;
 use super::subnet::Subnet;
 use crate::model::NetworkName;
 
@@ -19,16 +20,26 @@ pub enum Kind {
     Isolated,
     /// By no bridge: the host routes each address to its guest.
     Routed,
+    /// By a bridge that is somebody else's.
+    External,
+    /// By an interface of the host's, each with a hardware address of its own beside it.
+    Macvlan,
 }
 
 impl Kind {
     /// All, as people write them.
-    pub const WORDS: [&str; 3] = ["bridge", "isolated", "routed"];
+    pub const WORDS: [&str; 5] = ["bridge", "isolated", "routed", "external", "macvlan"];
 
     /// The kind of that word.
     #[must_use]
     pub fn of_word(word: &str) -> Option<Self> {
-        let all = [Self::Bridge, Self::Isolated, Self::Routed];
+        let all = [
+            Self::Bridge,
+            Self::Isolated,
+            Self::Routed,
+            Self::External,
+            Self::Macvlan,
+        ];
         all.into_iter().find(|kind| kind.word() == word)
     }
 
@@ -39,6 +50,8 @@ impl Kind {
             Self::Bridge => "bridge",
             Self::Isolated => "isolated",
             Self::Routed => "routed",
+            Self::External => "external",
+            Self::Macvlan => "macvlan",
         }
     }
 }
@@ -53,9 +66,15 @@ pub struct Record {
     pub kind: Kind,
     /// Its pool.
     pub subnet: Subnet,
+    /// What of it guests get.
+    #[serde(default, skip_serializing_if = "is_usual")]
+    pub addresses: Addresses,
     /// Its bridge's name; `None` for one made from the network's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bridge: Option<String>,
+    /// The host's interface that it is on, without a bridge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
     /// Whether guests go out under the host's address; `None` for what the kind does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nat: Option<bool>,
@@ -67,17 +86,43 @@ pub struct Record {
     pub isolated_ports: Option<bool>,
 }
 
+fn is_usual(addresses: &Addresses) -> bool {
+    *addresses == Addresses::default()
+}
+
 impl Record {
     /// What cannot be, and what to do.
     pub(super) fn check(&self) -> Result<(), String> {
-        if let Some(bridge) = &self.bridge
+        if let Some(bridge) = self.bridge.as_ref().or(self.parent.as_ref())
             && !super::possible_name(bridge)
         {
             return Err(format!(
                 "{bridge:?} cannot name a bridge: use 1 to 15 of A-Z, a-z, 0-9, '-', '_' and '.', beginning with a letter"
             ));
         }
+        if self.kind == Kind::Isolated && self.addresses.gateway.is_some() {
+            return Err("an isolated network has no way out, so no gateway".to_owned());
+        }
+        self.addresses.check(self.subnet)?;
+        if self.kind == Kind::Macvlan && (self.parent.is_none() || self.bridge.is_some()) {
+            return Err(
+                "a macvlan network has no bridge and is on an interface of the host's: say which with --parent".to_owned(),
+            );
+        }
+        if self.kind != Kind::Macvlan && self.parent.is_some() {
+            return Err("only a macvlan network has a parent: --kind macvlan".to_owned());
+        }
+        if self.kind == Kind::External && self.bridge.is_none() {
+            return Err(
+                "an external network is a bridge that is there: say which with --bridge".to_owned(),
+            );
+        }
         match (self.kind, self.nat) {
+            (Kind::External | Kind::Macvlan, Some(true)) => {
+                return Err(
+                    "guests of such a network have addresses of the LAN and go out by its gateway, so no NAT".to_owned(),
+                );
+            }
             (Kind::Isolated, Some(true)) => {
                 return Err("an isolated network has no way out, so no NAT".to_owned());
             }

@@ -12,16 +12,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use super::Network;
 use super::firewall::{self, At, chain, matches, rule};
 use super::guard::{flush, set};
 use super::host::HostError;
-use super::lease::{Lease, Leases};
+use super::lease::{Held, Lease, Leases};
+use super::{Network, ceiling};
 use crate::kernel::netlink_nft::{self, Family, NAME_LENGTH, table_exists};
-use crate::model::{FirewallRule, GuestName, RuleProtocol};
+use crate::model::{Ceilings, FirewallRule, GuestName, RuleProtocol};
 
 /// Guests and their rules, by the interface of each.
-type Wanted<'a> = BTreeMap<String, (&'a GuestName, &'a [FirewallRule])>;
+type Wanted<'a> = BTreeMap<String, (&'a GuestName, &'a Held)>;
 
 /// Which rules are in force: interface and a sum of them.
 const WALLS: &str = "walls";
@@ -89,7 +89,8 @@ fn mark(at: &At, interface: &str, sum: u32) -> Value {
 }
 
 /// A guest's chains with these rules, whatever was in them.
-fn raise(at: &At, interface: &str, guest: &GuestName, rules: &[FirewallRule]) -> Vec<Value> {
+fn raise(at: &At, interface: &str, guest: &GuestName, held: &Held) -> Vec<Value> {
+    let rules = &held.rules;
     let mut answers = of_table(at, &own_set(interface));
     answers["type"] = json!(["ipv4_addr", "inet_service", "inet_service"]);
     answers["flags"] = json!(["timeout"]);
@@ -106,10 +107,19 @@ fn raise(at: &At, interface: &str, guest: &GuestName, rules: &[FirewallRule]) ->
         let remember = json!({"set": {
             "op": "update", "elem": conversation, "set": format!("@{}", own_set(interface))
         }});
+        let ceilings = Some(held.ceilings)
+            .filter(|_| !incoming)
+            .unwrap_or_default();
+        let over = |rate: Option<u32>| {
+            rate.map(|rate| rule(at, &own, json!([ceiling::over(rate), {"drop": null}])))
+        };
+        all.extend(over(ceilings.packets));
         let known = known(at.0, interface, &conversation, &remember);
         for expr in known.into_iter().take(passing) {
             all.push(rule(at, &own, expr));
         }
+        // What has come so far begins something.
+        all.extend(over(ceilings.new_connections));
         for one in rules.iter().filter(|one| one.incoming == incoming) {
             for expr in expressions(guest, one, &remember) {
                 all.push(rule(at, &own, expr));
@@ -119,7 +129,7 @@ fn raise(at: &At, interface: &str, guest: &GuestName, rules: &[FirewallRule]) ->
         all.push(rule(at, &own, json!([udp(), remember])));
         all.push(json!({"add": jump(at, way, interface)}));
     }
-    all.push(json!({"add": mark(at, interface, sum(guest, rules))}));
+    all.push(json!({"add": mark(at, interface, sum(guest, rules, held.ceilings))}));
     all
 }
 
@@ -233,9 +243,11 @@ fn lower(at: &At, interface: &str, sum: u32) -> Vec<Value> {
 }
 
 /// Tells sets of rules apart (FNV-1a).
-fn sum(guest: &GuestName, rules: &[FirewallRule]) -> u32 {
+fn sum(guest: &GuestName, rules: &[FirewallRule], ceilings: Ceilings) -> u32 {
     let lines = rules.iter().map(|rule| format!("{rule}\n"));
     let text = std::iter::once(format!("{guest}\n")).chain(lines);
+    let rates = [ceilings.packets, ceilings.new_connections];
+    let text = text.chain(ceilings.at_port().then(|| format!("{rates:?}\n")));
     text.flat_map(String::into_bytes)
         .fold(0x811c_9dc5, |sum, byte| {
             (sum ^ u32::from(byte)).wrapping_mul(0x0100_0193)
@@ -258,15 +270,15 @@ impl Network {
                 all.extend(lower(at, interface, *sum));
             }
         }
-        for (interface, (guest, rules)) in &wanted {
+        for (interface, (guest, held)) in &wanted {
             let before = there.get(interface).copied();
-            if before == Some(sum(guest, rules)) {
+            if before == Some(sum(guest, &held.rules, held.ceilings)) {
                 continue;
             }
             if let Some(before) = before {
                 all.extend(lower(at, interface, before));
             }
-            all.extend(raise(at, interface, guest, rules));
+            all.extend(raise(at, interface, guest, held));
         }
         if !all.is_empty() {
             firewall::apply(&at.1, &json!({"nftables": all}))?;
@@ -280,8 +292,8 @@ impl Network {
             return Ok(Wanted::new());
         };
         let interface = |address| Lease::of(address, subnet, &self.tag);
-        let all = leases.walls().filter_map(|(guest, address, rules)| {
-            Some((interface(address)?.host_interface, (guest, rules)))
+        let all = leases.walls().filter_map(|(guest, held)| {
+            Some((interface(held.address)?.host_interface, (guest, held)))
         });
         Ok(all.collect())
     }
@@ -298,7 +310,7 @@ impl Network {
         let wanted = self.wanted(&leases)?;
         let wanted: BTreeMap<_, _> = wanted
             .into_iter()
-            .map(|(interface, (guest, rules))| (interface, sum(guest, rules)))
+            .map(|(interface, (guest, held))| (interface, sum(guest, &held.rules, held.ceilings)))
             .collect();
         let names = there.keys().chain(wanted.keys());
         Ok(names
@@ -334,15 +346,18 @@ mod tests {
 
     #[test]
     fn other_rules_have_another_sum() {
+        let of = |guest: &GuestName, texts: &[&str]| sum(guest, &rules(texts), Ceilings::default());
         let guest = "web".parse().unwrap();
-        let one = sum(&guest, &rules(&["in accept tcp 80", "in drop"]));
-        assert_ne!(one, sum(&guest, &rules(&["in drop", "in accept tcp 80"])));
+        let slow = Ceilings {
+            packets: Some(9),
+            ..Ceilings::default()
+        };
+        assert_ne!(sum(&guest, &[], slow), of(&guest, &[]));
+        let one = of(&guest, &["in accept tcp 80", "in drop"]);
+        assert_ne!(one, of(&guest, &["in drop", "in accept tcp 80"]));
         assert_ne!(
             one,
-            sum(
-                &"www".parse().unwrap(),
-                &rules(&["in accept tcp 80", "in drop"])
-            )
+            of(&"www".parse().unwrap(), &["in accept tcp 80", "in drop"])
         );
     }
 

@@ -170,7 +170,9 @@ pub fn carry_out(ops: &[NetOp], guest: &Namespace) {
                     kernel.set_up(interface).unwrap();
                 }
                 NetOp::DefaultRoute { gateway } => kernel.set_default_route(*gateway).unwrap(),
-                NetOp::Veth { .. } | NetOp::Routed { .. } => panic!("two interfaces"),
+                NetOp::Veth { .. } | NetOp::Routed { .. } | NetOp::Macvlan { .. } => {
+                    panic!("two interfaces")
+                }
             }
         }
     });

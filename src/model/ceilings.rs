@@ -1,0 +1,32 @@
+//! How much of what all guests share on a network one of them may use, beside bytes a second.
+
+use serde::{Deserialize, Serialize};
+
+/// What a definition says; the default is no ceiling of the guest's own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ceilings {
+    /// Packets that it sends in a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packets: Option<u32>,
+    /// Connections that it begins in a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_connections: Option<u32>,
+    /// Connections of it that the host keeps track of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<u32>,
+}
+
+impl Ceilings {
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether packets are counted on their way, which takes rules at the guest's port.
+    #[must_use]
+    pub fn at_port(&self) -> bool {
+        self.packets.is_some() || self.new_connections.is_some()
+    }
+}

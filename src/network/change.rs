@@ -1,0 +1,58 @@
+//! Changing a network that somebody made.
+
+use super::directory::DirectoryError;
+use super::host::HostError;
+use super::record::Record;
+use super::{Network, files};
+
+impl Network {
+    /// Refuses for what a network cannot be, or not with the guests it has.
+    ///
+    /// # Errors
+    /// It cannot be so; the message says why.
+    pub fn check_change(&self, record: &Record) -> Result<(), DirectoryError> {
+        let refused = |why: String| DirectoryError::Refused {
+            name: record.name.clone(),
+            why,
+        };
+        record.check().map_err(refused)?;
+        let before = self.load(&record.name)?;
+        let pool = self.of(record).pool_in(record.subnet);
+        for (guest, address) in before.leases()?.iter() {
+            if let Some(role) = pool.role(address) {
+                return Err(refused(format!(
+                    "{guest} has {address}, which would be {role}: give it another with `bulkhead set {guest} --address IP` and restart it, or leave that address to it"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Changes what of a network can be changed: its largest packet, whether guests are kept apart, what
+    /// of its pool they get. It holds from the next start of a guest on; another gateway needs all of
+    /// them stopped, as long as that is the host.
+    ///
+    /// # Errors
+    /// It cannot be so, guests are on it, or a file cannot be written.
+    pub fn change_record(&self, record: &Record) -> Result<(), DirectoryError> {
+        let _lock = self.lock_directory()?;
+        let before = self.load(&record.name)?;
+        let _book = before.lock_book()?;
+        self.check_change(record)?;
+        let moved = before.addresses.gateway != record.addresses.gateway;
+        if moved && !before.is_guest_of_lan() {
+            // The next start makes it anew.
+            before.remove_host().map_err(|error| match error {
+                HostError::InUse { ports, .. } => DirectoryError::Refused {
+                    name: record.name.clone(),
+                    why: format!("its gateway is the host: stop the guests that are on it ({ports}) before it gets another address"),
+                },
+                other => other.into(),
+            })?;
+            files::pause(&before.folder())?;
+        }
+        files::write(&self.record_file(&record.name), record)?;
+        // The next start looks at all of it again.
+        Ok(files::remove(&self.of(record).marker_file())?)
+    }
+}

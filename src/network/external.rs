@@ -1,0 +1,164 @@
+//! Networks on a bridge that is somebody else's, such as one with the host's own card in it: guests are
+//! machines of that LAN beside the host. The bridge is only looked at; ours are the guests' interfaces
+//! on it and a table of rules.
+//!
+//! What else is on the bridge is not ours to hold back, so more is kept from guests than on a bridge of
+//! our own: they get no IPv6, with which the LAN's router would tell them of addresses that they may not
+//! send from, and none of them can take part in how bridges agree on their tree (the port is shut off).
+
+use std::net::Ipv4Addr;
+
+use serde_json::{Value, json};
+
+use super::firewall::{At, chain, matches, rule};
+use super::guard::{FIRST, PORTS, flush, set};
+use super::host::{HostError, HostNetwork};
+use super::subnet::Subnet;
+use super::{Kind, Lease, Network, bridge};
+use crate::kernel::netlink::{Link, Netlink};
+use crate::kernel::netlink_nft::{Element, table_exists};
+
+/// Addresses of guests, by themselves.
+pub(super) const ADDRESSES: &str = "addresses";
+
+/// A bridge that guests cannot be put on as it is.
+#[derive(Debug, thiserror::Error)]
+pub enum ExternalError {
+    /// None.
+    #[error(
+        "cannot put guests on {0}: there is no such interface on this host; make the bridge first, in the host's own network settings"
+    )]
+    Missing(String),
+    /// Something else.
+    #[error(
+        "cannot put guests on {0}: it is no bridge; put it into one, in the host's own network settings, and name that"
+    )]
+    NoBridge(String),
+    /// It takes none.
+    #[error(
+        "cannot put guests on {0} by macvlan: it is loopback or a port of a bridge, which takes none; name a free interface, or make a network of the kind external on that bridge"
+    )]
+    NoParent(String),
+    /// One of ours.
+    #[error(
+        "cannot put guests on {0}: it is a bridge of Bulkhead's own; name the network that it belongs to, or somebody else's bridge"
+    )]
+    Ours(String),
+}
+
+/// Frames that go up to the host though they are for a guest, and what no guest is to hear.
+pub(super) fn rules(at: &At) -> Vec<Value> {
+    let field =
+        |protocol: &str, field: &str| json!({"payload": {"protocol": protocol, "field": field}});
+    let known = json!({"set": ["ip", "arp"]});
+    vec![
+        set(at, ADDRESSES, json!("ipv4_addr")),
+        chain(at, "around", "filter", "input", FIRST),
+        flush(at, "around"),
+        rule(
+            at,
+            "around",
+            json!([
+                matches("==", json!({"meta": {"key": "iifname"}}), json!(format!("@{PORTS}"))),
+                matches("==", field("ip", "daddr"), json!(format!("@{ADDRESSES}"))),
+                {"drop": null}
+            ]),
+        ),
+        chain(at, "foreign", "filter", "postrouting", FIRST),
+        flush(at, "foreign"),
+        rule(
+            at,
+            "foreign",
+            json!([
+                matches("==", json!({"meta": {"key": "oifname"}}), json!(format!("@{PORTS}"))),
+                matches("!=", field("ether", "type"), known),
+                {"drop": null}
+            ]),
+        ),
+    ]
+}
+
+/// A guest's address by itself.
+pub(super) fn element(lease: &Lease) -> Element {
+    Element::new(ADDRESSES, lease.address.octets().to_vec())
+}
+
+impl Network {
+    /// Whether the bridge is somebody else's.
+    #[must_use]
+    pub fn is_external(&self) -> bool {
+        self.kind == Kind::External
+    }
+
+    /// Whether guests are on what is somebody else's, as machines of its LAN.
+    pub(super) fn is_guest_of_lan(&self) -> bool {
+        matches!(self.kind, Kind::External | Kind::Macvlan)
+    }
+
+    /// Whether anything of ours is between guests and the rest; on an interface of the host's there is
+    /// no such place.
+    #[must_use]
+    pub fn holds_back(&self) -> bool {
+        self.kind != Kind::Macvlan
+    }
+
+    /// The bridge or interface, if guests can be put on it.
+    pub(super) fn their_bridge(&self, kernel: &mut Netlink) -> Result<Link, HostError> {
+        let name = self.bridge.clone();
+        let Some(link) = kernel.link(&name)? else {
+            return Err(ExternalError::Missing(name).into());
+        };
+        if self.kind == Kind::Macvlan && (link.master.is_some() || link.name == "lo") {
+            return Err(ExternalError::NoParent(name).into());
+        }
+        if self.is_external() && link.kind.as_deref() != Some("bridge") {
+            return Err(ExternalError::NoBridge(name).into());
+        }
+        match bridge::is_ours(&link) {
+            true => Err(ExternalError::Ours(name).into()),
+            false => Ok(link),
+        }
+    }
+
+    /// Writes the rules for guests on it.
+    pub(super) fn join(
+        &self,
+        kernel: &mut Netlink,
+        subnet: Subnet,
+    ) -> Result<HostNetwork, HostError> {
+        let theirs = self.their_bridge(kernel)?;
+        if !self.holds_back() {
+            return Ok(HostNetwork {
+                bridge: self.bridge.clone(),
+                bridge_index: theirs.index,
+                subnet,
+                mtu: self.mtu.unwrap_or(theirs.mtu),
+            });
+        }
+        let (family, table) = &self.guard;
+        let fresh = !table_exists(*family, table)?;
+        let done = self.fence(kernel, subnet);
+        if done.is_err() && fresh {
+            // The first error is the one to tell; what this leaves goes with the network.
+            let _second_failure = self.take_down(kernel);
+        }
+        done
+    }
+
+    /// Addresses that the host itself has on the bridge.
+    pub(super) fn of_host(&self) -> Result<Vec<Ipv4Addr>, HostError> {
+        if !self.is_guest_of_lan() {
+            return Ok(Vec::new());
+        }
+        let mut kernel = Netlink::open()?;
+        let Some(link) = kernel.link(&self.bridge)? else {
+            return Ok(Vec::new());
+        };
+        Ok(kernel.ipv4_of(link.index)?)
+    }
+
+    /// Whether the bridge and all that is ours on it is there.
+    pub(super) fn is_joined(&self, kernel: &mut Netlink) -> Result<bool, HostError> {
+        Ok(self.their_bridge(kernel).is_ok() && self.tables_stand()?)
+    }
+}

@@ -1,0 +1,87 @@
+//! What stands around guests once their interfaces have a place: the firewall tables, who is let
+//! through, and the note that all of it is there. The place itself is `host.rs`, the rules `firewall.rs`.
+
+use std::path::Path;
+
+use super::Network;
+use super::files::{self, FileError};
+use super::firewall;
+use super::host::{BOOT_ID, ETHERNET_MTU, HostError, HostNetwork, Marker, way_out_mtu};
+use super::subnet::Subnet;
+use crate::kernel::netlink::Netlink;
+use crate::kernel::netlink_nft::{Family, table_exists};
+
+/// How many connections the host keeps track of; there when the first rule asks for it.
+const CONNTRACK_MAX: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
+/// What that is with a GiB of memory and more, before Linux says so.
+const USUAL_ROOM: u32 = 262_144;
+/// So many guests that want all they can get fill the host's table.
+const GUESTS_PART: u32 = 16;
+/// A server with fewer is none.
+const LEAST_CEILING: u32 = 1024;
+
+impl Network {
+    /// The firewall, and the note that all is there.
+    pub(super) fn fence(
+        &self,
+        kernel: &mut Netlink,
+        subnet: Subnet,
+    ) -> Result<HostNetwork, HostError> {
+        let pause = || files::pause(Path::new(&self.bridge));
+        let table = &self.table;
+        let nat = match self.nat {
+            true => Some(self.ceiling()?),
+            false => None,
+        };
+        let ends = format!("{}*", self.prefix());
+        let rules = firewall::tables(&firewall::Wanted {
+            guard: &self.guard,
+            name: table,
+            inside: &self.inside(),
+            subnet,
+            nat,
+            own: (!self.is_external()).then(|| self.gateway_in(subnet)),
+            closed: self.is_closed(),
+            gate: self.name.as_ref().map(|_| ends.as_str()),
+        });
+        firewall::apply(table, &rules)?;
+        pause()?;
+        self.admit_all(subnet)?;
+        pause()?;
+        if !self.nat && table_exists(Family::Inet, table)? {
+            firewall::delete(Family::Inet, table)?;
+            pause()?;
+        }
+        let bridge = self.own_bridge(kernel)?.map(|(link, _)| link);
+        let host = HostNetwork {
+            bridge: self.bridge.clone(),
+            bridge_index: bridge.as_ref().map_or(0, |link| link.index),
+            subnet,
+            mtu: match self.mtu {
+                Some(mtu) => mtu,
+                None if self.is_closed() => ETHERNET_MTU,
+                None if self.is_external() => bridge.map_or(ETHERNET_MTU, |link| link.mtu),
+                None => way_out_mtu(kernel)?,
+            },
+        };
+        let marker = Marker {
+            boot_id: files::read_sysctl(Path::new(BOOT_ID))?.unwrap_or_default(),
+            host: host.clone(),
+            nat: self.nat,
+            connections: self.connections,
+            rules: firewall::REVISION,
+        };
+        files::write(&self.marker_file(), &marker)?;
+        Ok(host)
+    }
+
+    /// Most connections of one guest: what the settings say, else a part of what the host has room for.
+    fn ceiling(&self) -> Result<u32, FileError> {
+        let usual = || {
+            let room = files::read_sysctl(Path::new(CONNTRACK_MAX))?;
+            let room = room.and_then(|room| room.parse().ok());
+            Ok((room.unwrap_or(USUAL_ROOM) / GUESTS_PART).max(LEAST_CEILING))
+        };
+        self.connections.map_or_else(usual, Ok)
+    }
+}

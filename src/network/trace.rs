@@ -1,0 +1,426 @@
+//! Why a packet does or does not pass: every place it comes by on its way from or to a guest, in order,
+//! with what is decided there. What is there is asked of the kernel; the definition says only what to
+//! do about it. What rules do to a packet is `ruleset.rs`, the words for it `trace_words.rs`.
+
+use std::net::Ipv4Addr;
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::files::{self, FileError};
+use super::host::{HostError, IP_FORWARD};
+use super::ruleset::{Outcome, Packet, Ruleset};
+use super::trace_path::Stop;
+use super::trace_words as words;
+use super::{GUEST_INTERFACE, Kind, Lease, Network, routed};
+use crate::kernel::netlink::{Link, Netlink, Way};
+use crate::model::{GuestName, NetworkWish, Protocol, RuleProtocol};
+
+/// Tables of the old kind, which `nft` does not show.
+const OLD_TABLES: &str = "/proc/net/ip_tables_names";
+
+/// A packet to be followed: the first of a conversation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// Whether it is for the guest; else from it.
+    pub incoming: bool,
+    /// What runs over it; ICMP is an echo request.
+    pub protocol: RuleProtocol,
+    /// The other end.
+    pub peer: Ipv4Addr,
+    /// Port of who is called, with TCP and UDP.
+    pub port: u16,
+}
+
+/// What is decided at a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// It goes on.
+    Passes,
+    /// It ends here.
+    Stops,
+    /// That depends on what cannot be told.
+    MayStop,
+    /// It goes on, but changed or slower.
+    Note,
+}
+
+/// A place that it comes by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Hop {
+    /// Where, in a word or two.
+    pub at: String,
+    /// What is decided.
+    pub verdict: Verdict,
+    /// Why.
+    pub why: String,
+    /// What would help.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub advice: Option<String>,
+}
+
+impl Hop {
+    /// A place with what is decided there.
+    #[must_use]
+    pub fn new(at: &str, verdict: Verdict, why: impl Into<String>) -> Self {
+        Self {
+            at: at.to_owned(),
+            verdict,
+            why: why.into(),
+            advice: None,
+        }
+    }
+
+    /// The same with what would help.
+    #[must_use]
+    pub fn advise(self, advice: impl Into<String>) -> Self {
+        Self {
+            advice: Some(advice.into()),
+            ..self
+        }
+    }
+}
+
+/// The other end, as the host sees it.
+#[derive(Debug)]
+pub(super) enum Peer {
+    Host,
+    Neighbour {
+        guest: GuestName,
+        lease: Box<Lease>,
+    },
+    /// Over an interface of the host's; of a bridge that is somebody else's, by no name that we know.
+    Beyond(String),
+}
+
+/// What is asked, and of whom.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// The guest, which runs.
+    pub guest: &'a GuestName,
+    /// Its address.
+    pub lease: &'a Lease,
+    /// What of its definition is in force.
+    pub wish: &'a NetworkWish,
+    /// Whether its allowance is used up.
+    pub cut: bool,
+    /// The packet.
+    pub question: Question,
+}
+
+impl Network {
+    /// Follows a packet of a running guest's. `inside` is the guest's network namespace; the calling
+    /// process must have one thread.
+    ///
+    /// # Errors
+    /// When the kernel or `nft` does not tell. That a packet does not pass is none.
+    pub fn trace(&self, asked: &Asked<'_>, inside: BorrowedFd<'_>) -> Result<Vec<Hop>, HostError> {
+        let question = asked.question;
+        let mut kernel = Netlink::open()?;
+        let own = self.look_inside(asked, inside)?;
+        if !self.holds_back() {
+            let mut hops = own;
+            hops.push(words::on_the_wire(
+                asked,
+                kernel.link(&self.bridge)?,
+                &self.bridge,
+            ));
+            let last = hops.iter().position(|hop| hop.verdict == Verdict::Stops);
+            hops.truncate(last.map_or(hops.len(), |last| last + 1));
+            return Ok(hops);
+        }
+        let rules = Ruleset::read()?;
+        let mut hops = Vec::new();
+        if !question.incoming {
+            hops.extend(own.clone());
+        }
+        match self.peer(asked, &mut kernel)? {
+            Ok(peer) => {
+                let end = self.host_end(asked, &mut kernel)?;
+                let between = self.between(asked, &peer, &rules)?;
+                match question.incoming {
+                    true => hops.extend(between.into_iter().chain([end])),
+                    false => hops.extend([end].into_iter().chain(between)),
+                }
+            }
+            Err(nowhere) => hops.push(nowhere),
+        }
+        if question.incoming {
+            hops.extend(own);
+        }
+        // What comes behind the place where it ends does not happen.
+        if let Some(last) = hops.iter().position(|hop| hop.verdict == Verdict::Stops) {
+            hops.truncate(last + 1);
+        }
+        Ok(hops)
+    }
+
+    /// What the guest's own root has made of its interface.
+    fn look_inside(
+        &self,
+        asked: &Asked<'_>,
+        inside: BorrowedFd<'_>,
+    ) -> Result<Vec<Hop>, HostError> {
+        let mut there = Netlink::open_in(inside)?;
+        let link = there.link(GUEST_INTERFACE)?;
+        let mut hops = vec![words::interface(asked, link.as_ref())];
+        let Some(link) = link else {
+            return Ok(hops);
+        };
+        let addresses = there.ipv4_of(link.index)?;
+        hops.push(words::address(asked, &addresses));
+        let way = there.way_to(asked.question.peer)?;
+        hops.push(words::way_out(
+            asked,
+            way,
+            link.index,
+            self.gateway(asked.lease),
+        ));
+        Ok(hops)
+    }
+
+    /// The host's end of its interface, and where that is plugged in.
+    fn host_end(&self, asked: &Asked<'_>, kernel: &mut Netlink) -> Result<Hop, HostError> {
+        let bridge = kernel.link(&self.bridge)?;
+        let end = kernel.link(&asked.lease.host_interface)?;
+        let plugged = |end: &Link| match self.kind {
+            Kind::Routed => true,
+            _ => bridge.as_ref().is_some_and(|b| end.master == Some(b.index)),
+        };
+        let name = &asked.lease.host_interface;
+        let on = match self.kind {
+            Kind::Routed => String::new(),
+            _ => format!(" on the bridge {}", self.bridge),
+        };
+        let stops = |why: String| Hop::new("its port", Verdict::Stops, why);
+        Ok(match end {
+            None => stops(format!("the host's end of its interface, {name}, is gone"))
+                .advise(format!("bulkhead restart {}", asked.guest)),
+            Some(end) if !end.up => {
+                stops(format!("{name} is down")).advise(format!("ip link set {name} up"))
+            }
+            Some(end) if !plugged(&end) => stops(format!("{name} is not{on}"))
+                .advise(format!("ip link set {name} master {}", self.bridge)),
+            Some(_) => Hop::new("its port", Verdict::Passes, format!("{name} is up{on}")),
+        })
+    }
+
+    /// Who is at the other end, or why nobody is.
+    fn peer(
+        &self,
+        asked: &Asked<'_>,
+        kernel: &mut Netlink,
+    ) -> Result<Result<Peer, Hop>, HostError> {
+        let address = asked.question.peer;
+        let nobody = |why: String| Hop::new("other end", Verdict::Stops, why);
+        if address == asked.lease.address {
+            return Ok(Err(nobody(format!("{address} is {} itself", asked.guest))));
+        }
+        let way = kernel.way_to(address)?;
+        if way == Way::Here && !self.is_closed() {
+            return Ok(Ok(Peer::Host));
+        }
+        let subnet = self.known_subnet()?;
+        let leases = self.leases()?;
+        let holder = leases.iter().find(|(_, held)| *held == address);
+        if let (Some((guest, _)), Some(subnet)) = (holder, subnet) {
+            let lease = Lease::of(address, subnet, &self.tag).map(Box::new);
+            let guest = guest.clone();
+            return Ok(lease
+                .map(|lease| Peer::Neighbour { guest, lease })
+                .ok_or_else(|| nobody(format!("{address} is nobody's"))));
+        }
+        let within = subnet.is_some_and(|subnet| subnet.contains(address));
+        let network = self.word();
+        Ok(match way {
+            _ if self.is_external() => Ok(Peer::Beyond(String::new())),
+            _ if within => Err(
+                nobody(format!("no guest of the network {network} has {address}"))
+                    .advise(format!("bulkhead network info {network}")),
+            ),
+            _ if self.is_closed() => Err(nobody(format!(
+                "{network} is an isolated network: its guests reach each other and nothing else"
+            ))
+            .advise(format!("bulkhead set {} --network bridge", asked.guest))),
+            Way::Over { interface, .. } => {
+                let links = kernel.links("")?.into_iter();
+                let mut over = links.filter(|link| link.index == interface);
+                Ok(Peer::Beyond(
+                    over.next().map_or_else(String::new, |l| l.name),
+                ))
+            }
+            Way::Nowhere | Way::Here => {
+                Err(nobody(format!("the host itself has no route to {address}"))
+                    .advise(format!("ip route get {address}")))
+            }
+        })
+    }
+
+    /// All that is between the guest's port and the other end, in the packet's order.
+    fn between(
+        &self,
+        asked: &Asked<'_>,
+        peer: &Peer,
+        rules: &Ruleset,
+    ) -> Result<Vec<Hop>, HostError> {
+        let mut hops = Vec::new();
+        if let Peer::Neighbour { guest, lease } = peer {
+            hops.extend(self.neighbour(asked, guest, lease)?);
+        }
+        let (family, table) = &self.guard;
+        if !rules.has_chain(family.name(), table, "guard") {
+            hops.push(words::flushed(self));
+        }
+        let led =
+            asked.question.incoming && matches!(peer, Peer::Beyond(_)) && self.leads_to(asked)?;
+        if led {
+            hops.push(words::led(asked));
+        }
+        if !self.is_external() {
+            hops.extend(self.way_back(asked)?);
+        }
+        let mut masked = false;
+        for stop in self.stops(asked, peer)? {
+            if stop.passed_on {
+                hops.push(words::forwarding(self.forwarded()?));
+            }
+            let packet = self.packet(asked, peer, &stop, led);
+            let outcome = rules.at(stop.families, stop.hook, &packet);
+            masked |= outcome.masked;
+            hops.extend(self.hops(asked, &stop, &outcome));
+        }
+        hops.extend(words::rate(asked));
+        if masked && !asked.question.incoming {
+            let why = format!(
+                "it goes on under the host's address, not {}",
+                asked.lease.address
+            );
+            hops.push(Hop::new("NAT", Verdict::Note, why));
+        }
+        if hops.iter().all(|hop| hop.verdict != Verdict::Stops) && !old_tables()?.is_empty() {
+            hops.push(words::old(&old_tables()?));
+        }
+        Ok(hops)
+    }
+
+    fn hops(&self, asked: &Asked<'_>, stop: &Stop, outcome: &Outcome) -> Vec<Hop> {
+        let told = |verdict, by| words::decided(self, asked, stop.at, verdict, by);
+        let mut hops: Vec<Hop> = Vec::new();
+        if let Some(by) = &outcome.let_pass {
+            hops.push(told(Verdict::Passes, by));
+        }
+        let doubts = outcome.doubts.iter();
+        hops.extend(doubts.map(|by| told(Verdict::MayStop, by)));
+        match &outcome.dropped {
+            Some(by) => hops.push(told(Verdict::Stops, by)),
+            None if hops.is_empty() => {
+                let why = match stop.at {
+                    "guard" => {
+                        "it comes from the hardware address and address that are the guest's"
+                    }
+                    _ => "no rule is against it",
+                };
+                hops.push(Hop::new(stop.at, Verdict::Passes, why));
+            }
+            None => {}
+        }
+        hops
+    }
+
+    /// Whether the other guest is there, and is to be reached.
+    fn neighbour(
+        &self,
+        asked: &Asked<'_>,
+        guest: &GuestName,
+        lease: &Lease,
+    ) -> Result<Option<Hop>, HostError> {
+        let mut kernel = Netlink::open()?;
+        let there = kernel.link(&lease.host_interface)?;
+        let Some(there) = there else {
+            let why = format!("{} is {guest}'s, which does not run", lease.address);
+            let hop = Hop::new("other end", Verdict::Stops, why);
+            return Ok(Some(hop.advise(format!("bulkhead start {guest}"))));
+        };
+        let own = kernel.link(&asked.lease.host_interface)?;
+        let apart = |kernel: &mut Netlink, link: &Link| match self.is_routed() {
+            true => Ok(kernel.group_of(&link.name)? == Some(routed::group(true))),
+            false => kernel.is_apart(&link.name),
+        };
+        let both = match own {
+            Some(own) => apart(&mut kernel, &own)? && apart(&mut kernel, &there)?,
+            None => false,
+        };
+        Ok(both.then(|| words::apart(asked, guest)))
+    }
+
+    /// What is wrong with the host's way to the guest, by which answers come, or packets at all.
+    fn way_back(&self, asked: &Asked<'_>) -> Result<Option<Hop>, HostError> {
+        if self.is_closed() {
+            return Ok(None);
+        }
+        let mut kernel = Netlink::open()?;
+        let inside = match self.is_routed() {
+            true => &asked.lease.host_interface,
+            false => &self.bridge,
+        };
+        let index = kernel.link(inside)?.map(|link| link.index);
+        match kernel.way_to(asked.lease.address)? {
+            Way::Over { interface, .. } if Some(interface) == index => Ok(None),
+            _ => Ok(Some(words::astray(asked, inside))),
+        }
+    }
+
+    /// Whether a port of the host leads to the guest's, by the book.
+    fn leads_to(&self, asked: &Asked<'_>) -> Result<bool, FileError> {
+        let question = asked.question;
+        let protocol = match question.protocol {
+            RuleProtocol::Tcp => Protocol::Tcp,
+            RuleProtocol::Udp => Protocol::Udp,
+            RuleProtocol::Icmp => return Ok(false),
+        };
+        let leases = self.leases()?;
+        let forwards = leases.forwards(asked.guest).iter();
+        let mut forwards = forwards.filter(|one| one.protocol == protocol);
+        Ok(forwards.any(|one| one.ports().any(|(_, guest)| guest == question.port)))
+    }
+
+    fn forwarded(&self) -> Result<bool, FileError> {
+        Ok(files::read_sysctl(Path::new(IP_FORWARD))?.as_deref() == Some("1"))
+    }
+
+    fn packet(&self, asked: &Asked<'_>, peer: &Peer, stop: &Stop, led: bool) -> Packet {
+        let question = asked.question;
+        let text = |mac: [u8; 6]| mac.map(|byte| format!("{byte:02x}")).join(":");
+        let mac = match (question.incoming, peer) {
+            (false, _) => Some(text(asked.lease.mac)),
+            (true, Peer::Neighbour { lease, .. }) => Some(text(lease.mac)),
+            (true, _) => None,
+        };
+        let (own, other) = (asked.lease.address, question.peer);
+        let apart = asked.wish.isolated_ports.unwrap_or(self.isolated_ports);
+        let group = routed::group(self.is_routed() && apart);
+        Packet {
+            from: stop.from.clone(),
+            to: stop.to.clone(),
+            groups: match question.incoming {
+                true => (0, group),
+                false => (group, 0),
+            },
+            mac,
+            sender: if question.incoming { other } else { own },
+            receiver: if question.incoming { own } else { other },
+            protocol: question.protocol,
+            port: question.port,
+            led,
+            here: matches!(peer, Peer::Host) && !question.incoming,
+        }
+    }
+}
+
+fn old_tables() -> Result<String, FileError> {
+    let names = files::read_bytes(Path::new(OLD_TABLES), 4096)?;
+    let names = String::from_utf8_lossy(&names.unwrap_or_default()).into_owned();
+    Ok(names.split_whitespace().collect::<Vec<_>>().join(", "))
+}

@@ -1,0 +1,314 @@
+//! What a traced packet meets, in words, and what would help. Where it comes by is `trace.rs`.
+
+use std::net::Ipv4Addr;
+
+use super::Network;
+use super::ruleset::Decided;
+use super::trace::{Asked, Hop, Verdict};
+use crate::kernel::netlink::{Link, Way};
+use crate::model::GuestName;
+
+pub(super) fn interface(asked: &Asked<'_>, link: Option<&Link>) -> Hop {
+    let guest = asked.guest;
+    let stops = |why: &str| Hop::new("guest", Verdict::Stops, why);
+    match link {
+        None => stops("its interface eth0 is gone: the guest's root has removed or renamed it")
+            .advise(format!("bulkhead restart {guest}")),
+        Some(link) if !link.up => stops("its interface eth0 is down")
+            .advise(format!("bulkhead exec {guest} -- ip link set eth0 up")),
+        Some(link) if link.mac.is_some_and(|mac| mac != asked.lease.mac) => stops(
+            "its interface has another hardware address than it was given; nothing from that passes",
+        )
+        .advise(format!("bulkhead restart {guest}")),
+        Some(_) => Hop::new("guest", Verdict::Passes, "its interface eth0 is up"),
+    }
+}
+
+pub(super) fn address(asked: &Asked<'_>, addresses: &[Ipv4Addr]) -> Hop {
+    let own = asked.lease.address;
+    if addresses.contains(&own) {
+        return Hop::new(
+            "guest",
+            Verdict::Passes,
+            format!("it has its address {own}"),
+        );
+    }
+    let all: Vec<String> = addresses.iter().map(Ipv4Addr::to_string).collect();
+    let has = match all.is_empty() {
+        true => "none".to_owned(),
+        false => all.join(", "),
+    };
+    let why = format!("its address is {own}, and inside it has {has}");
+    let prefix = asked.lease.prefix;
+    Hop::new("guest", Verdict::Stops, why).advise(format!(
+        "bulkhead exec {} -- ip addr add {own}/{prefix} dev eth0",
+        asked.guest
+    ))
+}
+
+pub(super) fn way_out(asked: &Asked<'_>, way: Way, index: u32, gateway: Option<Ipv4Addr>) -> Hop {
+    let peer = asked.question.peer;
+    let guest = asked.guest;
+    match way {
+        Way::Over { interface, gateway } if interface == index => {
+            let by = gateway.map_or_else(
+                || "directly".to_owned(),
+                |gateway| format!("by way of {gateway}"),
+            );
+            Hop::new("guest", Verdict::Passes, format!("it sends to {peer} {by}"))
+        }
+        Way::Here => Hop::new(
+            "guest",
+            Verdict::Stops,
+            format!("inside, {peer} is an address of its own"),
+        ),
+        Way::Over { .. } => Hop::new(
+            "guest",
+            Verdict::Stops,
+            format!("inside, the route to {peer} leads over another interface than eth0"),
+        )
+        .advise(format!("bulkhead exec {guest} -- ip route get {peer}")),
+        Way::Nowhere => {
+            let hop = Hop::new(
+                "guest",
+                Verdict::Stops,
+                format!("inside there is no route to {peer}"),
+            );
+            match gateway {
+                Some(gateway) => hop.advise(format!(
+                    "bulkhead exec {guest} -- ip route add default via {gateway}"
+                )),
+                None => hop.advise("this network has no gateway: `bulkhead network info` shows it"),
+            }
+        }
+    }
+}
+
+pub(super) fn on_the_wire(asked: &Asked<'_>, parent: Option<Link>, name: &str) -> Hop {
+    let peer = asked.question.peer;
+    match parent {
+        None => Hop::new(
+            "host",
+            Verdict::Stops,
+            format!("the host's interface {name} is gone"),
+        ),
+        Some(parent) if !parent.up => Hop::new(
+            "host",
+            Verdict::Stops,
+            format!("the host's interface {name} is down"),
+        )
+        .advise(format!("ip link set {name} up")),
+        Some(_) => Hop::new(
+            "host",
+            Verdict::Note,
+            format!(
+                "it is on the wire of {name} and meets no rule of the host's; {peer} is reached unless it is the host, which macvlan keeps apart from its guests"
+            ),
+        ),
+    }
+}
+
+pub(super) fn flushed(network: &Network) -> Hop {
+    let why = format!(
+        "the firewall of the network {} is gone, so nobody is held to an address: the host's was flushed",
+        network.word()
+    );
+    Hop::new("firewall", Verdict::Note, why).advise("bulkhead network reload")
+}
+
+pub(super) fn led(asked: &Asked<'_>) -> Hop {
+    let port = asked.question.port;
+    let why =
+        format!("a port of the host leads to its port {port}; to that of the host others send");
+    Hop::new("ports", Verdict::Passes, why)
+}
+
+pub(super) fn astray(asked: &Asked<'_>, inside: &str) -> Hop {
+    let address = asked.lease.address;
+    let what = match asked.question.incoming {
+        true => "so nothing comes to it",
+        false => "so no answer comes, and with rp_filter nothing is taken from it",
+    };
+    let why = format!("the host's route to {address} does not lead over {inside}, {what}");
+    Hop::new("host", Verdict::Stops, why).advise(format!("ip route get {address}"))
+}
+
+pub(super) fn forwarding(on: bool) -> Hop {
+    match on {
+        true => Hop::new(
+            "host",
+            Verdict::Passes,
+            "it passes packets on (net.ipv4.ip_forward is 1)",
+        ),
+        false => Hop::new(
+            "host",
+            Verdict::Stops,
+            "it passes no packets on: net.ipv4.ip_forward is 0",
+        )
+        .advise("bulkhead network reload"),
+    }
+}
+
+pub(super) fn apart(asked: &Asked<'_>, other: &GuestName) -> Hop {
+    let guest = asked.guest;
+    let why = format!("{guest} and {other} are kept apart (isolated_ports)");
+    Hop::new("isolation", Verdict::Stops, why)
+        .advise(format!("bulkhead set {guest} network.isolated_ports=false"))
+}
+
+pub(super) fn rate(asked: &Asked<'_>) -> Option<Hop> {
+    let rate = match asked.question.incoming {
+        true => asked.wish.rate_in,
+        false => asked.wish.rate_out,
+    };
+    rate.map(|rate| {
+        let why = format!("no faster than {rate}: what is more waits, and is dropped after 50 ms");
+        Hop::new("rate", Verdict::Note, why)
+    })
+}
+
+pub(super) fn old(tables: &str) -> Hop {
+    let why = format!(
+        "this host also has tables of iptables-legacy ({tables}), which cannot be read from here and may drop it"
+    );
+    Hop::new("host", Verdict::MayStop, why).advise("iptables-legacy -S")
+}
+
+/// What a rule decided.
+pub(super) fn decided(
+    network: &Network,
+    asked: &Asked<'_>,
+    at: &str,
+    verdict: Verdict,
+    by: &Decided,
+) -> Hop {
+    let (family, guard) = &network.guard;
+    let ours = (by.table == *guard && by.family == family.name())
+        || (by.table == network.table && by.family == "inet");
+    match ours {
+        true => of_ours(network, asked, verdict, by),
+        false => of_others(network, asked, at, verdict, by),
+    }
+}
+
+fn of_ours(network: &Network, asked: &Asked<'_>, verdict: Verdict, by: &Decided) -> Hop {
+    let guest = asked.guest;
+    let rule = by.rule.clone().unwrap_or_default();
+    if let Some((_, interface)) = by.chain.split_once('-') {
+        return wall(network, asked, verdict, &rule, interface);
+    }
+    let (at, why, advice) = match by.chain.as_str() {
+        "guard" if rule.contains("dport 68") || rule.contains("sport 67") => (
+            "anti-spoofing",
+            "it is what only a DHCP server sends, and no guest is one".to_owned(),
+            None,
+        ),
+        "guard" => (
+            "anti-spoofing",
+            format!(
+                "the firewall has no entry that lets {guest} send from {}: the set `guests` lacks it",
+                asked.lease.address
+            ),
+            Some("bulkhead network reload".to_owned()),
+        ),
+        "apart" | "around" => (
+            "isolation",
+            "it is for a guest that is kept apart (isolated_ports)".to_owned(),
+            Some(format!("bulkhead set {guest} network.isolated_ports=false")),
+        ),
+        "host" => (
+            "isolation",
+            format!(
+                "{} is an isolated network: nothing of it comes to the host",
+                network.word()
+            ),
+            None,
+        ),
+        "forward" => (
+            "NAT",
+            format!(
+                "into the network {} comes what answers its guests and what a port of the host leads there, and this is neither",
+                network.word()
+            ),
+            Some(format!(
+                "bulkhead set {guest} --forward {port}:{port}, and connect to the host's port",
+                port = asked.question.port
+            )),
+        ),
+        chain => (
+            "firewall",
+            format!("chain {chain} of our table {}: {rule}", by.table),
+            None,
+        ),
+    };
+    let hop = Hop::new(at, verdict, why);
+    match advice {
+        Some(advice) => hop.advise(advice),
+        None => hop,
+    }
+}
+
+/// A rule of a guest's own firewall; of the other end's, if that is a guest.
+fn wall(network: &Network, asked: &Asked<'_>, verdict: Verdict, rule: &str, port: &str) -> Hop {
+    let own = port == asked.lease.host_interface;
+    let whose = match own {
+        true => asked.guest.to_string(),
+        false => network.holder_of(port).unwrap_or_else(|| port.to_owned()),
+    };
+    let passes = verdict == Verdict::Passes;
+    let rules = &asked.wish.firewall;
+    if own && !passes && asked.cut {
+        let why = format!("the allowance of {whose} is used up: nothing passes");
+        return Hop::new("allowance", verdict, why).advise(format!(
+            "bulkhead set {whose} --allowance-cut MORE, or wait for the next month"
+        ));
+    }
+    let is = |one: &&crate::model::FirewallRule| {
+        let text = one.to_string();
+        text == rule || text.strip_suffix(" log") == Some(rule)
+    };
+    let number = rules.iter().position(|one| is(&one)).filter(|_| own);
+    let number = number.map_or_else(String::new, |at| format!("rule {} of ", at + 1));
+    let why = match number.is_empty() && passes {
+        true => format!("no rule of {whose}'s firewall is against it"),
+        false => format!("{number}{whose}'s firewall decides: {rule}"),
+    };
+    let hop = Hop::new("firewall", verdict, why);
+    match passes {
+        true => hop,
+        false => hop.advise(format!("bulkhead get {whose} network.firewall")),
+    }
+}
+
+fn of_others(
+    network: &Network,
+    asked: &Asked<'_>,
+    at: &str,
+    verdict: Verdict,
+    by: &Decided,
+) -> Hop {
+    let place = format!("table {} {}, chain {}", by.family, by.table, by.chain);
+    let docker = by.family == "ip" && by.table == "filter" && by.chain == "FORWARD";
+    let what = match &by.rule {
+        Some(rule) => format!("rule `{rule}`"),
+        None => "what no rule is about is dropped (its policy)".to_owned(),
+    };
+    let mut why = format!("the host's own firewall, {place}: {what}");
+    if verdict == Verdict::MayStop {
+        why += "; it asks for what cannot be told from here";
+    }
+    let hop = Hop::new(at, verdict, why);
+    if docker && by.rule.is_none() {
+        let inside = network.inside().replace('*', "+");
+        let way = if asked.question.incoming { "-o" } else { "-i" };
+        let mut hop = hop.advise(format!(
+            "iptables -I DOCKER-USER {way} {inside} -j ACCEPT; without Docker, -I FORWARD"
+        ));
+        hop.why += "; Docker sets it so";
+        return hop;
+    }
+    hop.advise(format!(
+        "nft list chain {} {} {}",
+        by.family, by.table, by.chain
+    ))
+}

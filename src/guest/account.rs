@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::disk_time::{self, Promised};
 use super::error::{GuestError, Result};
 use super::ledger::{Counters, DAY, Ledger, Seen};
 use super::manager::{Manager, now_ms};
@@ -31,12 +32,15 @@ const TICK: u64 = 10;
 pub(super) struct Account {
     used: Ledger<Gauge, Used>,
     traffic: Ledger<Traffic, Traffic>,
+    /// Room on disks over time, KiB times seconds.
+    #[serde(default)]
+    disk: Ledger<Promised, u64>,
 }
 
 impl Account {
     /// Its sums.
     pub(super) fn periods(self, by: By) -> Vec<Period> {
-        let mut sums: BTreeMap<String, (Used, Traffic)> = BTreeMap::new();
+        let mut sums: BTreeMap<String, (Used, Traffic, u64)> = BTreeMap::new();
         if by == By::All {
             sums.entry(by.period("")).or_default();
         }
@@ -48,17 +52,24 @@ impl Account {
             let sum = sums.entry(by.period(&day)).or_default();
             sum.1 = sum.1 + traffic;
         }
-        let period = |(period, (used, traffic))| Period {
+        for (day, disk) in self.disk.periods {
+            let sum = sums.entry(by.period(&day)).or_default();
+            sum.2 = sum.2.saturating_add(disk);
+        }
+        let period = |(period, (used, traffic, disk_kib_s))| Period {
             period,
             used,
             traffic,
+            disk_kib_s,
         };
         sums.into_iter().map(period).collect()
     }
 
     /// Whether nothing was ever used.
     pub(super) fn is_empty(&self) -> bool {
-        self.used.periods.is_empty() && self.traffic.periods.is_empty()
+        self.used.periods.is_empty()
+            && self.traffic.periods.is_empty()
+            && self.disk.periods.is_empty()
     }
 }
 
@@ -87,6 +98,8 @@ pub struct Period {
     pub used: Used,
     /// What it has sent and received.
     pub traffic: Traffic,
+    /// Room on disks that it was promised, over time, KiB times seconds.
+    pub disk_kib_s: u64,
 }
 
 impl Manager {
@@ -157,6 +170,8 @@ impl Manager {
                 swap: sample.swap,
                 io_read: sample.io_read,
                 io_written: sample.io_write,
+                reads: sample.io_reads,
+                writes: sample.io_writes,
             },
         }))
     }
@@ -180,6 +195,10 @@ impl Manager {
         let mut now = before.clone();
         now.used.add(reading.map(|reading| reading.0), day);
         now.traffic.add(self.counted(name)?, day);
+        // Of a definition that cannot be read now, what it said before.
+        let size = self.guest(name).ok().map(|guest| guest.disk.size);
+        let size = size.map(|size| size.map(|size| size.0));
+        disk_time::look(&mut now.disk, size, now_ms());
         Ok((before, now))
     }
 

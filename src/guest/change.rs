@@ -109,6 +109,7 @@ impl Manager {
         let level = month.as_ref().map(|month| level_of(month.as_ref()));
         let guest = self.in_force(name, guest);
         let old = self.guest(name).ok().map(|old| self.in_force(name, old));
+        let changed_disk = old.as_ref().is_none_or(|old| old.disk != guest.disk);
         let mut held = None;
         let done = if runs {
             held = self.promise(name, Amounts::guaranteed(&guest))?;
@@ -117,7 +118,9 @@ impl Manager {
             Ok(())
         };
         let done = done.and_then(|()| {
-            if old.as_ref().is_none_or(|old| old.disk != guest.disk) {
+            if changed_disk {
+                // Until now it was promised what it had.
+                self.keep_account(name, None);
                 self.resize(name, &guest)?;
             }
             let same = |old: &Guest| {
@@ -150,6 +153,9 @@ impl Manager {
         if !runs && old.is_none_or(|old| old.network.kind != guest.network.kind) {
             // What this leaves, `doctor` names, and the next start frees.
             let _later = self.release_others(name, &guest.network);
+        }
+        if changed_disk {
+            self.keep_account(name, None);
         }
         let mut keys = changed.applied.clone();
         keys.extend(changed.waiting.clone());

@@ -7,7 +7,7 @@ use std::ops::Add;
 use serde::{Deserialize, Serialize};
 
 /// Days that are kept as days; those before are kept as months.
-const DAYS: usize = 400;
+pub(super) const DAYS: usize = 400;
 /// A month as text, such as `2026-03`; a day has `-15` behind it.
 const MONTH: usize = 7;
 /// A day as text.
@@ -45,6 +45,13 @@ impl<C, A> Default for Ledger<C, A> {
             seen: None,
             periods: BTreeMap::new(),
         }
+    }
+}
+
+impl<C, A> Ledger<C, A> {
+    /// What the counters said when it was last done.
+    pub(super) fn seen(&self) -> Option<&C> {
+        self.seen.as_ref().map(|seen| &seen.counters)
     }
 }
 

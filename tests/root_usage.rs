@@ -194,6 +194,45 @@ fn room_on_disks_is_counted_whether_a_guest_runs_or_not() {
 }
 
 #[test]
+fn licensed_software_is_told_by_the_cores_it_could_use() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    let product = ["--label", "license=db"];
+    started(&host, "a", &[&product[..], &["--cpus", "0.5"]].concat());
+    made(&host, "never-ran", &product);
+    started(&host, "other", &["--cpus", "1"]);
+    let row = |flags: &[&str]| data(&host, &[&["licenses"], flags].concat());
+    let rows = row(&[]);
+    assert_eq!(rows.as_array().expect("a list").len(), 1, "{rows}");
+    assert_eq!(
+        (&rows[0]["product"], &rows[0]["cores"]),
+        (&"db".into(), &1.into())
+    );
+    assert_eq!(
+        (&rows[0]["guests"], &rows[0]["licenses"]),
+        (&1.into(), &1.into())
+    );
+
+    // What it could use for a moment counts, also after that, when it is stopped, and when it is gone.
+    host.ok(&["set", "a", "cpu.limit=1.01"]);
+    host.ok(&["set", "a", "cpu.limit=0.5"]);
+    let two = std::thread::available_parallelism().map_or(1, |n| n.get().min(2));
+    let peak = |host: &Bulkhead| data(host, &["licenses", "--factor", "db=2"])[0].clone();
+    assert_eq!(peak(&host)["cores"], two);
+    assert_eq!(peak(&host)["licenses"], two * 2);
+    host.ok(&["stop", "a"]);
+    assert_eq!(peak(&host)["cores"], two);
+    host.ok(&["delete", "a"]);
+    assert_eq!(peak(&host)["cores"], two);
+    assert_eq!(row(&["--by", "month"])[0]["guests"], 1);
+    assert_eq!(row(&["--label", "none"]), serde_json::json!([]));
+    let said = host.fails(&["licenses", "--factor", "bd=2"], 2);
+    assert!(said.contains("license=bd"), "{said}");
+}
+
+#[test]
 fn what_is_used_is_priced() {
     if !need(Need::Root) {
         return;

@@ -10,8 +10,8 @@ use super::fault::{Fault, Result};
 use super::render::Format;
 use super::{
     backup, capacity, change, create, delete, demo, doctor, enter, export, file, generate, image,
-    import, info, keeper, life, limits, list, logs, network, plan, pool, profile, reinstall,
-    rescue, snapshot, template, top, traffic, trash, undo, usage, wait, why,
+    import, info, keeper, licenses, life, limits, list, logs, network, plan, pool, profile,
+    reinstall, rescue, snapshot, template, top, traffic, trash, undo, usage, wait, why,
 };
 use crate::model::GuestName;
 
@@ -49,6 +49,7 @@ const VERBS: &[Verb] = &[
     top::TOP,
     traffic::TRAFFIC,
     usage::USAGE,
+    licenses::LICENSES,
     why::WHY,
     limits::LIMITS,
     capacity::CAPACITY,

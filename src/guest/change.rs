@@ -109,7 +109,8 @@ impl Manager {
         let level = month.as_ref().map(|month| level_of(month.as_ref()));
         let guest = self.in_force(name, guest);
         let old = self.guest(name).ok().map(|old| self.in_force(name, old));
-        let changed_disk = old.as_ref().is_none_or(|old| old.disk != guest.disk);
+        let promised = |old: &Guest| old.disk == guest.disk && old.cpu == guest.cpu;
+        let other_promise = !old.as_ref().is_some_and(promised);
         let mut held = None;
         let done = if runs {
             held = self.promise(name, Amounts::guaranteed(&guest))?;
@@ -118,9 +119,11 @@ impl Manager {
             Ok(())
         };
         let done = done.and_then(|()| {
-            if changed_disk {
+            if other_promise {
                 // Until now it was promised what it had.
                 self.keep_account(name, None);
+            }
+            if old.as_ref().is_none_or(|old| old.disk != guest.disk) {
                 self.resize(name, &guest)?;
             }
             let same = |old: &Guest| {
@@ -154,7 +157,7 @@ impl Manager {
             // What this leaves, `doctor` names, and the next start frees.
             let _later = self.release_others(name, &guest.network);
         }
-        if changed_disk {
+        if other_promise {
             self.keep_account(name, None);
         }
         let mut keys = changed.applied.clone();

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 /// Days that are kept as days; those before are kept as months.
 pub(super) const DAYS: usize = 400;
 /// A month as text, such as `2026-03`; a day has `-15` behind it.
-const MONTH: usize = 7;
+pub(super) const MONTH: usize = 7;
 /// A day as text.
 pub(super) const DAY: usize = MONTH + 3;
 
@@ -90,7 +90,8 @@ pub enum By {
 
 impl By {
     /// What a day, or a month, belongs to.
-    pub(super) fn period(self, day: &str) -> String {
+    #[must_use]
+    pub fn period(self, day: &str) -> String {
         match self {
             Self::Day => day.to_owned(),
             Self::Month => day[..MONTH.min(day.len())].to_owned(),

@@ -121,6 +121,118 @@ fn an_account_is_what_the_kernel_counts_over_all_runs() {
 }
 
 #[test]
+fn operations_on_disks_are_those_the_kernel_counts() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    started(&host, "a", &[]);
+    let write = "for i in 1 2 3 4 5; do dd if=/dev/zero of=/f bs=64k count=4 conv=fsync; done";
+    inside(&host, "a", write);
+    let counted = |key: &str| info(&host, "a")["usage"][key].as_u64().expect("a number");
+    let low = counted("io_writes");
+    assert!(low >= 5, "{low}");
+    between(low, used(&host, "a", "writes"), counted("io_writes"));
+    between(counted("io_reads"), used(&host, "a", "reads"), u64::MAX);
+    host.ok(&["stop", "a"]);
+    let first = used(&host, "a", "writes");
+    assert!(first >= low, "{first} {low}");
+    host.ok(&["start", "a"]);
+    host.ok(&["stop", "a"]);
+    assert!(used(&host, "a", "writes") >= first);
+}
+
+#[test]
+fn room_on_disks_is_counted_whether_a_guest_runs_or_not() {
+    if !need(Need::Root) {
+        return;
+    }
+    life::in_a_pool("image", |host, flags| {
+        let began = std::time::Instant::now();
+        made(host, "a", flags);
+        made(host, "none", &[]);
+        let kib_s = |name| used(host, name, "disk_kib_s");
+        // 32 MiB; since it was made, to the command that asks.
+        let early = std::time::Instant::now();
+        eventually("it is counted though it never ran", 20, || {
+            kib_s("a") > 32 << 10
+        });
+        between(
+            early.elapsed().as_millis() as u64 * 32 / 1000 * 1000,
+            kib_s("a"),
+            (began.elapsed().as_millis() as u64 + 50) * (32 << 10) / 1000,
+        );
+        assert_eq!(kib_s("none"), 0);
+        assert_eq!(used(host, "a", "run_ms"), 0);
+
+        // More is promised from when it is promised, and not before.
+        let before = kib_s("a");
+        let at = std::time::Instant::now();
+        host.ok(&["set", "a", "disk.size=64M"]);
+        let after = kib_s("a");
+        let most = (at.elapsed().as_millis() as u64 + 1000) * (64 << 10) / 1000;
+        between(before, after, before + most);
+
+        // An account from before this was counted goes on.
+        let file = host
+            .root()
+            .join("var/lib/bulkhead/guests/none/account.json");
+        let old = r#"{"used":{"seen":null,"periods":{"2026-01-01":{"run_ms":5,"cpu_us":7,
+            "memory_kib_s":0,"swap_kib_s":0,"io_read":0,"io_written":9}}},
+            "traffic":{"seen":null,"periods":{}}}"#;
+        fs::write(file, old).expect("a folder of ours");
+        assert_eq!(used(host, "none", "cpu_us"), 7);
+        assert_eq!((used(host, "none", "writes"), kib_s("none")), (0, 0));
+
+        // What is gone had its room until then.
+        let last = kib_s("a");
+        host.ok(&["delete", "a"]);
+        let gone = data(host, &["usage", "a", "--deleted"]);
+        assert!(gone[0]["disk_kib_s"].as_u64() >= Some(last), "{gone}");
+        host.ok(&["delete", "none"]);
+    });
+}
+
+#[test]
+fn licensed_software_is_told_by_the_cores_it_could_use() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    let product = ["--label", "license=db"];
+    started(&host, "a", &[&product[..], &["--cpus", "0.5"]].concat());
+    made(&host, "never-ran", &product);
+    started(&host, "other", &["--cpus", "1"]);
+    let row = |flags: &[&str]| data(&host, &[&["licenses"], flags].concat());
+    let rows = row(&[]);
+    assert_eq!(rows.as_array().expect("a list").len(), 1, "{rows}");
+    assert_eq!(
+        (&rows[0]["product"], &rows[0]["cores"]),
+        (&"db".into(), &1.into())
+    );
+    assert_eq!(
+        (&rows[0]["guests"], &rows[0]["licenses"]),
+        (&1.into(), &1.into())
+    );
+
+    // What it could use for a moment counts, also after that, when it is stopped, and when it is gone.
+    host.ok(&["set", "a", "cpu.limit=1.01"]);
+    host.ok(&["set", "a", "cpu.limit=0.5"]);
+    let two = std::thread::available_parallelism().map_or(1, |n| n.get().min(2));
+    let peak = |host: &Bulkhead| data(host, &["licenses", "--factor", "db=2"])[0].clone();
+    assert_eq!(peak(&host)["cores"], two);
+    assert_eq!(peak(&host)["licenses"], two * 2);
+    host.ok(&["stop", "a"]);
+    assert_eq!(peak(&host)["cores"], two);
+    host.ok(&["delete", "a"]);
+    assert_eq!(peak(&host)["cores"], two);
+    assert_eq!(row(&["--by", "month"])[0]["guests"], 1);
+    assert_eq!(row(&["--label", "none"]), serde_json::json!([]));
+    let said = host.fails(&["licenses", "--factor", "bd=2"], 2);
+    assert!(said.contains("license=bd"), "{said}");
+}
+
+#[test]
 fn what_is_used_is_priced() {
     if !need(Need::Root) {
         return;

@@ -10,8 +10,9 @@ use super::fault::{Fault, Result};
 use super::render::Format;
 use super::{
     backup, bisect, capacity, change, cpupool, create, delete, demo, doctor, enter, export, file,
-    generate, image, import, info, keeper, life, limits, list, logs, network, plan, pool, profile,
-    reinstall, rescue, snapshot, template, tenant, top, traffic, trash, undo, usage, wait, why,
+    generate, image, import, info, keeper, licenses, life, limits, list, logs, network, plan, pool,
+    profile, reinstall, rescue, snapshot, template, tenant, top, traffic, trash, undo, usage, wait,
+    why,
 };
 use crate::model::GuestName;
 
@@ -49,6 +50,7 @@ const VERBS: &[Verb] = &[
     top::TOP,
     traffic::TRAFFIC,
     usage::USAGE,
+    licenses::LICENSES,
     why::WHY,
     bisect::BISECT,
     limits::LIMITS,

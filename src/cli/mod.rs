@@ -12,7 +12,7 @@
 //! | `backup_arguments`, `backup_restore` | parts of `backup`: its flags; bringing back |
 //! | `network_trace` | a part of `network` |
 //! | `top_columns`, `top_view`, `top_screen` | parts of `top`: columns; the screen as text; the terminal |
-//! | `create`, `life`, `delete`, `traffic`, `usage`, `trash`, `export`, `import`, `list`, `info`, `limits`, `why`, `bisect`, `top`, `capacity`, `enter`, `file`, `logs`, `change`, `plan`, `wait`, `image`, `template`, `tenant`, `backup`, `profile`, `doctor`, `keeper`, `generate` | the verbs |
+//! | `create`, `life`, `delete`, `traffic`, `usage`, `licenses`, `trash`, `export`, `import`, `list`, `info`, `limits`, `why`, `bisect`, `top`, `capacity`, `enter`, `file`, `logs`, `change`, `plan`, `wait`, `image`, `template`, `tenant`, `backup`, `profile`, `doctor`, `keeper`, `generate` | the verbs |
 //!
 //! The program has one thread where a launch forks; `export` and `import`, which fork nothing, have
 //! others that compress and decompress. What runs side by side (`-j`) runs as processes.
@@ -41,6 +41,7 @@ mod image_transfer;
 mod import;
 mod info;
 mod keeper;
+mod licenses;
 mod life;
 mod limits;
 pub mod list;

@@ -68,8 +68,11 @@ struct Row {
     cpu_us: u64,
     memory_kib_s: u64,
     swap_kib_s: u64,
+    disk_kib_s: u64,
     read_bytes: u64,
     written_bytes: u64,
+    reads: u64,
+    writes: u64,
     sent_bytes: u64,
     received_bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -82,7 +85,8 @@ impl Row {
     fn of(name: &GuestName, period: Period, rates: Option<&Rates>) -> Self {
         let (used, traffic) = (period.used, period.traffic);
         // To a millionth: beyond it is the error of the arithmetic.
-        let cost = |rates: &Rates| (rates.cost(&used, &traffic) * 1e6).round() / 1e6;
+        let cost =
+            |rates: &Rates| (rates.cost(&used, &traffic, period.disk_kib_s) * 1e6).round() / 1e6;
         Self {
             name: Some(name.clone()),
             tenant: None,
@@ -92,8 +96,11 @@ impl Row {
             cpu_us: used.cpu_us,
             memory_kib_s: used.memory_kib_s,
             swap_kib_s: used.swap_kib_s,
+            disk_kib_s: period.disk_kib_s,
             read_bytes: used.io_read,
             written_bytes: used.io_written,
+            reads: used.reads,
+            writes: used.writes,
             sent_bytes: traffic.sent().bytes,
             received_bytes: traffic.received().bytes,
             cost: rates.map(cost),
@@ -120,15 +127,18 @@ impl Row {
     }
 }
 
-const HEADINGS: [&str; 10] = [
+const HEADINGS: [&str; 13] = [
     "NAME",
     "PERIOD",
     "RUN",
     "CPU",
     "MEM GiBh",
     "SWAP GiBh",
+    "DISK GiBh",
     "READ",
     "WRITTEN",
+    "READS",
+    "WRITES",
     "SENT",
     "RECEIVED",
 ];
@@ -223,14 +233,14 @@ fn cells(row: &Row) -> Vec<Cell> {
         Cell::from(seconds(row.cpu_us)),
         Cell::from(gib_hours(row.memory_kib_s)),
         Cell::from(gib_hours(row.swap_kib_s)),
+        Cell::from(gib_hours(row.disk_kib_s)),
+        Cell::from(bytes_text(row.read_bytes)),
+        Cell::from(bytes_text(row.written_bytes)),
+        Cell::from(row.reads.to_string()),
+        Cell::from(row.writes.to_string()),
+        Cell::from(bytes_text(row.sent_bytes)),
+        Cell::from(bytes_text(row.received_bytes)),
     ];
-    let bytes = [
-        row.read_bytes,
-        row.written_bytes,
-        row.sent_bytes,
-        row.received_bytes,
-    ];
-    cells.extend(bytes.map(|bytes| Cell::from(bytes_text(bytes))));
     cells.extend(row.cost.map(|cost| Cell::from(format!("{cost:.4}"))));
     cells
 }

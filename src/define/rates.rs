@@ -23,10 +23,16 @@ pub struct Rates {
     pub memory_gib_hour: Price,
     /// A GiB of swap for an hour.
     pub swap_gib_hour: Price,
+    /// A GiB of room on disks (`disk.size`) for an hour.
+    pub disk_gib_hour: Price,
     /// A GiB read from disks.
     pub read_gib: Price,
     /// A GiB written to disks.
     pub written_gib: Price,
+    /// A million reads from disks.
+    pub million_reads: Price,
+    /// A million writes to disks.
+    pub million_writes: Price,
     /// A GiB sent.
     pub sent_gib: Price,
     /// A GiB received.
@@ -68,9 +74,9 @@ impl Rates {
         toml::from_str(text).map_err(|error| DefineError::single(shown, error.to_string().trim()))
     }
 
-    /// What it costs.
+    /// What it costs; of room on disks it had `disk_kib_s`, KiB times seconds.
     #[must_use]
-    pub fn cost(&self, used: &Used, traffic: &Traffic) -> f64 {
+    pub fn cost(&self, used: &Used, traffic: &Traffic, disk_kib_s: u64) -> f64 {
         let kib_s = |amount: u64| number(amount) * 1024.0 / GIB / HOUR_S;
         let gib = |bytes: u64| number(bytes) / GIB;
         let parts = [
@@ -78,6 +84,9 @@ impl Rates {
             (self.cpu_hour, number(used.cpu_us) / 1e6 / HOUR_S),
             (self.memory_gib_hour, kib_s(used.memory_kib_s)),
             (self.swap_gib_hour, kib_s(used.swap_kib_s)),
+            (self.disk_gib_hour, kib_s(disk_kib_s)),
+            (self.million_reads, number(used.reads) / 1e6),
+            (self.million_writes, number(used.writes) / 1e6),
             (self.read_gib, gib(used.io_read)),
             (self.written_gib, gib(used.io_written)),
             (self.sent_gib, gib(traffic.sent().bytes)),
@@ -99,7 +108,7 @@ mod tests {
     use crate::model::Volume;
 
     const CARD: &str = "currency = \"EUR\"\nhour = 0.5\ncpu_hour = 2\nmemory_gib_hour = 4.0\n\
-                        sent_gib = 0.25\n";
+                        sent_gib = 0.25\ndisk_gib_hour = 0.5\nmillion_writes = 8\n";
 
     #[test]
     fn a_bill_is_the_sum_of_its_parts() {
@@ -109,6 +118,8 @@ mod tests {
             cpu_us: 3_600_000_000 / 2,
             memory_kib_s: (1 << 20) * 3600,
             io_read: 1 << 40,
+            reads: 1 << 40,
+            writes: 500_000,
             ..Used::default()
         };
         let traffic = Traffic {
@@ -118,8 +129,11 @@ mod tests {
             },
             ..Traffic::default()
         };
-        let cost = card.cost(&used, &traffic);
-        assert!((cost - (1.0 + 1.0 + 4.0 + 2.0)).abs() < 1e-9, "{cost}");
+        let cost = card.cost(&used, &traffic, 3 * (1 << 20) * 3600);
+        assert!(
+            (cost - (1.0 + 1.0 + 4.0 + 2.0 + 1.5 + 4.0)).abs() < 1e-9,
+            "{cost}"
+        );
     }
 
     #[test]

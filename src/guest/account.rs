@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::cores::{self, Cores};
+use super::disk_time::{self, Promised};
 use super::error::{GuestError, Result};
 use super::ledger::{Counters, DAY, Ledger, Seen};
 use super::manager::{Manager, now_ms};
@@ -31,12 +33,18 @@ const TICK: u64 = 10;
 pub(super) struct Account {
     used: Ledger<Gauge, Used>,
     traffic: Ledger<Traffic, Traffic>,
+    /// Room on disks over time, KiB times seconds.
+    #[serde(default)]
+    disk: Ledger<Promised, u64>,
+    /// Cores that it could use.
+    #[serde(default)]
+    cores: Cores,
 }
 
 impl Account {
     /// Its sums.
     pub(super) fn periods(self, by: By) -> Vec<Period> {
-        let mut sums: BTreeMap<String, (Used, Traffic)> = BTreeMap::new();
+        let mut sums: BTreeMap<String, (Used, Traffic, u64, u32)> = BTreeMap::new();
         if by == By::All {
             sums.entry(by.period("")).or_default();
         }
@@ -48,17 +56,29 @@ impl Account {
             let sum = sums.entry(by.period(&day)).or_default();
             sum.1 = sum.1 + traffic;
         }
-        let period = |(period, (used, traffic))| Period {
+        for (day, disk) in self.disk.periods {
+            let sum = sums.entry(by.period(&day)).or_default();
+            sum.2 = sum.2.saturating_add(disk);
+        }
+        for (day, cores) in self.cores.periods {
+            let most = sums.entry(by.period(&day)).or_default();
+            most.3 = most.3.max(cores);
+        }
+        let period = |(period, (used, traffic, disk_kib_s, cores))| Period {
             period,
             used,
             traffic,
+            disk_kib_s,
+            cores,
         };
         sums.into_iter().map(period).collect()
     }
 
     /// Whether nothing was ever used.
     pub(super) fn is_empty(&self) -> bool {
-        self.used.periods.is_empty() && self.traffic.periods.is_empty()
+        self.used.periods.is_empty()
+            && self.traffic.periods.is_empty()
+            && self.disk.periods.is_empty()
     }
 }
 
@@ -87,6 +107,10 @@ pub struct Period {
     pub used: Used,
     /// What it has sent and received.
     pub traffic: Traffic,
+    /// Room on disks that it was promised, over time, KiB times seconds.
+    pub disk_kib_s: u64,
+    /// Most that it could use of CPUs at once while it ran, hundredths of one.
+    pub cores: u32,
 }
 
 impl Manager {
@@ -157,6 +181,8 @@ impl Manager {
                 swap: sample.swap,
                 io_read: sample.io_read,
                 io_written: sample.io_write,
+                reads: sample.io_reads,
+                writes: sample.io_writes,
             },
         }))
     }
@@ -178,8 +204,17 @@ impl Manager {
         };
         let day = &clock::time(now_ms())[..DAY];
         let mut now = before.clone();
+        // Of a definition that cannot be read now, what it said before.
+        let guest = self.guest(name).ok();
+        if let (Some(reading), Some(guest)) = (&reading, &guest) {
+            let hundredths = cores::of(guest, self.facts.cpus.iter().count());
+            now.cores.look(&reading.0.source, hundredths, now_ms());
+        }
         now.used.add(reading.map(|reading| reading.0), day);
         now.traffic.add(self.counted(name)?, day);
+        let size = guest.map(|guest| guest.disk.size);
+        let size = size.map(|size| size.map(|size| size.0));
+        disk_time::look(&mut now.disk, size, now_ms());
         Ok((before, now))
     }
 

@@ -117,6 +117,8 @@ impl Manager {
         let level = month.as_ref().map(|month| level_of(month.as_ref()));
         let guest = self.in_force(name, guest);
         let old = self.guest(name).ok().map(|old| self.in_force(name, old));
+        let promised = |old: &Guest| old.disk == guest.disk && old.cpu == guest.cpu;
+        let other_promise = !old.as_ref().is_some_and(promised);
         let mut held = None;
         let done = if runs {
             let (mut now, in_force) = self.now_and_later(name, &guest)?;
@@ -126,6 +128,10 @@ impl Manager {
             Ok(())
         };
         let done = done.and_then(|()| {
+            if other_promise {
+                // Until now it was promised what it had.
+                self.keep_account(name, None);
+            }
             if old.as_ref().is_none_or(|old| old.disk != guest.disk) {
                 self.resize(name, &guest)?;
             }
@@ -160,6 +166,9 @@ impl Manager {
         if !runs && old.is_none_or(|old| old.network.kind != guest.network.kind) {
             // What this leaves, `doctor` names, and the next start frees.
             let _later = self.release_others(name, &guest.network);
+        }
+        if other_promise {
+            self.keep_account(name, None);
         }
         let mut keys = changed.applied.clone();
         keys.extend(changed.waiting.clone());

@@ -168,11 +168,15 @@ impl Manager {
     /// The last: its definition, from which on it is there.
     pub(super) fn complete(&self, name: &GuestName, text: &str, written: &Written) -> Result<()> {
         self.write_written(name, written)?;
-        Ok(file::write_whole(
-            &self.definition_path(name),
-            text.as_bytes(),
-            0o600,
-        )?)
+        file::write_whole(&self.definition_path(name), text.as_bytes(), 0o600)?;
+        // From now on it has its room on disks.
+        if self
+            .guest(name)
+            .is_ok_and(|guest| guest.disk.size.is_some())
+        {
+            self.keep_account(name, None);
+        }
+        Ok(())
     }
 
     /// The guest's own, empty layer, in the pool its definition names.

@@ -7,9 +7,9 @@ use std::ops::Add;
 use serde::{Deserialize, Serialize};
 
 /// Days that are kept as days; those before are kept as months.
-const DAYS: usize = 400;
+pub(super) const DAYS: usize = 400;
 /// A month as text, such as `2026-03`; a day has `-15` behind it.
-const MONTH: usize = 7;
+pub(super) const MONTH: usize = 7;
 /// A day as text.
 pub(super) const DAY: usize = MONTH + 3;
 
@@ -48,6 +48,13 @@ impl<C, A> Default for Ledger<C, A> {
     }
 }
 
+impl<C, A> Ledger<C, A> {
+    /// What the counters said when it was last done.
+    pub(super) fn seen(&self) -> Option<&C> {
+        self.seen.as_ref().map(|seen| &seen.counters)
+    }
+}
+
 impl<C: Counters<A>, A: Copy + Default + PartialEq + Add<Output = A>> Ledger<C, A> {
     /// Adds what came since it was last done.
     pub(super) fn add(&mut self, now: Option<Seen<C>>, day: &str) {
@@ -83,7 +90,8 @@ pub enum By {
 
 impl By {
     /// What a day, or a month, belongs to.
-    pub(super) fn period(self, day: &str) -> String {
+    #[must_use]
+    pub fn period(self, day: &str) -> String {
         match self {
             Self::Day => day.to_owned(),
             Self::Month => day[..MONTH.min(day.len())].to_owned(),

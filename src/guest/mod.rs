@@ -25,7 +25,7 @@
 //! | `inside`, `inside_start`, `inside_text`, `inside_load` | files of /proc and /sys that tell a guest of its own machine |
 //! | `networks` | which network a guest is on |
 //! | `neighbours` | guests' names for each other while they run |
-//! | `account`, `ledger` | what it has used, sent and received, over all its runs |
+//! | `account`, `ledger`, `disk_time`, `cores` | what it has used, sent and received, over all its runs; its room on disks over time; how many cores it could use |
 //! | `events` | what happened |
 //! | `doctor` | what this host can do |
 //! | `leftover`, `leftover_network` | what commands that died have left, named and removed |
@@ -44,9 +44,11 @@ pub mod capacity;
 pub mod change;
 pub mod closed;
 pub mod console;
+mod cores;
 pub mod cpupool;
 pub mod create;
 pub mod delete;
+mod disk_time;
 pub mod doctor;
 mod error;
 pub mod events;

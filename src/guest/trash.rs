@@ -183,6 +183,8 @@ impl Manager {
     /// Removes a guest that does not run, its definition first: from there on it is half gone, never
     /// half there. Its account is kept. Its lock is held.
     pub(super) fn remove_whole(&self, name: &GuestName) -> Result<()> {
+        // It had its room on disks until now.
+        self.keep_account(name, None);
         let closed = self.closing(name);
         let keep = || {
             closed

@@ -185,4 +185,10 @@ pub struct Sample {
     pub io_read: u64,
     /// Bytes written to block devices.
     pub io_write: u64,
+    /// Reads from block devices.
+    #[serde(default)]
+    pub io_reads: u64,
+    /// Writes to block devices.
+    #[serde(default)]
+    pub io_writes: u64,
 }

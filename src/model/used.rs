@@ -20,6 +20,12 @@ pub struct Used {
     pub io_read: u64,
     /// Bytes written to block devices.
     pub io_written: u64,
+    /// Reads from block devices.
+    #[serde(default)]
+    pub reads: u64,
+    /// Writes to block devices.
+    #[serde(default)]
+    pub writes: u64,
 }
 
 impl Add for Used {
@@ -33,6 +39,8 @@ impl Add for Used {
             swap_kib_s: self.swap_kib_s.saturating_add(other.swap_kib_s),
             io_read: self.io_read.saturating_add(other.io_read),
             io_written: self.io_written.saturating_add(other.io_written),
+            reads: self.reads.saturating_add(other.reads),
+            writes: self.writes.saturating_add(other.writes),
         }
     }
 }
@@ -55,6 +63,12 @@ pub struct Gauge {
     pub io_read: u64,
     /// Bytes written in this run.
     pub io_written: u64,
+    /// Reads in this run.
+    #[serde(default)]
+    pub reads: u64,
+    /// Writes in this run.
+    #[serde(default)]
+    pub writes: u64,
 }
 
 impl Gauge {
@@ -81,6 +95,8 @@ impl Gauge {
             swap_kib_s: held(|g| g.swap),
             io_read: grown(|g| g.io_read),
             io_written: grown(|g| g.io_written),
+            reads: grown(|g| g.reads),
+            writes: grown(|g| g.writes),
         }
     }
 }
@@ -97,6 +113,7 @@ mod tests {
             cpu_us,
             memory,
             io_written: cpu_us * 2,
+            writes: cpu_us / 10,
             ..Gauge::default()
         };
         let (first, last) = (read(3000, 70, 1 << 20), read(11_000, 90, 3 << 20));
@@ -106,6 +123,7 @@ mod tests {
         assert_eq!(two.memory_kib_s, 8 * 2 * 1024, "the mean of both");
         let all = one + two;
         assert_eq!((all.run_ms, all.cpu_us, all.io_written), (10_000, 90, 180));
+        assert_eq!((all.reads, all.writes), (0, 9));
         assert_eq!(last.since(Some(&last)), Used::default());
     }
 }

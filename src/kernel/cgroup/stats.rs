@@ -39,7 +39,12 @@ impl Group {
             Ok((dir, _)) => sample.processes = value(dir, "pids.current")?,
             Err(_) => sample.processes = self.processes()?.len() as u64,
         }
-        (sample.io_read, sample.io_write) = self.io_bytes()?.unwrap_or_default();
+        for disk in self.disk_use()? {
+            sample.io_read += disk.read_bytes;
+            sample.io_write += disk.written_bytes;
+            sample.io_reads += disk.reads;
+            sample.io_writes += disk.writes;
+        }
         Ok(sample)
     }
 

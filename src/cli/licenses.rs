@@ -1,0 +1,198 @@
+//! `licenses`: how many cores software that is licensed by the core could have used.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use clap::{Arg, ArgAction, ArgMatches};
+use serde::Serialize;
+
+use super::command::Verb;
+use super::context::Context;
+use super::fault::{Fault, Result};
+use super::render::Cell;
+use super::traffic::{by, periods};
+use crate::guest::account::{By, Period};
+use crate::model::Cpus;
+
+pub(super) const LICENSES: Verb = Verb {
+    name: "licenses",
+    about: "Say how many cores licensed software could have used, and the peak",
+    build: |command| {
+        periods(command)
+            .arg(
+                Arg::new("label")
+                    .long("label")
+                    .value_name("KEY")
+                    .default_value("license")
+                    .help("Label of guests that names the product in them"),
+            )
+            .arg(
+                Arg::new("factor")
+                    .long("factor")
+                    .value_name("[PRODUCT=]FACTOR")
+                    .action(ArgAction::Append)
+                    .help(
+                        "Licenses a core needs, such as 0.5, of one product or of all [default: 1]",
+                    ),
+            )
+    },
+    run: licenses,
+    hidden: false,
+};
+
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Row {
+    product: String,
+    /// What it is the peak of.
+    period: String,
+    /// The day, or a month long ago, on which most cores could be used.
+    peak: String,
+    /// Guests that ran with it then.
+    guests: usize,
+    cores: u64,
+    /// Hundredths of a license that a core needs.
+    factor_percent: u32,
+    licenses: u64,
+}
+
+const HEADINGS: [&str; 7] = [
+    "PRODUCT", "PERIOD", "PEAK", "GUESTS", "CORES", "FACTOR", "LICENSES",
+];
+
+/// Of each product, of each day: the guests that could use it, and how many cores.
+type Days = BTreeMap<String, BTreeMap<String, (usize, u64)>>;
+
+fn licenses(context: &Context, matches: &ArgMatches) -> Result<u8> {
+    let manager = context.manager()?;
+    let key = matches
+        .get_one::<String>("label")
+        .map_or("", String::as_str);
+    let factors = factors(matches.get_many("factor").into_iter().flatten())?;
+    let mut days = Days::new();
+    for name in manager.names()? {
+        if let Some(product) = manager.guest(&name)?.labels.get(key) {
+            add(&mut days, product, &manager.account(&name, By::Day)?);
+        }
+    }
+    for gone in manager.closed_accounts(By::Day)? {
+        if let Some(product) = gone.labels.get(key) {
+            add(&mut days, product, &gone.periods);
+        }
+    }
+    let known: BTreeSet<_> = days.keys().cloned().map(Some).chain([None]).collect();
+    if let Some(other) = factors.keys().find(|product| !known.contains(*product)) {
+        let other = other.clone().unwrap_or_default();
+        return Err(Fault::usage(format!(
+            "no guest that ran has the label {key}={other}, which --factor names"
+        )));
+    }
+    let rows = rows(&days, by(matches), &factors);
+    context.list(&rows, &HEADINGS, |row| {
+        vec![
+            Cell::from(&row.product),
+            Cell::from(&row.period),
+            Cell::from(&row.peak),
+            Cell::from(row.guests.to_string()),
+            Cell::from(row.cores.to_string()),
+            Cell::from(format!(
+                "{}.{:02}",
+                row.factor_percent / 100,
+                row.factor_percent % 100
+            )),
+            Cell::from(row.licenses.to_string()),
+        ]
+    })?;
+    Ok(0)
+}
+
+/// `PRODUCT=FACTOR` for one, `FACTOR` for all others.
+fn factors<'a>(words: impl Iterator<Item = &'a String>) -> Result<BTreeMap<Option<String>, u32>> {
+    let one = |word: &String| {
+        let (product, factor) = match word.rsplit_once('=') {
+            Some((product, factor)) => (Some(product.to_owned()), factor),
+            None => (None, word.as_str()),
+        };
+        let factor: std::result::Result<Cpus, _> = factor.parse();
+        let factor = factor.map_err(|_| {
+            Fault::usage(format!(
+                "--factor {word:?}: a factor is a number such as 0.5, in steps of 0.01"
+            ))
+        })?;
+        Ok((product, factor.hundredths()))
+    };
+    words.map(one).collect()
+}
+
+fn add(days: &mut Days, product: &str, periods: &[Period]) {
+    for period in periods.iter().filter(|period| period.cores > 0) {
+        let of_product = days.entry(product.to_owned()).or_default();
+        let sum = of_product.entry(period.period.clone()).or_default();
+        // Of each guest whole ones: half a core needs a license like a core.
+        *sum = (sum.0 + 1, sum.1 + u64::from(period.cores.div_ceil(100)));
+    }
+}
+
+fn rows(days: &Days, by: By, factors: &BTreeMap<Option<String>, u32>) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for (product, of_product) in days {
+        let factor = factors.get(&Some(product.clone())).or(factors.get(&None));
+        let factor = factor.copied().unwrap_or(100);
+        let mut peaks: BTreeMap<String, (&str, usize, u64)> = BTreeMap::new();
+        for (day, (guests, cores)) in of_product {
+            let peak = peaks.entry(by.period(day)).or_default();
+            if *cores > peak.2 {
+                *peak = (day, *guests, *cores);
+            }
+        }
+        rows.extend(
+            peaks
+                .into_iter()
+                .map(|(period, (peak, guests, cores))| Row {
+                    product: product.clone(),
+                    period,
+                    peak: peak.to_owned(),
+                    guests,
+                    cores,
+                    factor_percent: factor,
+                    licenses: (cores * u64::from(factor)).div_ceil(100),
+                }),
+        );
+    }
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn factor(words: &[&str]) -> Result<BTreeMap<Option<String>, u32>> {
+        let words: Vec<String> = words.iter().map(|word| (*word).into()).collect();
+        factors(words.iter())
+    }
+
+    #[test]
+    fn the_peak_is_the_day_with_most_and_licenses_are_whole() {
+        let mut days = Days::new();
+        let db = days.entry("db".into()).or_default();
+        db.insert("2026-03-01".into(), (1, 4));
+        db.insert("2026-03-02".into(), (2, 5));
+        db.insert("2026-04-01".into(), (1, 3));
+        let all = rows(&days, By::All, &factor(&["db=0.5", "2"]).unwrap());
+        assert_eq!(all.len(), 1);
+        assert_eq!((all[0].peak.as_str(), all[0].guests), ("2026-03-02", 2));
+        assert_eq!((all[0].cores, all[0].licenses), (5, 3));
+        let months = rows(&days, By::Month, &factor(&["2"]).unwrap());
+        let months: Vec<_> = months
+            .iter()
+            .map(|r| (r.period.as_str(), r.licenses))
+            .collect();
+        assert_eq!(months, [("2026-03", 10), ("2026-04", 6)]);
+        assert_eq!(rows(&days, By::Day, &BTreeMap::new()).len(), 3);
+    }
+
+    #[test]
+    fn what_is_no_factor_is_refused() {
+        for word in ["", "x", "db=", "db=x", "-1", "0", "0.001"] {
+            assert!(factor(&[word]).is_err(), "{word}");
+        }
+    }
+}

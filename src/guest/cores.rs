@@ -1,0 +1,122 @@
+//! Cores over time: the most CPUs that a guest could have used at once on each day that it ran, which is
+//! what software that is licensed by the core is paid for. Next door in `account` is what it did use.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::ledger::{DAY, DAYS, MONTH};
+use crate::model::{Guest, clock};
+
+/// A day, in milliseconds.
+const A_DAY: u64 = 86_400_000;
+
+/// Of each day, and of months long ago, the most.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Cores {
+    /// What it could use when it was looked at last.
+    seen: Option<SeenCores>,
+    /// Hundredths of a CPU.
+    pub(super) periods: BTreeMap<String, u32>,
+}
+
+/// What a running guest could use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SeenCores {
+    /// In which run.
+    run: String,
+    /// Milliseconds since 1970.
+    at_ms: u64,
+    /// Hundredths of a CPU.
+    hundredths: u32,
+}
+
+impl Cores {
+    /// It runs, and can use this many hundredths of a CPU.
+    pub(super) fn look(&mut self, run: &str, hundredths: u32, now_ms: u64) {
+        // Nobody may have looked for days on which it ran too.
+        if let Some(before) = self.seen.take().filter(|seen| seen.run == run) {
+            let from = now_ms.saturating_sub(DAYS as u64 * A_DAY);
+            let mut at = before.at_ms.max(from);
+            while at < now_ms {
+                self.raise(at, before.hundredths);
+                at = (at / A_DAY + 1) * A_DAY;
+            }
+        }
+        self.raise(now_ms, hundredths);
+        self.seen = Some(SeenCores {
+            run: run.to_owned(),
+            at_ms: now_ms,
+            hundredths,
+        });
+        let days = || self.periods.keys().filter(|period| period.len() > MONTH);
+        let old = days().count().saturating_sub(DAYS);
+        for day in days().take(old).cloned().collect::<Vec<_>>() {
+            let of_day = self.periods.remove(&day).unwrap_or_default();
+            let most = self.periods.entry(day[..MONTH].to_owned()).or_default();
+            *most = of_day.max(*most);
+        }
+    }
+
+    fn raise(&mut self, at_ms: u64, hundredths: u32) {
+        let day = clock::time(at_ms)[..DAY].to_owned();
+        let most = self.periods.entry(day).or_default();
+        *most = hundredths.max(*most);
+    }
+}
+
+/// Hundredths of a CPU that a guest can use at once on a host with so many CPUs: its limit, but no
+/// more than the CPUs it may run on.
+pub(super) fn of(guest: &Guest, host: usize) -> u32 {
+    let set = guest.cpu.cpuset.as_ref().map(|set| set.iter().count());
+    let cpus = set.map_or(host, |set| set.min(host));
+    let most = u32::try_from(cpus).unwrap_or(u32::MAX).saturating_mul(100);
+    let limit = guest.cpu.limit.map(|limit| limit.hundredths());
+    limit.map_or(most, |limit| limit.min(most))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 2026-03-01 at noon.
+    const NOON: u64 = 1_772_366_400_000;
+
+    #[test]
+    fn a_day_has_the_most_of_it_and_days_between_looks_have_theirs() {
+        let mut cores = Cores::default();
+        cores.look("a", 400, NOON);
+        cores.look("a", 150, NOON + 1);
+        cores.look("a", 150, NOON + 2 * A_DAY);
+        // It did not run between its runs.
+        cores.look("b", 200, NOON + 5 * A_DAY);
+        let days = [
+            ("2026-03-01", 400),
+            ("2026-03-02", 150),
+            ("2026-03-03", 150),
+            ("2026-03-06", 200),
+        ];
+        assert!(cores.periods.iter().map(|(d, n)| (d.as_str(), *n)).eq(days));
+        // A clock that was set back takes nothing away.
+        cores.look("b", 100, NOON);
+        assert_eq!(cores.periods["2026-03-06"], 200);
+        assert_eq!(cores.periods["2026-03-01"], 400);
+    }
+
+    #[test]
+    fn old_days_become_months_with_their_most() {
+        let mut cores = Cores::default();
+        for n in 0..600 {
+            let hundredths = if n == 3 { 900 } else { 100 };
+            cores.look("a", hundredths, NOON + n * A_DAY);
+        }
+        assert_eq!(cores.periods["2026-03"], 900);
+        assert_eq!(cores.periods["2026-04"], 100);
+        assert_eq!(
+            cores.periods.keys().filter(|p| p.len() == DAY).count(),
+            DAYS
+        );
+    }
+}

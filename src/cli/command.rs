@@ -10,8 +10,8 @@ use super::fault::{Fault, Result};
 use super::render::Format;
 use super::{
     backup, capacity, change, create, delete, demo, doctor, enter, export, file, generate, image,
-    import, info, keeper, life, limits, list, logs, network, plan, pool, profile, reinstall,
-    rescue, snapshot, template, top, traffic, trash, undo, usage, wait, why,
+    import, info, keeper, life, limits, list, logs, network, plan, pool, profile, rebase,
+    reinstall, rescue, snapshot, template, top, traffic, trash, undo, usage, wait, why,
 };
 use crate::model::GuestName;
 
@@ -65,6 +65,7 @@ const VERBS: &[Verb] = &[
     snapshot::CLONE,
     undo::UNDO,
     reinstall::REINSTALL,
+    rebase::REBASE,
     plan::PLAN,
     wait::WAIT,
     image::IMAGE,

@@ -230,6 +230,7 @@ fn code(error: &GuestError) -> u8 {
         | GuestError::WrongState { .. }
         | GuestError::Mounted { .. }
         | GuestError::NoUndo(_)
+        | GuestError::NoBase(_)
         | GuestError::Undecided { .. }
         | GuestError::Busy { .. } => STATE,
         error if error.is_refusal() => REFUSED,

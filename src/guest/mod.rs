@@ -12,6 +12,7 @@
 //! | `admission`, `capacity` | whether the host can keep what guests are guaranteed; what is left of it |
 //! | `undo` | what a guest writes in one run, dropped or kept |
 //! | `reinstall` | a fresh root for a guest; what becomes true with another root |
+//! | `rebase` | a guest's own layer over a newer image, and back |
 //! | `trash` | deleted guests that can be brought back |
 //! | `snapshot`, `snapshot_diff`, `snapshot_mount`, `schedule` | a guest as it was; snapshots that are taken by the clock |
 //! | `files` | single files of a guest, while it runs or not |
@@ -68,6 +69,7 @@ pub mod networks;
 mod planned;
 mod program;
 mod publish;
+pub mod rebase;
 pub mod reinstall;
 pub mod rescue;
 pub mod schedule;

@@ -72,6 +72,47 @@ fn an_image_is_pulled_and_a_guest_runs_it() {
     assert!(said.contains("has no such image"), "{said}");
 }
 
+#[test]
+fn a_name_that_leads_to_another_image_by_now_is_pulled_again() {
+    if !need(Need::Root) || !need(Need::Registry) {
+        return;
+    }
+    let (host, dir, registry) = (Bulkhead::new(), TestDir::new(), Registry::new());
+    registry.push(&layout(&dir, "one", &box_image()), "team/box:1", &[]);
+    let name = format!("{}/team/box:1", registry.host());
+    let first = data(&host, &["image", "pull", &name, "--tag", "mine", "-q"])["image"].clone();
+    let flags = ["--image", "mine", "--memory", "64M", "--start"];
+    host.ok(&[&["create", "web"], &flags[..]].concat());
+    inside(&host, "web", "echo own >/srv/own");
+    let same = data(&host, &["image", "update", "mine", "-q"]);
+    assert_eq!(
+        (&same["changed"], &same["image"]),
+        (&json!(false), &first),
+        "{same}"
+    );
+
+    let newer = box_image().with(&layer(&[("srv/", ""), ("srv/x", "newer\n")]), GZIP);
+    registry.push(&layout(&dir, "two", &newer), "team/box:1", &[]);
+    let said = host.ok(&["image", "update", "mine", "--dry-run"]);
+    assert!(said.contains(&format!("would pull {name}")), "{said}");
+    let done = data(&host, &["image", "update", "mine", "-q"]);
+    assert_eq!((&done["name"], &done["before"]), (&json!("mine"), &first));
+    assert_ne!(done["image"], first);
+    assert_eq!(inside(&host, "web", "cat /srv/x"), "pulled");
+    let row = &data(&host, &["list"])[0];
+    assert_eq!(row["behind"], done["image"], "{row}");
+
+    host.ok(&["rebase", "web", "--restart", "--timeout", "30s"]);
+    assert_eq!(inside(&host, "web", "cat /srv/x /srv/own"), "newer\nown");
+    // What leads to one image for ever has no newer one.
+    let digest = images::digest(&manifest(&registry, "team/box", "1"));
+    let exact = format!("{}/team/box@sha256:{digest}", registry.host());
+    let other = Bulkhead::new();
+    other.ok(&["image", "pull", &exact, "--tag", "pinned"]);
+    let said = other.fails(&["image", "update", "pinned"], 5);
+    assert!(said.contains("by its digest"), "{said}");
+}
+
 /// A manifest as the registry has it.
 fn manifest(registry: &Registry, repository: &str, tag: &str) -> Vec<u8> {
     skopeo(

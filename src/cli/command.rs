@@ -11,8 +11,8 @@ use super::render::Format;
 use super::{
     backup, bisect, capacity, change, cpupool, create, delete, demo, doctor, enter, export, file,
     generate, image, import, info, keeper, licenses, life, limits, list, logs, network, plan, pool,
-    profile, reinstall, rescue, snapshot, template, tenant, top, traffic, trash, undo, usage, wait,
-    why,
+    profile, rebase, reinstall, rescue, snapshot, template, tenant, top, traffic, trash, undo,
+    usage, wait, why,
 };
 use crate::model::GuestName;
 
@@ -68,6 +68,7 @@ const VERBS: &[Verb] = &[
     snapshot::CLONE,
     undo::UNDO,
     reinstall::REINSTALL,
+    rebase::REBASE,
     plan::PLAN,
     wait::WAIT,
     image::IMAGE,

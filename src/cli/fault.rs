@@ -235,6 +235,7 @@ fn code(error: &GuestError) -> u8 {
         | GuestError::TenantExists(_)
         | GuestError::TenantInUse { .. }
         | GuestError::NoUndo(_)
+        | GuestError::NoBase(_)
         | GuestError::Undecided { .. }
         | GuestError::Busy { .. } => STATE,
         error if error.is_refusal() => REFUSED,

@@ -9,7 +9,7 @@ use super::context::Context;
 use super::fault::{FAILED, Result};
 use super::image_info::{Shown, date, history, info};
 use super::render::{Cell, Tone};
-use super::{image_transfer, template};
+use super::{image_transfer, image_update, template};
 use crate::guest::view::bytes_text;
 use crate::kernel::interrupt;
 use crate::model::{ImageName, Layout};
@@ -17,7 +17,7 @@ use crate::storage::{self, Image, ImageError};
 
 pub(super) const IMAGE: Verb = Verb {
     name: "image",
-    about: "List images, take some in, show, check, name, delete, build",
+    about: "List images, take some in, renew, show, check, name, delete, build",
     build: |command| {
         command
             .subcommand_required(true)
@@ -38,6 +38,7 @@ pub(super) const IMAGE: Verb = Verb {
                     .about("Build a template's image now, so that `create` need not"),
             )
             .subcommand(image_transfer::pull_command())
+            .subcommand(image_update::command())
             .subcommand(image_transfer::import_command())
             .subcommand(image_transfer::publish_command())
             .subcommand(
@@ -77,6 +78,7 @@ pub(super) const IMAGE: Verb = Verb {
         Some(("history", matches)) => history(context, matches),
         Some(("build", matches)) => template::build(context, matches),
         Some(("pull", matches)) => image_transfer::pull(context, matches),
+        Some(("update", matches)) => image_update::run(context, matches),
         Some(("publish", matches)) => image_transfer::publish(context, matches),
         Some(("import", matches)) => image_transfer::import(context, matches),
         Some(("tag", matches)) => tag(context, matches),

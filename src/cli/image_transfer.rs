@@ -40,13 +40,6 @@ pub(super) fn import_command() -> Command {
 
 /// `image pull`.
 pub(super) fn pull_command() -> Command {
-    let file = |name: &'static str, help: &'static str| {
-        Arg::new(name)
-            .long(name)
-            .value_name("FILE")
-            .value_parser(value_parser!(PathBuf))
-            .help(help)
-    };
     Command::new("pull")
         .about("Take an image in from a registry")
         .arg(
@@ -57,29 +50,45 @@ pub(super) fn pull_command() -> Command {
                 .help("Its name there, such as alpine:3.20, registry.example/team/app@sha256:…"),
         )
         .arg(tag())
-        .arg(file(
+        .args(trust_flags())
+        .arg(dry_run())
+}
+
+/// The flags of whatever speaks with a registry.
+pub(super) fn trust_flags() -> [Arg; 3] {
+    let file = |name: &'static str, help: &'static str| {
+        Arg::new(name)
+            .long(name)
+            .value_name("FILE")
+            .value_parser(value_parser!(PathBuf))
+            .help(help)
+    };
+    [
+        file(
             "auth-file",
             "User and password, in the form of Docker's config.json",
-        ))
-        .arg(file(
-            "ca",
-            "Certificates to trust instead of the host's, PEM",
-        ))
-        .arg(switch(
+        ),
+        file("ca", "Certificates to trust instead of the host's, PEM"),
+        switch(
             "insecure",
             "Plain HTTP also where the registry is not this machine itself",
-        ))
-        .arg(dry_run())
+        ),
+    ]
+}
+
+/// What they say.
+pub(super) fn trust(matches: &ArgMatches) -> Trust {
+    Trust {
+        insecure: matches.get_flag("insecure"),
+        authority: matches.get_one::<PathBuf>("ca").cloned(),
+        credentials: matches.get_one::<PathBuf>("auth-file").cloned(),
+    }
 }
 
 /// Takes an image in from a registry.
 pub(super) fn pull(context: &Context, matches: &ArgMatches) -> Result<u8> {
     let wanted: ImageName = required(matches, "image")?;
-    let trust = Trust {
-        insecure: matches.get_flag("insecure"),
-        authority: matches.get_one::<PathBuf>("ca").cloned(),
-        credentials: matches.get_one::<PathBuf>("auth-file").cloned(),
-    };
+    let trust = trust(matches);
     if matches.get_flag("dry-run") {
         let fetch = storage::look_at_image(&wanted, &trust)?;
         let (layers, size) = (fetch.layers, bytes_text(fetch.bytes));

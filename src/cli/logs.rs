@@ -236,6 +236,9 @@ pub(super) fn in_words(kind: &EventKind) -> String {
         EventKind::Reinstalled { from, snapshot } => {
             format!("reinstalled from {from}; before that: snapshot {snapshot}")
         }
+        EventKind::Rebased { from, to, snapshot } => {
+            format!("moved from base {from:.12} to {to:.12}; before that: snapshot {snapshot}")
+        }
         EventKind::KeeperReplaced => "a new keeper took over".to_owned(),
         EventKind::Deleted => "deleted".to_owned(),
         EventKind::BroughtBack => "brought back from the trash".to_owned(),

@@ -95,7 +95,10 @@ impl Tally<'_> {
         let Some(failed) = job.after.iter().find(|name| self.failed.contains(*name)) else {
             return true;
         };
-        let text = format!("guest {} is not started: it comes after {failed}", job.name);
+        let text = format!(
+            "guest {} is left as it is: it comes after {failed}",
+            job.name
+        );
         self.fail(&job.name, &Fault::new(STATE, text));
         false
     }

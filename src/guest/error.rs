@@ -102,6 +102,12 @@ pub enum GuestError {
     /// It has no undo disk (exit code 4).
     #[error("guest {0} has no undo disk: `bulkhead start --undo {0}` gives it one")]
     NoUndo(GuestName),
+    /// Nothing is left of its base before (exit code 4).
+    #[error(
+        "guest {0} has no base to go back to: it was not rebased, or the snapshot `before-rebase-…` \
+         that kept it is gone"
+    )]
+    NoBase(GuestName),
     /// What it has written on its undo disk is not decided (exit code 4).
     #[error(
         "cannot {verb} guest {name}: say `bulkhead undo {name} keep` or `bulkhead undo {name} drop` \

@@ -16,6 +16,7 @@ pub(super) enum Verb {
     Delete,
     Rename,
     Reinstall,
+    Rebase,
     Export,
 }
 
@@ -43,6 +44,7 @@ impl Verb {
             Self::Delete => "delete",
             Self::Rename => "rename",
             Self::Reinstall => "reinstall",
+            Self::Rebase => "rebase",
             Self::Export => "export",
         }
     }
@@ -71,9 +73,12 @@ impl Verb {
             (Self::Delete, Running | Paused | Starting | Restarting | Stopping) => {
                 Refuse(Some("stop it first, or say --force"))
             }
-            (Self::Rename | Self::Reinstall | Self::Rescue, Stopped)
+            (Self::Rename | Self::Reinstall | Self::Rebase | Self::Rescue, Stopped)
             | (Self::Export, Stopped | Running | Paused) => Do,
-            (Self::Rename | Self::Reinstall | Self::Rescue, _) => Refuse(Some("stop it first")),
+            (Self::Rebase, Running) => Refuse(Some("stop it first, or say --restart")),
+            (Self::Rename | Self::Reinstall | Self::Rebase | Self::Rescue, _) => {
+                Refuse(Some("stop it first"))
+            }
             (_, Broken) => Refuse(Some("`bulkhead info` says what is wrong with it")),
             (_, Starting | Stopping | Restarting) => Refuse(None),
         }
@@ -110,6 +115,7 @@ mod tests {
             Verb::Exec,
             Verb::Rename,
             Verb::Reinstall,
+            Verb::Rebase,
             Verb::Export,
         ] {
             assert!(

@@ -14,6 +14,7 @@
 //! | `undo` | what a guest writes in one run, dropped or kept |
 //! | `reinstall` | a fresh root for a guest; what becomes true with another root |
 //! | `trace` | why a packet of a guest passes, or not |
+//! | `rebase` | a guest's own layer over a newer image, and back |
 //! | `trash` | deleted guests that can be brought back |
 //! | `snapshot`, `snapshot_diff`, `snapshot_mount`, `schedule` | a guest as it was; snapshots that are taken by the clock |
 //! | `files` | single files of a guest, while it runs or not |
@@ -75,6 +76,7 @@ pub mod networks;
 mod planned;
 mod program;
 mod publish;
+pub mod rebase;
 pub mod reinstall;
 pub mod rescue;
 pub mod resize;

@@ -210,7 +210,7 @@ impl Manager {
 
 /// The same changes, with what they replace taken out first: options of another template, the image
 /// where a template is wanted.
-fn in_place(changes: &[(KeyPath, Change)]) -> Result<Vec<(KeyPath, Change)>> {
+pub(super) fn in_place(changes: &[(KeyPath, Change)]) -> Result<Vec<(KeyPath, Change)>> {
     let mut all = Vec::new();
     if changes
         .iter()

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::allowance::Month;
 use super::error::Result;
 use super::manager::{Manager, now_ms};
+use super::rebase::Bases;
 use super::store::LastEnd;
 use super::undo::UndoMode;
 use crate::model::{Bytes, CpuSet, ExitReason, Guest, GuestName, Sample, Status, TenantName};
@@ -44,6 +45,9 @@ pub struct Row {
     /// What becomes of what it writes, where that is not simply kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub undo: Option<UndoMode>,
+    /// Digest of the newer image that it could be moved on to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub behind: Option<String>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// Tenant it is of.
@@ -103,13 +107,16 @@ impl Manager {
             return names.map(|name| self.row(name)).collect();
         };
         let addresses = self.addresses().unwrap_or_default();
+        let mut bases = Bases::default();
         let row = |name: &GuestName| {
             let guest = self
                 .definition_text(name)
                 .and_then(|text| self.define_by(name, &text, &profiles))
                 .map_err(|error| chain(&error));
             let address = addresses.get(name.as_str()).copied();
-            self.row_with(name, guest.as_ref(), address)
+            let mut row = self.row_with(name, guest.as_ref(), address);
+            self.note_behind(&mut row, guest.as_ref().ok(), &mut bases);
+            row
         };
         names.map(row).collect()
     }
@@ -158,9 +165,18 @@ impl Manager {
             image: guest.and_then(|g| g.origin.image().map(ToString::to_string)),
             rescue,
             undo,
+            behind: None,
             labels: guest.map(|g| g.labels.clone()).unwrap_or_default(),
             tenant: guest.and_then(|g| g.tenant.clone()),
             note,
+        }
+    }
+
+    /// Says so of a guest that lies over an older image than it would be made from now.
+    fn note_behind(&self, row: &mut Row, guest: Option<&Guest>, bases: &mut Bases) {
+        row.behind = guest.and_then(|guest| self.behind(&row.name, guest, bases));
+        if row.behind.is_some() && row.note.is_none() {
+            row.note = Some("behind: `bulkhead rebase` has a newer image".to_owned());
         }
     }
 
@@ -182,7 +198,8 @@ impl Manager {
     pub fn info(&self, name: &GuestName) -> Result<Info> {
         self.status(name)?;
         let guest = self.guest(name).map_err(|error| chain(&error));
-        let row = self.row_with(name, guest.as_ref(), self.address(name));
+        let mut row = self.row_with(name, guest.as_ref(), self.address(name));
+        self.note_behind(&mut row, guest.as_ref().ok(), &mut Bases::default());
         let machine = self.machine(name).ok();
         let state = self.run_state(name)?;
         let runs = row.pid.is_some();

@@ -144,6 +144,15 @@ pub enum EventKind {
         /// The snapshot that keeps the root before.
         snapshot: String,
     },
+    /// Its own layer lies over another image.
+    Rebased {
+        /// Digest of the image before.
+        from: String,
+        /// Digest of the image now.
+        to: String,
+        /// The snapshot of before.
+        snapshot: String,
+    },
     /// A new keeper took over from one that was gone.
     KeeperReplaced,
     /// Removed, or put into the trash.

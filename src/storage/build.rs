@@ -93,10 +93,54 @@ pub fn ensure_image(
     if let Some(image) = known(layout, &path) {
         return Ok(image);
     }
-    let image = build(layout, template, &options, &recipe, progress)?;
+    build_for(layout, (template, &options), (&recipe, &path), progress)
+}
+
+/// Builds the image of a template with these options again, whether there is one or not: what its
+/// packages and files have become since is in it. From then on it is the recipe's.
+///
+/// # Errors
+/// As [`ensure_image`]; the image there was is then still the recipe's.
+pub(super) fn build_again(
+    layout: &Layout,
+    templates: &Templates,
+    wanted: &TemplateRef,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Image, ImageError> {
+    let (template, options) = templates.resolve(wanted)?;
+    let recipe = recipe(template, &options);
+    let by_recipe = layout.images().join("by-recipe");
+    let path = by_recipe.join(format!("{recipe}.json"));
+    let folder = ensure_private(&by_recipe)?;
+    let _lock = lock_recipe(&folder, &by_recipe, &recipe, progress)?;
+    build_for(layout, (template, &options), (&recipe, &path), progress)
+}
+
+/// The image that a template with these options gives now, if it is built already.
+///
+/// # Errors
+/// Unknown template or option.
+pub fn built_image(
+    layout: &Layout,
+    templates: &Templates,
+    wanted: &TemplateRef,
+) -> Result<Option<Image>, ImageError> {
+    let (template, options) = templates.resolve(wanted)?;
+    let name = format!("{}.json", recipe(template, &options));
+    Ok(known(layout, &layout.images().join("by-recipe").join(name)))
+}
+
+/// Builds it, and writes down that this recipe leads to it. The recipe's lock is held.
+fn build_for(
+    layout: &Layout,
+    (template, options): (&Template, &BTreeMap<String, String>),
+    (recipe, path): (&str, &Path),
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Image, ImageError> {
+    let image = build(layout, template, options, recipe, progress)?;
     let text = serde_json::json!({ "digest": image.digest }).to_string();
-    file::write_whole(&path, text.as_bytes(), 0o600)
-        .map_err(|e| FileError::new("write", &path, e.errno))?;
+    file::write_whole(path, text.as_bytes(), 0o600)
+        .map_err(|e| FileError::new("write", path, e.errno))?;
     Ok(image)
 }
 

@@ -8,6 +8,7 @@
 //! | `build`, `workshop` | making an image once, from recipe to rename |
 //! | `layer`, `oci_*`, `image_config` | images of layers that several share, taken in from OCI |
 //! | `tag`, `prune`, `verify` | names of images, removing unused ones, finding damaged ones |
+//! | `image_update`, `base_change` | an image made again; what of it a guest would not see |
 //! | `digest` | the digest of a tree's content |
 //! | `busybox`, `host`, `debian`, `archive` | how each kind of template is built |
 //! | `accounts`, `systemd_units` | parts of `host` and `debian` |
@@ -41,6 +42,7 @@ mod archive_read;
 mod archive_sparse;
 mod archive_stream;
 pub mod backup;
+mod base_change;
 mod build;
 mod busybox;
 mod chain;
@@ -66,6 +68,7 @@ mod guest_files;
 mod host;
 mod image;
 mod image_config;
+mod image_update;
 mod image_user;
 mod import;
 mod init_kind;
@@ -132,7 +135,8 @@ mod walk;
 mod workshop;
 
 pub use archive_entry::ArchiveError;
-pub use build::ensure_image;
+pub use base_change::{Hidden, Own, hidden_changes, image_changes};
+pub use build::{built_image, ensure_image};
 pub use dirfd::FileError;
 pub use disk_format::is_disk;
 pub use driver::{Driver, Quota};
@@ -147,6 +151,7 @@ pub use image::{
     remove_leftover,
 };
 pub use image_config::{HistoryStep, ImageConfig};
+pub use image_update::{Source, Updated, source_of, update_image};
 pub use image_user::{RunAs, RunAsError, run_as};
 pub use import::{Import, import_image};
 pub use init_kind::InitKind;

@@ -130,6 +130,12 @@ pub fn find_image(layout: &Layout, name: &ImageName) -> Result<Image, ImageError
     }
 }
 
+/// The name itself by which [`find_image`] finds an image; `None` where it is a digest's beginning.
+pub(super) fn name_that_leads(layout: &Layout, name: &ImageName) -> Option<ImageName> {
+    let mut meanings = name.meanings().into_iter();
+    meanings.find(|meaning| read(&path(layout, meaning)).is_some())
+}
+
 fn unknown(layout: &Layout, name: &ImageName) -> ImageError {
     let text = name.to_string();
     let names: Vec<String> = tags(layout)

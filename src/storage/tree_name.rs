@@ -20,6 +20,28 @@ pub(super) fn shown(path: &[u8]) -> String {
     text
 }
 
+/// The bytes of a path that was told so.
+pub(super) fn bytes_of(shown: &str) -> Vec<u8> {
+    let text = shown.strip_prefix('/').unwrap_or(shown).as_bytes();
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((first, more)) = rest.split_first() {
+        let escaped = match (first, more) {
+            (b'\\', [b'\\', more @ ..]) => Some((b'\\', more)),
+            (b'\\', [b'x', high, low, more @ ..]) => {
+                let digits = [*high, *low];
+                let digits = std::str::from_utf8(&digits).ok();
+                digits.and_then(|d| Some((u8::from_str_radix(d, 16).ok()?, more)))
+            }
+            _ => None,
+        };
+        let (byte, more) = escaped.unwrap_or((*first, more));
+        bytes.push(byte);
+        rest = more;
+    }
+    bytes
+}
+
 /// Whether a character does something else than to be seen: control characters, ends of lines, and
 /// marks that turn the direction of writing.
 fn steers(c: char) -> bool {
@@ -45,6 +67,15 @@ mod tests {
         assert_eq!(shown(b""), "/");
         assert_eq!(shown("etc/grün".as_bytes()), "/etc/grün");
         assert_eq!(shown(b"a\x1b[2J\n\\x"), r"/a\x1b[2J\x0a\\x");
+        for path in [
+            &b"etc/gr\xc3\xbcn"[..],
+            b"a\x1b[2J\n\\x41",
+            b"x\xff\xc3",
+            b"\\\\",
+            b"",
+        ] {
+            assert_eq!(bytes_of(&shown(path)), path);
+        }
         assert_eq!(shown(b"x\xff\xc3"), r"/x\xff\xc3");
         // Written from right to left, and not to be seen.
         assert_eq!(

@@ -47,7 +47,7 @@ impl Network {
         if moved.is_some() || led {
             files::pause(&self.leases_file())?;
         }
-        if let Some(moved) = moved.and_then(|a| Lease::of(a, subnet, &self.tag)) {
+        if let Some(moved) = moved.and_then(|a| self.lease_of(a, subnet)) {
             self.expel(&moved).map_err(Box::new)?;
         }
         if led {
@@ -78,11 +78,12 @@ impl Network {
         let address = leases.give(guest, wish.address, subnet)?;
         self.give_ports(leases, guest, &wish.forwards)?;
         leases.wall(guest, &wish.firewall);
-        Lease::of(address, subnet, &self.tag).ok_or_else(|| LeaseError::Stranded {
-            guest: guest.clone(),
-            address,
-            subnet,
-        })
+        self.lease_of(address, subnet)
+            .ok_or_else(|| LeaseError::Stranded {
+                guest: guest.clone(),
+                address,
+                subnet,
+            })
     }
 
     /// The lease of a guest, if it has one; takes no lock and changes nothing.
@@ -94,7 +95,7 @@ impl Network {
         let address = self.leases()?.get(guest);
         Ok(subnet
             .zip(address)
-            .and_then(|(subnet, address)| Lease::of(address, subnet, &self.tag)))
+            .and_then(|(subnet, address)| self.lease_of(address, subnet)))
     }
 
     /// Frees a guest's address; false when it had none.

@@ -9,8 +9,9 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use super::subnet::Subnet;
-use super::{forward, guard};
+use super::{forward, guard, nat6};
 use crate::kernel::netlink_nft::Family;
+use crate::model::Prefix6;
 
 /// Where `nft` may lie; never searched for in PATH, which belongs to whoever called.
 const PLACES: [&str; 4] = [
@@ -69,9 +70,10 @@ pub(super) fn tables(wanted: &Wanted<'_>) -> Value {
         name,
         inside,
         subnet,
+        prefix6,
         ..
     } = wanted;
-    let mut all = guard::table(guard, subnet);
+    let mut all = guard::table(guard, subnet, prefix6);
     if wanted.closed {
         all.extend(guard::closed(guard));
     }
@@ -79,9 +81,12 @@ pub(super) fn tables(wanted: &Wanted<'_>) -> Value {
         all = gated(all, guard, ends);
     }
     if let Some(connections) = wanted.nat {
-        all.extend(nat_table(name, inside, subnet));
+        all.extend(nat_table(name, inside, subnet, prefix6));
         if connections > 0 {
             all.extend(ceiling(name, inside, connections));
+            if prefix6.is_some() {
+                all.extend(nat6::ceiling(name, inside, connections));
+            }
         }
     }
     json!({ "nftables": all })
@@ -97,6 +102,8 @@ pub(super) struct Wanted<'a> {
     pub(super) inside: &'a str,
     /// The pool.
     pub(super) subnet: Subnet,
+    /// Its IPv6 prefix.
+    pub(super) prefix6: Option<Prefix6>,
     /// Most connections of one guest, 0 for any number; `None` for no table of NAT.
     pub(super) nat: Option<u32>,
     /// Whether nothing comes to the host.
@@ -131,7 +138,7 @@ fn gated(all: Vec<Value>, at: &At, ends: &str) -> Vec<Value> {
 /// Guests go out under the host's address. Into the bridge comes what answers them and what a port of
 /// the host leads there (`forward.rs`, or anybody's destination NAT); a neighbour of the host that routes to the pool by
 /// itself does not get in. Guests speak with each other, and the host with them, without passing here.
-fn nat_table(name: &str, bridge: &str, subnet: Subnet) -> Vec<Value> {
+fn nat_table(name: &str, bridge: &str, subnet: Subnet, prefix6: Option<Prefix6>) -> Vec<Value> {
     let at = (Family::Inet, name.to_owned());
     let out = |op: &str| matches(op, json!({"meta": {"key": "oifname"}}), json!(bridge));
     let inside = matches("==", json!({"meta": {"key": "iifname"}}), json!(bridge));
@@ -164,8 +171,11 @@ fn nat_table(name: &str, bridge: &str, subnet: Subnet) -> Vec<Value> {
         pass(json!([inside, {"accept": null}])),
         pass(json!([out("=="), ct("state", json!(["established", "related"])), {"accept": null}])),
         pass(json!([out("=="), dnat(), {"accept": null}])),
-        pass(json!([out("=="), {"drop": null}])),
     ];
+    if let Some(prefix) = prefix6 {
+        all.extend(nat6::rules(&at, bridge, prefix));
+    }
+    all.push(pass(json!([out("=="), {"drop": null}])));
     all.extend(forward::table(&at));
     all
 }
@@ -278,6 +288,7 @@ mod tests {
             name,
             inside,
             subnet: "10.9.0.0/24".parse().unwrap(),
+            prefix6: None,
             nat: Some(9),
             closed: false,
             gate: None,
@@ -308,6 +319,7 @@ mod tests {
             name: "bulkhead.lan",
             inside: "bh-1a",
             subnet: "10.9.0.0/24".parse().unwrap(),
+            prefix6: None,
             nat: None,
             closed: true,
             gate: Some("bh1a*"),

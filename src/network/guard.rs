@@ -14,10 +14,10 @@ use super::firewall::{At, chain, matches, rule};
 use super::host::HostError;
 use super::lease::{Lease, mac_of};
 use super::subnet::Subnet;
-use super::{FileError, Network, routed, traffic, wall};
+use super::{FileError, Network, guard6, routed, traffic, wall};
 use crate::kernel::netlink::Netlink;
 use crate::kernel::netlink_nft::{self, Element, Family, NAME_LENGTH};
-use crate::model::NetworkWish;
+use crate::model::{NetworkWish, Prefix6};
 
 /// Interfaces the rules are for. Whatever else somebody put on the bridge is not held to them.
 pub(super) const PORTS: &str = "ports";
@@ -27,7 +27,7 @@ pub(super) const GUESTS: &str = "guests";
 pub(super) const FIRST: i32 = -300;
 
 /// The table with all guests that have a lease. It replaces the rules that are there; the sets stay.
-pub(super) fn table(at: &At, subnet: Subnet) -> Vec<Value> {
+pub(super) fn table(at: &At, subnet: Subnet, prefix6: Option<Prefix6>) -> Vec<Value> {
     let (family, name) = (at.0.name(), &at.1);
     let mut all = vec![
         json!({"add": {"table": {"family": family, "name": name}}}),
@@ -36,14 +36,24 @@ pub(super) fn table(at: &At, subnet: Subnet) -> Vec<Value> {
         chain(at, "guard", "filter", "prerouting", FIRST),
         flush(at, "guard"),
     ];
-    match at.0 {
-        Family::Bridge => {
-            all.extend(rules(subnet).map(|expr| rule(at, "guard", expr)));
+    let bridge = (at.0 == Family::Bridge).then(|| mac_of(subnet.gateway()));
+    match bridge {
+        Some(_) => all.extend(rules(subnet).map(|expr| rule(at, "guard", expr))),
+        None => all.extend(routed::rules(at)),
+    }
+    if let Some(prefix) = prefix6 {
+        all.extend(guard6::objects(at));
+        all.extend(guard6::rules(at, prefix, bridge));
+    }
+    all.push(rule(at, "guard", json!([{"drop": null}])));
+    match bridge {
+        Some(_) => {
             all.push(chain(at, "echo", "filter", "forward", FIRST));
             all.push(flush(at, "echo"));
             all.extend(echoes().map(|expr| rule(at, "echo", expr)));
+            all.extend(prefix6.map(|_| guard6::echo(at)));
         }
-        Family::Inet => all.extend(routed::rules(at)),
+        None => all.extend(routed::apart(at)),
     }
     all.extend(wall::table(at));
     all.extend(traffic::table(at));
@@ -86,7 +96,7 @@ fn echoes() -> impl Iterator<Item = Value> {
     })
 }
 
-/// In the order in which a packet meets them.
+/// In the order in which a packet meets them; behind them and those of IPv6 everything is dropped.
 fn rules(subnet: Subnet) -> impl Iterator<Item = Value> {
     let field =
         |protocol: &str, field: &str| json!({"payload": {"protocol": protocol, "field": field}});
@@ -136,8 +146,6 @@ fn rules(subnet: Subnet) -> impl Iterator<Item = Value> {
             known(field("ether", "saddr"), field("ip", "saddr")),
             {"accept": null}
         ]),
-        // IPv6 among the rest: no guest has an address of it.
-        json!([{"drop": null}]),
     ]
     .into_iter()
 }
@@ -152,7 +160,7 @@ pub(super) fn flush((family, table): &At, chain: &str) -> Value {
     json!({"flush": {"chain": {"family": family.name(), "table": table, "name": chain}}})
 }
 
-fn mac_text(mac: [u8; 6]) -> String {
+pub(super) fn mac_text(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
@@ -164,6 +172,7 @@ fn elements(lease: &Lease) -> Vec<Element> {
     let mut sender = [&name[..], &lease.mac, &[0, 0]].concat();
     sender.extend(lease.address.octets());
     let mut all = vec![Element::new(GUESTS, sender), Element::new(PORTS, name)];
+    all.extend(guard6::elements(lease));
     all.extend(traffic::elements(lease));
     all
 }
@@ -231,7 +240,10 @@ impl Network {
     pub(super) fn strangers(&self, subnet: Subnet) -> Result<Vec<Element>, HostError> {
         let (family, table) = &self.guard;
         let mut there = Vec::new();
-        for set in [PORTS, GUESTS].into_iter().chain(traffic::SETS) {
+        for set in [PORTS, GUESTS, guard6::GUESTS]
+            .into_iter()
+            .chain(traffic::SETS)
+        {
             there.extend(netlink_nft::elements(*family, table, set)?);
         }
         // After the elements: whoever adds one has a lease by then.
@@ -241,9 +253,8 @@ impl Network {
     }
 
     fn leased(&self, subnet: Subnet) -> Result<Vec<Lease>, FileError> {
-        let tag = &self.tag;
         let leases = self.leases()?;
-        let lease = |(_, address)| Lease::of(address, subnet, tag);
+        let lease = |(_, address)| self.lease_of(address, subnet);
         Ok(leases.iter().filter_map(lease).collect())
     }
 }

@@ -4,7 +4,7 @@
 //! What must be known to take it down is kept on the bridge itself (`bridge.rs`). The file
 //! `run/bulkhead/network/host.json` only saves work: it says what has been set up since boot.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -18,6 +18,7 @@ use super::{Lease, Network};
 use crate::kernel::KernelError;
 use crate::kernel::netlink::{Netlink, NetlinkError, Route};
 use crate::kernel::netlink_nft::{Family, table_exists};
+use crate::model::Prefix6;
 
 pub(super) const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 pub(super) const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -54,6 +55,18 @@ pub enum HostError {
         destination: Ipv4Addr,
         /// Its prefix length.
         prefix: u8,
+    },
+    /// The same of IPv6.
+    #[error(
+        "cannot use {prefix} for guests: the host routes {destination}/{length} elsewhere; set another prefix6"
+    )]
+    Overlap6 {
+        /// The prefix.
+        prefix: Prefix6,
+        /// Where the route leads.
+        destination: Ipv6Addr,
+        /// Its prefix length.
+        length: u8,
     },
     /// The host believes guests.
     #[error(
@@ -109,6 +122,8 @@ struct Marker {
     host: HostNetwork,
     nat: bool,
     connections: Option<u32>,
+    #[serde(default)]
+    prefix6: Option<Prefix6>,
     /// [`firewall::REVISION`] of the program that wrote the rules.
     rules: u32,
 }
@@ -164,7 +179,8 @@ impl Network {
             return Ok(None);
         };
         if marker.host.subnet != subnet
-            || (marker.nat, marker.connections) != (self.nat, self.connections)
+            || (marker.nat, marker.connections, marker.prefix6)
+                != (self.nat, self.connections, self.prefix6)
             || marker.rules != firewall::REVISION
             || Some(&marker.boot_id) != files::read_sysctl(Path::new(BOOT_ID))?.as_ref()
             || !self.forwards()?
@@ -179,7 +195,8 @@ impl Network {
 
     /// Whether the host passes packets on, as far as this network needs it.
     fn forwards(&self) -> Result<bool, FileError> {
-        Ok(self.is_closed() || files::read_sysctl(Path::new(IP_FORWARD))?.as_deref() == Some("1"))
+        let passes = || files::read_sysctl(Path::new(IP_FORWARD));
+        Ok(self.is_closed() || passes()?.as_deref() == Some("1") && self.forwards6()?)
     }
 
     pub(super) fn tables_stand(&self) -> Result<bool, NetlinkError> {
@@ -195,6 +212,7 @@ impl Network {
         self.refuse_loose()?;
         let existing = self.own_bridge(kernel)?;
         let subnet = self.free_subnet(kernel)?;
+        self.refuse_overlap6(kernel)?;
         let existing = match existing {
             Some((link, mark)) if mark.is_some_and(|m| m.subnet != subnet) => {
                 self.refuse_ports(kernel, &link, "change the subnet of")?;
@@ -232,9 +250,10 @@ impl Network {
         let pause = || files::pause(Path::new(&self.bridge));
         kernel.create_bridge(&self.bridge, mac_of(subnet.gateway()))?;
         pause()?;
-        kernel.set_alias(&self.bridge, &self.alias(mark))?;
+        let was6 = self.was6(kernel)?;
+        kernel.set_alias(&self.bridge, &(self.alias(mark) + &was6))?;
         pause()?;
-        self.close_ipv6()?;
+        self.set_up_ipv6(kernel)?;
         if !self.is_closed() {
             kernel.add_address(&self.bridge, subnet.gateway(), subnet.prefix())?;
             pause()?;
@@ -244,6 +263,7 @@ impl Network {
         pause()?;
         if !self.is_closed() {
             files::write_sysctl(Path::new(IP_FORWARD), "1")?;
+            self.forward6(kernel)?;
         }
         let table = &self.table;
         let nat = match self.nat {
@@ -256,12 +276,14 @@ impl Network {
             name: table,
             inside: &self.inside(),
             subnet,
+            prefix6: self.prefix6,
             nat,
             closed: self.is_closed(),
             gate: self.name.as_ref().map(|_| ends.as_str()),
         });
         firewall::apply(table, &rules)?;
         pause()?;
+        self.look_into_discovery()?;
         self.admit_all(subnet)?;
         pause()?;
         if !self.nat && table_exists(Family::Inet, table)? {
@@ -284,6 +306,7 @@ impl Network {
             host: host.clone(),
             nat: self.nat,
             connections: self.connections,
+            prefix6: self.prefix6,
             rules: firewall::REVISION,
         };
         files::write(&self.marker_file(), &marker)?;
@@ -298,20 +321,6 @@ impl Network {
             Ok((room.unwrap_or(USUAL_ROOM) / GUESTS_PART).max(LEAST_CEILING))
         };
         self.connections.map_or_else(usual, Ok)
-    }
-
-    /// Guests have IPv4 only as yet. Left open, the host would take a router advertisement from any
-    /// guest for its own default route.
-    fn close_ipv6(&self) -> Result<(), FileError> {
-        let settings = Path::new("/proc/sys/net/ipv6/conf").join(&self.bridge);
-        for (setting, value) in [("accept_ra", "0"), ("disable_ipv6", "1")] {
-            let path = settings.join(setting);
-            // A kernel without IPv6 has nothing to close.
-            if files::read_sysctl(&path)?.is_some() {
-                files::write_sysctl(&path, value)?;
-            }
-        }
-        Ok(())
     }
 
     /// The pool, when the host routes it nowhere else. One that was only chosen, and that no guest
@@ -381,9 +390,10 @@ impl Network {
             }
             pause()?;
         }
-        if let Some((_, mark)) = bridge {
+        if let Some((link, mark)) = bridge {
             kernel.delete_link(&self.bridge)?;
             pause()?;
+            Self::stop_forwarding6(kernel, &link)?;
             if mark.is_some_and(|m| m.forwarded == Some(false)) {
                 stop_forwarding(kernel)?;
             }

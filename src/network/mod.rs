@@ -14,6 +14,8 @@
 //! | `firewall.rs` | the nftables rule sets and the run of `nft` |
 //! | `forward.rs` | which ports of the host lead to which guest |
 //! | `routed.rs` | guests without a bridge between them: their rules, their interface |
+//! | `ipv6.rs` | IPv6: guests' addresses, the host's side |
+//! | `guard6.rs`, `nat6.rs` | what of IPv6 a guest may send; its way out |
 //! | `guard.rs` | what a guest may send: the rules, and each guest's entry in them |
 //! | `shape.rs` | how fast a guest is |
 //! | `traffic.rs` | what guests send and receive, counted |
@@ -30,9 +32,12 @@ mod files;
 mod firewall;
 mod forward;
 mod guard;
+mod guard6;
 mod host;
+mod ipv6;
 mod lease;
 mod leftover;
+mod nat6;
 mod record;
 mod routed;
 mod shape;
@@ -43,12 +48,13 @@ mod wall;
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::kernel::netlink_nft::Family;
-use crate::model::{Layout, NetOp, NetworkName, NetworkWish};
+use crate::model::{Layout, NetOp, NetworkName, NetworkWish, Prefix6};
 
 pub use directory::{DirectoryError, NewNetwork};
 pub use files::FileError;
 pub use firewall::FirewallError;
 pub use host::{HostError, HostNetwork};
+pub use ipv6::Lease6;
 pub use lease::{Lease, LeaseError};
 pub use leftover::{Leftover, StaleEntry};
 pub use record::{Kind, Record};
@@ -65,6 +71,8 @@ pub struct NetworkSettings {
     pub bridge: Option<String>,
     /// Pool of addresses, as first address and prefix length; `None` to choose a free one once.
     pub subnet: Option<(Ipv4Addr, u8)>,
+    /// IPv6 prefix of bridge and guests; `None` for no IPv6.
+    pub prefix6: Option<Prefix6>,
     /// Whether guests reach the outside under the host's address.
     pub nat: bool,
     /// Name servers for guests that name none; empty for the host's.
@@ -81,6 +89,7 @@ impl Default for NetworkSettings {
         Self {
             bridge: None,
             subnet: None,
+            prefix6: None,
             nat: true,
             dns: Vec::new(),
             isolated_ports: false,
@@ -117,6 +126,9 @@ pub struct Network {
     guard: firewall::At,
     bridge: String,
     fixed: Option<Subnet>,
+    /// Its IPv6 prefix, and the one it would have if this host had IPv6.
+    prefix6: Option<Prefix6>,
+    missed6: Option<Prefix6>,
     nat: bool,
     dns: Vec<IpAddr>,
     isolated_ports: bool,
@@ -126,7 +138,7 @@ pub struct Network {
 }
 
 impl Network {
-    /// The one that is always there. Reads nothing and changes nothing yet.
+    /// The one that is always there. Changes nothing yet.
     ///
     /// # Errors
     /// When the settings name an impossible bridge or subnet.
@@ -141,7 +153,10 @@ impl Network {
             .subnet
             .map(|(address, prefix)| Subnet::new(address, prefix))
             .transpose()?;
+        let (prefix6, missed6) = Self::usable6(settings.prefix6);
         Ok(Self {
+            prefix6,
+            missed6,
             name: None,
             kind: Kind::Bridge,
             guard: (Family::Bridge, layout.kernel_name()),
@@ -253,6 +268,7 @@ impl Network {
         ];
         let gateway = self.gateway(lease);
         all.extend(gateway.map(|gateway| NetOp::DefaultRoute { gateway }));
+        all.extend(self.ops6(lease));
         all
     }
 

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::subnet::Subnet;
-use crate::model::NetworkName;
+use crate::model::{NetworkName, Prefix6};
 
 /// Smallest packet every host must take whole, and the largest that Ethernet's cards carry.
 const MTU: std::ops::RangeInclusive<u32> = 576..=9216;
@@ -53,6 +53,9 @@ pub struct Record {
     pub kind: Kind,
     /// Its pool.
     pub subnet: Subnet,
+    /// Its IPv6 prefix; `None` for no IPv6.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix6: Option<Prefix6>,
     /// Its bridge's name; `None` for one made from the network's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bridge: Option<String>,

@@ -132,6 +132,47 @@ fn a_private_prefix_goes_out_under_the_hosts_address() {
 }
 
 #[test]
+fn a_port_of_the_host_leads_to_a_guest_by_both() {
+    as_host(|| {
+        let (here, world) = (own_namespace(), world6());
+        for prefix in [PRIVATE, GLOBAL] {
+            let installation = Installation::new();
+            let network = installation.network(with_prefix(prefix));
+            let wish = NetworkWish {
+                forwards: vec!["8080:80".parse().unwrap()],
+                ..NetworkWish::default()
+            };
+            let (a, _) = guest(&network, "a");
+            let (b, lease_b) = guest_with(&network, "b", &wish);
+            let gateway = lease_b.ipv6.as_ref().unwrap().gateway.unwrap();
+            let server = b.run(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, 80)).unwrap());
+            let host: IpAddr = HOST_OUTSIDE.into();
+            for (from, to, seen) in [
+                (&world, host, IpAddr::from(WORLD)),
+                (&world, wires::HOST_OUTSIDE.into(), wires::WORLD.into()),
+                (&a, host, gateway.into()),
+                (&a, gateway.into(), gateway.into()),
+                (&b, host, gateway.into()),
+                (&here, host, host),
+            ] {
+                from.run(|| TcpStream::connect_timeout(&(to, 8080).into(), LONG))
+                    .unwrap();
+                let from = server.accept().unwrap().1.ip().to_canonical();
+                assert_eq!(from, seen, "{prefix} to {to}");
+            }
+            // By the book, and gone with it.
+            assert_eq!(network.stale_entries().unwrap(), []);
+            network
+                .follow(&wires::name("b"), &NetworkWish::default())
+                .unwrap();
+            let refused = world.run(|| TcpStream::connect_timeout(&(host, 8080).into(), LONG));
+            assert_eq!(refused.unwrap_err().kind(), ErrorKind::ConnectionRefused);
+            drop((a, b));
+        }
+    });
+}
+
+#[test]
 fn a_prefix_of_the_world_is_reached_from_there() {
     as_host(|| {
         let world = world6();

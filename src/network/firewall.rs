@@ -176,7 +176,7 @@ fn nat_table(name: &str, bridge: &str, subnet: Subnet, prefix6: Option<Prefix6>)
         all.extend(nat6::rules(&at, bridge, prefix));
     }
     all.push(pass(json!([out("=="), {"drop": null}])));
-    all.extend(forward::table(&at));
+    all.extend(forward::table(&at, prefix6.is_some()));
     all
 }
 

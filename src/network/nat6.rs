@@ -12,24 +12,23 @@ fn field(field: &str) -> Value {
     json!({"payload": {"protocol": "ip6", "field": field}})
 }
 
-/// What comes before the last rule of the chain `forward`, which drops what goes to guests.
+/// What comes before the last rule of the chain `forward`, which drops what goes to guests, and in
+/// `postrouting`.
 pub(super) fn rules(at: &At, inside: &str, prefix: Prefix6) -> Vec<Value> {
     let network = json!({"prefix": {"addr": prefix.network(), "len": prefix.length()}});
     let out = |op: &str| matches(op, json!({"meta": {"key": "oifname"}}), json!(inside));
     let from = || matches("==", field("saddr"), network.clone());
-    if !prefix.is_private() {
+    let led = matches("in", json!({"ct": {"key": "status"}}), json!("dnat"));
+    // From one guest to another by a port of the host: the answer has to come back this way.
+    let again = json!([from(), out("=="), led, {"masquerade": null}]);
+    let way = if prefix.is_private() {
+        let expr = json!([from(), out("!="), {"masquerade": null}]);
+        rule(at, "postrouting", expr)
+    } else {
         let to = matches("==", field("daddr"), network.clone());
-        return vec![rule(
-            at,
-            "forward",
-            json!([out("=="), to, {"accept": null}]),
-        )];
-    }
-    vec![rule(
-        at,
-        "postrouting",
-        json!([from(), out("!="), {"masquerade": null}]),
-    )]
+        rule(at, "forward", json!([out("=="), to, {"accept": null}]))
+    };
+    vec![rule(at, "postrouting", again), way]
 }
 
 /// A guest that has so many connections of IPv6 gets no more.

@@ -66,6 +66,7 @@ fn external() -> NewNetwork {
         name: "lan".parse().unwrap(),
         kind: Kind::External,
         subnet: Some("198.51.100.0/24".parse().unwrap()),
+        prefix6: None,
         bridge: Some("br0".to_owned()),
         parent: None,
         nat: None,
@@ -269,6 +270,13 @@ fn a_bridge_that_is_none_for_guests_is_refused() {
                     ..external()
                 },
                 "no NAT",
+            ),
+            (
+                NewNetwork {
+                    prefix6: Some("fd00:9:9:9::/64".parse().unwrap()),
+                    ..external()
+                },
+                "no IPv6",
             ),
         ] {
             let error = usual.create(&new).unwrap_err().to_string();

@@ -30,6 +30,7 @@ fn wish(text: &str, kind: Kind, subnet: &str) -> NewNetwork {
         name: text.parse().unwrap(),
         kind,
         subnet: Some(subnet.parse().unwrap()),
+        prefix6: None,
         bridge: None,
         parent: None,
         nat: None,

@@ -199,6 +199,8 @@ fn boot(hostname: &str) -> FirstBoot {
         domain: "example.org".into(),
         address: Some(([10, 9, 0, 2].into(), 16)),
         gateway: Some([10, 9, 0, 1].into()),
+        address6: None,
+        gateway6: None,
         dns: vec!["10.9.0.1".parse().unwrap()],
         hosts: vec![("10.9.0.3".parse().unwrap(), "db".into())],
         ssh_keys: vec!["ssh-ed25519 AAAA someone".into()],

@@ -63,6 +63,10 @@ pub fn text(info: &Info, recent: &[Event], colour: bool) -> String {
         "address",
         &row.address.map(|a| a.to_string()).unwrap_or_default(),
     );
+    lines.add(
+        "address6",
+        &row.address6.map(|a| a.to_string()).unwrap_or_default(),
+    );
     let ids = info
         .ids
         .map(|base| format!("{base} to {} on the host", base + ID_BLOCK - 1));

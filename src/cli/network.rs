@@ -8,7 +8,7 @@ use super::context::Context;
 use super::fault::{Fault, Result};
 use super::render::{Cell, safe};
 use crate::guest::networks::NetworkView;
-use crate::model::NetworkName;
+use crate::model::{NetworkName, Prefix6};
 use crate::network::{Addresses, Kind, NewNetwork, Range, Subnet, ranges};
 
 pub(super) const NETWORK: Verb = Verb {
@@ -40,6 +40,11 @@ pub(super) const NETWORK: Verb = Verb {
                             .value_name("ADDRESS/BITS")
                             .value_parser(value_parser!(Subnet))
                             .help("Pool of addresses, from /16 to /30 [default: a free one]"),
+                        Arg::new("prefix6")
+                            .long("prefix6")
+                            .value_name("ADDRESS/BITS")
+                            .value_parser(value_parser!(Prefix6))
+                            .help("IPv6 prefix, from /64 to /112 [default: no IPv6]"),
                         Arg::new("nat")
                             .long("nat")
                             .value_name("BOOL")
@@ -157,6 +162,14 @@ fn subnet(view: &NetworkView) -> String {
     text.unwrap_or_else(|| "not chosen yet".to_owned())
 }
 
+fn prefix6(view: &NetworkView) -> String {
+    match (view.prefix6, view.prefix6_missed) {
+        (Some(prefix), _) => prefix.to_string(),
+        (None, Some(prefix)) => format!("none: {prefix} is not used, this host has no IPv6"),
+        (None, None) => "none".to_owned(),
+    }
+}
+
 fn list(context: &Context) -> Result<u8> {
     let all = context.manager()?.network_views()?;
     let heads = ["NAME", "KIND", "SUBNET", "BRIDGE", "GUESTS", "FREE"];
@@ -186,6 +199,7 @@ fn info(context: &Context, matches: &ArgMatches) -> Result<u8> {
             ("gateway", view.gateway.map_or_else(none, |a| a.to_string())),
             ("range", listed(&view.ranges)),
             ("excluded", listed(&view.excluded)),
+            ("prefix6", prefix6(&view)),
             ("nat", yes_no(view.nat)),
             (
                 if view.held { "bridge" } else { "parent" },
@@ -218,8 +232,14 @@ fn info(context: &Context, matches: &ArgMatches) -> Result<u8> {
         let lines = lines.into_iter().filter(|(_, value)| !value.is_empty());
         let mut text = format!("{}\n", view.name);
         let guests = view.guests.iter();
-        let guests = guests.map(|(guest, address)| ("guest", format!("{guest} {address}")));
-        for (key, value) in lines.chain(guests) {
+        let guests = guests.map(|(guest, address)| {
+            let second = view.guests6.get(guest).map(|a| format!(" {a}"));
+            (
+                "guest",
+                format!("{guest} {address}{}", second.unwrap_or_default()),
+            )
+        });
+        for (key, value) in lines.into_iter().chain(guests) {
             text += format!("  {key:<11}{value}").trim_end();
             text.push('\n');
         }
@@ -269,6 +289,7 @@ fn create(context: &Context, matches: &ArgMatches) -> Result<u8> {
         name: own_name(matches)?,
         kind: Kind::of_word(&kind).unwrap_or(Kind::Bridge),
         subnet: matches.get_one("subnet").copied(),
+        prefix6: matches.get_one("prefix6").copied(),
         bridge: matches.get_one::<String>("bridge").cloned(),
         parent: matches.get_one::<String>("parent").cloned(),
         nat: or_none(matches, "nat")?.flatten(),

@@ -9,7 +9,7 @@ use super::file::{ReadError, read_file};
 use super::layer::{Replace, layered};
 use super::read::Reader;
 use super::word::{OrNone, Word, quoted};
-use crate::model::{Bytes, CpuSet, Cpus, IdBlock, Ratio};
+use crate::model::{Bytes, CpuSet, Cpus, IdBlock, Prefix6, Ratio};
 
 /// A range of IPv4 addresses: `10.213.0.0/16`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +67,8 @@ pub struct NetworkSettings {
     pub bridge: Option<String>,
     /// Addresses of bridge and guests.
     pub subnet: Subnet,
+    /// IPv6 prefix of bridge and guests; `None` for no IPv6.
+    pub prefix6: Option<Prefix6>,
     /// Whether guests reach the world with the host's address.
     pub nat: bool,
     /// Name servers of guests that name none; empty for the host's.
@@ -128,6 +130,7 @@ impl Default for Settings {
                     network: Ipv4Addr::new(10, 213, 0, 0),
                     prefix: 16,
                 },
+                prefix6: None,
                 nat: true,
                 dns: Vec::new(),
                 isolated_ports: false,
@@ -211,6 +214,8 @@ layered! {
         bridge: Option<String>,
         /// Addresses.
         subnet: Option<Subnet>,
+        /// IPv6 prefix.
+        prefix6: Option<Prefix6>,
         /// Whether packets out get the host's address.
         nat: Option<bool>,
         /// Name servers.
@@ -288,6 +293,7 @@ impl Settings {
             network: NetworkSettings {
                 bridge: part.network.bridge,
                 subnet: part.network.subnet.unwrap_or(usual.network.subnet),
+                prefix6: part.network.prefix6,
                 nat: part.network.nat.unwrap_or(usual.network.nat),
                 dns: part.network.dns.0.unwrap_or_default(),
                 isolated_ports: part.network.isolated_ports.unwrap_or(false),
@@ -404,6 +410,10 @@ mod tests {
         assert_eq!(
             refused("[network]\nsubnet = \"10.9.1.0/16\""),
             "s:2: network.subnet: \"10.9.1.0/16\": the range begins at 10.9.0.0/16"
+        );
+        assert_eq!(
+            refused("[network]\nprefix6 = \"10.0.0.0/8\""),
+            "s:2: network.prefix6: \"10.0.0.0/8\" is IPv4: write an IPv6 prefix such as fd42:1:2:3::/64; IPv4 pools are `subnet`"
         );
         assert_eq!(
             refused("[ids]\nfirst = 5"),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::model::{
     Bytes, CpuMode, CpuPoolName, CpuSet, Cpus, FirewallRule, Forward, GuestName, ImageName,
-    NetworkKind, Rate, Ratio, Resize, RestartPolicy, Rlimit, TenantName, View, nearest,
+    NetworkKind, Prefix6, Rate, Ratio, Resize, RestartPolicy, Rlimit, TenantName, View, nearest,
 };
 
 /// A value written as one word of text; a number or truth value in TOML stands for its own text.
@@ -97,6 +97,13 @@ impl Word for Ipv4Addr {
     fn read(text: &str) -> Result<Self, String> {
         text.parse()
             .map_err(|_| format!("{} is not an IPv4 address", quoted(text)))
+    }
+}
+
+impl Word for Prefix6 {
+    fn read(text: &str) -> Result<Self, String> {
+        text.parse()
+            .map_err(|error: crate::model::Prefix6Error| error.to_string())
     }
 }
 

@@ -8,7 +8,7 @@ use super::manager::{Manager, now_ms};
 use super::store::{Machine, Written};
 use crate::kernel::{KernelError, fault, file, random};
 use crate::model::{EventKind, Guest, GuestName, Origin, Status};
-use crate::network::{Lease, Network};
+use crate::network::{FileError, Lease, Network};
 use crate::storage::{self, FirstBoot, Image, Pool, Progress, Quota};
 
 /// A guest that was made.
@@ -228,19 +228,23 @@ impl Manager {
         machine: &Machine,
         leased: Option<&(Network, Lease)>,
     ) -> Result<FirstBoot> {
-        let hosts = match leased {
-            Some((network, _)) => network
-                .hosts()
-                .map_err(|error| GuestError::Network(error.into()))?,
-            None => Vec::new(),
-        };
+        let (mut hosts, mut hosts6) = (Vec::new(), Vec::new());
+        if let Some((network, _)) = leased {
+            let refused = |error: FileError| GuestError::Network(error.into());
+            hosts = network.hosts().map_err(refused)?;
+            hosts6 = network.hosts6().map_err(refused)?;
+        }
         let lease = leased.map(|(_, lease)| lease);
         let own = lease.map(|lease| lease.address);
+        let ipv6 = lease.and_then(|lease| lease.ipv6.as_ref());
+        let own6 = ipv6.map(|ipv6| ipv6.address);
         Ok(FirstBoot {
             hostname: guest.hostname.clone(),
             domain: guest.domain.clone(),
             address: lease.map(|lease| (lease.address, lease.prefix)),
             gateway: leased.and_then(|(network, lease)| network.gateway(lease)),
+            address6: ipv6.map(|ipv6| (ipv6.address, ipv6.length)),
+            gateway6: ipv6.and_then(|ipv6| ipv6.gateway),
             dns: match leased {
                 Some((network, _)) => network.dns(&guest.network.dns),
                 None => guest.network.dns.clone(),
@@ -249,6 +253,12 @@ impl Manager {
                 .into_iter()
                 .filter(|(address, _)| Some(*address) != own)
                 .map(|(address, name)| (IpAddr::V4(address), name))
+                .chain(
+                    hosts6
+                        .into_iter()
+                        .filter(|(address, _)| Some(*address) != own6)
+                        .map(|(address, name)| (IpAddr::V6(address), name)),
+                )
                 .collect(),
             ssh_keys: guest.access.ssh_keys.clone(),
             root_password_hash: guest.access.root_password_hash.clone(),

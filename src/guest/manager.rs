@@ -186,6 +186,7 @@ fn network_settings(layout: &Layout, settings: &Settings) -> NetworkSettings {
     NetworkSettings {
         bridge: settings.network.bridge.clone(),
         subnet: (!usual).then_some((subnet.network, subnet.prefix)),
+        prefix6: settings.network.prefix6,
         nat: settings.network.nat,
         dns: settings.network.dns.clone(),
         isolated_ports: settings.network.isolated_ports,

@@ -2,14 +2,14 @@
 //! where it is: until its next start, a guest whose definition changed is on the one it was on.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use serde::Serialize;
 
 use super::error::{GuestError, Result};
 use super::manager::Manager;
 use crate::kernel::fault;
-use crate::model::{GuestName, NetOp, NetworkKind, NetworkName, NetworkWish};
+use crate::model::{GuestName, NetOp, NetworkKind, NetworkName, NetworkWish, Prefix6};
 use crate::network::{Kind, Lease, LeaseError, Network, Range, Record, Subnet};
 
 /// A network, as `network info` shows it.
@@ -21,6 +21,10 @@ pub struct NetworkView {
     pub kind: Kind,
     /// Its pool; `None` as long as none was chosen.
     pub subnet: Option<Subnet>,
+    /// Its IPv6 prefix.
+    pub prefix6: Option<Prefix6>,
+    /// The one that it would have if this host had IPv6.
+    pub prefix6_missed: Option<Prefix6>,
     /// Its guests' way out.
     pub gateway: Option<Ipv4Addr>,
     /// Whether they go out under the host's address.
@@ -43,6 +47,8 @@ pub struct NetworkView {
     pub free: Option<usize>,
     /// Guests and their addresses.
     pub guests: BTreeMap<String, Ipv4Addr>,
+    /// Guests and their addresses of IPv6.
+    pub guests6: BTreeMap<String, Ipv6Addr>,
 }
 
 impl Manager {
@@ -159,11 +165,16 @@ impl Manager {
     }
 
     /// Addresses of all guests that have one.
-    pub(super) fn addresses(&self) -> Result<BTreeMap<String, Ipv4Addr>> {
+    pub(super) fn addresses(&self) -> Result<BTreeMap<String, (Ipv4Addr, Option<Ipv6Addr>)>> {
         let mut all = BTreeMap::new();
         for one in self.networks()? {
             let hosts = one.hosts().map_err(network)?.into_iter();
-            all.extend(hosts.map(|(address, guest)| (guest, address)));
+            let hosts6 = one.hosts6().map_err(network)?.into_iter();
+            let six: BTreeMap<_, _> = hosts6.map(|(address, guest)| (guest, address)).collect();
+            all.extend(hosts.map(|(address, guest)| {
+                let second = six.get(&guest).copied();
+                (guest, (address, second))
+            }));
         }
         Ok(all)
     }
@@ -261,6 +272,14 @@ fn view(one: &Network) -> Result<NetworkView> {
         ranges: one.addresses().ranges.clone(),
         excluded: one.addresses().excluded.clone(),
         subnet,
+        prefix6: one.prefix6(),
+        prefix6_missed: one.missed_prefix6(),
+        guests6: one
+            .hosts6()
+            .map_err(network)?
+            .into_iter()
+            .map(|(at, guest)| (guest, at))
+            .collect(),
         guests,
     })
 }

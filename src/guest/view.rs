@@ -1,7 +1,7 @@
 //! What `list` and `info` show: everything computed from the kernel and the guest's own records.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use serde::Serialize;
 
@@ -22,6 +22,8 @@ pub struct Row {
     pub status: Status,
     /// Its address.
     pub address: Option<Ipv4Addr>,
+    /// Its IPv6 address.
+    pub address6: Option<Ipv6Addr>,
     /// Its first process on the host.
     pub pid: Option<u32>,
     /// Seconds since it started.
@@ -125,7 +127,7 @@ impl Manager {
         &self,
         name: &GuestName,
         guest: std::result::Result<&Guest, &String>,
-        address: Option<Ipv4Addr>,
+        address: Option<(Ipv4Addr, Option<Ipv6Addr>)>,
     ) -> Row {
         let state = self.run_state(name).ok().flatten();
         let mut status = self.status_of(name, state.as_ref());
@@ -152,7 +154,8 @@ impl Manager {
         Row {
             name: name.clone(),
             status,
-            address,
+            address: address.map(|(address, _)| address),
+            address6: address.and_then(|(_, address)| address),
             pid: state.as_ref().and_then(|s| s.init).map(|init| init.pid),
             up_s: state
                 .as_ref()
@@ -180,9 +183,9 @@ impl Manager {
         }
     }
 
-    fn address(&self, name: &GuestName) -> Option<Ipv4Addr> {
+    fn address(&self, name: &GuestName) -> Option<(Ipv4Addr, Option<Ipv6Addr>)> {
         let (_, lease) = self.leased(name).ok().flatten()?;
-        Some(lease.address)
+        Some((lease.address, lease.ipv6.map(|ipv6| ipv6.address)))
     }
 
     /// A running guest's counters.

@@ -17,6 +17,7 @@ pub const NAME_LENGTH: usize = 16;
 pub(super) mod number {
     const NFTABLES: u16 = 10;
     pub(in crate::kernel) const GET_TABLE: u16 = NFTABLES << 8 | 1;
+    pub(in crate::kernel) const GET_SET: u16 = NFTABLES << 8 | 10;
     pub(in crate::kernel) const NEW_ELEMENT: u16 = NFTABLES << 8 | 12;
     pub(in crate::kernel) const GET_ELEMENT: u16 = NFTABLES << 8 | 13;
     pub(in crate::kernel) const DELETE_ELEMENT: u16 = NFTABLES << 8 | 14;
@@ -28,6 +29,7 @@ pub(super) mod number {
 
     pub(in crate::kernel) const TABLE_NAME: u16 = 1;
     pub(in crate::kernel) const TABLE: u16 = 1;
+    /// Of a set itself and of its elements: its name.
     pub(in crate::kernel) const SET: u16 = 2;
     pub(in crate::kernel) const ELEMENTS: u16 = 3;
     pub(in crate::kernel) const ELEMENT: u16 = 1;
@@ -118,15 +120,28 @@ impl Element {
 /// # Errors
 /// When the kernel gives no socket or refuses to tell.
 pub fn table_exists(family: Family, name: &str) -> Result<bool, NetlinkError> {
-    const VERB: &str = "look up the firewall table";
-    let Some(mut kernel) = open(VERB, name)? else {
+    let question = Message::new(number::GET_TABLE, family, text(number::TABLE_NAME, name));
+    exists("look up the firewall table", name, question)
+}
+
+/// Whether a table has a set or map of that name.
+///
+/// # Errors
+/// When the kernel gives no socket or refuses to tell.
+pub fn set_exists(family: Family, table: &str, set: &str) -> Result<bool, NetlinkError> {
+    let body = [text(number::TABLE, table), text(number::SET, set)].concat();
+    let question = Message::new(number::GET_SET, family, body);
+    exists("look into the firewall table", table, question)
+}
+
+fn exists(verb: &'static str, object: &str, question: Message) -> Result<bool, NetlinkError> {
+    let Some(mut kernel) = open(verb, object)? else {
         return Ok(false);
     };
-    let question = Message::new(number::GET_TABLE, family, text(number::TABLE_NAME, name));
     match kernel.ask(question, 0) {
         Ok(_) => Ok(true),
         Err(e) if absent(&e) => Ok(false),
-        Err(e) => Err(NetlinkError::new(VERB, name, e)),
+        Err(e) => Err(NetlinkError::new(verb, object, e)),
     }
 }
 
@@ -229,6 +244,12 @@ pub(super) fn absent(refusal: &Refusal) -> bool {
         refusal.source.raw_os_error(),
         Some(libc::ENOENT | libc::EINVAL)
     )
+}
+
+/// One change by itself.
+pub(super) fn change(message: Message, flags: u16) -> Result<(), Refusal> {
+    let mut kernel = Conversation::open(NETLINK_NETFILTER)?;
+    transaction(&mut kernel, [(message, flags)].into_iter())
 }
 
 fn transaction(

@@ -2,7 +2,7 @@
 //! and a route leads to the guest over it. Making the interface is `netlink.rs`.
 
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
@@ -27,6 +27,18 @@ const SETTINGS: [(&str, &str); 4] = [
     ("ipv6/conf/*/disable_ipv6", "1"),
 ];
 
+/// The same of one whose guest has IPv6: the one address that `LINK_GATEWAY` is, at once, and no
+/// advertisement believed.
+const SETTINGS6: [(&str, &str); 4] = [
+    ("addr_gen_mode", "1"),
+    ("accept_dad", "0"),
+    ("accept_ra", "0"),
+    ("disable_ipv6", "0"),
+];
+
+/// The host's address at its end of every such interface, which is the guest's gateway.
+pub const LINK_GATEWAY: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
 /// Makes an interface one that answers for all the host knows the way to, and believes only whom it
 /// would send to.
 ///
@@ -40,6 +52,19 @@ pub fn answer_for_others(interface: &str) -> Result<()> {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound && setting.starts_with("ipv6") => {}
             done => done.map_err(KernelError::io("write", path.display()))?,
         }
+    }
+    Ok(())
+}
+
+/// Opens such an interface for IPv6; giving it its address is `Netlink::add_address6`.
+///
+/// # Errors
+/// When there is no such interface, this host has no IPv6, or the kernel refuses.
+pub fn open_ipv6(interface: &str) -> Result<()> {
+    for (setting, value) in SETTINGS6 {
+        let path = Path::new("/proc/sys/net/ipv6/conf").join(interface);
+        let path = path.join(setting);
+        fs::write(&path, value).map_err(KernelError::io("write", path.display()))?;
     }
     Ok(())
 }

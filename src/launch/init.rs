@@ -5,6 +5,7 @@
 //! the host's mounts still in it until [`InitStep::BecomeRoot`]. Its working folder is the guest's
 //! root. The host waits for its words; it dies with the host until it executes.
 
+use std::net::Ipv6Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -129,7 +130,7 @@ impl Init<'_> {
                 )?;
                 protocol::await_go(&self.inherited.channel)?;
             }
-            InitStep::ConfigureNetwork { ops } => configure(ops)?,
+            InitStep::ConfigureNetwork { ops } => self.configure(ops)?,
             InitStep::WriteSysctls { settings } => {
                 settings
                     .iter()
@@ -322,6 +323,48 @@ impl Init<'_> {
             .map_err(failed)
     }
 
+    fn configure(&self, ops: &[NetOp]) -> Result<(), Cause> {
+        if ops.is_empty() {
+            return Ok(());
+        }
+        for op in ops {
+            if let NetOp::Address6 { interface, .. } = op {
+                // Nobody advertises anything there, and nobody else can have its addresses. Before
+                // it is up, when it gives itself the first of them.
+                for setting in ["accept_ra", "accept_dad"] {
+                    let setting = format!("net.ipv6.conf.{interface}.{setting}");
+                    self.write_sysctl(&setting, "0")?;
+                }
+            }
+        }
+        let mut netlink = Netlink::open()?;
+        for op in ops {
+            match op {
+                NetOp::Loopback => netlink.loopback_up()?,
+                NetOp::Address {
+                    interface,
+                    address,
+                    prefix,
+                } => {
+                    netlink.add_address(interface, *address, *prefix)?;
+                    netlink.set_up(interface)?;
+                }
+                NetOp::DefaultRoute { gateway } => netlink.set_default_route(*gateway)?,
+                NetOp::Address6 {
+                    interface,
+                    address,
+                    prefix,
+                } => netlink.add_address6(interface, *address, *prefix)?,
+                NetOp::DefaultRoute6 { interface, gateway } => {
+                    let all = (Ipv6Addr::UNSPECIFIED, 0);
+                    netlink.lead_to6(all, interface, Some(*gateway))?;
+                }
+                NetOp::Veth { .. } | NetOp::Routed { .. } | NetOp::Macvlan { .. } => {}
+            }
+        }
+        Ok(())
+    }
+
     fn become_root(&mut self) -> Result<(), KernelError> {
         mount::become_root(self.root()?)?;
         self.root = None;
@@ -331,29 +374,6 @@ impl Init<'_> {
 
 fn missing(what: &str) -> KernelError {
     KernelError::new("find", what, Errno::NOENT).because("the plan's steps are out of order")
-}
-
-fn configure(ops: &[NetOp]) -> Result<(), Cause> {
-    if ops.is_empty() {
-        return Ok(());
-    }
-    let mut netlink = Netlink::open()?;
-    for op in ops {
-        match op {
-            NetOp::Loopback => netlink.loopback_up()?,
-            NetOp::Address {
-                interface,
-                address,
-                prefix,
-            } => {
-                netlink.add_address(interface, *address, *prefix)?;
-                netlink.set_up(interface)?;
-            }
-            NetOp::DefaultRoute { gateway } => netlink.set_default_route(*gateway)?,
-            NetOp::Veth { .. } | NetOp::Routed { .. } | NetOp::Macvlan { .. } => {}
-        }
-    }
-    Ok(())
 }
 
 fn execute(argv: &[String], environment: &[String]) -> Result<(), Cause> {

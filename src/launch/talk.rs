@@ -11,7 +11,7 @@ use super::stage::{self, Inherited};
 use crate::kernel::channel::Channel;
 use crate::kernel::netlink::{Netlink, Veth, shaper_name};
 use crate::kernel::netlink_macvlan::Macvlan;
-use crate::kernel::netlink_routed::answer_for_others;
+use crate::kernel::netlink_routed::{LINK_GATEWAY, answer_for_others, open_ipv6};
 use crate::kernel::process::{self, CloneFlags, Forked};
 use crate::kernel::{Errno, KernelError, namespace};
 use crate::model::{NetOp, Shape};
@@ -184,6 +184,7 @@ impl Host {
                     guest_name,
                     address,
                     gateway,
+                    address6,
                     mac,
                     mtu,
                     group,
@@ -203,6 +204,11 @@ impl Host {
                     netlink.set_group(host_name, *group)?;
                     answer_for_others(host_name)?;
                     netlink.lead_to(*address, host_name, *gateway)?;
+                    if let Some(address) = address6 {
+                        open_ipv6(host_name)?;
+                        netlink.add_address6(host_name, LINK_GATEWAY, 64)?;
+                        netlink.lead_to6((*address, 128), host_name, None)?;
+                    }
                     self.shape(&mut netlink, host_name, shape)?;
                 }
                 NetOp::Macvlan {
@@ -225,7 +231,11 @@ impl Host {
                         apart: *isolated,
                     })?;
                 }
-                NetOp::Loopback | NetOp::Address { .. } | NetOp::DefaultRoute { .. } => {}
+                NetOp::Loopback
+                | NetOp::Address { .. }
+                | NetOp::DefaultRoute { .. }
+                | NetOp::Address6 { .. }
+                | NetOp::DefaultRoute6 { .. } => {}
             }
         }
         Ok(())

@@ -3,7 +3,7 @@
 //! room's firewall.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize, Serializer};
@@ -59,7 +59,7 @@ pub struct FirewallRule {
     /// First and last of the ports of who is called; all if empty.
     pub ports: Vec<(u16, u16)>,
     /// The other end: an address with its prefix length; anybody if `None`.
-    pub peer: Option<(Ipv4Addr, u8)>,
+    pub peer: Option<(IpAddr, u8)>,
     /// Whether it is written to the kernel's log.
     pub log: bool,
 }
@@ -108,7 +108,9 @@ impl FromStr for FirewallRule {
         let other = if incoming { "from" } else { "to" };
         if words.next_if_eq(&other).is_some() {
             let peer = words.next().and_then(peer);
-            rule.peer = Some(peer.ok_or_else(|| wrong("the other end is no IPv4 address"))?);
+            rule.peer = Some(peer.ok_or_else(|| {
+                wrong("the other end is no address, or has bits beyond its length")
+            })?);
         }
         rule.log = words.next_if_eq(&"log").is_some();
         match words.next() {
@@ -134,12 +136,26 @@ fn ports(text: &str) -> Option<Vec<(u16, u16)>> {
     (apart && all.len() <= MOST_RANGES).then_some(all)
 }
 
-fn peer(text: &str) -> Option<(Ipv4Addr, u8)> {
-    let (address, bits) = text.split_once('/').unwrap_or((text, "32"));
-    let address: Ipv4Addr = address.parse().ok()?;
-    let bits: u8 = bits.parse().ok().filter(|bits| (1..=32).contains(bits))?;
-    let first = address.to_bits() & (u32::MAX << (32 - bits));
-    (first == address.to_bits()).then_some((address, bits))
+fn peer(text: &str) -> Option<(IpAddr, u8)> {
+    let (address, bits) = text
+        .split_once('/')
+        .map_or((text, None), |(address, bits)| (address, Some(bits)));
+    let address: IpAddr = address.parse().ok()?;
+    let most = length(address);
+    let bits: u8 = bits.map_or(Ok(most), str::parse).ok()?;
+    if !(1..=most).contains(&bits) {
+        return None;
+    }
+    let whole = match address {
+        IpAddr::V4(address) => address.to_bits() & (u32::MAX << (32 - bits)) == address.to_bits(),
+        IpAddr::V6(address) => address.to_bits() & (u128::MAX << (128 - bits)) == address.to_bits(),
+    };
+    whole.then_some((address, bits))
+}
+
+/// Bits of an address.
+fn length(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
 }
 
 impl fmt::Display for FirewallRule {
@@ -162,7 +178,7 @@ impl fmt::Display for FirewallRule {
                 " {} {address}",
                 if self.incoming { "from" } else { "to" }
             )?;
-            if bits < 32 {
+            if bits < length(address) {
                 write!(f, "/{bits}")?;
             }
         }
@@ -197,6 +213,11 @@ mod tests {
             ("in  accept tcp 443,80", "in accept tcp 80,443"),
             ("out drop tcp 25 log", "out drop tcp 25 log"),
             ("in accept icmp", "in accept icmp"),
+            (
+                "in accept tcp 22 from 2001:db8:0::/48",
+                "in accept tcp 22 from 2001:db8::/48",
+            ),
+            ("out drop to fd42::5/128", "out drop to fd42::5"),
             ("in accept udp 5000-5010,53", "in accept udp 53,5000-5010"),
             (
                 "in accept tcp 22 from 192.0.2.0/24",
@@ -226,9 +247,11 @@ mod tests {
             ("in accept 80", "too many"),
             ("in accept to 192.0.2.1", "too many"),
             ("out accept from 192.0.2.1", "too many"),
-            ("in accept from 192.0.2.1/24", "no IPv4"),
-            ("in accept from ::1", "no IPv4"),
-            ("in accept from", "no IPv4"),
+            ("in accept from 192.0.2.1/24", "no address"),
+            ("in accept from fd42::1/64", "no address"),
+            ("in accept from fd42::/129", "no address"),
+            ("in accept from ::1::", "no address"),
+            ("in accept from", "no address"),
             ("in accept log tcp", "too many"),
         ] {
             let error = text.parse::<FirewallRule>().unwrap_err().to_string();

@@ -1,6 +1,6 @@
 //! Operations that rooms hand to the launch instead of acting themselves.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -147,6 +147,9 @@ pub enum NetOp {
         address: Ipv4Addr,
         /// The host's own, from which it speaks to the guest.
         gateway: Ipv4Addr,
+        /// The guest's IPv6 address.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        address6: Option<Ipv6Addr>,
         /// Hardware address inside.
         mac: [u8; 6],
         /// Largest packet.
@@ -186,5 +189,21 @@ pub enum NetOp {
     DefaultRoute {
         /// Gateway.
         gateway: Ipv4Addr,
+    },
+    /// Inside: an IPv6 address, at once, and no other that an advertisement could give.
+    Address6 {
+        /// Name inside.
+        interface: String,
+        /// Address.
+        address: Ipv6Addr,
+        /// Prefix length.
+        prefix: u8,
+    },
+    /// Inside: the default route of IPv6.
+    DefaultRoute6 {
+        /// Name inside.
+        interface: String,
+        /// Gateway.
+        gateway: Ipv6Addr,
     },
 }

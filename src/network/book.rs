@@ -50,7 +50,7 @@ impl Network {
         if moved.is_some() || led {
             files::pause(&self.leases_file())?;
         }
-        if let Some(moved) = moved.and_then(|a| Lease::of(a, subnet, &self.tag)) {
+        if let Some(moved) = moved.and_then(|a| self.lease_of(a, subnet)) {
             self.expel(&moved).map_err(Box::new)?;
         }
         if led {
@@ -94,12 +94,6 @@ impl Network {
             subnet,
         };
         self.lease_of(address, subnet).ok_or_else(stranded)
-    }
-
-    /// What follows from an address of the pool.
-    fn lease_of(&self, address: Ipv4Addr, subnet: Subnet) -> Option<Lease> {
-        let gateway = self.gateway_in(subnet);
-        Lease::of(address, subnet, &self.tag).map(|lease| Lease { gateway, ..lease })
     }
 
     /// The guest whose interface has that name on the host.

@@ -13,7 +13,7 @@ use super::record::{Kind, Record};
 use super::subnet::{self, Subnet};
 use crate::kernel::netlink::{Netlink, Route};
 use crate::kernel::netlink_nft::Family;
-use crate::model::{GuestName, NetworkName, nearest};
+use crate::model::{GuestName, NetworkName, Prefix6, nearest};
 
 /// A network that cannot be made, found, changed or removed; nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +80,8 @@ pub struct NewNetwork {
     pub kind: Kind,
     /// Its pool; `None` to choose a free one.
     pub subnet: Option<Subnet>,
+    /// Its IPv6 prefix; `None` for no IPv6.
+    pub prefix6: Option<Prefix6>,
     /// Its bridge's name; `None` for one made from the network's.
     pub bridge: Option<String>,
     /// The host's interface that it is on, without a bridge.
@@ -210,6 +212,7 @@ impl Network {
     pub(super) fn of(&self, record: &Record) -> Self {
         let tag = self.layout.network_tag(&record.name);
         let bridge = record.bridge.clone().or(record.parent.clone());
+        let (prefix6, missed6) = Self::usable6(record.prefix6);
         let table = self.layout.network_table(&record.name);
         Self {
             layout: self.layout.clone(),
@@ -226,6 +229,8 @@ impl Network {
             },
             table,
             fixed: Some(record.subnet),
+            prefix6,
+            missed6,
             nat: record
                 .nat
                 .unwrap_or(matches!(record.kind, Kind::Bridge | Kind::Routed)),
@@ -268,6 +273,7 @@ impl Network {
             name: name.clone(),
             kind: wish.kind,
             subnet,
+            prefix6: wish.prefix6,
             bridge: wish.bridge.clone(),
             parent: wish.parent.clone(),
             nat: wish.nat,
@@ -280,6 +286,13 @@ impl Network {
             why,
         };
         record.check().map_err(refused)?;
+        let why6 = wish
+            .prefix6
+            .map(|prefix| self.refused6(prefix))
+            .transpose()?;
+        if let Some(why) = why6.flatten() {
+            return Err(refused(why));
+        }
         if let Some((other, pool)) = meets(subnet, &taken) {
             return Err(refused(format!(
                 "the pool {subnet} meets {pool} of the network {other}: choose another subnet"

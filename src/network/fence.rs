@@ -39,6 +39,7 @@ impl Network {
             name: table,
             inside: &self.inside(),
             subnet,
+            prefix6: self.prefix6,
             nat,
             own: (!self.is_external()).then(|| self.gateway_in(subnet)),
             closed: self.is_closed(),
@@ -46,6 +47,7 @@ impl Network {
         });
         firewall::apply(table, &rules)?;
         pause()?;
+        self.look_into_discovery()?;
         self.admit_all(subnet)?;
         pause()?;
         if !self.nat && table_exists(Family::Inet, table)? {
@@ -69,6 +71,7 @@ impl Network {
             host: host.clone(),
             nat: self.nat,
             connections: self.connections,
+            prefix6: self.prefix6,
             rules: firewall::REVISION,
         };
         files::write(&self.marker_file(), &marker)?;

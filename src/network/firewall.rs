@@ -10,8 +10,9 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use super::subnet::Subnet;
-use super::{ceiling, forward, guard};
+use super::{ceiling, forward, guard, nat6};
 use crate::kernel::netlink_nft::Family;
+use crate::model::Prefix6;
 
 /// Where `nft` may lie; never searched for in PATH, which belongs to whoever called.
 const PLACES: [&str; 4] = [
@@ -70,9 +71,10 @@ pub(super) fn tables(wanted: &Wanted<'_>) -> Value {
         name,
         inside,
         subnet,
+        prefix6,
         ..
     } = wanted;
-    let mut all = guard::table(guard, subnet, wanted.own);
+    let mut all = guard::table(guard, subnet, wanted.own, prefix6);
     if wanted.closed {
         all.extend(guard::closed(guard));
     }
@@ -80,8 +82,11 @@ pub(super) fn tables(wanted: &Wanted<'_>) -> Value {
         all = gated(all, guard, ends);
     }
     if let Some(connections) = wanted.nat {
-        all.extend(nat_table(name, inside, subnet));
+        all.extend(nat_table(name, inside, subnet, prefix6));
         all.extend(ceilings(name, inside, connections));
+        if connections > 0 && prefix6.is_some() {
+            all.extend(nat6::ceiling(name, inside, connections));
+        }
     }
     json!({ "nftables": all })
 }
@@ -96,6 +101,8 @@ pub(super) struct Wanted<'a> {
     pub(super) inside: &'a str,
     /// The pool.
     pub(super) subnet: Subnet,
+    /// Its IPv6 prefix.
+    pub(super) prefix6: Option<Prefix6>,
     /// Most connections of one guest, 0 for any number; `None` for no table of NAT.
     pub(super) nat: Option<u32>,
     /// The host's own address in it; `None` if the bridge is somebody else's.
@@ -132,7 +139,7 @@ fn gated(all: Vec<Value>, at: &At, ends: &str) -> Vec<Value> {
 /// Guests go out under the host's address. Into the bridge comes what answers them and what a port of
 /// the host leads there (`forward.rs`, or anybody's destination NAT); a neighbour of the host that routes to the pool by
 /// itself does not get in. Guests speak with each other, and the host with them, without passing here.
-fn nat_table(name: &str, bridge: &str, subnet: Subnet) -> Vec<Value> {
+fn nat_table(name: &str, bridge: &str, subnet: Subnet, prefix6: Option<Prefix6>) -> Vec<Value> {
     let at = (Family::Inet, name.to_owned());
     let out = |op: &str| matches(op, json!({"meta": {"key": "oifname"}}), json!(bridge));
     let inside = matches("==", json!({"meta": {"key": "iifname"}}), json!(bridge));
@@ -165,9 +172,12 @@ fn nat_table(name: &str, bridge: &str, subnet: Subnet) -> Vec<Value> {
         pass(json!([inside, {"accept": null}])),
         pass(json!([out("=="), ct("state", json!(["established", "related"])), {"accept": null}])),
         pass(json!([out("=="), dnat(), {"accept": null}])),
-        pass(json!([out("=="), {"drop": null}])),
     ];
-    all.extend(forward::table(&at));
+    if let Some(prefix) = prefix6 {
+        all.extend(nat6::rules(&at, bridge, prefix));
+    }
+    all.push(pass(json!([out("=="), {"drop": null}])));
+    all.extend(forward::table(&at, prefix6.is_some()));
     all
 }
 
@@ -305,6 +315,7 @@ mod tests {
             name,
             inside,
             subnet: "10.9.0.0/24".parse().unwrap(),
+            prefix6: None,
             nat: Some(9),
             own: Some([10, 9, 0, 1].into()),
             closed: false,
@@ -336,6 +347,7 @@ mod tests {
             name: "bulkhead.lan",
             inside: "bh-1a",
             subnet: "10.9.0.0/24".parse().unwrap(),
+            prefix6: None,
             nat: None,
             own: Some([10, 9, 0, 1].into()),
             closed: true,

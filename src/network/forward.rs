@@ -4,6 +4,7 @@
 //! stay as long as the guest has the port, whether it runs or not.
 
 use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use serde_json::{Value, json};
 
@@ -14,7 +15,7 @@ use super::host::HostError;
 use super::lease::{LeaseError, Leases};
 use crate::kernel::listening;
 use crate::kernel::netlink::NetlinkError;
-use crate::kernel::netlink_nft::{self, Element, Family, table_exists};
+use crate::kernel::netlink_nft::{self, Element, Family, set_exists, table_exists};
 use crate::model::{Forward, GuestName, NetworkWish, Protocol};
 
 /// NF_IP_PRI_NAT_DST.
@@ -27,12 +28,21 @@ fn maps(protocol: Protocol) -> [String; 2] {
     ["address", "port"].map(|what| format!("{protocol}_{what}"))
 }
 
+/// The map of a protocol for IPv6; ports are the same.
+fn map6(protocol: Protocol) -> String {
+    format!("{protocol}_address6")
+}
+
 /// What leads packets to guests: those from outside and from guests, and the host's own.
-pub(super) fn table(at: &At) -> Vec<Value> {
+pub(super) fn table(at: &At, ipv6: bool) -> Vec<Value> {
     let (family, table) = at;
     let mut all = Vec::new();
     for protocol in Protocol::ALL {
-        for (name, kind) in maps(protocol).iter().zip(["ipv4_addr", "inet_service"]) {
+        let six = ipv6.then(|| (map6(protocol), "ipv6_addr"));
+        let both = maps(protocol)
+            .into_iter()
+            .zip(["ipv4_addr", "inet_service"]);
+        for (name, kind) in both.chain(six) {
             all.push(json!({"add": {"map": {
                 "family": family.name(), "table": table, "name": name,
                 "type": "inet_service", "map": kind
@@ -41,7 +51,10 @@ pub(super) fn table(at: &At) -> Vec<Value> {
     }
     for hook in ["prerouting", "output"] {
         all.push(chain(at, hook, "nat", hook, DESTINATION));
-        all.extend(Protocol::ALL.map(|protocol| rule(at, hook, lead(protocol))));
+        for protocol in Protocol::ALL {
+            all.push(rule(at, hook, lead(protocol)));
+            all.extend(ipv6.then(|| rule(at, hook, lead6(protocol))));
+        }
     }
     all
 }
@@ -61,13 +74,34 @@ fn lead(protocol: Protocol) -> Value {
     ])
 }
 
-/// What the book says, as the kernel keeps it.
-fn elements(leases: &Leases) -> BTreeSet<Element> {
+/// The same of IPv6.
+fn lead6(protocol: Protocol) -> Value {
+    let port = json!({"payload": {"protocol": protocol.name(), "field": "dport"}});
+    let [_, ports] = maps(protocol);
+    let [address, to] =
+        [map6(protocol), ports].map(|map| json!({"map": {"key": port, "data": format!("@{map}")}}));
+    let destination = json!({"payload": {"protocol": "ip6", "field": "daddr"}});
+    let kind = json!({"fib": {"result": "type", "flags": ["daddr"]}});
+    json!([
+        matches("==", json!({"meta": {"key": "nfproto"}}), json!("ipv6")),
+        matches("==", kind, json!("local")),
+        matches("!=", destination, json!("::1")),
+        {"dnat": {"family": "ip6", "addr": address, "port": to}}
+    ])
+}
+
+/// What the book says, as the kernel keeps it; `ipv6` tells a guest's other address, if the kernel is to
+/// lead there as well.
+fn elements(leases: &Leases, ipv6: impl Fn(Ipv4Addr) -> Option<Ipv6Addr>) -> BTreeSet<Element> {
     let mut all = BTreeSet::new();
     for (forward, address) in leases.all_forwards() {
         let [addresses, ports] = maps(forward.protocol);
+        let six = ipv6(address);
         for (host, guest) in forward.ports() {
             let of = |map: &str| Element::new(map, host.to_be_bytes().to_vec());
+            all.extend(
+                six.map(|six| of(&map6(forward.protocol)).with_value(six.octets().to_vec())),
+            );
             all.insert(of(&addresses).with_value(address.octets().to_vec()));
             all.insert(of(&ports).with_value(guest.to_be_bytes().to_vec()));
         }
@@ -77,7 +111,10 @@ fn elements(leases: &Leases) -> BTreeSet<Element> {
 
 /// What an element is about, as doctor shows it.
 pub(super) fn shown(element: &Element) -> Option<String> {
-    let of = |protocol: &Protocol| maps(*protocol).iter().any(|map| map == element.set());
+    let of = |protocol: &Protocol| {
+        let mut maps = maps(*protocol).into_iter().chain([map6(*protocol)]);
+        maps.any(|map| map == element.set())
+    };
     let protocol = Protocol::ALL.into_iter().find(of)?;
     let port = u16::from_be_bytes(element.key().try_into().ok()?);
     Some(format!("{protocol} port {port}"))
@@ -167,7 +204,7 @@ impl Network {
         if !table_exists(Family::Inet, table)? {
             return Ok(());
         }
-        let wanted = elements(&self.leases()?);
+        let wanted = self.to_lead()?;
         let there = self.led()?;
         let old: Vec<_> = there.difference(&wanted).cloned().collect();
         let new: Vec<_> = wanted.difference(&there).cloned().collect();
@@ -192,7 +229,7 @@ impl Network {
         }
         // Whoever is between the two holds it.
         let _lock = self.lock_book()?;
-        let (there, wanted) = (self.led()?, elements(&self.leases()?));
+        let (there, wanted) = (self.led()?, self.to_lead()?);
         let mut all: Vec<_> = there.symmetric_difference(&wanted).cloned().collect();
         // One that leads elsewhere is in both.
         all.dedup_by(|one, other| (one.set(), one.key()) == (other.set(), other.key()));
@@ -223,10 +260,23 @@ impl Network {
         }))
     }
 
+    /// What the book says; of IPv6 only where the table has room for it.
+    fn to_lead(&self) -> Result<BTreeSet<Element>, HostError> {
+        let (leases, subnet) = (self.leases()?, self.known_subnet()?);
+        let room = set_exists(Family::Inet, &self.table, &map6(Protocol::Tcp))?;
+        let subnet = subnet.filter(|_| room);
+        Ok(elements(&leases, |address| {
+            Some(self.lease_of(address, subnet?)?.ipv6?.address)
+        }))
+    }
+
     fn led(&self) -> Result<BTreeSet<Element>, NetlinkError> {
         let table = &self.table;
         let mut there = BTreeSet::new();
-        for map in Protocol::ALL.into_iter().flat_map(maps) {
+        for map in Protocol::ALL
+            .into_iter()
+            .flat_map(|one| maps(one).into_iter().chain([map6(one)]))
+        {
             there.extend(netlink_nft::elements(Family::Inet, table, &map)?);
         }
         Ok(there)

@@ -15,10 +15,10 @@ use super::firewall::{At, chain, matches, rule};
 use super::host::HostError;
 use super::lease::Lease;
 use super::subnet::Subnet;
-use super::{FileError, Network, external, routed, traffic, wall};
+use super::{FileError, Network, external, guard6, routed, traffic, wall};
 use crate::kernel::netlink::Netlink;
 use crate::kernel::netlink_nft::{self, Element, Family, NAME_LENGTH};
-use crate::model::NetworkWish;
+use crate::model::{NetworkWish, Prefix6};
 
 /// Interfaces the rules are for. Whatever else somebody put on the bridge is not held to them.
 pub(super) const PORTS: &str = "ports";
@@ -28,7 +28,12 @@ pub(super) const GUESTS: &str = "guests";
 pub(super) const FIRST: i32 = -300;
 
 /// The table with all guests that have a lease. It replaces the rules that are there; the sets stay.
-pub(super) fn table(at: &At, subnet: Subnet, own: Option<Ipv4Addr>) -> Vec<Value> {
+pub(super) fn table(
+    at: &At,
+    subnet: Subnet,
+    own: Option<Ipv4Addr>,
+    prefix6: Option<Prefix6>,
+) -> Vec<Value> {
     let (family, name) = (at.0.name(), &at.1);
     let mut all = vec![
         json!({"add": {"table": {"family": family, "name": name}}}),
@@ -37,9 +42,18 @@ pub(super) fn table(at: &At, subnet: Subnet, own: Option<Ipv4Addr>) -> Vec<Value
         chain(at, "guard", "filter", "prerouting", FIRST),
         flush(at, "guard"),
     ];
-    match at.0 {
-        Family::Bridge => {
-            all.extend(rules().map(|expr| rule(at, "guard", expr)));
+    let bridge = at.0 == Family::Bridge;
+    match bridge {
+        true => all.extend(rules().map(|expr| rule(at, "guard", expr))),
+        false => all.extend(routed::rules(at)),
+    }
+    if prefix6.is_some() {
+        all.extend(guard6::objects(at));
+        all.extend(guard6::rules(at));
+    }
+    all.push(rule(at, "guard", json!([{"drop": null}])));
+    match bridge {
+        true => {
             match own {
                 Some(gateway) => all.extend(around(at, subnet, gateway)),
                 None => all.extend(external::rules(at)),
@@ -47,8 +61,12 @@ pub(super) fn table(at: &At, subnet: Subnet, own: Option<Ipv4Addr>) -> Vec<Value
             all.push(chain(at, "echo", "filter", "forward", FIRST));
             all.push(flush(at, "echo"));
             all.extend(echoes().map(|expr| rule(at, "echo", expr)));
+            if let Some(prefix) = prefix6 {
+                all.push(guard6::echo(at));
+                all.push(guard6::around(at, prefix));
+            }
         }
-        Family::Inet => all.extend(routed::rules(at)),
+        false => all.extend(routed::apart(at)),
     }
     all.extend(wall::table(at));
     all.extend(traffic::table(at));
@@ -110,7 +128,7 @@ fn echoes() -> impl Iterator<Item = Value> {
     })
 }
 
-/// In the order in which a packet meets them.
+/// In the order in which a packet meets them; behind them and those of IPv6 everything is dropped.
 fn rules() -> impl Iterator<Item = Value> {
     let field =
         |protocol: &str, field: &str| json!({"payload": {"protocol": protocol, "field": field}});
@@ -151,8 +169,6 @@ fn rules() -> impl Iterator<Item = Value> {
             known(field("ether", "saddr"), field("ip", "saddr")),
             {"accept": null}
         ]),
-        // IPv6 among the rest: no guest has an address of it.
-        json!([{"drop": null}]),
     ]
     .into_iter()
 }
@@ -175,6 +191,7 @@ fn elements(lease: &Lease) -> Vec<Element> {
     let mut sender = [&name[..], &lease.mac, &[0, 0]].concat();
     sender.extend(lease.address.octets());
     let mut all = vec![Element::new(GUESTS, sender), Element::new(PORTS, name)];
+    all.extend(guard6::elements(lease));
     all.extend(traffic::elements(lease));
     all
 }
@@ -254,7 +271,11 @@ impl Network {
         let (family, table) = &self.guard;
         let mut there = Vec::new();
         let more = self.is_external().then_some(external::ADDRESSES);
-        for set in [PORTS, GUESTS].into_iter().chain(traffic::SETS).chain(more) {
+        for set in [PORTS, GUESTS, guard6::GUESTS]
+            .into_iter()
+            .chain(traffic::SETS)
+            .chain(more)
+        {
             there.extend(netlink_nft::elements(*family, table, set)?);
         }
         // After the elements: whoever adds one has a lease by then.
@@ -265,9 +286,8 @@ impl Network {
     }
 
     fn leased(&self, subnet: Subnet) -> Result<Vec<Lease>, FileError> {
-        let tag = &self.tag;
         let leases = self.leases()?;
-        let lease = |(_, address)| Lease::of(address, subnet, tag);
+        let lease = |(_, address)| self.lease_of(address, subnet);
         Ok(leases.iter().filter_map(lease).collect())
     }
 }

@@ -4,7 +4,7 @@
 //! What must be known to take it down is kept on the bridge itself (`bridge.rs`). The file
 //! `run/bulkhead/network/host.json` only saves work: it says what has been set up since boot.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,7 @@ use super::{Lease, Network};
 use crate::kernel::KernelError;
 use crate::kernel::netlink::{Netlink, NetlinkError, Route};
 use crate::kernel::netlink_nft::{Family, table_exists};
+use crate::model::Prefix6;
 
 pub(super) const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 pub(super) const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -47,6 +48,18 @@ pub enum HostError {
         destination: Ipv4Addr,
         /// Its prefix length.
         prefix: u8,
+    },
+    /// The same of IPv6.
+    #[error(
+        "cannot use {prefix} for guests: the host routes {destination}/{length} elsewhere; set another prefix6"
+    )]
+    Overlap6 {
+        /// The prefix.
+        prefix: Prefix6,
+        /// Where the route leads.
+        destination: Ipv6Addr,
+        /// Its prefix length.
+        length: u8,
     },
     /// The host believes guests.
     #[error(
@@ -105,6 +118,8 @@ pub(super) struct Marker {
     pub(super) host: HostNetwork,
     pub(super) nat: bool,
     pub(super) connections: Option<u32>,
+    #[serde(default)]
+    pub(super) prefix6: Option<Prefix6>,
     /// [`firewall::REVISION`] of the program that wrote the rules.
     pub(super) rules: u32,
 }
@@ -164,7 +179,8 @@ impl Network {
             return Ok(None);
         };
         if marker.host.subnet != subnet
-            || (marker.nat, marker.connections) != (self.nat, self.connections)
+            || (marker.nat, marker.connections, marker.prefix6)
+                != (self.nat, self.connections, self.prefix6)
             || marker.rules != firewall::REVISION
             || Some(&marker.boot_id) != files::read_sysctl(Path::new(BOOT_ID))?.as_ref()
             || !self.forwards()?
@@ -179,8 +195,9 @@ impl Network {
 
     /// Whether the host passes packets on, as far as this network needs it.
     fn forwards(&self) -> Result<bool, FileError> {
+        let passes = || files::read_sysctl(Path::new(IP_FORWARD));
         let needless = self.is_closed() || self.is_guest_of_lan();
-        Ok(needless || files::read_sysctl(Path::new(IP_FORWARD))?.as_deref() == Some("1"))
+        Ok(needless || passes()?.as_deref() == Some("1") && self.forwards6()?)
     }
 
     pub(super) fn tables_stand(&self) -> Result<bool, NetlinkError> {
@@ -198,6 +215,7 @@ impl Network {
         if self.is_guest_of_lan() {
             return self.join(kernel, subnet);
         }
+        self.refuse_overlap6(kernel)?;
         let existing = match existing {
             Some((link, mark)) if mark.is_some_and(|m| m.subnet != subnet) => {
                 self.refuse_ports(kernel, &link, "change the subnet of")?;
@@ -236,9 +254,10 @@ impl Network {
         let gateway = self.gateway_in(subnet);
         kernel.create_bridge(&self.bridge, mac_of(gateway))?;
         pause()?;
-        kernel.set_alias(&self.bridge, &self.alias(mark))?;
+        let was6 = self.was6(kernel)?;
+        kernel.set_alias(&self.bridge, &(self.alias(mark) + &was6))?;
         pause()?;
-        self.close_ipv6()?;
+        self.set_up_ipv6(kernel)?;
         if !self.is_closed() {
             kernel.add_address(&self.bridge, gateway, subnet.prefix())?;
             pause()?;
@@ -248,22 +267,9 @@ impl Network {
         pause()?;
         if !self.is_closed() {
             files::write_sysctl(Path::new(IP_FORWARD), "1")?;
+            self.forward6(kernel)?;
         }
         self.fence(kernel, subnet)
-    }
-
-    /// Guests have IPv4 only as yet. Left open, the host would take a router advertisement from any
-    /// guest for its own default route.
-    fn close_ipv6(&self) -> Result<(), FileError> {
-        let settings = Path::new("/proc/sys/net/ipv6/conf").join(&self.bridge);
-        for (setting, value) in [("accept_ra", "0"), ("disable_ipv6", "1")] {
-            let path = settings.join(setting);
-            // A kernel without IPv6 has nothing to close.
-            if files::read_sysctl(&path)?.is_some() {
-                files::write_sysctl(&path, value)?;
-            }
-        }
-        Ok(())
     }
 
     /// The pool, when the host routes it nowhere else. One that was only chosen, and that no guest
@@ -338,9 +344,10 @@ impl Network {
             }
             pause()?;
         }
-        if let Some((_, mark)) = bridge.filter(|_| !self.is_guest_of_lan()) {
+        if let Some((link, mark)) = bridge.filter(|_| !self.is_guest_of_lan()) {
             kernel.delete_link(&self.bridge)?;
             pause()?;
+            Self::stop_forwarding6(kernel, &link)?;
             if mark.is_some_and(|m| m.forwarded == Some(false)) {
                 stop_forwarding(kernel)?;
             }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::files::FileError;
 use super::host::HostError;
+use super::ipv6::Lease6;
 use super::lease_file::Written;
 use super::pool::Pool;
 use super::subnet::Subnet;
@@ -26,6 +27,9 @@ pub struct Lease {
     pub mac: [u8; 6],
     /// Name of the host's end of its interface; unique on the host over all installations.
     pub host_interface: String,
+    /// What it has of IPv6.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv6: Option<Lease6>,
 }
 
 impl Lease {
@@ -39,6 +43,7 @@ impl Lease {
             mac: mac_of(address),
             // Six bytes for the system's installation, fourteen for any other: they never meet.
             host_interface: format!("bh{tag}{place:04x}"),
+            ipv6: None,
         })
     }
 }

@@ -4,7 +4,6 @@
 use std::fmt;
 
 use super::host::HostError;
-use super::lease::Lease;
 use super::{Network, forward};
 use crate::kernel::netlink::{Link, Netlink};
 use crate::kernel::netlink_nft::{self, Element};
@@ -59,7 +58,7 @@ impl Network {
         let leases = self.leases()?;
         let owner = |interface: &str| {
             leases.iter().find_map(|(guest, address)| {
-                let lease = Lease::of(address, subnet?, &self.tag)?;
+                let lease = self.lease_of(address, subnet?)?;
                 (lease.host_interface == interface).then(|| guest.clone())
             })
         };

@@ -19,6 +19,8 @@
 //! | `forward.rs` | which ports of the host lead to which guest |
 //! | `external.rs` | guests on a bridge, or an interface, that is somebody else's |
 //! | `routed.rs` | guests without a bridge between them: their rules, their interface |
+//! | `ipv6.rs` | IPv6: guests' addresses, the host's side |
+//! | `guard6.rs`, `nat6.rs` | what of IPv6 a guest may send; its way out |
 //! | `guard.rs` | what a guest may send: the rules, and each guest's entry in them |
 //! | `shape.rs` | how fast a guest is |
 //! | `traffic.rs` | what guests send and receive, counted |
@@ -42,10 +44,13 @@ mod files;
 mod firewall;
 mod forward;
 mod guard;
+mod guard6;
 mod host;
+mod ipv6;
 mod lease;
 mod lease_file;
 mod leftover;
+mod nat6;
 mod pool;
 mod record;
 mod routed;
@@ -62,13 +67,14 @@ mod wall;
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::kernel::netlink_nft::Family;
-use crate::model::{Layout, NetOp, NetworkName, NetworkWish};
+use crate::model::{Layout, NetOp, NetworkName, NetworkWish, Prefix6};
 
 pub use directory::{DirectoryError, NewNetwork};
 pub use external::ExternalError;
 pub use files::FileError;
 pub use firewall::FirewallError;
 pub use host::{HostError, HostNetwork};
+pub use ipv6::Lease6;
 pub use lease::{Lease, LeaseError};
 pub use leftover::{Leftover, StaleEntry};
 pub use pool::{Addresses, Range, ranges};
@@ -87,6 +93,8 @@ pub struct NetworkSettings {
     pub bridge: Option<String>,
     /// Pool of addresses, as first address and prefix length; `None` to choose a free one once.
     pub subnet: Option<(Ipv4Addr, u8)>,
+    /// IPv6 prefix of bridge and guests; `None` for no IPv6.
+    pub prefix6: Option<Prefix6>,
     /// Whether guests reach the outside under the host's address.
     pub nat: bool,
     /// Name servers for guests that name none; empty for the host's.
@@ -103,6 +111,7 @@ impl Default for NetworkSettings {
         Self {
             bridge: None,
             subnet: None,
+            prefix6: None,
             nat: true,
             dns: Vec::new(),
             isolated_ports: false,
@@ -140,6 +149,9 @@ pub struct Network {
     bridge: String,
     fixed: Option<Subnet>,
     addresses: Addresses,
+    /// Its IPv6 prefix, and the one it would have if this host had IPv6.
+    prefix6: Option<Prefix6>,
+    missed6: Option<Prefix6>,
     nat: bool,
     dns: Vec<IpAddr>,
     isolated_ports: bool,
@@ -149,7 +161,7 @@ pub struct Network {
 }
 
 impl Network {
-    /// The one that is always there. Reads nothing and changes nothing yet.
+    /// The one that is always there. Changes nothing yet.
     ///
     /// # Errors
     /// When the settings name an impossible bridge or subnet.
@@ -164,7 +176,10 @@ impl Network {
             .subnet
             .map(|(address, prefix)| Subnet::new(address, prefix))
             .transpose()?;
+        let (prefix6, missed6) = Self::usable6(settings.prefix6);
         Ok(Self {
+            prefix6,
+            missed6,
             name: None,
             kind: Kind::Bridge,
             guard: (Family::Bridge, layout.kernel_name()),
@@ -307,6 +322,7 @@ impl Network {
         ];
         let gateway = self.gateway(lease);
         all.extend(gateway.map(|gateway| NetOp::DefaultRoute { gateway }));
+        all.extend(self.ops6(lease));
         all
     }
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::pool::Addresses;
 use super::subnet::Subnet;
-use crate::model::NetworkName;
+use crate::model::{NetworkName, Prefix6};
 
 /// Smallest packet every host must take whole, and the largest that Ethernet's cards carry.
 const MTU: std::ops::RangeInclusive<u32> = 576..=9216;
@@ -69,6 +69,9 @@ pub struct Record {
     /// What of it guests get.
     #[serde(default, skip_serializing_if = "is_usual")]
     pub addresses: Addresses,
+    /// Its IPv6 prefix; `None` for no IPv6.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix6: Option<Prefix6>,
     /// Its bridge's name; `None` for one made from the network's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bridge: Option<String>,
@@ -115,6 +118,12 @@ impl Record {
         if self.kind == Kind::External && self.bridge.is_none() {
             return Err(
                 "an external network is a bridge that is there: say which with --bridge".to_owned(),
+            );
+        }
+        if self.prefix6.is_some() && matches!(self.kind, Kind::External | Kind::Macvlan) {
+            return Err(
+                "guests on what is somebody else's have no IPv6 yet: leave out --prefix6"
+                    .to_owned(),
             );
         }
         match (self.kind, self.nat) {

@@ -30,7 +30,7 @@ pub(super) fn group(isolated: bool) -> u32 {
     if isolated { APART } else { USUAL }
 }
 
-/// What guests may send, and those that are kept apart to each other.
+/// What guests may send; behind these and those of IPv6 everything is dropped.
 pub(super) fn rules(at: &At) -> Vec<Value> {
     let field =
         |protocol: &str, field: &str| json!({"payload": {"protocol": protocol, "field": field}});
@@ -49,22 +49,22 @@ pub(super) fn rules(at: &At) -> Vec<Value> {
         json!([is(field("udp", "sport"), json!(67)), drop()]),
         json!([is(field("udp", "dport"), json!(68)), drop()]),
         json!([is(sender, json!(format!("@{GUESTS}"))), accept()]),
-        // IPv6 among the rest: no guest has an address of it.
-        json!([drop()]),
     ];
-    let mut all: Vec<Value> = guard
+    guard
         .into_iter()
         .map(|expr| rule(at, "guard", expr))
-        .collect();
-    all.push(chain(at, "apart", "filter", "forward", FIRST));
-    all.push(flush(at, "apart"));
-    let both = json!([
-        is(meta("iifgroup"), json!(APART)),
-        is(meta("oifgroup"), json!(APART)),
-        drop()
-    ]);
-    all.push(rule(at, "apart", both));
-    all
+        .collect()
+}
+
+/// Guests that are kept apart from each other.
+pub(super) fn apart(at: &At) -> [Value; 3] {
+    let group = |key: &str| matches("==", json!({"meta": {"key": key}}), json!(APART));
+    let both = json!([group("iifgroup"), group("oifgroup"), {"drop": null}]);
+    [
+        chain(at, "apart", "filter", "forward", FIRST),
+        flush(at, "apart"),
+        rule(at, "apart", both),
+    ]
 }
 
 impl Network {
@@ -81,6 +81,7 @@ impl Network {
             guest_name: GUEST_INTERFACE.to_owned(),
             address: lease.address,
             gateway: lease.gateway,
+            address6: lease.ipv6.as_ref().map(|ipv6| ipv6.address),
             mac: lease.mac,
             mtu,
             group: group(isolated),

@@ -108,7 +108,7 @@ impl Network {
         };
         for guest in guests {
             let address = leases.get(guest);
-            let lease = address.and_then(|at| Lease::of(at, subnet, &self.tag));
+            let lease = address.and_then(|at| self.lease_of(at, subnet));
             let counters = lease.map(|lease| meter.read(&lease)).transpose()?;
             if let Some(counters) = counters.flatten() {
                 all.insert(guest.clone(), counters);

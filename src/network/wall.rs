@@ -9,15 +9,17 @@
 //! itself, for some minutes; answers by ICMP are known by their type.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
 use super::firewall::{self, At, chain, matches, rule};
 use super::guard::{flush, set};
 use super::host::HostError;
-use super::lease::{Held, Lease, Leases};
+use super::lease::{Held, Leases};
 use super::{Network, ceiling};
-use crate::kernel::netlink_nft::{self, Family, NAME_LENGTH, table_exists};
+use crate::kernel::netlink::NetlinkError;
+use crate::kernel::netlink_nft::{self, Family, NAME_LENGTH, set_exists, table_exists};
 use crate::model::{Ceilings, FirewallRule, GuestName, RuleProtocol};
 
 /// Guests and their rules, by the interface of each.
@@ -64,8 +66,29 @@ fn own_chain(way: &str, interface: &str) -> String {
     format!("{way}-{interface}")
 }
 
-fn own_set(interface: &str) -> String {
-    format!("answers-{interface}")
+/// IPv4 and IPv6, as `nft` writes them.
+const VERSIONS: [&str; 2] = ["ip", "ip6"];
+
+fn own_set(version: &str, interface: &str) -> String {
+    match version {
+        "ip6" => format!("answers6-{interface}"),
+        _ => format!("answers-{interface}"),
+    }
+}
+
+/// Conversations by UDP of a guest.
+fn answers(at: &At, version: &str, interface: &str) -> Value {
+    let kind = if version == "ip6" {
+        "ipv6_addr"
+    } else {
+        "ipv4_addr"
+    };
+    let mut answers = of_table(at, &own_set(version, interface));
+    answers["type"] = json!([kind, "inet_service", "inet_service"]);
+    answers["flags"] = json!(["timeout"]);
+    answers["timeout"] = json!(ANSWERED);
+    answers["size"] = json!(CONVERSATIONS);
+    json!({"add": {"set": answers}})
 }
 
 fn of_table((family, table): &At, name: &str) -> Value {
@@ -91,22 +114,14 @@ fn mark(at: &At, interface: &str, sum: u32) -> Value {
 /// A guest's chains with these rules, whatever was in them.
 fn raise(at: &At, interface: &str, guest: &GuestName, held: &Held) -> Vec<Value> {
     let rules = &held.rules;
-    let mut answers = of_table(at, &own_set(interface));
-    answers["type"] = json!(["ipv4_addr", "inet_service", "inet_service"]);
-    answers["flags"] = json!(["timeout"]);
-    answers["timeout"] = json!(ANSWERED);
-    answers["size"] = json!(CONVERSATIONS);
-    let mut all = vec![json!({"add": {"set": answers}})];
+    let mut all = VERSIONS.map(|v| answers(at, v, interface)).to_vec();
     // Where nothing may begin, nothing is an answer, and what goes on from before is not to.
     let passing = if is_shut(rules) { 1 } else { usize::MAX };
     for (incoming, way, ..) in WAYS {
         let own = own_chain(way, interface);
         all.push(json!({"add": {"chain": of_table(at, &own)}}));
         all.push(json!({"flush": {"chain": of_table(at, &own)}}));
-        let conversation = conversation(incoming);
-        let remember = json!({"set": {
-            "op": "update", "elem": conversation, "set": format!("@{}", own_set(interface))
-        }});
+        let remember = VERSIONS.map(|version| remember(version, incoming, interface));
         let ceilings = Some(held.ceilings)
             .filter(|_| !incoming)
             .unwrap_or_default();
@@ -114,7 +129,7 @@ fn raise(at: &At, interface: &str, guest: &GuestName, held: &Held) -> Vec<Value>
             rate.map(|rate| rule(at, &own, json!([ceiling::over(rate), {"drop": null}])))
         };
         all.extend(over(ceilings.packets));
-        let known = known(at.0, interface, &conversation, &remember);
+        let known = known(at.0, interface, incoming);
         for expr in known.into_iter().take(passing) {
             all.push(rule(at, &own, expr));
         }
@@ -126,7 +141,8 @@ fn raise(at: &At, interface: &str, guest: &GuestName, held: &Held) -> Vec<Value>
             }
         }
         // What no rule is about passes.
-        all.push(rule(at, &own, json!([udp(), remember])));
+        let last = remember.map(|remember| rule(at, &own, json!([udp(), remember])));
+        all.extend(last);
         all.push(json!({"add": jump(at, way, interface)}));
     }
     all.push(json!({"add": mark(at, interface, sum(guest, rules, held.ceilings))}));
@@ -144,39 +160,60 @@ fn udp() -> Value {
 
 /// What both directions of a conversation by UDP have in common: the other end, the guest's port,
 /// the other end's.
-fn conversation(incoming: bool) -> Value {
+fn conversation(version: &str, incoming: bool) -> Value {
     let [peer, own, other] = match incoming {
         true => ["saddr", "dport", "sport"],
         false => ["daddr", "sport", "dport"],
     };
-    json!({"concat": [field("ip", peer), field("udp", own), field("udp", other)]})
+    json!({"concat": [field(version, peer), field("udp", own), field("udp", other)]})
 }
 
-/// What passes by whatever rules: what is no IPv4 (ARP, the guard lets nothing else through), what
-/// only a packet before it makes sense of, and what belongs to a connection.
-fn known(family: Family, interface: &str, conversation: &Value, remember: &Value) -> [Value; 5] {
+fn remember(version: &str, incoming: bool, interface: &str) -> Value {
+    let set = format!("@{}", own_set(version, interface));
+    json!({"set": {"op": "update", "elem": conversation(version, incoming), "set": set}})
+}
+
+/// What passes by whatever rules: what is neither IPv4 nor IPv6 (ARP, the guard lets nothing else
+/// through), what only a packet before it makes sense of, and what belongs to a connection. For IPv6
+/// neighbour discovery too, of which the guard sees to it that it is true.
+fn known(family: Family, interface: &str, incoming: bool) -> Vec<Value> {
     let accept = json!({"accept": null});
     let kind = match family {
-        Family::Bridge => matches("!=", field("ether", "type"), json!("ip")),
-        Family::Inet => matches("!=", json!({"meta": {"key": "nfproto"}}), json!("ipv4")),
+        Family::Bridge => matches("!=", field("ether", "type"), json!({"set": VERSIONS})),
+        Family::Inet => {
+            let versions = json!({"set": ["ipv4", "ipv6"]});
+            matches("!=", json!({"meta": {"key": "nfproto"}}), versions)
+        }
     };
     let part = json!({"&": [field("ip", "frag-off"), 0x1fff]});
+    let part6 = json!({"exthdr": {"name": "frag", "field": "frag-off"}});
     let flags = json!({"&": [field("tcp", "flags"), SYN_ACK_RST_FIN]});
     let types = json!({"set": [
         "echo-reply", "destination-unreachable", "time-exceeded", "parameter-problem"
     ]});
-    let answers = json!(format!("@{}", own_set(interface)));
-    [
+    let types6 = json!({"set": [
+        "echo-reply", "destination-unreachable", "packet-too-big", "time-exceeded",
+        "parameter-problem", "nd-neighbor-solicit", "nd-neighbor-advert"
+    ]});
+    let mut all = vec![
         json!([kind, accept]),
         json!([matches("!=", part, json!(0)), accept]),
+        json!([matches("!=", part6, json!(0)), accept]),
         json!([matches("!=", flags, json!("syn")), accept]),
         json!([matches("==", field("icmp", "type"), types), accept]),
-        json!([
-            matches("==", conversation.clone(), answers),
+        json!([matches("==", field("icmpv6", "type"), types6), accept]),
+    ];
+    for version in VERSIONS {
+        let answers = json!(format!("@{}", own_set(version, interface)));
+        let conversation = conversation(version, incoming);
+        let remember = remember(version, incoming, interface);
+        all.push(json!([
+            matches("==", conversation, answers),
             remember,
             accept
-        ]),
-    ]
+        ]));
+    }
+    all
 }
 
 /// Whether nothing at all may come or go: the first rule of each direction drops everything.
@@ -190,7 +227,7 @@ fn is_shut(rules: &[FirewallRule]) -> bool {
 }
 
 /// One rule, and what logs and remembers what fits it.
-fn expressions(guest: &GuestName, one: &FirewallRule, remember: &Value) -> Vec<Value> {
+fn expressions(guest: &GuestName, one: &FirewallRule, remember: &[Value; 2]) -> Vec<Value> {
     let mut fits = Vec::new();
     if let Some(protocol) = one.protocol {
         let ports = one.ports.iter().map(|(first, last)| match first == last {
@@ -201,13 +238,18 @@ fn expressions(guest: &GuestName, one: &FirewallRule, remember: &Value) -> Vec<V
         fits.push(match ports.is_empty() || protocol == RuleProtocol::Icmp {
             true => {
                 let kind = json!({"meta": {"key": "l4proto"}});
-                matches("==", kind, json!(protocol.name()))
+                let name = match protocol {
+                    RuleProtocol::Icmp => json!({"set": ["icmp", "ipv6-icmp"]}),
+                    RuleProtocol::Tcp | RuleProtocol::Udp => json!(protocol.name()),
+                };
+                matches("==", kind, name)
             }
             false => matches("==", field(protocol.name(), "dport"), json!({"set": ports})),
         });
     }
     if let Some((address, bits)) = one.peer {
-        let peer = field("ip", if one.incoming { "saddr" } else { "daddr" });
+        let version = VERSIONS[usize::from(address.is_ipv6())];
+        let peer = field(version, if one.incoming { "saddr" } else { "daddr" });
         let prefix = json!({"prefix": {"addr": address, "len": bits}});
         fits.push(matches("==", peer, prefix));
     }
@@ -223,14 +265,20 @@ fn expressions(guest: &GuestName, one: &FirewallRule, remember: &Value) -> Vec<V
         ]));
     }
     if one.accept && matches!(one.protocol, None | Some(RuleProtocol::Udp)) {
-        all.push(with(&[udp(), remember.clone(), json!({"accept": null})]));
+        // What is of the other version than its address fits neither.
+        let version = one.peer.map(|(address, _)| address);
+        for (remember, other) in remember.iter().zip([IpAddr::is_ipv6, IpAddr::is_ipv4]) {
+            if !version.as_ref().is_some_and(other) {
+                all.push(with(&[udp(), remember.clone(), json!({"accept": null})]));
+            }
+        }
     }
     all.push(with(&[json!({ verdict: null })]));
     all
 }
 
 /// Takes a guest's chains away.
-fn lower(at: &At, interface: &str, sum: u32) -> Vec<Value> {
+fn lower(at: &At, interface: &str, sum: u32) -> Result<Vec<Value>, NetlinkError> {
     let mut all = vec![json!({"delete": mark(at, interface, sum)})];
     for (_, way, ..) in WAYS {
         let own = own_chain(way, interface);
@@ -238,14 +286,22 @@ fn lower(at: &At, interface: &str, sum: u32) -> Vec<Value> {
         all.push(json!({"flush": {"chain": of_table(at, &own)}}));
         all.push(json!({"delete": {"chain": of_table(at, &own)}}));
     }
-    all.push(json!({"delete": {"set": of_table(at, &own_set(interface))}}));
-    all
+    // A program before IPv6 has made one alone.
+    for set in VERSIONS.map(|version| own_set(version, interface)) {
+        if set_exists(at.0, &at.1, &set)? {
+            all.push(json!({"delete": {"set": of_table(at, &set)}}));
+        }
+    }
+    Ok(all)
 }
+
+/// Raised whenever chains change that the same rules make.
+const FORM: u32 = 2;
 
 /// Tells sets of rules apart (FNV-1a).
 fn sum(guest: &GuestName, rules: &[FirewallRule], ceilings: Ceilings) -> u32 {
     let lines = rules.iter().map(|rule| format!("{rule}\n"));
-    let text = std::iter::once(format!("{guest}\n")).chain(lines);
+    let text = std::iter::once(format!("{FORM} {guest}\n")).chain(lines);
     let rates = [ceilings.packets, ceilings.new_connections];
     let text = text.chain(ceilings.at_port().then(|| format!("{rates:?}\n")));
     text.flat_map(String::into_bytes)
@@ -267,7 +323,7 @@ impl Network {
         let mut all = Vec::new();
         for (interface, sum) in &there {
             if !wanted.contains_key(interface) {
-                all.extend(lower(at, interface, *sum));
+                all.extend(lower(at, interface, *sum)?);
             }
         }
         for (interface, (guest, held)) in &wanted {
@@ -276,7 +332,7 @@ impl Network {
                 continue;
             }
             if let Some(before) = before {
-                all.extend(lower(at, interface, before));
+                all.extend(lower(at, interface, before)?);
             }
             all.extend(raise(at, interface, guest, held));
         }
@@ -291,7 +347,7 @@ impl Network {
         let Some(subnet) = self.known_subnet()? else {
             return Ok(Wanted::new());
         };
-        let interface = |address| Lease::of(address, subnet, &self.tag);
+        let interface = |address| self.lease_of(address, subnet);
         let all = leases.walls().filter_map(|(guest, held)| {
             Some((interface(held.address)?.host_interface, (guest, held)))
         });
@@ -365,7 +421,7 @@ mod tests {
     fn a_rule_that_logs_is_two_and_both_fit_the_same() {
         let guest = "web".parse().unwrap();
         let rule = &rules(&["in drop tcp 1-9,25 from 192.0.2.0/24 log"])[0];
-        let [logs, drops] = &expressions(&guest, rule, &json!(null))[..] else {
+        let [logs, drops] = &expressions(&guest, rule, &[json!(null), json!(null)])[..] else {
             panic!("two rules");
         };
         let of = |one: &Value| one.as_array().unwrap().clone();

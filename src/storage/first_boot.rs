@@ -2,7 +2,7 @@
 //! everything that makes it this guest, and before each start its names and addresses. Nothing of
 //! the guest's is run. The texts of network files are next door in `network_files`.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::dirfd::{FileError, Owner};
 use super::image::Image;
@@ -23,6 +23,10 @@ pub struct FirstBoot {
     pub address: Option<(Ipv4Addr, u8)>,
     /// Default route.
     pub gateway: Option<Ipv4Addr>,
+    /// Its IPv6 address on `eth0` with prefix length.
+    pub address6: Option<(Ipv6Addr, u8)>,
+    /// Default route of IPv6.
+    pub gateway6: Option<Ipv6Addr>,
     /// Name servers.
     pub dns: Vec<IpAddr>,
     /// Other guests and what else `/etc/hosts` should know.

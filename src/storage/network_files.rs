@@ -22,6 +22,9 @@ pub(super) fn hosts(boot: &FirstBoot) -> String {
     };
     // Writing to a String cannot fail.
     writeln!(lines, "{own} {names}").ok();
+    if let Some((address, _)) = boot.address6 {
+        writeln!(lines, "{address} {names}").ok();
+    }
     for (address, names) in &boot.hosts {
         writeln!(lines, "{address} {names}").ok();
     }
@@ -51,6 +54,12 @@ pub(super) fn networkd(boot: &FirstBoot) -> String {
     if let Some(gateway) = boot.gateway {
         writeln!(text, "Gateway={gateway}").ok();
     }
+    if let Some((address, length)) = boot.address6 {
+        writeln!(text, "Address={address}/{length}").ok();
+    }
+    if let Some(gateway) = boot.gateway6 {
+        writeln!(text, "Gateway={gateway}").ok();
+    }
     for server in &boot.dns {
         writeln!(text, "DNS={server}").ok();
     }
@@ -66,6 +75,9 @@ pub(super) fn interfaces(boot: &FirstBoot) -> String {
     if let Some((address, prefix)) = boot.address {
         writeln!(text, "# eth0 has {address}/{prefix} before init runs").ok();
     }
+    if let Some((address, length)) = boot.address6 {
+        writeln!(text, "# and {address}/{length}").ok();
+    }
     text.push_str("auto eth0\niface eth0 inet manual\n");
     text
 }
@@ -80,6 +92,8 @@ mod tests {
             domain: "example.org".into(),
             address: Some(([10, 1, 0, 2].into(), 16)),
             gateway: Some([10, 1, 0, 1].into()),
+            address6: Some(("fd42::2".parse().unwrap(), 64)),
+            gateway6: Some("fd42::1".parse().unwrap()),
             dns: vec!["10.1.0.1".parse().unwrap()],
             hosts: vec![("10.1.0.3".parse().unwrap(), "db".into())],
             ..FirstBoot::default()
@@ -90,7 +104,9 @@ mod tests {
     fn a_guest_knows_itself_and_its_neighbours() {
         let block = hosts(&boot());
         assert!(
-            block.contains("10.1.0.2 web.example.org web\n10.1.0.3 db\n"),
+            block.contains(
+                "10.1.0.2 web.example.org web\nfd42::2 web.example.org web\n10.1.0.3 db\n"
+            ),
             "{block}"
         );
         let alone = FirstBoot {
@@ -106,7 +122,7 @@ mod tests {
         assert!(resolv_conf(&boot).contains("search example.org\nnameserver 10.1.0.1\n"));
         let unit = networkd(&boot);
         assert!(
-            unit.contains("Address=10.1.0.2/16\nGateway=10.1.0.1\nDNS=10.1.0.1\n"),
+            unit.contains("Address=10.1.0.2/16\nGateway=10.1.0.1\nAddress=fd42::2/64\nGateway=fd42::1\nDNS=10.1.0.1\n"),
             "{unit}"
         );
         assert!(interfaces(&boot).contains("iface eth0 inet manual"));

@@ -5,14 +5,14 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bulkhead::kernel::netlink::{Netlink, Veth};
-use bulkhead::kernel::netlink_routed::answer_for_others;
+use bulkhead::kernel::netlink_routed::{LINK_GATEWAY, answer_for_others, open_ipv6};
 use bulkhead::model::{GuestName, Layout, NetOp, NetworkWish};
 use bulkhead::network::{Lease, Network, NetworkSettings};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -136,6 +136,7 @@ pub fn carry_out(ops: &[NetOp], guest: &Namespace) {
             guest_name,
             address,
             gateway,
+            address6,
             mac,
             mtu,
             group,
@@ -153,6 +154,11 @@ pub fn carry_out(ops: &[NetOp], guest: &Namespace) {
             kernel.set_group(host_name, *group).unwrap();
             answer_for_others(host_name).unwrap();
             kernel.lead_to(*address, host_name, *gateway).unwrap();
+            if let Some(address) = address6 {
+                open_ipv6(host_name).unwrap();
+                kernel.add_address6(host_name, LINK_GATEWAY, 64).unwrap();
+                kernel.lead_to6((*address, 128), host_name, None).unwrap();
+            }
         }
         other => panic!("{other:?} comes first"),
     }
@@ -170,6 +176,14 @@ pub fn carry_out(ops: &[NetOp], guest: &Namespace) {
                     kernel.set_up(interface).unwrap();
                 }
                 NetOp::DefaultRoute { gateway } => kernel.set_default_route(*gateway).unwrap(),
+                NetOp::Address6 {
+                    interface,
+                    address,
+                    prefix,
+                } => kernel.add_address6(interface, *address, *prefix).unwrap(),
+                NetOp::DefaultRoute6 { interface, gateway } => kernel
+                    .lead_to6((Ipv6Addr::UNSPECIFIED, 0), interface, Some(*gateway))
+                    .unwrap(),
                 NetOp::Veth { .. } | NetOp::Routed { .. } | NetOp::Macvlan { .. } => {
                     panic!("two interfaces")
                 }

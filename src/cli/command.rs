@@ -9,8 +9,8 @@ use super::context::Context;
 use super::fault::{Fault, Result};
 use super::render::Format;
 use super::{
-    backup, capacity, change, create, delete, demo, doctor, enter, export, file, generate, image,
-    import, info, keeper, life, limits, list, logs, network, plan, pool, profile, rebase,
+    backup, capacity, change, create, dedupe, delete, demo, doctor, enter, export, file, generate,
+    image, import, info, keeper, life, limits, list, logs, network, plan, pool, profile, rebase,
     reinstall, rescue, snapshot, template, top, traffic, trash, undo, usage, wait, why,
 };
 use crate::model::GuestName;
@@ -72,6 +72,7 @@ const VERBS: &[Verb] = &[
     template::TEMPLATE,
     backup::BACKUP,
     pool::POOL,
+    dedupe::DEDUPE,
     network::NETWORK,
     profile::PROFILE,
     doctor::DOCTOR,

@@ -24,6 +24,7 @@ mod change;
 mod command;
 mod context;
 mod create;
+mod dedupe;
 mod delete;
 mod demo;
 mod doctor;

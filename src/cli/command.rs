@@ -9,9 +9,9 @@ use super::context::Context;
 use super::fault::{Fault, Result};
 use super::render::Format;
 use super::{
-    backup, bisect, capacity, change, cpupool, create, delete, demo, doctor, enter, export, file,
-    generate, image, import, info, keeper, licenses, life, limits, list, logs, network, plan, pool,
-    profile, rebase, reinstall, rescue, snapshot, template, tenant, top, traffic, trash, undo,
+    backup, bisect, capacity, change, cpupool, create, dedupe, delete, demo, doctor, enter, export,
+    file, generate, image, import, info, keeper, licenses, life, limits, list, logs, network, plan,
+    pool, profile, rebase, reinstall, rescue, snapshot, template, tenant, top, traffic, trash, undo,
     usage, wait, why,
 };
 use crate::model::GuestName;
@@ -76,6 +76,7 @@ const VERBS: &[Verb] = &[
     backup::BACKUP,
     pool::POOL,
     cpupool::CPUPOOL,
+    dedupe::DEDUPE,
     network::NETWORK,
     tenant::TENANT,
     profile::PROFILE,

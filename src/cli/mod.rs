@@ -27,6 +27,7 @@ mod command;
 mod context;
 mod cpupool;
 mod create;
+mod dedupe;
 mod delete;
 mod demo;
 mod doctor;

@@ -48,6 +48,7 @@ pub mod schedule;
 pub mod screen;
 pub mod sealed;
 pub mod seccomp;
+pub mod share;
 pub mod socket;
 pub mod strange_file;
 pub mod terminal;

@@ -17,6 +17,7 @@
 //! | `driver`, `driver_*` | what such a layer can be: a folder, a subvolume, a filesystem in a file |
 //! | `chain`, `chain_fold`, `saved` | what was kept of a root: shared layers or copies; restoring, cloning |
 //! | `root` | a guest's own layer: make, use, delete |
+//! | `dedupe` | equal files of guests that share their blocks |
 //! | `rescue` | what a guest in rescue has for its root |
 //! | `renew`, `reinstall` | another root in the place of a guest's; a fresh one with what is kept |
 //! | `first_boot`, `network_files`, `ssh_keys` | what the host writes into a guest before it runs |
@@ -48,6 +49,7 @@ mod busybox;
 mod chain;
 mod chain_fold;
 mod debian;
+mod dedupe;
 mod digest;
 mod dirfd;
 mod disk_format;
@@ -137,6 +139,7 @@ mod workshop;
 pub use archive_entry::ArchiveError;
 pub use base_change::{Hidden, Own, hidden_changes, image_changes};
 pub use build::{built_image, ensure_image};
+pub use dedupe::{Deduped, dedupe};
 pub use dirfd::FileError;
 pub use disk_format::is_disk;
 pub use driver::{Driver, Quota};

@@ -1,0 +1,256 @@
+//! Equal files in the layers of a pool's guests, made to share their blocks. Layers are strangers', and
+//! their guests may run: files are opened by descriptor, a component at a time, and it is the kernel that
+//! compares what it shares. A file that changes meanwhile is another file, and stays as it is.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
+use std::io::Read as _;
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use rustix::fs;
+use rustix::io::Errno;
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+
+use super::chain::Chain;
+use super::dirfd::{FileError, below, child_dir, child_file, cname, is_file, open_dir};
+use super::driver::Driver;
+use super::image::load_image;
+use super::pool::{Pool, PoolError};
+use super::root::{self, RootError, guests_in, image_digest};
+use super::walk::walk;
+use super::{merged, place};
+use crate::kernel::{interrupt, share};
+use crate::model::Layout;
+
+/// Smaller files have no blocks of their own worth the work.
+const SMALLEST: u64 = 4096;
+/// Most bytes of paths that are remembered. What is written into a guest must not fill the memory.
+const PATHS_MOST: usize = 256 << 20;
+
+/// What was made to share its blocks, or would be.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Deduped {
+    /// Files looked at.
+    pub files: u64,
+    /// Files that share the blocks of an equal one from now on.
+    pub shared: u64,
+    /// Bytes of these: what the disk has more room now.
+    pub bytes: u64,
+    /// Equal files that shared theirs already.
+    pub already: u64,
+    /// Files that changed while they were looked at, and trees that did.
+    pub changed: u64,
+    /// Files that were left out: they lie too deep, or there were too many.
+    pub left_out: u64,
+}
+
+/// A file where it lies.
+struct Candidate {
+    tree: usize,
+    path: Vec<u8>,
+}
+
+/// Makes equal files of a pool's guests share their blocks; with `would`, only counts them.
+///
+/// # Errors
+/// Its filesystem cannot; a folder cannot be read; it was interrupted.
+pub fn dedupe(layout: &Layout, pool: &Pool, would: bool) -> Result<Deduped, RootError> {
+    if pool.driver == Driver::Image {
+        return Err(refused(pool));
+    }
+    let trees = trees(layout, pool)?;
+    let mut found = Deduped::default();
+    let mut by_size: BTreeMap<u64, Vec<Candidate>> = BTreeMap::new();
+    let (mut seen, mut told) = (HashSet::new(), 0);
+    for (tree, top) in trees.iter().enumerate() {
+        let done = walk(top, |met| {
+            if interrupt::caught().is_some() {
+                return Err(Errno::INTR);
+            }
+            let size = u64::try_from(met.stat.st_size).unwrap_or(0);
+            let held = u64::try_from(met.stat.st_blocks).unwrap_or(0) * 512;
+            // A file of holes has nothing to share. One with several names is looked at once.
+            let worth = is_file(met.stat) && size >= SMALLEST && held >= size / 2;
+            if !worth || !seen.insert((met.stat.st_dev, met.stat.st_ino)) {
+                return Ok(());
+            }
+            found.files += 1;
+            told += met.path.len() + size_of::<Candidate>();
+            if told > PATHS_MOST {
+                found.left_out += 1;
+                return Ok(());
+            }
+            let path = met.path.to_vec();
+            by_size
+                .entry(size)
+                .or_default()
+                .push(Candidate { tree, path });
+            Ok(())
+        });
+        match done {
+            // A running guest has moved a folder that was looked into.
+            Err(Errno::STALE | Errno::NOENT) => found.changed += 1,
+            other => other.map_err(|e| FileError::new("look through", &pool.roots(layout), e))?,
+        }
+    }
+    for (size, group) in by_size.into_iter().filter(|(_, group)| group.len() > 1) {
+        same_size(&trees, (size, &group), would, &mut found).map_err(|e| match e {
+            Errno::OPNOTSUPP | Errno::NOTTY => refused(pool),
+            e => FileError::new("share files in", &pool.roots(layout), e).into(),
+        })?;
+    }
+    Ok(found)
+}
+
+fn refused(pool: &Pool) -> RootError {
+    RootError::Pool(PoolError::Refused {
+        name: pool.name.clone(),
+        why: "its filesystem cannot let files share blocks; btrfs can, and xfs with reflink".into(),
+    })
+}
+
+/// The trees of the layers of a pool's guests that lie on its filesystem, and those below them.
+fn trees(layout: &Layout, pool: &Pool) -> Result<Vec<OwnedFd>, RootError> {
+    let mut paths = Vec::new();
+    let mut trees = Vec::new();
+    for guest in guests_in(layout, &pool.name)? {
+        let Ok(name) = guest.parse() else { continue };
+        let path = root::folder(layout, &name);
+        let object = place::object(layout, &name)?;
+        if object.driver == Driver::Image {
+            // A filesystem of its own, which shares nothing with others.
+            continue;
+        }
+        let folder = open_dir(&path)?;
+        let chain = Chain::read(folder.as_fd()).map_err(|e| FileError::new("read", &path, e))?;
+        paths.extend(chain.trees());
+        let image = load_image(layout, &image_digest(layout, &name)?);
+        paths.extend(image.map(|image| image.lowers()).unwrap_or_default());
+        let opened = object.open()?;
+        let upper = child_dir(&opened.folder, c"upper");
+        let upper = upper.map_err(|e| FileError::new("open", &opened.shown, e))?;
+        let kind = fs::fstatfs(&upper)
+            .map_err(|e| FileError::new("look at", &path, e))?
+            .f_type;
+        if ![magic::BTRFS, magic::XFS].contains(&kind) {
+            return Err(refused(pool));
+        }
+        trees.push(upper);
+    }
+    paths.sort();
+    paths.dedup();
+    // Those that many guests share come first: they are what others are made to share.
+    let own = trees.iter().map(mount_of).collect::<HashSet<_>>();
+    let mut all = Vec::new();
+    for path in paths {
+        let tree = open_dir(&path)?;
+        // Images may lie on another filesystem than the pool.
+        if own.contains(&mount_of(&tree)) {
+            all.push(tree);
+        }
+    }
+    all.extend(trees);
+    Ok(all)
+}
+
+/// The mount that a folder lies on: subvolumes of one have different device numbers.
+fn mount_of(folder: &OwnedFd) -> Option<u64> {
+    let flags = fs::AtFlags::EMPTY_PATH;
+    let stat = fs::statx(folder, c"", flags, fs::StatxFlags::MNT_ID).ok()?;
+    Some(stat.stx_mnt_id)
+}
+
+/// What statfs(2) says of the filesystems that can.
+mod magic {
+    pub(super) const BTRFS: i64 = 0x9123_683e;
+    pub(super) const XFS: i64 = 0x5846_5342;
+}
+
+fn open(trees: &[OwnedFd], one: &Candidate) -> rustix::io::Result<File> {
+    let top = trees.get(one.tree).ok_or(Errno::NOENT)?;
+    let (parent, last) = merged::split(&one.path);
+    child_file(below(top, parent)?, &cname(last).map_err(|_| Errno::INVAL)?)
+}
+
+/// Files of one size: those with the same data share the blocks of the first.
+fn same_size(
+    trees: &[OwnedFd],
+    (size, group): (u64, &[Candidate]),
+    would: bool,
+    found: &mut Deduped,
+) -> rustix::io::Result<()> {
+    let mut firsts: BTreeMap<[u8; 32], &Candidate> = BTreeMap::new();
+    for one in group {
+        let file = match open(trees, one) {
+            Ok(file) => file,
+            Err(Errno::NAMETOOLONG) => {
+                found.left_out += 1;
+                continue;
+            }
+            Err(_) => {
+                found.changed += 1;
+                continue;
+            }
+        };
+        let Some(digest) = digest(&file, size)? else {
+            found.changed += 1;
+            continue;
+        };
+        let Some(first) = firsts.get(&digest) else {
+            firsts.insert(digest, one);
+            continue;
+        };
+        match open(trees, first) {
+            Ok(first) => pair(&first, &file, (size, would), found)?,
+            Err(_) => found.changed += 1,
+        }
+    }
+    Ok(())
+}
+
+fn pair(
+    first: &File,
+    other: &File,
+    (size, would): (u64, bool),
+    found: &mut Deduped,
+) -> rustix::io::Result<()> {
+    if share::shares(first.as_fd(), other.as_fd()).unwrap_or(false) {
+        found.already += 1;
+        return Ok(());
+    }
+    let done = match would {
+        true => size,
+        false => match share::share(first.as_fd(), other.as_fd(), size) {
+            // On another filesystem, or cut short by its guest.
+            Err(Errno::XDEV | Errno::INVAL | Errno::TXTBSY | Errno::PERM) => return Ok(()),
+            other => other?,
+        },
+    };
+    if done == size {
+        found.shared += 1;
+        found.bytes += size;
+    } else {
+        found.changed += 1;
+    }
+    Ok(())
+}
+
+/// The digest of a file of this size; `None` if it has another by now.
+fn digest(file: &File, size: u64) -> rustix::io::Result<Option<[u8; 32]>> {
+    let mut hash = Sha256::new();
+    let (mut buffer, mut read) = (vec![0; 128 << 10], 0);
+    let mut limited = file.take(size + 1);
+    loop {
+        if interrupt::caught().is_some() {
+            return Err(Errno::INTR);
+        }
+        let failed = |e: std::io::Error| Errno::from_io_error(&e).unwrap_or(Errno::IO);
+        let n = limited.read(&mut buffer).map_err(failed)?;
+        if n == 0 {
+            return Ok((read == size).then(|| hash.finalize().into()));
+        }
+        hash.update(&buffer[..n]);
+        read += n as u64;
+    }
+}

@@ -10,8 +10,8 @@ use super::fault::{Fault, Result};
 use super::render::Format;
 use super::{
     backup, bisect, capacity, change, create, delete, demo, doctor, enter, export, file, generate,
-    image, import, info, keeper, life, limits, list, logs, network, plan, pool, profile, reinstall,
-    rescue, snapshot, template, tenant, top, traffic, trash, undo, usage, wait, why,
+    goal, image, import, info, keeper, life, limits, list, logs, network, plan, pool, profile,
+    reinstall, rescue, snapshot, template, tenant, top, traffic, trash, undo, usage, wait, why,
 };
 use crate::model::GuestName;
 
@@ -74,6 +74,7 @@ const VERBS: &[Verb] = &[
     pool::POOL,
     network::NETWORK,
     tenant::TENANT,
+    goal::GOAL,
     profile::PROFILE,
     doctor::DOCTOR,
     generate::COMPLETIONS,

@@ -2,6 +2,7 @@
 
 mod life;
 mod support;
+mod traces;
 
 use std::process::{Child, Command, Stdio};
 
@@ -106,4 +107,22 @@ fn nobody_stays_frozen_when_the_command_is_ended_or_killed_or_stopped() {
             "{signal}"
         );
     }
+    // Stopped with guests in its hand, it is not waited for.
+    let mut child = spawned(&host, &["bisect", "--watch", "slow", "--window", "2s"]);
+    eventually("a guest is held", 30, || frozen(&host));
+    let pid = child.id().to_string();
+    let stopped = Command::new("kill").args(["-STOP", &pid]).status();
+    assert!(stopped.expect("kill(1)").success());
+    let held = || {
+        let groups = traces::cgroups(host.root());
+        let folders = groups.iter().map(|one| one.trim_start_matches("cgroup "));
+        let frozen = |folder: &str| {
+            let text = std::fs::read_to_string(format!("{folder}/cgroup.freeze"));
+            text.is_ok_and(|text| text.trim() == "1")
+        };
+        folders.filter(|folder| frozen(folder)).count()
+    };
+    eventually("they run all the same", 10, || held() == 0);
+    signalled(&mut child, "-KILL");
+    eventually("it is put in order", 5, || !frozen(&host));
 }

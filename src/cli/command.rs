@@ -10,9 +10,9 @@ use super::fault::{Fault, Result};
 use super::render::Format;
 use super::{
     backup, bisect, capacity, change, cpupool, create, dedupe, delete, demo, doctor, enter, export,
-    file, generate, image, import, info, keeper, licenses, life, limits, list, logs, network, plan,
-    pool, profile, rebase, reinstall, rescue, snapshot, template, tenant, top, traffic, trash, undo,
-    usage, wait, why,
+    file, generate, goal, image, import, info, keeper, licenses, life, limits, list, logs, network,
+    plan, pool, profile, rebase, reinstall, rescue, snapshot, template, tenant, top, traffic,
+    trash, undo, usage, wait, why,
 };
 use crate::model::GuestName;
 
@@ -79,6 +79,7 @@ const VERBS: &[Verb] = &[
     dedupe::DEDUPE,
     network::NETWORK,
     tenant::TENANT,
+    goal::GOAL,
     profile::PROFILE,
     doctor::DOCTOR,
     generate::COMPLETIONS,

@@ -224,6 +224,7 @@ fn code(error: &GuestError) -> u8 {
         | GuestError::NotInTrash { .. }
         | GuestError::NoSnapshot { .. }
         | GuestError::NoTenant { .. }
+        | GuestError::NoGoal { .. }
         | GuestError::NothingKept { .. } => MISSING,
         GuestError::Exists(_)
         | GuestError::CpuPoolExists(_)
@@ -233,6 +234,8 @@ fn code(error: &GuestError) -> u8 {
         | GuestError::WrongState { .. }
         | GuestError::Mounted { .. }
         | GuestError::TenantExists(_)
+        | GuestError::GoalExists(_)
+        | GuestError::GoalsRun
         | GuestError::TenantInUse { .. }
         | GuestError::NoUndo(_)
         | GuestError::NoBase(_)

@@ -203,7 +203,10 @@ fn cells(event: &Event) -> Vec<Cell> {
 fn is_news(kind: &EventKind) -> bool {
     !matches!(
         kind,
-        EventKind::Created | EventKind::Changed { .. } | EventKind::Renamed { .. }
+        EventKind::Created
+            | EventKind::Changed { .. }
+            | EventKind::Renamed { .. }
+            | EventKind::Goal { .. }
     )
 }
 
@@ -225,6 +228,20 @@ pub(super) fn in_words(kind: &EventKind) -> String {
         EventKind::GaveUp { attempts } => {
             format!("gave up starting it again after {attempts} attempts")
         }
+        EventKind::Goal {
+            goal,
+            from,
+            to,
+            cause,
+            acted,
+        } => {
+            let word = if *acted { "" } else { ", advice only" };
+            format!(
+                "goal {goal}: CPU limit {} to {}{word}: {cause}",
+                cpus(*from),
+                cpus(*to)
+            )
+        }
         EventKind::Paused => "paused".to_owned(),
         EventKind::Resumed => "resumed".to_owned(),
         EventKind::Changed { keys } => format!("changed: {}", keys.join(", ")),
@@ -243,6 +260,11 @@ pub(super) fn in_words(kind: &EventKind) -> String {
         EventKind::Deleted => "deleted".to_owned(),
         EventKind::BroughtBack => "brought back from the trash".to_owned(),
     }
+}
+
+/// `1.25`, of hundredths.
+pub(super) fn cpus(hundredths: u64) -> String {
+    format!("{}.{:02}", hundredths / 100, hundredths % 100)
 }
 
 fn allowance(level: Level, used: u64) -> String {

@@ -12,7 +12,7 @@
 //! | `backup_arguments`, `backup_restore` | parts of `backup`: its flags; bringing back |
 //! | `network_trace` | a part of `network` |
 //! | `top_columns`, `top_view`, `top_screen` | parts of `top`: columns; the screen as text; the terminal |
-//! | `create`, `life`, `delete`, `traffic`, `usage`, `licenses`, `trash`, `export`, `import`, `list`, `info`, `limits`, `why`, `bisect`, `top`, `capacity`, `enter`, `file`, `logs`, `change`, `plan`, `wait`, `image`, `template`, `tenant`, `backup`, `profile`, `doctor`, `keeper`, `generate` | the verbs |
+//! | `create`, `life`, `delete`, `traffic`, `usage`, `licenses`, `trash`, `export`, `import`, `list`, `info`, `limits`, `why`, `bisect`, `top`, `capacity`, `enter`, `file`, `logs`, `change`, `plan`, `wait`, `image`, `template`, `tenant`, `goal`, `rebase`, `dedupe`, `cpupool`, `backup`, `profile`, `doctor`, `keeper`, `generate` | the verbs |
 //!
 //! The program has one thread where a launch forks; `export` and `import`, which fork nothing, have
 //! others that compress and decompress. What runs side by side (`-j`) runs as processes.
@@ -36,6 +36,7 @@ mod export;
 mod fault;
 mod file;
 mod generate;
+mod goal;
 pub mod image;
 mod image_info;
 mod image_transfer;

@@ -222,6 +222,28 @@ pub enum GuestError {
         /// Guests.
         guests: Vec<String>,
     },
+    /// There is no such goal (exit code 3).
+    #[error("there is no goal {name}: {}", near.as_ref().map_or_else(|| "`bulkhead goal list` shows those there are".to_owned(), |n| format!("did you mean {n}?")))]
+    NoGoal {
+        /// Name asked for.
+        name: String,
+        /// The nearest there is.
+        near: Option<String>,
+    },
+    /// There is one (exit code 4).
+    #[error("there is a goal {0} already: `bulkhead goal set {0}` changes it")]
+    GoalExists(String),
+    /// A controller runs already (exit code 4).
+    #[error("`bulkhead goal run` is at work on this installation already: end it first")]
+    GoalsRun,
+    /// It cannot be (exit code 5).
+    #[error("goal {name}: {why}")]
+    Goal {
+        /// Goal.
+        name: String,
+        /// Why, and what to do.
+        why: String,
+    },
     /// What its limits cannot be, or cannot keep (exit code 5).
     #[error("tenant {name}: {why}")]
     Tenant {
@@ -361,6 +383,7 @@ impl GuestError {
             | Self::NoCpus { .. }
             | Self::CpuPool { .. }
             | Self::Tenant { .. }
+            | Self::Goal { .. }
             | Self::Pool(
                 crate::storage::PoolError::Unknown { .. }
                 | crate::storage::PoolError::Refused { .. },

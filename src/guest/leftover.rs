@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_millis(200);
 pub struct Leftover {
     /// `half-made guest`, `half-renamed guest`, `held guest`, `run state`, `undo disk`, `cgroup`, `interface`,
     /// `damaged file`, `bridge without its firewall`, `firewall entry`, `firewall rules`, `ports`,
-    /// `address`, `lock`, `snapshot mount`, `CPUs`, `tenant limits`, `file`.
+    /// `address`, `lock`, `snapshot mount`, `CPUs`, `tenant limits`, `goal's limit`, `file`.
     pub kind: &'static str,
     /// Its name.
     pub name: String,
@@ -100,6 +100,7 @@ impl Manager {
             let done = fix.then(|| self.let_go(name));
             found.push(leftover("held guest", name.to_string(), told(done)));
         }
+        self.of_goal(name, fix, found);
         let left = || {
             let rescue = storage::has_rescue(&self.layout, name);
             let run = rescue || self.layout.guest_run(name).exists();
@@ -176,6 +177,7 @@ impl Manager {
             var.join("network"),
             self.layout.networks(),
             self.layout.tenants(),
+            self.layout.goals(),
             run.clone(),
             run.join("network"),
             self.layout.images().join("by-recipe"),

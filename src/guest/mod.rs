@@ -11,6 +11,7 @@
 //! | `create`, `start`, `stop`, `delete`, `change`, `exec` | the verbs |
 //! | `admission`, `capacity` | whether the host can keep what guests are guaranteed; what is left of it |
 //! | `tenant`, `tenant_change` | whose guests they are, and what those share; made, changed, removed |
+//! | `goal`, `goal_run`, `goal_metric` | goals, and the controller that follows them |
 //! | `undo` | what a guest writes in one run, dropped or kept |
 //! | `reinstall` | a fresh root for a guest; what becomes true with another root |
 //! | `trace` | why a packet of a guest passes, or not |
@@ -56,6 +57,9 @@ pub mod events;
 pub mod exec;
 pub mod export;
 pub mod files;
+pub mod goal;
+mod goal_metric;
+pub mod goal_run;
 mod hold;
 mod ids;
 pub mod import;

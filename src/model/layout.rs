@@ -108,6 +108,12 @@ impl Layout {
         self.var().join("tenants")
     }
 
+    /// Records of the goals.
+    #[must_use]
+    pub fn goals(&self) -> PathBuf {
+        self.var().join("goals")
+    }
+
     /// A tenant's record.
     #[must_use]
     pub fn tenant(&self, name: &TenantName) -> PathBuf {

@@ -12,6 +12,8 @@ mod file_entry;
 mod filter;
 mod firewall;
 mod forward;
+mod goal;
+mod goal_control;
 mod guarantee;
 mod guest;
 mod hosts;
@@ -47,6 +49,8 @@ pub use file_entry::{FileEntry, FileKind, FileWish};
 pub use filter::{Action, Arch, ArgCmp, Compare, Filter, FilterFlags, Rule, fingerprint};
 pub use firewall::{FirewallRule, RuleError, RuleProtocol};
 pub use forward::{Forward, ForwardError, Protocol};
+pub use goal::{Goal, GoalName, GoalNameError, Hours, Policy, Subject};
+pub use goal_control::{Change, Control, Seen};
 pub use guarantee::{Amounts, HostRoom, Ratio, Resource, Room, Shortfall};
 pub use guest::{
     Access, Autostart, BindMount, BlockLimit, CpuLimits, Device, DiskWish, Guest, InitCommand,

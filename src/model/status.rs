@@ -108,6 +108,19 @@ pub enum EventKind {
         /// Bytes sent and received in this month.
         used: u64,
     },
+    /// A controller changed its CPU limit for a goal, or said that it would.
+    Goal {
+        /// Name of the goal.
+        goal: String,
+        /// The limit before, hundredths of a CPU.
+        from: u64,
+        /// The limit then.
+        to: u64,
+        /// What was seen.
+        cause: String,
+        /// Whether it was changed.
+        acted: bool,
+    },
     /// Frozen.
     Paused,
     /// Thawed.

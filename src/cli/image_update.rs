@@ -11,7 +11,7 @@ use super::image_transfer::{trust, trust_flags};
 use super::progress::Teller;
 use crate::kernel::interrupt;
 use crate::model::{GuestName, ImageName};
-use crate::storage::{self, Image, Source, Updated};
+use crate::storage::{self, Source, Updated};
 
 /// `image update`.
 pub(super) fn command() -> Command {
@@ -45,17 +45,14 @@ struct Told {
 pub(super) fn run(context: &Context, matches: &ArgMatches) -> Result<u8> {
     let names: Vec<&ImageName> = matches.get_many("image").into_iter().flatten().collect();
     let manager = context.manager()?;
-    let found = |name: &&ImageName| storage::find_image(&manager.layout, name);
-    let images: Vec<Image> = names
+    let source = |name: &&ImageName| storage::update_source(&manager.layout, name);
+    let sources: Vec<Source> = names
         .iter()
-        .map(found)
+        .map(source)
         .collect::<std::result::Result<_, _>>()?;
-    for image in &images {
-        storage::source_of(image)?;
-    }
     if matches.get_flag("dry-run") {
-        for (name, image) in names.iter().zip(&images) {
-            let from = match storage::source_of(image)? {
+        for (name, source) in names.iter().zip(&sources) {
+            let from = match source {
                 Source::Template(template) => format!("build template {}", template.name),
                 Source::Registry(there) => format!("pull {there}"),
             };

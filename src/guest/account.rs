@@ -207,7 +207,9 @@ impl Manager {
         // Of a definition that cannot be read now, what it said before.
         let guest = self.guest(name).ok();
         if let (Some(reading), Some(guest)) = (&reading, &guest) {
-            let hundredths = cores::of(guest, self.facts.cpus.iter().count());
+            let pool = guest.cpu.pool.as_ref().map(|pool| self.cpu_pool(pool));
+            let pool = pool.and_then(Result::ok).map(|pool| pool.cpus.len());
+            let hundredths = cores::of(guest, self.facts.cpus.iter().count(), pool);
             now.cores.look(&reading.0.source, hundredths, now_ms());
         }
         now.used.add(reading.map(|reading| reading.0), day);

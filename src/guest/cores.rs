@@ -67,11 +67,15 @@ impl Cores {
     }
 }
 
-/// Hundredths of a CPU that a guest can use at once on a host with so many CPUs: its limit, but no
-/// more than the CPUs it may run on.
-pub(super) fn of(guest: &Guest, host: usize) -> u32 {
+/// Hundredths of a CPU that a guest can use at once on a host with so many CPUs, and so many in its
+/// pool if it has one: its limit, but no more than the CPUs it may run on.
+pub(super) fn of(guest: &Guest, host: usize, pool: Option<usize>) -> u32 {
+    let own = guest.cpu.dedicated.map(|n| n as usize);
     let set = guest.cpu.cpuset.as_ref().map(|set| set.iter().count());
-    let cpus = set.map_or(host, |set| set.min(host));
+    let cpus = [own, pool, set]
+        .into_iter()
+        .flatten()
+        .fold(host, usize::min);
     let most = u32::try_from(cpus).unwrap_or(u32::MAX).saturating_mul(100);
     let limit = guest.cpu.limit.map(|limit| limit.hundredths());
     limit.map_or(most, |limit| limit.min(most))
@@ -80,6 +84,7 @@ pub(super) fn of(guest: &Guest, host: usize) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::define::{Profiles, Sheet, resolve};
 
     /// 2026-03-01 at noon.
     const NOON: u64 = 1_772_366_400_000;
@@ -117,6 +122,28 @@ mod tests {
         assert_eq!(
             cores.periods.keys().filter(|p| p.len() == DAY).count(),
             DAYS
+        );
+    }
+
+    #[test]
+    fn cores_are_those_that_its_mode_leaves_it() {
+        let could = |cpu: &str, pool| {
+            let sheet = Sheet::parse("guest.toml", &format!("[cpu]\n{cpu}")).unwrap();
+            let profiles = Profiles::load(None).unwrap();
+            of(
+                &resolve(&"a".parse().unwrap(), &sheet, &profiles).unwrap(),
+                8,
+                pool,
+            )
+        };
+        assert_eq!(could("", None), 800);
+        assert_eq!(could("limit = 1.5\ncpuset = \"0-3\"", None), 150);
+        assert_eq!(could("cpuset = \"0-3\"", None), 400);
+        assert_eq!(could("mode = \"dedicated\"\ndedicated = 2", None), 200);
+        assert_eq!(could("mode = \"pool\"\npool = \"gold\"", Some(3)), 300);
+        assert_eq!(
+            could("mode = \"pool\"\npool = \"gold\"\nlimit = 1", Some(3)),
+            100
         );
     }
 }

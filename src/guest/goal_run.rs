@@ -4,8 +4,7 @@
 //! What it changes is not in a definition. Before a guest's limit is changed first, `goal.json` in
 //! its run state says who changes it; the definition's limit is put back, and that file removed,
 //! when the controller ends, by a second process that stands by when it is killed, and, should that
-//! be killed too, by the next controller or by `doctor --fix`. A guest that starts anew starts with
-//! its definition's.
+//! be killed too, by the next controller, `doctor --fix` or the guest's next start.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
@@ -25,7 +24,8 @@ use crate::kernel::file::{self, Lock};
 use crate::kernel::interrupt;
 use crate::kernel::process::{self, CloneFlags, Forked, Identity};
 use crate::model::{
-    Change, Control, Cpus, EventKind, Guest, GuestName, Policy, Resource, Seen, Status, Subject,
+    Change, Control, Cpus, EventKind, Guest, GuestName, Policy, Resize, Resource, Seen, Status,
+    Subject,
 };
 
 /// How long a guest at which another command works is waited for.
@@ -277,6 +277,9 @@ impl Controller<'_> {
             return Ok(None);
         };
         let guest = manager.in_force(name, guest);
+        if guest.cpu.resize != Resize::Dynamic {
+            return Ok(None);
+        }
         let (Ok(counters), Ok(sample)) = (group.counters(), group.stats()) else {
             return Ok(None);
         };
@@ -323,10 +326,8 @@ impl Controller<'_> {
         let room = self.manager.host_room().of(Resource::Cpus);
         let entitled = cpus(guest.cpu.entitled).unwrap_or(0);
         let most = cpus(guest.cpu.limit).unwrap_or(room.host);
-        let most = most
-            .min(cpus(goal.goal.max).unwrap_or(most))
-            .max(entitled)
-            .max(1);
+        let most = most.min(cpus(goal.goal.max).unwrap_or(most));
+        let most = most.max(entitled).max(1);
         let least = entitled
             .max(cpus(goal.goal.min).unwrap_or(1))
             .clamp(1, most);

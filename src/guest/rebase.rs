@@ -263,7 +263,10 @@ impl Manager {
             snapshot: wanted.parent.clone(),
             written: self.written_then(name, wanted),
         };
-        self.go_back(name, wanted, &arrival)
+        self.put_root_back(name, wanted, &arrival)?;
+        // It is back; what cannot be written down now, the next command writes.
+        let _later = self.settle_root(name);
+        Ok(())
     }
 
     /// Keeps a stopped guest as this snapshot, then does something; if that fails the guest has neither

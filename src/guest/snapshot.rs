@@ -210,6 +210,17 @@ impl Manager {
         wanted: &Snapshot,
         arrival: &Arrival,
     ) -> Result<()> {
+        self.put_root_back(name, wanted, arrival)?;
+        self.settle_root(name)
+    }
+
+    /// The same without writing down what is true then.
+    pub(super) fn put_root_back(
+        &self,
+        name: &GuestName,
+        wanted: &Snapshot,
+        arrival: &Arrival,
+    ) -> Result<()> {
         let guest = match &arrival.definition {
             Some(text) => self.define(name, text)?,
             None => self.guest(name)?,
@@ -218,8 +229,7 @@ impl Manager {
         fault::point()?;
         let wish = (&wanted.root, quota(&guest));
         storage::restore_root(&self.layout, name, &image, wish, &arrival.note())
-            .map_err(|error| self.root_error(name, error))?;
-        self.settle_root(name)
+            .map_err(|error| self.root_error(name, error))
     }
 
     /// What is written in a root that is put back to a snapshot: the next start then writes whatever

@@ -59,14 +59,17 @@ impl Memory {
 
     /// The next bytes of the part, if so many are left.
     fn take(&self, layout: Layout) -> Option<*mut u8> {
-        let mut used = self.used.load(Ordering::Relaxed);
+        if layout.align() > align_of::<Part>() {
+            return None;
+        }
+        let mut used = self.used.load(Ordering::Acquire);
         loop {
             // Alignments are powers of two: no division.
             let start = used.checked_add(layout.align() - 1)? & !(layout.align() - 1);
             let end = start.checked_add(layout.size()).filter(|e| *e <= ONCE)?;
             let set =
                 self.used
-                    .compare_exchange_weak(used, end, Ordering::Relaxed, Ordering::Relaxed);
+                    .compare_exchange_weak(used, end, Ordering::AcqRel, Ordering::Acquire);
             match set {
                 Ok(_) => {
                     self.be_present(end);
@@ -103,7 +106,7 @@ impl Memory {
         let moved = new <= ONCE
             && self
                 .used
-                .compare_exchange(end, new, Ordering::Relaxed, Ordering::Relaxed)
+                .compare_exchange(end, new, Ordering::AcqRel, Ordering::Acquire)
                 .is_ok();
         if moved {
             self.be_present(new);
@@ -157,9 +160,20 @@ unsafe impl GlobalAlloc for Memory {
     }
 }
 
-/// What a `main` of the C library's owes the standard library: errors instead of SIGPIPE, and the
-/// end of what is still to be printed.
+/// What a `main` of the C library's owes the standard library: no other file at the place of standard
+/// input, output and error; errors instead of SIGPIPE; and the end of what is still to be printed.
 pub fn run(main: impl FnOnce() -> u8) -> i32 {
+    for fd in 0..3 {
+        // SAFETY: the first call only asks; the second opens a file of that name at the lowest free
+        // number, which is this one.
+        let there = unsafe {
+            libc::fcntl(fd, libc::F_GETFD) >= 0
+                || libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) == fd
+        };
+        if !there {
+            std::process::abort();
+        }
+    }
     // SAFETY: no handler is installed.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
     let code = main();

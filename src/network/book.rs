@@ -210,6 +210,8 @@ impl Network {
             files::rename(&chosen, &chosen.with_extension("damaged"))?;
         }
         let subnet = self.subnet(&lock).map_err(Box::new)?;
+        let mut pool = self.pool_in(subnet);
+        pool.leave_out(&self.of_host().map_err(Box::new)?);
         let mut leases = Leases::default();
         let taken = |error: &LeaseError| {
             matches!(
@@ -224,7 +226,7 @@ impl Network {
             }
         }
         for (guest, wish) in known {
-            leases.give(guest, None, self.pool_in(subnet))?;
+            leases.give(guest, None, pool.clone())?;
             leases.wall(guest, &wish.firewall, wish.ceilings);
             match leases.lead(guest, &wish.forwards) {
                 Err(error) if !taken(&error) => return Err(error),

@@ -32,7 +32,12 @@ impl Network {
             return Ok(None);
         };
         if self.is_guest_of_lan() {
-            return Ok(Some((self.their_bridge(kernel)?, None)));
+            return match self.their_bridge(kernel) {
+                Ok(link) => Ok(Some((link, None))),
+                // Nothing that guests can be on: a start says why.
+                Err(HostError::External(_)) => Ok(None),
+                Err(error) => Err(error),
+            };
         }
         let foreign = || HostError::Foreign {
             bridge: self.bridge.clone(),

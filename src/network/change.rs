@@ -4,6 +4,7 @@ use super::directory::DirectoryError;
 use super::host::HostError;
 use super::record::Record;
 use super::{Network, files};
+use crate::kernel::netlink::Netlink;
 
 impl Network {
     /// Refuses for what a network cannot be, or not with the guests it has.
@@ -37,12 +38,17 @@ impl Network {
     pub fn change_record(&self, record: &Record) -> Result<(), DirectoryError> {
         let _lock = self.lock_directory()?;
         let before = self.load(&record.name)?;
+        // In the order of a start, which holds the first and waits for the second.
+        let _run = files::lock(&before.run_folder())?;
         let _book = before.lock_book()?;
         self.check_change(record)?;
         let moved = before.addresses.gateway != record.addresses.gateway;
         if moved && !before.is_guest_of_lan() {
             // The next start makes it anew.
-            before.remove_host().map_err(|error| match error {
+            let gone = Netlink::open()
+                .map_err(HostError::from)
+                .and_then(|mut kernel| before.take_down(&mut kernel));
+            gone.map_err(|error| match error {
                 HostError::InUse { ports, .. } => DirectoryError::Refused {
                     name: record.name.clone(),
                     why: format!("its gateway is the host: stop the guests that are on it ({ports}) before it gets another address"),

@@ -357,8 +357,10 @@ impl Network {
                 Ok(())
             });
         if let Err(error) = made {
+            let new = self.of(&record);
+            let _run = files::lock(&new.run_folder());
             // The error that matters is this one; a network that stays is one that can be deleted.
-            let _second_failure = self.of(&record).discard();
+            let _second_failure = new.discard();
             return Err(error);
         }
         Ok(record)
@@ -372,7 +374,9 @@ impl Network {
     pub fn delete(&self, name: &NetworkName, users: &[GuestName]) -> Result<(), DirectoryError> {
         let _lock = self.lock_directory()?;
         let network = self.load(name)?;
-        // Whoever asks for an address there waits, and then finds that there is none.
+        // In the order of a start. Whoever asks for an address there waits, and then finds that there is
+        // none.
+        let _run = files::lock(&network.run_folder())?;
         let _book = network.lock_book()?;
         self.check_unused(name, users)?;
         network.discard()
@@ -402,13 +406,13 @@ impl Network {
         Ok(())
     }
 
-    /// Takes a network's side of the host down, then its record, then its folders. The directory's lock
-    /// is held.
+    /// Takes a network's side of the host down, then its record, then its folders. The locks of the
+    /// directory and of its run folder are held.
     fn discard(&self) -> Result<(), DirectoryError> {
         let Some(name) = &self.name else {
             return Ok(());
         };
-        self.remove_host()?;
+        self.take_down(&mut Netlink::open()?)?;
         files::pause(&self.folder())?;
         files::remove(&self.record_file(name))?;
         files::pause(&self.folder())?;

@@ -72,6 +72,7 @@ impl Network {
             nat: self.nat,
             connections: self.connections,
             prefix6: self.prefix6,
+            gateway: self.addresses.gateway,
             rules: firewall::REVISION,
         };
         files::write(&self.marker_file(), &marker)?;

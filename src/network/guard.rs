@@ -44,7 +44,7 @@ pub(super) fn table(
     ];
     let bridge = at.0 == Family::Bridge;
     match bridge {
-        true => all.extend(rules().map(|expr| rule(at, "guard", expr))),
+        true => all.extend(rules(prefix6.is_some()).map(|expr| rule(at, "guard", expr))),
         false => all.extend(routed::rules(at)),
     }
     if prefix6.is_some() {
@@ -129,7 +129,7 @@ fn echoes() -> impl Iterator<Item = Value> {
 }
 
 /// In the order in which a packet meets them; behind them and those of IPv6 everything is dropped.
-fn rules() -> impl Iterator<Item = Value> {
+fn rules(ipv6: bool) -> impl Iterator<Item = Value> {
     let field =
         |protocol: &str, field: &str| json!({"payload": {"protocol": protocol, "field": field}});
     let interface = || json!({"meta": {"key": "iifname"}});
@@ -154,10 +154,20 @@ fn rules() -> impl Iterator<Item = Value> {
         json!(all)
     };
     let nobody = is(field("arp", "saddr ip"), json!("0.0.0.0"));
+    let kinds: Vec<&str> = ["ip", "arp"]
+        .into_iter()
+        .chain(ipv6.then_some("ip6"))
+        .collect();
     [
         json!([
             matches("!=", interface(), json!(format!("@{PORTS}"))),
             {"accept": null}
+        ]),
+        // By the frame's own word: rules that look at the packet also see one inside a VLAN's tag, and
+        // the host and other ports take the tag off.
+        json!([
+            matches("!=", field("ether", "type"), json!({"set": kinds})),
+            {"drop": null}
         ]),
         // What only a DHCP server sends. Clients look at the second alone.
         json!([is(field("udp", "sport"), json!(67)), {"drop": null}]),

@@ -120,6 +120,8 @@ pub(super) struct Marker {
     pub(super) connections: Option<u32>,
     #[serde(default)]
     pub(super) prefix6: Option<Prefix6>,
+    #[serde(default)]
+    pub(super) gateway: Option<Ipv4Addr>,
     /// [`firewall::REVISION`] of the program that wrote the rules.
     pub(super) rules: u32,
 }
@@ -181,6 +183,7 @@ impl Network {
         if marker.host.subnet != subnet
             || (marker.nat, marker.connections, marker.prefix6)
                 != (self.nat, self.connections, self.prefix6)
+            || marker.gateway != self.addresses.gateway
             || marker.rules != firewall::REVISION
             || Some(&marker.boot_id) != files::read_sysctl(Path::new(BOOT_ID))?.as_ref()
             || !self.forwards()?

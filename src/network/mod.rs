@@ -27,7 +27,7 @@
 //! | `ceiling.rs` | ceilings of one guest's packets and connections |
 //! | `wall.rs` | guests' own firewalls |
 //! | `trace.rs`, `trace_path.rs`, `trace_words.rs` | why a packet does or does not pass |
-//! | `ruleset.rs`, `ruleset_words.rs` | what the host's whole firewall does to one packet |
+//! | `ruleset.rs`, `ruleset_fields.rs`, `ruleset_words.rs` | what the host's whole firewall does to one packet |
 //! | `leftover.rs` | interfaces that belong to no running guest |
 //! | `dns.rs` | name servers |
 //! | `files.rs` | lock, whole-file writes, bounded reads |
@@ -55,6 +55,7 @@ mod pool;
 mod record;
 mod routed;
 mod ruleset;
+mod ruleset_fields;
 mod ruleset_words;
 mod shape;
 mod subnet;

@@ -33,11 +33,16 @@ pub struct Updated {
     pub image: Image,
 }
 
-/// Where an image comes from, as far as it can be had there again.
+/// Where the image of a name comes from, as far as it can be had there again.
 ///
 /// # Errors
-/// It was made of a guest, taken in from a file, or pulled by its digest.
-pub fn source_of(image: &Image) -> Result<Source, ImageError> {
+/// There is none; it was made of a guest, taken in from a file, or pulled by its digest.
+pub fn update_source(layout: &Layout, name: &ImageName) -> Result<Source, ImageError> {
+    let image = find_image(layout, name)?;
+    source_of(&image, name_that_leads(layout, name).as_ref())
+}
+
+fn source_of(image: &Image, name: Option<&ImageName>) -> Result<Source, ImageError> {
     let refused = |reason: &str| ImageError::Refused {
         what: format!("a newer image {}", image.short()),
         reason: reason.to_owned(),
@@ -49,8 +54,11 @@ pub fn source_of(image: &Image) -> Result<Source, ImageError> {
         }));
     }
     // What a registry gave is written down in full; a file's name is not, nor is a guest's.
-    let name = image.source.parse::<ImageName>();
-    match name.ok().filter(|name| name.full() == *name) {
+    let whole = |name: &ImageName| name.full() == *name;
+    let pulled = image.source.parse::<ImageName>().ok().filter(whole);
+    // The same content may have come under another name first, from somebody else.
+    let own = name.filter(|name| whole(name) && name.digest().is_none());
+    match pulled.map(|pulled| own.cloned().unwrap_or(pulled)) {
         Some(name) if name.digest().is_some() => Err(refused(
             "it was pulled by its digest, which never leads to another: `bulkhead image pull` it by \
              a tag",
@@ -67,7 +75,7 @@ pub fn source_of(image: &Image) -> Result<Source, ImageError> {
 /// Builds or pulls the image of a name again, and lets the name lead to it.
 ///
 /// # Errors
-/// As [`source_of`]; it cannot be built or pulled; the name then leads where it led.
+/// As [`update_source`]; it cannot be built or pulled; the name then leads where it led.
 pub fn update_image(
     layout: &Layout,
     templates: &Templates,
@@ -77,7 +85,7 @@ pub fn update_image(
 ) -> Result<Updated, ImageError> {
     let before = find_image(layout, name)?;
     let name = name_that_leads(layout, name);
-    let image = match source_of(&before)? {
+    let image = match source_of(&before, name.as_ref())? {
         Source::Template(wanted) => {
             let image = build_again(layout, templates, &wanted, progress)?;
             fault::point().map_err(|e| FileError::new("name", &image.path, e.errno))?;
@@ -105,7 +113,30 @@ mod tests {
         let mut image = Image::sample("a".repeat(64), PathBuf::new());
         image.template = template.into();
         image.source = source.into();
-        source_of(&image).map_err(|error| error.to_string())
+        source_of(&image, None).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_name_is_asked_for_where_it_belongs() {
+        let mut image = Image::sample("a".repeat(64), PathBuf::new());
+        image.template = String::new();
+        image.source = "evil.example/library/alpine:3.20".into();
+        let name: ImageName = "docker.io/library/alpine:3.20".parse().unwrap();
+        let asked = |image: &Image, name: &str| source_of(image, name.parse().ok().as_ref());
+        assert_eq!(
+            asked(&image, "docker.io/library/alpine:3.20").unwrap(),
+            Source::Registry(name.clone())
+        );
+        // A name of one's own says nothing of where.
+        assert_eq!(
+            asked(&image, "mine:1").unwrap(),
+            Source::Registry(image.source.parse().unwrap())
+        );
+        image.source = format!("docker.io/library/alpine@sha256:{}", "b".repeat(64));
+        let by_tag = asked(&image, "docker.io/library/alpine:3.20").unwrap();
+        assert_eq!(by_tag, Source::Registry(name));
+        image.source = "/tmp/alpine.tar".into();
+        assert!(asked(&image, "docker.io/library/alpine:3.20").is_err());
     }
 
     #[test]

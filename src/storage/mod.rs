@@ -154,7 +154,7 @@ pub use image::{
     remove_leftover,
 };
 pub use image_config::{HistoryStep, ImageConfig};
-pub use image_update::{Source, Updated, source_of, update_image};
+pub use image_update::{Source, Updated, update_image, update_source};
 pub use image_user::{RunAs, RunAsError, run_as};
 pub use import::{Import, import_image};
 pub use init_kind::InitKind;

@@ -82,6 +82,10 @@ elsif ( $verb eq 'forge' ) {
     frame $all, $me, 0x8100, pack( 'nn', 5, 0x806 ) . arp( 2, $me, $other, $all, $peer ), 'tagged-arp';
     frame mac($peer), $me, 0x8100, pack( 'nn', 5, 0x800 ) . udp( $other, $peer, 'tagged-ip' ), '';
     frame mac($peer), $me, 0x88a8, pack( 'nnnn', 5, 0x8100, 6, 0x800 ) . udp( $other, $peer, 'twice-tagged' ), '';
+
+    # Its own addresses, so that only the tag is wrong.
+    frame mac($peer), $me, 0x8100, pack( 'nn', 0,  0x800 ) . udp( $self, $peer, 'tagged-own' ), '';
+    frame mac($peer), $me, 0x8100, pack( 'nn', 10, 0x800 ) . udp( $self, $peer, 'tagged-ten' ), '';
     frame mac($peer), $me, 0x88b5, '', 'no-protocol';
     frame "\1\x80\xc2\0\0\0", $me, 38, "\x42\x42\3", 'spanning-tree';
 

@@ -142,9 +142,9 @@ impl Manager {
         };
         let _held = self.lock_tenant(tenant)?;
         let limits = limits(&self.tenant_caps(tenant)?);
-        let shared = parent.ensure_shared(&tenant.group(), &limits)?;
-        shared.weigh(Some(guest.cpu.weight.into()))?;
-        Ok(shared)
+        let folder = parent.ensure_folder(&tenant.group(), &limits)?;
+        folder.weigh(Some(guest.cpu.weight.into()))?;
+        Ok(folder)
     }
 
     /// Gives the group of a running guest's tenant the weight that its guests have together now.
@@ -154,7 +154,7 @@ impl Manager {
         };
         let _held = self.lock_tenant(&tenant)?;
         match self.existing_cgroups_for(Some(&tenant))? {
-            Some(shared) => Ok(shared.weigh(None)?),
+            Some(folder) => Ok(folder.weigh(None)?),
             None => Ok(()),
         }
     }
@@ -165,7 +165,7 @@ impl Manager {
         tenant: Option<&TenantName>,
     ) -> Result<Option<Parent>> {
         match (self.existing_cgroups()?, tenant) {
-            (Some(parent), Some(tenant)) => Ok(parent.shared(&tenant.group())?),
+            (Some(parent), Some(tenant)) => Ok(parent.folder(&tenant.group())?),
             (parent, _) => Ok(parent),
         }
     }
@@ -189,9 +189,9 @@ impl Manager {
         };
         let lock = self.lock_tenant(tenant)?;
         if self.members(tenant)?.is_empty() {
-            parent.remove_shared(&tenant.group())?;
-        } else if let Some(shared) = parent.shared(&tenant.group())? {
-            shared.weigh(None)?;
+            parent.remove_folder(&tenant.group())?;
+        } else if let Some(folder) = parent.folder(&tenant.group())? {
+            folder.weigh(None)?;
         }
         drop(lock);
         Ok(())
@@ -287,7 +287,7 @@ impl Manager {
             };
             let held = self.lock_tenant(&tenant)?;
             let members = self.members(&tenant)?;
-            if let Some(inner) = parent.shared(&group)? {
+            if let Some(inner) = parent.folder(&group)? {
                 for name in cgroup::list(&inner)? {
                     if members.iter().any(|member| member.as_str() == name) {
                         continue;
@@ -298,7 +298,7 @@ impl Manager {
                 }
             }
             if members.is_empty() {
-                let remove = || parent.remove_shared(&group).map(|_| ());
+                let remove = || parent.remove_folder(&group).map(|_| ());
                 let done = told(fix.then(|| Ok(remove()?)));
                 found.push(leftover("cgroup", group, done));
                 continue;

@@ -137,7 +137,7 @@ impl Manager {
         if let Some(parent) = self.existing_cgroups()?
             && self.tenant_group(name)?.is_some()
         {
-            parent.limit_shared(&name.group(), &limits(caps))?;
+            parent.limit_folder(&name.group(), &limits(caps))?;
         }
         Ok(())
     }
@@ -180,7 +180,7 @@ impl Manager {
             return Ok(());
         }
         if let Some(parent) = self.existing_cgroups()? {
-            parent.remove_shared(&name.group())?;
+            parent.remove_folder(&name.group())?;
         }
         fault::point()?;
         let path = self.layout.tenant(name);

@@ -7,7 +7,7 @@
 //! | `host` | which hierarchies are mounted where |
 //! | `parent`, `service` | the folder that holds our groups; under systemd a delegated service |
 //! | `limits`, `v1`, `v2` | limits in our words, and the two drivers that put them in the kernel's |
-//! | `shared` | a folder between the parent and groups that share limits |
+//! | `folder` | a folder between the parent and groups that share limits |
 //! | `knob` | one value of one control file: write, read, put back (cgroups-rs works here) |
 //! | `group` | make, open, enter, undo |
 //! | `seat` | which CPUs a running group is on; those that version 1 keeps together for that |
@@ -46,6 +46,7 @@ mod counters;
 mod devices;
 mod dir;
 mod error;
+mod folder;
 mod glance;
 mod group;
 mod host;
@@ -59,7 +60,6 @@ mod remove;
 mod scope;
 mod seat;
 mod service;
-mod shared;
 mod stat_files;
 mod stats;
 mod update;

@@ -33,7 +33,7 @@ pub(super) struct Hierarchy {
     /// Those of ours; none for `name=systemd`, which only tracks processes.
     pub(super) controllers: Vec<Controller>,
     path: PathBuf,
-    /// Whether the folder above is ours too (see `shared`).
+    /// Whether the folder above is ours too (see `folder`).
     nested: bool,
 }
 

@@ -18,7 +18,7 @@ impl Parent {
     ///
     /// # Errors
     /// When a folder cannot be opened.
-    pub fn shared(&self, name: &str) -> Result<Option<Self>> {
+    pub fn folder(&self, name: &str) -> Result<Option<Self>> {
         let Some(v2) = self.v2.child(name)? else {
             return Ok(None);
         };
@@ -49,8 +49,8 @@ impl Parent {
     /// # Errors
     /// When a limit cannot be had here, or the kernel refuses something. What was made stays, for
     /// the next one to go on with or to remove.
-    pub fn ensure_shared(&self, name: &str, limits: &Limits) -> Result<Self> {
-        if let Some(there) = self.shared(name)?
+    pub fn ensure_folder(&self, name: &str, limits: &Limits) -> Result<Self> {
+        if let Some(there) = self.folder(name)?
             && there.v2.read(MARK.0)?.trim() == MARK.1
         {
             return Ok(there);
@@ -74,8 +74,8 @@ impl Parent {
         fault::point().map_err(|e| at(&v2, e))?;
         enable_all(&v2, &self.v2_controllers)?;
         fault::point().map_err(|e| at(&v2, e))?;
-        self.limit_shared(name, limits)?;
-        self.shared(name)?.ok_or_else(|| CgroupError::Absent {
+        self.limit_folder(name, limits)?;
+        self.folder(name)?.ok_or_else(|| CgroupError::Absent {
             name: name.to_owned(),
             parent: self.path().to_owned(),
         })
@@ -85,13 +85,13 @@ impl Parent {
     ///
     /// # Errors
     /// As [`Group::update`]; [`CgroupError::Absent`] when it is not there.
-    pub fn limit_shared(&self, name: &str, limits: &Limits) -> Result<Vec<Applied>> {
+    pub fn limit_folder(&self, name: &str, limits: &Limits) -> Result<Vec<Applied>> {
         let mut group = Group::open(self, name)?;
         let applied = group.update(limits)?;
         let v2 = group.v2_dir()?;
         fault::point().map_err(|e| CgroupError::file("limit", v2.path(), e.errno))?;
         v2.write(MARK.0, MARK.1)?;
-        if let Some(inner) = self.shared(name)? {
+        if let Some(inner) = self.folder(name)? {
             inner.weigh(None)?;
         }
         Ok(applied)
@@ -132,8 +132,8 @@ impl Parent {
     ///
     /// # Errors
     /// When a folder cannot be removed for another reason than groups in it.
-    pub fn remove_shared(&self, name: &str) -> Result<bool> {
-        let Some(there) = self.shared(name)? else {
+    pub fn remove_folder(&self, name: &str) -> Result<bool> {
+        let Some(there) = self.folder(name)? else {
             return Ok(true);
         };
         let v1 = there.v1.iter().rev().filter_map(|(_, dir)| dir.as_ref());

@@ -398,6 +398,29 @@ fn all_processes_are_killed_where_that_is_asked_for() {
     bundle.ok(&["delete", "c"]);
 }
 
+/// A descriptor that the client has closed is no place for the next file that is opened.
+#[test]
+fn closed_descriptors_are_not_taken_for_the_log() {
+    if !ready() {
+        return;
+    }
+    let bundle = Bundle::new();
+    let log = bundle.path("log.json");
+    let path = log.display().to_string();
+    let command = bundle.command(&["--log", &path, "--log-format", "json", "state", "nobody"]);
+    for closed in ["2>&-", "1>&- 2>&-", "0<&- 1>&- 2>&-"] {
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", &format!("exec \"$@\" {closed}"), "sh"]);
+        shell.arg(command.get_program()).args(command.get_args());
+        assert_eq!(run(shell).code, 1, "{closed}");
+        let text = fs::read_to_string(&log).expect("written");
+        for line in text.lines() {
+            assert_eq!(parse(line)["level"], "error", "{closed}: {text}");
+        }
+        fs::remove_file(&log).expect("ours");
+    }
+}
+
 #[test]
 fn errors_are_logged_where_the_client_reads_them() {
     if !ready() {

@@ -52,6 +52,10 @@ pub(super) fn fields(left: &Value, packet: &Packet) -> Field {
             _ => Field::Unknown,
         };
     }
+    // IPv4 has none.
+    if left["exthdr"].is_object() {
+        return Field::Absent;
+    }
     if left["fib"]["result"] == "type" {
         return one(if packet.here { "local" } else { "unicast" });
     }

@@ -112,9 +112,10 @@ fn alone_two_hundred_guests_leave_nothing() {
         "{running:?}"
     );
     // Ten of them are the guest's own files of /proc and what tells of their readers: held open, so
-    // that nothing the guest does to a file is in the way of writing it.
+    // that nothing the guest does to a file is in the way of writing it. One is the folder of groups
+    // that do not choose their CPUs (cgroup version 1).
     assert!(
-        descriptors(&bulkhead) <= 26 * GUESTS,
+        descriptors(&bulkhead) <= 27 * GUESTS,
         "{}",
         descriptors(&bulkhead)
     );

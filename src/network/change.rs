@@ -1,4 +1,4 @@
-//! Changing a network that somebody made.
+//! Changing a network that somebody made, and removing it.
 
 use super::directory::DirectoryError;
 use super::host::HostError;
@@ -60,5 +60,19 @@ impl Network {
         files::write(&self.record_file(&record.name), record)?;
         // The next start looks at all of it again.
         Ok(files::remove(&self.of(record).marker_file())?)
+    }
+
+    /// Takes a network's side of the host down, then its record, then its folders. The locks of the
+    /// directory and of its run folder are held.
+    pub(super) fn discard(&self) -> Result<(), DirectoryError> {
+        let Some(name) = &self.name else {
+            return Ok(());
+        };
+        self.take_down(&mut Netlink::open()?)?;
+        files::pause(&self.folder())?;
+        files::remove(&self.record_file(name))?;
+        files::pause(&self.folder())?;
+        files::remove_folder(&self.folder())?;
+        Ok(files::remove_folder(&self.run_folder())?)
     }
 }

@@ -406,20 +406,6 @@ impl Network {
         Ok(())
     }
 
-    /// Takes a network's side of the host down, then its record, then its folders. The locks of the
-    /// directory and of its run folder are held.
-    fn discard(&self) -> Result<(), DirectoryError> {
-        let Some(name) = &self.name else {
-            return Ok(());
-        };
-        self.take_down(&mut Netlink::open()?)?;
-        files::pause(&self.folder())?;
-        files::remove(&self.record_file(name))?;
-        files::pause(&self.folder())?;
-        files::remove_folder(&self.folder())?;
-        Ok(files::remove_folder(&self.run_folder())?)
-    }
-
     /// Whether the network is still there; a command may have removed it while this one waited.
     pub(super) fn is_there(&self) -> bool {
         self.name

@@ -184,6 +184,33 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// A guest that is ending keeps its group for a moment, and with it the limit that it had.
+#[test]
+fn a_folder_is_lowered_below_the_limits_of_the_groups_in_it() {
+    let ground = Ground::new();
+    let of = |quota| Limits {
+        cpu_quota_us: Some(quota),
+        ..Limits::default()
+    };
+    let outer = ground.parent.ensure_folder("outer", &of(50_000)).unwrap();
+    let burst = Limits {
+        cpu_burst_us: Some(40_000),
+        ..of(50_000)
+    };
+    let inner = Group::create(&outer, "ending", &burst, None).unwrap();
+    let free = Group::create(&outer, "free", &Limits::default(), None).unwrap();
+    outer.lower_quotas(31_000).unwrap();
+    ground.parent.limit_folder("outer", &of(31_000)).unwrap();
+    let limit = |group: &Group| group.counters().unwrap().cpu.map(|cpu| cpu.limit);
+    if ground.on_v1("cpu") {
+        assert_eq!(limit(&inner), Some(31));
+    }
+    assert_eq!(limit(&free), None);
+    inner.remove().unwrap();
+    free.remove().unwrap();
+    assert!(ground.parent.remove_folder("outer").unwrap());
+}
+
 #[test]
 fn limits_are_in_force_as_given() {
     let ground = Ground::new();

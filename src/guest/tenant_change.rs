@@ -113,6 +113,10 @@ impl Manager {
             drop(held);
             self.bring_members(name)?;
             let _held = self.lock_tenant(name)?;
+            let folder = self.existing_cgroups_for(Some(name))?;
+            if let (Some(folder), Some(most)) = (folder, limits(to).cpu_quota_us) {
+                folder.lower_quotas(most)?;
+            }
             return self.limit_tenant(name, to);
         }
         self.limit_tenant(name, to)?;

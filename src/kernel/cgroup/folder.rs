@@ -128,6 +128,46 @@ impl Parent {
         }
     }
 
+    /// Takes from every group in a folder what it has of CPU time beyond what the folder is about
+    /// to have: version 1 refuses a limit above which a group inside has one, be it the group of a
+    /// guest that is just ending. Version 2 does not mind.
+    ///
+    /// # Errors
+    /// When a file cannot be read or written.
+    pub fn lower_quotas(&self, most_us: u64) -> Result<()> {
+        const FILES: [&str; 2] = ["cpu.cfs_quota_us", "cpu.cfs_burst_us"];
+        let v1 = self
+            .v1
+            .iter()
+            .find(|(hierarchy, _)| hierarchy.controllers.contains(&Controller::Cpu));
+        let Some((_, Some(dir))) = v1 else {
+            return Ok(());
+        };
+        let [quota, burst] = FILES;
+        for name in super::list(self)? {
+            let Some(group) = dir.child(&name)? else {
+                continue;
+            };
+            // No limit says -1, which is no number here.
+            let held = group.try_read(quota)?.and_then(|text| number(&text));
+            if held.is_none_or(|held| held <= most_us) {
+                continue;
+            }
+            let lower = || {
+                if group.has(burst) {
+                    group.write(burst, "0")?;
+                }
+                group.write(quota, &most_us.to_string())
+            };
+            match lower() {
+                // It went meanwhile.
+                Err(_) if dir.child(&name)?.is_none() => {}
+                done => done?,
+            }
+        }
+        Ok(())
+    }
+
     /// Removes it, if no group is in it; says whether it is gone.
     ///
     /// # Errors

@@ -342,6 +342,25 @@ fn a_group_in_use_is_refused_and_an_empty_one_taken() {
     groups.remove(&ground.host).unwrap();
 }
 
+/// The usual period is not written into a new group, which has it; one that is taken may have another.
+#[test]
+fn the_usual_period_holds_in_a_group_that_is_new_and_in_one_that_is_taken() {
+    let ground = Ground::new();
+    let usual = r#"{"cpu":{"quota":50000,"period":100000}}"#;
+    let period = || match ground.v1("cpu") {
+        true => ground.read("cpu", "cpu.cfs_period_us", ""),
+        false => ground.read("cpu", "", "cpu.max").split_off("50000 ".len()),
+    };
+    let new = ground.create(usual);
+    assert_eq!(period(), "100000");
+    new.remove(&ground.host).unwrap();
+    let other = ground.create(r#"{"cpu":{"quota":50000,"period":50000}}"#);
+    assert_eq!(period(), "50000");
+    ground.create(usual);
+    assert_eq!(period(), "100000");
+    other.remove(&ground.host).unwrap();
+}
+
 #[test]
 fn a_failed_making_leaves_nothing() {
     let ground = Ground::new();

@@ -12,6 +12,10 @@ use super::{CgroupError, Host, Result};
 use crate::kernel::fault;
 use crate::model::{CgroupPlan, CgroupSetting, CpuSet};
 
+/// A value that a new group has anyway. Writing it makes the kernel look at every group there is
+/// (`tg_set_bandwidth`): 0.15 ms beside 1,000 containers.
+const ANYWAY: (&str, &str) = ("cpu.cfs_period_us", "100000");
+
 /// A file and the value it had before.
 type Before<'a> = (&'a Dir, String, String);
 
@@ -110,7 +114,14 @@ impl Cgroups {
     /// that way both raising and lowering come through.
     pub(super) fn write_settings(&self, settings: &[CgroupSetting]) -> Result<()> {
         let mut again = Vec::new();
-        for setting in settings {
+        let new = |setting: &CgroupSetting| {
+            let mut of = self
+                .v1
+                .iter()
+                .filter(|slot| slot.names.contains(&setting.controller));
+            of.any(|slot| slot.fresh) && (&*setting.file, &*setting.value) == ANYWAY
+        };
+        for setting in settings.iter().filter(|setting| !new(setting)) {
             let dir = self.dir_of(setting)?;
             fault::point().map_err(|e| CgroupError::file("limit", dir.path(), e.errno))?;
             match write(dir, setting) {

@@ -106,11 +106,15 @@ impl Manager {
             let run = rescue || self.layout.guest_run(name).exists();
             Ok::<_, GuestError>(run || self.group(name)?.is_some())
         };
-        if status == Status::Stopped && left()? {
+        // What has just ended, its keeper puts away as soon as it gets the lock.
+        if status != Status::Stopped || self.has_keeper(name) {
+            return Ok(());
+        }
+        if left()? {
             let done = fix.then(|| self.clean_up(name));
             found.push(leftover("run state", name.to_string(), told(done)));
         }
-        if status == Status::Stopped && self.is_undo_due(name) {
+        if self.is_undo_due(name) {
             let done = fix.then(|| self.clean_up(name));
             found.push(leftover("undo disk", name.to_string(), told(done)));
         }

@@ -633,6 +633,14 @@ fn every_point_of_a_change_of_a_tenant() {
             after: &|site, what| {
                 let text = caps(site);
                 assert!(text.contains("\"processes\": 500"), "{what}: {text}");
+                // The guest has what its tenant has, whichever of the two that is.
+                let caps: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+                let cpus = if caps["cpus"].to_string().contains("0.5") {
+                    50
+                } else {
+                    100
+                };
+                assert_eq!(cpu_limit(site, "a"), Some(cpus), "{what}: {text}");
                 site.bulkhead.ok(&["exec", "a", "true"]);
             },
         };
@@ -641,4 +649,214 @@ fn every_point_of_a_change_of_a_tenant() {
     }
     site.bulkhead.ok(&["kill", "a"]);
     site.is_clean("all of it");
+}
+
+/// The CPU limit in force, hundredths; `None` for none.
+fn cpu_limit(site: &Site, guest: &str) -> Option<u64> {
+    let rows = site.bulkhead.ok(&["limits", guest, "--format", "json"]);
+    let rows: serde_json::Value = serde_json::from_str(&rows).expect("JSON");
+    let mut rows = rows.as_array().expect("a list").iter();
+    rows.find(|row| row["resource"] == "cpu")?["limit"].as_u64()
+}
+
+#[test]
+fn every_point_of_making_and_deleting_a_tenant() {
+    if !need(Need::Root) {
+        return;
+    }
+    let bulkhead = Bulkhead::new();
+    // What stays of the first one: a folder and a lock.
+    bulkhead.ok(&["tenant", "create", "acme"]);
+    bulkhead.ok(&["tenant", "delete", "acme"]);
+    bulkhead.ok(&["create", "a", "--template", "busybox", "--network", "none"]);
+    let site = Site::with(bulkhead);
+    let gone = |site: &Site, _: &str| {
+        site.bulkhead.run(&["tenant", "delete", "acme"]);
+    };
+    let there = |site: &Site, _: &str| {
+        let create = ["tenant", "create", "acme", "--processes", "50"];
+        site.bulkhead.run(&create);
+    };
+    let sweeps = [
+        Sweep {
+            before: &gone,
+            args: &["tenant", "create", "acme", "--processes", "50"],
+            whole: true,
+            after: &|site, what| {
+                // What was made whole has its lock.
+                site.bulkhead.run(&["tenant", "delete", "acme"]);
+                site.is_clean(what);
+            },
+        },
+        Sweep {
+            before: &there,
+            args: &["tenant", "delete", "acme"],
+            whole: true,
+            after: &|site, what| {
+                let known = site.bulkhead.ok(&["tenant", "list", "--format", "json"]);
+                let info = site.bulkhead.run(&["tenant", "info", "acme"]);
+                assert_eq!(info.code == 0, known.contains("acme"), "{what}");
+            },
+        },
+    ];
+    for sweep in sweeps {
+        assert!(sweep.over(&site) > 0);
+    }
+    gone(&site, "");
+    site.is_clean("all of it");
+}
+
+#[test]
+fn every_point_of_making_changing_and_deleting_a_goal() {
+    if !need(Need::Root) {
+        return;
+    }
+    let site = Site::new(&["--network", "none"]);
+    let gone = |site: &Site, _: &str| drop(site.bulkhead.run(&["goal", "delete", "g"]));
+    let create = ["goal", "create", "g", "--guest", "a", "--own"];
+    let there = |site: &Site, _: &str| drop(site.bulkhead.run(&create));
+    // Whatever there is can be read.
+    let sound = |site: &Site, what: &str| {
+        site.bulkhead.ok(&["goal", "list"]);
+        site.is_clean(what);
+    };
+    let verbs: [(Check, &[&str]); 3] = [
+        (&gone, &create),
+        (&there, &["goal", "set", "g", "--use", "20-60"]),
+        (&there, &["goal", "delete", "g"]),
+    ];
+    for (before, args) in verbs {
+        let sweep = Sweep {
+            before,
+            args,
+            whole: true,
+            after: &sound,
+        };
+        assert!(sweep.over(&site) > 0, "{args:?}");
+    }
+}
+
+/// Goals go with a guest to another name, or stay where they can be seen.
+#[test]
+fn every_point_of_a_rename_of_a_guest_with_a_goal() {
+    if !need(Need::Root) {
+        return;
+    }
+    let site = Site::new(&["--network", "none"]);
+    let create = ["goal", "create", "g", "--guest", "a", "--own"];
+    site.bulkhead.ok(&create);
+    let of = |site: &Site| {
+        let text = site.bulkhead.ok(&["goal", "info", "g", "--format", "json"]);
+        let goal: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        goal["subject"]["guest"].clone()
+    };
+    site.bulkhead.ok(&["rename", "a", "b"]);
+    assert_eq!(of(&site), "b");
+    let sweep = Sweep {
+        before: &|site, _| {
+            if site.exists("a") {
+                site.bulkhead.run(&["goal", "delete", "g"]);
+                site.bulkhead.ok(&create);
+                site.bulkhead.ok(&["rename", "a", "b"]);
+            }
+            assert_eq!(of(site), "b");
+        },
+        args: &["rename", "b", "a"],
+        whole: false,
+        after: &|site, what| {
+            let of = of(site);
+            assert!(of == "a" || of == "b", "{what}: {of}");
+        },
+    };
+    assert!(sweep.over(&site) > 3);
+}
+
+/// A guest that would use more CPU than it may, and is held back all the time; and one that sleeps.
+fn held_back() -> Site {
+    let bulkhead = Bulkhead::new();
+    for (name, line) in [("a", "while :; do :; done"), ("b", "sleep 1000")] {
+        let file = bulkhead.root().join(format!("{name}.toml"));
+        let text = format!(
+            "template = \"busybox\"\n[init]\ncommand = [\"/bin/sh\", \"-c\", \"{line}\"]\n"
+        );
+        std::fs::write(&file, text).expect("a folder of ours");
+        let create = ["create", name, "--from", &file.to_string_lossy()];
+        bulkhead.ok(&[&create[..], &["--network", "none", "--cpus", "0.2"]].concat());
+    }
+    let site = Site::with(bulkhead);
+    site.bulkhead.ok(&["start", "a", "b"]);
+    site
+}
+
+#[test]
+fn every_point_of_a_search_for_the_guest_that_makes_others_wait() {
+    if !need(Need::Root) {
+        return;
+    }
+    let site = held_back();
+    let sweep = Sweep {
+        before: &|_, _| {},
+        args: &["bisect", "--watch", "a", "--by", "cpu", "--window", "200ms"],
+        whole: false,
+        after: &|site, what| {
+            // The process that stands by lets everybody go on, or `doctor --fix` has.
+            let listed = || site.bulkhead.ok(&["list"]);
+            eventually("nobody is frozen", 10, || !listed().contains("paused"));
+            for guest in ["a", "b"] {
+                let done = site.bulkhead.run(&["exec", guest, "true"]);
+                assert_eq!(done.code, 0, "{what}: {}", done.report());
+            }
+        },
+    };
+    assert!(sweep.over(&site) > 3);
+    site.bulkhead.ok(&["kill", "a", "b"]);
+    site.settle();
+    assert_eq!(site.doctor(false), [] as [serde_json::Value; 0]);
+}
+
+/// A controller goes on until it is ended, so one that meets no fault is.
+#[test]
+fn every_point_of_a_controller_of_goals() {
+    if !need(Need::Root) {
+        return;
+    }
+    let site = held_back();
+    let goal = ["goal", "create", "g", "--guest", "a", "--use", "10-40"];
+    let more = ["--max", "0.1", "--mode", "act"];
+    site.bulkhead.ok(&[&goal[..], &more].concat());
+    let mut met = 0;
+    for number in 0..8 {
+        for fault in [
+            format!("command:{number}"),
+            format!("command:{number}:fail"),
+        ] {
+            let mut command = site.bulkhead.command(&["goal", "run"]);
+            command.env("BULKHEAD_FAULT", &fault);
+            command
+                .stdin(std::process::Stdio::null())
+                .stdout(std::process::Stdio::null())
+                .stderr(std::process::Stdio::null());
+            let mut controller = command.spawn().expect("the program");
+            let ended = |one: &mut std::process::Child| one.try_wait().expect("ours").is_some();
+            // It has two rounds for it, at least.
+            if became(3, || ended(&mut controller)) {
+                met += 1;
+            } else {
+                assert_eq!(cpu_limit(&site, "a"), Some(10), "{fault}");
+                let pid = controller.id().to_string();
+                let sent = std::process::Command::new("kill").arg(&pid).status();
+                assert!(sent.expect("kill(1)").success());
+                controller.wait().expect("a child of ours");
+            }
+            eventually("its definition's limit is back", 10, || {
+                site.doctor(true);
+                cpu_limit(&site, "a") == Some(20)
+            });
+            eventually("nothing is left", 10, || site.doctor(false).is_empty());
+        }
+    }
+    assert!(met > 1, "{met}");
+    site.bulkhead.ok(&["kill", "a", "b"]);
+    site.settle();
+    assert_eq!(site.doctor(false), [] as [serde_json::Value; 0]);
 }

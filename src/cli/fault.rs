@@ -236,6 +236,7 @@ fn code(error: &GuestError) -> u8 {
         | GuestError::TenantExists(_)
         | GuestError::GoalExists(_)
         | GuestError::GoalsRun
+        | GuestError::Bisects
         | GuestError::TenantInUse { .. }
         | GuestError::NoUndo(_)
         | GuestError::NoBase(_)

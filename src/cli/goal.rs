@@ -6,13 +6,14 @@ use clap::{Arg, ArgGroup, ArgMatches, Command, value_parser};
 
 use super::command::{Verb, dry_run, required, switch};
 use super::context::Context;
-use super::fault::{Fault, Result};
+use super::fault::{FAILED, Fault, Result};
 use super::logs::{cpus, in_words};
 use super::render::{self, Cell, Format};
 use crate::guest::goal::GoalView;
 use crate::guest::goal_run::Decision;
 use crate::model::{
     Cpus, Event, EventKind, Goal, GoalName, GuestName, Hours, Policy, Subject, TenantName, clock,
+    metric_url,
 };
 
 pub(super) const GOAL: Verb =
@@ -53,6 +54,16 @@ pub(super) const GOAL: Verb =
             )
             .subcommand(Command::new("delete").about("Delete a goal").arg(name()).arg(dry_run()))
             .subcommand(
+                Command::new("number")
+                    .about("Ask an address for the number that a goal would go by")
+                    .arg(
+                        Arg::new("url")
+                            .value_name("URL")
+                            .required(true)
+                            .help("https://…, or http://… of this machine"),
+                    ),
+            )
+            .subcommand(
                 Command::new("run")
                     .about("Follow all goals until it is ended")
                     .arg(switch(
@@ -91,6 +102,7 @@ pub(super) const GOAL: Verb =
             Some(("create", matches)) => create(context, matches),
             Some(("set", matches)) => set(context, matches),
             Some(("delete", matches)) => delete(context, matches),
+            Some(("number", matches)) => number(context, matches),
             Some(("run", matches)) => run(context, matches),
             Some(("log", matches)) => log(context, matches),
             _ => list(context),
@@ -123,7 +135,7 @@ fn policy() -> [Arg; 5] {
         switch("own", "It lends what it is entitled to and does not use, and borrows what others lend"),
         flag("use", "LOW-HIGH", "It uses so many percent of its limit, such as 50-80"),
         flag("wait", "PERCENT", "It waits for a CPU, or is held back, in less of the time"),
-        flag("metric", "COMMAND", "The number that a command prints, such as '/usr/bin/check web'; words are split at spaces, there is no shell")
+        flag("metric", "COMMAND", "The number that a command prints, such as '/usr/bin/check web' (words are split at spaces, there is no shell), or a web server says: https://HOST/PATH, or http://127.0.0.1:PORT/PATH")
             .requires("below"),
         flag("below", "NUMBER", "What that number is to stay below")
             .value_parser(value_parser!(f64))
@@ -291,6 +303,24 @@ fn delete(context: &Context, matches: &ArgMatches) -> Result<u8> {
     }
     manager.delete_goal(&name)?;
     context.done(&format!("goal {name} is deleted"))?;
+    Ok(0)
+}
+
+fn number(context: &Context, matches: &ArgMatches) -> Result<u8> {
+    let url: String = required(matches, "url")?;
+    let policy = Policy::Metric {
+        command: vec![url.clone()],
+        below: 1.0,
+    };
+    if metric_url(std::slice::from_ref(&url)).is_none() {
+        return Err(Fault::usage(
+            "give an address that begins with https:// or http://",
+        ));
+    }
+    policy.check().map_err(Fault::usage)?;
+    let number = crate::storage::number_at(&url)
+        .map_err(|why| Fault::new(FAILED, format!("there is no number at {url}: {why}")))?;
+    context.out(&format!("{number}\n"))?;
     Ok(0)
 }
 

@@ -10,11 +10,11 @@ use clap::{Arg, ArgMatches, value_parser};
 use super::command::{Verb, name, name_of, switch};
 use super::context::Context;
 use super::fault::{Fault, Result};
-use super::render::{self, Cell, Format};
+use super::render::{self, Cell, Format, safe};
 use crate::guest::Manager;
 use crate::guest::view::{bytes_text, printable, reason_text};
 use crate::model::clock::{self, time};
-use crate::model::{Event, EventKind, GuestName, Level};
+use crate::model::{Event, EventKind, GuestName, Level, TopProcess};
 
 pub(super) const LOGS: Verb = Verb {
     name: "logs",
@@ -221,9 +221,16 @@ pub(super) fn in_words(kind: &EventKind) -> String {
         EventKind::Started => "started".to_owned(),
         EventKind::Rescue { from } => format!("started in rescue with {from}"),
         EventKind::Exited { reason } => format!("ended: {}", reason_text(reason)),
-        EventKind::OutOfMemory { kills } => {
-            format!("out of memory: {} killed", times(*kills, "process"))
+        EventKind::OutOfMemory { kills, top } => {
+            let killed = times(*kills, "process");
+            format!("out of memory: {killed} killed{}", most(top))
         }
+        EventKind::Limit {
+            resource,
+            hits,
+            percent,
+            top,
+        } => limit(resource, *hits, *percent, top),
         EventKind::Restarted { attempt } => format!("started again, attempt {attempt}"),
         EventKind::GaveUp { attempts } => {
             format!("gave up starting it again after {attempts} attempts")
@@ -259,6 +266,38 @@ pub(super) fn in_words(kind: &EventKind) -> String {
         EventKind::KeeperReplaced => "a new keeper took over".to_owned(),
         EventKind::Deleted => "deleted".to_owned(),
         EventKind::BroughtBack => "brought back from the trash".to_owned(),
+    }
+}
+
+/// A limit that was hit.
+fn limit(resource: &str, hits: u64, percent: Option<u64>, top: &[TopProcess]) -> String {
+    let percent = percent.unwrap_or(0);
+    let what = match resource {
+        "cpu" => format!("held back by its CPU limit in {percent}% of the time it wanted to run"),
+        "processes" => format!("no more processes: {hits} could not be made"),
+        "disk" => format!("its disk is {percent}% full"),
+        "files" => format!("{percent}% of the files its disk can have are there"),
+        "network" => format!("{hits} packets beyond its ceilings were dropped"),
+        other => format!("limit of {}: hit {hits} times", safe(other)),
+    };
+    what + &most(top)
+}
+
+/// `; most: sh (40 processes), java 7 (95% CPU, 12M)`
+fn most(top: &[TopProcess]) -> String {
+    let one = |one: &TopProcess| {
+        let pid = one.pid.map_or_else(String::new, |pid| format!(" {pid}"));
+        let cpu = one.cpu_percent.map(|percent| format!("{percent}% CPU, "));
+        let cpu = cpu.unwrap_or_default();
+        match one.processes {
+            2.. => format!("{} ({} processes)", safe(&one.name), one.processes),
+            _ => format!("{}{pid} ({cpu}{})", safe(&one.name), bytes_text(one.memory)),
+        }
+    };
+    let all: Vec<String> = top.iter().take(3).map(one).collect();
+    match all.is_empty() {
+        true => String::new(),
+        false => format!("; most: {}", all.join(", ")),
     }
 }
 

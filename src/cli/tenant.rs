@@ -203,9 +203,11 @@ fn set(context: &Context, matches: &ArgMatches) -> Result<u8> {
         ));
     }
     let manager = context.manager()?;
-    let caps = wanted(matches, manager.tenant_caps(&name)?)?;
+    // What is wrong with a word is told before anything is looked at.
+    wanted(matches, TenantCaps::default())?;
+    let change = |caps: TenantCaps| wanted(matches, caps).unwrap_or(caps);
     let dry_run = matches.get_flag("dry-run");
-    manager.change_tenant(&name, &caps, dry_run)?;
+    manager.change_tenant(&name, change, dry_run)?;
     told(context, dry_run, &name, ("would be changed", "is changed"))
 }
 

@@ -19,6 +19,7 @@ use super::store::GuestLock;
 use crate::kernel::cgroup::host_pressure;
 use crate::kernel::channel::Channel;
 use crate::kernel::fault;
+use crate::kernel::file::Lock;
 use crate::kernel::interrupt;
 use crate::kernel::process::{self, CloneFlags, Forked, Identity};
 use crate::model::{GuestName, Next, Search, Status, Verdict};
@@ -131,6 +132,11 @@ impl Manager {
         interrupt::catch()?;
         let (names, mut left_out) = self.bisected(wish)?;
         let guard = Guard::new(self, &names, wish.window)?;
+        // Two at once would each see what the other holds still.
+        let path = self.layout.run().join("bisect.lock");
+        let Some(_single) = Lock::take(&path, Duration::ZERO)? else {
+            return Err(GuestError::Bisects);
+        };
         let Some((resource, base)) = self.base(wish)? else {
             return Ok(None);
         };
@@ -161,7 +167,10 @@ impl Manager {
             };
             search.measured(waiting);
             step = Step {
-                held: some,
+                held: some
+                    .into_iter()
+                    .filter(|name| held_ms.contains_key(name) && !left_out.contains_key(name))
+                    .collect(),
                 waiting,
             };
             told(&step);

@@ -12,7 +12,6 @@ use super::manager::Manager;
 use super::resize::{self, InForce};
 use crate::define::{self, Change, KeyPath};
 use crate::kernel::{fault, file};
-use crate::launch;
 use crate::model::{EventKind, Guest, GuestName, Status};
 use crate::{plan, storage};
 
@@ -185,13 +184,18 @@ impl Manager {
         let before = self.run_state(name)?.map(|state| state.in_force);
         let old = self.guest(name).ok();
         let in_force = before.unwrap_or_default().after(old.as_ref(), new);
-        Ok((in_force.of(new.clone()), in_force))
+        let mut now = in_force.of(new.clone());
+        // What waits is of the definition; what the tenant has now holds for what is in force.
+        self.held_by_tenant(name, &mut now);
+        Ok((now, in_force))
     }
 
     /// Brings a running guest back to what its definition says, and its run state.
     fn apply_again(&self, name: &GuestName, guest: Guest) -> Result<()> {
         let state = self.run_state(name)?;
-        let guest = state.map_or_else(|| guest.clone(), |state| state.in_force.of(guest.clone()));
+        let mut guest =
+            state.map_or_else(|| guest.clone(), |state| state.in_force.of(guest.clone()));
+        self.held_by_tenant(name, &mut guest);
         self.apply(name, &self.seated(guest)?)
     }
 
@@ -242,7 +246,7 @@ impl Manager {
         if !matches!(self.status(name)?, Status::Running | Status::Paused) {
             return Ok(());
         }
-        let guest = self.in_force(name, self.guest(name)?);
+        let guest = self.seated(self.as_it_runs(name)?)?;
         self.apply(name, &guest)
     }
 
@@ -251,10 +255,7 @@ impl Manager {
         let Some(mut group) = self.group(name)? else {
             return Ok(());
         };
-        let blocks = self.block_numbers(guest)?;
-        let resources = plan::resources::limits(guest, &blocks)?;
-        let limits = launch::limits(&resources, guest.cgroups)?;
-        group.update(&limits)?;
+        group.update(&self.limits_of(guest)?)?;
         self.reweigh_tenant(name)?;
         self.change_port(name, guest)?;
         self.write_orders(name, guest)

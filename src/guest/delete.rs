@@ -109,6 +109,7 @@ impl Manager {
         let machine = self.machine(from)?;
         self.move_guest(from, to, machine)?;
         self.tell_neighbours(to);
+        self.move_goals(from, to)?;
         let from = from.to_string();
         let _lost = self.record(to, EventKind::Renamed { from });
         Ok(())

@@ -236,6 +236,9 @@ pub enum GuestError {
     /// A controller runs already (exit code 4).
     #[error("`bulkhead goal run` is at work on this installation already: end it first")]
     GoalsRun,
+    /// A search runs already (exit code 4).
+    #[error("`bulkhead bisect` is at work on this installation already: wait until it has ended")]
+    Bisects,
     /// It cannot be (exit code 5).
     #[error("goal {name}: {why}")]
     Goal {

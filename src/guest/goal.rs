@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::error::{GuestError, Result};
 use super::manager::{Manager, RECORD};
 use crate::kernel::{KernelError, fault, file};
-use crate::model::{Goal, GoalName, Subject, nearest};
+use crate::model::{Goal, GoalName, GuestName, Subject, nearest};
 
 /// A goal, as `goal list` and `goal info` show it.
 #[derive(Clone, Debug, Serialize)]
@@ -23,13 +23,44 @@ impl Manager {
     /// # Errors
     /// A file cannot be read or understood.
     pub fn goals(&self) -> Result<Vec<GoalView>> {
+        self.each_goal()?
+            .into_iter()
+            .filter(|goal| !matches!(goal, Err(GuestError::NoGoal { .. })))
+            .collect()
+    }
+
+    /// Those that can be understood: one that cannot is no reason to leave the others.
+    pub(super) fn sound_goals(&self) -> Result<Vec<GoalView>> {
+        Ok(self
+            .each_goal()?
+            .into_iter()
+            .filter_map(Result::ok)
+            .collect())
+    }
+
+    /// Each, by name; one that was deleted meanwhile is none.
+    fn each_goal(&self) -> Result<Vec<Result<GoalView>>> {
         let mut names = self.goal_names()?;
         names.sort();
         let view = |name: GoalName| {
             let goal = self.goal(&name)?;
             Ok(GoalView { name, goal })
         };
-        names.into_iter().map(view).collect()
+        Ok(names.into_iter().map(view).collect())
+    }
+
+    /// Goals of a guest go with it to another name. One that is not written anew stays as it was, and
+    /// `goal list` shows whose it is.
+    pub(super) fn move_goals(&self, from: &GuestName, to: &GuestName) -> Result<()> {
+        let was = Subject::Guest(from.clone());
+        for GoalView { name, mut goal } in self.sound_goals()? {
+            if goal.subject == was {
+                goal.subject = Subject::Guest(to.clone());
+                fault::point()?;
+                self.put_goal(&name, &goal)?;
+            }
+        }
+        Ok(())
     }
 
     fn goal_names(&self) -> Result<Vec<GoalName>> {
@@ -79,6 +110,10 @@ impl Manager {
         self.check_goal(name, goal, there)?;
         file::make_private_dir(&self.layout.goals())?;
         fault::point()?;
+        self.put_goal(name, goal)
+    }
+
+    fn put_goal(&self, name: &GoalName, goal: &Goal) -> Result<()> {
         let text = serde_json::to_vec(goal).unwrap_or_default();
         Ok(file::write_whole(&self.goal_path(name), &text, 0o600)?)
     }
@@ -101,7 +136,7 @@ impl Manager {
             return Err(GuestError::GoalExists(name.to_string()));
         }
         let same = |one: &GoalView| one.name != *name && one.goal.subject == goal.subject;
-        if let Some(other) = self.goals()?.iter().find(|one| same(one))
+        if let Some(other) = self.sound_goals()?.iter().find(|one| same(one))
             && (other.goal.hours.is_none() || goal.hours.is_none())
         {
             return Err(refused(format!(
@@ -121,6 +156,7 @@ impl Manager {
         if !path.exists() {
             self.goal(name)?;
         }
+        fault::point()?;
         std::fs::remove_file(&path).map_err(KernelError::io("remove", path.display()))?;
         Ok(())
     }

@@ -79,6 +79,8 @@ struct Watched {
 struct Controller<'a> {
     manager: &'a Manager,
     act: bool,
+    /// Times are counted from here: the host's clock may be put back.
+    began: Instant,
     control: Control,
     metrics: Metrics,
     looks: BTreeMap<GuestName, Look>,
@@ -105,10 +107,12 @@ impl Manager {
         let Some(_single) = Lock::take(&path, Duration::ZERO)? else {
             return Err(GuestError::GoalsRun);
         };
-        self.let_goals_go(None)?;
+        // What another command is in the way of, each round tries again.
+        let _later = self.let_goals_go(None);
         let mut controller = Controller {
             manager: self,
             act,
+            began: Instant::now(),
             control: Control::default(),
             metrics: Metrics::default(),
             looks: BTreeMap::new(),
@@ -172,15 +176,18 @@ impl Manager {
         let Some(mut group) = self.group(name)? else {
             return Ok(());
         };
-        let mut guest = self.in_force(name, self.guest(name)?);
+        let mut guest = self.seated(self.as_it_runs(name)?)?;
         if let Some(limit) = limit {
             guest.cpu.limit = Some(limit);
             guest.cpu.burst_us = guest.cpu.burst_us.min(limit.quota_us(PERIOD_US));
         }
-        let blocks = self.block_numbers(&guest)?;
-        let resources = crate::plan::resources::limits(&guest, &blocks)?;
-        group.update(&crate::launch::limits(&resources, guest.cgroups)?)?;
+        group.update(&self.limits_of(&guest)?)?;
         Ok(())
+    }
+
+    /// Whether a controller has changed its limit.
+    pub(super) fn has_goal_limit(&self, name: &GuestName) -> bool {
+        self.goal_holder(name).is_some()
     }
 
     /// A limit that a controller has changed, which is gone.
@@ -202,8 +209,12 @@ impl Manager {
 }
 
 impl Controller<'_> {
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
     fn round(&mut self, told: &mut dyn FnMut(&Decision)) -> Result<()> {
-        let goals = self.manager.goals()?;
+        let goals = self.manager.sound_goals()?;
         let metric = |goal: &GoalView| matches!(goal.goal.policy, Policy::Metric { .. });
         self.metrics
             .keep(|name| goals.iter().any(|goal| goal.name == *name && metric(goal)));
@@ -234,7 +245,7 @@ impl Controller<'_> {
         let seen = watched
             .iter()
             .map(|(name, one)| (name.clone(), one.seen.clone()));
-        let changes = self.control.decide(now_ms(), capacity, &seen.collect());
+        let changes = self.control.decide(self.now(), capacity, &seen.collect());
         for (name, change) in changes {
             if let Some(one) = watched.get(&name) {
                 self.carry_out(&name, one, change, told)?;
@@ -266,17 +277,17 @@ impl Controller<'_> {
     /// A guest as it is now; `None` when it does not run, or was not looked at before.
     fn look(&mut self, name: &GuestName, goal: &GoalView) -> Result<Option<Watched>> {
         let manager = self.manager;
-        let Some(state) = manager.run_state(name)? else {
+        // One whose records cannot be read must not keep the others from their goals.
+        let Some(state) = manager.run_state(name).ok().flatten() else {
             return Ok(None);
         };
         if manager.status_of(name, Some(&state)) != Status::Running {
             return Ok(None);
         }
         // One that ends, or whose definition is being changed, is looked at another time.
-        let (Ok(Some(group)), Ok(guest)) = (manager.group(name), manager.guest(name)) else {
+        let (Ok(Some(group)), Ok(guest)) = (manager.group(name), manager.as_it_runs(name)) else {
             return Ok(None);
         };
-        let guest = manager.in_force(name, guest);
         if guest.cpu.resize != Resize::Dynamic {
             return Ok(None);
         }
@@ -398,17 +409,19 @@ impl Controller<'_> {
         let (Some(_), true, Ok(true)) = (cpus, same, one.group.populated()) else {
             return Ok(false);
         };
-        if self.manager.goal_holder(name).is_none()
-            && let Some(controller) = Identity::of(std::process::id())
+        let held = self.manager.goal_holder(name).map(|held| held.controller);
+        if let Some(controller) = Identity::of(std::process::id())
+            && held != Some(controller)
         {
+            // Also where one that is gone has left its name.
             let text = serde_json::to_vec(&Held { controller }).unwrap_or_default();
             file::write_runtime(&self.manager.goal_record(name), &text, 0o600)?;
         }
         // The definition may have been changed since it was looked at.
         let still = self
             .manager
-            .guest(name)
-            .is_ok_and(|guest| self.manager.in_force(name, guest).cpu == one.guest.cpu);
+            .as_it_runs(name)
+            .is_ok_and(|guest| guest.cpu == one.guest.cpu);
         Ok(still && self.manager.set_cpu(name, cpus).is_ok())
     }
 }

@@ -13,7 +13,7 @@ use super::manager::{Manager, now_ms};
 use super::store::Machine;
 use crate::kernel::cgroup::MemoryUse;
 use crate::kernel::{KernelError, fault, tree};
-use crate::model::{Guest, GuestName, InsideFile, ShownFolder, View};
+use crate::model::{EVENTS_INSIDE, Guest, GuestName, InsideFile, ShownFolder, View};
 
 impl Manager {
     pub(super) fn inside_folder(&self, name: &GuestName) -> PathBuf {
@@ -48,6 +48,8 @@ impl Manager {
             let text = self.first_text(kind, guest);
             write_new(folder.as_fd(), kind.name(), &text, owner)?;
         }
+        // The host's own, so that the guest cannot hold a lease on it (fcntl(2)).
+        write_new(folder.as_fd(), EVENTS_INSIDE.0, "", 0)?;
         Ok(())
     }
 
@@ -97,7 +99,7 @@ impl Manager {
     }
 }
 
-/// `owner` is the host id that is root inside.
+/// `owner` is the host id of whom it is.
 fn write_new(
     folder: BorrowedFd<'_>,
     name: &str,

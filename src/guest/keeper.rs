@@ -18,10 +18,11 @@ use super::allowance::Looks;
 use super::console::Hub;
 use super::error::Result;
 use super::inside::Inside;
+use super::limit_events::LimitEvents;
 use super::manager::{Manager, now_ms};
 use super::start::Round;
 use super::store::Phase;
-use crate::kernel::cgroup::{Group, OomWatch};
+use crate::kernel::cgroup::Group;
 use crate::kernel::fault::{self, Role};
 use crate::kernel::process::{self, Ended, Identity, timespec};
 use crate::kernel::{Errno, KernelError, file};
@@ -170,18 +171,17 @@ fn watch(
         orders.console_log,
         console,
     )?;
-    // Without a memory controller there is nothing to watch.
-    // The guest's own parent has its group from the beginning: what was killed before it got here
-    // counts. One that took over counts from now, the one before has told the rest.
-    let seen = process::is_child(guest.as_fd()).then_some(0);
-    let mut oom: Option<OomWatch> = group.oom_watch(seen).ok();
-    let mut kills = new_kills(manager, name, group, oom.as_mut());
+    // The guest's own parent has its group from the beginning: what was hit before it got here counts.
+    // One that took over counts from now, the one before has told the rest.
+    let mut limits = LimitEvents::open(manager, name, group, process::is_child(guest.as_fd()));
+    limits.take_in();
     let mut inside = Inside::open(manager, name);
     let mut looks = Looks::new(orders.allowance);
     // What it took to get here is not needed again before the guest ends.
     process::give_memory_back();
     loop {
-        let ready = wait(guest, oom.as_ref(), inside.as_ref(), &hub, looks.pause())?;
+        let pause = looks.pause().min(limits.pause());
+        let ready = wait(guest, &limits, inside.as_ref(), &hub, pause)?;
         if let Some(inside) = &mut inside {
             keep_view(inside, group, ready.read);
         }
@@ -196,12 +196,20 @@ fn watch(
             process::give_memory_back();
         }
         hub.serve(&ready.console);
-        if ready.oom || ready.ended {
-            kills += new_kills(manager, name, group, oom.as_mut());
+        if ready.limit {
+            limits.take_in();
         }
         if ready.ended {
             hub.drain();
-            return Ok(kills);
+            return Ok(limits.end());
+        }
+        if limits.has_work() {
+            // As above.
+            if let Some(inside) = &mut inside {
+                inside.let_all_be(group);
+            }
+            limits.work();
+            process::give_memory_back();
         }
     }
 }
@@ -209,7 +217,8 @@ fn watch(
 /// What has happened while the keeper slept.
 struct Ready {
     ended: bool,
-    oom: bool,
+    /// The kernel tells that a limit was hit.
+    limit: bool,
     /// Somebody waits to read a file of ours.
     read: bool,
     console: Vec<PollFlags>,
@@ -218,13 +227,13 @@ struct Ready {
 /// Sleeps until something happens, at most this long.
 fn wait(
     guest: &OwnedFd,
-    oom: Option<&OomWatch>,
+    limits: &LimitEvents<'_>,
     inside: Option<&Inside>,
     hub: &Hub,
     limit: Duration,
 ) -> Result<Ready> {
     let mut fds = vec![PollFd::new(guest, PollFlags::IN)];
-    fds.extend(oom.map(|oom| PollFd::from_borrowed_fd(oom.as_fd(), oom_events())));
+    fds.extend(limits.poll_fds());
     let of_view = fds.len();
     fds.extend(inside.map(|inside| PollFd::new(inside, PollFlags::IN)));
     let of_console = fds.len();
@@ -239,7 +248,7 @@ fn wait(
     let hot = |fd: &PollFd<'_>| !fd.revents().is_empty();
     Ok(Ready {
         ended: hot(&fds[0]),
-        oom: fds[1..of_view].iter().any(hot),
+        limit: fds[1..of_view].iter().any(hot),
         read: fds[of_view..of_console].iter().any(hot),
         console: fds[of_console..].iter().map(PollFd::revents).collect(),
     })
@@ -255,25 +264,6 @@ fn keep_view(inside: &mut Inside, group: &Group, read: bool) {
     if !calm && inside.is_calm() {
         process::give_memory_back();
     }
-}
-
-/// Processes killed for want of memory since it was last asked, which are an event.
-fn new_kills(
-    manager: &Manager,
-    name: &GuestName,
-    group: &Group,
-    watch: Option<&mut OomWatch>,
-) -> u64 {
-    let new = watch.map_or(0, |watch| watch.drain(group).unwrap_or(0));
-    if new > 0 {
-        // An event that cannot be written must not end the keeper.
-        let _lost = manager.record(name, EventKind::OutOfMemory { kills: new });
-    }
-    new
-}
-
-fn oom_events() -> PollFlags {
-    PollFlags::IN | PollFlags::PRI
 }
 
 fn reason(ended: Ended, kills: u64) -> ExitReason {

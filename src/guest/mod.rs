@@ -10,6 +10,7 @@
 //! | `planned`, `rescue` | what a start would do; with another userspace for its root |
 //! | `create`, `start`, `stop`, `delete`, `change`, `exec` | the verbs |
 //! | `admission`, `capacity` | whether the host can keep what guests are guaranteed; what is left of it |
+//! | `as_it_runs` | what the limits of a running guest are to be now |
 //! | `tenant`, `tenant_change` | whose guests they are, and what those share; made, changed, removed |
 //! | `goal`, `goal_run`, `goal_metric` | goals, and the controller that follows them |
 //! | `undo` | what a guest writes in one run, dropped or kept |
@@ -25,6 +26,7 @@
 //! | `bisect` | which guest makes the others wait |
 //! | `view`, `limited`, `why`, `load` | what `list` and `info` show; what `limits` does; what `why` says; what `top` shows |
 //! | `inside`, `inside_start`, `inside_text`, `inside_load` | files of /proc and /sys that tell a guest of its own machine |
+//! | `limit_events`, `top_processes` | limits that were hit, and who used most then |
 //! | `networks` | which network a guest is on |
 //! | `neighbours` | guests' names for each other while they run |
 //! | `account`, `ledger`, `disk_time`, `cores` | what it has used, sent and received, over all its runs; its room on disks over time; how many cores it could use |
@@ -40,6 +42,7 @@ pub mod account;
 mod admission;
 mod adopt;
 pub mod allowance;
+mod as_it_runs;
 pub mod backup;
 pub mod bisect;
 pub mod capacity;
@@ -72,6 +75,7 @@ mod ledger;
 pub mod leftover;
 mod leftover_network;
 mod life;
+mod limit_events;
 pub mod limited;
 pub mod load;
 pub mod manager;
@@ -96,6 +100,7 @@ mod store;
 pub mod successor;
 pub mod tenant;
 pub mod tenant_change;
+mod top_processes;
 mod trace;
 pub mod trash;
 pub mod undo;

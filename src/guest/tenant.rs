@@ -9,6 +9,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::as_it_runs::keeps;
 use super::error::{GuestError, Result};
 use super::leftover::{Leftover, leftover, told};
 use super::manager::{Manager, RECORD};
@@ -115,6 +116,22 @@ impl Manager {
         if let Some(caps) = tenant.and_then(|tenant| self.tenant_caps(&tenant).ok()) {
             caps.hold(guest);
         }
+    }
+
+    /// The lock of whoever makes, changes or deletes a tenant, from looking to having done it: two
+    /// that give a tenant other limits do not take back what the other has given.
+    pub(super) fn tenant_changes(&self) -> Result<Lock> {
+        let path = self.tenant_changes_path();
+        Lock::take(&path, PATIENCE)?.ok_or_else(|| {
+            GuestError::TimedOut(format!(
+                "another command changes tenants, and the time to wait for {} is up; try again",
+                path.display()
+            ))
+        })
+    }
+
+    fn tenant_changes_path(&self) -> PathBuf {
+        self.layout.run().join("tenants.lock")
     }
 
     /// A tenant's lock, for making, changing and removing its group.
@@ -311,14 +328,20 @@ impl Manager {
 
     /// A tenant's limits that a command has written down and died before they were in force.
     fn of_limits(&self, tenant: &TenantName, fix: bool, found: &mut Vec<Leftover>) -> Result<()> {
+        let path = self.tenant_changes_path();
+        let changes = Lock::take_there(&path, Duration::ZERO)?;
+        if changes.is_none() && path.exists() {
+            // It is being put into force.
+            return Ok(());
+        }
         let (Ok(caps), Some(group)) = (self.tenant_caps(tenant), self.tenant_group(tenant)?) else {
             return Ok(());
         };
-        let counters = group.counters()?;
-        let cpus = counters.cpu.map(|cpu| cpu.limit);
-        let same = counters.memory.limit == caps.memory.map(|n| n.0 / PAGE * PAGE)
-            && cpus == caps.of(Resource::Cpus)
-            && counters.processes.limit == caps.processes.map(u64::from);
+        let mut same = keeps(&group.counters()?, &limits(&caps));
+        for name in self.members(tenant)? {
+            // The group goes first where it gets more.
+            same = same && !self.is_behind(&name);
+        }
         if !same {
             let set = || self.settle_tenant(tenant);
             found.push(leftover(
@@ -330,9 +353,6 @@ impl Manager {
         Ok(())
     }
 }
-
-/// The kernel counts memory in pages.
-const PAGE: u64 = 4096;
 
 /// A tenant's limits as its group has them.
 pub(super) fn limits(caps: &TenantCaps) -> Limits {

@@ -67,6 +67,7 @@ impl Manager {
     /// There is one of that name, or the limits are none.
     pub fn create_tenant(&self, name: &TenantName, caps: &TenantCaps, dry_run: bool) -> Result<()> {
         check(name, caps)?;
+        let _changes = self.tenant_changes()?;
         let _held = self.lock_tenant(name)?;
         if self.layout.tenant(name).exists() {
             return Err(GuestError::TenantExists(name.clone()));
@@ -77,22 +78,30 @@ impl Manager {
         }
     }
 
-    /// Gives a tenant other limits, at once for those of its guests that run.
+    /// Gives a tenant other limits, at once for those of its guests that run: `change` is told those
+    /// it has.
     ///
     /// # Errors
     /// There is none, its guests are guaranteed or use more, or the kernel refuses; then the limits
     /// before are in force again.
-    pub fn change_tenant(&self, name: &TenantName, caps: &TenantCaps, dry_run: bool) -> Result<()> {
-        check(name, caps)?;
+    pub fn change_tenant(
+        &self,
+        name: &TenantName,
+        change: impl FnOnce(TenantCaps) -> TenantCaps,
+        dry_run: bool,
+    ) -> Result<()> {
+        let _changes = self.tenant_changes()?;
         let before = self.tenant_caps(name)?;
-        self.keeps_promises(name, caps)?;
+        let caps = change(before);
+        check(name, &caps)?;
+        self.keeps_promises(name, &caps)?;
         if dry_run {
             return Ok(());
         }
-        let done = self.bring_tenant(name, &before, caps);
+        let done = self.bring_tenant(name, &before, &caps);
         if done.is_err() {
             // The error that matters is that of the change; `doctor` names what is left.
-            let _same = self.bring_tenant(name, caps, &before);
+            let _same = self.bring_tenant(name, &caps, &before);
         }
         done
     }
@@ -165,6 +174,7 @@ impl Manager {
     /// # Errors
     /// There is none, or guests have it.
     pub fn delete_tenant(&self, name: &TenantName, dry_run: bool) -> Result<()> {
+        let _changes = self.tenant_changes()?;
         let _held = self.lock_tenant(name)?;
         // Only that it is there: a damaged record must not keep it from being deleted.
         if !self.layout.tenant(name).exists() {

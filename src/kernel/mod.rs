@@ -39,6 +39,7 @@ mod netlink_socket;
 mod netlink_way;
 pub mod probe;
 pub mod process;
+pub mod process_use;
 pub mod procfs;
 pub mod quota;
 pub mod random;

@@ -277,12 +277,21 @@ impl Init<'_> {
     }
 
     fn show(&self, file: &Shown) -> Result<(), KernelError> {
-        let Some(at) = self.existing(&file.target)? else {
+        let Some(at) = self.existing_or_made(&file.target)? else {
             return Ok(());
         };
         let shelf = self.shelf.as_ref().ok_or_else(|| missing("the shelf"))?;
         let tree = mount::clone_file_at(shelf.as_fd(), &file.name)?;
         mount::attach(tree.as_fd(), at.as_fd(), &file.target.display().to_string())
+    }
+
+    /// Where a file is shown. What is not the kernel's is made; where the guest's own mounts leave no
+    /// room for it, it is not shown.
+    fn existing_or_made(&self, target: &Path) -> Result<Option<OwnedFd>, KernelError> {
+        if target.starts_with("/proc") || target.starts_with("/sys") {
+            return self.existing(target);
+        }
+        Ok(tree::mount_point(self.root()?, target, Point::File).ok())
     }
 
     fn show_cgroup_file(&self, target: &Path) -> Result<(), KernelError> {

@@ -97,9 +97,9 @@ pub enum Policy {
         /// Percent.
         below: u8,
     },
-    /// A number that a command prints.
+    /// A number that a command prints, or a web server says.
     Metric {
-        /// The command, without a shell.
+        /// The command, without a shell; or an address alone.
         command: Vec<String>,
         /// Where the number is to stay below, with more CPU making it smaller.
         below: f64,
@@ -116,6 +116,36 @@ impl fmt::Display for Policy {
                 write!(f, "{} below {below}", command.join(" "))
             }
         }
+    }
+}
+
+/// The address that a metric is at, if it is no command.
+#[must_use]
+pub fn metric_url(command: &[String]) -> Option<&str> {
+    let is_url = |word: &&String| word.starts_with("http://") || word.starts_with("https://");
+    command.first().filter(is_url).map(String::as_str)
+}
+
+/// What an address of a metric must not be, as a sentence.
+fn url_fault(url: &str) -> Option<&'static str> {
+    let (scheme, rest) = url.split_once("://")?;
+    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => host.split(':').next().unwrap_or_default(),
+    };
+    let here = || {
+        let address = name.parse::<std::net::IpAddr>();
+        name == "localhost" || address.is_ok_and(|address| address.is_loopback())
+    };
+    if url.len() > 1000 || !url.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Some("metric: give an address of at most 1000 printable characters")
+    } else if name.is_empty() || host.contains('@') {
+        Some("metric: give an address with a host and without a user, such as https://HOST/PATH")
+    } else if scheme == "http" && !here() {
+        Some("metric: say https, or an address of this machine such as http://127.0.0.1:8080/")
+    } else {
+        None
     }
 }
 
@@ -253,8 +283,18 @@ impl Goal {
                 "min: {min} CPUs are more than the largest limit, {max}"
             ));
         }
-        match &self.policy {
-            Policy::Utilisation { low, high }
+        self.policy.check()
+    }
+}
+
+impl Policy {
+    /// What cannot be, as a sentence.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn check(&self) -> Result<(), String> {
+        match self {
+            Self::Utilisation { low, high }
                 if *high > 95 || *low < 1 || high - low.min(high) < 20 =>
             {
                 Err(
@@ -262,10 +302,17 @@ impl Goal {
                         .into(),
                 )
             }
-            Policy::Waiting { below } if !(1..=90).contains(below) => {
+            Self::Waiting { below } if !(1..=90).contains(below) => {
                 Err("wait: give a percentage from 1 to 90".into())
             }
-            Policy::Metric { command, below }
+            Self::Metric { command, .. } if metric_url(command).is_some() && command.len() > 1 => {
+                Err("metric: nothing follows an address".into())
+            }
+            Self::Metric { command, .. } if metric_url(command).and_then(url_fault).is_some() => {
+                let fault = metric_url(command).and_then(url_fault);
+                Err(fault.unwrap_or_default().into())
+            }
+            Self::Metric { command, below }
                 if command.first().is_none_or(String::is_empty)
                     || !below.is_finite()
                     || *below <= 0.0 =>
@@ -344,6 +391,32 @@ mod tests {
             },
         ] {
             assert!(goal(bad.clone()).check().is_err(), "{bad:?}");
+        }
+        let at = |url: &str| {
+            let command = url.split(' ').map(str::to_owned).collect();
+            goal(Policy::Metric {
+                command,
+                below: 1.0,
+            })
+        };
+        for good in [
+            "https://shop.example/queue",
+            "http://127.0.0.1:8080/",
+            "http://localhost",
+            "http://[::1]:8080/a?b",
+        ] {
+            assert_eq!(at(good).check(), Ok(()), "{good}");
+        }
+        for bad in [
+            "http://shop.example/",
+            "http://127.0.0.1.example/",
+            "http://127.0.0.1@shop.example/",
+            "https://",
+            "https://me@shop.example/",
+            "https://shop.example/ x",
+            "https://shop.example/\u{7f}",
+        ] {
+            assert!(at(bad).check().is_err(), "{bad}");
         }
         let bounds = Goal {
             min: Cpus::from_hundredths(200),

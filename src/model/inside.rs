@@ -81,6 +81,10 @@ impl InsideFile {
     }
 }
 
+/// The file in which a guest reads of limits that it has hit: its name in the folder of the others, and
+/// where the guest sees it. The kernel has none of that name, so it is made there.
+pub const EVENTS_INSIDE: (&str, &str) = ("events", "/run/bulkhead/events");
+
 /// A file of a folder that is shown at a place inside.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shown {
@@ -124,7 +128,11 @@ impl ShownFolder {
         let shown = |file: InsideFile| Shown::new(file.name(), file.target());
         Self {
             folder: folder.to_owned(),
-            files: InsideFile::ALL.map(shown).to_vec(),
+            files: InsideFile::ALL
+                .map(shown)
+                .into_iter()
+                .chain([Shown::new(EVENTS_INSIDE.0, EVENTS_INSIDE.1)])
+                .collect(),
         }
     }
 }

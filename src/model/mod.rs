@@ -21,6 +21,7 @@ mod ids;
 mod image_name;
 mod inside;
 mod layout;
+mod limit_event;
 mod mount_flags;
 mod name;
 mod network_name;
@@ -49,7 +50,7 @@ pub use file_entry::{FileEntry, FileKind, FileWish};
 pub use filter::{Action, Arch, ArgCmp, Compare, Filter, FilterFlags, Rule, fingerprint};
 pub use firewall::{FirewallRule, RuleError, RuleProtocol};
 pub use forward::{Forward, ForwardError, Protocol};
-pub use goal::{Goal, GoalName, GoalNameError, Hours, Policy, Subject};
+pub use goal::{Goal, GoalName, GoalNameError, Hours, Policy, Subject, metric_url};
 pub use goal_control::{Change, Control, Seen};
 pub use guarantee::{Amounts, HostRoom, Ratio, Resource, Room, Shortfall};
 pub use guest::{
@@ -60,8 +61,9 @@ pub use guest::{
 pub use hosts::{hosts_block, merge_hosts};
 pub use ids::{ID_BLOCK, IdBlock};
 pub use image_name::{ImageName, ImageNameError, Remote};
-pub use inside::{InsideFile, PRESSURE, Shown, ShownFolder, View};
+pub use inside::{EVENTS_INSIDE, InsideFile, PRESSURE, Shown, ShownFolder, View};
 pub use layout::Layout;
+pub use limit_event::{Pace, TopProcess};
 pub use mount_flags::{FlagChange, MountFlags};
 pub use name::{GuestName, NameError, nearest};
 pub use network_name::{NetworkName, NetworkNameError};

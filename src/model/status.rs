@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::TopProcess;
+
 /// What a guest is doing. The kernel is the truth: running means that its first process lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -90,6 +92,22 @@ pub enum EventKind {
     OutOfMemory {
         /// How many since the last such event.
         kills: u64,
+        /// The largest of those that were left.
+        #[serde(default)]
+        top: Vec<TopProcess>,
+    },
+    /// A limit was in the way.
+    Limit {
+        /// `cpu`, `processes`, `disk`, `files`, `network`.
+        resource: String,
+        /// How often since the last such event: periods in which the CPU limit held it back, processes
+        /// and threads that could not be made, packets that were dropped; 0 where that is not counted.
+        hits: u64,
+        /// Of CPU time the part of the periods, of room the part that is used.
+        percent: Option<u64>,
+        /// Who used most of it then.
+        #[serde(default)]
+        top: Vec<TopProcess>,
     },
     /// Started again by its restart policy or its own reboot.
     Restarted {
@@ -172,6 +190,19 @@ pub enum EventKind {
     Deleted,
     /// Brought back from the trash.
     BroughtBack,
+}
+
+impl EventKind {
+    /// The same for the guest itself, which is told nothing of the host.
+    #[must_use]
+    pub fn without_host(mut self) -> Self {
+        if let Self::OutOfMemory { top, .. } | Self::Limit { top, .. } = &mut self {
+            for one in top {
+                one.host_pid = None;
+            }
+        }
+        self
+    }
 }
 
 /// One thing that happened to one guest: a line of `events.jsonl`.

@@ -16,10 +16,11 @@ use serde_json::{Value, json};
 use super::firewall::{self, At, chain, matches, rule};
 use super::guard::{flush, set};
 use super::host::HostError;
-use super::lease::{Held, Leases};
+use super::lease::{Held, Lease, Leases};
 use super::{Network, ceiling};
 use crate::kernel::netlink::NetlinkError;
 use crate::kernel::netlink_nft::{self, Family, NAME_LENGTH, set_exists, table_exists};
+use crate::kernel::netlink_nft_count::beyond_rates;
 use crate::model::{Ceilings, FirewallRule, GuestName, RuleProtocol};
 
 /// Guests and their rules, by the interface of each.
@@ -126,7 +127,13 @@ fn raise(at: &At, interface: &str, guest: &GuestName, held: &Held) -> Vec<Value>
             .filter(|_| !incoming)
             .unwrap_or_default();
         let over = |rate: Option<u32>| {
-            rate.map(|rate| rule(at, &own, json!([ceiling::over(rate), {"drop": null}])))
+            rate.map(|rate| {
+                rule(
+                    at,
+                    &own,
+                    json!([ceiling::over(rate), {"counter": null}, {"drop": null}]),
+                )
+            })
         };
         all.extend(over(ceilings.packets));
         let known = known(at.0, interface, incoming);
@@ -296,7 +303,7 @@ fn lower(at: &At, interface: &str, sum: u32) -> Result<Vec<Value>, NetlinkError>
 }
 
 /// Raised whenever chains change that the same rules make.
-const FORM: u32 = 2;
+const FORM: u32 = 3;
 
 /// Tells sets of rules apart (FNV-1a).
 fn sum(guest: &GuestName, rules: &[FirewallRule], ceilings: Ceilings) -> u32 {
@@ -352,6 +359,17 @@ impl Network {
             Some((interface(held.address)?.host_interface, (guest, held)))
         });
         Ok(all.collect())
+    }
+
+    /// Packets of a guest that were dropped because they went beyond a ceiling, since its rules were
+    /// made; `None` if it has no such ceiling.
+    ///
+    /// # Errors
+    /// When the kernel refuses to tell.
+    pub fn beyond_ceilings(&self, lease: &Lease) -> Result<Option<u64>, HostError> {
+        let (family, table) = &self.guard;
+        let chain = own_chain("outgoing", &lease.host_interface);
+        Ok(beyond_rates(*family, table, &chain)?)
     }
 
     /// Interfaces whose chains are not what the book says: a command died between the two.

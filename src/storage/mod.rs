@@ -82,6 +82,7 @@ mod merged;
 mod merged_copy;
 mod merged_folder;
 mod network_files;
+mod number_http;
 mod oci_archive;
 mod oci_blobs;
 mod oci_config;
@@ -160,6 +161,7 @@ pub use import::{Import, import_image};
 pub use init_kind::InitKind;
 pub use layer::{Layer, load_layer};
 pub use machine::Machine;
+pub use number_http::number_at;
 pub use oci_http::Trust;
 pub use pack::{
     ReceivedImage, check_image, manifest, pack_own, pack_sealed, receive_image, receive_own,

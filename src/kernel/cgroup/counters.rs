@@ -192,7 +192,7 @@ pub(super) fn throttling_limit(dir: &Dir, version: Version) -> Result<Option<u64
     Ok(quota.and_then(|(quota, period)| (quota * 100).checked_div(period)))
 }
 
-fn throttling(dir: &Dir, version: Version) -> Result<Option<Throttling>> {
+pub(super) fn throttling(dir: &Dir, version: Version) -> Result<Option<Throttling>> {
     let Some(limit) = throttling_limit(dir, version)? else {
         return Ok(None);
     };

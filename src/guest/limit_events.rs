@@ -1,0 +1,392 @@
+//! Events of limits that a guest hits, told by its keeper: killed for want of memory, no more
+//! processes, held back by its CPU limit, its disk nearly full, packets dropped. Each with who used
+//! most then, and no more often than `model::Pace` lets it.
+//!
+//! The kernel wakes the keeper for the first, and on version 2 for the second; the others are looked at
+//! now and then. The guest
+//! reads its events in a file of its own, which lies beside those of `inside` and is appended to by
+//! name in a folder that only the host can write.
+
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::fs::OFlags;
+
+use super::error::Result;
+use super::manager::{Manager, now_ms};
+use super::top_processes::{self as top, CpuTimes};
+use crate::kernel::KernelError;
+use crate::kernel::cgroup::{Group, OomWatch, PidsWatch, Throttling};
+use crate::model::{EVENTS_INSIDE, Event, EventKind, GuestName, Pace, TopProcess};
+use crate::storage;
+
+/// Between two looks at what the kernel does not tell by itself.
+const EVERY: Duration = Duration::from_secs(20);
+/// Every so manieth of them is at the disk and the network too.
+const RARELY: u32 = 3;
+/// Over such a time CPU use of single processes is measured.
+const BURST: Duration = Duration::from_secs(1);
+/// Held back in so many percent of the periods in which it wanted to run, it is told.
+const HELD_BACK: u64 = 25;
+/// In fewer periods than these, of a tenth of a second each, it hardly wanted to run.
+const FEW: u64 = 20;
+/// So full, percent, is nearly full; and it is not any more from here on.
+const NEARLY_FULL: u64 = 95;
+const ROOMY: u64 = 90;
+/// Kills for want of memory are told again sooner than other things.
+const KILLS_AGAIN: u64 = 10_000;
+/// Largest file of events inside; then its older half goes.
+const LARGEST: u64 = 32 << 10;
+
+/// What the keeper of a running guest watches.
+#[derive(Debug)]
+pub(super) struct LimitEvents<'a> {
+    manager: &'a Manager,
+    name: &'a GuestName,
+    group: &'a Group,
+    began: Instant,
+    oom: Option<OomWatch>,
+    kills: u64,
+    pids: Option<PidsWatch>,
+    memory: Pace,
+    processes: Pace,
+    cpu: Pace,
+    /// When the next look is, and how many there were.
+    next: Instant,
+    looks: u32,
+    throttling: Option<Throttling>,
+    /// The part of the periods in the last interval, percent.
+    held_back: u64,
+    burst: Option<CpuTimes>,
+    disk: Room,
+    files: Room,
+    network: Pace,
+    /// Packets beyond its ceilings when they were looked at last.
+    dropped: Option<u64>,
+}
+
+/// Room on a disk, or for files on it.
+#[derive(Debug, Default)]
+struct Room {
+    pace: Pace,
+    near: bool,
+    percent: u64,
+}
+
+impl Room {
+    /// So much of it is used.
+    fn look(&mut self, used: u64, size: u64) {
+        self.percent = used.saturating_mul(100).checked_div(size).unwrap_or(0);
+        if self.percent >= NEARLY_FULL && !self.near {
+            self.near = true;
+            self.pace.hit(1);
+        } else if self.percent < ROOMY {
+            self.near = false;
+        }
+    }
+}
+
+impl<'a> LimitEvents<'a> {
+    /// Begins to watch. With `all`, what has happened since the guest's start counts; else from now.
+    pub(super) fn open(
+        manager: &'a Manager,
+        name: &'a GuestName,
+        group: &'a Group,
+        all: bool,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            manager,
+            name,
+            group,
+            began: now,
+            // Without a controller there is nothing to watch.
+            oom: group.oom_watch(all.then_some(0)).ok(),
+            kills: 0,
+            pids: group.pids_watch(all).ok().flatten(),
+            memory: Pace::with_first(KILLS_AGAIN),
+            processes: Pace::default(),
+            cpu: Pace::default(),
+            next: now + EVERY,
+            looks: 0,
+            throttling: group.throttling().ok().flatten(),
+            held_back: 0,
+            burst: None,
+            disk: Room::default(),
+            files: Room::default(),
+            network: Pace::default(),
+            dropped: None,
+        }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// What the kernel tells by. While nothing more is told of processes, it is not asked either: a
+    /// guest that cannot fork and tries all day costs nothing.
+    pub(super) fn poll_fds(&self) -> Vec<PollFd<'_>> {
+        let oom = self.oom.iter();
+        let both = PollFlags::IN | PollFlags::PRI;
+        let mut fds: Vec<PollFd<'_>> = oom.map(|oom| PollFd::new(oom, both)).collect();
+        let rests = self.processes.rests(self.now());
+        let pids = self.pids.iter().filter(|_| !rests);
+        fds.extend(pids.map(|pids| PollFd::new(pids, PollFlags::PRI)));
+        fds
+    }
+
+    /// How long until there is something to do.
+    pub(super) fn pause(&self) -> Duration {
+        let now = self.now();
+        let rest = |pace: &Pace| pace.rests_until().filter(|until| *until > now);
+        let due = [self.memory.due(), rest(&self.processes)];
+        let due = due.into_iter().flatten().min();
+        let due = due.map(|at| Duration::from_millis(at.saturating_sub(now)));
+        let burst = self
+            .burst
+            .as_ref()
+            .map(|times| BURST.saturating_sub(times.elapsed()));
+        let next = self.next.saturating_duration_since(Instant::now());
+        [due, burst].into_iter().flatten().fold(next, Duration::min)
+    }
+
+    /// Takes in what the kernel told.
+    pub(super) fn take_in(&mut self) {
+        if let Some(oom) = &mut self.oom {
+            let new = oom.drain(self.group).unwrap_or(0);
+            self.kills += new;
+            self.memory.hit(new);
+        }
+        if let Some(pids) = &mut self.pids {
+            self.processes.hit(pids.new_hits());
+        }
+    }
+
+    /// Whether there is something to look at or to tell now, which takes a while.
+    pub(super) fn has_work(&self) -> bool {
+        let now = self.now();
+        let due = |pace: &Pace| pace.due().is_some_and(|due| due <= now);
+        let burst = self
+            .burst
+            .as_ref()
+            .is_some_and(|times| times.elapsed() >= BURST);
+        burst || due(&self.memory) || due(&self.processes) || Instant::now() >= self.next
+    }
+
+    /// Looks, and tells.
+    pub(super) fn work(&mut self) {
+        if Instant::now() >= self.next {
+            self.next = Instant::now() + EVERY;
+            self.look();
+        }
+        let now = self.now();
+        if let Some(kills) = self.memory.take(now) {
+            self.tell_kills(kills, top::by_memory(self.group));
+        }
+        if let Some(hits) = self.processes.take(now) {
+            self.tell("processes", hits, None, top::by_threads(self.group));
+        }
+        if let Some(times) = self.burst.take_if(|times| times.elapsed() >= BURST)
+            && let Some(hits) = self.cpu.take(now)
+        {
+            let percent = Some(self.held_back);
+            self.tell("cpu", hits, percent, top::by_cpu(self.group, &times));
+        }
+        if let Some(hits) = self.network.take(now) {
+            self.tell("network", hits, None, Vec::new());
+        }
+        for (resource, disk) in [("disk", true), ("files", false)] {
+            let room = if disk {
+                &mut self.disk
+            } else {
+                &mut self.files
+            };
+            let percent = Some(room.percent);
+            if room.pace.take(now).is_some() {
+                self.tell(resource, 0, percent, Vec::new());
+            }
+        }
+    }
+
+    fn look(&mut self) {
+        self.take_in();
+        let now = self.group.throttling().ok().flatten();
+        if let (Some(before), Some(now)) = (self.throttling, now) {
+            let periods = now.periods.saturating_sub(before.periods);
+            let held_back = now.throttled.saturating_sub(before.throttled);
+            let percent = held_back.saturating_mul(100) / periods.max(1);
+            if periods >= FEW && percent >= HELD_BACK {
+                self.held_back = percent;
+                self.cpu.hit(held_back);
+            }
+        }
+        self.throttling = now;
+        if self.burst.is_none() && self.cpu.due().is_some_and(|due| due <= self.now()) {
+            self.burst = Some(top::cpu_times(self.group));
+        }
+        if self.looks.is_multiple_of(RARELY) {
+            // A filesystem that cannot be asked now is asked again.
+            let space = storage::space_in_use(&self.manager.layout, self.name);
+            if let Ok(Some(space)) = space {
+                self.disk
+                    .look(space.size.saturating_sub(space.free), space.size);
+                let used = space.files.saturating_sub(space.files_free);
+                self.files.look(used, space.files);
+            }
+            self.look_at_network();
+        }
+        self.looks = self.looks.wrapping_add(1);
+    }
+
+    fn look_at_network(&mut self) {
+        let Ok(Some((network, lease))) = self.manager.leased(self.name) else {
+            return;
+        };
+        let Ok(now) = network.beyond_ceilings(&lease) else {
+            return;
+        };
+        if let (Some(before), Some(now)) = (self.dropped, now) {
+            // Rules that were made anew count from nothing.
+            self.network.hit(now.checked_sub(before).unwrap_or(now));
+        }
+        self.dropped = now;
+    }
+
+    /// The guest has ended: what is left to tell. Returns how many were killed for want of memory in
+    /// all.
+    pub(super) fn end(mut self) -> u64 {
+        self.take_in();
+        if let Some(kills) = self.memory.take_last() {
+            self.tell_kills(kills, Vec::new());
+        }
+        if let Some(hits) = self.processes.take_last() {
+            self.tell("processes", hits, None, Vec::new());
+        }
+        self.kills
+    }
+
+    fn tell_kills(&self, kills: u64, top: Vec<TopProcess>) {
+        // An event that cannot be written must not end the keeper.
+        let _lost = self
+            .manager
+            .record_inside_too(self.name, EventKind::OutOfMemory { kills, top });
+    }
+
+    fn tell(&self, resource: &str, hits: u64, percent: Option<u64>, top: Vec<TopProcess>) {
+        let kind = EventKind::Limit {
+            resource: resource.to_owned(),
+            hits,
+            percent,
+            top,
+        };
+        let _lost = self.manager.record_inside_too(self.name, kind);
+    }
+}
+
+impl Manager {
+    /// Writes an event down that the guest itself can read too.
+    pub(super) fn record_inside_too(&self, name: &GuestName, kind: EventKind) -> Result<()> {
+        let inside = self.tell_inside(name, &kind);
+        self.record(name, kind)?;
+        inside
+    }
+
+    fn events_inside(&self, name: &GuestName) -> PathBuf {
+        self.inside_folder(name).join(EVENTS_INSIDE.0)
+    }
+
+    /// Appends a line to the file that a running guest reads. One that sees the host's files has none.
+    fn tell_inside(&self, name: &GuestName, kind: &EventKind) -> Result<()> {
+        let path = self.events_inside(name);
+        let failed = KernelError::io("write", path.display());
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let opened = std::fs::File::options()
+            .read(true)
+            .append(true)
+            .custom_flags(i32::try_from(flags.bits()).unwrap_or(0))
+            .open(&path);
+        let mut file = match opened {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            opened => opened.map_err(failed)?,
+        };
+        let event = Event {
+            time_ms: now_ms(),
+            guest: name.to_string(),
+            kind: kind.clone().without_host(),
+        };
+        let mut line = serde_json::to_vec(&event).unwrap_or_default();
+        line.push(b'\n');
+        let failed = KernelError::io("write", path.display());
+        make_room(&mut file)
+            .and_then(|()| file.write_all(&line))
+            .map_err(failed)?;
+        Ok(())
+    }
+}
+
+/// Drops the older half of the lines of a file that has become large.
+fn make_room(file: &mut std::fs::File) -> std::io::Result<()> {
+    use std::io::{Read, Seek, SeekFrom};
+    let length = file.metadata()?.len();
+    if length < LARGEST {
+        return Ok(());
+    }
+    let mut newer = Vec::new();
+    file.seek(SeekFrom::Start(length / 2))?;
+    file.take(LARGEST).read_to_end(&mut newer)?;
+    let first = newer.iter().position(|byte| *byte == b'\n');
+    let newer = first.map_or(&[][..], |at| &newer[at + 1..]);
+    file.set_len(0)?;
+    file.write_all(newer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_stays_full_is_told_once_and_again_when_it_was_roomy() {
+        let mut room = Room::default();
+        room.look(94, 100);
+        assert_eq!(room.pace.due(), None);
+        for used in [95, 99, 100, 93, 97] {
+            room.look(used, 100);
+        }
+        assert_eq!(room.pace.take(0), Some(1));
+        room.look(89, 100);
+        room.look(96, 100);
+        assert_eq!((room.pace.take(60_000), room.percent), (Some(1), 96));
+        // One without a size is never full.
+        room.look(5, 0);
+        assert_eq!(room.percent, 0);
+    }
+
+    #[test]
+    fn a_file_of_events_keeps_whole_newer_lines() {
+        let path = std::env::temp_dir().join(format!("bulkhead-events-{}", std::process::id()));
+        let mut file = std::fs::File::options()
+            .read(true)
+            .append(true)
+            .create(true)
+            .open(&path)
+            .unwrap();
+        for number in 0..5000 {
+            make_room(&mut file).unwrap();
+            file.write_all(format!("line {number}\n").as_bytes())
+                .unwrap();
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert!(
+            text.len() < 33 << 10 && text.len() > 15 << 10,
+            "{}",
+            text.len()
+        );
+        assert!(text.ends_with("line 4999\n"));
+        let first: u32 = text.lines().next().unwrap()[5..].parse().unwrap();
+        assert_eq!(text.lines().count(), usize::try_from(5000 - first).unwrap());
+    }
+}

@@ -390,3 +390,45 @@ fn an_image_is_built_again_from_its_template() {
     }
     panic!("more than 100 points");
 }
+
+/// One that was stopped only to be started again is not forgotten when the command dies in between.
+#[test]
+fn a_guest_that_was_to_come_back_is_named_and_started() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    base(&host, OLD);
+    made(&host, "w", &["--image", "base", "--start"]);
+    base(&host, NEW);
+    for how in [&["restart", "w"][..], &["rebase", "w", "--restart"]] {
+        let mut stayed = 0;
+        // Each is a stop and a start: every third.
+        for number in (0..100).step_by(3) {
+            let mut command = host.command(how);
+            command.env("BULKHEAD_FAULT", format!("command:{number}"));
+            let done = run(command);
+            let status = || info(&host, "w")["status"].clone();
+            became(10, || status() == "stopped" || status() == "running");
+            if status() == "stopped" {
+                stayed += 1;
+                let seen = host.run(&["doctor"]).stdout;
+                assert!(seen.contains("stopped guest"), "{how:?} {number}: {seen}");
+            }
+            host.ok(&["doctor", "--fix"]);
+            assert_eq!(status(), "running", "{how:?} {number}");
+            nothing_left(&host);
+            if done.code == 0 {
+                break;
+            }
+            assert!(number < 97, "more than 100 points");
+        }
+        assert!(stayed >= 1, "{how:?}: it stayed stopped {stayed} times");
+    }
+    // Whoever starts it, or is told that it does not start, has nothing to be reminded of.
+    let mut command = host.command(&["restart", "w"]);
+    command.env("BULKHEAD_FAULT", "command:6");
+    run(command);
+    host.run(&["start", "w"]);
+    nothing_left(&host);
+}

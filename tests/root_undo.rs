@@ -375,6 +375,41 @@ fn at_its_start(host: &Bulkhead, flags: &[&str]) {
     nothing_left(host);
 }
 
+/// A start that was killed before the guest ran leaves nothing to decide either.
+#[test]
+fn a_start_that_is_killed_leaves_nothing_to_decide() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = &Bulkhead::new();
+    guest(host, &[]);
+    let (mut before, mut after) = (0, 0);
+    for number in 0..60 {
+        let fault = format!("command:{number}");
+        let code = faulty(host, &fault, &["start", "w", "--undo=later"]);
+        let ran = host.run(&["kill", "w"]).stdout.contains("killed");
+        host.ok(&["doctor", "--fix"]);
+        if ran || info(host, "w")["undo"] == "later" {
+            after += 1;
+            assert!(code == 0 || after < 4, "{fault}: the guest had not run");
+            host.ok(&["undo", "w", "drop"]);
+        } else {
+            before += 1;
+            assert_eq!(info(host, "w")["undo"], json!(null), "{fault}");
+            assert_eq!(snapshots(host), [] as [String; 0], "{fault}");
+        }
+        host.ok(&["start", "w"]);
+        assert_eq!(inside(host, "w", "cat /data"), "one", "{fault}");
+        host.ok(&["kill", "w"]);
+        if code == 0 {
+            assert!(before >= 3 && after >= 1, "{before} and {after}");
+            host.ok(&["delete", "w"]);
+            return nothing_left(host);
+        }
+    }
+    panic!("more than 60 points");
+}
+
 /// Whatever a start fails at, nobody has to decide about what was never written.
 #[test]
 fn a_start_that_fails_leaves_nothing_to_decide() {

@@ -1,4 +1,4 @@
-//! `dedupe`: equal files in guests' layers share their blocks.
+//! `dedupe`: equal files in guests' layers take their room once.
 
 use clap::{Arg, ArgMatches};
 
@@ -6,13 +6,14 @@ use super::command::{Verb, dry_run, required};
 use super::context::Context;
 use super::fault::{Fault, Result};
 use crate::guest::GuestError;
+use crate::guest::dedupe::{DedupeError, Spared};
 use crate::guest::view::bytes_text;
 use crate::kernel::interrupt;
 use crate::storage::{self, DEFAULT_POOL, Pool, RootError};
 
 pub(super) const DEDUPE: Verb = Verb {
     name: "dedupe",
-    about: "Let equal files in guests share their room on disk",
+    about: "Let equal files in guests take their room once",
     build: |command| {
         command
             .arg(
@@ -29,19 +30,41 @@ pub(super) const DEDUPE: Verb = Verb {
 };
 
 fn dedupe(context: &Context, matches: &ArgMatches) -> Result<u8> {
-    let layout = &context.manager()?.layout;
-    let pool =
-        Pool::load(layout, &required::<String>(matches, "pool")?).map_err(GuestError::from)?;
+    let manager = context.manager()?;
+    let pool = Pool::load(&manager.layout, &required::<String>(matches, "pool")?)
+        .map_err(GuestError::from)?;
     let would = matches.get_flag("dry-run");
     interrupt::catch()?;
-    let done = storage::dedupe(layout, &pool, would).map_err(|error| match error {
-        RootError::Pool(error) => Fault::from(GuestError::from(error)),
-        RootError::File(error) => Fault::from(storage::ImageError::from(error)).or_interrupted(),
-        error => Fault::new(super::fault::FAILED, error.to_string()),
+    let done = manager.dedupe(&pool, would).map_err(|error| match error {
+        DedupeError::Guest(error) => Fault::from(error),
+        DedupeError::Root(RootError::Pool(error)) => Fault::from(GuestError::from(error)),
+        DedupeError::Root(RootError::File(error)) => {
+            Fault::from(storage::ImageError::from(error)).or_interrupted()
+        }
+        DedupeError::Root(error) => Fault::new(super::fault::FAILED, error.to_string()),
     })?;
-    context.one(&done, |_| {
-        let verb = if would { "would share" } else { "share" };
-        format!(
+    context.one(&done, |_| in_words(&done, would))?;
+    Ok(0)
+}
+
+fn in_words(done: &Spared, would: bool) -> String {
+    let own = &done.returned;
+    let verb = if would { "would be" } else { "are" };
+    let mut text = format!(
+        "{} files of stopped guests {verb} seen through to their base now, {} given back on disk and \
+         as much in memory; {} guests that run or are at work passed over, {} folders left out\n",
+        own.base_files,
+        bytes_text(own.base_bytes),
+        own.base_running,
+        own.base_left_out
+    );
+    let verb = if would { "would share" } else { "share" };
+    text += &match &done.shared {
+        None => {
+            "files cannot share blocks on this pool's filesystem; btrfs can, and xfs with reflink\n"
+                .to_owned()
+        }
+        Some(done) => format!(
             "{} files looked at: {} {verb} the blocks of an equal one now, {} given back; {} did \
              already, {} changed meanwhile, {} left out\n",
             done.files,
@@ -50,7 +73,7 @@ fn dedupe(context: &Context, matches: &ArgMatches) -> Result<u8> {
             done.already,
             done.changed,
             done.left_out
-        )
-    })?;
-    Ok(0)
+        ),
+    };
+    text
 }

@@ -8,10 +8,11 @@ use serde::Serialize;
 use super::command::{dry_run, required, switch};
 use super::context::Context;
 use super::fault::{Fault, Result};
+use super::image_server;
 use super::progress::Teller;
 use crate::guest::view::bytes_text;
 use crate::kernel::interrupt;
-use crate::model::{GuestName, ImageName};
+use crate::model::{GuestName, ImageName, ImageNameError};
 use crate::storage::{self, Image, ImageError, Import, Trust};
 
 /// `image import`.
@@ -41,21 +42,19 @@ pub(super) fn import_command() -> Command {
 /// `image pull`.
 pub(super) fn pull_command() -> Command {
     Command::new("pull")
-        .about("Take an image in from a registry")
-        .arg(
-            Arg::new("image")
-                .value_name("IMAGE")
-                .required(true)
-                .value_parser(value_parser!(ImageName))
-                .help("Its name there, such as alpine:3.20, registry.example/team/app@sha256:…"),
-        )
+        .about("Take an image in from a registry, or from an image server")
+        .arg(Arg::new("image").value_name("IMAGE").required(true).help(
+            "Its name there, such as alpine:3.20, registry.example/team/app@sha256:…; of a \
+                     server ALIAS or ALIAS@VERSION, such as alpine/3.20",
+        ))
+        .arg(image_server::flag())
         .arg(tag())
         .args(trust_flags())
         .arg(dry_run())
 }
 
 /// The flags of whatever speaks with a registry.
-pub(super) fn trust_flags() -> [Arg; 3] {
+pub(super) fn trust_flags() -> [Arg; 4] {
     let file = |name: &'static str, help: &'static str| {
         Arg::new(name)
             .long(name)
@@ -68,10 +67,14 @@ pub(super) fn trust_flags() -> [Arg; 3] {
             "auth-file",
             "User and password, in the form of Docker's config.json",
         ),
+        file(
+            "keyring",
+            "OpenPGP keys of which one must have signed what an image server says",
+        ),
         file("ca", "Certificates to trust instead of the host's, PEM"),
         switch(
             "insecure",
-            "Plain HTTP also where the registry is not this machine itself",
+            "Plain HTTP also where the other side is not this machine itself",
         ),
     ]
 }
@@ -82,13 +85,20 @@ pub(super) fn trust(matches: &ArgMatches) -> Trust {
         insecure: matches.get_flag("insecure"),
         authority: matches.get_one::<PathBuf>("ca").cloned(),
         credentials: matches.get_one::<PathBuf>("auth-file").cloned(),
+        keyring: matches.get_one::<PathBuf>("keyring").cloned(),
     }
 }
 
-/// Takes an image in from a registry.
+/// Takes an image in from a registry, or from a server.
 pub(super) fn pull(context: &Context, matches: &ArgMatches) -> Result<u8> {
-    let wanted: ImageName = required(matches, "image")?;
     let trust = trust(matches);
+    if let Some(wanted) = image_server::wanted(matches)? {
+        return image_server::pull(context, matches, &wanted, &trust);
+    }
+    let wanted: String = required(matches, "image")?;
+    let wanted: ImageName = wanted
+        .parse()
+        .map_err(|error: ImageNameError| Fault::usage(error.to_string()))?;
     if matches.get_flag("dry-run") {
         let fetch = storage::look_at_image(&wanted, &trust)?;
         let (layers, size) = (fetch.layers, bytes_text(fetch.bytes));
@@ -205,7 +215,7 @@ pub(super) fn import(context: &Context, matches: &ArgMatches) -> Result<u8> {
 }
 
 /// Tells of an image that was taken in.
-fn taken(
+pub(super) fn taken(
     context: &Context,
     done: std::result::Result<(Image, Vec<ImageName>), ImageError>,
 ) -> Result<u8> {

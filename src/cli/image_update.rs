@@ -55,6 +55,7 @@ pub(super) fn run(context: &Context, matches: &ArgMatches) -> Result<u8> {
             let from = match source {
                 Source::Template(template) => format!("build template {}", template.name),
                 Source::Registry(there) => format!("pull {there}"),
+                Source::Server(there) => format!("pull {there}"),
             };
             context.done(&format!("{name}: would {from} again"))?;
         }

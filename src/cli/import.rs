@@ -1,10 +1,10 @@
-//! `import`: a guest from an archive, from a machine's disk or from a machine's root.
+//! `import`: a guest from an archive, from a machine's disk or root, or from a machine elsewhere.
 
 use std::fs::File;
 use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
 
-use clap::{Arg, ArgMatches, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, value_parser};
 use serde::Serialize;
 
 use super::command::{Verb, dry_run, required, switch};
@@ -16,7 +16,7 @@ use super::settings;
 use crate::guest::import::{ImportWish, Imported, Source};
 use crate::kernel::interrupt;
 use crate::model::GuestName;
-use crate::storage::is_disk;
+use crate::storage::{Far, is_disk};
 
 pub(super) const IMPORT: Verb = Verb {
     name: "import",
@@ -26,7 +26,7 @@ pub(super) const IMPORT: Verb = Verb {
             .arg(
                 Arg::new("file")
                     .value_name("FILE")
-                    .required_unless_present("from")
+                    .required_unless_present_any(["from", "ssh"])
                     .value_parser(value_parser!(PathBuf))
                     .help("Archive that `export` wrote, a container's backup of Proxmox, OpenVZ, LXC or Incus, or a machine's disk (raw, qcow2, vmdk, vhd, vhdx, vdi); - is an archive on standard input"),
             )
@@ -38,6 +38,7 @@ pub(super) const IMPORT: Verb = Verb {
                     .value_parser(value_parser!(PathBuf))
                     .help("Root of a machine, in a folder of this host"),
             )
+            .args(far_flags())
             .arg(
                 Arg::new("as")
                     .long("name")
@@ -63,12 +64,50 @@ pub(super) const IMPORT: Verb = Verb {
                 "Flags of settings change its definition, as with `create`.\n\nExamples:\n  \
                  bulkhead import web.tar.zst\n  bulkhead import web.tar.zst --name web2 --fresh \
                  --memory 2G\n  bulkhead import old-server.qcow2 --name shop --check\n  \
-                 bulkhead import --from /mnt/old --name shop",
+                 bulkhead import --from /mnt/old --name shop\n  \
+                 bulkhead import --ssh root@old --stop 'systemctl stop mysql nginx'",
             )
     },
     run: import,
     hidden: false,
 };
+
+/// The flags that name a machine elsewhere.
+fn far_flags() -> [Arg; 3] {
+    [
+        Arg::new("ssh")
+            .long("ssh")
+            .value_name("[USER@]HOST[:/PATH]")
+            .conflicts_with_all(["file", "from"])
+            .help("A machine that runs elsewhere, reached by ssh and your settings of it"),
+        Arg::new("ssh-option")
+            .long("ssh-option")
+            .value_name("KEY=VALUE")
+            .action(ArgAction::Append)
+            .requires("ssh")
+            .help("A setting of ssh_config(5), such as Port=2222"),
+        Arg::new("stop")
+            .long("stop")
+            .value_name("COMMAND")
+            .requires("ssh")
+            .help(
+                "What stops its services there; then a second, quick pass brings what has changed",
+            ),
+    ]
+}
+
+/// The machine elsewhere, if one is named.
+fn far(matches: &ArgMatches) -> Result<Option<Far>> {
+    let Some(place) = matches.get_one::<String>("ssh") else {
+        return Ok(None);
+    };
+    let options = matches.get_many::<String>("ssh-option");
+    Ok(Some(Far {
+        options: options.into_iter().flatten().cloned().collect(),
+        stop: matches.get_one::<String>("stop").cloned(),
+        ..Far::parse(place).map_err(Fault::usage)?
+    }))
+}
 
 /// What `import` made, for programs.
 #[derive(Serialize)]
@@ -82,9 +121,11 @@ struct Made {
 
 fn import(context: &Context, matches: &ArgMatches) -> Result<u8> {
     let folder = matches.get_one::<PathBuf>("from");
-    let path: PathBuf = match folder {
-        Some(folder) => folder.clone(),
-        None => required(matches, "file")?,
+    let far = far(matches)?;
+    let path: PathBuf = match (folder, &far) {
+        (Some(folder), _) => folder.clone(),
+        (None, Some(far)) => format!("{}:{}", far.host, far.path).into(),
+        (None, None) => required(matches, "file")?,
     };
     let wish = ImportWish {
         name: matches.get_one("as").cloned(),
@@ -97,9 +138,10 @@ fn import(context: &Context, matches: &ArgMatches) -> Result<u8> {
         },
     };
     let manager = context.manager()?;
-    let source = match folder {
-        Some(folder) => Source::Folder(folder.clone()),
-        None => open(&path)?,
+    let source = match (folder, far) {
+        (Some(folder), _) => Source::Folder(folder.clone()),
+        (None, Some(far)) => Source::Far(far),
+        (None, None) => open(&path)?,
     };
     if matches.get_flag("dry-run") {
         interrupt::catch()?;

@@ -81,9 +81,7 @@ pub(super) const RESTART: Verb = Verb {
     run: |context, matches| {
         let limit = limit(matches);
         let act = |manager: &Manager, name: &GuestName| {
-            manager.check_restart(name)?;
-            manager.stop(name, limit)?;
-            let started = manager.start(name)?;
+            let started = manager.restart(name, limit)?;
             Ok(format!("restarted, process {}", started.pid))
         };
         each(context, matches, "restart", &act)

@@ -39,6 +39,7 @@ mod generate;
 mod goal;
 pub mod image;
 mod image_info;
+mod image_server;
 mod image_transfer;
 mod image_update;
 mod import;

@@ -13,7 +13,9 @@ use super::store::Written;
 use crate::define::{self, Change, DEFAULT_CAPABILITIES, KeyPath};
 use crate::kernel::{fault, random};
 use crate::model::{EventKind, Guest, GuestName, NetworkKind};
-use crate::storage::{self, Machine, Opened, PackError, Progress, ReceivedImage, Unpacker};
+use crate::storage::{
+    self, Far, FarMachine, Machine, Opened, PackError, Progress, ReceivedImage, Unpacker,
+};
 
 /// How a guest is to be imported.
 #[derive(Clone, Debug, Default)]
@@ -38,6 +40,8 @@ pub enum Source {
     Disk(File, PathBuf),
     /// The root of a machine, in a folder of this host.
     Folder(PathBuf),
+    /// A machine elsewhere.
+    Far(Far),
 }
 
 /// A guest that was imported, or would be.
@@ -116,6 +120,9 @@ impl Manager {
             Source::Stream(input) => storage::open_archive(input),
             Source::Disk(file, path) => {
                 Machine::on_disk(&self.layout, file, &path, progress).map(newcomer)
+            }
+            Source::Far(far) => {
+                FarMachine::ask(far).map(|machine| Opened::Newcomer(Box::new(machine)))
             }
             Source::Folder(path) => Machine::in_folder(&self.layout, &path).map(newcomer),
         };

@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_millis(200);
 /// Something that is left of a command that died.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Leftover {
-    /// `half-made guest`, `half-renamed guest`, `held guest`, `run state`, `undo disk`, `cgroup`, `interface`,
+    /// `half-made guest`, `half-renamed guest`, `held guest`, `stopped guest`, `run state`, `undo disk`, `cgroup`, `interface`,
     /// `damaged file`, `bridge without its firewall`, `firewall entry`, `firewall rules`, `ports`,
     /// `address`, `lock`, `snapshot mount`, `CPUs`, `tenant limits`, `goal's limit`, `file`.
     pub kind: &'static str,
@@ -44,6 +44,7 @@ impl Manager {
         let mut found = Vec::new();
         for name in self.all_names()? {
             self.of_guest(&name, fix, &mut found)?;
+            self.of_comeback(&name, fix, &mut found)?;
         }
         self.of_cpus(fix, &mut found)?;
         if !self.of_networks(fix, &mut found)? {

@@ -185,8 +185,7 @@ impl Manager {
         if self.check_rebase(name, image, bases)?.is_none() {
             return Ok(None);
         }
-        self.check_restart(name)?;
-        self.stop(name, None)?;
+        self.stop_to_start(name, None)?;
         let done = match self.rebase(name, image, bases) {
             Ok(done) => done,
             Err(error) => {

@@ -129,6 +129,8 @@ impl Manager {
         match report {
             Some(Report::Running { pid }) => {
                 let took = began.elapsed();
+                // It runs: what is left of the word that it would, `doctor` sees to.
+                let _later = self.forget_comeback(name);
                 drop(lock);
                 self.look_after(name, pid, began_ms)?;
                 Ok(Started { pid, took })
@@ -171,6 +173,8 @@ impl Manager {
     /// Puts away a launch that failed, and the undo disk that was made for it.
     fn put_back(&self, name: &GuestName, undo: Option<UndoMode>) -> Result<()> {
         self.put_away(name, None)?;
+        // Whoever wanted it to run again is told that it does not.
+        let _later = self.forget_comeback(name);
         if undo.is_some() {
             // The error that matters is that of the launch; `doctor` names what is left.
             let _left = self.abandon_undo(name);
@@ -286,6 +290,7 @@ impl Manager {
             // Somebody took CPUs, or gave them back, before its groups were there to be seen.
             self.settle_cpus_again()?;
         }
+        self.mark_undo(name)?;
         let launched = prepared.release().map_err(|error| failed(&error))?;
         state.phase = Phase::Running;
         state.launch_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);

@@ -44,6 +44,14 @@ pub(super) struct Undo {
     pub(super) snapshot: String,
     /// The one that the guest came from then.
     pub(super) parent: Option<String>,
+    /// Whether the guest may have written anything since.
+    #[serde(default = "may_have")]
+    pub(super) begun: bool,
+}
+
+/// A record that does not say so is of a run.
+fn may_have() -> bool {
+    true
 }
 
 impl Manager {
@@ -71,6 +79,7 @@ impl Manager {
             mode,
             snapshot: self.name_of_now(name, "undo")?,
             parent: self.machine(name)?.snapshot,
+            begun: false,
         };
         let text = serde_json::to_vec_pretty(&undo).unwrap_or_default();
         let comment = "what `start --undo` goes back to";
@@ -84,6 +93,19 @@ impl Manager {
             let _left = self.abandon_undo(name);
         }
         kept.map(drop)
+    }
+
+    /// Writes down that a guest with an undo disk is about to run. Its lock is held.
+    pub(super) fn mark_undo(&self, name: &GuestName) -> Result<()> {
+        let Some(undo) = self.undo_of(name)?.filter(|undo| !undo.begun) else {
+            return Ok(());
+        };
+        let undo = Undo {
+            begun: true,
+            ..undo
+        };
+        let text = serde_json::to_vec_pretty(&undo).unwrap_or_default();
+        Ok(file::write_whole(&self.undo_path(name), &text, 0o600)?)
     }
 
     /// Whether this snapshot goes by itself at the end of the guest's run.
@@ -113,7 +135,8 @@ impl Manager {
             None => Ok(()),
             Some(undo) => {
                 let before = self.before(name, &undo)?;
-                match before.is_some() && undo.mode == UndoMode::Later {
+                // A start that was killed has left what nobody has written anything over.
+                match before.is_some() && undo.begun && undo.mode == UndoMode::Later {
                     true => Ok(()),
                     false => self.drop_undo(name, &undo, before),
                 }
@@ -124,7 +147,9 @@ impl Manager {
     /// Whether what a stopped guest has written is to be dropped, and is not yet.
     pub(super) fn is_undo_due(&self, name: &GuestName) -> bool {
         let due = |undo: Undo| {
-            undo.mode == UndoMode::Drop || self.before(name, &undo).is_ok_and(|one| one.is_none())
+            undo.mode == UndoMode::Drop
+                || !undo.begun
+                || self.before(name, &undo).is_ok_and(|one| one.is_none())
         };
         self.undo_of(name).is_ok_and(|undo| undo.is_some_and(due))
     }

@@ -10,6 +10,7 @@ use crate::kernel::Errno;
 const SUBVOL_CREATE_V2: libc::Ioctl = 0x5000_9418;
 const SNAP_CREATE_V2: libc::Ioctl = 0x5000_9417;
 const RESIZE: libc::Ioctl = 0x5000_9403;
+const DEV_INFO: libc::Ioctl = 0xd000_941e;
 const SNAP_DESTROY: libc::Ioctl = 0x5000_940f;
 const QUOTA_CTL: libc::Ioctl = 0xc010_9428;
 const QGROUP_LIMIT: libc::Ioctl = 0x8030_942b;
@@ -94,15 +95,46 @@ pub fn remove(parent: BorrowedFd<'_>, name: &CStr) -> Result<()> {
 /// # Errors
 /// It is no btrfs, or something else is being done to its devices.
 pub fn fill_device(folder: BorrowedFd<'_>) -> Result<()> {
+    resize(folder, "grow", "max")
+}
+
+/// Has the filesystem use so many bytes of its one device, fewer than now: what lies behind them is
+/// moved first, while it is in use.
+///
+/// # Errors
+/// `ENOSPC`: what it holds does not fit. `EINVAL`: fewer than the 256 MiB that btrfs leaves a device.
+pub fn shrink(folder: BorrowedFd<'_>, bytes: u64) -> Result<()> {
+    resize(folder, "shrink", &bytes.to_string())
+}
+
+fn resize(folder: BorrowedFd<'_>, verb: &'static str, text: &str) -> Result<()> {
     // `struct btrfs_ioctl_vol_args`: a descriptor that is not used, and a text.
     let mut args = [0_u8; 4096];
-    args[8..11].copy_from_slice(b"max");
+    args[8..8 + text.len()].copy_from_slice(text.as_bytes());
     // SAFETY: the request reads the 4,096 bytes that it is handed.
     let done = unsafe { libc::ioctl(folder.as_raw_fd(), RESIZE, args.as_ptr()) };
     if done == 0 {
         Ok(())
     } else {
-        Err(KernelError::last("grow", "the btrfs"))
+        Err(KernelError::last(verb, "the btrfs"))
+    }
+}
+
+/// How many bytes of its first device the filesystem uses.
+///
+/// # Errors
+/// It is no btrfs.
+pub fn device_bytes(folder: BorrowedFd<'_>) -> Result<u64> {
+    // `struct btrfs_ioctl_dev_info_args`: the device's number, its UUID (none: by the number), bytes
+    // that are used, bytes in all, and room.
+    let mut args = [0_u64; 512];
+    args[0] = 1;
+    // SAFETY: the request reads and writes the 4,096 bytes that it is handed.
+    let done = unsafe { libc::ioctl(folder.as_raw_fd(), DEV_INFO, args.as_mut_ptr()) };
+    if done == 0 {
+        Ok(args[4])
+    } else {
+        Err(KernelError::last("look at the device of", "the btrfs"))
     }
 }
 

@@ -9,6 +9,7 @@ use rustix::fs::{FileType, Mode, OFlags, StatVfs};
 
 use super::btrfs;
 use super::error::{KernelError, Result};
+use super::fault;
 use super::loop_device::LoopDevice;
 use super::mount::{self, Attr};
 use crate::kernel::Errno;
@@ -141,9 +142,11 @@ impl Disk {
             if shown >= size {
                 return Ok(());
             }
-            let stat =
-                rustix::fs::fstat(&self.file).map_err(KernelError::on("look at", "the file"))?;
-            let now = u64::try_from(stat.st_size).unwrap_or(0);
+            // The file may be longer than its filesystem, if a command died that made both smaller.
+            let now = match self.kind.as_str() {
+                "btrfs" => btrfs::device_bytes(self.root()?.as_fd())?,
+                _ => self.length()?,
+            };
             // A filesystem grows by whole blocks.
             let wanted = (now + (size - shown)).next_multiple_of(4096);
             rustix::fs::ftruncate(&self.file, wanted)
@@ -160,6 +163,40 @@ impl Disk {
             }
         }
         Ok(())
+    }
+
+    /// Makes a btrfs smaller and the file with it, until df(1) shows no more than a little above `size`
+    /// bytes, and no less. It may be in use; killed in between, the file is larger than it needs to be.
+    ///
+    /// # Errors
+    /// What it holds does not fit, or it is no btrfs.
+    pub fn shrink_to(&self, size: u64) -> Result<()> {
+        let root = self.root()?;
+        for _ in 0..4 {
+            let shown = self.space()?.size;
+            let length = btrfs::device_bytes(root.as_fd())?;
+            let more = shown.saturating_sub(size);
+            // What it keeps in reserve changes with what it holds.
+            if more > size / 500 {
+                let wanted = length.saturating_sub(more).next_multiple_of(4096);
+                btrfs::shrink(root.as_fd(), wanted)?;
+            } else if self.length()? == length {
+                break;
+            }
+            fault::point()?;
+            let length = btrfs::device_bytes(root.as_fd())?;
+            rustix::fs::ftruncate(&self.file, length)
+                .map_err(KernelError::on("shorten", self.device.path.display()))?;
+            fault::point()?;
+            self.device.follow_size()?;
+        }
+        Ok(())
+    }
+
+    /// Bytes of its file.
+    fn length(&self) -> Result<u64> {
+        let stat = rustix::fs::fstat(&self.file).map_err(KernelError::on("look at", "the file"))?;
+        Ok(u64::try_from(stat.st_size).unwrap_or(0))
     }
 
     /// Does something with its file while nothing is written to it: everything is on the disk and

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use rustix::fs::{FlockOperation, Mode, OFlags, SeekFrom};
+use rustix::io::Errno;
 
 use super::dirfd::FileError;
 use super::driver::{Layers, Object, Quota};
@@ -17,12 +18,14 @@ use super::pool::Filesystem;
 use crate::kernel::KernelError;
 use crate::kernel::filesystem::{Disk, Space};
 use crate::kernel::loop_device::LoopDevice;
-use crate::model::Writable;
+use crate::model::{Bytes, Writable};
 
 /// Size of a guest that was sold none.
 const USUAL: u64 = 10 << 30;
 /// A filesystem's size is a multiple of this.
 const BLOCK: u64 = 4096;
+/// Smallest device that btrfs lets one shrink to.
+const BTRFS_LEAST: u64 = 256 << 20;
 
 pub(super) struct ImageFile;
 
@@ -69,15 +72,25 @@ impl Layers for ImageFile {
     fn resize(&self, object: &Object, quota: Quota) -> io::Result<()> {
         let size = quota.size.unwrap_or(USUAL);
         let disk = open(object)?;
-        let shown = disk.space().map_err(into_io)?.size;
+        let space = disk.space().map_err(into_io)?;
+        let shown = space.size;
         let refused = match size.cmp(&shown) {
+            // A file that a command which died has left too long is cut as well.
+            Ordering::Less | Ordering::Equal if object.filesystem == Filesystem::Btrfs => {
+                return smaller(&disk, &space, size);
+            }
             Ordering::Equal => return Ok(()),
             Ordering::Greater => match disk.grow_to(size) {
                 Ok(()) => return Ok(()),
                 Err(error) if error.is_disk_full() => return Err(into_io(error)),
                 Err(error) => into_io(error),
             },
-            Ordering::Less => io::Error::other("it cannot become smaller while it is in use"),
+            Ordering::Less => io::Error::other(match object.filesystem {
+                Filesystem::Xfs => {
+                    "xfs never becomes smaller: `bulkhead export` the guest and import it with --disk"
+                }
+                _ => "ext4 becomes smaller only while it is not in use: stop the guest first",
+            }),
         };
         drop(disk);
         resize_unused(object, shown, size, refused)
@@ -128,6 +141,29 @@ fn into_io(error: KernelError) -> io::Error {
         return error.errno.into();
     }
     io::Error::other(error.to_string())
+}
+
+/// Makes a btrfs smaller, in use or not.
+fn smaller(disk: &Disk, space: &Space, size: u64) -> io::Result<()> {
+    let held = space.size.saturating_sub(space.free);
+    let full = || {
+        let (held, size) = (held >> 20, size >> 20);
+        io::Error::other(format!(
+            "it holds {held} MiB, which do not fit into {size} MiB with what btrfs needs for itself: remove \
+             some of it first; nothing was changed"
+        ))
+    };
+    if held > size {
+        return Err(full());
+    }
+    disk.shrink_to(size).map_err(|error| match error.errno {
+        Errno::NOSPC | Errno::TXTBSY => full(),
+        Errno::INVAL if size < BTRFS_LEAST => io::Error::other(format!(
+            "btrfs does not become smaller than {}",
+            Bytes(BTRFS_LEAST)
+        )),
+        _ => into_io(error),
+    })
 }
 
 /// Changes the size of a filesystem that nobody uses, by its own tool; `refused` is why it was not

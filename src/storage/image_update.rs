@@ -1,4 +1,4 @@
-//! The newer image of a name: built again from its template, or pulled again from its registry. The
+//! The newer image of a name: built again from its template, or pulled again from its registry or server. The
 //! name leads to it then; the image it led to stays as long as a guest or a snapshot uses it, or until
 //! `image prune`.
 
@@ -6,6 +6,8 @@ use super::build::build_again;
 use super::image::{Image, ImageError, Progress};
 use super::oci_http::Trust;
 use super::pull::pull_image;
+use super::stream_pull::pull_server_image;
+use super::stream_server::ServerImage;
 use super::tag::{find_image, name_that_leads, tag_image};
 use super::template::Templates;
 use crate::kernel::fault;
@@ -20,6 +22,8 @@ pub enum Source {
     Template(TemplateRef),
     /// Its name at a registry.
     Registry(ImageName),
+    /// Its newest version at an image server.
+    Server(ServerImage),
 }
 
 /// An image and its successor.
@@ -52,6 +56,9 @@ fn source_of(image: &Image, name: Option<&ImageName>) -> Result<Source, ImageErr
             name: image.template.clone(),
             options: image.options.clone(),
         }));
+    }
+    if let Ok(there) = image.source.parse::<ServerImage>() {
+        return Ok(Source::Server(there.at(None)));
     }
     // What a registry gave is written down in full; a file's name is not, nor is a guest's.
     let whole = |name: &ImageName| name.full() == *name;
@@ -95,6 +102,10 @@ pub fn update_image(
             image
         }
         Source::Registry(there) => pull_image(layout, &there, name.as_ref(), trust, progress)?.0,
+        Source::Server(there) => {
+            let (name, known) = (name.as_ref(), Some(&before));
+            pull_server_image(layout, &there, name, known, trust, progress)?.0
+        }
     };
     Ok(Updated {
         name,

@@ -43,6 +43,12 @@ const CARDS: [&str; 3] = [
 /// Tables of disks.
 const DISKS: [&str; 3] = ["etc/fstab", "etc/crypttab", "etc/mdadm/mdadm.conf"];
 
+/// What stays behind, as patterns of tar(1): so that it is not even sent.
+pub(super) fn patterns() -> impl Iterator<Item = String> {
+    let emptied = EMPTIED.iter().map(|top| format!("./{top}/*"));
+    emptied.chain(GONE.iter().map(|name| format!("./{name}")))
+}
+
 /// What stays behind.
 pub(super) struct Left<'a> {
     /// Where other volumes belong.

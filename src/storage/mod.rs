@@ -7,6 +7,7 @@
 //! | `image` | built images by digest: record, list, removal, leftovers |
 //! | `build`, `workshop` | making an image once, from recipe to rename |
 //! | `layer`, `oci_*`, `image_config` | images of layers that several share, taken in from OCI |
+//! | `stream_*`, `http_patience` | images of simplestreams servers; patience with any server |
 //! | `tag`, `prune`, `verify` | names of images, removing unused ones, finding damaged ones |
 //! | `image_update`, `base_change` | an image made again; what of it a guest would not see |
 //! | `digest` | the digest of a tree's content |
@@ -17,7 +18,7 @@
 //! | `driver`, `driver_*` | what such a layer can be: a folder, a subvolume, a filesystem in a file |
 //! | `chain`, `chain_fold`, `saved` | what was kept of a root: shared layers or copies; restoring, cloning |
 //! | `root` | a guest's own layer: make, use, delete |
-//! | `dedupe` | equal files of guests that share their blocks |
+//! | `dedupe`, `base_equal` | equal files of guests that share their blocks, or go back to their base |
 //! | `rescue` | what a guest in rescue has for its root |
 //! | `renew`, `reinstall` | another root in the place of a guest's; a fresh one with what is kept |
 //! | `first_boot`, `network_files`, `ssh_keys` | what the host writes into a guest before it runs |
@@ -28,6 +29,7 @@
 //! | `pack`, `pack_*` | a guest's archive: written and read as one stream |
 //! | `foreign`, `foreign_*`, `plain_yaml`, `take_over` | archives of containers of other programs |
 //! | `machine`, `machine_*` | a machine's files: its Linux found, copied, made a guest's |
+//! | `far`, `far_machine` | a machine elsewhere, over ssh |
 //! | `disk_format`, `partition`, `volume` | a virtual machine's disk: its format, its partitions, what is in them |
 //! | `dirfd`, `walk`, `remove`, `seed` | descriptor work the others share |
 //!
@@ -44,6 +46,7 @@ mod archive_sparse;
 mod archive_stream;
 pub mod backup;
 mod base_change;
+mod base_equal;
 mod build;
 mod busybox;
 mod chain;
@@ -62,12 +65,15 @@ mod extract_file;
 mod extract_layer;
 #[cfg(test)]
 mod extract_tests;
+mod far;
+mod far_machine;
 mod first_boot;
 mod foreign;
 mod foreign_incus;
 mod foreign_pve;
 mod guest_files;
 mod host;
+mod http_patience;
 mod image;
 mod image_config;
 mod image_update;
@@ -117,6 +123,10 @@ mod saved;
 mod saved_diff;
 mod seed;
 mod ssh_keys;
+mod stream_index;
+mod stream_pull;
+mod stream_server;
+mod stream_sign;
 mod systemd_units;
 mod tag;
 mod take_over;
@@ -139,11 +149,14 @@ mod workshop;
 
 pub use archive_entry::ArchiveError;
 pub use base_change::{Hidden, Own, hidden_changes, image_changes};
+pub use base_equal::{Returned, return_to_base};
 pub use build::{built_image, ensure_image};
 pub use dedupe::{Deduped, dedupe};
 pub use dirfd::FileError;
 pub use disk_format::is_disk;
 pub use driver::{Driver, Quota};
+pub use far::Far;
+pub use far_machine::FarMachine;
 pub use first_boot::{
     FirstBoot, FirstBootError, Stale, first_boot, hosts_of, update_hosts, update_network,
     update_stale,
@@ -180,13 +193,16 @@ pub use reinstall::{Fresh, ReinstallError, check_keep, reinstall_root};
 pub use renew::{forget_root_note, root_note};
 pub use rescue::{has_rescue, make_rescue, remove_rescue, rescue_ops};
 pub use root::{
-    RootError, check_resize, create_root, delete_root, image_digest, resize_root, root_ops,
+    RootError, check_resize, create_root, delete_root, guests_in, image_digest, resize_root,
+    root_ops,
 };
 pub use saved::{
     Saved, create_root_from, fold_layers, is_as_kept, is_kept_by_file, remove_saved, restore_root,
     save_root, trees_of_saved,
 };
 pub use saved_diff::{TreeOf, TwoTrees};
+pub use stream_pull::{ServerFetch, look_at_server_image, pull_server_image};
+pub use stream_server::ServerImage;
 pub use tag::{Tag, find_image, tag_image, tags, untag};
 pub use take_over::{machine_id_of, take_over};
 pub use template::{Kind, OptionSpec, Template, TemplateError, Templates};

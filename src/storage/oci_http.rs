@@ -35,6 +35,8 @@ pub struct Trust {
     pub authority: Option<PathBuf>,
     /// Docker's `config.json` with the registry's user and password.
     pub credentials: Option<PathBuf>,
+    /// OpenPGP keys of which one must have signed what an image server says.
+    pub keyring: Option<PathBuf>,
 }
 
 /// A client.

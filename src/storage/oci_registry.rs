@@ -4,26 +4,21 @@
 
 use std::cell::RefCell;
 use std::io::{self, Read};
-use std::time::Duration;
 
 use serde::Deserialize;
 use ureq::Agent;
 use ureq::http::Response;
 
 use super::dirfd::read_limited;
+use super::http_patience::{Resuming, patiently};
 use super::image::ImageError;
 use super::oci_blobs::{Blobs, Part, Tally, refused};
 use super::oci_config::{DOCUMENT_MOST, sha256};
 use super::oci_http::{Trust, agent, is_loopback};
 use super::oci_manifest::ACCEPTED;
 use super::oci_token::{Challenge, account, escaped};
-use crate::kernel::interrupt;
 use crate::model::{ImageName, Remote};
 
-/// Attempts without any progress between them.
-const ATTEMPTS: u32 = 4;
-/// Pause before the second attempt; doubled for each further one.
-const PAUSE: Duration = Duration::from_millis(500);
 /// Most bytes of a token's answer.
 const TOKEN_MOST: u64 = 1 << 20;
 
@@ -87,21 +82,8 @@ impl Registry {
 
     /// Asks, and asks again after failures that may pass.
     fn patiently(&self, url: &str, from: u64) -> Result<Response<ureq::Body>, ImageError> {
-        let mut pause = PAUSE;
-        let mut attempt = 1;
-        loop {
-            let failure = match self.ask(url, from) {
-                Ok(answer) if !is_passing(answer.status().as_u16()) => return self.good(answer),
-                Ok(answer) => format!("the registry answers {}", answer.status()),
-                Err(error) => error.to_string(),
-            };
-            if attempt == ATTEMPTS || interrupt::caught().is_some() {
-                return Err(refused(&self.shown, format!("{failure} ({url})")));
-            }
-            attempt += 1;
-            std::thread::sleep(pause);
-            pause *= 2;
-        }
+        let answer = patiently(|| self.ask(url, from));
+        self.good(answer.map_err(|failure| refused(&self.shown, format!("{failure} ({url})")))?)
     }
 
     /// One question, repeated once with what the registry wants to see.
@@ -197,22 +179,13 @@ struct Token {
     access_token: Option<String>,
 }
 
-/// Whether an answer may be another one a moment later.
-fn is_passing(status: u16) -> bool {
-    matches!(status, 408 | 429 | 500 | 502 | 503 | 504)
-}
-
 impl Blobs for Registry {
     fn open(&self, part: &Part) -> Result<Box<dyn Read + '_>, ImageError> {
         sha256(&part.key).map_err(|reason| refused(&self.shown, reason))?;
-        Ok(Box::new(Resuming {
-            registry: self,
-            url: format!("{}/blobs/{}", self.base, part.key),
-            body: None,
-            done: 0,
-            size: part.size,
-            fruitless: 0,
-        }))
+        let url = format!("{}/blobs/{}", self.base, part.key);
+        Ok(Box::new(Resuming::new(part.size, move |from| {
+            self.patiently(&url, from).map_err(io::Error::other)
+        })))
     }
 
     fn manifest(&self, part: &Part) -> Result<Vec<u8>, ImageError> {
@@ -229,65 +202,5 @@ impl Blobs for Registry {
 
     fn shown(&self) -> &str {
         &self.shown
-    }
-}
-
-/// A part as it comes, asked for again from where it broke off.
-struct Resuming<'a> {
-    registry: &'a Registry,
-    url: String,
-    body: Option<Box<dyn Read>>,
-    done: u64,
-    size: u64,
-    /// Attempts since the last byte.
-    fruitless: u32,
-}
-
-impl Resuming<'_> {
-    fn connect(&self) -> io::Result<Box<dyn Read>> {
-        let answer = self
-            .registry
-            .patiently(&self.url, self.done)
-            .map_err(io::Error::other)?;
-        let whole = answer.status() == 200;
-        let mut body = answer.into_body().into_reader();
-        if whole && self.done > 0 {
-            // A registry that knows no ranges sends all of it again.
-            io::copy(&mut (&mut body).take(self.done), &mut io::sink())?;
-        }
-        Ok(Box::new(body))
-    }
-}
-
-impl Read for Resuming<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.done < self.size {
-            if interrupt::caught().is_some() {
-                return Err(io::Error::other("reading it was interrupted by a signal"));
-            }
-            let result = match &mut self.body {
-                Some(body) => body.read(buffer),
-                None => {
-                    self.body = Some(self.connect()?);
-                    continue;
-                }
-            };
-            let why = match result {
-                Ok(n) if n > 0 => {
-                    self.done += n as u64;
-                    self.fruitless = 0;
-                    return Ok(n);
-                }
-                Ok(_) => io::Error::from(io::ErrorKind::UnexpectedEof),
-                Err(error) => error,
-            };
-            self.body = None;
-            self.fruitless += 1;
-            if self.fruitless == ATTEMPTS {
-                return Err(why);
-            }
-            std::thread::sleep(PAUSE * self.fruitless);
-        }
-        Ok(0)
     }
 }

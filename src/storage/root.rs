@@ -310,7 +310,7 @@ pub(super) fn objects(layout: &Layout) -> Result<HashSet<PathBuf>, FileError> {
 }
 
 /// Names of the guests whose layer lies in a pool.
-pub(super) fn guests_in(layout: &Layout, pool: &str) -> Result<Vec<String>, FileError> {
+pub fn guests_in(layout: &Layout, pool: &str) -> Result<Vec<String>, FileError> {
     let mut found = Vec::new();
     for guest in super::image::listed(&layout.guests())? {
         let Ok(name) = guest.parse::<GuestName>() else {

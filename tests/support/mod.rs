@@ -60,6 +60,10 @@ pub enum Need {
     Registry,
     /// What makes disks of virtual machines: qemu-img, sfdisk, mkfs of each kind.
     DiskTools,
+    /// What makes the tree of an image server: mksquashfs, gpg, openssl; gpgv, which checks it.
+    StreamTools,
+    /// A server of ssh, its client, and GNU tar.
+    SshServer,
     /// A kernel whose filesystems keep projects to a quota.
     ProjectQuota,
 }
@@ -84,6 +88,8 @@ impl Need {
             Self::Docker => "docker",
             Self::Registry => "registry",
             Self::DiskTools => "disk-tools",
+            Self::StreamTools => "stream-tools",
+            Self::SshServer => "ssh-server",
             Self::ProjectQuota => "project-quota",
         }
     }
@@ -122,6 +128,12 @@ impl Need {
             .iter()
             .all(|tool| there(&format!("/usr/{tool}"))),
             Self::Registry => there("/usr/bin/docker-registry") && there("/usr/bin/skopeo"),
+            Self::StreamTools => ["mksquashfs", "gpg", "gpgv", "openssl", "python3"]
+                .iter()
+                .all(|tool| there(&format!("/usr/bin/{tool}"))),
+            Self::SshServer => {
+                there("/usr/sbin/sshd") && there("/usr/bin/ssh") && there("/bin/tar")
+            }
             Self::ProjectQuota => mounts_with_project_quota(),
         }
     }

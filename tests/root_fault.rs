@@ -32,6 +32,27 @@ impl Site {
         Self::with(bulkhead)
     }
 
+    /// The same two on a network with IPv6, whose prefix no other test has.
+    fn with_ipv6(definition: &str) -> Self {
+        let bulkhead = Bulkhead::new();
+        let prefix = format!(
+            "fd42:{:x}:{}::/64",
+            std::process::id() & 0xffff,
+            definition.len()
+        );
+        let etc = bulkhead.root().join("etc/bulkhead");
+        std::fs::create_dir_all(&etc).expect("a folder of ours");
+        let text = format!("[network]\nprefix6 = {prefix:?}\n");
+        std::fs::write(etc.join("bulkhead.toml"), text).expect("a folder of ours");
+        let file = bulkhead.root().join("a.toml");
+        std::fs::write(&file, definition).expect("a folder of ours");
+        bulkhead.ok(&["create", "a", "--from", &file.to_string_lossy()]);
+        let site = Self::with(bulkhead);
+        let info = site.bulkhead.ok(&["info", "a"]);
+        assert!(info.contains("fd42:"), "it has IPv6: {info}");
+        site
+    }
+
     fn with(bulkhead: Bulkhead) -> Self {
         bulkhead.ok(&["start", "a"]);
         bulkhead.ok(&["kill", "a"]);
@@ -314,6 +335,20 @@ fn every_step_of_init() {
     }
 }
 
+#[test]
+fn every_step_of_the_launching_process_with_ipv6() {
+    if need(Need::Root) {
+        Site::with_ipv6("template = \"busybox\"\n").every_step("host");
+    }
+}
+
+#[test]
+fn every_step_of_init_with_ipv6() {
+    if need(Need::Root) {
+        Site::with_ipv6("template = \"busybox\"\n\n").every_step("init");
+    }
+}
+
 /// Which steps and points are tried: each, or each nth where a start takes seconds
 /// (BULKHEAD_FAULT_STRIDE).
 fn stride() -> usize {
@@ -399,10 +434,19 @@ fn every_point_of_delete() {
 
 #[test]
 fn every_point_of_stop() {
-    if !need(Need::Root) {
-        return;
+    if need(Need::Root) {
+        stopped_everywhere(&Site::obedient());
     }
-    let site = Site::obedient();
+}
+
+#[test]
+fn every_point_of_stop_with_ipv6() {
+    if need(Need::Root) {
+        stopped_everywhere(&Site::with_ipv6(OBEDIENT));
+    }
+}
+
+fn stopped_everywhere(site: &Site) {
     let sweep = Sweep {
         before: &|site, _| {
             if !site.runs("a") {
@@ -418,7 +462,7 @@ fn every_point_of_stop() {
             site.is_clean(what);
         },
     };
-    let points = sweep.over(&site);
+    let points = sweep.over(site);
     assert!(points > 10, "{points} points");
 }
 

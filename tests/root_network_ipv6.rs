@@ -573,3 +573,59 @@ fn a_started_guest_has_ipv6_at_once_and_in_its_files() {
         assert!(view.contains(&format!("{net}3")), "{view}");
     }
 }
+
+/// A network gets its prefix later, by choice or by chance, and loses it again.
+#[test]
+fn a_prefix_is_given_to_a_network_that_is_there() {
+    if !need(Need::Root) {
+        return;
+    }
+    let bulkhead = Bulkhead::new();
+    for kind in ["bridge", "routed", "isolated"] {
+        let (net, web) = (format!("lan-{kind}"), format!("web-{kind}"));
+        bulkhead.ok(&["network", "create", &net, "--kind", kind]);
+        let create = ["create", &web, "--template", "busybox", "--network", &net];
+        bulkhead.ok(&[&create[..], &["--start"]].concat());
+        let info = |net: &str| {
+            let text = bulkhead.ok(&["network", "info", net, "--format", "json"]);
+            serde_json::from_str::<Value>(&text).expect("JSON")
+        };
+        let set = |prefix: &str| bulkhead.run(&["network", "set", &net, "--prefix6", prefix]);
+        let busy = set("auto");
+        assert!(
+            busy.code != 0 && busy.stderr.contains("stop the guests"),
+            "{}",
+            busy.report()
+        );
+        assert_eq!(info(&net)["prefix6"], Value::Null);
+        bulkhead.ok(&["kill", &web]);
+        support::eventually("it is off", 20, || set("auto").code == 0);
+        let chosen = info(&net)["prefix6"].as_str().expect("a prefix").to_owned();
+        assert!(
+            chosen.starts_with("fd") && chosen.ends_with("::/64"),
+            "{chosen}"
+        );
+        bulkhead.ok(&["start", &web]);
+        let inside = |file: &str| bulkhead.ok(&["exec", &web, "--", "cat", file]);
+        let second = bulkhead.ok(&["info", &web, "--format", "json"]);
+        let second: Value = serde_json::from_str(&second).expect("JSON");
+        let address: Ipv6Addr = second["address6"].as_str().unwrap().parse().unwrap();
+        let digits = format!("{:032x}", address.to_bits());
+        assert!(inside("/proc/net/if_inet6").contains(&digits), "{address}");
+        bulkhead.ok(&["kill", &web]);
+        // What another network has it cannot have, and what is none is refused.
+        let other = format!("{net}-two");
+        let taken = ["network", "create", &other, "--prefix6", &chosen];
+        let said = bulkhead.run(&taken);
+        assert!(
+            said.code != 0 && said.stderr.contains("meets"),
+            "{}",
+            said.report()
+        );
+        assert_eq!(set("fd42::1/64").code, 2);
+        support::eventually("it is off again", 20, || set("none").code == 0);
+        bulkhead.ok(&["start", &web]);
+        assert!(!inside("/proc/net/if_inet6").contains(&digits), "{address}");
+        bulkhead.ok(&["kill", &web]);
+    }
+}

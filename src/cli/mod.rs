@@ -64,6 +64,7 @@ pub mod render;
 mod rescue;
 mod select;
 mod settings;
+mod share;
 mod snapshot;
 mod snapshot_diff;
 mod snapshot_mount;

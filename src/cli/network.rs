@@ -8,8 +8,8 @@ use super::context::Context;
 use super::fault::{Fault, Result};
 use super::render::{Cell, safe};
 use crate::guest::networks::NetworkView;
-use crate::model::{NetworkName, Prefix6};
-use crate::network::{Addresses, Kind, NewNetwork, Range, Subnet, ranges};
+use crate::model::{NetworkName, Prefix6, Prefix6Error};
+use crate::network::{Addresses, DirectoryError, Kind, Network, NewNetwork, Range, Subnet, ranges};
 
 pub(super) const NETWORK: Verb = Verb {
     name: "network",
@@ -40,11 +40,6 @@ pub(super) const NETWORK: Verb = Verb {
                             .value_name("ADDRESS/BITS")
                             .value_parser(value_parser!(Subnet))
                             .help("Pool of addresses, from /16 to /30 [default: a free one]"),
-                        Arg::new("prefix6")
-                            .long("prefix6")
-                            .value_name("ADDRESS/BITS")
-                            .value_parser(value_parser!(Prefix6))
-                            .help("IPv6 prefix, from /64 to /112 [default: no IPv6]"),
                         Arg::new("nat")
                             .long("nat")
                             .value_name("BOOL")
@@ -102,8 +97,12 @@ fn name() -> Arg {
         .help("Name of the network")
 }
 
-fn settings() -> [Arg; 2] {
+fn settings() -> [Arg; 3] {
     [
+        Arg::new("prefix6")
+            .long("prefix6")
+            .value_name("ADDRESS/BITS")
+            .help("IPv6 prefix, from /64 to /112, auto for a private one, or none [default: none]"),
         Arg::new("mtu")
             .long("mtu")
             .value_name("BYTES")
@@ -280,6 +279,22 @@ fn or_none<T: std::str::FromStr>(matches: &ArgMatches, name: &str) -> Result<Opt
     }
 }
 
+/// The IPv6 prefix that is said anew; outer `None` if none is said.
+fn said_of_ipv6(matches: &ArgMatches, usual: &Network) -> Result<Option<Option<Prefix6>>> {
+    let Some(text) = matches.get_one::<String>("prefix6") else {
+        return Ok(None);
+    };
+    let prefix = match text.as_str() {
+        "none" => None,
+        "auto" => Some(usual.choose_prefix6().map_err(DirectoryError::from)?),
+        text => Some(
+            text.parse()
+                .map_err(|error: Prefix6Error| Fault::usage(format!("--prefix6: {error}")))?,
+        ),
+    };
+    Ok(Some(prefix))
+}
+
 fn create(context: &Context, matches: &ArgMatches) -> Result<u8> {
     let manager = context.manager()?;
     let kind: String = required(matches, "kind")?;
@@ -289,7 +304,7 @@ fn create(context: &Context, matches: &ArgMatches) -> Result<u8> {
         name: own_name(matches)?,
         kind: Kind::of_word(&kind).unwrap_or(Kind::Bridge),
         subnet: matches.get_one("subnet").copied(),
-        prefix6: matches.get_one("prefix6").copied(),
+        prefix6: said_of_ipv6(matches, &manager.network)?.flatten(),
         bridge: matches.get_one::<String>("bridge").cloned(),
         parent: matches.get_one::<String>("parent").cloned(),
         nat: or_none(matches, "nat")?.flatten(),
@@ -321,6 +336,9 @@ fn set(context: &Context, matches: &ArgMatches) -> Result<u8> {
     }
     if let Some(apart) = or_none(matches, "isolated-ports")? {
         record.isolated_ports = apart;
+    }
+    if let Some(prefix6) = said_of_ipv6(matches, &manager.network)? {
+        record.prefix6 = prefix6;
     }
     said_of_addresses(matches, &mut record.addresses)?;
     if matches.get_flag("dry-run") {

@@ -11,7 +11,7 @@ use super::read::{Node, Reader, scalar};
 use super::schedule::SnapshotsPart;
 use super::word::{OrNone, Pause};
 use crate::model::{
-    Bytes, CpuMode, CpuPoolName, CpuSet, Cpus, FirewallRule, Forward, GuestName, ImageName,
+    Bytes, CpuMode, CpuPoolName, CpuSet, Cpus, FirewallLine, Forward, GuestName, ImageName,
     NetworkKind, Rate, Resize, RestartPolicy, Rlimit, TenantName, View,
 };
 
@@ -213,7 +213,7 @@ layered! {
         /// Ports of the host that lead to it.
         forward: Extend<Forward>,
         /// Rules of its firewall.
-        firewall: Extend<FirewallRule>,
+        firewall: Extend<FirewallLine>,
         /// Packets it sends in a second.
         packets: Option<OrNone<u32>>,
         /// Connections it begins in a second.

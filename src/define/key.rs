@@ -222,7 +222,7 @@ pub const KEYS: &[Key] = &[
     key("network.forward", "forward", "HOST:GUEST", Kind::Words, LIVE,
         "Port of the host that leads to it, such as 8080:80, 53:53/udp or 8000-8009:8000-8009"),
     key("network.firewall", "firewall", "RULE", Kind::Words, LIVE,
-        "Rule, in order, such as \"in accept tcp 80,443\" or \"in drop\"; the first that fits decides"),
+        "Rule, in order, such as \"in accept tcp 80,443\", \"group web\" or \"in policy drop\"; the first that fits decides"),
     key("network.packets", "packets", "COUNT", Kind::Number, LIVE,
         "Most packets it sends in a second, or none [default: none]"),
     key("network.new_connections", "new-connections", "COUNT", Kind::Number, LIVE,

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::model::{
-    Bytes, CpuMode, CpuPoolName, CpuSet, Cpus, FirewallRule, Forward, GuestName, ImageName,
+    Bytes, CpuMode, CpuPoolName, CpuSet, Cpus, FirewallLine, Forward, GuestName, ImageName,
     NetworkKind, Prefix6, Rate, Ratio, Resize, RestartPolicy, Rlimit, TenantName, View, nearest,
 };
 
@@ -57,7 +57,7 @@ words_by_from_str!(
     CpuMode,
     CpuPoolName,
     CpuSet,
-    FirewallRule,
+    FirewallLine,
     Forward,
     GuestName,
     ImageName,

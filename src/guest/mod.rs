@@ -92,6 +92,7 @@ pub mod rescue;
 pub mod resize;
 pub mod schedule;
 mod seats;
+pub mod shared;
 pub mod snapshot;
 pub mod snapshot_diff;
 pub mod snapshot_mount;

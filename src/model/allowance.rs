@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Bytes, FirewallRule, NetworkWish, Rate};
+use super::{Bytes, FirewallLine, FirewallRule, NetworkWish, Rate};
 
 /// What a definition allows a month. The default allows anything.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -104,14 +104,7 @@ impl NetworkWish {
                 }
             }
             Level::Cut => {
-                let nothing = |incoming| FirewallRule {
-                    incoming,
-                    accept: false,
-                    protocol: None,
-                    ports: Vec::new(),
-                    peer: None,
-                    log: false,
-                };
+                let nothing = |incoming| FirewallLine::Rule(FirewallRule::for_all(incoming, false));
                 self.firewall = vec![nothing(true), nothing(false)];
             }
         }

@@ -1,12 +1,13 @@
 //! Rules of a guest's firewall, as people write them: `in accept tcp 80,443`, `in drop`,
-//! `out drop tcp 25`, `in accept tcp 22 from 192.0.2.0/24 log`. What makes them so is the network
-//! room's firewall.
+//! `out drop tcp 25`, `in accept new tcp 22 from 192.0.2.0/24 log`, `in accept from @office`. What
+//! makes them so is the network room's firewall; what else a line of one can be, `firewall_line`.
 
 use std::fmt;
-use std::net::IpAddr;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize, Serializer};
+
+use super::{AddressBlock, ShareName};
 
 /// Most ports and ranges of one rule.
 const MOST_RANGES: usize = 16;
@@ -14,7 +15,7 @@ const MOST_RANGES: usize = 16;
 /// Text that is no rule; the message says what would be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{text:?} is not a firewall rule: {why}; write in or out, accept or drop, then if wanted tcp, udp or icmp, ports such as 80,443 or 8000-8010, from or to ADDRESS[/BITS], log"
+    "{text:?} is not a firewall rule: {why}; write in or out, accept or drop, then if wanted new, established or invalid, tcp, udp or icmp, ports such as 80,443 or 8000-8010, from or to ADDRESS[/BITS] or @SET, log"
 )]
 pub struct RuleError {
     text: String,
@@ -47,6 +48,50 @@ impl RuleProtocol {
     }
 }
 
+/// How what a rule is about stands to what was there before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RuleState {
+    /// It begins something.
+    New,
+    /// It belongs to something that was let begin; without such a rule it passes.
+    Established,
+    /// It belongs to nothing and begins nothing.
+    Invalid,
+}
+
+impl RuleState {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::New, Self::Established, Self::Invalid];
+
+    /// As people write it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Established => "established",
+            Self::Invalid => "invalid",
+        }
+    }
+}
+
+/// The other end of what a rule is about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Peer {
+    /// These addresses.
+    Block(AddressBlock),
+    /// Those that a set has at that moment.
+    Set(ShareName),
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Block(block) => block.fmt(f),
+            Self::Set(name) => write!(f, "@{name}"),
+        }
+    }
+}
+
 /// One rule: the first that fits a new connection decides.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FirewallRule {
@@ -54,14 +99,50 @@ pub struct FirewallRule {
     pub incoming: bool,
     /// Whether what fits passes.
     pub accept: bool,
+    /// How it stands to what was there before; whatever does not belong to that if `None`.
+    pub state: Option<RuleState>,
     /// What runs over it; anything if `None`.
     pub protocol: Option<RuleProtocol>,
     /// First and last of the ports of who is called; all if empty.
     pub ports: Vec<(u16, u16)>,
-    /// The other end: an address with its prefix length; anybody if `None`.
-    pub peer: Option<(IpAddr, u8)>,
+    /// The other end; anybody if `None`.
+    pub peer: Option<Peer>,
     /// Whether it is written to the kernel's log.
     pub log: bool,
+}
+
+impl FirewallRule {
+    /// One about everything of a direction.
+    #[must_use]
+    pub fn for_all(incoming: bool, accept: bool) -> Self {
+        Self {
+            incoming,
+            accept,
+            state: None,
+            protocol: None,
+            ports: Vec::new(),
+            peer: None,
+            log: false,
+        }
+    }
+
+    /// Whether it is about everything of its direction.
+    #[must_use]
+    pub fn is_for_all(&self) -> bool {
+        self.protocol.is_none()
+            && self.ports.is_empty()
+            && self.peer.is_none()
+            && self.state.is_none()
+    }
+
+    /// The set of addresses that it names.
+    #[must_use]
+    pub fn set(&self) -> Option<&ShareName> {
+        match &self.peer {
+            Some(Peer::Set(name)) => Some(name),
+            _ => None,
+        }
+    }
 }
 
 impl FromStr for FirewallRule {
@@ -83,14 +164,12 @@ impl FromStr for FirewallRule {
             Some("drop") => false,
             _ => return Err(wrong("the second word is accept or drop")),
         };
-        let mut rule = Self {
-            incoming,
-            accept,
-            protocol: None,
-            ports: Vec::new(),
-            peer: None,
-            log: false,
-        };
+        let mut rule = Self::for_all(incoming, accept);
+        let state = |word: &&str| RuleState::ALL.into_iter().find(|one| one.name() == *word);
+        rule.state = words.peek().and_then(state);
+        if rule.state.is_some() {
+            words.next();
+        }
         let named = |word: &&str| {
             RuleProtocol::ALL
                 .into_iter()
@@ -109,7 +188,7 @@ impl FromStr for FirewallRule {
         if words.next_if_eq(&other).is_some() {
             let peer = words.next().and_then(peer);
             rule.peer = Some(peer.ok_or_else(|| {
-                wrong("the other end is no address, or has bits beyond its length")
+                wrong("the other end is no address or @SET, or has bits beyond its length")
             })?);
         }
         rule.log = words.next_if_eq(&"log").is_some();
@@ -136,32 +215,20 @@ fn ports(text: &str) -> Option<Vec<(u16, u16)>> {
     (apart && all.len() <= MOST_RANGES).then_some(all)
 }
 
-fn peer(text: &str) -> Option<(IpAddr, u8)> {
-    let (address, bits) = text
-        .split_once('/')
-        .map_or((text, None), |(address, bits)| (address, Some(bits)));
-    let address: IpAddr = address.parse().ok()?;
-    let most = length(address);
-    let bits: u8 = bits.map_or(Ok(most), str::parse).ok()?;
-    if !(1..=most).contains(&bits) {
-        return None;
+fn peer(text: &str) -> Option<Peer> {
+    match text.strip_prefix('@') {
+        Some(name) => name.parse().ok().map(Peer::Set),
+        None => text.parse().ok().map(Peer::Block),
     }
-    let whole = match address {
-        IpAddr::V4(address) => address.to_bits() & (u32::MAX << (32 - bits)) == address.to_bits(),
-        IpAddr::V6(address) => address.to_bits() & (u128::MAX << (128 - bits)) == address.to_bits(),
-    };
-    whole.then_some((address, bits))
-}
-
-/// Bits of an address.
-fn length(address: IpAddr) -> u8 {
-    if address.is_ipv4() { 32 } else { 128 }
 }
 
 impl fmt::Display for FirewallRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.incoming { "in" } else { "out" })?;
         f.write_str(if self.accept { " accept" } else { " drop" })?;
+        if let Some(state) = self.state {
+            write!(f, " {}", state.name())?;
+        }
         if let Some(protocol) = self.protocol {
             write!(f, " {}", protocol.name())?;
         }
@@ -172,15 +239,8 @@ impl fmt::Display for FirewallRule {
                 write!(f, "-{last}")?;
             }
         }
-        if let Some((address, bits)) = self.peer {
-            write!(
-                f,
-                " {} {address}",
-                if self.incoming { "from" } else { "to" }
-            )?;
-            if bits < length(address) {
-                write!(f, "/{bits}")?;
-            }
+        if let Some(peer) = &self.peer {
+            write!(f, " {} {peer}", if self.incoming { "from" } else { "to" })?;
         }
         f.write_str(if self.log { " log" } else { "" })
     }
@@ -213,6 +273,12 @@ mod tests {
             ("in  accept tcp 443,80", "in accept tcp 80,443"),
             ("out drop tcp 25 log", "out drop tcp 25 log"),
             ("in accept icmp", "in accept icmp"),
+            ("in drop invalid", "in drop invalid"),
+            ("in accept established", "in accept established"),
+            (
+                "in accept new tcp 22 from @office",
+                "in accept new tcp 22 from @office",
+            ),
             (
                 "in accept tcp 22 from 2001:db8:0::/48",
                 "in accept tcp 22 from 2001:db8::/48",
@@ -253,6 +319,9 @@ mod tests {
             ("in accept from ::1::", "no address"),
             ("in accept from", "no address"),
             ("in accept log tcp", "too many"),
+            ("in accept tcp new", "too many"),
+            ("in accept from @", "no address"),
+            ("in accept from @Office", "no address"),
         ] {
             let error = text.parse::<FirewallRule>().unwrap_err().to_string();
             assert!(error.contains(why), "{text:?}: {error}");
@@ -261,7 +330,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_makes_it_panic(text in "(in|out|accept|drop|tcp|udp|icmp|from|to|log|[0-9,./-]{1,9}| ){0,12}") {
+        fn no_text_makes_it_panic(text in "(in|out|accept|drop|new|invalid|tcp|udp|icmp|from|to|@a|log|[0-9,./-]{1,9}| ){0,12}") {
             if let Ok(rule) = text.parse::<FirewallRule>() {
                 prop_assert_eq!(rule.to_string().parse(), Ok(rule));
             }

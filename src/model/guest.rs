@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Allowance, Bytes, Ceilings, CpuMode, CpuPoolName, CpuSet, Cpus, FirewallRule, Forward,
+    Allowance, Bytes, Ceilings, CpuMode, CpuPoolName, CpuSet, Cpus, FirewallLine, Forward,
     GuestName, ImageName, NetworkName, Rate, Resize, SnapshotRule, TenantName, View,
 };
 
@@ -375,7 +375,7 @@ pub struct NetworkWish {
     /// Ports of the host that lead to it.
     pub forwards: Vec<Forward>,
     /// What may come to it and what it may send; the first rule that fits decides, none lets pass.
-    pub firewall: Vec<FirewallRule>,
+    pub firewall: Vec<FirewallLine>,
     /// How many packets and connections.
     pub ceilings: Ceilings,
     /// How much of all that in a month.

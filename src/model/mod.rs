@@ -1,5 +1,6 @@
 //! Nouns that cross rooms. No I/O here: a type, its parser, its rules.
 
+mod address_block;
 mod allowance;
 mod amount;
 mod bisect;
@@ -11,6 +12,7 @@ mod facts;
 mod file_entry;
 mod filter;
 mod firewall;
+mod firewall_line;
 mod forward;
 mod goal;
 mod goal_control;
@@ -31,11 +33,13 @@ mod rate;
 mod resize;
 mod retention;
 mod seat;
+mod share_name;
 mod status;
 mod tenant;
 mod traffic;
 mod used;
 
+pub use address_block::{AddressBlock, BlockError};
 pub use allowance::{Allowance, Level};
 pub use amount::{AmountError, Bytes, CpuSet, Cpus};
 pub use bisect::{Next, Search, Sure, Verdict};
@@ -48,7 +52,8 @@ pub use cpu_pool_name::CpuPoolName;
 pub use facts::{CgroupMode, HostFacts};
 pub use file_entry::{FileEntry, FileKind, FileWish};
 pub use filter::{Action, Arch, ArgCmp, Compare, Filter, FilterFlags, Rule, fingerprint};
-pub use firewall::{FirewallRule, RuleError, RuleProtocol};
+pub use firewall::{FirewallRule, Peer, RuleError, RuleProtocol, RuleState};
+pub use firewall_line::{FirewallLine, LineError};
 pub use forward::{Forward, ForwardError, Protocol};
 pub use goal::{Goal, GoalName, GoalNameError, Hours, Policy, Subject, metric_url};
 pub use goal_control::{Change, Control, Seen};
@@ -73,6 +78,7 @@ pub use rate::{Rate, RateError, Shape, TokenBucket};
 pub use resize::Resize;
 pub use retention::{Retention, SnapshotRule};
 pub use seat::{CpuMode, Seat, Seating, Topology};
+pub use share_name::{ShareName, ShareNameError};
 pub use status::{Event, EventKind, ExitReason, Sample, Status};
 pub use tenant::{TenantCaps, TenantName, TenantNameError};
 pub use traffic::{Traffic, Volume};

@@ -115,6 +115,7 @@ impl Network {
                 guest: guest.clone(),
             });
         }
+        self.check_shared(guest, &wish.firewall)?;
         leases.wall(guest, &wish.firewall, wish.ceilings);
         Ok(())
     }

@@ -5,6 +5,7 @@ use super::host::HostError;
 use super::record::Record;
 use super::{Network, files};
 use crate::kernel::netlink::Netlink;
+use crate::model::Prefix6;
 
 impl Network {
     /// Refuses for what a network cannot be, or not with the guests it has.
@@ -18,6 +19,16 @@ impl Network {
         };
         record.check().map_err(refused)?;
         let before = self.load(&record.name)?;
+        if let Some(prefix) = record
+            .prefix6
+            .filter(|_| before.wanted6() != record.prefix6)
+        {
+            if let Some(why) = self.refused6(prefix, &record.name)? {
+                return Err(refused(why));
+            }
+            let mut kernel = Netlink::open()?;
+            self.of(record).refuse_overlap6(&mut kernel)?;
+        }
         let pool = self.of(record).pool_in(record.subnet);
         for (guest, address) in before.leases()?.iter() {
             if let Some(role) = pool.role(address) {
@@ -30,8 +41,8 @@ impl Network {
     }
 
     /// Changes what of a network can be changed: its largest packet, whether guests are kept apart, what
-    /// of its pool they get. It holds from the next start of a guest on; another gateway needs all of
-    /// them stopped, as long as that is the host.
+    /// of its pool they get, its IPv6. It holds from the next start of a guest on; another gateway or
+    /// prefix needs all of them stopped, as long as that is the host.
     ///
     /// # Errors
     /// It cannot be so, guests are on it, or a file cannot be written.
@@ -42,7 +53,8 @@ impl Network {
         let _run = files::lock(&before.run_folder())?;
         let _book = before.lock_book()?;
         self.check_change(record)?;
-        let moved = before.addresses.gateway != record.addresses.gateway;
+        let moved = before.addresses.gateway != record.addresses.gateway
+            || before.wanted6() != record.prefix6;
         if moved && !before.is_guest_of_lan() {
             // The next start makes it anew.
             let gone = Netlink::open()
@@ -51,7 +63,7 @@ impl Network {
             gone.map_err(|error| match error {
                 HostError::InUse { ports, .. } => DirectoryError::Refused {
                     name: record.name.clone(),
-                    why: format!("its gateway is the host: stop the guests that are on it ({ports}) before it gets another address"),
+                    why: format!("its gateway is the host: stop the guests that are on it ({ports}) before it gets another address, or IPv6 or none"),
                 },
                 other => other.into(),
             })?;
@@ -60,6 +72,11 @@ impl Network {
         files::write(&self.record_file(&record.name), record)?;
         // The next start looks at all of it again.
         Ok(files::remove(&self.of(record).marker_file())?)
+    }
+
+    /// The IPv6 prefix that its record has.
+    fn wanted6(&self) -> Option<Prefix6> {
+        self.prefix6.or(self.missed6)
     }
 
     /// Takes a network's side of the host down, then its record, then its folders. The locks of the

@@ -288,7 +288,7 @@ impl Network {
         record.check().map_err(refused)?;
         let why6 = wish
             .prefix6
-            .map(|prefix| self.refused6(prefix))
+            .map(|prefix| self.refused6(prefix, name))
             .transpose()?;
         if let Some(why) = why6.flatten() {
             return Err(refused(why));

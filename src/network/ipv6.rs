@@ -16,7 +16,8 @@ use super::{GUEST_INTERFACE, Network};
 use crate::kernel::netlink::{Link, Netlink, NetlinkError};
 use crate::kernel::netlink_ipv6::Route6;
 use crate::kernel::netlink_routed::LINK_GATEWAY;
-use crate::model::{GuestName, NetOp, Prefix6};
+use crate::kernel::random;
+use crate::model::{GuestName, NetOp, NetworkName, Prefix6};
 
 const SETTINGS: &str = "/proc/sys/net/ipv6/conf";
 /// In a bridge's alias, before what was.
@@ -278,8 +279,38 @@ impl Network {
         }
     }
 
-    /// Why a network cannot have this prefix, seen from the one that is always there.
-    pub(super) fn refused6(&self, prefix: Prefix6) -> Result<Option<String>, FileError> {
+    /// A private prefix that nothing here has: forty digits by chance (RFC 4193), so that no other
+    /// host has it either. Seen from the network that is always there.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or the kernel refuses.
+    pub fn choose_prefix6(&self) -> Result<Prefix6, HostError> {
+        let mut kernel = Netlink::open()?;
+        loop {
+            let mut bytes = [0; 5];
+            random::fill(&mut bytes)?;
+            let [a, b, c, d, e] = bytes;
+            let text = format!("fd{a:02x}:{b:02x}{c:02x}:{d:02x}{e:02x}::/64");
+            let Ok(prefix) = text.parse::<Prefix6>() else {
+                continue;
+            };
+            let networks = self.others()?;
+            let mut taken = networks.iter().chain([self]).filter_map(|one| one.prefix6);
+            if !taken.any(|other| prefix.overlaps(other.network(), other.length()))
+                && self.overlap6(prefix, &mut kernel)?.is_none()
+            {
+                return Ok(prefix);
+            }
+        }
+    }
+
+    /// Why a network cannot have this prefix, seen from the one that is always there; `whose` may have
+    /// one that it meets.
+    pub(super) fn refused6(
+        &self,
+        prefix: Prefix6,
+        whose: &NetworkName,
+    ) -> Result<Option<String>, FileError> {
         if !is_on() {
             let why = format!(
                 "{prefix} cannot be used: this host has no IPv6 (net.ipv6.conf.all.disable_ipv6 is 1, or the kernel was started without it); leave --prefix6 out"
@@ -289,6 +320,7 @@ impl Network {
         let networks = self.others()?;
         let others = networks.iter().chain([self]);
         let other = others
+            .filter(|other| other.name.as_ref() != Some(whose))
             .filter_map(|other| Some((other, other.prefix6?)))
             .find(|(_, theirs)| prefix.overlaps(theirs.network(), theirs.length()));
         Ok(other.map(|(other, theirs)| {

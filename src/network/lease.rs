@@ -12,7 +12,7 @@ use super::ipv6::Lease6;
 use super::lease_file::Written;
 use super::pool::Pool;
 use super::subnet::Subnet;
-use crate::model::{Ceilings, FirewallRule, Forward, GuestName, Protocol};
+use crate::model::{Ceilings, FirewallLine, Forward, GuestName, Protocol};
 
 /// What a guest on the bridge is given; the same as long as the guest exists.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -168,6 +168,14 @@ pub enum LeaseError {
         /// For what.
         key: &'static str,
     },
+    /// Its firewall names what is not there.
+    #[error("cannot set the firewall of {guest}: {why}")]
+    NotShared {
+        /// Who asked.
+        guest: GuestName,
+        /// What is not there, and what makes it.
+        why: String,
+    },
     /// Nothing keeps track of connections.
     #[error(
         "cannot keep {guest} to a number of connections: the network {network} has no NAT, so the host keeps track of none; `bulkhead set {guest} --unset network.connections`"
@@ -208,7 +216,7 @@ pub(super) struct Leases {
 pub(super) struct Held {
     pub(super) address: Ipv4Addr,
     pub(super) forwards: Vec<Forward>,
-    pub(super) rules: Vec<FirewallRule>,
+    pub(super) rules: Vec<FirewallLine>,
     pub(super) ceilings: Ceilings,
 }
 
@@ -240,7 +248,7 @@ impl Leases {
     }
 
     /// The rules of a guest's firewall.
-    pub(super) fn rules(&self, guest: &GuestName) -> &[FirewallRule] {
+    pub(super) fn rules(&self, guest: &GuestName) -> &[FirewallLine] {
         self.by_guest
             .get(guest)
             .map_or(&[], |held| held.rules.as_slice())
@@ -276,7 +284,7 @@ impl Leases {
     }
 
     /// Keeps a guest that has an address to these rules and ceilings.
-    pub(super) fn wall(&mut self, guest: &GuestName, rules: &[FirewallRule], ceilings: Ceilings) {
+    pub(super) fn wall(&mut self, guest: &GuestName, rules: &[FirewallLine], ceilings: Ceilings) {
         if let Some(held) = self.by_guest.get_mut(guest) {
             rules.clone_into(&mut held.rules);
             held.ceilings = ceilings;

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 
 use super::lease::{Held, Leases};
-use crate::model::{Ceilings, FirewallRule, Forward, GuestName};
+use crate::model::{Ceilings, FirewallLine, Forward, GuestName};
 
 /// The form on disk.
 #[derive(Clone, Serialize, Deserialize)]
@@ -24,7 +24,7 @@ struct Line {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     forwards: Vec<Forward>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    firewall: Vec<FirewallRule>,
+    firewall: Vec<FirewallLine>,
     #[serde(default, skip_serializing_if = "Ceilings::is_none")]
     ceilings: Ceilings,
 }

@@ -25,7 +25,8 @@
 //! | `shape.rs` | how fast a guest is |
 //! | `traffic.rs` | what guests send and receive, counted |
 //! | `ceiling.rs` | ceilings of one guest's packets and connections |
-//! | `wall.rs` | guests' own firewalls |
+//! | `wall.rs`, `wall_rules.rs` | guests' own firewalls: where they stand, their rules |
+//! | `shared.rs`, `wall_sets.rs` | what those share: groups of rules, sets of addresses |
 //! | `trace.rs`, `trace_path.rs`, `trace_words.rs` | why a packet does or does not pass |
 //! | `ruleset.rs`, `ruleset_fields.rs`, `ruleset_words.rs` | what the host's whole firewall does to one packet |
 //! | `leftover.rs` | interfaces that belong to no running guest |
@@ -58,12 +59,15 @@ mod ruleset;
 mod ruleset_fields;
 mod ruleset_words;
 mod shape;
+mod shared;
 mod subnet;
 mod trace;
 mod trace_path;
 mod trace_words;
 mod traffic;
 mod wall;
+mod wall_rules;
+mod wall_sets;
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -80,6 +84,7 @@ pub use lease::{Lease, LeaseError};
 pub use leftover::{Leftover, StaleEntry};
 pub use pool::{Addresses, Range, ranges};
 pub use record::{Kind, Record};
+pub use shared::{Shared, SharedLock};
 pub use subnet::{Subnet, SubnetError};
 pub use trace::{Asked, Hop, Question, Verdict};
 pub use traffic::Counters;

@@ -303,7 +303,10 @@ impl Ruleset {
             Field::Unknown => return Truth::Unknown,
         };
         let right = &what["right"];
+        let several = right.as_array().is_some_and(|flags| flags.len() > 1);
         let same = match self.set(at, right) {
+            // Several flags at once, which the first packet has not.
+            _ if several && what["left"]["&"].is_array() => Truth::No,
             Some(elements) => any(&left, elements),
             None if right.as_str().is_some_and(|text| text.starts_with('@')) => Truth::Unknown,
             None => equal(&left, right),

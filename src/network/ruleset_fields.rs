@@ -112,6 +112,10 @@ pub(super) fn equal(left: &[String], right: &Value) -> Truth {
     if let Some(some) = right["set"].as_array().or(right.as_array()) {
         return any(left, some);
     }
+    // Several flags at once; the first packet has one.
+    if right["|"].is_array() {
+        return Truth::No;
+    }
     let [left] = left else {
         return Truth::Unknown;
     };

@@ -263,8 +263,8 @@ fn wall(network: &Network, asked: &Asked<'_>, verdict: Verdict, rule: &str, port
             "bulkhead set {whose} --allowance-cut MORE, or wait for the next month"
         ));
     }
-    let is = |one: &&crate::model::FirewallRule| {
-        let text = one.to_string();
+    let is = |one: &&crate::model::FirewallLine| {
+        let text = one.rule().map(ToString::to_string).unwrap_or_default();
         text == rule || text.strip_suffix(" log") == Some(rule)
     };
     let number = rules.iter().position(|one| is(&one)).filter(|_| own);

@@ -1,0 +1,535 @@
+//! The rules of a guest's firewall as the kernel has them: what passes because it belongs to something
+//! that was let begin, then the guest's own, in order. Where they stand is `wall.rs`.
+//!
+//! Of TCP a set remembers what the guest has called: a packet to it of a connection that nobody has let
+//! begin is held against the rules as one that asks for a connection is. Those that come in by a rule
+//! pass by it until the guest has answered, so that a flood of first packets fills no set.
+
+use serde_json::{Value, json};
+
+use super::firewall::{At, matches, rule};
+use super::guard::set;
+use super::{ceiling, wall_sets};
+use crate::kernel::netlink::NetlinkError;
+use crate::kernel::netlink_nft::{Family, set_exists};
+use crate::model::{Ceilings, FirewallRule, GuestName, Peer, RuleProtocol, RuleState};
+
+/// IPv4 and IPv6, as `nft` writes them.
+pub(super) const VERSIONS: [&str; 2] = ["ip", "ip6"];
+/// How long an answer by UDP may take, seconds: as the kernel's own table has it.
+const ANSWERED: u32 = 180;
+/// How long a connection that stands may be silent, seconds: as that table has it.
+const STANDING: u32 = 432_000;
+/// How long one that begins or ends may, seconds.
+const PASSING: u32 = 120;
+/// How long who calls has to answer the guest's greeting, seconds.
+const GREETED: u32 = 30;
+/// Conversations of one guest that each of its sets remembers.
+const CONVERSATIONS: u32 = 16_384;
+/// Lines of the kernel's log that one rule writes in a second.
+const LOG_RATE: u32 = 10;
+
+/// Flags of TCP (RFC 9293).
+const FIN: u8 = 0x01;
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
+const PSH: u8 = 0x08;
+const ACK: u8 = 0x10;
+/// Of these one that asks for a connection has the first alone.
+const BEGINS: u8 = SYN | ACK | RST | FIN;
+/// Of those no honest sender makes these.
+const NONSENSE: [u8; 10] = [
+    0,
+    FIN,
+    SYN | FIN,
+    RST | FIN,
+    RST | SYN,
+    RST | SYN | FIN,
+    RST | FIN | ACK,
+    SYN | FIN | ACK,
+    SYN | RST | ACK,
+    BEGINS,
+];
+
+/// Sets of a guest's own, without the version: conversations by UDP, connections by TCP that it has
+/// called, and those that it has answered and that have not gone on yet.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Memory {
+    Answers,
+    Calls,
+    Greeted,
+}
+
+impl Memory {
+    pub(super) const ALL: [Self; 3] = [Self::Answers, Self::Calls, Self::Greeted];
+
+    pub(super) fn name(self, version: &str, interface: &str) -> String {
+        let word = match self {
+            Self::Answers => "answers",
+            Self::Calls => "calls",
+            Self::Greeted => "greeted",
+        };
+        let six = if version == "ip6" { "6" } else { "" };
+        format!("{word}{six}-{interface}")
+    }
+
+    fn protocol(self) -> &'static str {
+        match self {
+            Self::Answers => "udp",
+            Self::Calls | Self::Greeted => "tcp",
+        }
+    }
+
+    fn seconds(self) -> u32 {
+        match self {
+            Self::Answers => ANSWERED,
+            Self::Calls => PASSING,
+            Self::Greeted => GREETED,
+        }
+    }
+}
+
+/// What a guest is held to at its port.
+pub(super) struct Held<'a> {
+    pub(super) guest: &'a GuestName,
+    pub(super) interface: &'a str,
+    pub(super) rules: &'a [FirewallRule],
+    pub(super) ceilings: Ceilings,
+}
+
+impl Held<'_> {
+    fn has(&self, incoming: bool, state: RuleState) -> bool {
+        let mut rules = self.rules.iter();
+        rules.any(|rule| rule.incoming == incoming && rule.state == Some(state))
+    }
+
+    /// Whether what comes to it is held to rules, and so what it calls is remembered.
+    fn remembers(&self) -> bool {
+        self.rules.iter().any(|rule| rule.incoming)
+    }
+
+    /// Whether nothing at all may come or go: the first rule of each direction drops everything.
+    fn is_shut(&self) -> bool {
+        [true, false].into_iter().all(|incoming| {
+            let first = self.rules.iter().find(|rule| rule.incoming == incoming);
+            first.is_some_and(|rule| !rule.accept && rule.is_for_all())
+        })
+    }
+
+    /// The sets that it needs and has not; one that is there may be of a program before this, and its
+    /// conversations go on.
+    pub(super) fn missing_sets(&self, at: &At) -> Result<Vec<Value>, NetlinkError> {
+        let mut all = Vec::new();
+        for memory in Memory::ALL {
+            let needed = match memory {
+                Memory::Answers => true,
+                Memory::Calls => self.remembers(),
+                Memory::Greeted => self.has(true, RuleState::Invalid),
+            };
+            for version in VERSIONS {
+                let name = memory.name(version, self.interface);
+                if needed && !set_exists(at.0, &at.1, &name)? {
+                    all.push(memory_set(at, &name, version, memory));
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// The rules of its chain of a direction, in order; and those of the chain for what belongs to
+    /// something, of that name, if there are to be any.
+    pub(super) fn chain(&self, at: &At, own: &str, incoming: bool, standing: &str) -> Vec<Value> {
+        let mut all = Vec::new();
+        let apart = self.has(incoming, RuleState::Established);
+        let belongs = match apart {
+            true => json!({"goto": {"target": standing}}),
+            false => json!({"accept": null}),
+        };
+        let ceilings = Some(self.ceilings)
+            .filter(|_| !incoming)
+            .unwrap_or_default();
+        let over =
+            |rate: Option<u32>| rate.map(|rate| json!([ceiling::over(rate), {"counter": null}, {"drop": null}]));
+        all.extend(over(ceilings.packets));
+        all.push(json!([neither(at.0), {"accept": null}]));
+        let nonsense = matches("==", flags(BEGINS), json!({"set": NONSENSE}));
+        for one in self.of(incoming, RuleState::Invalid) {
+            all.extend(self.expressions(one, std::slice::from_ref(&nonsense)));
+        }
+        // Where nothing may begin, nothing is an answer, and what goes on from before is not to.
+        if !self.is_shut() {
+            all.extend(parts(&belongs));
+            all.extend(match (self.remembers(), incoming) {
+                (false, _) => vec![json!([matches("!=", flags(BEGINS), json!("syn")), belongs])],
+                (true, true) => self.called(&belongs),
+                (true, false) => self.calling(&belongs),
+            });
+            all.extend(messages(&belongs));
+            all.extend(self.answers(incoming, &belongs));
+        }
+        // What has come so far begins something, or belongs to nothing.
+        all.extend(over(ceilings.new_connections));
+        for one in self.rules.iter().filter(|one| one.incoming == incoming) {
+            let begins = matches("==", flags(BEGINS), json!("syn"));
+            match one.state {
+                Some(RuleState::Established) => {}
+                Some(RuleState::Invalid) => {
+                    let other = matches("!=", flags(BEGINS), json!("syn"));
+                    all.extend(self.expressions(one, &[other]));
+                }
+                Some(RuleState::New) => match one.protocol {
+                    Some(RuleProtocol::Tcp) => all.extend(self.expressions(one, &[begins])),
+                    Some(_) => all.extend(self.expressions(one, &[])),
+                    None => {
+                        all.extend(self.expressions(one, &[begins]));
+                        let other = matches("!=", l4proto(), json!("tcp"));
+                        all.extend(self.expressions(one, &[other]));
+                    }
+                },
+                None => all.extend(self.expressions(one, &[])),
+            }
+        }
+        // What no rule is about passes.
+        for version in VERSIONS {
+            let remember = self.remember(Memory::Answers, version, incoming);
+            all.push(json!([matches("==", l4proto(), json!("udp")), remember]));
+            all.extend(self.call(version, incoming).map(|call| json!(call)));
+        }
+        let mut all: Vec<Value> = all.into_iter().map(|expr| rule(at, own, expr)).collect();
+        if apart {
+            for one in self.of(incoming, RuleState::Established) {
+                for expr in self.expressions(one, &[]) {
+                    all.push(rule(at, standing, expr));
+                }
+            }
+            all.push(rule(at, standing, json!([{"accept": null}])));
+        }
+        all
+    }
+
+    fn of(&self, incoming: bool, state: RuleState) -> impl Iterator<Item = &FirewallRule> {
+        let all = self.rules.iter();
+        all.filter(move |rule| rule.incoming == incoming && rule.state == Some(state))
+    }
+
+    fn remember(&self, memory: Memory, version: &str, incoming: bool) -> Value {
+        self.note("update", memory, version, incoming, memory.seconds())
+    }
+
+    /// Notes a conversation in a set: for so long from now on, or, to `add`, if it is not there yet.
+    fn note(&self, op: &str, memory: Memory, version: &str, incoming: bool, seconds: u32) -> Value {
+        let conversation = conversation(version, memory.protocol(), incoming);
+        let set = format!("@{}", memory.name(version, self.interface));
+        json!({"set": {
+            "op": op, "set": set, "elem": {"elem": {"val": conversation, "timeout": seconds}}
+        }})
+    }
+
+    fn is_known(&self, memory: Memory, version: &str, incoming: bool) -> Value {
+        let set = json!(format!("@{}", memory.name(version, self.interface)));
+        let conversation = conversation(version, memory.protocol(), incoming);
+        matches("==", conversation, set)
+    }
+
+    /// What notes a connection that the guest asks for, where that is noted.
+    fn call(&self, version: &str, incoming: bool) -> Option<[Value; 2]> {
+        (!incoming && self.remembers()).then(|| {
+            [
+                matches("==", flags(BEGINS), json!("syn")),
+                self.remember(Memory::Calls, version, incoming),
+            ]
+        })
+    }
+
+    /// What comes of connections that the guest has called. Data and the answer to its first packet
+    /// keep them; what ends one lets it be forgotten soon.
+    fn called(&self, belongs: &Value) -> Vec<Value> {
+        let mut all = Vec::new();
+        for version in VERSIONS {
+            let known = self.is_known(Memory::Calls, version, true);
+            let keep = |seconds| self.note("update", Memory::Calls, version, true, seconds);
+            let data = json!({"set": [PSH | ACK, SYN | ACK]});
+            all.extend([
+                json!([ends(), known, keep(PASSING), belongs]),
+                json!([
+                    matches("==", flags(SYN | PSH | ACK), data),
+                    known,
+                    keep(STANDING),
+                    belongs
+                ]),
+                json!([matches("==", flags(ACK), json!(ACK)), known, belongs]),
+            ]);
+            if self.has(true, RuleState::Invalid) {
+                let greeted = self.is_known(Memory::Greeted, version, true);
+                all.push(json!([
+                    matches("!=", flags(BEGINS), json!("syn")),
+                    greeted,
+                    belongs
+                ]));
+            }
+        }
+        all
+    }
+
+    /// What the guest sends of connections that stand; they are known from then on, also those from
+    /// before there were rules. Its greetings are not: a flood asks for many.
+    fn calling(&self, belongs: &Value) -> Vec<Value> {
+        let mut all = Vec::new();
+        let goes_on = FIN | SYN | RST | PSH | ACK;
+        for version in VERSIONS {
+            let known = self.is_known(Memory::Calls, version, false);
+            let note = |op, seconds| self.note(op, Memory::Calls, version, false, seconds);
+            all.extend([
+                json!([ends(), known, note("update", PASSING), belongs]),
+                json!([
+                    matches("==", flags(goes_on), json!(PSH | ACK)),
+                    note("update", STANDING),
+                    belongs
+                ]),
+                json!([
+                    matches("==", flags(goes_on), json!(ACK)),
+                    note("add", STANDING),
+                    belongs
+                ]),
+            ]);
+            if self.has(true, RuleState::Invalid) {
+                let greets = matches("==", flags(BEGINS), json!(SYN | ACK));
+                let note = self.remember(Memory::Greeted, version, false);
+                all.push(json!([greets, note, belongs]));
+            }
+        }
+        all.push(json!([matches("!=", flags(BEGINS), json!("syn")), belongs]));
+        all
+    }
+
+    fn answers(&self, incoming: bool, belongs: &Value) -> Vec<Value> {
+        VERSIONS
+            .map(|version| {
+                let known = self.is_known(Memory::Answers, version, incoming);
+                json!([
+                    known,
+                    self.remember(Memory::Answers, version, incoming),
+                    belongs
+                ])
+            })
+            .to_vec()
+    }
+
+    /// One rule as the kernel has it, for what fits these as well: and what logs and remembers what
+    /// fits it.
+    fn expressions(&self, one: &FirewallRule, more: &[Value]) -> Vec<Value> {
+        let fits: Vec<Value> = more.iter().cloned().chain(protocol(one)).collect();
+        let mut all = Vec::new();
+        for (peer, versions) in peers(one) {
+            let with = |rest: &[Value]| Value::Array([&fits[..], peer.as_slice(), rest].concat());
+            let verdict = if one.accept { "accept" } else { "drop" };
+            if one.log {
+                let way = if one.incoming { "in" } else { "out" };
+                let prefix = format!("bulkhead {} {way} {verdict}: ", self.guest);
+                all.push(with(&[
+                    json!({"limit": {"rate": LOG_RATE, "per": "second"}}),
+                    json!({"log": {"prefix": prefix}}),
+                ]));
+            }
+            let begins = one.accept && one.state != Some(RuleState::Established);
+            for version in versions {
+                if begins && matches!(one.protocol, None | Some(RuleProtocol::Udp)) {
+                    let udp = matches("==", l4proto(), json!("udp"));
+                    let remember = self.remember(Memory::Answers, version, one.incoming);
+                    all.push(with(&[udp, remember, json!({"accept": null})]));
+                }
+                if begins
+                    && matches!(one.protocol, None | Some(RuleProtocol::Tcp))
+                    && let Some([begins, call]) = self.call(version, one.incoming)
+                {
+                    all.push(with(&[begins, call, json!({"accept": null})]));
+                }
+            }
+            all.push(with(&[json!({ verdict: null })]));
+        }
+        all
+    }
+}
+
+fn memory_set(at: &At, name: &str, version: &str, memory: Memory) -> Value {
+    let kind = if version == "ip6" {
+        "ipv6_addr"
+    } else {
+        "ipv4_addr"
+    };
+    let mut add = set(at, name, json!([kind, "inet_service", "inet_service"]));
+    let set = &mut add["add"]["set"];
+    set["flags"] = json!(["timeout"]);
+    set["timeout"] = json!(memory.seconds());
+    set["size"] = json!(CONVERSATIONS);
+    add
+}
+
+fn field(protocol: &str, field: &str) -> Value {
+    json!({"payload": {"protocol": protocol, "field": field}})
+}
+
+fn l4proto() -> Value {
+    json!({"meta": {"key": "l4proto"}})
+}
+
+/// These flags of TCP.
+fn flags(which: u8) -> Value {
+    json!({"&": [field("tcp", "flags"), which]})
+}
+
+/// What ends a connection.
+fn ends() -> Value {
+    matches(
+        "==",
+        flags(FIN | RST),
+        json!({"set": [FIN, RST, FIN | RST]}),
+    )
+}
+
+/// What both directions of a conversation have in common: the other end, the guest's port, the other
+/// end's.
+fn conversation(version: &str, protocol: &str, incoming: bool) -> Value {
+    let [peer, own, other] = match incoming {
+        true => ["saddr", "dport", "sport"],
+        false => ["daddr", "sport", "dport"],
+    };
+    json!({"concat": [field(version, peer), field(protocol, own), field(protocol, other)]})
+}
+
+/// What is neither IPv4 nor IPv6: ARP, the guard lets nothing else through.
+fn neither(family: Family) -> Value {
+    match family {
+        Family::Bridge => matches("!=", field("ether", "type"), json!({"set": VERSIONS})),
+        Family::Inet => {
+            let versions = json!({"set": ["ipv4", "ipv6"]});
+            matches("!=", json!({"meta": {"key": "nfproto"}}), versions)
+        }
+    }
+}
+
+/// Later parts of packets that were cut up, which only the part before them makes sense of.
+fn parts(belongs: &Value) -> [Value; 2] {
+    let part = json!({"&": [field("ip", "frag-off"), 0x1fff]});
+    let part6 = json!({"exthdr": {"name": "frag", "field": "frag-off"}});
+    [part, part6].map(|part| json!([matches("!=", part, json!(0)), belongs]))
+}
+
+/// Answers and errors of ICMP; of IPv6 neighbour discovery too, of which the guard sees to it that it
+/// is true.
+fn messages(belongs: &Value) -> [Value; 2] {
+    let types = json!({"set": [
+        "echo-reply", "destination-unreachable", "time-exceeded", "parameter-problem"
+    ]});
+    let types6 = json!({"set": [
+        "echo-reply", "destination-unreachable", "packet-too-big", "time-exceeded",
+        "parameter-problem", "nd-neighbor-solicit", "nd-neighbor-advert"
+    ]});
+    [("icmp", types), ("icmpv6", types6)]
+        .map(|(kind, types)| json!([matches("==", field(kind, "type"), types), belongs]))
+}
+
+/// What of a rule asks for a protocol and its ports.
+fn protocol(one: &FirewallRule) -> Option<Value> {
+    let protocol = one.protocol?;
+    let ports = one.ports.iter().map(|(first, last)| match first == last {
+        true => json!(first),
+        false => json!({"range": [first, last]}),
+    });
+    let ports: Vec<Value> = ports.collect();
+    Some(match ports.is_empty() || protocol == RuleProtocol::Icmp {
+        true => {
+            let name = match protocol {
+                RuleProtocol::Icmp => json!({"set": ["icmp", "ipv6-icmp"]}),
+                RuleProtocol::Tcp | RuleProtocol::Udp => json!(protocol.name()),
+            };
+            matches("==", l4proto(), name)
+        }
+        false => matches("==", field(protocol.name(), "dport"), json!({"set": ports})),
+    })
+}
+
+/// What asks for the other end, and the versions of which that can be; once for each set of a name.
+fn peers(one: &FirewallRule) -> Vec<(Option<Value>, Vec<&'static str>)> {
+    let end = if one.incoming { "saddr" } else { "daddr" };
+    match &one.peer {
+        None => vec![(None, VERSIONS.to_vec())],
+        Some(Peer::Block(block)) => {
+            let version = VERSIONS[usize::from(block.address.is_ipv6())];
+            let prefix = json!({"prefix": {"addr": block.address, "len": block.bits}});
+            let asked = matches("==", field(version, end), prefix);
+            vec![(Some(asked), vec![version])]
+        }
+        Some(Peer::Set(name)) => {
+            let of = |version| {
+                let set = json!(format!("@{}", wall_sets::name(version, name)));
+                (Some(matches("==", field(version, end), set)), vec![version])
+            };
+            VERSIONS.map(of).to_vec()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules(texts: &[&str]) -> Vec<FirewallRule> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn held<'a>(guest: &'a GuestName, rules: &'a [FirewallRule]) -> Held<'a> {
+        Held {
+            guest,
+            interface: "bh0002",
+            rules,
+            ceilings: Ceilings::default(),
+        }
+    }
+
+    #[test]
+    fn a_rule_that_logs_is_two_and_both_fit_the_same() {
+        let guest = "web".parse().unwrap();
+        let rules = rules(&["in drop tcp 1-9,25 from 192.0.2.0/24 log"]);
+        let held = held(&guest, &rules);
+        let [logs, drops] = &held.expressions(&rules[0], &[])[..] else {
+            panic!("two rules");
+        };
+        let of = |one: &Value| one.as_array().unwrap().clone();
+        let (logs, drops) = (of(logs), of(drops));
+        assert_eq!(logs[..2], drops[..2]);
+        assert_eq!(logs[3]["log"]["prefix"], "bulkhead web in drop: ");
+        assert_eq!(drops[2], json!({"drop": null}));
+    }
+
+    #[test]
+    fn a_set_is_asked_for_both_versions() {
+        let guest = "web".parse().unwrap();
+        let rules = rules(&["in drop icmp from @office"]);
+        let text = json!(held(&guest, &rules).expressions(&rules[0], &[])).to_string();
+        assert!(text.contains("\"@addresses-office\"") && text.contains("\"@addresses6-office\""));
+    }
+
+    #[test]
+    fn what_belongs_meets_the_rules_that_are_about_that() {
+        let guest = "web".parse().unwrap();
+        let at = (Family::Bridge, "t".to_owned());
+        let texts = |rules: &[FirewallRule]| {
+            let all = held(&guest, rules).chain(&at, "own", true, "standing");
+            json!(all).to_string()
+        };
+        let without = texts(&rules(&["in drop"]));
+        assert!(!without.contains("standing") && without.contains("@calls-bh0002"));
+        let with = texts(&rules(&[
+            "in drop established tcp from 192.0.2.7",
+            "in drop",
+        ]));
+        assert!(
+            with.contains("{\"goto\":{\"target\":\"standing\"}}"),
+            "{with}"
+        );
+        assert!(!texts(&rules(&["out drop"])).contains("@calls"));
+        assert!(!texts(&rules(&["in drop", "out drop"])).contains("@calls"));
+        assert!(texts(&rules(&["in drop invalid"])).contains("@greeted-bh0002"));
+    }
+}

@@ -11,7 +11,7 @@ use super::render::Format;
 use super::{
     backup, bisect, capacity, change, cpupool, create, dedupe, delete, demo, doctor, enter, export,
     file, generate, goal, image, import, info, keeper, licenses, life, limits, list, logs, network,
-    plan, pool, profile, rebase, reinstall, rescue, snapshot, template, tenant, top, traffic,
+    nic, plan, pool, profile, rebase, reinstall, rescue, snapshot, template, tenant, top, traffic,
     trash, undo, usage, wait, why,
 };
 use crate::model::GuestName;
@@ -78,6 +78,7 @@ const VERBS: &[Verb] = &[
     cpupool::CPUPOOL,
     dedupe::DEDUPE,
     network::NETWORK,
+    nic::NIC,
     tenant::TENANT,
     goal::GOAL,
     profile::PROFILE,

@@ -284,6 +284,7 @@ fn value_for(key: &Key, n: u32) -> String {
         }
         "network.packets" => (10 + n).to_string(),
         "network.new_connections" | "network.connections" => (1 + n).to_string(),
+        "network.mac" => format!("02:00:00:00:{:02x}:{:02x}", n / 256 % 256, n % 256),
         "network.firewall" => format!("in accept tcp {}", 1 + n % 60_000),
         "network.forward" => format!("{}:{}/udp", 1 + n % 60_000, 1 + n % 100),
         "init.stop_timeout" | "restart.delay" | "restart.delay_max" | "snapshots.every" => {
@@ -301,6 +302,7 @@ fn value_for(key: &Key, n: u32) -> String {
             Kind::Tmpfs => format!("/t{}:{}M", n % 3, 1 + n % 9),
             Kind::Device => format!("/dev/d{}", n % 3),
             Kind::IoLimit => format!("/dev/d{}:read={}M", n % 3, 1 + n % 9),
+            Kind::Nic => format!("eth{}=lan{},rate_in={}mbit", 1 + n % 3, n % 3, 1 + n % 9),
             Kind::Text | Kind::List | Kind::Words => format!("v{}", n % 1000),
         },
     }
@@ -357,7 +359,9 @@ proptest! {
         let mut names: Vec<&str> = vec![key.path.rsplit('.').next().unwrap()];
         // An entry replaces the one with its target; a capability leaves the other list.
         match key.kind {
-            Kind::Mount | Kind::Tmpfs | Kind::Device | Kind::IoLimit => names.push("/"),
+            Kind::Mount | Kind::Tmpfs | Kind::Device | Kind::IoLimit | Kind::Nic => {
+                names.push("/");
+            }
             Kind::Text if key.path == "template" => names.push("name"),
             Kind::Words => names.extend(["add", "drop"]),
             Kind::Map => names.extend(["nofile", "somaxconn", "template"]),

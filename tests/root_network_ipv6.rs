@@ -91,6 +91,7 @@ fn named(usual: &Network, text: &str, kind: Kind, prefix: &str, nat: Option<bool
         nat,
         mtu: None,
         isolated_ports: None,
+        vxlan: None,
         addresses: Addresses::default(),
     };
     usual.create(&new).unwrap();
@@ -287,6 +288,7 @@ fn a_host_without_ipv6_has_guests_with_ipv4() {
             nat: None,
             mtu: None,
             isolated_ports: None,
+            vxlan: None,
             addresses: Addresses::default(),
         };
         let error = network.create(&new).unwrap_err().to_string();
@@ -310,6 +312,7 @@ fn a_prefix_that_is_somebody_elses_is_refused() {
             nat: None,
             mtu: None,
             isolated_ports: None,
+            vxlan: None,
             addresses: Addresses::default(),
         };
         for (prefix, part) in [

@@ -72,6 +72,7 @@ fn external() -> NewNetwork {
         nat: None,
         mtu: None,
         isolated_ports: None,
+        vxlan: None,
         addresses: Addresses {
             ranges: ranges("198.51.100.1-198.51.100.9").unwrap(),
             excluded: ranges("198.51.100.2").unwrap(),

@@ -36,6 +36,7 @@ fn wish(text: &str, kind: Kind, subnet: &str) -> NewNetwork {
         nat: None,
         mtu: None,
         isolated_ports: None,
+        vxlan: None,
         addresses: Addresses::default(),
     }
 }

@@ -49,6 +49,7 @@ fn routed(usual: &Network, text: &str, subnet: &str, nat: bool) -> Network {
         nat: Some(nat),
         mtu: None,
         isolated_ports: None,
+        vxlan: None,
         addresses: Addresses::default(),
     };
     usual.create(&new).unwrap();
@@ -278,6 +279,7 @@ fn a_host_that_believes_everybody_is_refused() {
             nat: None,
             mtu: None,
             isolated_ports: None,
+            vxlan: None,
             addresses: Addresses::default(),
         };
         let error = usual.create(&new(Kind::Routed)).unwrap_err().to_string();

@@ -11,7 +11,7 @@ use super::render::Format;
 use super::{
     backup, bisect, capacity, change, cpupool, create, dedupe, delete, demo, doctor, enter, export,
     file, generate, goal, image, import, info, keeper, licenses, life, limits, list, logs, network,
-    plan, pool, profile, rebase, reinstall, rescue, share, snapshot, template, tenant, top,
+    nic, plan, pool, profile, rebase, reinstall, rescue, share, snapshot, template, tenant, top,
     traffic, trash, undo, usage, wait, why,
 };
 use crate::model::GuestName;
@@ -80,6 +80,7 @@ const VERBS: &[Verb] = &[
     network::NETWORK,
     share::ADDRSET,
     share::SECGROUP,
+    nic::NIC,
     tenant::TENANT,
     goal::GOAL,
     profile::PROFILE,

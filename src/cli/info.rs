@@ -145,6 +145,11 @@ fn what_it_is(lines: &mut Lines, guest: &Guest) {
         _ => "",
     };
     lines.add("network", &format!("{}{apart}", guest.network.kind));
+    let nics = guest.network.nics.iter();
+    lines.all(
+        "nic",
+        nics.map(|nic| format!("{} on {}", nic.name, nic.network)),
+    );
     let forwards = guest.network.forwards.iter();
     lines.all("forward", forwards.map(ToString::to_string));
     let rules = guest.network.firewall.iter();

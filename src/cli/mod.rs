@@ -53,6 +53,7 @@ mod logs;
 mod many;
 mod network;
 mod network_trace;
+mod nic;
 mod order;
 mod plan;
 mod pool;

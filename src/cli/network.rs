@@ -1,5 +1,7 @@
 //! `network`: what guests' interfaces are connected to.
 
+use std::net::IpAddr;
+
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgMatches, Command, value_parser};
 
@@ -9,7 +11,9 @@ use super::fault::{Fault, Result};
 use super::render::{Cell, safe};
 use crate::guest::networks::NetworkView;
 use crate::model::{NetworkName, Prefix6, Prefix6Error};
-use crate::network::{Addresses, DirectoryError, Kind, Network, NewNetwork, Range, Subnet, ranges};
+use crate::network::{
+    Addresses, DirectoryError, Kind, Network, NewNetwork, Range, Subnet, Vxlan, ranges,
+};
 
 pub(super) const NETWORK: Verb = Verb {
     name: "network",
@@ -54,6 +58,7 @@ pub(super) const NETWORK: Verb = Verb {
                             .value_name("NAME")
                             .help("Name of its bridge on the host; of an external network, the one that is there [default: one made from its name]"),
                     ])
+                    .args(shared())
                     .args(settings())
                     .args(addresses())
                     .arg(dry_run()),
@@ -95,6 +100,44 @@ fn name() -> Arg {
         .value_name("NETWORK")
         .required(true)
         .help("Name of the network")
+}
+
+/// What is said of other hosts that share a network.
+fn shared() -> [Arg; 3] {
+    [
+        Arg::new("vxlan")
+            .long("vxlan")
+            .value_name("NUMBER")
+            .requires("local")
+            .requires("remote")
+            .value_parser(value_parser!(u32))
+            .help("Share it with other hosts, over VXLAN of this number, the same on all of them"),
+        Arg::new("local")
+            .long("local")
+            .value_name("IP")
+            .requires("vxlan")
+            .value_parser(value_parser!(IpAddr))
+            .help("This host's address among them"),
+        Arg::new("remote")
+            .long("remote")
+            .value_name("IP,…")
+            .requires("vxlan")
+            .value_delimiter(',')
+            .value_parser(value_parser!(IpAddr))
+            .help("Addresses of the other hosts"),
+    ]
+}
+
+fn vxlan(matches: &ArgMatches) -> Result<Option<Vxlan>> {
+    let Some(id) = matches.get_one::<u32>("vxlan").copied() else {
+        return Ok(None);
+    };
+    let remotes = matches.get_many::<IpAddr>("remote").unwrap_or_default();
+    Ok(Some(Vxlan {
+        id,
+        local: required(matches, "local")?,
+        remotes: remotes.copied().collect(),
+    }))
 }
 
 fn settings() -> [Arg; 3] {
@@ -222,6 +265,7 @@ fn info(context: &Context, matches: &ArgMatches) -> Result<u8> {
                 view.mtu
                     .map_or_else(|| "the way out's".to_owned(), |n| n.to_string()),
             ),
+            ("vxlan", view.vxlan.as_ref().map_or_else(String::new, hosts)),
             ("apart", yes_no(view.isolated_ports)),
             (
                 "addresses",
@@ -250,6 +294,17 @@ fn info(context: &Context, matches: &ArgMatches) -> Result<u8> {
 fn listed(ranges: &[Range]) -> String {
     let all: Vec<String> = ranges.iter().map(Range::to_string).collect();
     all.join(",")
+}
+
+/// The hosts that share a network.
+fn hosts(vxlan: &Vxlan) -> String {
+    let remotes: Vec<String> = vxlan.remotes.iter().map(IpAddr::to_string).collect();
+    format!(
+        "{}, from {} to {}",
+        vxlan.id,
+        vxlan.local,
+        remotes.join(",")
+    )
 }
 
 /// A network's name that somebody may give one.
@@ -311,6 +366,7 @@ fn create(context: &Context, matches: &ArgMatches) -> Result<u8> {
         mtu: or_none(matches, "mtu")?.flatten(),
         isolated_ports: or_none(matches, "isolated-ports")?.flatten(),
         addresses,
+        vxlan: vxlan(matches)?,
     };
     if matches.get_flag("dry-run") {
         let record = manager.network.check_new(&wish)?;

@@ -68,7 +68,7 @@ impl Found {
         });
     }
 
-    fn item(&mut self, key: &'static str, item: &str, message: impl Into<String>) {
+    pub(super) fn item(&mut self, key: &'static str, item: &str, message: impl Into<String>) {
         self.0.push(Problem {
             key,
             item: Some(item.to_owned()),

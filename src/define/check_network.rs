@@ -1,24 +1,27 @@
 //! What no guest may ask of the network. The other settings are next door in `check`, which asks here.
 
+use std::net::Ipv4Addr;
+
 use super::check::Found;
+use super::nic;
 use crate::model::{Bytes, Guest, NetworkWish, Rate};
 
 /// resolv.conf(5): the resolver library looks at no more.
 const MOST_NAME_SERVERS: usize = 3;
 /// With less, one packet takes a fifth of a second.
-const SLOWEST: Rate = Rate(64_000);
+pub(super) const SLOWEST: Rate = Rate(64_000);
 /// The kernel counts bytes a second in 32 bits.
-const FASTEST: Rate = Rate(32_000_000_000);
+pub(super) const FASTEST: Rate = Rate(32_000_000_000);
 /// A few hundred packets more a second would be noticed.
-const MOST_RULES: usize = 128;
+pub(super) const MOST_RULES: usize = 128;
 /// With fewer, a connection that stands is as good as none.
-const FEWEST_PACKETS: u32 = 10;
+pub(super) const FEWEST_PACKETS: u32 = 10;
 /// More than a network card passes, or a host keeps track of.
-const MOST_COUNTED: u32 = 100_000_000;
+pub(super) const MOST_COUNTED: u32 = 100_000_000;
 /// Each is two entries in the kernel's tables.
 const MOST_PORTS: u32 = 1000;
 /// Two packets; more than a gigabyte at once is no rate.
-const BURST: (Bytes, Bytes) = (Bytes(4 << 10), Bytes(1 << 30));
+pub(super) const BURST: (Bytes, Bytes) = (Bytes(4 << 10), Bytes(1 << 30));
 
 pub(super) fn network(guest: &Guest, found: &mut Found) {
     let network = &guest.network;
@@ -28,13 +31,17 @@ pub(super) fn network(guest: &Guest, found: &mut Found) {
                 "network.address",
                 "needs the network kind bridge, or a network's name: another has no address of its own",
             );
-        } else if address.is_unspecified() || address.is_loopback() || address.is_multicast() {
-            found.add(
-                "network.address",
-                format!("{address} cannot be the address of an interface"),
-            );
+        } else if let Some(why) = no_address(address) {
+            found.add("network.address", why);
         }
     }
+    if network.mac.is_some() && !network.kind.has_address() {
+        found.add(
+            "network.mac",
+            "needs the network kind bridge, or a network's name: another has no interface of its own",
+        );
+    }
+    nic::check(network, found);
     if network.isolated_ports == Some(true) && !network.kind.has_address() {
         found.add(
             "network.isolated_ports",
@@ -68,6 +75,12 @@ pub(super) fn network(guest: &Guest, found: &mut Found) {
     ceilings(network, found);
     forwards(network, found);
     allowance(network, found);
+}
+
+/// Why no interface can have that address.
+pub(super) fn no_address(address: Ipv4Addr) -> Option<String> {
+    let none = address.is_unspecified() || address.is_loopback() || address.is_multicast();
+    none.then(|| format!("{address} cannot be the address of an interface"))
 }
 
 fn allowance(network: &NetworkWish, found: &mut Found) {

@@ -7,11 +7,12 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::capability::CapabilityChange;
 use super::entry::{BlockLimitEntry, DeviceEntry, MountEntry, TmpfsEntry};
 use super::layer::{Dotted, Extend, Layer, Replace, Shape, layered};
+use super::nic::NicEntry;
 use super::read::{Node, Reader, scalar};
 use super::schedule::SnapshotsPart;
 use super::word::{OrNone, Pause};
 use crate::model::{
-    Bytes, CpuMode, CpuPoolName, CpuSet, Cpus, FirewallLine, Forward, GuestName, ImageName,
+    Bytes, CpuMode, CpuPoolName, CpuSet, Cpus, FirewallLine, Forward, GuestName, ImageName, Mac,
     NetworkKind, Rate, Resize, RestartPolicy, Rlimit, TenantName, View,
 };
 
@@ -198,6 +199,10 @@ layered! {
         kind: Option<NetworkKind>,
         /// Address asked for.
         address: Option<OrNone<Ipv4Addr>>,
+        /// Hardware address.
+        mac: Option<OrNone<Mac>>,
+        /// Further interfaces.
+        nic: Vec<NicEntry>,
         /// Name servers.
         dns: Replace<IpAddr>,
         /// Whether it is kept apart from others that are.

@@ -55,6 +55,7 @@ fn apply(document: &mut DocumentMut, path: &KeyPath, change: &Change) {
         (Kind::Mount | Kind::Tmpfs, path) => entry(document, path, "target", item, change),
         (Kind::Device, path) => entry(document, path, "path", item, change),
         (Kind::IoLimit, path) => entry(document, path, "device", item, change),
+        (Kind::Nic, path) => entry(document, path, "name", item, change),
     }
 }
 

@@ -5,6 +5,7 @@ use toml_edit::{Array, InlineTable, Value};
 
 use super::edit::{Change, edit};
 use super::key::{Key, KeyError, KeyPath, Kind};
+use super::nic;
 use super::word::quoted;
 use crate::model::{BindMount, BlockLimit, Device, Tmpfs};
 
@@ -74,6 +75,7 @@ fn one(kind: Kind, text: &str) -> Result<Item, String> {
         Kind::Tmpfs => tmpfs(text)?,
         Kind::Device => device(text)?,
         Kind::IoLimit => io_limit(text)?,
+        Kind::Nic => nic::item(text)?,
     })
 }
 

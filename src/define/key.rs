@@ -27,6 +27,8 @@ pub enum Kind {
     Device,
     /// `[[io.device]]`: `DEVICE:read=10M,write=5M,read_iops=100,write_iops=100`.
     IoLimit,
+    /// `[[network.nic]]`: `NAME=NETWORK[,address=IP,rate_in=10mbit…]`.
+    Nic,
 }
 
 /// One setting.
@@ -207,6 +209,10 @@ pub const KEYS: &[Key] = &[
         "bridge, none, host (no isolation), or a network's name [default: bridge]"),
     key("network.address", "address", "IP", Kind::Text, RESTART,
         "IPv4 address on the bridge, or none to be given one [default: none]"),
+    key("network.mac", "mac", "MAC", Kind::Text, RESTART,
+        "Hardware address of its interface, or none for one made from its address [default: none]"),
+    key("network.nic", "nic", "NAME=NETWORK[,KEY=VALUE]", Kind::Nic, LIVE,
+        "Further interface, on another network: lan=db,address=10.9.0.5,mac=02:00:5e:00:00:01,rate_in=10mbit"),
     key("network.dns", "dns", "IP", Kind::List, RESTART,
         "Name server, up to three [default: the host's]"),
     key("network.isolated_ports", "isolated-ports", "BOOL", Kind::Switch, LIVE,
@@ -426,7 +432,7 @@ mod tests {
                 }
                 Kind::Words => matches!(shape, Shape::Words),
                 Kind::Map => matches!(shape, Shape::Map),
-                Kind::Mount | Kind::Tmpfs | Kind::Device | Kind::IoLimit => {
+                Kind::Mount | Kind::Tmpfs | Kind::Device | Kind::IoLimit | Kind::Nic => {
                     matches!(shape, Shape::Entries)
                 }
             };

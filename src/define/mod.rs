@@ -16,6 +16,7 @@
 //! | `definition`, `entry`, `capability` | the schema |
 //! | `profile`, `default`, `resolve`, `resolve_network` | layers to one `model::Guest` |
 //! | `check`, `check_cpu`, `check_network`, `rule` | what no guest may ask for |
+//! | `nic` | interfaces of a guest beyond its first |
 //! | `schedule` | the keys of snapshots that are taken by the clock |
 //! | `key`, `flag`, `edit`, `show` | one table of settings: flags, edits, values as text |
 //! | `settings` | `/etc/bulkhead/bulkhead.toml` |
@@ -36,6 +37,7 @@ mod file;
 mod flag;
 mod key;
 mod layer;
+mod nic;
 mod profile;
 mod rates;
 mod read;
@@ -60,6 +62,7 @@ pub use error::{DefineError, Fault};
 pub use file::{MAX_FILE, ReadError, read_file};
 pub use key::{KEYS, Key, KeyError, KeyPath, Kind};
 pub use layer::{Dotted, Extend, Replace};
+pub use nic::{NicEntry, without_addresses};
 pub use profile::{Profile, ProfileError, Profiles, is_profile_name};
 pub use rates::{Price, Rates};
 pub use read::Sheet;

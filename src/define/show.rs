@@ -200,6 +200,12 @@ fn rest(guest: &Guest, path: &str) -> Items {
         ),
         "network.kind" => single(&guest.network.kind),
         "network.address" => optional(guest.network.address),
+        "network.mac" => optional(guest.network.mac),
+        "network.nic" => entries(
+            &guest.network.nics,
+            |nic| nic.name.to_string(),
+            super::nic::text,
+        ),
         "network.dns" => list(&guest.network.dns, ToString::to_string),
         "network.isolated_ports" => optional(guest.network.isolated_ports),
         "network.rate_in" => optional(guest.network.rate_in),

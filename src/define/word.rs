@@ -8,8 +8,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::model::{
-    Bytes, CpuMode, CpuPoolName, CpuSet, Cpus, FirewallLine, Forward, GuestName, ImageName,
-    NetworkKind, Prefix6, Rate, Ratio, Resize, RestartPolicy, Rlimit, TenantName, View, nearest,
+    Bytes, CpuMode, CpuPoolName, CpuSet, Cpus, FirewallLine, Forward, GuestName, ImageName, Mac,
+    NetworkKind, NicName, Prefix6, Rate, Ratio, Resize, RestartPolicy, Rlimit, TenantName, View,
+    nearest,
 };
 
 /// A value written as one word of text; a number or truth value in TOML stands for its own text.
@@ -61,6 +62,8 @@ words_by_from_str!(
     Forward,
     GuestName,
     ImageName,
+    Mac,
+    NicName,
     Rate,
     Ratio,
     Resize,

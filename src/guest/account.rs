@@ -33,6 +33,9 @@ const TICK: u64 = 10;
 pub(super) struct Account {
     used: Ledger<Gauge, Used>,
     traffic: Ledger<Traffic, Traffic>,
+    /// What the counters of its further interfaces said, by their networks.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    nics: BTreeMap<String, Seen<Traffic>>,
     /// Room on disks over time, KiB times seconds.
     #[serde(default)]
     disk: Ledger<Promised, u64>,
@@ -93,6 +96,9 @@ impl Counters<Self> for Traffic {
         before.map_or(*self, |before| self.since(before))
     }
 }
+
+/// Counters of a guest's first interface, and of the others by their networks.
+type Counted = (Option<Seen<Traffic>>, BTreeMap<String, Seen<Traffic>>);
 
 /// What a guest's counters say at a moment, and whose they are.
 #[derive(Clone, Debug)]
@@ -213,25 +219,36 @@ impl Manager {
             now.cores.look(&reading.0.source, hundredths, now_ms());
         }
         now.used.add(reading.map(|reading| reading.0), day);
-        now.traffic.add(self.counted(name)?, day);
+        let (first, further) = self.counted(name)?;
+        now.traffic.add(first, day);
+        for (network, seen) in &further {
+            now.traffic.add_beside(now.nics.get(network), seen, day);
+        }
+        now.nics = further;
         let size = guest.map(|guest| guest.disk.size);
         let size = size.map(|size| size.map(|size| size.0));
         disk_time::look(&mut now.disk, size, now_ms());
         Ok((before, now))
     }
 
-    /// What the firewall has counted of a guest, if it has an address.
-    fn counted(&self, name: &GuestName) -> Result<Option<Seen<Traffic>>> {
+    /// What the firewall has counted of a guest, if it has an address: of its first interface, and of
+    /// the further ones by their networks.
+    fn counted(&self, name: &GuestName) -> Result<Counted> {
         let failed = |error: Box<dyn std::error::Error + Send + Sync>| GuestError::Network(error);
-        let Some((network, lease)) = self.leased(name)? else {
-            return Ok(None);
-        };
-        let counters = network.counters(&lease);
-        let counters = counters.map_err(|e| failed(e.into()))?;
-        Ok(counters.map(|counters| Seen {
-            source: counters.source,
-            counters: counters.traffic,
-        }))
+        let (mut first, mut further) = (None, BTreeMap::new());
+        for (network, lease) in self.all_leased(name)? {
+            let counters = network.counters(&lease);
+            let counters = counters.map_err(|e| failed(e.into()))?;
+            let seen = counters.map(|counters| Seen {
+                source: counters.source,
+                counters: counters.traffic,
+            });
+            match lease.nic {
+                None => first = seen,
+                Some(_) => further.extend(seen.map(|seen| (network.word().to_owned(), seen))),
+            }
+        }
+        Ok((first, further))
     }
 
     fn account_path(&self, name: &GuestName) -> PathBuf {

@@ -104,6 +104,7 @@ impl Manager {
             self.check_ports(name, &guest.network)?;
             network.preview(name, &guest.network)?;
         }
+        self.check_nics(name, &guest, runs)?;
         if dry_run {
             if runs {
                 let (guest, _) = self.now_and_later(name, &guest)?;
@@ -138,6 +139,7 @@ impl Manager {
                 old.network.forwards == guest.network.forwards
                     && old.network.firewall == guest.network.firewall
                     && old.network.ceilings == guest.network.ceilings
+                    && old.network.nics == guest.network.nics
             };
             // Nobody may have looked since its allowance was used up, or began anew.
             let stale = level.is_some_and(|level| level != self.told(name));
@@ -158,11 +160,19 @@ impl Manager {
                 let _same = self.hold_promise(name, held);
             }
             if let (true, Some(old)) = (runs, old) {
+                let network = old.network.clone();
                 let _same = self.apply_again(name, old);
+                let _later = self.release_nics(name, &network);
             }
             return Err(error);
         }
-        if !runs && old.is_none_or(|old| old.network.kind != guest.network.kind) {
+        let elsewhere = |old: Guest| {
+            old.network.kind != guest.network.kind || old.network.nics != guest.network.nics
+        };
+        if runs {
+            // The same holds for an address that this leaves.
+            let _later = self.release_nics(name, &guest.network);
+        } else if old.is_none_or(elsewhere) {
             // What this leaves, `doctor` names, and the next start frees.
             let _later = self.release_others(name, &guest.network);
         }
@@ -258,6 +268,7 @@ impl Manager {
         group.update(&self.limits_of(guest)?)?;
         self.reweigh_tenant(name)?;
         self.change_port(name, guest)?;
+        self.plug_nics(name, guest)?;
         self.write_orders(name, guest)
     }
 
@@ -265,6 +276,7 @@ impl Manager {
     pub(super) fn change_port(&self, name: &GuestName, guest: &Guest) -> Result<()> {
         let failed = |error: Box<dyn std::error::Error + Send + Sync>| GuestError::Network(error);
         fault::point()?;
+        self.change_nics(name, guest)?;
         match self.leased(name)? {
             Some((network, lease)) => {
                 network

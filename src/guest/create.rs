@@ -9,7 +9,7 @@ use super::store::{Machine, Written};
 use crate::kernel::{KernelError, fault, file, random};
 use crate::model::{EventKind, Guest, GuestName, Origin, Status};
 use crate::network::{FileError, Lease, Network};
-use crate::storage::{self, FirstBoot, Image, Pool, Progress, Quota};
+use crate::storage::{self, BootNic, FirstBoot, Image, Pool, Progress, Quota};
 
 /// A guest that was made.
 #[derive(Clone, Debug)]
@@ -214,10 +214,12 @@ impl Manager {
         guest: &Guest,
     ) -> Result<Option<(Network, Lease)>> {
         let Some(network) = self.network_of(&guest.network)? else {
+            self.lease_nics(name, guest)?;
             return Ok(None);
         };
         self.check_ports(name, &guest.network)?;
         let lease = network.lease(name, &guest.network)?;
+        self.lease_nics(name, guest)?;
         Ok(Some((network, lease)))
     }
 
@@ -229,10 +231,19 @@ impl Manager {
         leased: Option<&(Network, Lease)>,
     ) -> Result<FirstBoot> {
         let (mut hosts, mut hosts6) = (Vec::new(), Vec::new());
+        let refused = |error: FileError| GuestError::Network(error.into());
         if let Some((network, _)) = leased {
-            let refused = |error: FileError| GuestError::Network(error.into());
             hosts = network.hosts().map_err(refused)?;
             hosts6 = network.hosts6().map_err(refused)?;
+        }
+        let mut nics = Vec::new();
+        if !guest.network.nics.is_empty() {
+            let way_out = leased.is_some_and(|(network, lease)| network.gateway(lease).is_some());
+            nics = self.boot_nics(guest, way_out)?;
+            for (network, _) in self.nics(&guest.name)? {
+                hosts.extend(network.hosts().map_err(refused)?);
+                hosts6.extend(network.hosts6().map_err(refused)?);
+            }
         }
         let lease = leased.map(|(_, lease)| lease);
         let own = lease.map(|lease| lease.address);
@@ -251,15 +262,22 @@ impl Manager {
             },
             hosts: hosts
                 .into_iter()
-                .filter(|(address, _)| Some(*address) != own)
+                .filter(|(address, _)| {
+                    Some(*address) != own && !nics.iter().any(|nic| nic.address.0 == *address)
+                })
                 .map(|(address, name)| (IpAddr::V4(address), name))
                 .chain(
                     hosts6
                         .into_iter()
-                        .filter(|(address, _)| Some(*address) != own6)
+                        .filter(|(address, _)| {
+                            let is =
+                                |nic: &BootNic| nic.address6.is_some_and(|own| own.0 == *address);
+                            Some(*address) != own6 && !nics.iter().any(is)
+                        })
                         .map(|(address, name)| (IpAddr::V6(address), name)),
                 )
                 .collect(),
+            nics,
             ssh_keys: guest.access.ssh_keys.clone(),
             root_password_hash: guest.access.root_password_hash.clone(),
             machine_id: machine.machine_id.clone(),

@@ -69,7 +69,7 @@ impl Manager {
         if !folder.exists() {
             return Ok(());
         }
-        if let Some((network, lease)) = self.leased(name)? {
+        for (network, lease) in self.all_leased(name)? {
             network
                 .teardown_guest(&lease)
                 .map_err(|error| GuestError::Network(error.into()))?;
@@ -152,7 +152,7 @@ impl Manager {
             return Ok(());
         };
         let passed_on = other != *name && !self.layout.guest(&other).exists();
-        if passed_on && self.leased(name)?.is_none() {
+        if passed_on && self.all_leased(name)?.is_empty() {
             self.pass_on(&other, name)?;
         }
         // Under the name it had it is not in the trash.

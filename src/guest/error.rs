@@ -305,6 +305,17 @@ pub enum GuestError {
     /// The network it is to be on.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
+    /// One more interface.
+    #[error("cannot plug the interface {nic} into guest {guest}")]
+    Nic {
+        /// Guest.
+        guest: GuestName,
+        /// Its name inside.
+        nic: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The host's network.
     #[error("cannot set up the guests' network")]
     Network(#[source] Box<dyn std::error::Error + Send + Sync>),

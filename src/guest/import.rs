@@ -12,7 +12,7 @@ use super::manager::Manager;
 use super::store::Written;
 use crate::define::{self, Change, DEFAULT_CAPABILITIES, KeyPath};
 use crate::kernel::{fault, random};
-use crate::model::{EventKind, Guest, GuestName, NetworkKind};
+use crate::model::{EventKind, Guest, GuestName, NetworkKind, Nic};
 use crate::storage::{
     self, Far, FarMachine, Machine, Opened, PackError, Progress, ReceivedImage, Unpacker,
 };
@@ -153,6 +153,17 @@ impl Manager {
                 "its address {was} was of another host; it has one of this host"
             ));
         }
+        let one = |nic: &Nic| nic.address.is_some() || nic.mac.is_some();
+        if before.network.nics.iter().any(one) || before.network.mac.is_some() {
+            // Its first address is told of above.
+            let own = define::without_addresses(&manifest.guest.definition)?.into_iter();
+            let own =
+                own.filter(|(path, _)| path.key.path != "network.address" && !sets(path.key.path));
+            changes.splice(0..0, own);
+            notes.push(
+                "hardware addresses, and addresses of further interfaces, were of another host: it has others here".to_owned(),
+            );
+        }
         let forwards = &before.network.forwards;
         if !forwards.is_empty() && !sets("network.forward") {
             changes.insert(0, (KeyPath::parse("network.forward")?, Change::Unset));
@@ -266,6 +277,14 @@ pub(super) fn refuse_reach(name: &GuestName, guest: &Guest) -> Result<()> {
                 guest.network.kind,
                 NetworkKind::Host | NetworkKind::Named(_)
             ),
+        ),
+        (
+            "network.nic",
+            guest
+                .network
+                .nics
+                .iter()
+                .any(|nic| matches!(nic.network, NetworkKind::Named(_))),
         ),
         ("security.nesting", security.nesting),
         (

@@ -59,12 +59,8 @@ impl<C: Counters<A>, A: Copy + Default + PartialEq + Add<Output = A>> Ledger<C, 
     /// Adds what came since it was last done.
     pub(super) fn add(&mut self, now: Option<Seen<C>>, day: &str) {
         if let Some(now) = &now {
-            let before = self.seen.as_ref().filter(|seen| seen.source == now.source);
-            let since = now.counters.since(before.map(|seen| &seen.counters));
-            if since != A::default() {
-                let sum = self.periods.entry(day.to_owned()).or_default();
-                *sum = *sum + since;
-            }
+            let before = self.seen.take();
+            self.add_beside(before.as_ref(), now, day);
         }
         self.seen = now;
         let days = || self.periods.keys().filter(|period| period.len() > MONTH);
@@ -73,6 +69,18 @@ impl<C: Counters<A>, A: Copy + Default + PartialEq + Add<Output = A>> Ledger<C, 
             let of_day = self.periods.remove(&day).unwrap_or_default();
             let sum = self.periods.entry(day[..MONTH].to_owned()).or_default();
             *sum = *sum + of_day;
+        }
+    }
+}
+
+impl<C: Counters<A>, A: Copy + Default + PartialEq + Add<Output = A>> Ledger<C, A> {
+    /// Adds what came since `before` of counters that somebody else remembers.
+    pub(super) fn add_beside(&mut self, before: Option<&Seen<C>>, now: &Seen<C>, day: &str) {
+        let before = before.filter(|seen| seen.source == now.source);
+        let since = now.counters.since(before.map(|seen| &seen.counters));
+        if since != A::default() {
+            let sum = self.periods.entry(day.to_owned()).or_default();
+            *sum = *sum + since;
         }
     }
 }

@@ -162,7 +162,7 @@ impl Manager {
             found.push(leftover("run state", run.display().to_string(), done));
         }
         if let Ok(guest) = name.parse::<GuestName>()
-            && self.leased(&guest)?.is_some()
+            && !self.all_leased(&guest)?.is_empty()
         {
             let done = told(fix.then(|| self.release(&guest)));
             found.push(leftover("address", name.to_owned(), done));

@@ -53,10 +53,16 @@ impl Manager {
         fix: bool,
         found: &mut Vec<Leftover>,
     ) -> Result<()> {
-        let Ok(Some((on, _))) = self.leased(name) else {
+        let Ok(all) = self.all_leased(name) else {
             return Ok(());
         };
+        if all.is_empty() && status == Status::Stopped {
+            return Ok(());
+        }
         if self.trashed(name).is_some() {
+            if all.is_empty() {
+                return Ok(());
+            }
             let done = fix.then(|| self.give_up_address(name));
             found.push(leftover("address", name.to_string(), told(done)));
             return Ok(());
@@ -73,6 +79,21 @@ impl Manager {
         // A change of its network that was cut short before its definition had it. What its allowance
         // has in force its keeper sees to, and the next start of one that is stopped.
         let guest = self.in_force(name, guest);
+        if matches!(status, Status::Running | Status::Paused) && self.nics_astray(name, &guest)? {
+            let settle = || {
+                self.plug_nics(name, &guest)?;
+                self.follow_nics(name, &guest.network)?;
+                self.release_nics(name, &guest.network)
+            };
+            found.push(leftover(
+                "interfaces",
+                name.to_string(),
+                told(fix.then(settle)),
+            ));
+        }
+        let Ok(Some((on, _))) = self.leased(name) else {
+            return Ok(());
+        };
         let cut = guest.network.clone().at(Level::Cut);
         if let Ok(Some(held)) = on.held(name)
             && stays(&on, &guest.network)
@@ -107,7 +128,18 @@ impl Manager {
                 let Ok(guest) = self.guest(&name) else {
                     continue;
                 };
-                if guest.network.kind.to_string() == on.word() && self.trashed(&name).is_none() {
+                if self.trashed(&name).is_some() {
+                    continue;
+                }
+                let nics = guest.network.nics.iter();
+                let mut nics = nics.filter(|nic| nic.network.to_string() == on.word());
+                if let Some(nic) = nics.next() {
+                    let written = self.written(&name);
+                    let written = written.and_then(|w| w.nics.get(nic.name.as_str()).copied());
+                    let mut wish = nic.wish();
+                    wish.address = wish.address.or(written);
+                    known.push((name, wish));
+                } else if guest.network.kind.to_string() == on.word() {
                     let written = self.written(&name).and_then(|written| written.address);
                     let mut wish = guest.network;
                     wish.address = wish.address.or(written);

@@ -136,7 +136,14 @@ impl Manager {
             let traffic = network.counters_of(&names);
             for (name, counters) in traffic.map_err(|error| GuestError::Network(error.into()))? {
                 if let Some(seen) = look.guests.get_mut(&name) {
-                    seen.traffic = Some(counters);
+                    // Each of its interfaces is on a network of its own.
+                    seen.traffic = Some(match seen.traffic.take() {
+                        None => counters,
+                        Some(other) => Counters {
+                            source: format!("{} {}", other.source, counters.source),
+                            traffic: other.traffic + counters.traffic,
+                        },
+                    });
                 }
             }
         }

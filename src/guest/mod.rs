@@ -28,6 +28,8 @@
 //! | `inside`, `inside_start`, `inside_text`, `inside_load` | files of /proc and /sys that tell a guest of its own machine |
 //! | `limit_events`, `top_processes` | limits that were hit, and who used most then |
 //! | `networks` | which network a guest is on |
+//! | `told` | what a guest's files say before it starts |
+//! | `nics` | interfaces beyond the first, also while it runs |
 //! | `neighbours` | guests' names for each other while they run |
 //! | `account`, `ledger`, `disk_time`, `cores` | what it has used, sent and received, over all its runs; its room on disks over time; how many cores it could use |
 //! | `events` | what happened |
@@ -83,6 +85,7 @@ pub mod load;
 pub mod manager;
 mod neighbours;
 pub mod networks;
+pub mod nics;
 mod planned;
 mod program;
 mod publish;
@@ -103,6 +106,7 @@ mod store;
 pub mod successor;
 pub mod tenant;
 pub mod tenant_change;
+mod told;
 mod top_processes;
 mod trace;
 pub mod trash;

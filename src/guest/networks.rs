@@ -8,9 +8,10 @@ use serde::Serialize;
 
 use super::error::{GuestError, Result};
 use super::manager::Manager;
+use super::nics::keeps;
 use crate::kernel::fault;
 use crate::model::{GuestName, NetOp, NetworkKind, NetworkName, NetworkWish, Prefix6};
-use crate::network::{Kind, Lease, LeaseError, Network, Range, Record, Subnet};
+use crate::network::{Kind, Lease, LeaseError, Network, Range, Record, Subnet, Vxlan};
 
 /// A network, as `network info` shows it.
 #[derive(Debug, Serialize)]
@@ -39,6 +40,9 @@ pub struct NetworkView {
     pub mtu: Option<u32>,
     /// Whether guests that do not say otherwise are kept apart.
     pub isolated_ports: bool,
+    /// Other hosts that share it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vxlan: Option<Vxlan>,
     /// What of the pool guests get that ask for no address in particular; all if empty.
     pub ranges: Vec<Range>,
     /// What of it no guest gets.
@@ -82,7 +86,11 @@ impl Manager {
             if let (Ok(guest), Some(lease)) =
                 (self.guest(&name), changed.find(&name).map_err(network)?)
             {
-                let apart = guest.network.isolated_ports;
+                let nics = guest.network.nics.iter();
+                let nic = nics
+                    .clone()
+                    .find(|nic| Some(&nic.name) == lease.nic.as_ref());
+                let apart = nic.map_or(guest.network.isolated_ports, |nic| nic.isolated_ports);
                 changed.isolate(&lease, apart).map_err(network)?;
             }
         }
@@ -126,7 +134,10 @@ impl Manager {
         all.retain(|guest| {
             let text = self.definition_text(guest);
             let defined = text.and_then(|text| self.define_by(guest, &text, &profiles));
-            defined.is_ok_and(|guest| guest.network.kind == kind)
+            defined.is_ok_and(|guest| {
+                let network = &guest.network;
+                network.kind == kind || network.nics.iter().any(|nic| nic.network == kind)
+            })
         });
         Ok(all)
     }
@@ -147,34 +158,49 @@ impl Manager {
         }
     }
 
-    /// Where a guest has its address, and which. The network that is always there is asked first, so
+    /// Where a guest has the address of its first interface, and which. The network that is always there is asked first, so
     /// most guests cost no look at the others.
     ///
     /// # Errors
     /// When a book cannot be read.
     pub fn leased(&self, name: &GuestName) -> Result<Option<(Network, Lease)>> {
-        if let Some(lease) = self.network.find(name).map_err(network)? {
+        let first = |lease: &Lease| lease.nic.is_none();
+        if let Some(lease) = self.network.find(name).map_err(network)?.filter(first) {
             return Ok(Some((self.network.clone(), lease)));
         }
         for other in self.network.others().map_err(network)? {
-            if let Some(lease) = other.find(name).map_err(network)? {
+            if let Some(lease) = other.find(name).map_err(network)?.filter(first) {
                 return Ok(Some((other, lease)));
             }
         }
         Ok(None)
     }
 
-    /// Addresses of all guests that have one.
+    /// The same of all of its interfaces.
+    pub(super) fn all_leased(&self, name: &GuestName) -> Result<Vec<(Network, Lease)>> {
+        let mut all = Vec::new();
+        for one in self.networks()? {
+            if let Some(lease) = one.find(name).map_err(LeaseError::from)? {
+                all.push((one, lease));
+            }
+        }
+        Ok(all)
+    }
+
+    /// Addresses of the first interface of all guests that have one.
     pub(super) fn addresses(&self) -> Result<BTreeMap<String, (Ipv4Addr, Option<Ipv6Addr>)>> {
         let mut all = BTreeMap::new();
         for one in self.networks()? {
             let hosts = one.hosts().map_err(network)?.into_iter();
             let hosts6 = one.hosts6().map_err(network)?.into_iter();
             let six: BTreeMap<_, _> = hosts6.map(|(address, guest)| (guest, address)).collect();
-            all.extend(hosts.map(|(address, guest)| {
-                let second = six.get(&guest).copied();
-                (guest, (address, second))
-            }));
+            let further = one.further().map_err(network)?;
+            all.extend(hosts.filter(|(_, guest)| !further.contains(guest)).map(
+                |(address, guest)| {
+                    let second = six.get(&guest).copied();
+                    (guest, (address, second))
+                },
+            ));
         }
         Ok(all)
     }
@@ -211,6 +237,7 @@ impl Manager {
     /// Makes ports and rules of a guest what this says, on the network where it has its address. If it
     /// is to move, only the rules: until then they hold where it is, and ports go along.
     pub(super) fn follow(&self, name: &GuestName, wish: &NetworkWish) -> Result<()> {
+        self.follow_nics(name, wish)?;
         let Some((network, _)) = self.leased(name)? else {
             return Ok(());
         };
@@ -237,20 +264,16 @@ impl Manager {
 
     /// Networks where a guest has an address though it is not to be there.
     pub(super) fn elsewhere(&self, name: &GuestName, wish: &NetworkWish) -> Result<Vec<Network>> {
-        let mut all = self.leasing(name)?;
-        all.retain(|one| !stays(one, wish));
-        Ok(all)
+        let all = self.all_leased(name)?.into_iter();
+        let gone = all.filter(|(one, lease)| !keeps(one, lease, wish));
+        Ok(gone.map(|(one, _)| one).collect())
     }
 
-    /// Networks where a guest has an address; one, but for a moment when it moves.
+    /// Networks where a guest has an address: one for each of its interfaces, and one more for a moment
+    /// when it moves.
     fn leasing(&self, name: &GuestName) -> Result<Vec<Network>> {
-        let mut all = Vec::new();
-        for one in self.networks()? {
-            if one.find(name).map_err(LeaseError::from)?.is_some() {
-                all.push(one);
-            }
-        }
-        Ok(all)
+        let all = self.all_leased(name)?;
+        Ok(all.into_iter().map(|(one, _)| one).collect())
     }
 }
 
@@ -268,6 +291,7 @@ fn view(one: &Network) -> Result<NetworkView> {
         set_up: one.is_set_up().unwrap_or(false),
         mtu: one.mtu(),
         isolated_ports: one.isolates(),
+        vxlan: one.vxlan().cloned(),
         free: one.free().map_err(network)?,
         ranges: one.addresses().ranges.clone(),
         excluded: one.addresses().excluded.clone(),

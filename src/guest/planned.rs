@@ -31,13 +31,14 @@ impl Manager {
         let guest = self.seated(self.guest(name)?)?;
         let machine = self.machine(name)?;
         let image = storage::load_image(&self.layout, &machine.image)?;
-        let net = match self.network_of(&guest.network)? {
+        let mut net = match self.network_of(&guest.network)? {
             Some(network) => {
                 let lease = network.preview(name, &guest.network)?;
                 network.ops(&lease, 1500, &guest.network)
             }
             None => without_address(&guest.network),
         };
+        net.extend(self.preview_nics(name, &guest)?);
         self.plan_with(guest, &machine, (&image, None), net)
     }
 

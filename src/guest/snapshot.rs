@@ -377,8 +377,8 @@ impl Manager {
 
     /// What only one guest can have is left out, unless it is asked for.
     fn text_of_clone(&self, text: &str, changes: &[(KeyPath, Change)]) -> Result<String> {
-        let mut all = Vec::new();
-        for key in ["network.address", "network.forward", "hostname"] {
+        let mut all = define::without_addresses(text)?;
+        for key in ["network.forward", "hostname"] {
             all.push((KeyPath::parse(key)?, Change::Unset));
         }
         all.extend_from_slice(changes);

@@ -26,8 +26,9 @@ use crate::kernel::timing::timed;
 use crate::kernel::{KernelError, terminal};
 use crate::launch::{self, GuestPlace};
 use crate::model::{EventKind, ExitReason, Guest, GuestName, NetOp, Status};
+use crate::network::Network;
 use crate::plan;
-use crate::storage::{self, FirstBoot, Image};
+use crate::storage::{self, Image};
 
 /// How long an init that has not come to rest has to end by itself to count as one that "exits at
 /// once"; on a loaded host it may take long to get as far as that.
@@ -312,46 +313,32 @@ impl Manager {
         })?;
         phase("write-files", || match rescue {
             Some(rescue) => self.furnish_rescue(guest, rescue, &boot),
-            None => self.tell_files(guest, image, &boot, &Written::of(guest, lease.as_ref())),
+            None => {
+                let written = Written::of(guest, lease.as_ref()).with_nics(&boot.nics);
+                self.tell_files(guest, image, &boot, &written)
+            }
         })?;
         fault::point()?;
-        match lease {
+        let way_out = |(network, lease): &(_, _)| Network::gateway(network, lease).is_some();
+        let way_out = lease.as_ref().is_some_and(way_out);
+        let mut ops = match lease {
             Some((network, lease)) => {
                 let host = phase("look-at-bridge", || network.ensure_host())
                     .map_err(|error| GuestError::Network(error.into()))?;
                 fault::point()?;
                 phase("admit", || network.admit(&lease, &guest.network))
                     .map_err(|error| GuestError::Network(error.into()))?;
-                Ok(network.ops(&lease, host.mtu, &guest.network))
+                network.ops(&lease, host.mtu, &guest.network)
             }
-            None => Ok(without_address(&guest.network)),
-        }
-    }
-
-    /// What the guest's own files say of its names and addresses.
-    fn tell_files(
-        &self,
-        guest: &Guest,
-        image: &Image,
-        boot: &FirstBoot,
-        written: &Written,
-    ) -> Result<()> {
-        let name = &guest.name;
-        let failed = |error: storage::FirstBootError| GuestError::Root {
-            name: name.clone(),
-            source: error.into(),
+            None => without_address(&guest.network),
         };
-        storage::update_hosts(&self.layout, name, image, boot).map_err(failed)?;
-        storage::update_network(&self.layout, name, image, boot).map_err(failed)?;
-        let before = self.written(name);
-        if before.as_ref() != Some(written) {
-            self.release_others(name, &guest.network)?;
-            let stale = before.map(|before| before.stale(written));
-            storage::update_stale(&self.layout, name, image, boot, stale.unwrap_or_default())
-                .map_err(failed)?;
-            self.write_written(name, written)?;
+        if !guest.network.nics.is_empty() {
+            let plugs = self.lease_nics(name, guest)?;
+            ops.extend(phase("connect-nics", || {
+                self.connect_nics(&plugs, way_out)
+            })?);
         }
-        Ok(())
+        Ok(ops)
     }
 }
 

@@ -190,7 +190,7 @@ impl Manager {
         fault::point()?;
         // The interface goes with the guest's network namespace; what came from it was led over
         // another, which a later start uses again or `doctor` removes.
-        if let Ok(Some((network, lease))) = self.leased(name) {
+        for (network, lease) in self.all_leased(name).unwrap_or_default() {
             let _later = network.unshape(&lease);
         }
         fault::point()?;

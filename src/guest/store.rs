@@ -6,6 +6,7 @@
 //! `/run/bulkhead/guests/NAME/`: `state.json` ([`RunState`]), `enter.json` (what entering it
 //! takes on), `orders.json` (what its keeper needs of the definition), `console.sock`.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,7 +22,7 @@ use crate::kernel::file::{self, Lock};
 use crate::kernel::process::Identity;
 use crate::model::{Amounts, ExitReason, Guest, GuestName, IdBlock, Seat, Status, TenantName};
 use crate::network::{Lease, Network};
-use crate::storage::Stale;
+use crate::storage::{BootNic, Stale};
 
 /// How long a command waits for another one's lock.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -59,6 +60,9 @@ pub(super) struct Written {
     /// Its address, should the leases be lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) address: Option<Ipv4Addr>,
+    /// Those of its further interfaces, by their names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) nics: BTreeMap<String, Ipv4Addr>,
 }
 
 impl Written {
@@ -69,7 +73,24 @@ impl Written {
             timezone: guest.timezone.clone(),
             ssh_keys: guest.access.ssh_keys.clone(),
             root_password_hash: guest.access.root_password_hash.clone(),
+            nics: BTreeMap::new(),
         }
+    }
+
+    /// The same with its further interfaces.
+    pub(super) fn with_nics(mut self, nics: &[BootNic]) -> Self {
+        let nics = nics.iter().map(|nic| (nic.name.clone(), nic.address.0));
+        self.nics = nics.collect();
+        self
+    }
+
+    /// Names of interfaces that it had and has no more.
+    pub(super) fn without(&self, now: &Self) -> Vec<String> {
+        let gone = self
+            .nics
+            .keys()
+            .filter(|name| !now.nics.contains_key(*name));
+        gone.cloned().collect()
     }
 
     /// What is to be written again.

@@ -93,14 +93,18 @@ impl Manager {
     /// Takes a guest's interface and address from it. Its lock is held.
     pub(super) fn give_up_address(&self, name: &GuestName) -> Result<()> {
         let network = |error: Box<dyn std::error::Error + Send + Sync>| GuestError::Network(error);
-        if let Some((on, lease)) = self.leased(name)? {
-            let gone = on.teardown_guest(&lease);
+        let all = self.all_leased(name)?;
+        for (on, lease) in &all {
+            let gone = on.teardown_guest(lease);
             gone.map_err(|e| network(e.into()))?;
             fault::point()?;
+        }
+        if !all.is_empty() {
             self.keep_account(name, None);
             // Another guest may have it from now on.
             if let Some(mut written) = self.written(name) {
                 written.address = None;
+                written.nics.clear();
                 self.write_written(name, &written)?;
             }
             fault::point()?;

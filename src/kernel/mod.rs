@@ -36,6 +36,7 @@ mod netlink_port;
 pub mod netlink_routed;
 mod netlink_shape;
 mod netlink_socket;
+pub mod netlink_vxlan;
 mod netlink_way;
 pub mod probe;
 pub mod process;

@@ -19,6 +19,7 @@ use rustix::io::Errno;
 
 use super::namespace;
 pub use super::netlink_address::Address;
+use super::netlink_ipv6::settle;
 pub use super::netlink_message::{Link, Route, Veth};
 use super::netlink_message::{link_of, named, quiet, route_of, veth_message};
 pub use super::netlink_shape::shaper_name;
@@ -199,13 +200,22 @@ impl Netlink {
     /// # Errors
     /// The namespace may not be entered.
     pub fn open_in(netns: BorrowedFd<'_>) -> Result<Self, NetlinkError> {
+        Self::open_settled(netns, &[])
+    }
+
+    /// The same, where these interfaces believe no router advertisement any more and have their IPv6
+    /// addresses at once.
+    ///
+    /// # Errors
+    /// The namespace may not be entered, or its settings not be written.
+    pub fn open_settled(netns: BorrowedFd<'_>, quiet: &[&str]) -> Result<Self, NetlinkError> {
         let refused = |e: super::KernelError| {
             let source = io::Error::from_raw_os_error(e.errno.raw_os_error());
             NetlinkError::new("open", "a netlink socket", source.into())
         };
         let home = namespace::open_own("net").map_err(refused)?;
         namespace::join_one(netns, namespace::kind::NET).map_err(refused)?;
-        let opened = Self::open();
+        let opened = settle(quiet).map_err(refused).and_then(|()| Self::open());
         namespace::join_one(home.as_fd(), namespace::kind::NET).map_err(refused)?;
         opened
     }

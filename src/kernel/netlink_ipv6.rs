@@ -1,7 +1,8 @@
 //! IPv6 addresses and routes through rtnetlink(7). IPv4's are in `netlink.rs`, which has the rest.
 
-use std::io;
 use std::net::{IpAddr, Ipv6Addr};
+use std::path::Path;
+use std::{fs, io};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE};
 use netlink_packet_route::address::{
@@ -12,6 +13,7 @@ use netlink_packet_route::route::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
+use super::error::KernelError;
 use super::netlink::{Netlink, NetlinkError};
 
 /// An IPv6 route of any table.
@@ -23,6 +25,19 @@ pub struct Route6 {
     pub length: u8,
     /// Number of the interface it leads over; 0 for several paths.
     pub interface: u32,
+}
+
+/// Has interfaces of the calling thread's network namespace believe no router advertisement, and have
+/// their addresses at once: nobody advertises anything there, and nobody else can have them.
+pub(super) fn settle(interfaces: &[&str]) -> super::error::Result<()> {
+    for interface in interfaces {
+        for setting in ["accept_ra", "accept_dad"] {
+            let path = Path::new("/proc/sys/net/ipv6/conf").join(interface);
+            let path = path.join(setting);
+            fs::write(&path, "0").map_err(KernelError::io("write", path.display()))?;
+        }
+    }
+    Ok(())
 }
 
 impl Netlink {

@@ -5,7 +5,6 @@
 //! the host's mounts still in it until [`InitStep::BecomeRoot`]. Its working folder is the guest's
 //! root. The host waits for its words; it dies with the host until it executes.
 
-use std::net::Ipv6Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -346,32 +345,7 @@ impl Init<'_> {
                 }
             }
         }
-        let mut netlink = Netlink::open()?;
-        for op in ops {
-            match op {
-                NetOp::Loopback => netlink.loopback_up()?,
-                NetOp::Address {
-                    interface,
-                    address,
-                    prefix,
-                } => {
-                    netlink.add_address(interface, *address, *prefix)?;
-                    netlink.set_up(interface)?;
-                }
-                NetOp::DefaultRoute { gateway } => netlink.set_default_route(*gateway)?,
-                NetOp::Address6 {
-                    interface,
-                    address,
-                    prefix,
-                } => netlink.add_address6(interface, *address, *prefix)?,
-                NetOp::DefaultRoute6 { interface, gateway } => {
-                    let all = (Ipv6Addr::UNSPECIFIED, 0);
-                    netlink.lead_to6(all, interface, Some(*gateway))?;
-                }
-                NetOp::Veth { .. } | NetOp::Routed { .. } | NetOp::Macvlan { .. } => {}
-            }
-        }
-        Ok(())
+        Ok(super::connect::within(&mut Netlink::open()?, ops)?)
     }
 
     fn become_root(&mut self) -> Result<(), KernelError> {

@@ -5,6 +5,7 @@
 //! it executes). They talk in the words of `protocol`. What they have made is on the stack of
 //! `undo` until the launch has succeeded.
 
+mod connect;
 pub mod container;
 mod devices;
 pub mod enter;
@@ -21,6 +22,7 @@ mod talk;
 mod undo;
 mod user;
 
+pub use connect::plug;
 pub use enter::{EnterError, EnterRequest, Entered, Task, enter, put_down};
 pub use host::{GuestPlace, LaunchError, Launched, Prepared, prepare};
 pub use look::{LookAt, look};

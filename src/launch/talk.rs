@@ -3,18 +3,16 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use super::connect;
 use super::container::Inside;
 use super::host::{Cause, Host, LaunchError, Workplace, missing};
 use super::init;
 use super::protocol::{self, Word};
 use super::stage::{self, Inherited};
 use crate::kernel::channel::Channel;
-use crate::kernel::netlink::{Netlink, Veth, shaper_name};
-use crate::kernel::netlink_macvlan::Macvlan;
-use crate::kernel::netlink_routed::{LINK_GATEWAY, answer_for_others, open_ipv6};
 use crate::kernel::process::{self, CloneFlags, Forked};
-use crate::kernel::{Errno, KernelError, namespace};
-use crate::model::{NetOp, Shape};
+use crate::kernel::{Errno, namespace};
+use crate::model::NetOp;
 use crate::plan::step::name_of;
 use crate::plan::{HostStep, LaunchPlan};
 
@@ -150,122 +148,7 @@ impl Host {
             return Ok(());
         }
         let inside = namespace::open(*pid, "net")?;
-        let mut netlink = Netlink::open()?;
-        for op in ops {
-            match op {
-                NetOp::Veth {
-                    host_name,
-                    guest_name,
-                    bridge,
-                    mac,
-                    mtu,
-                    isolated,
-                    shape,
-                } => {
-                    let bridge = netlink
-                        .link(bridge)?
-                        .ok_or_else(|| KernelError::new("find the bridge", bridge, Errno::NODEV))?;
-                    self.plug(
-                        &mut netlink,
-                        &Veth {
-                            host_name,
-                            bridge: Some(bridge.index),
-                            guest_netns: inside.as_fd(),
-                            guest_name,
-                            mac: *mac,
-                            mtu: *mtu,
-                        },
-                    )?;
-                    netlink.bind_port(host_name, *mac, *isolated)?;
-                    self.shape(&mut netlink, host_name, shape)?;
-                }
-                NetOp::Routed {
-                    host_name,
-                    guest_name,
-                    address,
-                    gateway,
-                    address6,
-                    mac,
-                    mtu,
-                    group,
-                    shape,
-                } => {
-                    self.plug(
-                        &mut netlink,
-                        &Veth {
-                            host_name,
-                            bridge: None,
-                            guest_netns: inside.as_fd(),
-                            guest_name,
-                            mac: *mac,
-                            mtu: *mtu,
-                        },
-                    )?;
-                    netlink.set_group(host_name, *group)?;
-                    answer_for_others(host_name)?;
-                    netlink.lead_to(*address, host_name, *gateway)?;
-                    if let Some(address) = address6 {
-                        open_ipv6(host_name)?;
-                        netlink.add_address6(host_name, LINK_GATEWAY, 64)?;
-                        netlink.lead_to6((*address, 128), host_name, None)?;
-                    }
-                    self.shape(&mut netlink, host_name, shape)?;
-                }
-                NetOp::Macvlan {
-                    parent,
-                    guest_name,
-                    mac,
-                    mtu,
-                    isolated,
-                } => {
-                    let link = netlink.link(parent)?.ok_or_else(|| {
-                        KernelError::new("find the interface", parent, Errno::NODEV)
-                    })?;
-                    // It goes with the namespace, which goes with the guest's first process.
-                    netlink.create_macvlan(&Macvlan {
-                        parent: link.index,
-                        guest_netns: inside.as_fd(),
-                        guest_name,
-                        mac: *mac,
-                        mtu: *mtu,
-                        apart: *isolated,
-                    })?;
-                }
-                NetOp::Loopback
-                | NetOp::Address { .. }
-                | NetOp::DefaultRoute { .. }
-                | NetOp::Address6 { .. }
-                | NetOp::DefaultRoute6 { .. } => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// Makes a guest's interface; what leads to it goes with it.
-    fn plug(&mut self, netlink: &mut Netlink, veth: &Veth<'_>) -> Result<(), Cause> {
-        netlink.create_veth(veth)?;
-        let name = veth.host_name.to_owned();
-        self.undo.push(move || {
-            if let Ok(mut netlink) = Netlink::open() {
-                // An interface that is gone with its namespace is what we want.
-                let _gone = netlink.delete_link(&name);
-            }
-        });
-        Ok(())
-    }
-
-    fn shape(&mut self, netlink: &mut Netlink, port: &str, shape: &Shape) -> Result<(), Cause> {
-        if shape.is_none() {
-            return Ok(());
-        }
-        // The rest goes with the port.
-        let shaper = shaper_name(port);
-        self.undo.push(move || {
-            if let Ok(mut netlink) = Netlink::open() {
-                let _gone = netlink.delete_link(&shaper);
-            }
-        });
-        Ok(netlink.shape(port, shape)?)
+        connect::outside(&mut self.undo, inside.as_fd(), ops)
     }
 
     pub(super) fn say_go(&self, fd: Option<BorrowedFd<'_>>) -> Result<(), Cause> {

@@ -89,6 +89,17 @@ impl NetworkWish {
     /// What is in force at a level of its allowance.
     #[must_use]
     pub fn at(mut self, level: Level) -> Self {
+        // What is used up is used up on all of its interfaces.
+        for nic in &mut self.nics {
+            let wish = NetworkWish {
+                allowance: self.allowance.clone(),
+                ..nic.wish()
+            };
+            let wish = wish.at(level);
+            (nic.rate_in, nic.burst_in) = (wish.rate_in, wish.burst_in);
+            (nic.rate_out, nic.burst_out) = (wish.rate_out, wish.burst_out);
+            nic.firewall = wish.firewall;
+        }
         match level {
             Level::Free => {}
             Level::Spent => {

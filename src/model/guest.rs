@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Allowance, Bytes, Ceilings, CpuMode, CpuPoolName, CpuSet, Cpus, FirewallLine, Forward,
-    GuestName, ImageName, NetworkName, Rate, Resize, SnapshotRule, TenantName, View,
+    GuestName, ImageName, Mac, NetworkName, Nic, NicName, Rate, Resize, SnapshotRule, TenantName,
+    View,
 };
 
 /// One guest's whole definition after profiles and defaults.
@@ -356,10 +357,19 @@ impl From<NetworkKind> for String {
 /// What a definition says about the network.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct NetworkWish {
+    /// Which interface this is about, if not the first: what a [`Nic`] wishes of its network.
+    #[serde(skip)]
+    pub interface: Option<NicName>,
     /// Kind of network.
     pub kind: NetworkKind,
     /// Address asked for; `None` takes one from the pool.
     pub address: Option<Ipv4Addr>,
+    /// Hardware address; `None` for one made from the address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mac: Option<Mac>,
+    /// Further interfaces, each on another network.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub nics: Vec<Nic>,
     /// Name servers; empty for the host's.
     pub dns: Vec<std::net::IpAddr>,
     /// Whether it is kept apart from others that are; `None` for what the host's settings say.

@@ -9,12 +9,12 @@ use serde::{Deserialize, Serialize};
 
 use super::files::{self, FileError, Locked};
 use super::host::HostError;
-use super::lease::{Lease, LeaseError, Leases};
+use super::lease::{Held, Lease, LeaseError, Leases};
 use super::pool::Pool;
 use super::subnet::Subnet;
 use super::{Network, directory, host};
 use crate::kernel::netlink::Netlink;
-use crate::model::{GuestName, NetworkWish};
+use crate::model::{GuestName, Mac, NetworkWish};
 
 /// What `network.json` remembers: the pool that was chosen because the settings named none.
 #[derive(Debug, Serialize, Deserialize)]
@@ -37,20 +37,23 @@ impl Network {
         let mut before = None;
         let mut led = false;
         let lease = self.change(&lock, |leases| {
-            before = leases.get(guest);
+            before = leases.by_guest.get(guest).cloned();
             led = leases.leads(guest);
             let same = leases.forwards(guest) == wish.forwards
                 && leases.rules(guest) == wish.firewall
                 && leases.ceilings_of(guest) == wish.ceilings;
             let lease = self.give(leases, guest, wish, subnet)?;
-            led = !same || (led && before != Some(lease.address));
+            let stays = |before: &Held| before.address == lease.address;
+            led = !same || (led && !before.as_ref().is_some_and(stays));
             Ok(lease)
         })?;
-        let moved = before.filter(|address| *address != lease.address);
+        let before = before.and_then(|held| self.lease_held(&held, subnet));
+        let moved =
+            before.filter(|before| (before.address, before.mac) != (lease.address, lease.mac));
         if moved.is_some() || led {
             files::pause(&self.leases_file())?;
         }
-        if let Some(moved) = moved.and_then(|a| self.lease_of(a, subnet)) {
+        if let Some(moved) = moved {
             self.expel(&moved).map_err(Box::new)?;
         }
         if led {
@@ -86,6 +89,7 @@ impl Network {
             pool.leave_out(&self.of_host().map_err(Box::new)?);
         }
         let address = leases.give(guest, wish.address, pool)?;
+        leases.name(guest, wish.interface.as_ref(), wish.mac)?;
         self.give_ports(leases, guest, &wish.forwards)?;
         self.give_wall(leases, guest, wish)?;
         let stranded = || LeaseError::Stranded {
@@ -93,7 +97,19 @@ impl Network {
             address,
             subnet,
         };
-        self.lease_of(address, subnet).ok_or_else(stranded)
+        let held = leases.by_guest.get(guest);
+        held.and_then(|held| self.lease_held(held, subnet))
+            .ok_or_else(stranded)
+    }
+
+    /// What follows from what the book says of a guest.
+    pub(super) fn lease_held(&self, held: &Held, subnet: Subnet) -> Option<Lease> {
+        let lease = self.lease_of(held.address, subnet)?;
+        Some(Lease {
+            mac: held.mac.map_or(lease.mac, Mac::bytes),
+            nic: held.nic.clone(),
+            ..lease
+        })
     }
 
     /// The guest whose interface has that name on the host.
@@ -115,10 +131,11 @@ impl Network {
     /// When a file cannot be read.
     pub fn find(&self, guest: &GuestName) -> Result<Option<Lease>, FileError> {
         let subnet = self.known_subnet()?;
-        let address = self.leases()?.get(guest);
+        let leases = self.leases()?;
+        let held = leases.by_guest.get(guest);
         Ok(subnet
-            .zip(address)
-            .and_then(|(subnet, address)| self.lease_of(address, subnet)))
+            .zip(held)
+            .and_then(|(subnet, held)| self.lease_held(held, subnet)))
     }
 
     /// Frees a guest's address; false when it had none.
@@ -161,6 +178,17 @@ impl Network {
     pub fn hosts(&self) -> Result<Vec<(Ipv4Addr, String)>, FileError> {
         let line = |(guest, address): (&GuestName, Ipv4Addr)| (address, guest.to_string());
         Ok(self.leases()?.iter().map(line).collect())
+    }
+
+    /// Guests whose interface on this network is not their first.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn further(&self) -> Result<BTreeSet<String>, FileError> {
+        let leases = self.leases()?;
+        let all = leases.by_guest.iter();
+        let further = all.filter(|(_, held)| held.nic.is_some());
+        Ok(further.map(|(guest, _)| guest.to_string()).collect())
     }
 
     /// Leases of guests that are not among the existing ones: a crash left them.
@@ -227,6 +255,8 @@ impl Network {
         }
         for (guest, wish) in known {
             leases.give(guest, None, pool.clone())?;
+            // Of two that claim one hardware address, the first has it.
+            let _other_has_it = leases.name(guest, wish.interface.as_ref(), wish.mac);
             leases.wall(guest, &wish.firewall, wish.ceilings);
             match leases.lead(guest, &wish.forwards) {
                 Err(error) if !taken(&error) => return Err(error),

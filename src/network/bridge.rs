@@ -88,14 +88,16 @@ impl Network {
         kernel: &mut Netlink,
         bridge: &Link,
     ) -> Result<Vec<String>, NetlinkError> {
-        let prefix = self.prefix();
+        let (prefix, wire) = (self.prefix(), self.wire());
         let links = kernel.links("")?.into_iter();
         Ok(links
             .filter(|link| match self.kind {
                 Kind::Routed | Kind::External => {
                     link.kind.as_deref() == Some("veth") && link.name.starts_with(&prefix)
                 }
-                Kind::Bridge | Kind::Isolated => link.master == Some(bridge.index),
+                Kind::Bridge | Kind::Isolated => {
+                    link.master == Some(bridge.index) && Some(&link.name) != wire.as_ref()
+                }
                 Kind::Macvlan => false,
             })
             .map(|link| link.name)

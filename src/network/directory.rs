@@ -11,6 +11,7 @@ use super::lease::LeaseError;
 use super::pool::Addresses;
 use super::record::{Kind, Record};
 use super::subnet::{self, Subnet};
+use super::vxlan::Vxlan;
 use crate::kernel::netlink::{Netlink, Route};
 use crate::kernel::netlink_nft::Family;
 use crate::model::{GuestName, NetworkName, Prefix6, nearest};
@@ -94,6 +95,8 @@ pub struct NewNetwork {
     pub isolated_ports: Option<bool>,
     /// What of the pool guests get.
     pub addresses: Addresses,
+    /// Other hosts that share it.
+    pub vxlan: Option<Vxlan>,
 }
 
 /// All of these are methods of the network that is always there.
@@ -239,6 +242,7 @@ impl Network {
             isolated_ports: record.isolated_ports.unwrap_or(self.isolated_ports),
             connections: self.connections,
             mtu: record.mtu,
+            vxlan: record.vxlan.clone(),
         }
     }
 
@@ -279,6 +283,7 @@ impl Network {
             nat: wish.nat,
             mtu: wish.mtu,
             isolated_ports: wish.isolated_ports,
+            vxlan: wish.vxlan.clone(),
             addresses: wish.addresses.clone(),
         };
         let refused = |why: String| DirectoryError::Refused {
@@ -325,6 +330,9 @@ impl Network {
                 other.bridge,
                 other.word()
             )));
+        }
+        if let Some(why) = self.refused_vxlan(&new, &mut kernel)? {
+            return Err(refused(why));
         }
         if new.is_guest_of_lan() {
             new.their_bridge(&mut kernel)?;

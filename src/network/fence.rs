@@ -34,7 +34,9 @@ impl Network {
             false => None,
         };
         let ends = format!("{}*", self.prefix());
+        let wire = self.wire().filter(|_| self.is_closed());
         let rules = firewall::tables(&firewall::Wanted {
+            wire: wire.as_deref(),
             guard: &self.guard,
             name: table,
             inside: &self.inside(),
@@ -55,15 +57,16 @@ impl Network {
             pause()?;
         }
         let bridge = self.own_bridge(kernel)?.map(|(link, _)| link);
+        let largest = self.largest_within(kernel)?.unwrap_or(u32::MAX);
         let host = HostNetwork {
             bridge: self.bridge.clone(),
             bridge_index: bridge.as_ref().map_or(0, |link| link.index),
             subnet,
             mtu: match self.mtu {
                 Some(mtu) => mtu,
-                None if self.is_closed() => ETHERNET_MTU,
+                None if self.is_closed() => ETHERNET_MTU.min(largest),
                 None if self.is_external() => bridge.map_or(ETHERNET_MTU, |link| link.mtu),
-                None => way_out_mtu(kernel)?,
+                None => way_out_mtu(kernel)?.min(largest),
             },
         };
         let marker = Marker {

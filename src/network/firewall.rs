@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use super::subnet::Subnet;
-use super::{ceiling, forward, guard, nat6};
+use super::{ceiling, forward, guard, nat6, vxlan};
 use crate::kernel::netlink_nft::Family;
 use crate::model::Prefix6;
 
@@ -93,6 +93,9 @@ pub(super) fn tables(wanted: &Wanted<'_>) -> Value {
     if let Some(ends) = wanted.gate {
         all = gated(all, guard, ends);
     }
+    if let Some(wire) = wanted.wire {
+        all.extend(vxlan::closed(guard, wire));
+    }
     if let Some(connections) = wanted.nat {
         all.extend(nat_table(name, inside, subnet, prefix6));
         all.extend(ceilings(name, inside, connections));
@@ -124,6 +127,8 @@ pub(super) struct Wanted<'a> {
     /// How names of the guests' interfaces begin, with a `*`, if the first rule of each chain is to let
     /// all others go: there can be many networks, and each one's chains are met by the packets of all.
     pub(super) gate: Option<&'a str>,
+    /// Over which interface frames come from other hosts that are not to come to this one.
+    pub(super) wire: Option<&'a str>,
 }
 
 /// The same with such a rule at the head of every chain that has a hook.
@@ -339,6 +344,7 @@ mod tests {
             own: Some([10, 9, 0, 1].into()),
             closed: false,
             gate: None,
+            wire: None,
         })
     }
 
@@ -371,6 +377,7 @@ mod tests {
             own: Some([10, 9, 0, 1].into()),
             closed: true,
             gate: Some("bh1a*"),
+            wire: None,
         });
         let all = text["nftables"].as_array().unwrap();
         let hooks: Vec<&Value> = all

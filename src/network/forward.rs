@@ -252,6 +252,8 @@ impl Network {
         let leases = self.leases()?;
         let address = leases.get(guest);
         Ok(address.map(|address| NetworkWish {
+            interface: leases.by_guest.get(guest).and_then(|held| held.nic.clone()),
+            mac: leases.by_guest.get(guest).and_then(|held| held.mac),
             address: Some(address),
             forwards: leases.forwards(guest).to_vec(),
             firewall: leases.rules(guest).to_vec(),

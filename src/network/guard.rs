@@ -297,8 +297,8 @@ impl Network {
 
     fn leased(&self, subnet: Subnet) -> Result<Vec<Lease>, FileError> {
         let leases = self.leases()?;
-        let lease = |(_, address)| self.lease_of(address, subnet);
-        Ok(leases.iter().filter_map(lease).collect())
+        let lease = |held| self.lease_held(held, subnet);
+        Ok(leases.by_guest.values().filter_map(lease).collect())
     }
 }
 

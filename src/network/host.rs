@@ -191,6 +191,9 @@ impl Network {
         {
             return Ok(None);
         }
+        if !self.is_stretched(kernel)? {
+            return Ok(None);
+        }
         let bridge = kernel.link(&self.bridge)?;
         let same = bridge.is_some_and(|b| b.up && b.index == marker.host.bridge_index);
         Ok(same.then_some(marker.host))
@@ -266,6 +269,8 @@ impl Network {
             pause()?;
         }
         kernel.set_up(&self.bridge)?;
+        pause()?;
+        self.stretch(kernel)?;
         // After the bridge is there: whoever takes the last bridge down looks again after writing.
         pause()?;
         if !self.is_closed() {
@@ -347,6 +352,8 @@ impl Network {
             }
             pause()?;
         }
+        self.unstretch(kernel)?;
+        pause()?;
         if let Some((link, mark)) = bridge.filter(|_| !self.is_guest_of_lan()) {
             kernel.delete_link(&self.bridge)?;
             pause()?;

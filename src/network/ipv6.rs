@@ -12,7 +12,7 @@ use super::files::{self, FileError};
 use super::host::HostError;
 use super::lease::Lease;
 use super::subnet::Subnet;
-use super::{GUEST_INTERFACE, Network};
+use super::{Network, interface_of};
 use crate::kernel::netlink::{Link, Netlink, NetlinkError};
 use crate::kernel::netlink_ipv6::Route6;
 use crate::kernel::netlink_routed::LINK_GATEWAY;
@@ -111,7 +111,7 @@ impl Network {
         let Some(ipv6) = &lease.ipv6 else {
             return Vec::new();
         };
-        let interface = || GUEST_INTERFACE.to_owned();
+        let interface = || interface_of(lease).to_owned();
         let mut all = vec![NetOp::Address6 {
             interface: interface(),
             address: ipv6.address,

@@ -12,7 +12,7 @@ use super::ipv6::Lease6;
 use super::lease_file::Written;
 use super::pool::Pool;
 use super::subnet::Subnet;
-use crate::model::{Ceilings, FirewallLine, Forward, GuestName, Protocol};
+use crate::model::{Ceilings, FirewallLine, Forward, GuestName, Mac, NicName, Protocol};
 
 /// What a guest on the bridge is given; the same as long as the guest exists.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +30,9 @@ pub struct Lease {
     /// What it has of IPv6.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ipv6: Option<Lease6>,
+    /// Which of the guest's interfaces it is for; `None` for the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nic: Option<NicName>,
 }
 
 impl Lease {
@@ -44,6 +47,7 @@ impl Lease {
             // Six bytes for the system's installation, fourteen for any other: they never meet.
             host_interface: format!("bh{tag}{place:04x}"),
             ipv6: None,
+            nic: None,
         })
     }
 }
@@ -78,6 +82,18 @@ pub enum LeaseError {
         address: Ipv4Addr,
         /// The pool.
         subnet: Subnet,
+    },
+    /// Another guest has the hardware address.
+    #[error(
+        "cannot give {guest} the hardware address {mac}: {holder} has it on this network; choose another, or none"
+    )]
+    MacTaken {
+        /// Who asked.
+        guest: GuestName,
+        /// For what.
+        mac: Mac,
+        /// Who has it.
+        holder: GuestName,
     },
     /// Network, gateway or broadcast address.
     #[error("cannot give {address} to {guest}: it is {role} in the pool {subnet}")]
@@ -218,6 +234,10 @@ pub(super) struct Held {
     pub(super) forwards: Vec<Forward>,
     pub(super) rules: Vec<FirewallLine>,
     pub(super) ceilings: Ceilings,
+    /// For which interface, if not the guest's first.
+    pub(super) nic: Option<NicName>,
+    /// Hardware address, if one was chosen.
+    pub(super) mac: Option<Mac>,
 }
 
 impl Leases {
@@ -352,6 +372,8 @@ impl Leases {
             forwards: self.forwards(guest).to_vec(),
             rules: self.rules(guest).to_vec(),
             ceilings: self.ceilings_of(guest),
+            nic: self.by_guest.get(guest).and_then(|held| held.nic.clone()),
+            mac: self.by_guest.get(guest).and_then(|held| held.mac),
         };
         self.by_guest.insert(guest.clone(), held);
         Ok(address)

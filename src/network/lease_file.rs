@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 
 use super::lease::{Held, Leases};
-use crate::model::{Ceilings, FirewallLine, Forward, GuestName};
+use crate::model::{Ceilings, FirewallLine, Forward, GuestName, Mac, NicName};
 
 /// The form on disk.
 #[derive(Clone, Serialize, Deserialize)]
@@ -27,6 +27,10 @@ struct Line {
     firewall: Vec<FirewallLine>,
     #[serde(default, skip_serializing_if = "Ceilings::is_none")]
     ceilings: Ceilings,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    nic: Option<NicName>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mac: Option<Mac>,
 }
 
 impl From<Leases> for Written {
@@ -37,6 +41,8 @@ impl From<Leases> for Written {
             forwards: held.forwards,
             firewall: held.rules,
             ceilings: held.ceilings,
+            nic: held.nic,
+            mac: held.mac,
         };
         Self {
             version: 1,
@@ -73,6 +79,8 @@ impl TryFrom<Written> for Leases {
                 forwards,
                 rules: line.firewall,
                 ceilings: line.ceilings,
+                nic: line.nic,
+                mac: line.mac,
             };
             if by_guest.insert(guest.clone(), held).is_some() {
                 return Err(format!("{guest} is there twice"));

@@ -8,6 +8,7 @@
 //! | `pool.rs` | ranges, exclusions and gateway of a pool |
 //! | `lease.rs` | which guest has which address: the rules, pure |
 //! | `lease_file.rs` | the form of `leases.json` |
+//! | `lease_nic.rs` | for which interface an address is |
 //! | `book.rs` | the leases on disk, under a lock |
 //! | `record.rs` | what somebody said of a network that they made |
 //! | `directory.rs` | those networks on disk: made, changed, removed |
@@ -19,9 +20,11 @@
 //! | `forward.rs` | which ports of the host lead to which guest |
 //! | `external.rs` | guests on a bridge, or an interface, that is somebody else's |
 //! | `routed.rs` | guests without a bridge between them: their rules, their interface |
+//! | `vxlan.rs` | networks that several hosts share |
 //! | `ipv6.rs` | IPv6: guests' addresses, the host's side |
 //! | `guard6.rs`, `nat6.rs` | what of IPv6 a guest may send; its way out |
 //! | `guard.rs` | what a guest may send: the rules, and each guest's entry in them |
+//! | `plug.rs` | interfaces of guests that run |
 //! | `shape.rs` | how fast a guest is |
 //! | `traffic.rs` | what guests send and receive, counted |
 //! | `ceiling.rs` | ceilings of one guest's packets and connections |
@@ -50,8 +53,10 @@ mod host;
 mod ipv6;
 mod lease;
 mod lease_file;
+mod lease_nic;
 mod leftover;
 mod nat6;
+mod plug;
 mod pool;
 mod record;
 mod routed;
@@ -65,6 +70,7 @@ mod trace;
 mod trace_path;
 mod trace_words;
 mod traffic;
+mod vxlan;
 mod wall;
 mod wall_rules;
 mod wall_sets;
@@ -72,7 +78,7 @@ mod wall_sets;
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::kernel::netlink_nft::Family;
-use crate::model::{Layout, NetOp, NetworkName, NetworkWish, Prefix6};
+use crate::model::{Layout, NetOp, NetworkName, NetworkWish, NicName, Prefix6};
 
 pub use directory::{DirectoryError, NewNetwork};
 pub use external::ExternalError;
@@ -88,8 +94,9 @@ pub use shared::{Shared, SharedLock};
 pub use subnet::{Subnet, SubnetError};
 pub use trace::{Asked, Hop, Question, Verdict};
 pub use traffic::Counters;
+pub use vxlan::Vxlan;
 
-/// Name of the interface inside every guest.
+/// Name of the first interface inside every guest.
 pub const GUEST_INTERFACE: &str = "eth0";
 
 /// What the host's settings say about the network.
@@ -164,6 +171,8 @@ pub struct Network {
     connections: Option<u32>,
     /// Largest packet; `None` for the way out's.
     mtu: Option<u32>,
+    /// Other hosts that share it.
+    vxlan: Option<Vxlan>,
 }
 
 impl Network {
@@ -200,6 +209,7 @@ impl Network {
             isolated_ports: settings.isolated_ports,
             connections: settings.connections,
             mtu: None,
+            vxlan: None,
         })
     }
 
@@ -298,18 +308,19 @@ impl Network {
     #[must_use]
     pub fn ops(&self, lease: &Lease, mtu: u32, wish: &NetworkWish) -> Vec<NetOp> {
         let isolated = wish.isolated_ports.unwrap_or(self.isolated_ports);
+        let name = interface_of(lease);
         let outside = match self.kind {
             Kind::Routed => self.routed(lease, mtu, isolated, wish),
             Kind::Macvlan => NetOp::Macvlan {
                 parent: self.bridge.clone(),
-                guest_name: GUEST_INTERFACE.to_owned(),
+                guest_name: name.to_owned(),
                 mac: lease.mac,
                 mtu,
                 isolated,
             },
             Kind::Bridge | Kind::Isolated | Kind::External => NetOp::Veth {
                 host_name: lease.host_interface.clone(),
-                guest_name: GUEST_INTERFACE.to_owned(),
+                guest_name: name.to_owned(),
                 bridge: self.bridge.clone(),
                 mac: lease.mac,
                 mtu,
@@ -317,15 +328,13 @@ impl Network {
                 shape: shape::shape(wish),
             },
         };
-        let mut all = vec![
-            outside,
-            NetOp::Loopback,
-            NetOp::Address {
-                interface: GUEST_INTERFACE.to_owned(),
-                address: lease.address,
-                prefix: lease.prefix,
-            },
-        ];
+        let mut all = vec![outside];
+        all.extend(lease.nic.is_none().then_some(NetOp::Loopback));
+        all.push(NetOp::Address {
+            interface: name.to_owned(),
+            address: lease.address,
+            prefix: lease.prefix,
+        });
         let gateway = self.gateway(lease);
         all.extend(gateway.map(|gateway| NetOp::DefaultRoute { gateway }));
         all.extend(self.ops6(lease));
@@ -351,6 +360,12 @@ impl Network {
             .find(|list| !list.is_empty())
             .map_or_else(dns::of_host, <[IpAddr]>::to_vec)
     }
+}
+
+/// Name inside of the interface that a lease is for.
+#[must_use]
+pub fn interface_of(lease: &Lease) -> &str {
+    lease.nic.as_ref().map_or(GUEST_INTERFACE, NicName::as_str)
 }
 
 /// Stricter than the kernel, so that a name is safe in a path, a rule and a message.

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::pool::Addresses;
 use super::subnet::Subnet;
+use super::vxlan::Vxlan;
 use crate::model::{NetworkName, Prefix6};
 
 /// Smallest packet every host must take whole, and the largest that Ethernet's cards carry.
@@ -87,6 +88,9 @@ pub struct Record {
     /// Whether guests that do not say otherwise are kept apart; `None` for what the host's settings say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub isolated_ports: Option<bool>,
+    /// Other hosts that share it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vxlan: Option<Vxlan>,
 }
 
 fn is_usual(addresses: &Addresses) -> bool {
@@ -125,6 +129,9 @@ impl Record {
                 "guests on what is somebody else's have no IPv6 yet: leave out --prefix6"
                     .to_owned(),
             );
+        }
+        if let Some(vxlan) = &self.vxlan {
+            vxlan.check(self)?;
         }
         match (self.kind, self.nat) {
             (Kind::External | Kind::Macvlan, Some(true)) => {

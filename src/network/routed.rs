@@ -15,7 +15,7 @@ use super::firewall::{At, chain, matches, rule};
 use super::guard::{FIRST, GUESTS, PORTS, flush};
 use super::host::HostError;
 use super::lease::Lease;
-use super::{GUEST_INTERFACE, Network, shape};
+use super::{Network, interface_of, shape};
 use crate::kernel::netlink::{Netlink, NetlinkError, Route};
 use crate::model::{NetOp, NetworkWish};
 
@@ -78,7 +78,7 @@ impl Network {
     ) -> NetOp {
         NetOp::Routed {
             host_name: lease.host_interface.clone(),
-            guest_name: GUEST_INTERFACE.to_owned(),
+            guest_name: interface_of(lease).to_owned(),
             address: lease.address,
             gateway: lease.gateway,
             address6: lease.ipv6.as_ref().map(|ipv6| ipv6.address),

@@ -107,8 +107,8 @@ impl Network {
             return Ok(all);
         };
         for guest in guests {
-            let address = leases.get(guest);
-            let lease = address.and_then(|at| self.lease_of(at, subnet));
+            let held = leases.by_guest.get(guest);
+            let lease = held.and_then(|held| self.lease_held(held, subnet));
             let counters = lease.map(|lease| meter.read(&lease)).transpose()?;
             if let Some(counters) = counters.flatten() {
                 all.insert(guest.clone(), counters);

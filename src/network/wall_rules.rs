@@ -148,8 +148,9 @@ impl Held<'_> {
         let ceilings = Some(self.ceilings)
             .filter(|_| !incoming)
             .unwrap_or_default();
-        let over =
-            |rate: Option<u32>| rate.map(|rate| json!([ceiling::over(rate), {"counter": null}, {"drop": null}]));
+        let over = |rate: Option<u32>| {
+            rate.map(|rate| json!([ceiling::over(rate), {"counter": null}, {"drop": null}]))
+        };
         all.extend(over(ceilings.packets));
         all.push(json!([neither(at.0), {"accept": null}]));
         let nonsense = matches("==", flags(BEGINS), json!({"set": NONSENSE}));

@@ -27,6 +27,8 @@ pub struct FirstBoot {
     pub address6: Option<(Ipv6Addr, u8)>,
     /// Default route of IPv6.
     pub gateway6: Option<Ipv6Addr>,
+    /// Its interfaces beyond `eth0`.
+    pub nics: Vec<BootNic>,
     /// Name servers.
     pub dns: Vec<IpAddr>,
     /// Other guests and what else `/etc/hosts` should know.
@@ -39,6 +41,21 @@ pub struct FirstBoot {
     pub machine_id: String,
     /// Time zone such as `Europe/Berlin`, may be empty.
     pub timezone: String,
+}
+
+/// One of a guest's interfaces beyond `eth0`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BootNic {
+    /// Its name inside.
+    pub name: String,
+    /// Its address with prefix length.
+    pub address: (Ipv4Addr, u8),
+    /// Its IPv6 address with prefix length.
+    pub address6: Option<(Ipv6Addr, u8)>,
+    /// Default route, if it leads over this one.
+    pub gateway: Option<Ipv4Addr>,
+    /// The same of IPv6.
+    pub gateway6: Option<Ipv6Addr>,
 }
 
 /// Data that cannot be written into a guest.
@@ -205,23 +222,56 @@ pub(super) fn network(
     boot: &FirstBoot,
     first: bool,
 ) -> Result<(), FileError> {
-    let mut files = vec![("etc/resolv.conf", text::resolv_conf(boot))];
+    let mut files = vec![("etc/resolv.conf".to_owned(), text::resolv_conf(boot))];
     if image.init == InitKind::Systemd || tree.is_dir("etc/systemd")? {
         files.push((
-            "etc/systemd/network/10-bulkhead.network",
+            "etc/systemd/network/10-bulkhead.network".to_owned(),
             text::networkd(boot),
         ));
+        for nic in &boot.nics {
+            files.push((nic_file(&nic.name), text::networkd_nic(nic)));
+        }
     }
     if tree.is_dir("etc/network")? {
-        files.push(("etc/network/interfaces", text::interfaces(boot)));
+        files.push(("etc/network/interfaces".to_owned(), text::interfaces(boot)));
     }
     for (path, new) in files {
-        let old = if first { None } else { tree.read(path)? };
-        let ours = old
-            .as_ref()
-            .is_none_or(|(data, _)| data.starts_with(text::HEADER.as_bytes()));
+        let old = if first { None } else { tree.read(&path)? };
+        let ours = old.as_ref().is_none_or(is_ours);
         if ours && old.is_none_or(|(data, _)| data != new.as_bytes()) {
-            tree.write(path, new.as_bytes(), WORLD)?;
+            tree.write(&path, new.as_bytes(), WORLD)?;
+        }
+    }
+    Ok(())
+}
+
+/// What systemd-networkd reads of an interface beyond `eth0`. Its name is a checked one.
+fn nic_file(name: &str) -> String {
+    format!("etc/systemd/network/10-bulkhead-{name}.network")
+}
+
+fn is_ours((data, _): &(Vec<u8>, Owner)) -> bool {
+    data.starts_with(text::HEADER.as_bytes())
+}
+
+/// Removes what was written of interfaces that a guest has no more, if the guest has not made it its own.
+///
+/// # Errors
+/// A file cannot be removed; the message names it.
+pub fn forget_nics(
+    layout: &Layout,
+    name: &GuestName,
+    image: &Image,
+    gone: &[String],
+) -> Result<(), FirstBootError> {
+    if gone.is_empty() {
+        return Ok(());
+    }
+    let tree = Merged::open(layout, name, image)?;
+    for nic in gone {
+        let path = nic_file(nic);
+        if tree.read(&path)?.as_ref().is_some_and(is_ours) {
+            tree.remove(&path)?;
         }
     }
     Ok(())

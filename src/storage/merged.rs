@@ -165,6 +165,19 @@ impl Merged {
             .map_err(|e| self.failed("write", path, e))
     }
 
+    /// Removes a file of the guest's own layer; it may be gone already.
+    pub(super) fn remove(&self, path: &str) -> Result<(), FileError> {
+        let removed = |(dir, name): (OwnedFd, CString)| -> io::Result<()> {
+            match fs::unlinkat(&dir, &*name, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => Ok(()),
+                Err(e) => Err(e.into()),
+            }
+        };
+        self.place(path)
+            .and_then(removed)
+            .map_err(|e| self.failed("remove", path, e))
+    }
+
     /// Makes the link `path` to `target` in the guest's layer, replacing a file or link there.
     pub(super) fn link(&self, path: &str, target: &str) -> Result<(), FileError> {
         let made = |(dir, name): (OwnedFd, CString)| -> io::Result<()> {

@@ -158,8 +158,8 @@ pub use driver::{Driver, Quota};
 pub use far::Far;
 pub use far_machine::FarMachine;
 pub use first_boot::{
-    FirstBoot, FirstBootError, Stale, first_boot, hosts_of, update_hosts, update_network,
-    update_stale,
+    BootNic, FirstBoot, FirstBootError, Stale, first_boot, forget_nics, hosts_of, update_hosts,
+    update_network, update_stale,
 };
 pub use foreign::{Newcomer, Opened, Told, open_archive};
 pub use guest_files::guest_file;

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use super::first_boot::FirstBoot;
+use super::first_boot::{BootNic, FirstBoot};
 use crate::model::hosts_block;
 
 /// First line of a file that is the program's to rewrite.
@@ -69,6 +69,25 @@ pub(super) fn networkd(boot: &FirstBoot) -> String {
     text
 }
 
+/// The same for an interface beyond `eth0`.
+pub(super) fn networkd_nic(nic: &BootNic) -> String {
+    let name = &nic.name;
+    let mut text = format!("{HEADER}[Match]\nName={name}\n\n[Network]\nLinkLocalAddressing=ipv6\n");
+    text.push_str("KeepConfiguration=static\nIPv6AcceptRA=no\n");
+    let (address, prefix) = nic.address;
+    writeln!(text, "Address={address}/{prefix}").ok();
+    if let Some(gateway) = nic.gateway {
+        writeln!(text, "Gateway={gateway}").ok();
+    }
+    if let Some((address, length)) = nic.address6 {
+        writeln!(text, "Address={address}/{length}").ok();
+    }
+    if let Some(gateway) = nic.gateway6 {
+        writeln!(text, "Gateway={gateway}").ok();
+    }
+    text
+}
+
 /// `/etc/network/interfaces`: `manual`, because adding the address a second time is an error.
 pub(super) fn interfaces(boot: &FirstBoot) -> String {
     let mut text = format!("{HEADER}auto lo\niface lo inet loopback\n\n");
@@ -79,6 +98,11 @@ pub(super) fn interfaces(boot: &FirstBoot) -> String {
         writeln!(text, "# and {address}/{length}").ok();
     }
     text.push_str("auto eth0\niface eth0 inet manual\n");
+    for nic in &boot.nics {
+        let (name, (address, prefix)) = (&nic.name, nic.address);
+        writeln!(text, "# {name} has {address}/{prefix}").ok();
+        writeln!(text, "auto {name}\niface {name} inet manual").ok();
+    }
     text
 }
 
@@ -96,6 +120,13 @@ mod tests {
             gateway6: Some("fd42::1".parse().unwrap()),
             dns: vec!["10.1.0.1".parse().unwrap()],
             hosts: vec![("10.1.0.3".parse().unwrap(), "db".into())],
+            nics: vec![BootNic {
+                name: "lan".into(),
+                address: ([10, 9, 0, 5].into(), 24),
+                address6: Some(("fd43::5".parse().unwrap(), 64)),
+                gateway: None,
+                gateway6: None,
+            }],
             ..FirstBoot::default()
         }
     }
@@ -126,7 +157,15 @@ mod tests {
             "{unit}"
         );
         assert!(interfaces(&boot).contains("iface eth0 inet manual"));
-        for text in [resolv_conf(&boot), unit, interfaces(&boot)] {
+        let further = networkd_nic(&boot.nics[0]);
+        assert!(further.contains("Name=lan\n"), "{further}");
+        assert!(
+            further.contains("Address=10.9.0.5/24\nAddress=fd43::5/64\n"),
+            "{further}"
+        );
+        assert!(!further.contains("Gateway"), "{further}");
+        assert!(interfaces(&boot).contains("auto lan\niface lan inet manual\n"));
+        for text in [resolv_conf(&boot), unit, interfaces(&boot), further] {
             assert!(text.starts_with(HEADER));
         }
     }

@@ -1,0 +1,40 @@
+//! What a guest is told by its own files before it starts: names, addresses, and what of its definition
+//! has changed since they were written.
+
+use super::error::{GuestError, Result};
+use super::manager::Manager;
+use super::store::Written;
+use crate::model::Guest;
+use crate::storage::{self, FirstBoot, Image};
+
+impl Manager {
+    /// What the guest's own files say of its names and addresses.
+    pub(super) fn tell_files(
+        &self,
+        guest: &Guest,
+        image: &Image,
+        boot: &FirstBoot,
+        written: &Written,
+    ) -> Result<()> {
+        let name = &guest.name;
+        let failed = |error: storage::FirstBootError| GuestError::Root {
+            name: name.clone(),
+            source: error.into(),
+        };
+        storage::update_hosts(&self.layout, name, image, boot).map_err(failed)?;
+        storage::update_network(&self.layout, name, image, boot).map_err(failed)?;
+        let before = self.written(name);
+        if before.as_ref() != Some(written) {
+            self.release_others(name, &guest.network)?;
+            if let Some(before) = &before {
+                let gone = before.without(written);
+                storage::forget_nics(&self.layout, name, image, &gone).map_err(failed)?;
+            }
+            let stale = before.map(|before| before.stale(written));
+            storage::update_stale(&self.layout, name, image, boot, stale.unwrap_or_default())
+                .map_err(failed)?;
+            self.write_written(name, written)?;
+        }
+        Ok(())
+    }
+}

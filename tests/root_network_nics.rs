@@ -1,0 +1,336 @@
+//! Guests with several interfaces: given at a start, plugged in and taken out while the guest runs, each
+//! held to its own address, rate and rules, counted, and gone with its guest.
+
+mod life;
+mod support;
+mod traces;
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use life::{data, inside, started};
+use support::{Bulkhead, Need, eventually, need, run};
+
+/// An installation with a closed network `db` on a pool of this test's own.
+fn host(pool: &str) -> Bulkhead {
+    let host = Bulkhead::new();
+    host.ok(&[
+        "network", "create", "db", "--kind", "isolated", "--subnet", pool,
+    ]);
+    host
+}
+
+/// The line of `nic list` for one interface.
+#[track_caller]
+fn nic(host: &Bulkhead, guest: &str, name: &str) -> Value {
+    let all = data(host, &["nic", "list", guest]);
+    let all = all.as_array().expect("a list");
+    let is = |one: &&Value| one["name"] == name;
+    all.iter()
+        .find(is)
+        .cloned()
+        .unwrap_or_else(|| panic!("{all:?}"))
+}
+
+fn pings(host: &Bulkhead, guest: &str, address: &str) -> bool {
+    host.run(&["exec", guest, "--", "ping", "-c", "1", "-W", "1", address])
+        .code
+        == 0
+}
+
+#[track_caller]
+fn nothing_left(host: &Bulkhead, guests: &[&str]) {
+    for guest in guests {
+        host.ok(&["delete", guest, "--force"]);
+    }
+    let left: Vec<String> = traces::interfaces(host.root())
+        .into_iter()
+        .filter(|line| !line.contains("bh-"))
+        .collect();
+    assert_eq!(left, [] as [String; 0]);
+    let report = data(host, &["doctor"]);
+    assert_eq!(
+        report["leftovers"].as_array().map(Vec::len),
+        Some(0),
+        "{report}"
+    );
+}
+
+#[test]
+fn a_guest_has_an_interface_on_each_of_its_networks() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = host("10.201.1.0/24");
+    let lan = "lan=db,address=10.201.1.5,mac=02:00:5e:00:01:05,rate_out=10mbit";
+    started(&host, "web", &["--nic", lan]);
+    started(
+        &host,
+        "store",
+        &["--network", "db", "--address", "10.201.1.9"],
+    );
+
+    let view = nic(&host, "web", "lan");
+    assert_eq!(view["address"], "10.201.1.5");
+    assert_eq!(view["mac"], "02:00:5e:00:01:05");
+    assert_eq!(view["plugged"], true);
+    let address = inside(&host, "web", "ip -4 addr show lan");
+    assert!(address.contains("10.201.1.5/24"), "{address}");
+    assert!(inside(&host, "web", "ip link show lan").contains("02:00:5e:00:01:05"));
+    // The default route is the first interface's, and guests know each other by name.
+    assert!(inside(&host, "web", "ip route").contains("default via"));
+    assert!(!inside(&host, "web", "ip route").contains("default via 10.201.1"));
+    assert!(pings(&host, "web", "10.201.1.9"));
+    assert!(pings(&host, "store", "10.201.1.5"));
+    assert!(inside(&host, "web", "cat /etc/hosts").contains("10.201.1.9 store"));
+
+    // Another address of the same network is none of its own.
+    inside(&host, "web", "ip addr add 10.201.1.77/24 dev lan");
+    let forged = [
+        "exec",
+        "web",
+        "--",
+        "ping",
+        "-c",
+        "1",
+        "-W",
+        "1",
+        "-I",
+        "10.201.1.77",
+        "10.201.1.9",
+    ];
+    assert_ne!(host.run(&forged).code, 0, "a forged address got an answer");
+
+    // What passes there counts as the guest's.
+    let sent = |host: &Bulkhead| {
+        let all = data(host, &["traffic", "web"]);
+        all[0]["sent"]["bytes"]
+            .as_u64()
+            .or(all[0]["sent_bytes"].as_u64())
+            .unwrap_or_else(|| panic!("{all}"))
+    };
+    let before = sent(&host);
+    inside(&host, "web", "ping -c 3 -s 1000 10.201.1.9");
+    assert!(sent(&host) - before >= 3000, "{before} {}", sent(&host));
+
+    // A clone is another machine on the same networks.
+    host.ok(&["clone", "web", "twin"]);
+    host.ok(&["start", "twin"]);
+    let twin = nic(&host, "twin", "lan");
+    assert_ne!(twin["address"], view["address"]);
+    assert_ne!(twin["mac"], view["mac"]);
+    assert!(pings(&host, "twin", "10.201.1.9"));
+    host.ok(&["delete", "twin", "--force"]);
+
+    // The same after a restart; and one network is one interface.
+    host.ok(&["restart", "web"]);
+    assert_eq!(nic(&host, "web", "lan")["address"], "10.201.1.5");
+    assert!(pings(&host, "web", "10.201.1.9"));
+    let twice = host.fails(&["set", "web", "--nic", "more=db"], 5);
+    assert!(twice.contains("one interface on a network"), "{twice}");
+    let used = host.fails(&["network", "delete", "db"], 4);
+    assert!(used.contains("web"), "{used}");
+    nothing_left(&host, &["web", "store"]);
+}
+
+#[test]
+fn an_interface_comes_and_goes_while_its_guest_runs() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = host("10.201.2.0/24");
+    started(&host, "web", &[]);
+    started(
+        &host,
+        "store",
+        &["--network", "db", "--address", "10.201.2.9"],
+    );
+    let pid = data(&host, &["info", "web"])["pid"].clone();
+    host.ok(&["nic", "add", "web", "lan=db,address=10.201.2.5"]);
+    assert!(pings(&host, "web", "10.201.2.9"));
+    assert_eq!(
+        data(&host, &["info", "web"])["pid"],
+        pid,
+        "it was restarted"
+    );
+    assert!(pings(&host, "store", "10.201.2.5"));
+
+    // Rules, in force at once.
+    host.ok(&[
+        "set",
+        "web",
+        "--nic",
+        "lan=db,address=10.201.2.5,firewall=in drop",
+    ]);
+    assert!(!pings(&host, "store", "10.201.2.5"));
+    assert!(pings(&host, "web", "10.201.2.9"));
+    // Another address, at once.
+    host.ok(&["set", "web", "--nic", "lan=db,address=10.201.2.6"]);
+    assert!(pings(&host, "store", "10.201.2.6"));
+    assert!(!pings(&host, "store", "10.201.2.5"));
+
+    // What cannot be is refused, and nothing is changed.
+    for (text, code, why) in [
+        ("eth0=bridge", 2, "every guest has one of that name"),
+        ("a-name-too-long-for-linux=db", 2, "the kernel takes 15"),
+        ("up=nowhere", 1, "there is no network"),
+        ("up=bridge", 5, "first interface"),
+        ("lan=db", 2, "already"),
+    ] {
+        let refused = host.run(&["nic", "add", "web", text]);
+        assert!(
+            refused.report().contains(why),
+            "{text}: {}",
+            refused.report()
+        );
+        assert_ne!(refused.code, 0, "{text} {code}");
+    }
+    let taken = host.run(&["set", "web", "--nic", "lan=db,address=10.201.2.9"]);
+    assert!(
+        taken.report().contains("store has it"),
+        "{}",
+        taken.report()
+    );
+    assert!(pings(&host, "store", "10.201.2.6"));
+
+    host.ok(&["nic", "remove", "web", "lan"]);
+    assert!(!inside(&host, "web", "ip link").contains("lan"));
+    let free = data(&host, &["network", "info", "db"]);
+    assert_eq!(
+        free["guests"].as_object().map(|all| all.len()),
+        Some(1),
+        "{free}"
+    );
+    nothing_left(&host, &["web", "store"]);
+}
+
+#[test]
+fn its_files_tell_a_guest_of_its_interfaces() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = host("10.201.3.0/24");
+    started(&host, "web", &[]);
+    // As a Debian root has them.
+    inside(&host, "web", "mkdir -p /etc/systemd /etc/network");
+    host.ok(&["kill", "web"]);
+    host.ok(&["set", "web", "--nic", "lan=db,address=10.201.3.5"]);
+    host.ok(&["start", "web"]);
+    let unit = "/etc/systemd/network/10-bulkhead-lan.network";
+    assert!(inside(&host, "web", &format!("cat {unit}")).contains("Address=10.201.3.5/24"));
+    assert!(inside(&host, "web", "cat /etc/network/interfaces").contains("iface lan inet manual"));
+    host.ok(&["kill", "web"]);
+    host.ok(&["nic", "remove", "web", "lan"]);
+    host.ok(&["start", "web"]);
+    assert_eq!(
+        inside(&host, "web", &format!("ls {unit} 2>/dev/null | wc -l")),
+        "0"
+    );
+    assert!(!inside(&host, "web", "cat /etc/network/interfaces").contains("lan"));
+    nothing_left(&host, &["web"]);
+}
+
+/// Killed, and refused, between any two steps: the guest has the interface or not, the definition says
+/// the same once `doctor --fix` has settled it.
+#[test]
+fn plugging_that_is_cut_short_is_settled() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = host("10.201.4.0/24");
+    started(&host, "web", &[]);
+    let plugged = |host: &Bulkhead| {
+        let links = inside(host, "web", "ip link");
+        links.contains("lan@") || links.contains("lan:")
+    };
+    let defined = |host: &Bulkhead| {
+        let path = Path::new("var/lib/bulkhead/guests/web/guest.toml");
+        let text = fs::read_to_string(host.root().join(path)).expect("its definition");
+        text.contains("lan")
+    };
+    for (args, at_first) in [
+        (["nic", "add", "web", "lan=db"], false),
+        (["nic", "remove", "web", "lan"], true),
+    ] {
+        for fail in ["", ":fail"] {
+            let mut point = 0;
+            loop {
+                assert!(point < 100, "no end of points");
+                if defined(&host) != at_first {
+                    let back: &[&str] = match at_first {
+                        true => &["nic", "add", "web", "lan=db"],
+                        false => &["nic", "remove", "web", "lan"],
+                    };
+                    host.ok(back);
+                }
+                let mut command = host.command(&args);
+                command.env("BULKHEAD_FAULT", format!("command:{point}{fail}"));
+                let done = run(command);
+                let what = format!("{args:?} at {point}{fail}: {}", done.report());
+                if fail == ":fail" && done.code != 0 {
+                    assert_eq!(plugged(&host), at_first, "{what}");
+                }
+                host.run(&["doctor", "--fix"]);
+                assert_eq!(plugged(&host), defined(&host), "{what}");
+                let report = data(&host, &["doctor"]);
+                let left = report["leftovers"].as_array().map(Vec::len);
+                assert_eq!(left, Some(0), "{what}: {report}");
+                if done.code == 0 {
+                    break;
+                }
+                point += 1;
+            }
+        }
+    }
+    nothing_left(&host, &["web"]);
+}
+
+/// A start that is killed between any two effects of the launching process leaves nothing that `doctor`
+/// does not name and the next start does not put right.
+#[test]
+fn a_start_that_is_cut_short_leaves_no_interface() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = host("10.201.5.0/24");
+    let own = |host: &Bulkhead| -> Vec<String> {
+        let all = traces::interfaces(host.root()).into_iter();
+        all.filter(|line| !line.contains("bh-")).collect()
+    };
+    started(&host, "web", &["--nic", "lan=db"]);
+    let address = nic(&host, "web", "lan")["address"].clone();
+    host.ok(&["kill", "web"]);
+    for point in 0..100 {
+        let mut command = host.command(&["start", "web"]);
+        command.env("BULKHEAD_FAULT", format!("launch:{point}"));
+        let done = run(command);
+        if done.code == 0 {
+            assert!(point > 5, "there are points between a launch's effects");
+            break;
+        }
+        host.run(&["kill", "web"]);
+        eventually("the interfaces go with the namespace", 10, || {
+            host.run(&["doctor", "--fix"]);
+            own(&host).is_empty()
+        });
+        let report = data(&host, &["doctor"]);
+        assert_eq!(
+            report["leftovers"].as_array().map(Vec::len),
+            Some(0),
+            "{point}: {report}"
+        );
+        // Not each time: starts take long.
+        if point % 4 == 0 {
+            host.ok(&["start", "web"]);
+            let view = nic(&host, "web", "lan");
+            assert_eq!(
+                (&view["address"], &view["plugged"]),
+                (&address, &Value::Bool(true))
+            );
+            host.ok(&["kill", "web"]);
+        }
+    }
+    nothing_left(&host, &["web"]);
+}

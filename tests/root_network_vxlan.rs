@@ -1,0 +1,157 @@
+//! A network that two hosts share: two network namespaces with a wire between them, an installation in
+//! each, and guests of both that reach each other over it.
+
+mod life;
+mod support;
+mod traces;
+mod wires;
+
+use std::os::fd::AsFd;
+use std::process::Command;
+
+use bulkhead::kernel::netlink::{Netlink, Veth};
+use life::{data, inside, started};
+use support::{Bulkhead, Need, need};
+use wires::{Namespace, as_host};
+
+fn ip(args: &str) {
+    let done = Command::new("ip")
+        .args(args.split(' '))
+        .status()
+        .expect("ip");
+    assert!(done.success(), "ip {args}");
+}
+
+/// The other host, at the end of a wire of 1500 bytes from this one.
+fn other_host() -> Namespace {
+    let there = Namespace::new();
+    let wire = Veth {
+        host_name: "wire",
+        bridge: None,
+        guest_netns: there.0.as_fd(),
+        guest_name: "wire",
+        mac: [2, 0, 0, 0, 0, 9],
+        mtu: 1500,
+    };
+    Netlink::open().unwrap().create_veth(&wire).unwrap();
+    ip("addr add 198.51.100.1/24 dev wire");
+    there.run(|| {
+        ip("link set lo up");
+        ip("addr add 198.51.100.2/24 dev wire");
+        ip("link set wire up");
+    });
+    there
+}
+
+fn shares(host: &Bulkhead, kind: &str, local: &str, remote: &str, range: &str) {
+    host.ok(&[
+        "network",
+        "create",
+        "lan",
+        "--kind",
+        kind,
+        "--subnet",
+        "10.202.1.0/24",
+        "--range",
+        range,
+        "--vxlan",
+        "77",
+        "--local",
+        local,
+        "--remote",
+        remote,
+    ]);
+}
+
+fn pings(host: &Bulkhead, size: &str, address: &str) -> bool {
+    let ping = ["ping", "-c", "1", "-W", "2", "-s", size, address];
+    host.run(&[&["exec", "web", "--"], &ping[..]].concat()).code == 0
+}
+
+#[test]
+fn guests_of_two_hosts_are_on_one_network() {
+    if !need(Need::Root) {
+        return;
+    }
+    as_host(|| {
+        let there = other_host();
+        let (one, other) = (Bulkhead::new(), Bulkhead::new());
+        for kind in ["isolated", "bridge"] {
+            shares(
+                &one,
+                kind,
+                "198.51.100.1",
+                "198.51.100.2",
+                "10.202.1.10-10.202.1.19",
+            );
+            started(&one, "web", &["--network", "lan"]);
+            there.run(|| {
+                shares(
+                    &other,
+                    kind,
+                    "198.51.100.2",
+                    "198.51.100.1",
+                    "10.202.1.20-10.202.1.29",
+                );
+                started(&other, "web", &["--network", "lan"]);
+            });
+            assert!(pings(&one, "56", "10.202.1.20"), "{kind}");
+            assert!(pings(&other, "56", "10.202.1.10"), "{kind}");
+            // The largest packet is what goes over the wire whole.
+            assert!(inside(&one, "web", "ip link show eth0").contains("mtu 1450"));
+            assert!(pings(&one, "1422", "10.202.1.20"), "{kind}: largest packet");
+            // Held to its own address as everywhere.
+            inside(&one, "web", "ip addr add 10.202.1.77/24 dev eth0");
+            let forged = "ping -c 1 -W 1 -I 10.202.1.77 10.202.1.20 >/dev/null; echo $?";
+            assert_ne!(inside(&one, "web", forged), "0", "{kind}: a forged address");
+            let shown = data(&one, &["network", "info", "lan"]);
+            assert_eq!(shown["vxlan"]["id"], 77, "{shown}");
+
+            // The number is taken, and what cannot be is refused with nothing made.
+            for (more, why) in [
+                (
+                    ["--vxlan", "77", "--local", "198.51.100.1"],
+                    "has the number 77 already",
+                ),
+                (
+                    ["--vxlan", "78", "--local", "198.51.100.9"],
+                    "no address of this host",
+                ),
+            ] {
+                let new = ["network", "create", "more", "--remote", "198.51.100.2"];
+                let refused = one.run(&[&new[..], &more[..]].concat());
+                assert_ne!(refused.code, 0);
+                assert!(refused.report().contains(why), "{}", refused.report());
+            }
+
+            // A port that somebody took away comes again with the next start.
+            let wire = format!("vx-{}", wire_tag());
+            ip(&format!("link del {wire}"));
+            one.ok(&["restart", "web"]);
+            assert!(
+                pings(&one, "56", "10.202.1.20"),
+                "{kind}: after the port was gone"
+            );
+
+            there.run(|| {
+                other.ok(&["delete", "web", "--force"]);
+                other.ok(&["network", "delete", "lan"]);
+                assert_eq!(wires_left(), [] as [String; 0]);
+            });
+            one.ok(&["delete", "web", "--force"]);
+            one.ok(&["network", "delete", "lan"]);
+            assert_eq!(wires_left(), [] as [String; 0]);
+        }
+    });
+}
+
+/// What of the name of this host's port is its own.
+fn wire_tag() -> String {
+    let all = wires_left();
+    all[0].trim_start_matches("vx-").to_owned()
+}
+
+fn wires_left() -> Vec<String> {
+    let links = Netlink::open().unwrap().links("vx-").unwrap();
+    links.into_iter().map(|link| link.name).collect()
+}

@@ -14,6 +14,7 @@ mod firewall;
 mod forward;
 mod goal;
 mod goal_control;
+mod goal_resource;
 mod guarantee;
 mod guest;
 mod hosts;
@@ -52,6 +53,7 @@ pub use firewall::{FirewallRule, RuleError, RuleProtocol};
 pub use forward::{Forward, ForwardError, Protocol};
 pub use goal::{Goal, GoalName, GoalNameError, Hours, Policy, Subject, metric_url};
 pub use goal_control::{Change, Control, Seen};
+pub use goal_resource::{GoalBound, GoalBoundError, GoalResource};
 pub use guarantee::{Amounts, HostRoom, Ratio, Resource, Room, Shortfall};
 pub use guest::{
     Access, Autostart, BindMount, BlockLimit, CpuLimits, Device, DiskWish, Guest, InitCommand,

@@ -479,6 +479,25 @@ fn a_guest_that_starts_again_has_its_cpus_again() {
     sits(&host, "other", &online());
 }
 
+/// Its tenant's change brings its limits up to date; its CPUs are none of these, though its definition
+/// names more of them than it has.
+#[test]
+fn a_change_of_its_tenant_leaves_a_guest_on_its_own_cpus() {
+    if !two_cpus() {
+        return;
+    }
+    let host = Bulkhead::new();
+    let mine: BTreeSet<u32> = [last()].into();
+    host.ok(&["tenant", "create", "acme"]);
+    let within = format!("0-{}", last());
+    let flags = ["--tenant", "acme", "--cpuset", &within, "--start"];
+    own(&host, "mine", 1, &flags);
+    sits(&host, "mine", &mine);
+    host.ok(&["tenant", "set", "acme", "--processes", "400"]);
+    sits(&host, "mine", &mine);
+    assert_eq!(leftovers(&host, false), [] as [Value; 0]);
+}
+
 /// Whoever is killed, and wherever: the next start finds the CPUs, or `doctor` names what is wrong and
 /// mends it.
 #[test]

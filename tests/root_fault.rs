@@ -757,7 +757,7 @@ fn every_point_of_making_changing_and_deleting_a_goal() {
     }
     let site = Site::new(&["--network", "none"]);
     let gone = |site: &Site, _: &str| drop(site.bulkhead.run(&["goal", "delete", "g"]));
-    let create = ["goal", "create", "g", "--guest", "a", "--own"];
+    let create = ["goal", "create", "g", "--guest", "a", "--wait", "10"];
     let there = |site: &Site, _: &str| drop(site.bulkhead.run(&create));
     // Whatever there is can be read.
     let sound = |site: &Site, what: &str| {
@@ -787,7 +787,7 @@ fn every_point_of_a_rename_of_a_guest_with_a_goal() {
         return;
     }
     let site = Site::new(&["--network", "none"]);
-    let create = ["goal", "create", "g", "--guest", "a", "--own"];
+    let create = ["goal", "create", "g", "--guest", "a", "--wait", "10"];
     site.bulkhead.ok(&create);
     let of = |site: &Site| {
         let text = site.bulkhead.ok(&["goal", "info", "g", "--format", "json"]);

@@ -255,3 +255,95 @@ fn a_limit_follows_use_and_a_metric_within_bounds_and_hours() {
             .contains("use 30 to 60 % of its limit")
     );
 }
+
+/// A web server that says a number until the test ends; its address.
+fn server(number: &'static str) -> String {
+    use std::io::{Read, Write};
+    let server = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = server.local_addr().expect("its own").port();
+    std::thread::spawn(move || {
+        for one in server.incoming() {
+            let mut one = one.expect("a client");
+            let mut question = [0; 1024];
+            let _n = one.read(&mut question);
+            let text = format!(
+                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{number}",
+                number.len()
+            );
+            let _gone = one.write_all(text.as_bytes());
+        }
+    });
+    format!("http://127.0.0.1:{port}/queue")
+}
+
+/// What is in force of a guest's resource.
+fn row(host: &Bulkhead, guest: &str, resource: &str) -> Option<u64> {
+    let rows = data(host, &["limits", guest]);
+    let rows = rows.as_array().expect("a list").iter();
+    rows.clone().find(|row| row["resource"] == resource)?["limit"].as_u64()
+}
+
+#[test]
+fn limits_of_memory_and_cpu_follow_goals_side_by_side_and_a_number_from_a_server() {
+    if !need(Need::Root) {
+        return;
+    }
+    const MIB: u64 = 1 << 20;
+    let host = Bulkhead::new();
+    let flags = [
+        "--network",
+        "none",
+        "--cpus",
+        "1",
+        "--memory",
+        "256M",
+        "--start",
+    ];
+    scripted(&host, "web", "sleep 1000", &flags);
+    let url = server("9.5\n");
+    assert_eq!(host.ok(&["goal", "number", &url]), "9.5\n");
+    let create = ["goal", "create"];
+    let more = ["--guest", "web", "--mode", "act"];
+    let made = |rest: &[&str]| host.ok(&[&create[..], rest, &more[..]].concat());
+    made(&["c", "--metric", &url, "--below", "5", "--max", "0.3"]);
+    made(&[
+        "m", "--of", "memory", "--use", "20-60", "--min", "32M", "--max", "64M",
+    ]);
+    let mut controller = Controller::new(&host, &[]);
+    eventually("both bounds hold", 40, || {
+        (limit(&host, "web"), row(&host, "web", "memory")) == (Some(30), Some(64 * MIB))
+    });
+    let total = life::inside(&host, "web", "grep MemTotal /proc/meminfo");
+    assert!(total.contains(&(64 * 1024).to_string()), "{total}");
+    let text = host.ok(&["goal", "log", "m"]);
+    assert!(text.contains("goal m: memory limit 256M to 64M"), "{text}");
+    // One that goes leaves the other.
+    host.ok(&["goal", "delete", "m"]);
+    eventually("memory is as defined, CPU as wished", 20, || {
+        (limit(&host, "web"), row(&host, "web", "memory")) == (Some(30), Some(256 * MIB))
+    });
+    assert_eq!(controller.signal("-TERM"), Some(0));
+    assert_eq!(
+        (limit(&host, "web"), row(&host, "web", "memory")),
+        (Some(100), Some(256 * MIB))
+    );
+    assert_eq!(data(&host, &["doctor"])["leftovers"], serde_json::json!([]));
+
+    // What cannot be.
+    let other = ["--guest", "web", "--of", "memory"];
+    for (bad, code) in [
+        (&["--own"][..], 5),
+        (&["--use", "20-60", "--max", "0.5"], 5),
+        (&["--use", "20-60", "--max", "200%"], 2),
+        (&["--metric", "http://192.0.2.1/", "--below", "1"], 5),
+    ] {
+        host.fails(&[&create[..], &["x"], &other, bad].concat(), code);
+    }
+    let io = [
+        "goal", "create", "x", "--guest", "web", "--of", "io", "--wait", "10",
+    ];
+    let why = host.fails(&io, 5);
+    assert!(why.contains("no limits on block devices"), "{why}");
+    host.fails(&["goal", "number", "http://192.0.2.1/"], 2);
+    host.fails(&["goal", "number", "http://127.0.0.1:1/"], 1);
+}

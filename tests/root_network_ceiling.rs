@@ -78,7 +78,7 @@ fn a_guest_sends_so_many_packets_and_begins_so_much_in_a_second() {
         let installation = Installation::new();
         let network = installation.network(NetworkSettings::default());
         let (neighbour, _) = guest(&network, "neighbour");
-        let (loud, _) = guest_with(
+        let (loud, of_loud) = guest_with(
             &network,
             "loud",
             &keeping_to(Ceilings {
@@ -101,6 +101,13 @@ fn a_guest_sends_so_many_packets_and_begins_so_much_in_a_second() {
         assert!(
             (90..=most).contains(&arrived),
             "{arrived} of at most {most}"
+        );
+        // What did not arrive is counted, for whoever tells the guest.
+        let beyond = network.beyond_ceilings(&of_loud).unwrap();
+        let lost = u64::try_from(220 - arrived).unwrap();
+        assert!(
+            (lost..lost + 20).contains(&beyond.unwrap()),
+            "{beyond:?} of {lost}"
         );
         assert_eq!(arriving(&world, &neighbour, 220, 1), 220);
 
@@ -126,6 +133,7 @@ fn a_guest_sends_so_many_packets_and_begins_so_much_in_a_second() {
             .follow(&name("busy"), &NetworkWish::default())
             .unwrap();
         network.admit(&lease, &NetworkWish::default()).unwrap();
+        assert_eq!(network.beyond_ceilings(&lease).unwrap(), None);
         let before = tracked();
         syn_flood(&busy, 300);
         let begun = tracked() - before;

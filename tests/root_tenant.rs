@@ -362,3 +362,84 @@ fn guests_are_listed_and_summed_by_tenant() {
     host.ok(&["kill", "--tenant", "acme"]);
     assert!(host.ok(&["list"]).contains("running"));
 }
+
+/// What waits for a guest's next start goes on waiting, and CPUs that it was narrowed to stay its own,
+/// whatever else brings its limits up to date.
+#[test]
+fn a_change_of_a_tenant_puts_nothing_into_force_that_waits() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    host.ok(&["tenant", "create", "acme", "--processes", "500"]);
+    let flags = ["--memory", "128M", "--cpus", "0.5"];
+    member(&host, "a", "acme", &flags);
+    host.ok(&["set", "a", "memory.resize=static", "cpu.resize=static"]);
+    host.ok(&["set", "a", "memory.limit=64M", "cpu.limit=0.3"]);
+    let limit = |resource: &str| {
+        let rows = data(&host, &["limits", "a"]);
+        let rows = rows.as_array().expect("a list").iter();
+        let row = rows.clone().find(|row| row["resource"] == resource);
+        row.expect("a row")["limit"].as_u64()
+    };
+    let both = || (limit("memory"), limit("cpu"));
+    assert_eq!(both(), (Some(128 * MIB), Some(50)));
+    host.ok(&["tenant", "set", "acme", "--processes", "400"]);
+    assert_eq!(both(), (Some(128 * MIB), Some(50)));
+    // The tenant's own limit holds for it all the same, at once.
+    host.ok(&["tenant", "set", "acme", "--cpus", "0.4"]);
+    assert_eq!(both(), (Some(128 * MIB), Some(40)));
+    host.ok(&["set", "a", "cpu.weight=200"]);
+    assert_eq!(both(), (Some(128 * MIB), Some(40)));
+    assert_eq!(data(&host, &["doctor"])["leftovers"], serde_json::json!([]));
+    host.ok(&["kill", "a"]);
+    host.ok(&["start", "a"]);
+    assert_eq!(both(), (Some(64 * MIB), Some(30)));
+}
+
+/// Two that change different limits at the same time.
+#[test]
+fn changes_of_a_tenant_at_the_same_time_do_not_take_each_other_back() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    host.ok(&["tenant", "create", "acme"]);
+    for round in 0..5 {
+        host.ok(&[
+            "tenant",
+            "set",
+            "acme",
+            "--memory",
+            "none",
+            "--processes",
+            "none",
+        ]);
+        let spawn = |args: &[&str]| host.command(args).spawn().expect("the program");
+        let all = [
+            spawn(&["--quiet", "tenant", "set", "acme", "--memory", "64M"]),
+            spawn(&["--quiet", "tenant", "set", "acme", "--processes", "77"]),
+        ];
+        for mut one in all {
+            assert!(one.wait().expect("a child of ours").success());
+        }
+        let view = tenant(&host, "acme");
+        let (memory, processes) = (&view["memory"], view["processes"].as_u64());
+        assert_eq!(
+            (memory.as_str(), processes),
+            (Some("64M"), Some(77)),
+            "{round}"
+        );
+    }
+    // A record that cannot be understood hides no other, and is written anew.
+    let path = host.root().join("var/lib/bulkhead/tenants/bad.json");
+    std::fs::write(&path, "{\"memory\": 1, \"bogus\": 1}").expect("a folder of ours");
+    let done = host.run(&["tenant", "list"]);
+    assert!(
+        done.code == 1 && done.stdout.contains("acme"),
+        "{}",
+        done.report()
+    );
+    host.ok(&["tenant", "set", "bad", "--processes", "10"]);
+    assert_eq!(tenant(&host, "bad")["processes"].as_u64(), Some(10));
+}

@@ -1,4 +1,4 @@
-//! `goal`: what guests are to reach by a changing CPU limit, and the controller that follows it.
+//! `goal`: what guests are to reach by a changing limit, and the controller that follows it.
 
 use std::time::Duration;
 
@@ -7,21 +7,20 @@ use clap::{Arg, ArgGroup, ArgMatches, Command, value_parser};
 use super::command::{Verb, dry_run, required, switch};
 use super::context::Context;
 use super::fault::{FAILED, Fault, Result};
-use super::logs::{cpus, in_words};
+use super::logs::in_words;
 use super::render::{self, Cell, Format};
 use crate::guest::goal::GoalView;
 use crate::guest::goal_run::Decision;
 use crate::model::{
-    Cpus, Event, EventKind, Goal, GoalName, GuestName, Hours, Policy, Subject, TenantName, clock,
-    metric_url,
+    Event, EventKind, Goal, GoalBound, GoalName, GoalResource, GuestName, Hours, Policy, Subject,
+    TenantName, clock, metric_url,
 };
 
-pub(super) const GOAL: Verb =
-    Verb {
-        name: "goal",
-        about: "Let guests' CPU limits follow goals",
-        build: |command| {
-            command
+pub(super) const GOAL: Verb = Verb {
+    name: "goal",
+    about: "Let guests' limits follow goals",
+    build: |command| {
+        command
             .subcommand_required(true)
             .subcommand(Command::new("list").about("List goals"))
             .subcommand(
@@ -35,13 +34,19 @@ pub(super) const GOAL: Verb =
                     .about("Make a goal")
                     .arg(name())
                     .args(subject())
+                    .arg(
+                        flag(
+                            "of",
+                            "RESOURCE",
+                            "Which limit changes: cpu, memory or io [default: cpu]",
+                        )
+                        .value_parser(GoalResource::ALL.map(GoalResource::word)),
+                    )
                     .args(policy())
                     .args(bounds())
                     .arg(dry_run())
                     .group(ArgGroup::new("whose").args(["guest", "tenant"]))
-                    .group(
-                        ArgGroup::new("what")
-                            .args(["own", "use", "wait", "metric"])),
+                    .group(ArgGroup::new("what").args(["own", "use", "wait", "metric"])),
             )
             .subcommand(
                 Command::new("set")
@@ -52,7 +57,12 @@ pub(super) const GOAL: Verb =
                     .arg(dry_run())
                     .group(ArgGroup::new("what").args(["own", "use", "wait", "metric"])),
             )
-            .subcommand(Command::new("delete").about("Delete a goal").arg(name()).arg(dry_run()))
+            .subcommand(
+                Command::new("delete")
+                    .about("Delete a goal")
+                    .arg(name())
+                    .arg(dry_run()),
+            )
             .subcommand(
                 Command::new("number")
                     .about("Ask an address for the number that a goal would go by")
@@ -96,19 +106,19 @@ pub(super) const GOAL: Verb =
                             .help("Only later ones: how long ago (10m, 2h, 7d) or a time in UTC"),
                     ),
             )
-        },
-        run: |context, matches| match matches.subcommand() {
-            Some(("info", matches)) => info(context, matches),
-            Some(("create", matches)) => create(context, matches),
-            Some(("set", matches)) => set(context, matches),
-            Some(("delete", matches)) => delete(context, matches),
-            Some(("number", matches)) => number(context, matches),
-            Some(("run", matches)) => run(context, matches),
-            Some(("log", matches)) => log(context, matches),
-            _ => list(context),
-        },
-        hidden: false,
-    };
+    },
+    run: |context, matches| match matches.subcommand() {
+        Some(("info", matches)) => info(context, matches),
+        Some(("create", matches)) => create(context, matches),
+        Some(("set", matches)) => set(context, matches),
+        Some(("delete", matches)) => delete(context, matches),
+        Some(("number", matches)) => number(context, matches),
+        Some(("run", matches)) => run(context, matches),
+        Some(("log", matches)) => log(context, matches),
+        _ => list(context),
+    },
+    hidden: false,
+};
 
 fn name() -> Arg {
     Arg::new("goal")
@@ -134,7 +144,7 @@ fn policy() -> [Arg; 5] {
     [
         switch("own", "It lends what it is entitled to and does not use, and borrows what others lend"),
         flag("use", "LOW-HIGH", "It uses so many percent of its limit, such as 50-80"),
-        flag("wait", "PERCENT", "It waits for a CPU, or is held back, in less of the time"),
+        flag("wait", "PERCENT", "It waits for a CPU, memory or disks, or is held back, in less of the time"),
         flag("metric", "COMMAND", "The number that a command prints, such as '/usr/bin/check web' (words are split at spaces, there is no shell), or a web server says: https://HOST/PATH, or http://127.0.0.1:PORT/PATH")
             .requires("below"),
         flag("below", "NUMBER", "What that number is to stay below")
@@ -164,13 +174,14 @@ fn bounds() -> [Arg; 5] {
         ),
         flag(
             "min",
-            "CPUS",
-            "Least CPU limit, or none for what it is entitled to [default: none]",
+            "BOUND",
+            "Least limit (CPUs, memory such as 256M, or percent of its I/O limits), or none for what \
+             it is guaranteed [default: none]",
         ),
         flag(
             "max",
-            "CPUS",
-            "Largest CPU limit, or none for what its definition says [default: none]",
+            "BOUND",
+            "Largest limit, or none for what its definition says [default: none]",
         ),
     ]
 }
@@ -240,8 +251,8 @@ fn apply(matches: &ArgMatches, mut goal: Goal) -> Result<Goal> {
         goal.act = mode == "act";
     }
     read::<Hours>(matches, "hours", &mut goal.hours)?;
-    read::<Cpus>(matches, "min", &mut goal.min)?;
-    read::<Cpus>(matches, "max", &mut goal.max)?;
+    read::<GoalBound>(matches, "min", &mut goal.min)?;
+    read::<GoalBound>(matches, "max", &mut goal.max)?;
     Ok(goal)
 }
 
@@ -261,6 +272,10 @@ fn create(context: &Context, matches: &ArgMatches) -> Result<u8> {
     }
     let goal = Goal {
         subject,
+        resource: GoalResource::ALL
+            .into_iter()
+            .find(|one| matches.get_one::<String>("of").map(String::as_str) == Some(one.word()))
+            .unwrap_or_default(),
         policy: Policy::Own,
         priority: 100,
         act: false,
@@ -334,12 +349,13 @@ fn or_dash(value: Option<impl ToString>) -> String {
 
 fn list(context: &Context) -> Result<u8> {
     let all = context.manager()?.goals()?;
-    let heads = ["NAME", "OF", "IS TO", "PRIORITY", "MODE", "HOURS"];
+    let heads = ["NAME", "OF", "LIMIT", "IS TO", "PRIORITY", "MODE", "HOURS"];
     context.list(&all, &heads, |view| {
         let goal = &view.goal;
         vec![
             Cell::from(view.name.as_str()),
             Cell::from(goal.subject.to_string()),
+            Cell::from(goal.resource.word()),
             Cell::from(render::safe(&goal.policy.to_string())),
             Cell::from(goal.priority.to_string()),
             Cell::from(mode(goal)),
@@ -357,6 +373,7 @@ fn info(context: &Context, matches: &ArgMatches) -> Result<u8> {
         let goal = &view.goal;
         let lines = [
             ("of", goal.subject.to_string()),
+            ("limit", goal.resource.word().to_owned()),
             ("is to", render::safe(&goal.policy.to_string())),
             ("priority", goal.priority.to_string()),
             ("mode", mode(goal).to_owned()),
@@ -391,16 +408,17 @@ fn run(context: &Context, matches: &ArgMatches) -> Result<u8> {
 
 fn decision_text(decision: &Decision) -> String {
     format!(
-        "guest {}, goal {}: CPU limit {} {} to {}: {}",
+        "guest {}, goal {}: {} {} {} to {}: {}",
         decision.guest,
         decision.goal,
+        decision.resource.limit(),
         if decision.acted {
             "changed from"
         } else {
             "would change from"
         },
-        cpus(decision.from),
-        cpus(decision.to),
+        decision.resource.show(decision.from),
+        decision.resource.show(decision.to),
         decision.cause
     )
 }

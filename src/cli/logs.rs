@@ -237,17 +237,15 @@ pub(super) fn in_words(kind: &EventKind) -> String {
         }
         EventKind::Goal {
             goal,
+            resource,
             from,
             to,
             cause,
             acted,
         } => {
             let word = if *acted { "" } else { ", advice only" };
-            format!(
-                "goal {goal}: CPU limit {} to {}{word}: {cause}",
-                cpus(*from),
-                cpus(*to)
-            )
+            let (limit, from, to) = (resource.limit(), resource.show(*from), resource.show(*to));
+            format!("goal {goal}: {limit} {from} to {to}{word}: {cause}")
         }
         EventKind::Paused => "paused".to_owned(),
         EventKind::Resumed => "resumed".to_owned(),
@@ -299,11 +297,6 @@ fn most(top: &[TopProcess]) -> String {
         true => String::new(),
         false => format!("; most: {}", all.join(", ")),
     }
-}
-
-/// `1.25`, of hundredths.
-pub(super) fn cpus(hundredths: u64) -> String {
-    format!("{}.{:02}", hundredths / 100, hundredths % 100)
 }
 
 fn allowance(level: Level, used: u64) -> String {

@@ -6,6 +6,7 @@ use super::command::{Verb, dry_run, required};
 use super::context::Context;
 use super::fault::{Fault, Result};
 use super::render::Cell;
+use crate::guest::GuestError;
 use crate::guest::tenant_change::TenantView;
 use crate::guest::view::bytes_text;
 use crate::model::{Cpus, Resource, TenantCaps, TenantName};
@@ -127,10 +128,18 @@ fn of(held: Option<String>, limit: Option<impl ToString>) -> String {
 fn list(context: &Context) -> Result<u8> {
     let manager = context.manager()?;
     let names = manager.tenants()?;
-    let all: std::result::Result<Vec<TenantView>, _> =
-        names.iter().map(|name| manager.tenant_view(name)).collect();
+    let (mut all, mut damaged) = (Vec::new(), None);
+    for name in &names {
+        match manager.tenant_view(name) {
+            Ok(view) => all.push(view),
+            // Deleted meanwhile.
+            Err(GuestError::NoTenant { .. }) => {}
+            // The others are shown all the same.
+            Err(error) => damaged = damaged.or(Some(error)),
+        }
+    }
     let heads = ["NAME", "GUESTS", "RUNNING", "CPUS", "MEMORY", "PROCS"];
-    context.list(&all?, &heads, |view| {
+    context.list(&all, &heads, |view: &TenantView| {
         vec![
             Cell::from(view.name.as_str()),
             Cell::from(view.guests.len().to_string()),
@@ -143,7 +152,10 @@ fn list(context: &Context) -> Result<u8> {
             )),
         ]
     })?;
-    Ok(0)
+    match damaged {
+        Some(error) => Err(error.into()),
+        None => Ok(0),
+    }
 }
 
 fn info(context: &Context, matches: &ArgMatches) -> Result<u8> {

@@ -39,7 +39,8 @@ pub(super) const TOP: Verb = Verb {
             )
             .after_help(
                 "On a terminal it is a screen: q quits, arrows or j and k select, < and > or s \
-                 change the column that rows go by, / filters by name, f freezes the selected guest \
+                 change the column that rows go by, / filters by name, t puts guests below their \
+                 tenants, + and - double and halve the CPU weight of the selected guest, f freezes the selected guest \
                  and lets it go on, Enter or e opens a shell in it. Elsewhere, and with --count, it \
                  prints a table after each interval; with --format json a line for each guest.",
             )

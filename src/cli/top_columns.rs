@@ -111,8 +111,47 @@ pub(super) const COLUMNS: [Column; 17] = [
     },
 ];
 
+/// The sums of a tenant's guests, below its name.
+fn heading(members: &[&Load], texts: &dyn Fn(&Load) -> Vec<String>) -> Vec<String> {
+    let Some(first) = members.first() else {
+        return vec![String::new(); COLUMNS.len()];
+    };
+    let tenant = first.tenant.as_ref();
+    let tenant = tenant.map_or_else(|| "no tenant".to_owned(), ToString::to_string);
+    let mut texts = texts(&sum(members));
+    let blank = ["STATE", "OF LIMIT", "CPU WAIT", "MEM WAIT", "IO WAIT", "UP"];
+    for (text, column) in texts.iter_mut().zip(&COLUMNS) {
+        if blank.contains(&column.heading) {
+            text.clear();
+        }
+    }
+    texts[0] = format!("{} ({})", safe(&tenant), members.len());
+    texts
+}
+
+/// What guests use together, where that is a sum; of nothing that is kept, nothing.
+fn sum(all: &[&Load]) -> Load {
+    let whole =
+        |of: fn(&Load) -> Option<u64>| all.iter().filter_map(|load| of(load)).reduce(|a, b| a + b);
+    let cpu = all.iter().filter_map(|load| load.cpu_percent);
+    Load {
+        cpu_percent: cpu.reduce(|a, b| a + b),
+        memory: whole(|load| load.memory),
+        memory_cache: whole(|load| load.memory_cache),
+        memory_limit: None,
+        swap: whole(|load| load.swap),
+        received_bytes_s: whole(|load| load.received_bytes_s),
+        sent_bytes_s: whole(|load| load.sent_bytes_s),
+        read_bytes_s: whole(|load| load.read_bytes_s),
+        written_bytes_s: whole(|load| load.written_bytes_s),
+        processes: whole(|load| load.processes),
+        processes_limit: None,
+        ..(*all[0]).clone()
+    }
+}
+
 /// Rows that go by it stand together by tenant.
-const TENANT: &str = "TENANT";
+pub(super) const TENANT: &str = "TENANT";
 
 /// The column that rows go by until somebody says otherwise: CPU.
 pub(super) const FIRST: usize = 2;
@@ -148,13 +187,16 @@ pub(super) fn sort_by(loads: &mut [Load], at: usize) {
         .get(at)
         .is_some_and(|column| column.heading == TENANT)
     {
-        // Those of nobody last.
-        let key = |load: &Load| (load.tenant.is_none(), load.tenant.clone());
-        loads.sort_by_key(key);
+        by_tenant(loads);
     }
     if let Some(weight) = COLUMNS.get(at).and_then(|column| column.weight) {
         loads.sort_by(|one, other| weight(other).total_cmp(&weight(one)));
     }
+}
+
+/// Puts those of a tenant together and leaves their order; those of nobody last.
+pub(super) fn by_tenant(loads: &mut [Load]) {
+    loads.sort_by_key(|load| (load.tenant.is_none(), load.tenant.clone()));
 }
 
 fn or_none(number: Option<f64>) -> f64 {
@@ -208,11 +250,28 @@ pub(super) fn short(bytes: u64) -> String {
     }
 }
 
+/// A row: a guest, or what guests of a tenant use together.
+#[derive(Clone, Copy)]
+pub(super) enum Row<'a> {
+    Guest(&'a Load),
+    /// The same below the heading of its tenant.
+    Member(&'a Load),
+    Heading(&'a [&'a Load]),
+}
+
 /// Headings and rows, columns as wide as the widest in them; those that do not fit left out.
-pub(super) fn table(loads: &[&Load], most: usize) -> Vec<String> {
+pub(super) fn table(loads: &[Row<'_>], most: usize) -> Vec<String> {
     let mut rows: Vec<Vec<String>> = vec![headings().into_iter().map(str::to_owned).collect()];
-    let row = |load: &&Load| COLUMNS.iter().map(|c| safe(&(c.text)(load))).collect();
-    rows.extend(loads.iter().map(row));
+    let texts = |load: &Load| COLUMNS.iter().map(|c| safe(&(c.text)(load))).collect();
+    rows.extend(loads.iter().map(|row| match row {
+        Row::Guest(load) => texts(load),
+        Row::Member(load) => {
+            let mut texts: Vec<String> = texts(load);
+            texts[0].insert_str(0, "  ");
+            texts
+        }
+        Row::Heading(members) => heading(members, &texts),
+    }));
     let width = |at: usize| {
         let widths = rows.iter().map(|row| row[at].chars().count());
         widths.max().unwrap_or(0)

@@ -71,6 +71,7 @@ fn fulfil(context: &Context, screen: &mut Screen, view: &mut View, wish: Wish) -
         Wish::Nothing | Wish::Quit => {}
         Wish::Pause(name) => freeze(context, view, "pause", &name),
         Wish::Resume(name) => freeze(context, view, "resume", &name),
+        Wish::Weigh(name, up) => weigh(context, view, &name, up)?,
         Wish::Shell(name) => {
             let ended = screen.lend(|| shell(context, &name));
             match ended.map_err(|error| Fault::of(FAILED, &error))? {
@@ -97,17 +98,41 @@ fn again(context: &Context, verb: &str, name: &GuestName) -> Command {
     command
 }
 
-/// Its last word, if it has one, is for the screen.
 fn freeze(context: &Context, view: &mut View, verb: &str, name: &GuestName) {
-    let done = again(context, verb, name).stdin(Stdio::null()).output();
-    match done {
-        Ok(done) if done.status.success() => {}
+    tried(view, again(context, verb, name));
+}
+
+/// Twice or half the weight that its definition has, and in force at once.
+fn weigh(context: &Context, view: &mut View, name: &GuestName, up: bool) -> Result<()> {
+    let weight = match context.manager()?.guest(name) {
+        Ok(guest) => u64::from(guest.cpu.weight),
+        // It has gone, or its definition is being changed.
+        Err(error) => {
+            view.tell(&error.to_string());
+            return Ok(());
+        }
+    };
+    let weight = if up { weight * 2 } else { weight / 2 };
+    let set = format!("cpu.weight={}", weight.clamp(1, 10_000));
+    let mut command = again(context, "set", name);
+    command.arg(&set);
+    if tried(view, command) {
+        view.tell(&format!("{name}: {set}"));
+    }
+    Ok(())
+}
+
+/// Whether it was done; if not, its last word is for the screen.
+fn tried(view: &mut View, mut command: Command) -> bool {
+    match command.stdin(Stdio::null()).output() {
+        Ok(done) if done.status.success() => return true,
         Ok(done) => {
             let said = String::from_utf8_lossy(&done.stderr);
             view.tell(said.lines().next().unwrap_or("it failed"));
         }
         Err(error) => view.tell(&not_again(&error)),
     }
+    false
 }
 
 /// Until it ends, or somebody asks this program to.

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::render::safe;
-use super::top_columns::{COLUMNS, FIRST, short, sort_by, table};
+use super::top_columns::{COLUMNS, FIRST, Row, TENANT, by_tenant, short, sort_by, table};
 use crate::guest::load::Load;
 use crate::kernel::screen::Key;
 use crate::model::{GuestName, Status};
@@ -13,7 +13,8 @@ use crate::model::{GuestName, Status};
 /// Lines that are no rows: the summary, the headings, the keys.
 const AROUND: usize = 3;
 
-const KEYS: &str = "q quit  j k select  < > sort  / filter  f freeze  e shell";
+const KEYS: &str =
+    "q quit  j k select  < > sort  / filter  f freeze  e shell  t tenants  + - weight";
 
 /// How a line looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +39,8 @@ pub(super) enum Wish {
     Pause(GuestName),
     Resume(GuestName),
     Shell(GuestName),
+    /// Twice its CPU weight, or half of it.
+    Weigh(GuestName, bool),
 }
 
 /// What is on the screen.
@@ -50,6 +53,8 @@ pub(super) struct View {
     /// Where the selected guest was, for when it is gone.
     place: usize,
     sorted: usize,
+    /// Whether guests stand below their tenants.
+    tree: bool,
     filter: String,
     filtering: bool,
     message: Option<String>,
@@ -63,6 +68,7 @@ impl View {
             selected: None,
             place: 0,
             sorted: FIRST,
+            tree: false,
             filter: String::new(),
             filtering: false,
             message: None,
@@ -81,11 +87,20 @@ impl View {
     }
 
     fn arrange(&mut self) {
-        sort_by(self.loads.as_deref_mut().unwrap_or_default(), self.sorted);
+        let tree = self.is_tree();
+        let loads = self.loads.as_deref_mut().unwrap_or_default();
+        sort_by(loads, self.sorted);
+        if tree {
+            by_tenant(loads);
+        }
         self.select(self.place());
     }
 
-    /// The rows that fit the filter.
+    fn is_tree(&self) -> bool {
+        self.tree || COLUMNS[self.sorted].heading == TENANT
+    }
+
+    /// The guests that fit the filter.
     fn shown(&self) -> Vec<&Load> {
         let all = self.loads.iter().flatten();
         all.filter(|load| load.name.as_str().contains(&self.filter))
@@ -135,6 +150,15 @@ impl View {
             Key::End => self.select(usize::MAX),
             Key::Char('s' | '>') => self.go_by((self.sorted + 1) % COLUMNS.len()),
             Key::Char('<') => self.go_by(self.sorted.checked_sub(1).unwrap_or(last)),
+            Key::Char('t') => {
+                self.tree = !self.tree;
+                self.arrange();
+            }
+            Key::Char(key @ ('+' | '-')) => {
+                if let Some((name, _)) = self.chosen() {
+                    return Wish::Weigh(name.clone(), key == '+');
+                }
+            }
             Key::Char('/') => self.filtering = true,
             Key::Escape => self.set_filter(String::new()),
             Key::Char('f') => match self.chosen() {
@@ -189,19 +213,24 @@ impl View {
     pub(super) fn lines(&self, rows: usize, columns: usize) -> Vec<Line> {
         let shown = self.shown();
         let room = rows.saturating_sub(AROUND);
-        let place = self.place();
+        let all = self.rows(&shown);
+        let mut guests = all
+            .iter()
+            .enumerate()
+            .filter(|(_, row)| !matches!(row, Row::Heading(_)));
+        let place = guests.nth(self.place()).map_or(0, |(at, _)| at);
         // The window moves when the selected row would leave it.
         let first = (place + 1).saturating_sub(room);
-        let texts = table(&shown, columns);
+        let texts = table(&all, columns);
         let mut lines = vec![(self.summary(&shown), Look::Bold)];
         let mut texts = texts.into_iter();
         lines.extend(texts.next().map(|heading| (heading, Look::Reverse)));
         let window = texts.enumerate().skip(first).take(room);
         lines.extend(window.map(|(at, text)| {
-            let look = if at == place {
-                Look::Reverse
-            } else {
-                Look::Plain
+            let look = match all.get(at) {
+                Some(Row::Heading(_)) => Look::Bold,
+                _ if at == place => Look::Reverse,
+                _ => Look::Plain,
             };
             (text, look)
         }));
@@ -219,6 +248,19 @@ impl View {
             look,
         };
         lines.into_iter().map(cut).collect()
+    }
+
+    /// The same as rows, with a heading for each tenant if they stand below them.
+    fn rows<'a>(&self, shown: &'a [&'a Load]) -> Vec<Row<'a>> {
+        if !self.is_tree() {
+            return shown.iter().map(|load| Row::Guest(load)).collect();
+        }
+        let same = |one: &&Load, other: &&Load| one.tenant == other.tenant;
+        let groups = shown.chunk_by(same).map(|group| {
+            let members = group.iter().map(|load| Row::Member(load));
+            std::iter::once(Row::Heading(group)).chain(members)
+        });
+        groups.flatten().collect()
     }
 
     fn summary(&self, shown: &[&Load]) -> String {
@@ -355,6 +397,44 @@ mod tests {
         assert!(text(&empty, 10, 60).contains("measuring"));
         empty.measured(Vec::new());
         golden("top-empty", &text(&empty, 6, 200));
+    }
+
+    #[test]
+    fn guests_stand_below_their_tenants_with_sums() {
+        let mut view = view();
+        let mut loads = view.loads.clone().unwrap();
+        for (load, tenant) in loads
+            .iter_mut()
+            .zip([None, Some("acme"), Some("acme"), Some("b")])
+        {
+            load.tenant = tenant.map(|tenant| tenant.parse().unwrap());
+        }
+        let names: Vec<String> = loads.iter().map(|load| load.name.to_string()).collect();
+        assert_eq!(names, ["web", "shop", "shop-old", "db"]);
+        view.measured(loads);
+        typed(&mut view, "t");
+        golden("top-tenants", &text(&view, 12, 120));
+        // A heading is nobody who could be selected.
+        view.typed(Key::Home, 12);
+        let chosen = |view: &View| view.chosen().map(|(name, _)| name.to_string());
+        assert_eq!(chosen(&view).as_deref(), Some("shop"));
+        typed(&mut view, "jj");
+        assert_eq!(chosen(&view).as_deref(), Some("db"));
+        let shown = text(&view, 12, 120);
+        let row = shown
+            .lines()
+            .find(|line| line.starts_with('>') && line.contains("db"));
+        assert!(row.is_some(), "{shown}");
+        // In little room the window goes along.
+        view.typed(Key::End, 6);
+        assert!(
+            text(&view, 6, 120).contains(">|  web"),
+            "{}",
+            text(&view, 6, 120)
+        );
+        let name: GuestName = "web".parse().unwrap();
+        assert_eq!(typed(&mut view, "+"), Wish::Weigh(name.clone(), true));
+        assert_eq!(typed(&mut view, "-"), Wish::Weigh(name, false));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::error::{GuestError, Result};
 use super::manager::{Manager, RECORD};
 use crate::kernel::{KernelError, fault, file};
-use crate::model::{Goal, GoalName, GuestName, Subject, nearest};
+use crate::model::{Goal, GoalName, GoalResource, GuestName, Policy, Subject, nearest};
 
 /// A goal, as `goal list` and `goal info` show it.
 #[derive(Clone, Debug, Serialize)]
@@ -135,13 +135,34 @@ impl Manager {
         if !there && self.goal_path(name).exists() {
             return Err(GuestError::GoalExists(name.to_string()));
         }
-        let same = |one: &GoalView| one.name != *name && one.goal.subject == goal.subject;
+        if let (GoalResource::Io, Subject::Guest(guest)) = (goal.resource, &goal.subject)
+            && self.guest(guest)?.io.devices.is_empty()
+        {
+            return Err(refused(format!(
+                "guest {guest} has no limits on block devices that could change: give it an \
+                 [[io.device]] first"
+            )));
+        }
+        if let (Policy::Own, Subject::Guest(guest)) = (&goal.policy, &goal.subject)
+            && self.guest(guest)?.cpu.entitled.is_none()
+        {
+            return Err(refused(format!(
+                "own: guest {guest} is entitled to nothing that it could lend: give it a share with \
+                 `bulkhead set {guest} cpu.entitled=0.5` first"
+            )));
+        }
+        let same = |one: &GoalView| {
+            let same = one.goal.subject == goal.subject && one.goal.resource == goal.resource;
+            one.name != *name && same
+        };
         if let Some(other) = self.sound_goals()?.iter().find(|one| same(one))
             && (other.goal.hours.is_none() || goal.hours.is_none())
         {
             return Err(refused(format!(
-                "{} has the goal {} already: one at a time, or give both hours",
-                goal.subject, other.name
+                "{} has the goal {} for its {} already: one at a time, or give both hours",
+                goal.subject,
+                other.name,
+                goal.resource.limit()
             )));
         }
         Ok(())

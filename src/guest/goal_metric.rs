@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
 
-use crate::kernel::process;
+use crate::kernel::end_with_us;
 use crate::model::{GoalName, metric_url};
 
 /// Between two runs of one command.
@@ -91,7 +91,7 @@ impl Run {
             .stdin(Stdio::null())
             .process_group(0);
         // Nor does it outlive a controller that is killed.
-        process::end_with_us(&mut command);
+        end_with_us(&mut command);
         let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

@@ -1,12 +1,12 @@
 //! The controller of goals: looks at guests that have one, decides (`model::goal_control`), and
-//! changes their CPU limits, or only says what it would change.
+//! changes their limits, or only says what it would change.
 //!
 //! What it changes is not in a definition. Before a guest's limit is changed first, `goal.json` in
 //! its run state says who changes it; the definition's limit is put back, and that file removed,
 //! when the controller ends, by a second process that stands by when it is killed, and, should that
 //! be killed too, by the next controller, `doctor --fix` or the guest's next start.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -15,30 +15,27 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{GuestError, Result};
 use super::goal::GoalView;
+use super::goal_look::{Look, Watched};
 use super::goal_metric::Metrics;
 use super::leftover::{Leftover, leftover, told};
 use super::manager::{Manager, RECORD, now_ms};
-use crate::kernel::cgroup::{Counters, Group};
 use crate::kernel::channel::Channel;
 use crate::kernel::file::{self, Lock};
 use crate::kernel::interrupt;
 use crate::kernel::process::{self, CloneFlags, Forked, Identity};
-use crate::model::{
-    Change, Control, Cpus, EventKind, Guest, GuestName, Policy, Resize, Resource, Seen, Status,
-    Subject,
-};
+use crate::model::{Change, Control, EventKind, GoalResource, GuestName, Policy, Status, Subject};
 
 /// How long a guest at which another command works is waited for.
 const PATIENCE: Duration = Duration::from_millis(50);
 /// How long when its limit is put back.
 const AT_THE_END: Duration = Duration::from_secs(10);
-/// The kernel's usual period, microseconds.
-const PERIOD_US: u64 = 100_000;
 
-/// `goal.json`: whoever changes a guest's limit.
-#[derive(Debug, Serialize, Deserialize)]
+/// `goal.json`: whoever changes a guest's limits, and which.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Held {
     controller: Identity,
+    #[serde(default)]
+    resources: BTreeSet<GoalResource>,
 }
 
 /// What the controller did, or would do.
@@ -48,9 +45,11 @@ pub struct Decision {
     pub guest: GuestName,
     /// Name of the goal.
     pub goal: String,
-    /// CPU limit before, hundredths.
+    /// Which limit.
+    pub resource: GoalResource,
+    /// The limit before: hundredths of a CPU, MiB, percent of what the definition says.
     pub from: u64,
-    /// CPU limit then.
+    /// The limit then.
     pub to: u64,
     /// What was seen.
     pub cause: String,
@@ -58,22 +57,8 @@ pub struct Decision {
     pub acted: bool,
 }
 
-/// What a guest's counters said.
-#[derive(Clone, Copy)]
-struct Look {
-    at: Instant,
-    init: Option<Identity>,
-    cpu_us: u64,
-    waited_us: u64,
-}
-
-/// A guest with its goal, at a moment.
-struct Watched {
-    goal: GoalView,
-    guest: Guest,
-    group: Group,
-    seen: Seen,
-}
+/// One limit of one guest.
+type Key = (GuestName, GoalResource);
 
 /// A controller.
 struct Controller<'a> {
@@ -81,11 +66,13 @@ struct Controller<'a> {
     act: bool,
     /// Times are counted from here: the host's clock may be put back.
     began: Instant,
-    control: Control,
+    controls: BTreeMap<GoalResource, Control>,
     metrics: Metrics,
-    looks: BTreeMap<GuestName, Look>,
+    looks: BTreeMap<Key, Option<Look>>,
+    /// What guests have of their I/O limits, percent, where it is not all.
+    io: BTreeMap<GuestName, u64>,
     /// What was said last of a guest that nothing is changed of.
-    advised: BTreeMap<GuestName, u64>,
+    advised: BTreeMap<Key, u64>,
 }
 
 impl Manager {
@@ -113,9 +100,10 @@ impl Manager {
             manager: self,
             act,
             began: Instant::now(),
-            control: Control::default(),
+            controls: BTreeMap::new(),
             metrics: Metrics::default(),
             looks: BTreeMap::new(),
+            io: BTreeMap::new(),
             advised: BTreeMap::new(),
         };
         let mut done = Ok(());
@@ -140,7 +128,10 @@ impl Manager {
         let text = file::read_small(&self.goal_record(name), RECORD).ok()??;
         // One that cannot be understood is nobody's, and is put in order.
         let nobody = Identity { pid: 0, start: 0 };
-        Some(serde_json::from_slice(&text).unwrap_or(Held { controller: nobody }))
+        Some(serde_json::from_slice(&text).unwrap_or(Held {
+            controller: nobody,
+            resources: BTreeSet::new(),
+        }))
     }
 
     /// Puts the limits of definitions back where a controller has changed them: this one, or one
@@ -163,7 +154,7 @@ impl Manager {
     fn let_goal_go(&self, name: &GuestName) -> Result<()> {
         let _lock = self.lock_within(name, "goal run", AT_THE_END)?;
         match self.status(name) {
-            Ok(Status::Running | Status::Paused) => self.set_cpu(name, None)?,
+            Ok(Status::Running | Status::Paused) => self.set_limits(name, &BTreeMap::new())?,
             Ok(_) | Err(GuestError::Missing { .. }) => {}
             Err(error) => return Err(error),
         }
@@ -171,15 +162,14 @@ impl Manager {
         Ok(())
     }
 
-    /// Gives a running guest a CPU limit for now, or its definition's. Its lock is held.
-    fn set_cpu(&self, name: &GuestName, limit: Option<Cpus>) -> Result<()> {
+    /// Gives a running guest these limits for now, and all others of its definition. Its lock is held.
+    fn set_limits(&self, name: &GuestName, limits: &BTreeMap<GoalResource, u64>) -> Result<()> {
         let Some(mut group) = self.group(name)? else {
             return Ok(());
         };
         let mut guest = self.seated(self.as_it_runs(name)?)?;
-        if let Some(limit) = limit {
-            guest.cpu.limit = Some(limit);
-            guest.cpu.burst_us = guest.cpu.burst_us.min(limit.quota_us(PERIOD_US));
+        for (resource, limit) in limits {
+            resource.give(&mut guest, *limit);
         }
         group.update(&self.limits_of(&guest)?)?;
         Ok(())
@@ -195,7 +185,7 @@ impl Manager {
         let held = self.goal_holder(name);
         if held.is_some_and(|held| !held.controller.lives()) {
             let back = || {
-                self.set_cpu(name, None)?;
+                self.set_limits(name, &BTreeMap::new())?;
                 let _gone = std::fs::remove_file(self.goal_record(name));
                 Ok(())
             };
@@ -218,44 +208,54 @@ impl Controller<'_> {
         let metric = |goal: &GoalView| matches!(goal.goal.policy, Policy::Metric { .. });
         self.metrics
             .keep(|name| goals.iter().any(|goal| goal.name == *name && metric(goal)));
-        let mut chosen: BTreeMap<GuestName, &GoalView> = BTreeMap::new();
+        let mut chosen: BTreeMap<Key, &GoalView> = BTreeMap::new();
         let counts = |goal: &&GoalView| goal.goal.hours.is_none_or(|hours| hours.hold(now_ms()));
         for goal in goals.iter().filter(counts) {
+            let resource = goal.goal.resource;
             // A guest's own goal wins over its tenant's.
             match &goal.goal.subject {
                 Subject::Guest(name) => {
-                    chosen.insert(name.clone(), goal);
+                    chosen.insert((name.clone(), resource), goal);
                 }
                 Subject::Tenant(tenant) => {
                     for name in self.manager.members(tenant)? {
-                        chosen.entry(name).or_insert(goal);
+                        chosen.entry((name, resource)).or_insert(goal);
                     }
                 }
             }
         }
         let mut watched = BTreeMap::new();
-        for (name, goal) in &chosen {
-            if let Some(one) = self.look(name, goal)? {
-                watched.insert(name.clone(), one);
-            }
+        for (key, goal) in &chosen {
+            let before = self.looks.entry(key.clone()).or_default();
+            let io = self.io.get(&key.0).copied().unwrap_or(100);
+            let look = self
+                .manager
+                .look_for_goal(&key.0, goal, io, before, &mut self.metrics);
+            watched.extend(look.map(|one| (key.clone(), one)));
         }
-        self.looks.retain(|name, _| chosen.contains_key(name));
+        self.looks.retain(|key, _| chosen.contains_key(key));
         self.release(&watched);
-        let capacity = self.manager.host_room().of(Resource::Cpus).whole();
-        let seen = watched
-            .iter()
-            .map(|(name, one)| (name.clone(), one.seen.clone()));
-        let changes = self.control.decide(self.now(), capacity, &seen.collect());
-        for (name, change) in changes {
-            if let Some(one) = watched.get(&name) {
-                self.carry_out(&name, one, change, told)?;
+        for resource in GoalResource::ALL {
+            let of = |(key, one): (&Key, &Watched)| {
+                (key.1 == resource).then(|| (key.0.clone(), one.seen.clone()))
+            };
+            let seen: BTreeMap<_, _> = watched.iter().filter_map(of).collect();
+            let (now, capacity) = (self.now(), self.manager.goal_capacity(resource));
+            let control = self.controls.entry(resource).or_default();
+            for (name, change) in control.decide(now, capacity, &seen) {
+                self.carry_out(&(name, resource), &mut watched, change, told)?;
             }
         }
         Ok(())
     }
 
+    /// Whether a goal changes something.
+    fn acts(&self, one: &Watched) -> bool {
+        self.act || one.goal.goal.act
+    }
+
     /// Guests whose goal does not count any more get their definition's limit back.
-    fn release(&self, watched: &BTreeMap<GuestName, Watched>) {
+    fn release(&mut self, watched: &BTreeMap<Key, Watched>) {
         let mut names = Vec::new();
         let all = self
             .manager
@@ -264,125 +264,61 @@ impl Controller<'_> {
             return;
         }
         for name in names {
-            let acts = watched
-                .get(&name)
-                .is_some_and(|one| self.act || one.goal.goal.act);
-            if !acts && self.manager.goal_holder(&name).is_some() {
-                // Tried again in the next round.
-                let _later = self.manager.let_goal_go(&name);
+            let Some(held) = self.manager.goal_holder(&name) else {
+                continue;
+            };
+            let acts = |resource: &GoalResource| {
+                let one = watched.get(&(name.clone(), *resource));
+                one.is_some_and(|one| self.acts(one))
+            };
+            if !held.resources.is_empty() && held.resources.iter().all(acts) {
+                continue;
             }
-        }
-    }
-
-    /// A guest as it is now; `None` when it does not run, or was not looked at before.
-    fn look(&mut self, name: &GuestName, goal: &GoalView) -> Result<Option<Watched>> {
-        let manager = self.manager;
-        // One whose records cannot be read must not keep the others from their goals.
-        let Some(state) = manager.run_state(name).ok().flatten() else {
-            return Ok(None);
-        };
-        if manager.status_of(name, Some(&state)) != Status::Running {
-            return Ok(None);
-        }
-        // One that ends, or whose definition is being changed, is looked at another time.
-        let (Ok(Some(group)), Ok(guest)) = (manager.group(name), manager.as_it_runs(name)) else {
-            return Ok(None);
-        };
-        if guest.cpu.resize != Resize::Dynamic {
-            return Ok(None);
-        }
-        let (Ok(counters), Ok(sample)) = (group.counters(), group.stats()) else {
-            return Ok(None);
-        };
-        let pressure = group.pressure("cpu").ok().flatten();
-        let held_back = counters.cpu.map_or(0, |cpu| cpu.throttled_us);
-        let now = Look {
-            at: Instant::now(),
-            init: state.init,
-            cpu_us: sample.cpu_us,
-            waited_us: pressure
-                .map_or(0, |waits| waits.some_total_us)
-                .max(held_back),
-        };
-        let before = self.looks.insert(name.clone(), now);
-        let Some(before) = before.filter(|before| before.init == now.init) else {
-            return Ok(None);
-        };
-        let us = now.at.saturating_duration_since(before.at).as_micros();
-        let us = u64::try_from(us).unwrap_or(u64::MAX).max(1);
-        let part = |now: u64, then: u64| now.saturating_sub(then).saturating_mul(100) / us;
-        let metric = match &goal.goal.policy {
-            Policy::Metric { command, .. } => self.metrics.number(&goal.name, command),
-            _ => None,
-        };
-        let seen = Seen {
-            policy: goal.goal.policy.clone(),
-            priority: goal.goal.priority,
-            used: part(now.cpu_us, before.cpu_us),
-            waiting: part(now.waited_us, before.waited_us).min(100),
-            metric,
-            ..self.limits(goal, &guest, &counters)
-        };
-        Ok(Some(Watched {
-            goal: goal.clone(),
-            guest,
-            group,
-            seen,
-        }))
-    }
-
-    /// The limit in force, and those between which it may be.
-    fn limits(&self, goal: &GoalView, guest: &Guest, counters: &Counters) -> Seen {
-        let cpus = |n: Option<Cpus>| n.map(|n| u64::from(n.hundredths()));
-        let room = self.manager.host_room().of(Resource::Cpus);
-        let entitled = cpus(guest.cpu.entitled).unwrap_or(0);
-        let most = cpus(guest.cpu.limit).unwrap_or(room.host);
-        let most = most.min(cpus(goal.goal.max).unwrap_or(most));
-        let most = most.max(entitled).max(1);
-        let least = entitled
-            .max(cpus(goal.goal.min).unwrap_or(1))
-            .clamp(1, most);
-        Seen {
-            policy: Policy::Own,
-            priority: goal.goal.priority,
-            limit: counters.cpu.map_or(room.host, |cpu| cpu.limit),
-            bounds: (least, most),
-            entitled,
-            used: 0,
-            waiting: 0,
-            metric: None,
+            // All of them: those that still count are changed again from there.
+            if self.manager.let_goal_go(&name).is_ok() {
+                self.io.remove(&name);
+            }
         }
     }
 
     fn carry_out(
         &mut self,
-        name: &GuestName,
-        one: &Watched,
+        key: &Key,
+        watched: &mut BTreeMap<Key, Watched>,
         change: Change,
         told: &mut dyn FnMut(&Decision),
     ) -> Result<()> {
-        let acted = self.act || one.goal.goal.act;
+        let Some(one) = watched.get(key) else {
+            return Ok(());
+        };
+        let acted = self.acts(one);
         let decision = Decision {
-            guest: name.clone(),
+            guest: key.0.clone(),
             goal: one.goal.name.to_string(),
+            resource: key.1,
             from: one.seen.limit,
             to: change.to,
             cause: change.cause,
             acted,
         };
         if acted {
-            if !self.change(name, one, change.to)? {
+            if !self.change(key, watched, change.to)? {
                 return Ok(());
             }
-        } else if self.advised.insert(name.clone(), change.to) == Some(change.to) {
+            // The next change of this round, of another limit, leaves this one as it is now.
+            if let Some(one) = watched.get_mut(key) {
+                one.seen.limit = change.to;
+            }
+        } else if self.advised.insert(key.clone(), change.to) == Some(change.to) {
             // Said already, and nothing was done about it.
             return Ok(());
         }
         // It is so; a full disk must not make that an error.
         let _lost = self.manager.record(
-            name,
+            &key.0,
             EventKind::Goal {
                 goal: decision.goal.clone(),
+                resource: decision.resource,
                 from: decision.from,
                 to: decision.to,
                 cause: decision.cause.clone(),
@@ -395,34 +331,53 @@ impl Controller<'_> {
 
     /// Changes a limit; says whether it was done. What is in the way now may not be in the next
     /// round.
-    fn change(&self, name: &GuestName, one: &Watched, to: u64) -> Result<bool> {
+    fn change(&mut self, key: &Key, watched: &BTreeMap<Key, Watched>, to: u64) -> Result<bool> {
+        let (name, resource) = (&key.0, key.1);
+        let Some(one) = watched.get(key) else {
+            return Ok(false);
+        };
         let Ok(_lock) = self.manager.lock_within(name, "goal run", PATIENCE) else {
             return Ok(false);
         };
-        let cpus = u32::try_from(to).ok().and_then(Cpus::from_hundredths);
-        let same = self.manager.run_state(name)?.is_some_and(|state| {
-            self.looks
-                .get(name)
-                .is_some_and(|look| look.init == state.init)
-                && self.manager.status_of(name, Some(&state)) == Status::Running
+        let look = self.looks.get(key).and_then(Option::as_ref);
+        let init = look.and_then(|look| look.init);
+        let state = self.manager.run_state(name).ok().flatten();
+        let same = state.is_some_and(|state| {
+            init == state.init && self.manager.status_of(name, Some(&state)) == Status::Running
         });
-        let (Some(_), true, Ok(true)) = (cpus, same, one.group.populated()) else {
+        let (true, Ok(true), Some(us)) = (
+            same,
+            one.group.populated(),
+            Identity::of(std::process::id()),
+        ) else {
             return Ok(false);
         };
-        let held = self.manager.goal_holder(name).map(|held| held.controller);
-        if let Some(controller) = Identity::of(std::process::id())
-            && held != Some(controller)
-        {
-            // Also where one that is gone has left its name.
-            let text = serde_json::to_vec(&Held { controller }).unwrap_or_default();
+        let held = self.manager.goal_holder(name);
+        // Also where one that is gone has left its name.
+        let mut ours = held.filter(|held| held.controller == us).unwrap_or(Held {
+            controller: us,
+            resources: BTreeSet::new(),
+        });
+        if ours.resources.insert(resource) {
+            let text = serde_json::to_vec(&ours).unwrap_or_default();
             file::write_runtime(&self.manager.goal_record(name), &text, 0o600)?;
         }
         // The definition may have been changed since it was looked at.
-        let still = self
-            .manager
-            .as_it_runs(name)
-            .is_ok_and(|guest| guest.cpu == one.guest.cpu);
-        Ok(still && self.manager.set_cpu(name, cpus).is_ok())
+        let still = self.manager.as_it_runs(name).is_ok_and(|guest| {
+            let now = &one.guest;
+            guest.cpu == now.cpu && guest.memory == now.memory && guest.io.devices == now.io.devices
+        });
+        let others = ours.resources.iter().filter_map(|other| {
+            let one = watched.get(&(name.clone(), *other))?;
+            Some((*other, one.seen.limit))
+        });
+        let mut limits: BTreeMap<GoalResource, u64> = others.collect();
+        limits.insert(resource, to);
+        let done = still && self.manager.set_limits(name, &limits).is_ok();
+        if done && resource == GoalResource::Io {
+            self.io.insert(name.clone(), to);
+        }
+        Ok(done)
     }
 }
 

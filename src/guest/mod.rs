@@ -12,7 +12,7 @@
 //! | `admission`, `capacity` | whether the host can keep what guests are guaranteed; what is left of it |
 //! | `as_it_runs` | what the limits of a running guest are to be now |
 //! | `tenant`, `tenant_change` | whose guests they are, and what those share; made, changed, removed |
-//! | `goal`, `goal_run`, `goal_metric` | goals, and the controller that follows them |
+//! | `goal`, `goal_run`, `goal_look`, `goal_metric` | goals, and the controller that follows them |
 //! | `undo` | what a guest writes in one run, dropped or kept |
 //! | `reinstall` | a fresh root for a guest; what becomes true with another root |
 //! | `trace` | why a packet of a guest passes, or not |
@@ -65,6 +65,7 @@ pub mod exec;
 pub mod export;
 pub mod files;
 pub mod goal;
+mod goal_look;
 mod goal_metric;
 pub mod goal_run;
 mod hold;

@@ -79,7 +79,7 @@ impl Manager {
         serde_json::from_slice(&text).map_err(|error| GuestError::Damaged {
             path: path.display().to_string(),
             why: error.to_string(),
-            advice: "`bulkhead tenant set` with all limits writes it anew",
+            advice: "`bulkhead tenant set` writes it anew, with no limits but those that it is given",
         })
     }
 

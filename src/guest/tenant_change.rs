@@ -91,7 +91,11 @@ impl Manager {
         dry_run: bool,
     ) -> Result<()> {
         let _changes = self.tenant_changes()?;
-        let before = self.tenant_caps(name)?;
+        let before = match self.tenant_caps(name) {
+            // It is written anew.
+            Err(GuestError::Damaged { .. }) => TenantCaps::default(),
+            before => before?,
+        };
         let caps = change(before);
         check(name, &caps)?;
         self.keeps_promises(name, &caps)?;

@@ -1,6 +1,7 @@
 //! The only place for unsafe code, raw system calls and the crates that wrap them: one file for
 //! each kernel interface. Nothing here knows what a guest is.
 
+mod end_with_us;
 mod error;
 
 pub mod brief;
@@ -58,5 +59,6 @@ pub mod timing;
 pub mod topology;
 pub mod tree;
 
+pub use end_with_us::end_with_us;
 pub use error::{KernelError, Result};
 pub use rustix::io::Errno;

@@ -332,22 +332,6 @@ pub fn on_parent_death(signal: Option<Signal>) -> Result<()> {
     ))
 }
 
-/// Has a command be killed when this process ends, however it does.
-pub fn end_with_us(command: &mut std::process::Command) {
-    use std::os::unix::process::CommandExt;
-    let ours = rustix::process::getpid();
-    let ask = move || {
-        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-        // Already gone: nobody would tell it.
-        match rustix::process::getppid() == Some(ours) {
-            true => Ok(()),
-            false => Err(std::io::ErrorKind::NotFound.into()),
-        }
-    };
-    // SAFETY: between fork(2) and execve(2) only two system calls are made, and nothing is allocated.
-    unsafe { command.pre_exec(ask) };
-}
-
 /// Keeps others from opening our memory, descriptors and executable through /proc (PR_SET_DUMPABLE).
 pub fn hide_from_others() -> Result<()> {
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)

@@ -284,13 +284,24 @@ impl Init<'_> {
         mount::attach(tree.as_fd(), at.as_fd(), &file.target.display().to_string())
     }
 
-    /// Where a file is shown. What is not the kernel's is made; where the guest's own mounts leave no
-    /// room for it, it is not shown.
+    /// Where a file is shown. What is not the kernel's is made, where it is gone with the guest: a
+    /// folder of the host's that somebody has put on /run stays as it is. Where the guest's own mounts
+    /// leave no room for it, it is not shown.
     fn existing_or_made(&self, target: &Path) -> Result<Option<OwnedFd>, KernelError> {
+        const TMPFS_MAGIC: i64 = 0x0102_1994;
         if target.starts_with("/proc") || target.starts_with("/sys") {
             return self.existing(target);
         }
-        Ok(tree::mount_point(self.root()?, target, Point::File).ok())
+        let run = Path::new("/run");
+        let Some(at) = self.existing(run)?.filter(|_| target.starts_with(run)) else {
+            return Ok(None);
+        };
+        let filesystem =
+            rustix::fs::fstatfs(&at).map_err(KernelError::on("look at", run.display()))?;
+        match filesystem.f_type == TMPFS_MAGIC {
+            true => Ok(tree::mount_point(self.root()?, target, Point::File).ok()),
+            false => Ok(None),
+        }
     }
 
     fn show_cgroup_file(&self, target: &Path) -> Result<(), KernelError> {

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Cpus, GuestName, TenantName};
+use super::{GoalBound, GoalResource, GuestName, TenantName};
 
 /// The name of a goal: `[a-z][a-z0-9-]{0,31}`, and not `none`, as a tenant's.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -92,7 +92,7 @@ pub enum Policy {
         /// From here on it has too little.
         high: u8,
     },
-    /// Its processes wait for a CPU, or are held back, in less than so many percent of the time.
+    /// Its processes wait for it, or are held back, in less than so many percent of the time.
     Waiting {
         /// Percent.
         below: u8,
@@ -253,6 +253,9 @@ impl From<Hours> for String {
 pub struct Goal {
     /// Whose.
     pub subject: Subject,
+    /// Which of its limits changes.
+    #[serde(default)]
+    pub resource: GoalResource,
     /// What.
     pub policy: Policy,
     /// Who gets more first, 1 to 1000; the larger number.
@@ -261,10 +264,10 @@ pub struct Goal {
     pub act: bool,
     /// When it counts; always without.
     pub hours: Option<Hours>,
-    /// Least CPU limit; never below what the guest is entitled to.
-    pub min: Option<Cpus>,
-    /// Largest CPU limit; never above what the definition says.
-    pub max: Option<Cpus>,
+    /// Least limit; never below what the guest is guaranteed.
+    pub min: Option<GoalBound>,
+    /// Largest limit; never above what the definition says.
+    pub max: Option<GoalBound>,
 }
 
 impl Goal {
@@ -276,12 +279,25 @@ impl Goal {
         if !(1..=1000).contains(&self.priority) {
             return Err("priority: give a number from 1 to 1000".into());
         }
+        for bound in [self.min, self.max].into_iter().flatten() {
+            if bound.of() != self.resource {
+                let example = match self.resource {
+                    GoalResource::Cpu => "CPUs, such as 1.5",
+                    GoalResource::Memory => "whole MiB of memory, such as 512M",
+                    GoalResource::Io => "a part of its I/O limits, such as 50%",
+                };
+                return Err(format!(
+                    "min, max: {bound} is no bound of it: give {example}"
+                ));
+            }
+        }
         if let (Some(min), Some(max)) = (self.min, self.max)
-            && min.hundredths() > max.hundredths()
+            && min.amount() > max.amount()
         {
-            return Err(format!(
-                "min: {min} CPUs are more than the largest limit, {max}"
-            ));
+            return Err(format!("min: {min} is more than the largest limit, {max}"));
+        }
+        if self.policy == Policy::Own && self.resource != GoalResource::Cpu {
+            return Err("own: only CPU time is lent and borrowed".into());
         }
         self.policy.check()
     }
@@ -371,6 +387,7 @@ mod tests {
             hours: None,
             min: None,
             max: None,
+            resource: GoalResource::Cpu,
         };
         assert_eq!(goal(Policy::Own).check(), Ok(()));
         assert_eq!(
@@ -419,11 +436,20 @@ mod tests {
             assert!(at(bad).check().is_err(), "{bad}");
         }
         let bounds = Goal {
-            min: Cpus::from_hundredths(200),
-            max: Cpus::from_hundredths(100),
+            min: "2".parse().ok(),
+            max: "1".parse().ok(),
             ..goal(Policy::Own)
         };
         assert!(bounds.check().is_err());
+        let memory = |policy, min: &str| Goal {
+            resource: GoalResource::Memory,
+            min: min.parse().ok(),
+            ..goal(policy)
+        };
+        let wait = Policy::Waiting { below: 10 };
+        assert_eq!(memory(wait.clone(), "64M").check(), Ok(()));
+        assert!(memory(wait, "0.5").check().is_err());
+        assert!(memory(Policy::Own, "64M").check().is_err());
         for bad in ["", "../x", "none", "A"] {
             assert!(bad.parse::<GoalName>().is_err(), "{bad}");
         }

@@ -239,3 +239,28 @@ proptest! {
         prop_assert!(host.log.len() - before <= 1, "{:?}", &host.log[before..]);
     }
 }
+
+/// Memory is counted in MiB and does not come and go with the limit: what is needed stays needed.
+#[test]
+fn a_memory_limit_comes_to_rest_above_what_is_needed() {
+    let memory = Seen {
+        bounds: (16, 400),
+        limit: 400,
+        ..guest(Policy::Utilisation { low: 40, high: 70 }, 0, 400)
+    };
+    let mut host = Host {
+        seen: BTreeMap::from([(name("web"), memory)]),
+        ..Host::new(&[])
+    };
+    host.run(600_000, &|_, _| 60);
+    let calm = host.limit("web");
+    assert!((86..=150).contains(&calm), "{calm}");
+    let changes = host.log.len();
+    host.run(1_800_000, &|_, now| 60 + now / 1000 % 3);
+    assert_eq!((host.log.len(), host.turns("web")), (changes, 0));
+    // It grows at once when more is needed, and turns round once or twice.
+    host.run(10_000, &|_, _| 140);
+    assert!(host.limit("web") >= 200, "{}", host.limit("web"));
+    host.run(1_800_000, &|_, _| 130);
+    assert!(host.turns("web") <= 2, "{}", host.turns("web"));
+}

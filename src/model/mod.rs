@@ -16,6 +16,7 @@ mod firewall_line;
 mod forward;
 mod goal;
 mod goal_control;
+mod goal_resource;
 mod guarantee;
 mod guest;
 mod hosts;
@@ -58,6 +59,7 @@ pub use firewall_line::{FirewallLine, LineError};
 pub use forward::{Forward, ForwardError, Protocol};
 pub use goal::{Goal, GoalName, GoalNameError, Hours, Policy, Subject, metric_url};
 pub use goal_control::{Change, Control, Seen};
+pub use goal_resource::{GoalBound, GoalBoundError, GoalResource};
 pub use guarantee::{Amounts, HostRoom, Ratio, Resource, Room, Shortfall};
 pub use guest::{
     Access, Autostart, BindMount, BlockLimit, CpuLimits, Device, DiskWish, Guest, InitCommand,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::TopProcess;
+use super::{GoalResource, TopProcess};
 
 /// What a guest is doing. The kernel is the truth: running means that its first process lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,11 +126,14 @@ pub enum EventKind {
         /// Bytes sent and received in this month.
         used: u64,
     },
-    /// A controller changed its CPU limit for a goal, or said that it would.
+    /// A controller changed a limit for a goal, or said that it would.
     Goal {
         /// Name of the goal.
         goal: String,
-        /// The limit before, hundredths of a CPU.
+        /// Which limit.
+        #[serde(default)]
+        resource: GoalResource,
+        /// The limit before: hundredths of a CPU, MiB, percent of what the definition says.
         from: u64,
         /// The limit then.
         to: u64,

@@ -5,7 +5,7 @@ mod support;
 mod wires;
 
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::process::Command;
 use std::time::Duration;
@@ -77,7 +77,19 @@ fn external() -> NewNetwork {
             ranges: ranges("198.51.100.1-198.51.100.9").unwrap(),
             excluded: ranges("198.51.100.2").unwrap(),
             gateway: Some([198, 51, 100, 254].into()),
+            gateway6: None,
         },
+    }
+}
+
+fn with_gateway6(prefix: Option<&str>, gateway: &str) -> NewNetwork {
+    NewNetwork {
+        prefix6: prefix.map(|text| text.parse().unwrap()),
+        addresses: Addresses {
+            gateway6: Some(gateway.parse().unwrap()),
+            ..external().addresses
+        },
+        ..external()
     }
 }
 
@@ -273,12 +285,10 @@ fn a_bridge_that_is_none_for_guests_is_refused() {
                 "no NAT",
             ),
             (
-                NewNetwork {
-                    prefix6: Some("fd00:9:9:9::/64".parse().unwrap()),
-                    ..external()
-                },
-                "no IPv6",
+                with_gateway6(Some("fd77::/64"), "fd78::1"),
+                "outside fd77::/64",
             ),
+            (with_gateway6(None, "fd77::1"), "say --prefix6"),
         ] {
             let error = usual.create(&new).unwrap_err().to_string();
             assert!(error.contains(part), "{error}");
@@ -582,5 +592,75 @@ fn guests_on_an_interface_of_the_hosts_are_machines_of_its_lan() {
         }
         host.ok(&["network", "delete", "lan"]);
         assert_eq!(links(), before);
+    });
+}
+
+/// Whether a connection by IPv6 comes about.
+fn reaches6(from: &Namespace, to: &Namespace, address: std::net::Ipv6Addr) -> bool {
+    let server = to.run(|| TcpListener::bind((std::net::Ipv6Addr::UNSPECIFIED, 0)).unwrap());
+    let target = SocketAddr::from((address, server.local_addr().unwrap().port()));
+    from.run(|| TcpStream::connect_timeout(&target, BRIEFLY * 3))
+        .is_ok()
+}
+
+#[test]
+fn guests_on_somebody_elses_bridge_have_ipv6_of_its_lan() {
+    as_host(|| {
+        let router = lan();
+        ip("-6 addr add fd77::5/64 dev br0 nodad");
+        router.run(|| ip("-6 addr add fd77::ffff/64 dev wire nodad"));
+        let installation = Installation::new();
+        let usual = installation.network(NetworkSettings::default());
+        usual
+            .create(&with_gateway6(Some("fd77::/64"), "fd77::ffff"))
+            .unwrap();
+        let network = usual.load(&"lan".parse().unwrap()).unwrap();
+        let (a, lease_a) = guest(&network, "a");
+        let (b, lease_b) = guest(&network, "b");
+        let six = |lease: &Lease| lease.ipv6.as_ref().unwrap().address;
+        let here = wires::own_namespace();
+        for (from, to, address) in [
+            (&a, &b, six(&lease_b)),
+            (&a, &router, "fd77::ffff".parse().unwrap()),
+            (&router, &a, six(&lease_a)),
+            (&a, &here, "fd77::5".parse().unwrap()),
+            (&here, &b, six(&lease_b)),
+        ] {
+            assert!(reaches6(from, to, address), "{address}");
+        }
+        a.run(|| assert!(told("-6 route").contains("default via fd77::ffff")));
+        // Another address of the LAN than its own.
+        a.run(|| {
+            ip("-6 addr add fd77::77/64 dev eth0 nodad");
+            ip(&format!("-6 addr del {}/64 dev eth0", six(&lease_a)));
+        });
+        assert!(!reaches6(&a, &router, "fd77::ffff".parse().unwrap()));
+        assert_eq!(network.stale_entries().unwrap(), []);
+        assert_eq!(
+            std::fs::read_to_string("/proc/sys/net/ipv6/conf/br0/disable_ipv6").unwrap(),
+            "0\n",
+            "the bridge is as it was"
+        );
+    });
+}
+
+#[test]
+fn guests_on_an_interface_of_the_hosts_have_ipv6_of_its_lan() {
+    as_host(|| {
+        if !need(Need::Root) {
+            return;
+        }
+        let router = lan();
+        ip("link set card nomaster");
+        router.run(|| ip("-6 addr add fd77::ffff/64 dev wire nodad"));
+        let host = Bulkhead::new();
+        let words = "network create lan --kind macvlan --parent card --subnet 198.51.100.0/24 \
+                     --range 198.51.100.10-198.51.100.19 --prefix6 fd77::/64 --gateway6 fd77::ffff";
+        host.ok(&words.split_whitespace().collect::<Vec<_>>());
+        made(&host, "a", &["--network", "lan", "--start"]);
+        assert_eq!(host.ok(&["wait", "a", "ip6"]), "fd77::a\n");
+        inside(&host, "a", "ping -6 -c 1 -W 5 fd77::ffff");
+        let routes = inside(&host, "a", "ip -6 route");
+        assert!(routes.contains("default via fd77::ffff"), "{routes}");
     });
 }

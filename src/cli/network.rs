@@ -158,7 +158,7 @@ fn settings() -> [Arg; 3] {
     ]
 }
 
-fn addresses() -> [Arg; 3] {
+fn addresses() -> [Arg; 4] {
     let list = |name: &'static str, help: &'static str| {
         Arg::new(name)
             .long(name)
@@ -172,6 +172,10 @@ fn addresses() -> [Arg; 3] {
             .long("gateway")
             .value_name("IP")
             .help("Address of the gateway, or none for the first of the pool; of an external network, none for no way out [default: none]"),
+        Arg::new("gateway6")
+            .long("gateway6")
+            .value_name("IP")
+            .help("Gateway of IPv6 of an external or macvlan network, or none for no way out [default: none]"),
     ]
 }
 
@@ -188,6 +192,13 @@ fn said_of_addresses(matches: &ArgMatches, all: &mut Addresses) -> Result<()> {
     if let Some(text) = matches.get_one::<String>("gateway") {
         let wrong = || Fault::usage(format!("--gateway: {text:?} is no IPv4 address"));
         all.gateway = match text.as_str() {
+            "none" => None,
+            text => Some(text.parse().map_err(|_| wrong())?),
+        };
+    }
+    if let Some(text) = matches.get_one::<String>("gateway6") {
+        let wrong = || Fault::usage(format!("--gateway6: {text:?} is no IPv6 address"));
+        all.gateway6 = match text.as_str() {
             "none" => None,
             text => Some(text.parse().map_err(|_| wrong())?),
         };

@@ -1,5 +1,6 @@
 //! `wait`: until a guest is in a state.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use clap::{Arg, ValueEnum, value_parser};
@@ -22,7 +23,7 @@ pub(super) const WAIT: Verb = Verb {
                     .hide_possible_values(true)
                     .help(
                         "running, ready (all it starts has started), ip (it runs and has an \
-                         address, which is printed) or stopped",
+                         address, which is printed), ip6 (the same of IPv6) or stopped",
                     ),
             )
             .arg(
@@ -39,14 +40,19 @@ pub(super) const WAIT: Verb = Verb {
             State::Running => Until::Running,
             State::Ready => Until::Ready,
             State::Ip => Until::Address,
+            State::Ip6 => Until::Address6,
             State::Stopped => Until::Stopped,
         };
         let limit = matches.get_one::<Duration>("timeout").copied();
         let (manager, name) = (context.manager()?, name_of(matches)?);
         manager.wait(&name, until, limit)?;
-        if until == Until::Address
-            && let Some(address) = manager.row(&name).address
-        {
+        let row = manager.row(&name);
+        let address = match until {
+            Until::Address => row.address.map(IpAddr::V4),
+            Until::Address6 => row.address6.map(IpAddr::V6),
+            Until::Running | Until::Ready | Until::Stopped => None,
+        };
+        if let Some(address) = address {
             context.out(&format!("{address}\n"))?;
         }
         Ok(0)
@@ -59,5 +65,6 @@ enum State {
     Running,
     Ready,
     Ip,
+    Ip6,
     Stopped,
 }

@@ -330,6 +330,11 @@ impl Manager {
                 status == Status::Stopped && put_away
             }
             Until::Address => runs && self.leased(name)?.is_some(),
+            Until::Address6 => {
+                runs && self
+                    .leased(name)?
+                    .is_some_and(|(_, lease)| lease.ipv6.is_some())
+            }
             Until::Ready => runs && self.is_ready(name),
         })
     }
@@ -384,6 +389,8 @@ pub enum Until {
     Ready,
     /// It runs and has an address.
     Address,
+    /// It runs and has one of IPv6.
+    Address6,
     /// It does not run.
     Stopped,
 }

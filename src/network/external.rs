@@ -3,8 +3,8 @@
 //! on it and a table of rules.
 //!
 //! What else is on the bridge is not ours to hold back, so more is kept from guests than on a bridge of
-//! our own: they get no IPv6, with which the LAN's router would tell them of addresses that they may not
-//! send from, and none of them can take part in how bridges agree on their tree (the port is shut off).
+//! our own: they hear no IPv6 without a prefix, and with one no router's advertisements, by which it would
+//! tell them of addresses that they may not send from; and none of them can take part in how bridges agree on their tree (the port is shut off).
 
 use std::net::Ipv4Addr;
 
@@ -20,6 +20,8 @@ use crate::kernel::netlink_nft::{Element, table_exists};
 
 /// Addresses of guests, by themselves.
 pub(super) const ADDRESSES: &str = "addresses";
+/// The same of IPv6.
+pub(super) const ADDRESSES6: &str = "addresses6";
 
 /// A bridge that guests cannot be put on as it is.
 #[derive(Debug, thiserror::Error)]
@@ -47,11 +49,19 @@ pub enum ExternalError {
 }
 
 /// Frames that go up to the host though they are for a guest, and what no guest is to hear.
-pub(super) fn rules(at: &At) -> Vec<Value> {
+pub(super) fn rules(at: &At, ipv6: bool) -> Vec<Value> {
     let field =
         |protocol: &str, field: &str| json!({"payload": {"protocol": protocol, "field": field}});
-    let known = json!({"set": ["ip", "arp"]});
-    vec![
+    let mut known = vec!["ip", "arp"];
+    known.extend(ipv6.then_some("ip6"));
+    let port = |key: &str| {
+        matches(
+            "==",
+            json!({"meta": {"key": key}}),
+            json!(format!("@{PORTS}")),
+        )
+    };
+    let mut all = vec![
         set(at, ADDRESSES, json!("ipv4_addr")),
         chain(at, "around", "filter", "input", FIRST),
         flush(at, "around"),
@@ -59,7 +69,7 @@ pub(super) fn rules(at: &At) -> Vec<Value> {
             at,
             "around",
             json!([
-                matches("==", json!({"meta": {"key": "iifname"}}), json!(format!("@{PORTS}"))),
+                port("iifname"),
                 matches("==", field("ip", "daddr"), json!(format!("@{ADDRESSES}"))),
                 {"drop": null}
             ]),
@@ -70,17 +80,31 @@ pub(super) fn rules(at: &At) -> Vec<Value> {
             at,
             "foreign",
             json!([
-                matches("==", json!({"meta": {"key": "oifname"}}), json!(format!("@{PORTS}"))),
-                matches("!=", field("ether", "type"), known),
+                port("oifname"),
+                matches("!=", field("ether", "type"), json!({"set": known})),
                 {"drop": null}
             ]),
         ),
-    ]
+    ];
+    if ipv6 {
+        let advertises = matches("==", field("icmpv6", "type"), json!("nd-router-advert"));
+        let drop = json!({"drop": null});
+        let guests = matches("==", field("ip6", "daddr"), json!(format!("@{ADDRESSES6}")));
+        all.extend([
+            set(at, ADDRESSES6, json!("ipv6_addr")),
+            rule(at, "around", json!([port("iifname"), guests, drop])),
+            rule(at, "foreign", json!([port("oifname"), advertises, drop])),
+        ]);
+    }
+    all
 }
 
-/// A guest's address by itself.
-pub(super) fn element(lease: &Lease) -> Element {
-    Element::new(ADDRESSES, lease.address.octets().to_vec())
+/// A guest's addresses by themselves.
+pub(super) fn elements(lease: &Lease) -> Vec<Element> {
+    let mut all = vec![Element::new(ADDRESSES, lease.address.octets().to_vec())];
+    let six = lease.ipv6.as_ref();
+    all.extend(six.map(|six| Element::new(ADDRESSES6, six.address.octets().to_vec())));
+    all
 }
 
 impl Network {

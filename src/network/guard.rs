@@ -56,14 +56,15 @@ pub(super) fn table(
         true => {
             match own {
                 Some(gateway) => all.extend(around(at, subnet, gateway)),
-                None => all.extend(external::rules(at)),
+                None => all.extend(external::rules(at, prefix6.is_some())),
             }
             all.push(chain(at, "echo", "filter", "forward", FIRST));
             all.push(flush(at, "echo"));
             all.extend(echoes().map(|expr| rule(at, "echo", expr)));
             if let Some(prefix) = prefix6 {
                 all.push(guard6::echo(at));
-                all.push(guard6::around(at, prefix));
+                // Elsewhere the host may have any address of the prefix.
+                all.extend(own.map(|_| guard6::around(at, prefix)));
             }
         }
         false => all.extend(routed::apart(at)),
@@ -210,7 +211,9 @@ impl Network {
     /// A guest's elements in this network's table.
     fn elements(&self, lease: &Lease) -> Vec<Element> {
         let mut all = elements(lease);
-        all.extend(self.is_external().then(|| external::element(lease)));
+        if self.is_external() {
+            all.extend(external::elements(lease));
+        }
         all
     }
 
@@ -280,11 +283,14 @@ impl Network {
     pub(super) fn strangers(&self, subnet: Subnet) -> Result<Vec<Element>, HostError> {
         let (family, table) = &self.guard;
         let mut there = Vec::new();
-        let more = self.is_external().then_some(external::ADDRESSES);
+        let more = match self.is_external() {
+            true => &[external::ADDRESSES, external::ADDRESSES6][..],
+            false => &[],
+        };
         for set in [PORTS, GUESTS, guard6::GUESTS]
             .into_iter()
             .chain(traffic::SETS)
-            .chain(more)
+            .chain(more.iter().copied())
         {
             there.extend(netlink_nft::elements(*family, table, set)?);
         }

@@ -61,6 +61,7 @@ impl Network {
             },
             gateway: match self.is_routed() {
                 true => Some(LINK_GATEWAY),
+                false if self.is_guest_of_lan() => self.addresses.gateway6,
                 false => (!self.is_closed()).then(|| prefix.gateway()),
             },
         });
@@ -131,7 +132,7 @@ impl Network {
     }
 
     fn goes_out6(&self) -> bool {
-        self.prefix6.is_some() && !self.is_closed()
+        self.prefix6.is_some() && !self.is_closed() && !self.is_guest_of_lan()
     }
 
     /// The host's own address on the bridge, or none: left open without one, the host would take a
@@ -262,7 +263,8 @@ impl Network {
 
     /// Refuses a prefix that the host routes elsewhere.
     pub(super) fn refuse_overlap6(&self, kernel: &mut Netlink) -> Result<(), HostError> {
-        let Some(prefix) = self.prefix6.filter(|_| !self.is_closed()) else {
+        let elsewhere = self.is_closed() || self.is_guest_of_lan();
+        let Some(prefix) = self.prefix6.filter(|_| !elsewhere) else {
             return Ok(());
         };
         match self.overlap6(prefix, kernel)? {

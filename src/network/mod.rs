@@ -28,7 +28,7 @@
 //! | `shape.rs` | how fast a guest is |
 //! | `traffic.rs` | what guests send and receive, counted |
 //! | `ceiling.rs` | ceilings of one guest's packets and connections |
-//! | `wall.rs`, `wall_rules.rs` | guests' own firewalls: where they stand, their rules |
+//! | `wall.rs`, `wall_rules.rs`, `wall_fields.rs` | guests' own firewalls: where they stand, their rules |
 //! | `shared.rs`, `wall_sets.rs` | what those share: groups of rules, sets of addresses |
 //! | `trace.rs`, `trace_path.rs`, `trace_words.rs` | why a packet does or does not pass |
 //! | `ruleset.rs`, `ruleset_fields.rs`, `ruleset_words.rs` | what the host's whole firewall does to one packet |
@@ -72,6 +72,7 @@ mod trace_words;
 mod traffic;
 mod vxlan;
 mod wall;
+mod wall_fields;
 mod wall_rules;
 mod wall_sets;
 

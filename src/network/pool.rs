@@ -2,7 +2,7 @@
 //! gets, and the gateway's, where it is another than the first. Who has which is `lease.rs`.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -97,6 +97,9 @@ pub struct Addresses {
     /// The gateway's; `None` for the first of the subnet, or no gateway where that is somebody else's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<Ipv4Addr>,
+    /// The gateway's of IPv6 where that is somebody else's; `None` for no way out there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway6: Option<Ipv6Addr>,
 }
 
 impl Addresses {
@@ -218,6 +221,7 @@ mod tests {
             ranges: list(given),
             excluded: list(excluded),
             gateway: gateway.map(|text| text.parse().unwrap()),
+            gateway6: None,
         }
     }
 

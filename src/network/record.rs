@@ -1,6 +1,8 @@
 //! What somebody said of a network that they made: its record, `networks/NAME.json`. Where records lie
 //! and what making one takes is `directory.rs`.
 
+use std::net::Ipv6Addr;
+
 use serde::{Deserialize, Serialize};
 
 use super::pool::Addresses;
@@ -98,6 +100,24 @@ fn is_usual(addresses: &Addresses) -> bool {
 }
 
 impl Record {
+    /// Why this cannot be its guests' way out by IPv6.
+    fn check_gateway6(&self, gateway: Ipv6Addr) -> Result<(), String> {
+        let Some(prefix) = self.prefix6 else {
+            return Err(format!("a gateway {gateway} needs a prefix: say --prefix6"));
+        };
+        if !matches!(self.kind, Kind::External | Kind::Macvlan) {
+            return Err(format!(
+                "the gateway of IPv6 is the host itself, not {gateway}: only networks on what is somebody else's have another"
+            ));
+        }
+        match prefix.overlaps(gateway, 128) || gateway.is_unicast_link_local() {
+            true => Ok(()),
+            false => Err(format!(
+                "the gateway {gateway} is outside {prefix}, and no address of the link (fe80::)"
+            )),
+        }
+    }
+
     /// What cannot be, and what to do.
     pub(super) fn check(&self) -> Result<(), String> {
         if let Some(bridge) = self.bridge.as_ref().or(self.parent.as_ref())
@@ -124,11 +144,8 @@ impl Record {
                 "an external network is a bridge that is there: say which with --bridge".to_owned(),
             );
         }
-        if self.prefix6.is_some() && matches!(self.kind, Kind::External | Kind::Macvlan) {
-            return Err(
-                "guests on what is somebody else's have no IPv6 yet: leave out --prefix6"
-                    .to_owned(),
-            );
+        if let Some(gateway) = self.addresses.gateway6 {
+            self.check_gateway6(gateway)?;
         }
         if let Some(vxlan) = &self.vxlan {
             vxlan.check(self)?;

@@ -175,8 +175,8 @@ impl Network {
         let before = self.shared()?;
         let file = self.shared_file();
         files::write(&file, shared)?;
-        files::pause(&file)?;
-        let done = self.share_as_written();
+        let done = files::pause(&file).map_err(HostError::from);
+        let done = done.and_then(|()| self.share_as_written());
         if done.is_err() {
             files::write(&file, &before)?;
         }

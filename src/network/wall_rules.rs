@@ -7,15 +7,17 @@
 
 use serde_json::{Value, json};
 
+use super::ceiling;
 use super::firewall::{At, matches, rule};
 use super::guard::set;
-use super::{ceiling, wall_sets};
+use super::wall_fields::{
+    ACK, BEGINS, FIN, NONSENSE, PSH, RST, SYN, VERSIONS, conversation, ends, flags, l4proto,
+    messages, neither, parts, peers, protocol,
+};
 use crate::kernel::netlink::NetlinkError;
-use crate::kernel::netlink_nft::{Family, set_exists};
-use crate::model::{Ceilings, FirewallRule, GuestName, Peer, RuleProtocol, RuleState};
+use crate::kernel::netlink_nft::set_exists;
+use crate::model::{Ceilings, FirewallRule, GuestName, RuleProtocol, RuleState};
 
-/// IPv4 and IPv6, as `nft` writes them.
-pub(super) const VERSIONS: [&str; 2] = ["ip", "ip6"];
 /// How long an answer by UDP may take, seconds: as the kernel's own table has it.
 const ANSWERED: u32 = 180;
 /// How long a connection that stands may be silent, seconds: as that table has it.
@@ -28,28 +30,6 @@ const GREETED: u32 = 30;
 const CONVERSATIONS: u32 = 16_384;
 /// Lines of the kernel's log that one rule writes in a second.
 const LOG_RATE: u32 = 10;
-
-/// Flags of TCP (RFC 9293).
-const FIN: u8 = 0x01;
-const SYN: u8 = 0x02;
-const RST: u8 = 0x04;
-const PSH: u8 = 0x08;
-const ACK: u8 = 0x10;
-/// Of these one that asks for a connection has the first alone.
-const BEGINS: u8 = SYN | ACK | RST | FIN;
-/// Of those no honest sender makes these.
-const NONSENSE: [u8; 10] = [
-    0,
-    FIN,
-    SYN | FIN,
-    RST | FIN,
-    RST | SYN,
-    RST | SYN | FIN,
-    RST | FIN | ACK,
-    SYN | FIN | ACK,
-    SYN | RST | ACK,
-    BEGINS,
-];
 
 /// Sets of a guest's own, without the version: conversations by UDP, connections by TCP that it has
 /// called, and those that it has answered and that have not gone on yet.
@@ -170,6 +150,28 @@ impl Held<'_> {
         }
         // What has come so far begins something, or belongs to nothing.
         all.extend(over(ceilings.new_connections));
+        all.extend(self.own(incoming));
+        // What no rule is about passes.
+        for version in VERSIONS {
+            let remember = self.remember(Memory::Answers, version, incoming);
+            all.push(json!([matches("==", l4proto(), json!("udp")), remember]));
+            all.extend(self.call(version, incoming).map(|call| json!(call)));
+        }
+        let mut all: Vec<Value> = all.into_iter().map(|expr| rule(at, own, expr)).collect();
+        if apart {
+            for one in self.of(incoming, RuleState::Established) {
+                for expr in self.expressions(one, &[]) {
+                    all.push(rule(at, standing, expr));
+                }
+            }
+            all.push(rule(at, standing, json!([{"accept": null}])));
+        }
+        all
+    }
+
+    /// Its rules for what has come so far.
+    fn own(&self, incoming: bool) -> Vec<Value> {
+        let mut all = Vec::new();
         for one in self.rules.iter().filter(|one| one.incoming == incoming) {
             let begins = matches("==", flags(BEGINS), json!("syn"));
             match one.state {
@@ -189,21 +191,6 @@ impl Held<'_> {
                 },
                 None => all.extend(self.expressions(one, &[])),
             }
-        }
-        // What no rule is about passes.
-        for version in VERSIONS {
-            let remember = self.remember(Memory::Answers, version, incoming);
-            all.push(json!([matches("==", l4proto(), json!("udp")), remember]));
-            all.extend(self.call(version, incoming).map(|call| json!(call)));
-        }
-        let mut all: Vec<Value> = all.into_iter().map(|expr| rule(at, own, expr)).collect();
-        if apart {
-            for one in self.of(incoming, RuleState::Established) {
-                for expr in self.expressions(one, &[]) {
-                    all.push(rule(at, standing, expr));
-                }
-            }
-            all.push(rule(at, standing, json!([{"accept": null}])));
         }
         all
     }
@@ -366,114 +353,10 @@ fn memory_set(at: &At, name: &str, version: &str, memory: Memory) -> Value {
     add
 }
 
-fn field(protocol: &str, field: &str) -> Value {
-    json!({"payload": {"protocol": protocol, "field": field}})
-}
-
-fn l4proto() -> Value {
-    json!({"meta": {"key": "l4proto"}})
-}
-
-/// These flags of TCP.
-fn flags(which: u8) -> Value {
-    json!({"&": [field("tcp", "flags"), which]})
-}
-
-/// What ends a connection.
-fn ends() -> Value {
-    matches(
-        "==",
-        flags(FIN | RST),
-        json!({"set": [FIN, RST, FIN | RST]}),
-    )
-}
-
-/// What both directions of a conversation have in common: the other end, the guest's port, the other
-/// end's.
-fn conversation(version: &str, protocol: &str, incoming: bool) -> Value {
-    let [peer, own, other] = match incoming {
-        true => ["saddr", "dport", "sport"],
-        false => ["daddr", "sport", "dport"],
-    };
-    json!({"concat": [field(version, peer), field(protocol, own), field(protocol, other)]})
-}
-
-/// What is neither IPv4 nor IPv6: ARP, the guard lets nothing else through.
-fn neither(family: Family) -> Value {
-    match family {
-        Family::Bridge => matches("!=", field("ether", "type"), json!({"set": VERSIONS})),
-        Family::Inet => {
-            let versions = json!({"set": ["ipv4", "ipv6"]});
-            matches("!=", json!({"meta": {"key": "nfproto"}}), versions)
-        }
-    }
-}
-
-/// Later parts of packets that were cut up, which only the part before them makes sense of.
-fn parts(belongs: &Value) -> [Value; 2] {
-    let part = json!({"&": [field("ip", "frag-off"), 0x1fff]});
-    let part6 = json!({"exthdr": {"name": "frag", "field": "frag-off"}});
-    [part, part6].map(|part| json!([matches("!=", part, json!(0)), belongs]))
-}
-
-/// Answers and errors of ICMP; of IPv6 neighbour discovery too, of which the guard sees to it that it
-/// is true.
-fn messages(belongs: &Value) -> [Value; 2] {
-    let types = json!({"set": [
-        "echo-reply", "destination-unreachable", "time-exceeded", "parameter-problem"
-    ]});
-    let types6 = json!({"set": [
-        "echo-reply", "destination-unreachable", "packet-too-big", "time-exceeded",
-        "parameter-problem", "nd-neighbor-solicit", "nd-neighbor-advert"
-    ]});
-    [("icmp", types), ("icmpv6", types6)]
-        .map(|(kind, types)| json!([matches("==", field(kind, "type"), types), belongs]))
-}
-
-/// What of a rule asks for a protocol and its ports.
-fn protocol(one: &FirewallRule) -> Option<Value> {
-    let protocol = one.protocol?;
-    let ports = one.ports.iter().map(|(first, last)| match first == last {
-        true => json!(first),
-        false => json!({"range": [first, last]}),
-    });
-    let ports: Vec<Value> = ports.collect();
-    Some(match ports.is_empty() || protocol == RuleProtocol::Icmp {
-        true => {
-            let name = match protocol {
-                RuleProtocol::Icmp => json!({"set": ["icmp", "ipv6-icmp"]}),
-                RuleProtocol::Tcp | RuleProtocol::Udp => json!(protocol.name()),
-            };
-            matches("==", l4proto(), name)
-        }
-        false => matches("==", field(protocol.name(), "dport"), json!({"set": ports})),
-    })
-}
-
-/// What asks for the other end, and the versions of which that can be; once for each set of a name.
-fn peers(one: &FirewallRule) -> Vec<(Option<Value>, Vec<&'static str>)> {
-    let end = if one.incoming { "saddr" } else { "daddr" };
-    match &one.peer {
-        None => vec![(None, VERSIONS.to_vec())],
-        Some(Peer::Block(block)) => {
-            let version = VERSIONS[usize::from(block.address.is_ipv6())];
-            let prefix = json!({"prefix": {"addr": block.address, "len": block.bits}});
-            let asked = matches("==", field(version, end), prefix);
-            vec![(Some(asked), vec![version])]
-        }
-        Some(Peer::Set(name)) => {
-            let of = |version| {
-                let set = json!(format!("@{}", wall_sets::name(version, name)));
-                (Some(matches("==", field(version, end), set)), vec![version])
-            };
-            VERSIONS.map(of).to_vec()
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::netlink_nft::Family;
 
     fn rules(texts: &[&str]) -> Vec<FirewallRule> {
         texts.iter().map(|text| text.parse().unwrap()).collect()

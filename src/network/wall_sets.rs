@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::firewall::At;
 use super::guard::set;
 use super::shared::Shared;
-use super::wall_rules::VERSIONS;
+use super::wall_fields::VERSIONS;
 use crate::kernel::netlink::NetlinkError;
 use crate::kernel::netlink_nft::set_exists;
 use crate::model::{AddressBlock, ShareName};

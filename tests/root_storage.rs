@@ -201,6 +201,7 @@ fn boot(hostname: &str) -> FirstBoot {
         gateway: Some([10, 9, 0, 1].into()),
         address6: None,
         gateway6: None,
+        nics: Vec::new(),
         dns: vec!["10.9.0.1".parse().unwrap()],
         hosts: vec![("10.9.0.3".parse().unwrap(), "db".into())],
         ssh_keys: vec!["ssh-ed25519 AAAA someone".into()],

@@ -92,6 +92,7 @@ fn named(usual: &Network, text: &str, kind: Kind, prefix: &str, nat: Option<bool
         mtu: None,
         isolated_ports: None,
         vxlan: None,
+        force: false,
         addresses: Addresses::default(),
     };
     usual.create(&new).unwrap();
@@ -289,6 +290,7 @@ fn a_host_without_ipv6_has_guests_with_ipv4() {
             mtu: None,
             isolated_ports: None,
             vxlan: None,
+            force: false,
             addresses: Addresses::default(),
         };
         let error = network.create(&new).unwrap_err().to_string();
@@ -313,6 +315,7 @@ fn a_prefix_that_is_somebody_elses_is_refused() {
             mtu: None,
             isolated_ports: None,
             vxlan: None,
+            force: false,
             addresses: Addresses::default(),
         };
         for (prefix, part) in [

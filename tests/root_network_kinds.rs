@@ -73,6 +73,7 @@ fn external() -> NewNetwork {
         mtu: None,
         isolated_ports: None,
         vxlan: None,
+        force: false,
         addresses: Addresses {
             ranges: ranges("198.51.100.1-198.51.100.9").unwrap(),
             excluded: ranges("198.51.100.2").unwrap(),

@@ -37,6 +37,7 @@ fn wish(text: &str, kind: Kind, subnet: &str) -> NewNetwork {
         mtu: None,
         isolated_ports: None,
         vxlan: None,
+        force: false,
         addresses: Addresses::default(),
     }
 }

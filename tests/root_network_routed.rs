@@ -50,6 +50,7 @@ fn routed(usual: &Network, text: &str, subnet: &str, nat: bool) -> Network {
         mtu: None,
         isolated_ports: None,
         vxlan: None,
+        force: false,
         addresses: Addresses::default(),
     };
     usual.create(&new).unwrap();
@@ -280,6 +281,7 @@ fn a_host_that_believes_everybody_is_refused() {
             mtu: None,
             isolated_ports: None,
             vxlan: None,
+            force: false,
             addresses: Addresses::default(),
         };
         let error = usual.create(&new(Kind::Routed)).unwrap_err().to_string();

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgMatches, Command, value_parser};
 
-use super::command::{Verb, dry_run, required};
+use super::command::{Verb, dry_run, required, switch};
 use super::context::Context;
 use super::fault::{Fault, Result};
 use super::render::{Cell, safe};
@@ -38,7 +38,7 @@ pub(super) const NETWORK: Verb = Verb {
                             .value_name("KIND")
                             .value_parser(PossibleValuesParser::new(Kind::WORDS))
                             .default_value("bridge")
-                            .help("bridge (a way out by NAT), isolated (no way out, none to the host), routed (no bridge: a route to each address) external (a bridge that is there, such as one with a card in it) or macvlan (an interface of the host's; nothing holds guests back there)"),
+                            .help("bridge (a way out by NAT), isolated (no way out, none to the host), routed (no bridge: a route to each address), external (a bridge that is there, such as one with a card in it), macvlan (on an interface of the host's; nothing holds guests back there) or passthrough (that interface itself, one guest at a time)"),
                         Arg::new("subnet")
                             .long("subnet")
                             .value_name("ADDRESS/BITS")
@@ -52,13 +52,14 @@ pub(super) const NETWORK: Verb = Verb {
                         Arg::new("parent")
                             .long("parent")
                             .value_name("NAME")
-                            .help("Interface of the host's that guests of a macvlan network are on"),
+                            .help("Interface of the host's that guests of a macvlan network are on, or that the guest of a passthrough one has"),
                         Arg::new("bridge")
                             .long("bridge")
                             .value_name("NAME")
                             .help("Name of its bridge on the host; of an external network, the one that is there [default: one made from its name]"),
                     ])
                     .args(shared())
+                    .arg(switch("force", "Let a guest have the interface that the host's default route leads over"))
                     .args(settings())
                     .args(addresses())
                     .arg(dry_run()),
@@ -378,6 +379,7 @@ fn create(context: &Context, matches: &ArgMatches) -> Result<u8> {
         isolated_ports: or_none(matches, "isolated-ports")?.flatten(),
         addresses,
         vxlan: vxlan(matches)?,
+        force: matches.get_flag("force"),
     };
     if matches.get_flag("dry-run") {
         let record = manager.network.check_new(&wish)?;

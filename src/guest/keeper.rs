@@ -120,13 +120,13 @@ fn watch_and_follow(
     fault::point()?;
     let orders = orders(manager, name)?;
     join_holder(manager);
-    let group = manager.group(name)?;
+    let (group, lent) = (manager.group(name)?, manager.hold_lent(name));
     let kills = match &group {
         Some(group) => watch(manager, name, &pidfd, console, group, &orders)?,
         None => 0,
     };
     let ended = process::collect(pidfd.as_fd());
-    drop((group, pidfd));
+    super::lent::Lent::bring_back(lent, (group, pidfd));
     // What `set` has changed since counts.
     let orders = self::orders(manager, name)?;
     follow(manager, name, &orders, reason(ended, kills))

@@ -30,6 +30,11 @@ impl Manager {
         }
         for one in &all {
             self.interfaces(one, fix, found)?;
+            if self.is_astray(one)? {
+                let back = || one.bring_back(None).map(drop).map_err(network);
+                let done = told(fix.then(back));
+                found.push(leftover("interface", one.bridge().to_owned(), done));
+            }
             if one.is_open().map_err(network)? {
                 let close = || one.ensure_host().map(drop).map_err(network);
                 let bridge = one.bridge().to_owned();

@@ -29,6 +29,7 @@
 //! | `limit_events`, `top_processes` | limits that were hit, and who used most then |
 //! | `networks` | which network a guest is on |
 //! | `told` | what a guest's files say before it starts |
+//! | `lent` | the host's own interfaces that a guest has, and that come back |
 //! | `nics` | interfaces beyond the first, also while it runs |
 //! | `neighbours` | guests' names for each other while they run |
 //! | `account`, `ledger`, `disk_time`, `cores` | what it has used, sent and received, over all its runs; its room on disks over time; how many cores it could use |
@@ -79,6 +80,7 @@ pub mod keeper;
 mod ledger;
 pub mod leftover;
 mod leftover_network;
+mod lent;
 mod life;
 mod limit_events;
 pub mod limited;

@@ -71,7 +71,7 @@ impl Manager {
             return Ok(());
         }
         let guest = self.guest(name)?;
-        if !guest.network.kind.has_address() {
+        if !guest.network.kind.has_address() && guest.network.nics.is_empty() {
             return Ok(());
         }
         // No lock is held: one that is being deleted must not be given an address anew.

@@ -334,7 +334,10 @@ impl Manager {
                 network,
                 address: lease.map(|lease| lease.address),
                 address6: lease.and_then(|lease| Some(lease.ipv6.as_ref()?.address)),
-                mac: lease.map(|lease| mac_text(lease.mac)),
+                // One of the host's has its own.
+                mac: leased
+                    .filter(|(network, _)| !network.is_passthrough())
+                    .map(|(_, lease)| mac_text(lease.mac)),
                 host_interface: held.map(|(_, lease)| lease.host_interface.clone()),
                 plugged,
             });
@@ -343,7 +346,7 @@ impl Manager {
     }
 
     /// The network namespace of a running guest, if it is its own.
-    fn netns(&self, name: &GuestName) -> Result<Option<OwnedFd>> {
+    pub(super) fn netns(&self, name: &GuestName) -> Result<Option<OwnedFd>> {
         let Some(init) = self.run_state(name)?.and_then(|state| state.init) else {
             return Ok(None);
         };

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use super::error::{GuestError, Result};
+use super::lent::Lent;
 use super::life::Verb;
 use super::manager::{Manager, now_ms};
 use super::store::{LastEnd, Phase, RunState};
@@ -178,9 +179,13 @@ impl Manager {
         let tenant = self.run_state(name)?.and_then(|state| state.tenant);
         let group = self.group_in(name, tenant.as_ref())?;
         let held = group.as_ref().and_then(|_| self.reading(name));
+        let leased = self.all_leased(name).unwrap_or_default();
+        let lent = self.lent(name, &leased);
         if let Some(group) = &group {
             group.kill_all(KILL)?;
         }
+        fault::point()?;
+        Lent::bring_back(lent, ());
         fault::point()?;
         // Its counters go with its cgroups.
         self.keep_account(name, held);
@@ -190,7 +195,7 @@ impl Manager {
         fault::point()?;
         // The interface goes with the guest's network namespace; what came from it was led over
         // another, which a later start uses again or `doctor` removes.
-        for (network, lease) in self.all_leased(name).unwrap_or_default() {
+        for (network, lease) in leased {
             let _later = network.unshape(&lease);
         }
         fault::point()?;

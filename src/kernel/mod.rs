@@ -33,6 +33,7 @@ mod netlink_message;
 pub mod netlink_nft;
 pub mod netlink_nft_count;
 pub mod netlink_nft_rule;
+pub mod netlink_passthrough;
 mod netlink_port;
 pub mod netlink_routed;
 mod netlink_shape;

@@ -4,15 +4,16 @@
 //! guest's is run.
 
 use std::net::Ipv6Addr;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use super::host::Cause;
 use super::undo::Undo;
 use crate::kernel::fault;
 use crate::kernel::netlink::{Netlink, NetlinkError, Veth, shaper_name};
 use crate::kernel::netlink_macvlan::Macvlan;
+use crate::kernel::netlink_passthrough::number_away;
 use crate::kernel::netlink_routed::{LINK_GATEWAY, answer_for_others, open_ipv6};
-use crate::kernel::{Errno, KernelError};
+use crate::kernel::{Errno, KernelError, namespace};
 use crate::model::{NetOp, Shape};
 
 /// Gives a running guest another interface, all of it or nothing; `inside` is its network namespace.
@@ -63,7 +64,10 @@ pub(super) fn within(netlink: &mut Netlink, ops: &[NetOp]) -> Result<(), Netlink
                 let all = (Ipv6Addr::UNSPECIFIED, 0);
                 netlink.lead_to6(all, interface, Some(*gateway))?;
             }
-            NetOp::Veth { .. } | NetOp::Routed { .. } | NetOp::Macvlan { .. } => {}
+            NetOp::Veth { .. }
+            | NetOp::Routed { .. }
+            | NetOp::Macvlan { .. }
+            | NetOp::Passthrough { .. } => {}
         }
     }
     Ok(())
@@ -118,6 +122,9 @@ pub(super) fn outside(undo: &mut Undo, inside: BorrowedFd<'_>, ops: &[NetOp]) ->
                     mtu: *mtu,
                     apart: *isolated,
                 })?;
+            }
+            NetOp::Passthrough { parent, guest_name } => {
+                lend(undo, &mut netlink, inside, (parent, guest_name))?;
             }
             NetOp::Loopback
             | NetOp::Address { .. }
@@ -177,6 +184,30 @@ fn pair(undo: &mut Undo, netlink: &mut Netlink, veth: &Veth<'_>) -> Result<(), C
         if let Ok(mut netlink) = Netlink::open() {
             // An interface that is gone with its namespace is what we want.
             let _gone = netlink.delete_link(&name);
+        }
+    });
+    Ok(())
+}
+
+/// Moves an interface of the host's into the guest's namespace.
+fn lend(
+    undo: &mut Undo,
+    netlink: &mut Netlink,
+    inside: BorrowedFd<'_>,
+    (parent, guest_name): (&str, &str),
+) -> Result<(), Cause> {
+    let link = netlink
+        .link(parent)?
+        .ok_or_else(|| KernelError::new("find the interface", parent, Errno::NODEV))?;
+    let there = inside.try_clone_to_owned()?;
+    let home = namespace::open_own("net")?;
+    let number = number_away(link.index);
+    netlink.hand_over(link.index, inside, guest_name, number)?;
+    let parent = parent.to_owned();
+    undo.push(move || {
+        if let Ok(mut there) = Netlink::open_in(there.as_fd()) {
+            // What is left, whoever puts the guest away brings back.
+            let _later = there.hand_over(number, home.as_fd(), &parent, link.index);
         }
     });
     Ok(())

@@ -108,7 +108,10 @@ impl NetOp {
     pub fn is_outside(&self) -> bool {
         matches!(
             self,
-            Self::Veth { .. } | Self::Routed { .. } | Self::Macvlan { .. }
+            Self::Veth { .. }
+                | Self::Routed { .. }
+                | Self::Macvlan { .. }
+                | Self::Passthrough { .. }
         )
     }
 }
@@ -173,6 +176,13 @@ pub enum NetOp {
         mtu: u32,
         /// Whether other guests on it are out of reach.
         isolated: bool,
+    },
+    /// On the host: an interface of the host's own, which moves into the guest's namespace as it is.
+    Passthrough {
+        /// Its name on the host.
+        parent: String,
+        /// Name inside.
+        guest_name: String,
     },
     /// Inside: loopback up.
     Loopback,

@@ -98,7 +98,7 @@ impl Network {
                 Kind::Bridge | Kind::Isolated => {
                     link.master == Some(bridge.index) && Some(&link.name) != wire.as_ref()
                 }
-                Kind::Macvlan => false,
+                Kind::Macvlan | Kind::Passthrough => false,
             })
             .map(|link| link.name)
             .collect())

@@ -98,6 +98,7 @@ impl Network {
             (wish.rate_out.is_some(), "network.rate_out"),
             (wish.isolated_ports.is_some(), "network.isolated_ports"),
             (wish.allowance.is_some(), "network.allowance"),
+            (self.is_passthrough() && wish.mac.is_some(), "network.mac"),
         ];
         if let Some((_, key)) = asked
             .into_iter()

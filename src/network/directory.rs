@@ -8,13 +8,11 @@ use super::Network;
 use super::files::{self, FileError, Locked};
 use super::host::{self, HostError};
 use super::lease::LeaseError;
-use super::pool::Addresses;
-use super::record::{Kind, Record};
+use super::record::{Kind, NewNetwork, Record};
 use super::subnet::{self, Subnet};
-use super::vxlan::Vxlan;
 use crate::kernel::netlink::{Netlink, Route};
 use crate::kernel::netlink_nft::Family;
-use crate::model::{GuestName, NetworkName, Prefix6, nearest};
+use crate::model::{GuestName, NetworkName, nearest};
 
 /// A network that cannot be made, found, changed or removed; nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -70,33 +68,6 @@ impl From<crate::kernel::netlink::NetlinkError> for DirectoryError {
     fn from(error: crate::kernel::netlink::NetlinkError) -> Self {
         Self::Host(error.into())
     }
-}
-
-/// What `network create` asks for.
-#[derive(Clone, Debug)]
-pub struct NewNetwork {
-    /// Its name.
-    pub name: NetworkName,
-    /// How its guests are connected.
-    pub kind: Kind,
-    /// Its pool; `None` to choose a free one.
-    pub subnet: Option<Subnet>,
-    /// Its IPv6 prefix; `None` for no IPv6.
-    pub prefix6: Option<Prefix6>,
-    /// Its bridge's name; `None` for one made from the network's.
-    pub bridge: Option<String>,
-    /// The host's interface that it is on, without a bridge.
-    pub parent: Option<String>,
-    /// Whether guests go out under the host's address; `None` for what the kind does.
-    pub nat: Option<bool>,
-    /// Largest packet.
-    pub mtu: Option<u32>,
-    /// Whether guests are kept apart.
-    pub isolated_ports: Option<bool>,
-    /// What of the pool guests get.
-    pub addresses: Addresses,
-    /// Other hosts that share it.
-    pub vxlan: Option<Vxlan>,
 }
 
 /// All of these are methods of the network that is always there.
@@ -226,9 +197,11 @@ impl Network {
             guard: match record.kind {
                 // The other table of that family and name is written anew as a whole.
                 Kind::Routed => (Family::Inet, format!("{table}.guard")),
-                Kind::Bridge | Kind::Isolated | Kind::External | Kind::Macvlan => {
-                    (Family::Bridge, table.clone())
-                }
+                Kind::Bridge
+                | Kind::Isolated
+                | Kind::External
+                | Kind::Macvlan
+                | Kind::Passthrough => (Family::Bridge, table.clone()),
             },
             table,
             fixed: Some(record.subnet),
@@ -243,6 +216,7 @@ impl Network {
             connections: self.connections,
             mtu: record.mtu,
             vxlan: record.vxlan.clone(),
+            force: record.force,
         }
     }
 
@@ -261,7 +235,11 @@ impl Network {
         let routes: Vec<Route> = routes.into_iter().filter(|r| r.prefix > 0).collect();
         let subnet = match wish.subnet {
             Some(subnet) => subnet,
-            None if matches!(wish.kind, Kind::External | Kind::Macvlan) => {
+            None if matches!(
+                wish.kind,
+                Kind::External | Kind::Macvlan | Kind::Passthrough
+            ) =>
+            {
                 return Err(DirectoryError::Refused {
                     name: name.clone(),
                     why: "such a network has the addresses of the LAN that it is on: say which with --subnet".to_owned(),
@@ -284,6 +262,7 @@ impl Network {
             mtu: wish.mtu,
             isolated_ports: wish.isolated_ports,
             vxlan: wish.vxlan.clone(),
+            force: wish.force,
             addresses: wish.addresses.clone(),
         };
         let refused = |why: String| DirectoryError::Refused {
@@ -304,7 +283,7 @@ impl Network {
             )));
         }
         let routes = match record.kind {
-            Kind::External | Kind::Macvlan => Vec::new(),
+            Kind::External | Kind::Macvlan | Kind::Passthrough => Vec::new(),
             _ => routes,
         };
         if let Some(Route {

@@ -41,6 +41,19 @@ pub enum ExternalError {
         "cannot put guests on {0} by macvlan: it is loopback or a port of a bridge, which takes none; name a free interface, or make a network of the kind external on that bridge"
     )]
     NoParent(String),
+    /// Not there now.
+    #[error(
+        "cannot give {0} to a guest: it is not on this host now; a guest that runs may have it, and then it comes back when that is stopped"
+    )]
+    Away(String),
+    /// Not to be given away.
+    #[error("cannot give {name} to a guest: {why}")]
+    NotLent {
+        /// Its name.
+        name: String,
+        /// Why not.
+        why: &'static str,
+    },
     /// One of ours.
     #[error(
         "cannot put guests on {0}: it is a bridge of Bulkhead's own; name the network that it belongs to, or somebody else's bridge"
@@ -116,19 +129,25 @@ impl Network {
 
     /// Whether guests are on what is somebody else's, as machines of its LAN.
     pub(super) fn is_guest_of_lan(&self) -> bool {
-        matches!(self.kind, Kind::External | Kind::Macvlan)
+        matches!(
+            self.kind,
+            Kind::External | Kind::Macvlan | Kind::Passthrough
+        )
     }
 
     /// Whether anything of ours is between guests and the rest; on an interface of the host's there is
     /// no such place.
     #[must_use]
     pub fn holds_back(&self) -> bool {
-        self.kind != Kind::Macvlan
+        !matches!(self.kind, Kind::Macvlan | Kind::Passthrough)
     }
 
     /// The bridge or interface, if guests can be put on it.
     pub(super) fn their_bridge(&self, kernel: &mut Netlink) -> Result<Link, HostError> {
         let name = self.bridge.clone();
+        if self.is_passthrough() {
+            return self.lendable(kernel);
+        }
         let Some(link) = kernel.link(&name)? else {
             return Err(ExternalError::Missing(name).into());
         };

@@ -224,6 +224,9 @@ impl Network {
     /// # Errors
     /// When the table is gone or the kernel refuses.
     pub fn admit(&self, lease: &Lease, wish: &NetworkWish) -> Result<(), HostError> {
+        if self.is_passthrough() {
+            return self.lend(lease);
+        }
         if !self.holds_back() {
             return Ok(());
         }

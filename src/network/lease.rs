@@ -174,7 +174,7 @@ pub enum LeaseError {
     },
     /// Nothing of ours is between the guest and the rest.
     #[error(
-        "cannot hold {guest} to {key}: on the macvlan network {network} nothing of the host's is between a guest and the wire; `bulkhead set {guest} --unset {key}`, or another network"
+        "cannot hold {guest} to {key}: on the network {network} nothing of the host's is between a guest and the wire; `bulkhead set {guest} --unset {key}`, or another network"
     )]
     Unheld {
         /// Of which network.

@@ -24,6 +24,7 @@
 //! | `ipv6.rs` | IPv6: guests' addresses, the host's side |
 //! | `guard6.rs`, `nat6.rs` | what of IPv6 a guest may send; its way out |
 //! | `guard.rs` | what a guest may send: the rules, and each guest's entry in them |
+//! | `passthrough.rs` | interfaces of the host's that guests have as they are |
 //! | `plug.rs` | interfaces of guests that run |
 //! | `shape.rs` | how fast a guest is |
 //! | `traffic.rs` | what guests send and receive, counted |
@@ -56,6 +57,7 @@ mod lease_file;
 mod lease_nic;
 mod leftover;
 mod nat6;
+mod passthrough;
 mod plug;
 mod pool;
 mod record;
@@ -81,7 +83,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use crate::kernel::netlink_nft::Family;
 use crate::model::{Layout, NetOp, NetworkName, NetworkWish, NicName, Prefix6};
 
-pub use directory::{DirectoryError, NewNetwork};
+pub use directory::DirectoryError;
 pub use external::ExternalError;
 pub use files::FileError;
 pub use firewall::FirewallError;
@@ -90,7 +92,7 @@ pub use ipv6::Lease6;
 pub use lease::{Lease, LeaseError};
 pub use leftover::{Leftover, StaleEntry};
 pub use pool::{Addresses, Range, ranges};
-pub use record::{Kind, Record};
+pub use record::{Kind, NewNetwork, Record};
 pub use shared::{Shared, SharedLock};
 pub use subnet::{Subnet, SubnetError};
 pub use trace::{Asked, Hop, Question, Verdict};
@@ -174,6 +176,8 @@ pub struct Network {
     mtu: Option<u32>,
     /// Other hosts that share it.
     vxlan: Option<Vxlan>,
+    /// Whether a guest may get the interface of the host's default route.
+    force: bool,
 }
 
 impl Network {
@@ -211,6 +215,7 @@ impl Network {
             connections: settings.connections,
             mtu: None,
             vxlan: None,
+            force: false,
         })
     }
 
@@ -280,7 +285,7 @@ impl Network {
     pub fn gateway(&self, lease: &Lease) -> Option<Ipv4Addr> {
         match self.kind {
             Kind::Isolated => None,
-            Kind::External | Kind::Macvlan => self.addresses.gateway,
+            Kind::External | Kind::Macvlan | Kind::Passthrough => self.addresses.gateway,
             Kind::Bridge | Kind::Routed => Some(lease.gateway),
         }
     }
@@ -293,7 +298,7 @@ impl Network {
         let subnet = self.known_subnet()?;
         Ok(match self.kind {
             Kind::Isolated => None,
-            Kind::External | Kind::Macvlan => self.addresses.gateway,
+            Kind::External | Kind::Macvlan | Kind::Passthrough => self.addresses.gateway,
             Kind::Bridge | Kind::Routed => subnet.map(|subnet| self.gateway_in(subnet)),
         })
     }
@@ -318,6 +323,10 @@ impl Network {
                 mac: lease.mac,
                 mtu,
                 isolated,
+            },
+            Kind::Passthrough => NetOp::Passthrough {
+                parent: self.bridge.clone(),
+                guest_name: name.to_owned(),
             },
             Kind::Bridge | Kind::Isolated | Kind::External => NetOp::Veth {
                 host_name: lease.host_interface.clone(),

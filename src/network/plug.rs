@@ -15,6 +15,9 @@ impl Network {
     /// # Errors
     /// When the kernel refuses to tell.
     pub fn is_plugged(&self, lease: &Lease, inside: BorrowedFd<'_>) -> Result<bool, HostError> {
+        if self.is_passthrough() {
+            return self.is_inside(inside);
+        }
         match self.holds_back() {
             true => Ok(interface::exists(&lease.host_interface)?),
             false => Ok(self.end_inside(lease, inside)?.is_some()),
@@ -28,6 +31,12 @@ impl Network {
     pub fn unplug(&self, lease: &Lease, inside: BorrowedFd<'_>) -> Result<(), HostError> {
         if self.holds_back() {
             return self.teardown_guest(lease);
+        }
+        if self.is_passthrough() {
+            return match self.is_lent(lease)? {
+                true => self.bring_back(Some(inside)).map(drop),
+                false => Ok(()),
+            };
         }
         if let Some(end) = self.end_inside(lease, inside)? {
             Netlink::open_in(inside)?.delete_link(&end.name)?;

@@ -27,11 +27,20 @@ pub enum Kind {
     External,
     /// By an interface of the host's, each with a hardware address of its own beside it.
     Macvlan,
+    /// By an interface of the host's itself, one guest at a time.
+    Passthrough,
 }
 
 impl Kind {
     /// All, as people write them.
-    pub const WORDS: [&str; 5] = ["bridge", "isolated", "routed", "external", "macvlan"];
+    pub const WORDS: [&str; 6] = [
+        "bridge",
+        "isolated",
+        "routed",
+        "external",
+        "macvlan",
+        "passthrough",
+    ];
 
     /// The kind of that word.
     #[must_use]
@@ -42,6 +51,7 @@ impl Kind {
             Self::Routed,
             Self::External,
             Self::Macvlan,
+            Self::Passthrough,
         ];
         all.into_iter().find(|kind| kind.word() == word)
     }
@@ -55,8 +65,38 @@ impl Kind {
             Self::Routed => "routed",
             Self::External => "external",
             Self::Macvlan => "macvlan",
+            Self::Passthrough => "passthrough",
         }
     }
+}
+
+/// What `network create` asks for.
+#[derive(Clone, Debug)]
+pub struct NewNetwork {
+    /// Its name.
+    pub name: NetworkName,
+    /// How its guests are connected.
+    pub kind: Kind,
+    /// Its pool; `None` to choose a free one.
+    pub subnet: Option<Subnet>,
+    /// Its IPv6 prefix; `None` for no IPv6.
+    pub prefix6: Option<Prefix6>,
+    /// Its bridge's name; `None` for one made from the network's.
+    pub bridge: Option<String>,
+    /// The host's interface that it is on, without a bridge.
+    pub parent: Option<String>,
+    /// Whether guests go out under the host's address; `None` for what the kind does.
+    pub nat: Option<bool>,
+    /// Largest packet.
+    pub mtu: Option<u32>,
+    /// Whether guests are kept apart.
+    pub isolated_ports: Option<bool>,
+    /// What of the pool guests get.
+    pub addresses: Addresses,
+    /// Other hosts that share it.
+    pub vxlan: Option<Vxlan>,
+    /// Whether a guest may get the interface of the host's default route.
+    pub force: bool,
 }
 
 /// A network that somebody made.
@@ -93,6 +133,9 @@ pub struct Record {
     /// Other hosts that share it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vxlan: Option<Vxlan>,
+    /// Whether a guest may get the interface of the host's default route.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
 }
 
 fn is_usual(addresses: &Addresses) -> bool {
@@ -131,13 +174,23 @@ impl Record {
             return Err("an isolated network has no way out, so no gateway".to_owned());
         }
         self.addresses.check(self.subnet)?;
-        if self.kind == Kind::Macvlan && (self.parent.is_none() || self.bridge.is_some()) {
+        let on_parent = matches!(self.kind, Kind::Macvlan | Kind::Passthrough);
+        if on_parent && (self.parent.is_none() || self.bridge.is_some()) {
+            return Err(format!(
+                "a {} network has no bridge and is an interface of the host's: say which with --parent",
+                self.kind.word()
+            ));
+        }
+        if !on_parent && self.parent.is_some() {
             return Err(
-                "a macvlan network has no bridge and is on an interface of the host's: say which with --parent".to_owned(),
+                "only a macvlan or passthrough network has a parent: --kind macvlan".to_owned(),
             );
         }
-        if self.kind != Kind::Macvlan && self.parent.is_some() {
-            return Err("only a macvlan network has a parent: --kind macvlan".to_owned());
+        if self.kind == Kind::Passthrough && self.mtu.is_some() {
+            return Err("a passthrough network has the interface's own MTU".to_owned());
+        }
+        if self.force && self.kind != Kind::Passthrough {
+            return Err("--force is for passthrough networks".to_owned());
         }
         if self.kind == Kind::External && self.bridge.is_none() {
             return Err(
@@ -147,11 +200,17 @@ impl Record {
         if let Some(gateway) = self.addresses.gateway6 {
             self.check_gateway6(gateway)?;
         }
+        if self.prefix6.is_some() && self.kind == Kind::Passthrough {
+            return Err(
+                "an interface that a guest is given whole has no IPv6 from here: leave out --prefix6"
+                    .to_owned(),
+            );
+        }
         if let Some(vxlan) = &self.vxlan {
             vxlan.check(self)?;
         }
         match (self.kind, self.nat) {
-            (Kind::External | Kind::Macvlan, Some(true)) => {
+            (Kind::External | Kind::Macvlan | Kind::Passthrough, Some(true)) => {
                 return Err(
                     "guests of such a network have addresses of the LAN and go out by its gateway, so no NAT".to_owned(),
                 );

@@ -184,7 +184,10 @@ pub fn carry_out(ops: &[NetOp], guest: &Namespace) {
                 NetOp::DefaultRoute6 { interface, gateway } => kernel
                     .lead_to6((Ipv6Addr::UNSPECIFIED, 0), interface, Some(*gateway))
                     .unwrap(),
-                NetOp::Veth { .. } | NetOp::Routed { .. } | NetOp::Macvlan { .. } => {
+                NetOp::Veth { .. }
+                | NetOp::Routed { .. }
+                | NetOp::Macvlan { .. }
+                | NetOp::Passthrough { .. } => {
                     panic!("two interfaces")
                 }
             }

@@ -228,6 +228,8 @@ fn states_are_told_apart() {
         network.follow(&name("web"), &rules).unwrap();
         assert!(connected(&web, &other, its, 81).is_some());
         assert!(connected(&other, &web, own, 81).is_none());
+        let (mut came, mut accepted) = connected(&other, &web, own, 80).unwrap();
+        assert!(passes(&mut came, &mut accepted) && passes(&mut accepted, &mut came));
         assert_eq!(network.stale_entries().unwrap(), []);
     });
 }

@@ -87,9 +87,8 @@ impl Shared {
 
     /// Names in lines that nothing has: what they are, and the nearest that is there.
     fn unknown(&self, lines: &[FirewallLine]) -> Option<(&'static str, ShareName, Option<String>)> {
-        let near = |name: &ShareName, known: Vec<&str>| {
-            nearest(name.as_str(), known.into_iter()).map(str::to_owned)
-        };
+        let near =
+            |name: &ShareName, known: Vec<&str>| nearest(name.as_str(), known).map(str::to_owned);
         for line in lines {
             if let FirewallLine::Group(name) = line
                 && !self.groups.contains_key(name)

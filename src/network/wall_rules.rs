@@ -180,6 +180,8 @@ impl Held<'_> {
                     let other = matches("!=", flags(BEGINS), json!("syn"));
                     all.extend(self.expressions(one, &[other]));
                 }
+                // Who was let begin sends on before the guest has answered.
+                Some(RuleState::New) if one.accept => all.extend(self.expressions(one, &[])),
                 Some(RuleState::New) => match one.protocol {
                     Some(RuleProtocol::Tcp) => all.extend(self.expressions(one, &[begins])),
                     Some(_) => all.extend(self.expressions(one, &[])),

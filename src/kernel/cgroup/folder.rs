@@ -87,6 +87,9 @@ impl Parent {
     /// As [`Group::update`]; [`CgroupError::Absent`] when it is not there.
     pub fn limit_folder(&self, name: &str, limits: &Limits) -> Result<Vec<Applied>> {
         let mut group = Group::open(self, name)?;
+        // It has a place in version 1's cpusets for those in it that chose their CPUs, and nobody of its
+        // own who could leave it.
+        group.shared = None;
         let applied = group.update(limits)?;
         let v2 = group.v2_dir()?;
         fault::point().map_err(|e| CgroupError::file("limit", v2.path(), e.errno))?;

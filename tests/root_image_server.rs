@@ -164,6 +164,16 @@ fn only_what_the_keys_have_signed_is_read() {
     std::fs::write(&list, format!("{{\"format\": \"evil\"}}\n{signed}evil\n")).unwrap();
     host.ok(&pull);
     host.ok(&["image", "prune", "--all"]);
+    // A key that had expired before it signed this, as far as anybody can know now.
+    server.shell(
+        "mkdir -m 700 late; export GNUPGHOME=$PWD/late; then='--faked-system-time 20200101T000000!'; \
+         gpg --batch --quiet $then --passphrase '' --quick-gen-key Late ed25519 sign 1y; gpg --export > late.gpg; \
+         for name in index images; do gpg --batch --yes $then --clearsign -o streams/v1/$name.sjson \
+         streams/v1/$name.json; done; gpgconf --kill all",
+    );
+    let late = server.folder.join("late.gpg");
+    let said = host.fails(&[&pull[..8], &[late.to_str().unwrap()]].concat(), 5);
+    assert!(said.contains("has signed it"), "{said}");
     // Keys in letters, and no keys.
     let said = host.fails(&[&pull[..8], &["/nothing"]].concat(), 5);
     assert!(said.contains("is not there"), "{said}");

@@ -50,6 +50,12 @@ pub(super) fn run(context: &Context, matches: &ArgMatches) -> Result<u8> {
         .iter()
         .map(source)
         .collect::<std::result::Result<_, _>>()?;
+    let elsewhere = |source: &Source| !matches!(source, Source::Server(_));
+    if matches.contains_id("keyring") && sources.iter().any(elsewhere) {
+        return Err(Fault::usage(
+            "--keyring is for images of image servers: what registries and templates give is not signed so",
+        ));
+    }
     if matches.get_flag("dry-run") {
         for (name, source) in names.iter().zip(&sources) {
             let from = match source {

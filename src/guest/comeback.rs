@@ -21,7 +21,8 @@ impl Manager {
     fn promise_comeback(&self, name: &GuestName) -> Result<()> {
         let own = Identity::of(std::process::id());
         let text = serde_json::to_vec(&own).unwrap_or_default();
-        file::write_whole(&self.comeback_path(name), &text, 0o600)?;
+        // A full disk must not keep a guest from being restarted.
+        let _unwritten = file::write_whole(&self.comeback_path(name), &text, 0o600);
         Ok(fault::point()?)
     }
 
@@ -47,6 +48,7 @@ impl Manager {
 
     /// Stops a guest that this process starts again.
     pub(super) fn stop_to_start(&self, name: &GuestName, limit: Option<Duration>) -> Result<()> {
+        self.status(name)?;
         self.check_restart(name)?;
         self.promise_comeback(name)?;
         let stopped = self.stop(name, limit);

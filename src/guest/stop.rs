@@ -39,6 +39,8 @@ impl Manager {
     pub fn stop(&self, name: &GuestName, timeout: Option<Duration>) -> Result<Outcome> {
         let _lock = self.lock(name, "stop")?;
         let Some(mut state) = self.runs(name, Verb::Stop)? else {
+            // Somebody wants it so, whatever a command that died had promised.
+            let _later = self.forget_comeback(name);
             return Ok(Outcome::Already);
         };
         self.note_stopping(name, &mut state)?;

@@ -193,6 +193,17 @@ impl Disk {
         Ok(())
     }
 
+    /// Bytes that it holds. What it can still give is no measure: btrfs says none where it has no room
+    /// for its own records.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn held(&self) -> Result<u64> {
+        let stat = rustix::fs::fstatvfs(&self.mount)
+            .map_err(KernelError::on("look at", "the filesystem"))?;
+        Ok(stat.f_blocks.saturating_sub(stat.f_bfree) * stat.f_frsize)
+    }
+
     /// Bytes of its file.
     fn length(&self) -> Result<u64> {
         let stat = rustix::fs::fstat(&self.file).map_err(KernelError::on("look at", "the file"))?;

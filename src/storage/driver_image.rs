@@ -72,12 +72,11 @@ impl Layers for ImageFile {
     fn resize(&self, object: &Object, quota: Quota) -> io::Result<()> {
         let size = quota.size.unwrap_or(USUAL);
         let disk = open(object)?;
-        let space = disk.space().map_err(into_io)?;
-        let shown = space.size;
+        let shown = disk.space().map_err(into_io)?.size;
         let refused = match size.cmp(&shown) {
             // A file that a command which died has left too long is cut as well.
             Ordering::Less | Ordering::Equal if object.filesystem == Filesystem::Btrfs => {
-                return smaller(&disk, &space, size);
+                return smaller(&disk, size);
             }
             Ordering::Equal => return Ok(()),
             Ordering::Greater => match disk.grow_to(size) {
@@ -144,8 +143,14 @@ fn into_io(error: KernelError) -> io::Error {
 }
 
 /// Makes a btrfs smaller, in use or not.
-fn smaller(disk: &Disk, space: &Space, size: u64) -> io::Result<()> {
-    let held = space.size.saturating_sub(space.free);
+fn smaller(disk: &Disk, size: u64) -> io::Result<()> {
+    if size < BTRFS_LEAST {
+        return Err(io::Error::other(format!(
+            "btrfs does not become smaller than {}",
+            Bytes(BTRFS_LEAST)
+        )));
+    }
+    let held = disk.held().map_err(into_io)?;
     let full = || {
         let (held, size) = (held >> 20, size >> 20);
         io::Error::other(format!(
@@ -158,10 +163,6 @@ fn smaller(disk: &Disk, space: &Space, size: u64) -> io::Result<()> {
     }
     disk.shrink_to(size).map_err(|error| match error.errno {
         Errno::NOSPC | Errno::TXTBSY => full(),
-        Errno::INVAL if size < BTRFS_LEAST => io::Error::other(format!(
-            "btrfs does not become smaller than {}",
-            Bytes(BTRFS_LEAST)
-        )),
         _ => into_io(error),
     })
 }

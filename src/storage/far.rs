@@ -65,6 +65,17 @@ impl Far {
 
     /// Runs a script there with this shell, and gives what it says as it comes.
     pub(super) fn run(&self, shell: &str, script: &str) -> Result<Said, String> {
+        let input = format!("echo {BEGIN}\n{script}\nexit\n").into_bytes();
+        self.start(shell, input)
+    }
+
+    /// The same of a script that reads `input`.
+    pub(super) fn feed(&self, shell: &str, script: &str, input: Vec<u8>) -> Result<Said, String> {
+        let script = quoted(&format!("echo {BEGIN}; {script}"));
+        self.start(&format!("{shell} -c {script}"), input)
+    }
+
+    fn start(&self, shell: &str, given: Vec<u8>) -> Result<Said, String> {
         let mut command = Command::new("ssh");
         command.arg("-T");
         for option in &self.options {
@@ -94,10 +105,12 @@ impl Far {
             child,
             complaint,
         };
-        let script = format!("echo {BEGIN}\n{script}\nexit\n");
-        let input = said.child.stdin.take();
-        let written = input.map_or(Ok(()), |mut input| input.write_all(script.as_bytes()));
-        match written.and_then(|()| said.begin()) {
+        if let Some(mut input) = said.child.stdin.take() {
+            // Aside, because it is read while what is said of it is waited for. Who reads no more of it
+            // says why.
+            std::thread::spawn(move || input.write_all(&given));
+        }
+        match said.begin() {
             Ok(true) => Ok(said),
             _ => match said.end(0) {
                 Err(why) => Err(why),

@@ -2,8 +2,7 @@
 //! and go through the same reader as any archive of a stranger. A second pass, when its services have
 //! stopped, brings what has changed since the first began, and says what is gone.
 
-use std::collections::HashSet;
-use std::io::{BufRead as _, BufReader, Read};
+use std::io::BufReader;
 use std::os::fd::OwnedFd;
 
 use super::archive_entry::{ArchiveError, EntryKind, Limits};
@@ -12,7 +11,8 @@ use super::archive_stream::decompress_aside;
 use super::build::{finish, now_ms};
 use super::dirfd::{FileError, below, cname, open_dir};
 use super::extract::extract_from;
-use super::far::{Far, quoted};
+use super::far::{Far, Said, quoted};
+use super::far_list::{Listing, is_same, volumes, word};
 use super::foreign::{Newcomer, Told};
 use super::image::{Image, ImageError, Progress};
 use super::import::of_tree;
@@ -30,7 +30,7 @@ use crate::model::Layout;
 
 /// What a whole machine may have.
 const LIMITS: Limits = Limits {
-    entries: 50_000_000,
+    entries: 20_000_000,
     bytes: 16 << 40,
     header: 1 << 20,
     depth: 512,
@@ -39,12 +39,18 @@ const LIMITS: Limits = Limits {
 };
 /// Most bytes of the names that a second pass compares with.
 const NAMES_MOST: usize = 512 << 20;
-/// Filesystems on disks, whose files are a part of the machine.
-const DISKS: [&str; 9] = [
-    "ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "jfs", "reiserfs", "zfs",
-];
 /// What tar(1) ends with when files changed while it read them: so it is on a machine that runs.
 const CHANGED: i32 = 1;
+
+/// Which of its files are to come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wanted {
+    All,
+    /// Those that have changed since this second.
+    Since(u64),
+    /// Those whose names it is given.
+    Named,
+}
 
 /// A machine that was asked what it is.
 #[derive(Debug)]
@@ -78,7 +84,7 @@ impl FarMachine {
             "cd {} || exit 3\n\
              echo uid=$(id -u)\n[ $(id -u) = 0 ] || sudo -n true 2>/dev/null && echo sudo=yes\n\
              echo system=$(uname -s)\necho now=$(date +%s)\n\
-             tar --version 2>/dev/null | grep -q GNU && echo tar=gnu\n\
+             tar --version 2>/dev/null | grep -q GNU && find --version 2>/dev/null | grep -q GNU && echo tar=gnu\n\
              tar --help 2>/dev/null | grep -q -e --xattrs && echo xattrs=yes\n\
              [ -e etc/passwd ] && echo root=yes\n\
              sed -n 's/^PRETTY_NAME=/name=/p' etc/os-release\n\
@@ -113,7 +119,7 @@ impl FarMachine {
         }
         if value("tar").is_none() {
             return Err(format!(
-                "{host} has no GNU tar: install it there, or fetch its files (rsync -aHXx) and use --from"
+                "{host} has no GNU tar or find: install them there, or fetch its files (rsync -aHXx) and use --from"
             ));
         }
         let now = value("now").and_then(|text| text.parse().ok());
@@ -162,8 +168,8 @@ impl FarMachine {
         })
     }
 
-    /// The command that packs its files; `since`: what has changed since then.
-    fn pack(&self, since: Option<u64>) -> String {
+    /// The command that packs its files.
+    fn pack(&self, wanted: Wanted) -> String {
         let mut line = format!(
             "cd {} && exec tar --create --file=- --format=posix --numeric-owner --one-file-system \
              --sparse --anchored --no-wildcards-match-slash",
@@ -172,8 +178,12 @@ impl FarMachine {
         if self.xattrs {
             line += " --xattrs --xattrs-include='user.*' --xattrs-include=security.capability";
         }
-        if let Some(since) = since {
-            line += &format!(" --newer=@{since}");
+        match wanted {
+            Wanted::All => {}
+            Wanted::Since(time) => line += &format!(" --newer=@{time}"),
+            Wanted::Named => {
+                return line + " --no-recursion --null --files-from=-";
+            }
         }
         for pattern in patterns() {
             line += &format!(" --exclude={}", quoted(&pattern));
@@ -188,14 +198,29 @@ impl FarMachine {
         all.map(|top| format!(" {}", quoted(&top))).collect()
     }
 
-    /// Takes a stream of its files into a folder.
+    /// Takes its files into a folder.
     fn receive(
         &self,
         root: &OwnedFd,
-        since: Option<u64>,
+        wanted: Wanted,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<u64, String> {
-        let mut said = self.far.run(self.shell, &self.pack(since))?;
+        let total = match wanted {
+            Wanted::All => self.bytes,
+            _ => 0,
+        };
+        let said = self.far.run(self.shell, &self.pack(wanted))?;
+        self.take(root, said, total, progress)
+    }
+
+    /// Takes a stream of its files into a folder.
+    fn take(
+        &self,
+        root: &OwnedFd,
+        mut said: Said,
+        total: u64,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<u64, String> {
         let output = said.output().ok_or("ssh says nothing")?;
         let pieces = decompress_aside(Box::new(output)).map_err(|e| e.to_string())?;
         let mut reader = Reader::new(
@@ -203,7 +228,7 @@ impl FarMachine {
                 input: pieces,
                 done: 0,
                 reported: 0,
-                total: if since.is_none() { self.bytes } else { 0 },
+                total,
                 progress,
             },
             LIMITS,
@@ -233,44 +258,43 @@ impl FarMachine {
         }
     }
 
-    /// Removes what is not there any more.
-    fn forget(&self, root: &OwnedFd) -> Result<u64, String> {
+    /// What is there now.
+    fn list(&self) -> Result<Listing, String> {
         let script = format!(
-            "cd {} && exec find{} -xdev -print0",
+            "cd {} && exec find{} -xdev \\( -type f -o -type d -o -type l -o -type p \\) \
+             -printf '%p\\0%y %s %T@\\0'",
             quoted(&self.far.path),
             self.tops()
         );
         let mut said = self.far.run(self.shell, &script)?;
-        let mut names: HashSet<Vec<u8>> = HashSet::new();
+        let mut listing = Listing::new();
         let mut held = 0;
         {
             let mut lines = BufReader::new(&mut said);
-            loop {
-                let mut name = Vec::new();
-                let mut limited = (&mut lines).take(LIMITS.path as u64 + 2);
-                let n = limited.read_until(0, &mut name);
-                if n.map_err(|e| e.to_string())? == 0 {
-                    break;
-                }
-                if name.pop() != Some(0) {
-                    return Err("a name there has more than 4095 bytes".into());
-                }
-                held += name.len() + size_of::<Vec<u8>>();
+            while let Some(name) = word(&mut lines)? {
+                let what = word(&mut lines)?.ok_or("its list of files is cut off")?;
+                held += name.len() + what.len() + 2 * size_of::<Vec<u8>>();
                 if held > NAMES_MOST {
                     return Err("it has too many files for a second pass".into());
                 }
-                names.insert(name.strip_prefix(b"./").unwrap_or(&name).to_vec());
+                let name = name.strip_prefix(b"./").unwrap_or(&name).to_vec();
+                listing.insert(name, what);
             }
         }
         // A file that goes while find looks is no matter, and its code says so.
         said.end(CHANGED)?;
+        Ok(listing)
+    }
+
+    /// Removes what is not there any more.
+    fn forget(root: &OwnedFd, listing: &Listing) -> Result<usize, String> {
         let mut gone: Vec<Vec<u8>> = Vec::new();
         let walked = walk(root, |met| {
             let above = gone.last().is_some_and(|last| {
                 let rest = met.path.strip_prefix(last.as_slice());
                 rest.is_some_and(|rest| rest.starts_with(b"/"))
             });
-            if !above && !names.contains(met.path) {
+            if !above && !listing.contains_key(met.path) {
                 gone.push(met.path.to_vec());
             }
             Ok::<(), rustix::io::Errno>(())
@@ -283,7 +307,43 @@ impl FarMachine {
             let last = cname(last).map_err(|e| e.to_string())?;
             remove_tree(&parent, &last, &shown).map_err(|e| e.to_string())?;
         }
-        Ok(gone.len() as u64)
+        Ok(gone.len())
+    }
+
+    /// Brings what was moved there with the folder it lies in: nothing of the file itself has changed.
+    fn moved(
+        &self,
+        root: &OwnedFd,
+        mut listing: Listing,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<u64, String> {
+        let walked = walk(root, |met| {
+            if listing
+                .get(met.path)
+                .is_some_and(|what| is_same(what, met.stat))
+            {
+                listing.remove(met.path);
+            }
+            Ok::<(), rustix::io::Errno>(())
+        });
+        walked.map_err(|e| format!("what came cannot be looked through: {e}"))?;
+        let left = Left::new(Vec::new(), None);
+        let mut wanted = Vec::new();
+        for name in listing
+            .keys()
+            .filter(|name| !name.is_empty() && *name != b".")
+        {
+            if !left.out("", name) {
+                wanted.extend_from_slice(b"./");
+                wanted.extend_from_slice(name);
+                wanted.push(0);
+            }
+        }
+        if wanted.is_empty() {
+            return Ok(0);
+        }
+        let line = self.pack(Wanted::Named);
+        self.take(root, self.far.feed(self.shell, &line, wanted)?, 0, progress)
     }
 
     fn passes(
@@ -293,7 +353,7 @@ impl FarMachine {
     ) -> Result<Vec<String>, String> {
         let host = &self.far.host;
         progress(Progress::Phase(format!("copying the files of {host}")));
-        self.receive(root, None, progress)?;
+        self.receive(root, Wanted::All, progress)?;
         let Some(stop) = &self.far.stop else {
             return Ok(Vec::new());
         };
@@ -307,10 +367,12 @@ impl FarMachine {
         )));
         let again =
             |why: String| format!("its services are stopped, and the second pass failed: {why}");
-        let gone = self.forget(root).map_err(again)?;
+        let listing = self.list().map_err(again)?;
+        let gone = Self::forget(root, &listing).map_err(again)?;
         // A second earlier: times of files are coarser than clocks.
-        let since = self.now.saturating_sub(1);
-        let entries = self.receive(root, Some(since), progress).map_err(again)?;
+        let since = Wanted::Since(self.now.saturating_sub(1));
+        let entries = self.receive(root, since, progress).map_err(again)?;
+        let entries = entries + self.moved(root, listing, progress).map_err(again)?;
         Ok(vec![format!(
             "second pass: {entries} folders and files were looked at again, {gone} were gone; its \
              services are stopped there"
@@ -349,68 +411,5 @@ impl Newcomer for FarMachine {
         let mut image = of_tree(&seed, format!("machine {}", self.told.name));
         image.created_ms = now_ms();
         Ok((finish(layout, workshop, &seed, image)?, notes))
-    }
-}
-
-/// Folders below the root that are filesystems on disks there, without the slash before them. What is
-/// mounted there besides is told.
-fn volumes<'a>(mounts: impl Iterator<Item = &'a str>, root: &str, told: &mut Told) -> Vec<String> {
-    let top = root.trim_end_matches('/');
-    let mut found = Vec::new();
-    for line in mounts.take(10_000) {
-        let mut words = line.split(' ');
-        let (Some(_), Some(place), Some(kind)) = (words.next(), words.next(), words.next()) else {
-            continue;
-        };
-        let Some(path) = place.strip_prefix(top).and_then(|p| p.strip_prefix('/')) else {
-            continue;
-        };
-        let first = path.split('/').next().unwrap_or_default();
-        if path.is_empty() || ["proc", "sys", "dev", "run", "tmp", "boot", "efi"].contains(&first) {
-            continue;
-        }
-        let plain = |c: char| c.is_ascii_alphanumeric() || "._-/@+".contains(c);
-        let sound = path.split('/').all(|part| !matches!(part, "" | "." | ".."));
-        if DISKS.contains(&kind) && sound && path.chars().all(plain) {
-            found.push(path.to_owned());
-        } else if found.len() < 100 {
-            told.note(format!(
-                "/{path:.100} ({kind:.20}) is mounted there: not taken"
-            ));
-        }
-    }
-    found.sort();
-    found.dedup();
-    found.truncate(200);
-    found
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn filesystems_on_disks_are_taken_and_others_told() {
-        let mounts = [
-            "/dev/sda1 / ext4 rw 0 0",
-            "proc /proc proc rw 0 0",
-            "/dev/sda2 /home xfs rw 0 0",
-            "/dev/sda2 /home xfs rw 0 0",
-            "nas:/x /srv/nas nfs4 rw 0 0",
-            "/dev/sdb1 /srv/a\\040b ext4 rw 0 0",
-            "/dev/sdc1 /srv/../../x ext4 rw 0 0",
-            "/dev/sda3 /boot ext4 rw 0 0",
-            "tmpfs /run tmpfs rw 0 0",
-            "odd",
-        ];
-        let mut told = Told::default();
-        assert_eq!(volumes(mounts.into_iter(), "/", &mut told), ["home"]);
-        assert_eq!(told.notes.len(), 3, "{:?}", told.notes);
-        let below = [
-            "/dev/sdb1 /mnt/old ext4 rw 0 0",
-            "/dev/sdb2 /mnt/old/var ext4 rw 0 0",
-        ];
-        let mut told = Told::default();
-        assert_eq!(volumes(below.into_iter(), "/mnt/old", &mut told), ["var"]);
     }
 }

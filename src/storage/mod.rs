@@ -29,7 +29,7 @@
 //! | `pack`, `pack_*` | a guest's archive: written and read as one stream |
 //! | `foreign`, `foreign_*`, `plain_yaml`, `take_over` | archives of containers of other programs |
 //! | `machine`, `machine_*` | a machine's files: its Linux found, copied, made a guest's |
-//! | `far`, `far_machine` | a machine elsewhere, over ssh |
+//! | `far`, `far_list`, `far_machine` | a machine elsewhere, over ssh |
 //! | `disk_format`, `partition`, `volume` | a virtual machine's disk: its format, its partitions, what is in them |
 //! | `dirfd`, `walk`, `remove`, `seed` | descriptor work the others share |
 //!
@@ -66,6 +66,7 @@ mod extract_layer;
 #[cfg(test)]
 mod extract_tests;
 mod far;
+mod far_list;
 mod far_machine;
 mod first_boot;
 mod foreign;

@@ -230,7 +230,7 @@ fn copy_out(
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let top = fs::openat(&top, c".", flags, Mode::empty()).map_err(|e| unreadable(e.into()))?;
     let top = Merged::over(top, Vec::new(), place);
-    let top = top.top().map_err(|e| unreadable(e.into()))?;
+    let top = top.top().map_err(unreadable)?;
     let keep = |_: &[u8], _: bool| Fate::Keep;
     let copied = Copy::new(into, &keep).all(&top);
     copied.map_err(|error| format!("{}: {}", error.path, error.source))

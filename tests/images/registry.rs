@@ -1,5 +1,6 @@
 //! A registry of Debian's package `docker-registry` on loopback, and what stands between it and a
 //! client in tests: a wire that breaks, and a front that wants a token. Ended when dropped.
+#![allow(dead_code)] // each test file compiles this for itself and uses a part of it
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};

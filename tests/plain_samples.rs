@@ -271,7 +271,7 @@ fn every_key_can_be_unset() {
 /// A value for each kind of setting.
 fn value_for(key: &Key, n: u32) -> String {
     match key.path {
-        "cpu.limit" | "cpu.burst" => format!("{}.{:02}", n % 7, 1 + n % 99),
+        "cpu.limit" | "cpu.burst" | "cpu.earn" => format!("{}.{:02}", n % 7, 1 + n % 99),
         "cpu.cpuset" => (n % 8).to_string(),
         "cpu.mode" => ["shared", "dedicated", "pool"][n as usize % 3].into(),
         "cpu.resize" | "memory.resize" => ["fixed", "static", "dynamic"][n as usize % 3].into(),
@@ -286,7 +286,8 @@ fn value_for(key: &Key, n: u32) -> String {
         "network.new_connections" | "network.connections" => (1 + n).to_string(),
         "network.firewall" => format!("in accept tcp {}", 1 + n % 60_000),
         "network.forward" => format!("{}:{}/udp", 1 + n % 60_000, 1 + n % 100),
-        "init.stop_timeout" | "restart.delay" | "restart.delay_max" | "snapshots.every" => {
+        "cpu.bank" | "init.stop_timeout" | "restart.delay" | "restart.delay_max"
+        | "snapshots.every" => {
             format!("{}s", n % 1000)
         }
         "rlimits" => format!("nofile={}", n % 5000),

@@ -148,6 +148,7 @@ impl Manager {
             }
             fault::point()?;
             file::write_whole(&self.definition_path(name), text.as_bytes(), 0o600)?;
+            self.forget_credits(name, &guest);
             Ok(())
         });
         if let Err(error) = done {
@@ -254,8 +255,14 @@ impl Manager {
         let blocks = self.block_numbers(guest)?;
         let resources = plan::resources::limits(guest, &blocks)?;
         let limits = launch::limits(&resources, guest.cgroups)?;
-        group.update(&limits)?;
+        let done = group.update(&limits)?;
         self.reweigh_tenant(name)?;
+        let kept =
+            |file: &std::path::Path| file.ends_with("memory.min") || file.ends_with("memory.low");
+        if done.iter().any(|one| kept(&one.file)) {
+            let tenant = self.run_state(name)?.and_then(|state| state.tenant);
+            self.hold_memory(tenant.as_ref())?;
+        }
         self.change_port(name, guest)?;
         self.write_orders(name, guest)
     }

@@ -128,7 +128,7 @@ impl Manager {
         done
     }
 
-    fn goal_record(&self, name: &GuestName) -> PathBuf {
+    pub(super) fn goal_record(&self, name: &GuestName) -> PathBuf {
         self.layout.guest_run(name).join("goal.json")
     }
 
@@ -325,7 +325,7 @@ impl Controller<'_> {
         let cpus = |n: Option<Cpus>| n.map(|n| u64::from(n.hundredths()));
         let room = self.manager.host_room().of(Resource::Cpus);
         let entitled = cpus(guest.cpu.entitled).unwrap_or(0);
-        let most = cpus(guest.cpu.limit).unwrap_or(room.host);
+        let most = cpus(guest.cpu.limit_now()).unwrap_or(room.host);
         let most = most.min(cpus(goal.goal.max).unwrap_or(most));
         let most = most.max(entitled).max(1);
         let least = entitled

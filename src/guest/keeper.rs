@@ -178,10 +178,12 @@ fn watch(
     let mut kills = new_kills(manager, name, group, oom.as_mut());
     let mut inside = Inside::open(manager, name);
     let mut looks = Looks::new(orders.allowance);
+    let mut credits = super::credit_watch::CreditWatch::new(manager, name);
     // What it took to get here is not needed again before the guest ends.
     process::give_memory_back();
     loop {
-        let ready = wait(guest, oom.as_ref(), inside.as_ref(), &hub, looks.pause())?;
+        let next = credits.follow(manager, name, group).min(looks.pause());
+        let ready = wait(guest, oom.as_ref(), inside.as_ref(), &hub, next)?;
         if let Some(inside) = &mut inside {
             keep_view(inside, group, ready.read);
         }
@@ -364,12 +366,10 @@ impl Manager {
 
     /// Writes down what its keeper needs of a definition.
     pub(super) fn write_orders(&self, name: &GuestName, guest: &Guest) -> Result<()> {
+        self.write_credit_orders(name, guest)?;
         let orders = serde_json::to_vec(&Orders::of(guest)).unwrap_or_default();
-        Ok(file::write_runtime(
-            &self.orders_path(name),
-            &orders,
-            0o600,
-        )?)
+        let path = self.orders_path(name);
+        Ok(file::write_runtime(&path, &orders, 0o600)?)
     }
 
     /// Whether a running guest has its keeper.

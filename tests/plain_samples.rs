@@ -271,7 +271,7 @@ fn every_key_can_be_unset() {
 /// A value for each kind of setting.
 fn value_for(key: &Key, n: u32) -> String {
     match key.path {
-        "cpu.limit" | "cpu.burst" => format!("{}.{:02}", n % 7, 1 + n % 99),
+        "cpu.limit" | "cpu.burst" | "cpu.earn" => format!("{}.{:02}", n % 7, 1 + n % 99),
         "cpu.cpuset" => (n % 8).to_string(),
         "cpu.mode" => ["shared", "dedicated", "pool"][n as usize % 3].into(),
         "cpu.resize" | "memory.resize" => ["fixed", "static", "dynamic"][n as usize % 3].into(),
@@ -287,7 +287,8 @@ fn value_for(key: &Key, n: u32) -> String {
         "network.mac" => format!("02:00:00:00:{:02x}:{:02x}", n / 256 % 256, n % 256),
         "network.firewall" => format!("in accept tcp {}", 1 + n % 60_000),
         "network.forward" => format!("{}:{}/udp", 1 + n % 60_000, 1 + n % 100),
-        "init.stop_timeout" | "restart.delay" | "restart.delay_max" | "snapshots.every" => {
+        "cpu.bank" | "init.stop_timeout" | "restart.delay" | "restart.delay_max"
+        | "snapshots.every" => {
             format!("{}s", n % 1000)
         }
         "rlimits" => format!("nofile={}", n % 5000),

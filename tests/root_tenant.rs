@@ -71,6 +71,11 @@ fn processes_of_all_guests_together_stay_below_the_tenants_limit() {
         .find(|row| row["resource"] == "processes")
         .expect("a row");
     assert_eq!(of_a["peak"].as_u64(), Some(35), "{limits}");
+    let all = limits.as_array().expect("a list").iter();
+    let shared = all
+        .clone()
+        .find(|row| row["resource"] == "tenant processes");
+    assert_eq!(shared.expect("a row")["limit"], 40, "{limits}");
     host.run(&["exec", "b", "--", "sh", "-c", forks]);
     // The shell that gave up has ended meanwhile.
     let held = |host: &Bulkhead| tenant(host, "acme")["processes_held"].as_u64();

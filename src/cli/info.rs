@@ -5,9 +5,10 @@ use super::list::tone;
 use super::logs;
 use super::render::{safe, toned};
 use crate::guest::allowance::Month;
+use crate::guest::credit::CreditView;
 use crate::guest::view::{Info, bytes_text, reason_text};
 use crate::model::clock::{span, time};
-use crate::model::{Event, EventKind, Guest, ID_BLOCK, Level, Resize, RestartPolicy};
+use crate::model::{Cpus, Event, EventKind, Guest, ID_BLOCK, Level, Resize, RestartPolicy};
 
 pub(super) const INFO: Verb = Verb {
     name: "info",
@@ -161,15 +162,24 @@ fn limits(lines: &mut Lines, guest: &Guest, info: &Info) {
     let limit = row
         .cpus
         .as_deref()
-        .map_or("all CPUs".to_owned(), |c| format!("{c} CPUs"));
+        .map_or("all CPUs".to_owned(), |cpus| match cpus {
+            "1" => "1 CPU".to_owned(),
+            cpus => format!("{cpus} CPUs"),
+        });
     let mut cpu = format!("{limit}, weight {}", guest.cpu.weight);
     match (&guest.cpu.pool, guest.cpu.dedicated) {
         (Some(pool), _) => cpu += &format!(", in pool {pool}"),
+        (None, Some(1)) => cpu = "1 whole CPU for itself".to_owned(),
         (None, Some(n)) => cpu = format!("{n} whole CPUs for itself"),
         (None, None) => {}
     }
     if let Some(set) = info.runs_on.as_ref().or(guest.cpu.cpuset.as_ref()) {
         cpu += &format!(", on {set}");
+    }
+    match info.apart {
+        Some(true) => cpu += ", the host's programs kept off",
+        Some(false) => cpu += ", other guests kept off",
+        None => {}
     }
     let memory = &guest.memory;
     let (mut memory_text, mut swap) = (memory.limit.to_string(), memory.swap.to_string());
@@ -189,6 +199,9 @@ fn limits(lines: &mut Lines, guest: &Guest, info: &Info) {
         processes = format!("{} of {processes}", used.processes);
     }
     lines.add("cpu", &cpu);
+    if let Some(view) = &info.credits {
+        lines.add("credits", &credits(view));
+    }
     lines.add("memory", &memory_text);
     lines.add("swap", &swap);
     lines.add("processes", &processes);
@@ -203,6 +216,23 @@ fn limits(lines: &mut Lines, guest: &Guest, info: &Info) {
     if let Some(used) = usage {
         let (read, written) = (bytes_text(used.io_read), bytes_text(used.io_write));
         lines.add("disk", &format!("{read} read, {written} written"));
+    }
+}
+
+fn credits(view: &CreditView) -> String {
+    let earn = Cpus::from_hundredths(view.earn).map_or("0".to_owned(), |cpus| cpus.to_string());
+    let seconds = |us: u64| format!("{}.{:03} s", us / 1_000_000, us / 1000 % 1000);
+    let had = match u64::try_from(view.saved_us) {
+        Ok(us) => format!(
+            "{} of {} saved",
+            seconds(us),
+            span(view.bank_us / 1_000_000)
+        ),
+        Err(_) => format!("{} owed", seconds(view.saved_us.unsigned_abs())),
+    };
+    match view.held_back {
+        true => format!("{had}; held to the {earn} it earns"),
+        false => format!("{had}; earns {earn}"),
     }
 }
 

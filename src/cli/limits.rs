@@ -93,6 +93,7 @@ fn in_words(unit: Unit, n: u64) -> String {
     match unit {
         Unit::Bytes => Bytes(n).to_string(),
         Unit::Count => n.to_string(),
+        Unit::CpuSeconds => format!("{n}s"),
         Unit::PercentOfCpu => {
             let cpus = u32::try_from(n).ok().and_then(Cpus::from_hundredths);
             cpus.map_or("0".into(), |cpus| cpus.to_string())

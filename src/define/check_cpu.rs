@@ -2,6 +2,7 @@
 //! in `resolve` and `check`, which ask here.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::check::Found;
 use super::default;
@@ -21,6 +22,8 @@ impl From<CpuPart> for CpuLimits {
             weight,
             cpuset,
             burst,
+            earn,
+            bank,
         }: CpuPart,
     ) -> Self {
         let burst: Option<Cpus> = burst.and_then(|b| b.0);
@@ -38,6 +41,9 @@ impl From<CpuPart> for CpuLimits {
             cpuset: cpuset.and_then(|set| set.0),
             nodes: None,
             burst_us: burst.map_or(0, |cpus| cpus.quota_us(BURST_PERIOD_US)),
+            earn: earn.and_then(|earn| earn.0),
+            bank: bank.and_then(|bank| bank.0).map(|bank| bank.0),
+            held_to: None,
         }
     }
 }
@@ -47,7 +53,11 @@ pub(super) fn cpu(guest: &Guest, facts: &HostFacts, found: &mut Found) {
     let there: BTreeSet<u32> = facts.cpus.iter().collect();
     let count = there.len();
     let has = format!("{count} CPU{}", if count == 1 { "" } else { "s" });
-    for (key, cpus) in [("cpu.limit", cpu.limit), ("cpu.entitled", cpu.entitled)] {
+    for (key, cpus) in [
+        ("cpu.limit", cpu.limit),
+        ("cpu.entitled", cpu.entitled),
+        ("cpu.earn", cpu.earn),
+    ] {
         if let Some(n) = cpus.filter(|n| n.hundredths() as usize > count * 100) {
             let message = format!("{n} is more than there are: this machine has {has}");
             found.add(key, message);
@@ -61,6 +71,7 @@ pub(super) fn cpu(guest: &Guest, facts: &HostFacts, found: &mut Found) {
         found.add("cpu.cpuset", message);
     }
     cpu_mode(cpu, count, found);
+    credits(cpu, found);
     if cpu.limit.is_some_and(|limit| cpu.entitled > Some(limit)) {
         found.add(
             "cpu.entitled",
@@ -79,6 +90,44 @@ pub(super) fn cpu(guest: &Guest, facts: &HostFacts, found: &mut Found) {
             }
             Some(_) => {}
         }
+    }
+}
+
+/// Least and most that is saved up.
+const BANKS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30 * 24 * 3600));
+
+/// What goes with credits.
+fn credits(cpu: &CpuLimits, found: &mut Found) {
+    let (Some(earn), Some(bank)) = (cpu.earn, cpu.bank) else {
+        match (cpu.earn, cpu.bank) {
+            (Some(_), None) => found.add(
+                "cpu.bank",
+                "is missing: with cpu.earn, say how much of it is saved up, such as cpu.bank = \"30m\"",
+            ),
+            (None, Some(_)) => found.add(
+                "cpu.earn",
+                "is missing: with cpu.bank, say how much CPU time it earns, such as cpu.earn = 0.2",
+            ),
+            _ => {}
+        }
+        return;
+    };
+    if cpu.mode == CpuMode::Dedicated {
+        found.add(
+            "cpu.earn",
+            "makes no sense with cpu.mode = \"dedicated\": those CPUs are its own already",
+        );
+    }
+    if cpu.limit.is_some_and(|limit| earn >= limit) {
+        let message = "is not below cpu.limit: what it earns it could never save up and use";
+        found.add("cpu.earn", message);
+    }
+    if cpu.entitled.is_some_and(|entitled| entitled > earn) {
+        let message = "is below cpu.entitled: that much is to be its own also without credits";
+        found.add("cpu.earn", message);
+    }
+    if bank < BANKS.0 || bank > BANKS.1 {
+        found.add("cpu.bank", "is out of range: 1s to 30d");
     }
 }
 

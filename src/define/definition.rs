@@ -109,6 +109,10 @@ layered! {
         cpuset: Option<OrNone<CpuSet>>,
         /// Unused time that may be used above the limit, in CPUs.
         burst: Option<OrNone<Cpus>>,
+        /// CPU time earned for credits.
+        earn: Option<OrNone<Cpus>>,
+        /// Most of them that are saved up.
+        bank: Option<OrNone<Pause>>,
     }
 }
 

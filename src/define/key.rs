@@ -114,6 +114,11 @@ pub const KEYS: &[Key] = &[
     key("cpu.burst", "cpu-burst", "CPUS", Kind::Number, LIVE,
         "Unused CPU time saved up to be used above the limit, in CPUs, at most the limit \
          [default: none]"),
+    key("cpu.earn", "cpu-earn", "CPUS", Kind::Number, LIVE,
+        "CPU time it earns for credits, and all it gets without any, in CPUs below cpu.limit, or none; needs \
+         cpu.bank [default: none]"),
+    key("cpu.bank", "cpu-bank", "TIME", Kind::Text, LIVE,
+        "Most credits it saves up, as CPU time: 1s to 30d, or none; needs cpu.earn [default: none]"),
     key("memory.resize", "memory-resize", "WHEN", Kind::Text, LIVE,
         "When settings of memory may change: fixed, static or dynamic, as for cpu.resize \
          [default: dynamic]"),

@@ -97,6 +97,8 @@ fn amounts(guest: &Guest, path: &str) -> Items {
         "cpu.entitled" => optional(cpu.entitled),
         "cpu.weight" => single(cpu.weight),
         "cpu.cpuset" => optional(cpu.cpuset.as_ref()),
+        "cpu.earn" => optional(cpu.earn),
+        "cpu.bank" => optional(cpu.bank.map(Pause)),
         "cpu.burst" => {
             let hundredths = cpu.burst_us * 100 / BURST_PERIOD_US;
             optional(

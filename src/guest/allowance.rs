@@ -57,13 +57,14 @@ impl Manager {
         }))
     }
 
-    /// A guest with what is in force of its network, and with no more than its tenant has. An
-    /// account that cannot be read cuts nobody off.
+    /// A guest with what is in force of its network, with no more than its tenant has, and held back
+    /// if its credits are used up. An account that cannot be read cuts nobody off.
     pub(super) fn in_force(&self, name: &GuestName, mut guest: Guest) -> Guest {
         if let Ok(Some(month)) = self.month(name, &guest.network.allowance) {
             guest.network = guest.network.at(month.level);
         }
         self.held_by_tenant(name, &mut guest);
+        guest.cpu.held_to = self.held_by_credits(name, &guest);
         guest
     }
 

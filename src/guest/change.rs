@@ -150,6 +150,7 @@ impl Manager {
             }
             fault::point()?;
             file::write_whole(&self.definition_path(name), text.as_bytes(), 0o600)?;
+            self.forget_credits(name, &guest);
             Ok(())
         });
         if let Err(error) = done {
@@ -266,8 +267,14 @@ impl Manager {
         let Some(mut group) = self.group(name)? else {
             return Ok(());
         };
-        group.update(&self.limits_of(guest)?)?;
+        let done = group.update(&self.limits_of(guest)?)?;
         self.reweigh_tenant(name)?;
+        let kept =
+            |file: &std::path::Path| file.ends_with("memory.min") || file.ends_with("memory.low");
+        if done.iter().any(|one| kept(&one.file)) {
+            let tenant = self.run_state(name)?.and_then(|state| state.tenant);
+            self.hold_memory(tenant.as_ref())?;
+        }
         self.change_port(name, guest)?;
         self.plug_nics(name, guest)?;
         self.write_orders(name, guest)

@@ -333,6 +333,21 @@ impl Manager {
         }
     }
 
+    pub(super) fn call_keeper(&self, name: &GuestName) -> Result<OwnedFd> {
+        let socket = self.console_socket(name);
+        let (_dir, address) = address(&socket)?;
+        let failed = |errno| KernelError::new("connect to", socket.display(), errno);
+        let fd = rustix::net::socket_with(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .map_err(failed)?;
+        rustix::net::connect(&fd, &address).map_err(failed)?;
+        Ok(fd)
+    }
+
     fn connect_console(&self, name: &GuestName) -> Result<OwnedFd> {
         let status = self.status(name)?;
         if !matches!(status, Status::Running | Status::Paused) {
@@ -344,24 +359,10 @@ impl Manager {
                 advice,
             });
         }
-        let socket = self.console_socket(name);
-        let connect = || -> Result<OwnedFd> {
-            let (_dir, address) = address(&socket)?;
-            let failed = |errno| KernelError::new("connect to", socket.display(), errno);
-            let fd = rustix::net::socket_with(
-                AddressFamily::UNIX,
-                SocketType::SEQPACKET,
-                SocketFlags::CLOEXEC,
-                None,
-            )
-            .map_err(failed)?;
-            rustix::net::connect(&fd, &address).map_err(failed)?;
-            Ok(fd)
-        };
         // A keeper that was just put on may not listen yet.
         let until = Instant::now() + Duration::from_secs(2);
         loop {
-            match connect() {
+            match self.call_keeper(name) {
                 Err(_) if Instant::now() < until => std::thread::sleep(Duration::from_millis(10)),
                 done => return done,
             }

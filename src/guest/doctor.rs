@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::manager::Manager;
+use crate::kernel::cgroup::guarantees_reach_inside;
 use crate::model::CgroupMode;
 
 /// How good a finding is.
@@ -71,6 +72,17 @@ impl Manager {
                     }
                 }
             }
+        }
+        if facts.cgroup_mode == CgroupMode::V2 {
+            let (grade, text) = match guarantees_reach_inside() {
+                Ok(true) => (Grade::Good, "hold for all processes of a guest"),
+                _ => (
+                    Grade::Partial,
+                    "do not hold for control groups made inside guests, which systemd makes: mount \
+                     cgroup2 with memory_recursiveprot",
+                ),
+            };
+            say(grade, "memory guarantees", text.into());
         }
         let (grade, text) = if facts.swap_accounting {
             (Grade::Good, "limited by its own number")

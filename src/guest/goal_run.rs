@@ -120,7 +120,7 @@ impl Manager {
         done
     }
 
-    fn goal_record(&self, name: &GuestName) -> PathBuf {
+    pub(super) fn goal_record(&self, name: &GuestName) -> PathBuf {
         self.layout.guest_run(name).join("goal.json")
     }
 

@@ -177,11 +177,13 @@ fn watch(
     limits.take_in();
     let mut inside = Inside::open(manager, name);
     let mut looks = Looks::new(orders.allowance);
+    let mut credits = super::credit_watch::CreditWatch::new(manager, name);
     // What it took to get here is not needed again before the guest ends.
     process::give_memory_back();
     loop {
-        let pause = looks.pause().min(limits.pause());
-        let ready = wait(guest, &limits, inside.as_ref(), &hub, pause)?;
+        let next = credits.follow(manager, name, group);
+        let next = next.min(looks.pause()).min(limits.pause());
+        let ready = wait(guest, &limits, inside.as_ref(), &hub, next)?;
         if let Some(inside) = &mut inside {
             keep_view(inside, group, ready.read);
         }
@@ -354,12 +356,10 @@ impl Manager {
 
     /// Writes down what its keeper needs of a definition.
     pub(super) fn write_orders(&self, name: &GuestName, guest: &Guest) -> Result<()> {
+        self.write_credit_orders(name, guest)?;
         let orders = serde_json::to_vec(&Orders::of(guest)).unwrap_or_default();
-        Ok(file::write_runtime(
-            &self.orders_path(name),
-            &orders,
-            0o600,
-        )?)
+        let path = self.orders_path(name);
+        Ok(file::write_runtime(&path, &orders, 0o600)?)
     }
 
     /// Whether a running guest has its keeper.

@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_millis(200);
 pub struct Leftover {
     /// `half-made guest`, `half-renamed guest`, `held guest`, `stopped guest`, `run state`, `undo disk`, `cgroup`, `interface`,
     /// `damaged file`, `bridge without its firewall`, `firewall entry`, `firewall rules`, `ports`,
-    /// `address`, `lock`, `snapshot mount`, `CPUs`, `tenant limits`, `goal's limit`, `file`.
+    /// `address`, `lock`, `snapshot mount`, `CPUs`, `tenant limits`, `memory guarantees`, `uncounted credits`, `goal's limit`, `file`.
     pub kind: &'static str,
     /// Its name.
     pub name: String,
@@ -54,6 +54,7 @@ impl Manager {
             self.of_nobody(&name, fix, &mut found)?;
         }
         self.of_tenants(fix, &mut found)?;
+        self.of_memory(fix, &mut found)?;
         for stale in self.stale_mounts()? {
             let unmount = || mount::unmount_path(&stale.folder).map_err(|e| e.to_string());
             let name = stale.folder.display().to_string();
@@ -102,6 +103,7 @@ impl Manager {
             found.push(leftover("held guest", name.to_string(), told(done)));
         }
         self.of_goal(name, fix, found);
+        self.of_credits(name, fix, found);
         let left = || {
             let rescue = storage::has_rescue(&self.layout, name);
             let run = rescue || self.layout.guest_run(name).exists();

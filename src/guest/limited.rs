@@ -20,6 +20,8 @@ pub enum Unit {
     Count,
     /// Hundredths of a CPU.
     PercentOfCpu,
+    /// Seconds of CPU time.
+    CpuSeconds,
 }
 
 /// One limited resource of one guest.
@@ -27,7 +29,8 @@ pub enum Unit {
 pub struct Limited {
     /// Guest.
     pub guest: GuestName,
-    /// `memory`, `swap`, `processes`, `cgroups`, `cpu`, `cpus`, `disk`, `files`.
+    /// `memory`, `swap`, `processes`, `cgroups`, `cpu`, `cpus`, `credits`, `disk`, `files`; `tenant memory`, `tenant processes`,
+    /// `tenant cpu` of what it shares.
     pub resource: &'static str,
     /// In what it is counted.
     pub unit: Unit,
@@ -117,6 +120,8 @@ impl Manager {
         };
         let mut rows = rows(name, &group.counters()?);
         rows.extend(self.whole_cpus(name)?);
+        rows.extend(self.credits(name));
+        rows.extend(self.shared_limits(name)?);
         rows.extend(self.disk(name)?);
         Ok(rows)
     }
@@ -131,6 +136,42 @@ impl Manager {
         };
         let most = cpus.len() as u64 * 100;
         Ok(Some(Limited::new(name, "cpus", Unit::PercentOfCpu, most)))
+    }
+
+    /// Of its tenant, what all guests of that hold together.
+    fn shared_limits(&self, name: &GuestName) -> Result<Vec<Limited>> {
+        let tenant = self.run_state(name)?.and_then(|state| state.tenant);
+        let group = match &tenant {
+            Some(tenant) => self.tenant_group(tenant)?,
+            None => None,
+        };
+        let Some(group) = group else {
+            return Ok(Vec::new());
+        };
+        let mut rows = rows(name, &group.counters()?);
+        rows.retain_mut(|row| {
+            let shared = match row.resource {
+                "memory" => Some("tenant memory"),
+                "processes" => Some("tenant processes"),
+                "cpu" => Some("tenant cpu"),
+                _ => None,
+            };
+            row.resource = shared.unwrap_or(row.resource);
+            shared.is_some()
+        });
+        Ok(rows)
+    }
+
+    /// Of its credits, what is not there.
+    fn credits(&self, name: &GuestName) -> Option<Limited> {
+        let guest = self.guest(name).ok()?;
+        let view = self.credit_view(name, &guest)?;
+        let whole = view.bank_us / 1_000_000;
+        let saved = u64::try_from(view.saved_us).unwrap_or(0) / 1_000_000;
+        Some(Limited {
+            held: Some(whole.saturating_sub(saved)),
+            ..Limited::new(name, "credits", Unit::CpuSeconds, whole)
+        })
     }
 
     /// Of a filesystem of its own what that says; of another one with a size, only the size.

@@ -41,6 +41,7 @@ impl InForce {
             let now = self.cpu.as_ref().or(old.map(|old| &old.cpu));
             let now = now.map(|now| CpuLimits {
                 resize: new.cpu.resize,
+                held_to: new.cpu.held_to,
                 ..now.clone()
             });
             kept.cpu = now.filter(|now| *now != new.cpu);
@@ -59,7 +60,10 @@ impl InForce {
     /// A guest as it is in force.
     pub(super) fn of(&self, mut guest: Guest) -> Guest {
         if let Some(cpu) = &self.cpu {
-            guest.cpu = cpu.clone();
+            guest.cpu = CpuLimits {
+                held_to: guest.cpu.held_to,
+                ..cpu.clone()
+            };
         }
         if let Some(memory) = &self.memory {
             guest.memory = memory.clone();

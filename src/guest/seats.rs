@@ -219,6 +219,10 @@ impl Manager {
                 });
                 first = first.and(done);
             }
+            if parent.has_partitions() {
+                // Where the kernel refuses, all that is ours is kept off all the same.
+                let _kept_off = self.set_apart(&parent, &seating);
+            }
         }
         if !apart {
             fault::point()?;

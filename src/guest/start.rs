@@ -25,7 +25,7 @@ use crate::kernel::process::{self, CloneFlags, Forked, Identity};
 use crate::kernel::timing::timed;
 use crate::kernel::{KernelError, terminal};
 use crate::launch::{self, GuestPlace};
-use crate::model::{EventKind, ExitReason, Guest, GuestName, NetOp, Status};
+use crate::model::{EventKind, ExitReason, Guest, GuestName, NetOp, Seat, Status};
 use crate::network::Network;
 use crate::plan;
 use crate::storage::{self, Image};
@@ -287,8 +287,13 @@ impl Manager {
         // Written before the guest runs: whoever finds it later knows what to look for.
         state.init = Identity::of(prepared.pid());
         self.write_run_state(name, &state)?;
-        if self.left_for_sharers()? != left {
-            // Somebody took CPUs, or gave them back, before its groups were there to be seen.
+        if state.guaranteed.memory > 0 {
+            self.hold_memory(state.tenant.as_ref())?;
+        }
+        let own = matches!(state.seat, Seat::Dedicated { .. });
+        if own || self.left_for_sharers()? != left {
+            // Somebody took CPUs, or gave them back, before its groups were there to be seen; its own
+            // it can be given only now.
             self.settle_cpus_again()?;
         }
         self.mark_undo(name)?;

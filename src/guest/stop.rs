@@ -178,7 +178,10 @@ impl Manager {
         reason: Option<ExitReason>,
         keeps_place: bool,
     ) -> Result<()> {
-        let tenant = self.run_state(name)?.and_then(|state| state.tenant);
+        let (tenant, kept, init) = match self.run_state(name)? {
+            Some(state) => (state.tenant, state.guaranteed.memory, state.init),
+            None => (None, 0, None),
+        };
         let group = self.group_in(name, tenant.as_ref())?;
         let held = group.as_ref().and_then(|_| self.reading(name));
         let leased = self.all_leased(name).unwrap_or_default();
@@ -192,6 +195,7 @@ impl Manager {
         // Its counters go with its cgroups.
         self.keep_account(name, held);
         if let Some(group) = group {
+            self.settle_credits(name, init, &group);
             group.remove()?;
         }
         fault::point()?;
@@ -224,6 +228,12 @@ impl Manager {
         if let Some(tenant) = tenant {
             // An empty group does no harm; the next end of one of its guests takes it away.
             let _later = self.leave_tenant(&tenant);
+            if kept > 0 {
+                let _later = self.hold_memory(Some(&tenant));
+            }
+        } else if kept > 0 {
+            // The next guest with a guarantee would sum up again, and `doctor` names it.
+            let _later = self.hold_memory(None);
         }
         if !keeps_place {
             // Its CPUs go to whoever shares; what this leaves, the next start does, and `doctor` names it.

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use serde::Serialize;
 
 use super::allowance::Month;
+use super::credit::CreditView;
 use super::error::Result;
 use super::manager::{Manager, now_ms};
 use super::rebase::Bases;
@@ -76,6 +77,8 @@ pub struct Info {
     pub launch_us: Option<u64>,
     /// The CPUs it runs on now, where those are not all there are.
     pub runs_on: Option<CpuSet>,
+    /// Whether the kernel keeps programs that are no guests off its own CPUs; `None` if it has none.
+    pub apart: Option<bool>,
     /// Tables of its definition that wait for its next start.
     pub waiting: Vec<&'static str>,
     /// Its counters.
@@ -88,6 +91,8 @@ pub struct Info {
     pub relaxations: Vec<String>,
     /// Its month of traffic, if that has an end.
     pub month: Option<Month>,
+    /// Its credits of CPU time, if it has any.
+    pub credits: Option<CreditView>,
 }
 
 impl Manager {
@@ -203,6 +208,8 @@ impl Manager {
         let guest = self.guest(name).map_err(|error| chain(&error));
         let mut row = self.row_with(name, guest.as_ref(), self.address(name));
         self.note_behind(&mut row, guest.as_ref().ok(), &mut Bases::default());
+        // Here that is the digest; by which name it was asked for, its definition says.
+        row.image = None;
         let machine = self.machine(name).ok();
         let state = self.run_state(name)?;
         let runs = row.pid.is_some();
@@ -212,6 +219,7 @@ impl Manager {
             created_ms: machine.map(|m| m.created_ms),
             launch_us: state.as_ref().filter(|_| runs).map(|s| s.launch_us),
             runs_on: if runs { self.runs_on(name) } else { None },
+            apart: if runs { self.is_apart(name) } else { None },
             waiting: match &state {
                 Some(state) if runs => state.in_force.waiting(),
                 _ => Vec::new(),
@@ -220,6 +228,10 @@ impl Manager {
             last_end: self.last_end(name),
             restarts: state.map_or(0, |s| s.restarts),
             relaxations: guest.as_ref().map(relaxations).unwrap_or_default(),
+            credits: guest
+                .as_ref()
+                .ok()
+                .and_then(|guest| self.credit_view(name, guest)),
             month: guest
                 .as_ref()
                 .ok()

@@ -113,7 +113,9 @@ impl Manager {
             us: us.max(1),
             neighbours: took.collect(),
         };
-        Ok(watched.causes())
+        let mut causes = watched.causes();
+        self.blame_credits(name, &mut causes);
+        Ok(causes)
     }
 
     fn samples_of_others(&self, name: &GuestName) -> Result<Vec<(GuestName, Sample)>> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Allowance, Bytes, Ceilings, CpuMode, CpuPoolName, CpuSet, Cpus, FirewallLine, Forward,
+    Allowance, Bytes, Ceilings, CpuMode, CpuPoolName, CpuSet, Cpus, Credits, FirewallLine, Forward,
     GuestName, ImageName, Mac, NetworkName, Nic, NicName, Rate, Resize, SnapshotRule, TenantName,
     View,
 };
@@ -156,6 +156,32 @@ pub struct CpuLimits {
     pub nodes: Option<CpuSet>,
     /// Unused time that may be saved up and used above the limit, in microseconds for each 100 ms.
     pub burst_us: u64,
+    /// CPU time it earns; `None` for no credits.
+    pub earn: Option<Cpus>,
+    /// Most of that it may save up.
+    pub bank: Option<Duration>,
+    /// What it is held to while its credits are used up; `None` while it has some. No definition says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_to: Option<Cpus>,
+}
+
+impl CpuLimits {
+    /// Its credits, if it has them.
+    #[must_use]
+    pub fn credits(&self) -> Option<Credits> {
+        let bank = u64::try_from(self.bank?.as_micros()).ok()?;
+        self.earn.map(|earn| Credits {
+            earn,
+            bank_us: bank,
+        })
+    }
+
+    /// The limit that is in force now.
+    #[must_use]
+    pub fn limit_now(&self) -> Option<Cpus> {
+        let both = self.limit.into_iter().chain(self.held_to);
+        both.min()
+    }
 }
 
 /// Memory limits.

@@ -8,6 +8,7 @@ mod ceilings;
 mod cgroup;
 pub mod clock;
 mod cpu_pool_name;
+mod credit;
 mod facts;
 mod file_entry;
 mod filter;
@@ -51,6 +52,7 @@ pub use cgroup::{
     SystemdScope, UnitValue,
 };
 pub use cpu_pool_name::CpuPoolName;
+pub use credit::{Balance, Credits};
 pub use facts::{CgroupMode, HostFacts};
 pub use file_entry::{FileEntry, FileKind, FileWish};
 pub use filter::{Action, Arch, ArgCmp, Compare, Filter, FilterFlags, Rule, fingerprint};

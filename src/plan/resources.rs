@@ -24,11 +24,11 @@ pub(super) fn resources(guest: &Guest, place: &Placement) -> Result<LinuxResourc
 /// `block_devices` are the numbers of those that the guest's I/O limits name.
 pub fn limits(guest: &Guest, block_devices: &[(u64, u64)]) -> Result<LinuxResources, PlanError> {
     let mut cpu = LinuxCpuBuilder::default().shares(u64::from(guest.cpu.weight) * 1024 / 100);
-    if let Some(limit) = guest.cpu.limit {
+    if let Some(limit) = guest.cpu.limit_now() {
         cpu = cpu
             .quota(i64::try_from(limit.quota_us(PERIOD_US)).unwrap_or(i64::MAX))
             .period(PERIOD_US);
-        if guest.cpu.burst_us > 0 {
+        if guest.cpu.burst_us > 0 && guest.cpu.held_to.is_none() {
             cpu = cpu.burst(guest.cpu.burst_us);
         }
     }

@@ -96,6 +96,7 @@ impl Parent {
         v2.write(MARK.0, MARK.1)?;
         if let Some(inner) = self.folder(name)? {
             inner.weigh(None)?;
+            inner.guarantee()?;
         }
         Ok(applied)
     }

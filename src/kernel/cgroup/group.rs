@@ -176,6 +176,7 @@ impl Group {
             knob.write(dir, version)?;
             knob.verify(dir, version)?;
         }
+        self.hand_down(limits)?;
         match &limits.devices {
             Some(rules) => devices::install(self, rules),
             None => Ok(()),

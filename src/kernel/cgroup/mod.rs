@@ -8,10 +8,13 @@
 //! | `parent`, `service` | the folder that holds our groups; under systemd a delegated service |
 //! | `limits`, `v1`, `v2` | limits in our words, and the two drivers that put them in the kernel's |
 //! | `folder` | a folder between the parent and groups that share limits |
+//! | `guarantee` | memory that is kept for groups, in what is above them |
 //! | `knob` | one value of one control file: write, read, put back (cgroups-rs works here) |
 //! | `group` | make, open, enter, undo |
 //! | `seat` | which CPUs a running group is on; those that version 1 keeps together for that |
 //! | `update` | change the limits of a running group, all or nothing |
+//! | `partition` | CPUs that a group has against the whole host (version 2) |
+//! | `quota` | change the CPU limit alone |
 //! | `devices` | who may open device nodes: version 1 rules or an eBPF program |
 //! | `quiet` | freeze, thaw, kill, wait |
 //! | `remove`, `walk` | take a group away with everything inside it |
@@ -49,14 +52,17 @@ mod error;
 mod folder;
 mod glance;
 mod group;
+mod guarantee;
 mod host;
 mod inside;
 mod knob;
 mod limits;
 mod oom;
 mod parent;
+mod partition;
 mod pids_watch;
 mod quiet;
+mod quota;
 mod remove;
 mod scope;
 mod seat;
@@ -75,6 +81,7 @@ pub use counters::{Counter, Counters, Throttling};
 pub use error::CgroupError;
 pub use glance::Glance;
 pub use group::Group;
+pub use guarantee::guarantees_reach_inside;
 pub use host::{Host, mount_v2};
 pub use inside::{CpuUse, DiskUse, MemoryUse, Tasks};
 pub use limits::{DeviceAccess, DeviceKind, DeviceRule, IoLimit, Limits};

@@ -393,7 +393,7 @@ pub fn remove_parent_if_empty(host: &Host, kernel_name: &str, lock: &Path) -> Re
     let mut paths: Vec<PathBuf> = all.into_iter().map(|h| h.path).collect();
     paths.push(place(host, root, kernel_name));
     if host.systemd {
-        service::stop(kernel_name)?;
+        service::stop(root, kernel_name)?;
     }
     for path in paths {
         match rustix::fs::unlinkat(CWD, &path, AtFlags::REMOVEDIR) {

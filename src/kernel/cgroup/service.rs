@@ -8,14 +8,16 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::AtFlags;
 use rustix::io::Errno;
+use zbus::zvariant::Value;
 
 use super::dir::{Dir, keyed};
 use super::{CgroupError, Result, walk};
+use crate::kernel::bus::Bus;
 
 /// Group of the sleeping process; no group of ours may be called so.
 pub(super) const HOLDER: &str = ".holder";
 
-const SLICE: &str = "bulkhead.slice";
+pub(super) const SLICE: &str = "bulkhead.slice";
 
 fn unit(kernel_name: &str) -> String {
     format!("{kernel_name}.service")
@@ -24,6 +26,32 @@ fn unit(kernel_name: &str) -> String {
 /// The service's folder below the root of a hierarchy.
 pub(super) fn cgroup(kernel_name: &str) -> PathBuf {
     Path::new(SLICE).join(unit(kernel_name))
+}
+
+/// The service whose folder this is.
+pub(super) fn unit_at(path: &Path) -> Option<String> {
+    let slice = path.parent()?.file_name()?;
+    let unit = path.file_name()?.to_str()?;
+    (slice == SLICE).then(|| unit.to_owned())
+}
+
+/// Has systemd keep memory for a unit, until the next boot or until it is told otherwise: bytes
+/// whatever happens, and bytes while others can give.
+pub(super) fn keep(unit: &str, [min, low]: [u64; 2]) -> Result<()> {
+    let failed = |said: String| CgroupError::Service {
+        unit: unit.to_owned(),
+        said,
+    };
+    let properties = vec![
+        ("MemoryMin", Value::from(min)),
+        ("MemoryLow", Value::from(low)),
+    ];
+    let mut bus = Bus::systemd().map_err(|e| failed(e.to_string()))?;
+    let answer = bus.manager("SetUnitProperties", &(unit, true, properties));
+    match answer.map_err(|e| failed(e.to_string()))? {
+        Ok(_) => Ok(()),
+        Err(refusal) => Err(failed(refusal.said)),
+    }
 }
 
 /// Whether the folder can be used: its process is there, or groups of ours are. Those keep it when
@@ -124,7 +152,7 @@ fn run_unit(unit: &str) -> Result<()> {
 }
 
 /// Stops the service and waits until it is down.
-pub(super) fn stop(kernel_name: &str) -> Result<()> {
+pub(super) fn stop(v2: &Path, kernel_name: &str) -> Result<()> {
     let unit = unit(kernel_name);
     if said(&unit, "systemctl", &["is-active", "--quiet", &unit]).is_err() {
         return Ok(());
@@ -137,7 +165,22 @@ pub(super) fn stop(kernel_name: &str) -> Result<()> {
     {
         std::thread::sleep(Duration::from_millis(20));
     }
+    forget_slice(v2);
     Ok(())
+}
+
+/// What systemd was told to keep for the slice goes with the last service in it.
+fn forget_slice(v2: &Path) {
+    let slice = Dir::open(&v2.join(SLICE)).ok().flatten();
+    if slice.is_some_and(walk::has_children) {
+        return;
+    }
+    let folder = Path::new("/run/systemd/system.control").join(format!("{SLICE}.d"));
+    for file in ["50-MemoryMin.conf", "50-MemoryLow.conf"] {
+        // Without a guarantee there has never been one.
+        let _none = std::fs::remove_file(folder.join(file));
+    }
+    let _others = std::fs::remove_dir(&folder);
 }
 
 /// Runs a command of systemd's; its standard output, or what it said of its failure.

@@ -72,6 +72,7 @@ impl Group {
         let mut journal = Journal::default();
         let done = self
             .write_all(&knobs, &wanted, &mut journal)
+            .and_then(|()| self.hand_down(limits))
             .and_then(|()| match &limits.cpuset {
                 Some(cpus) if missing => {
                     self.join_cpuset(cpus, limits.mems.as_deref(), &mut journal)
@@ -86,7 +87,7 @@ impl Group {
         }
     }
 
-    fn write_all(
+    pub(super) fn write_all(
         &self,
         knobs: &[Knob],
         wanted: &BTreeSet<&str>,
@@ -387,7 +388,7 @@ impl Journal {
     }
 
     /// Puts everything back, last first, and returns the error that made it necessary.
-    fn put_back(self, error: CgroupError) -> CgroupError {
+    pub(super) fn put_back(self, error: CgroupError) -> CgroupError {
         let mut lost = Vec::new();
         for (path, file, old) in self.undo.into_iter().rev() {
             let written = match Dir::open(&path) {

@@ -1,0 +1,59 @@
+//! CPUs of dedicated guests against the whole host (cgroup version 2, Linux 6.7): the kernel keeps
+//! programs that are no guests off them too. Who has which is said next door in `seats`.
+
+use super::error::Result;
+use super::manager::Manager;
+use crate::kernel::cgroup::{self, Group, Parent};
+use crate::model::{CpuSet, GuestName, Seat, Seating, TenantName};
+
+impl Manager {
+    /// Brings the kernel's partitions to what is said of seats. The lock of `admission` is held.
+    pub(super) fn set_apart(&self, parent: &Parent, seating: &Seating) -> Result<()> {
+        let mut groups: Vec<(Group, Option<&CpuSet>)> = Vec::new();
+        for (name, seat) in &seating.seats {
+            if let Some(group) = self.group(name)? {
+                groups.push((group, own(seat)));
+            }
+        }
+        // What somebody gives back first, another can have then.
+        for (group, cpus) in &groups {
+            if !group.claims(*cpus)? {
+                group.claim(None)?;
+            }
+        }
+        set_folders_apart(parent)?;
+        for (group, cpus) in &groups {
+            group.claim(*cpus)?;
+        }
+        set_folders_apart(parent)?;
+        for (group, _) in groups.iter().filter(|(_, cpus)| cpus.is_some()) {
+            group.part()?;
+        }
+        Ok(())
+    }
+
+    /// Whether programs of the host are kept off a dedicated guest's CPUs; `None` if it has none.
+    pub(super) fn is_apart(&self, name: &GuestName) -> Option<bool> {
+        let state = self.run_state(name).ok()??;
+        own(&state.seat)?;
+        Some(self.group(name).ok()??.is_apart())
+    }
+}
+
+fn own(seat: &Seat) -> Option<&CpuSet> {
+    match seat {
+        Seat::Dedicated { cpus, .. } => Some(cpus),
+        Seat::Shared | Seat::Pinned(_) | Seat::Pool(_) => None,
+    }
+}
+
+fn set_folders_apart(parent: &Parent) -> Result<()> {
+    for group in cgroup::list(parent)? {
+        if TenantName::of_group(&group).is_some()
+            && let Some(folder) = parent.folder(&group)?
+        {
+            folder.set_apart()?;
+        }
+    }
+    Ok(parent.set_apart()?)
+}

@@ -15,17 +15,18 @@ use serde::{Deserialize, Serialize};
 
 use super::admission::Admission;
 use super::allowance::Looks;
+use super::calls_link::Calls;
 use super::console::Hub;
 use super::error::Result;
 use super::inside::Inside;
 use super::manager::{Manager, now_ms};
 use super::start::Round;
 use super::store::Phase;
+use super::successor::Charge;
 use crate::kernel::cgroup::{Group, OomWatch};
 use crate::kernel::fault::{self, Role};
 use crate::kernel::process::{self, Ended, Identity, timespec};
 use crate::kernel::{Errno, KernelError, file};
-use crate::launch::{self, EnterRequest, Task};
 use crate::model::{EventKind, ExitReason, Guest, GuestName, RestartPolicy, Status};
 
 /// A guest that has run this long has started well: its restarts count from one again.
@@ -100,9 +101,9 @@ enum Next {
 }
 
 /// Keeps the guest until it has ended, then does what its restart policy says. Never comes back.
-pub fn keep(manager: &Manager, name: &GuestName, pidfd: OwnedFd, console: Option<OwnedFd>) -> ! {
+pub fn keep(manager: &Manager, name: &GuestName, charge: Charge) -> ! {
     fault::role(Role::Keeper);
-    let code = match watch_and_follow(manager, name, pidfd, console) {
+    let code = match watch_and_follow(manager, name, charge) {
         Ok(()) => 0,
         // Nobody is there to be told; the guest's state says that its keeper is gone.
         Err(_) => 1,
@@ -110,18 +111,19 @@ pub fn keep(manager: &Manager, name: &GuestName, pidfd: OwnedFd, console: Option
     process::leave(code)
 }
 
-fn watch_and_follow(
-    manager: &Manager,
-    name: &GuestName,
-    pidfd: OwnedFd,
-    console: Option<OwnedFd>,
-) -> Result<()> {
+fn watch_and_follow(manager: &Manager, name: &GuestName, charge: Charge) -> Result<()> {
     fault::point()?;
     let orders = orders(manager, name)?;
     join_holder(manager);
     let group = manager.group(name)?;
+    let pidfd = charge.guest;
     let kills = match &group {
-        Some(group) => watch(manager, name, &pidfd, console, group, &orders)?,
+        Some(group) => {
+            // First: whoever calls in the guest waits for it.
+            let calls = Calls::begin(manager, name, &pidfd, charge.listener);
+            let has = (&pidfd, charge.console, calls);
+            watch(manager, name, has, group, &orders)?
+        }
         None => 0,
     };
     let ended = process::collect(pidfd.as_fd());
@@ -159,8 +161,7 @@ fn join_holder(manager: &Manager) {
 fn watch(
     manager: &Manager,
     name: &GuestName,
-    guest: &OwnedFd,
-    console: Option<OwnedFd>,
+    (guest, console, mut calls): (&OwnedFd, Option<OwnedFd>, Option<Calls<'_>>),
     group: &Group,
     orders: &Orders,
 ) -> Result<u64> {
@@ -181,7 +182,11 @@ fn watch(
     // What it took to get here is not needed again before the guest ends.
     process::give_memory_back();
     loop {
-        let ready = wait(guest, oom.as_ref(), inside.as_ref(), &hub, looks.pause())?;
+        let both = (inside.as_ref(), calls.as_ref());
+        let ready = wait(guest, oom.as_ref(), both, &hub, looks.pause())?;
+        if let Some(calls) = &mut calls {
+            calls.serve(ready.calls);
+        }
         if let Some(inside) = &mut inside {
             keep_view(inside, group, ready.read);
         }
@@ -212,6 +217,8 @@ struct Ready {
     oom: bool,
     /// Somebody waits to read a file of ours.
     read: bool,
+    /// So has the process that answers calls.
+    calls: bool,
     console: Vec<PollFlags>,
 }
 
@@ -219,7 +226,7 @@ struct Ready {
 fn wait(
     guest: &OwnedFd,
     oom: Option<&OomWatch>,
-    inside: Option<&Inside>,
+    (inside, calls): (Option<&Inside>, Option<&Calls<'_>>),
     hub: &Hub,
     limit: Duration,
 ) -> Result<Ready> {
@@ -227,11 +234,13 @@ fn wait(
     fds.extend(oom.map(|oom| PollFd::from_borrowed_fd(oom.as_fd(), oom_events())));
     let of_view = fds.len();
     fds.extend(inside.map(|inside| PollFd::new(inside, PollFlags::IN)));
+    let of_calls = fds.len();
+    let link = calls.and_then(Calls::fd);
+    fds.extend(link.map(|link| PollFd::from_borrowed_fd(link, PollFlags::IN)));
     let of_console = fds.len();
     fds.extend(hub.poll_fds());
-    let limit = inside
-        .and_then(Inside::pause)
-        .map_or(limit, |pause| pause.min(limit));
+    let pauses = [inside.and_then(Inside::pause), calls.and_then(Calls::pause)];
+    let limit = pauses.into_iter().flatten().fold(limit, Duration::min);
     match poll(&mut fds, Some(&timespec(limit))) {
         Ok(_) | Err(Errno::INTR) => {}
         Err(errno) => return Err(KernelError::new("wait for", "the guest", errno).into()),
@@ -240,7 +249,8 @@ fn wait(
     Ok(Ready {
         ended: hot(&fds[0]),
         oom: fds[1..of_view].iter().any(hot),
-        read: fds[of_view..of_console].iter().any(hot),
+        read: fds[of_view..of_calls].iter().any(hot),
+        calls: fds[of_calls..of_console].iter().any(hot),
         console: fds[of_console..].iter().map(PollFd::revents).collect(),
     })
 }
@@ -411,7 +421,7 @@ impl Manager {
                 if super::start::detach_from_terminal().is_err() {
                     process::leave(1);
                 }
-                super::successor::execute_keeper(self, name, &pidfd, console.as_ref());
+                super::successor::execute_keeper(self, name, &pidfd, console.as_ref(), None);
                 process::leave(1)
             }
             process::Forked::Parent { pid, .. } => {
@@ -423,23 +433,6 @@ impl Manager {
                 Ok(true)
             }
         }
-    }
-
-    /// A console for a keeper that took over; `None` if the guest does not let us make one.
-    fn new_console(&self, name: &GuestName, pidfd: &OwnedFd) -> Option<OwnedFd> {
-        let (plan, state) = self.enter_plan(name).ok()?;
-        let group = self.group(name).ok()??;
-        let request = EnterRequest {
-            plan: &plan,
-            guest: pidfd,
-            group: &group,
-            base: state.ids.base,
-            cache: &self.layout.cache().join("seccomp"),
-            task: Task::Console,
-        };
-        let entered = launch::enter(&request).ok()?;
-        launch::put_down(&entered.pidfd);
-        entered.terminal
     }
 }
 

@@ -288,9 +288,9 @@ fn askers_in_a_loop_wait_and_others_do_not() {
     let mut lines: Vec<&str> = said.lines().collect();
     lines.sort_unstable();
     assert_eq!(lines, ["loop 1", "others 1"]);
-    // Hundreds of loops: what answers does not take a CPU.
+    // A hundred loops: what answers does not take a CPU.
     let flood = "for i in $(seq 100); do (timeout 4 perl -e 'my $i = \"\\0\" x 112; \
-                 syscall(99, $i) while 1' &) ; done";
+                 syscall(99, $i) while 1' >/dev/null 2>&1 &) ; done";
     let used = || {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", answering(&host, "a")[0]));
         let stat = stat.expect("a process");

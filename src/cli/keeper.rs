@@ -23,12 +23,7 @@ fn keep(arguments: &[OsString]) -> Result<u8> {
         return Err(Fault::usage("--keeper is for `bulkhead start` itself"));
     };
     let manager = Manager::open(&successor.root)?;
-    keeper::keep(
-        &manager,
-        &successor.name,
-        successor.pidfd,
-        successor.console,
-    )
+    keeper::keep(&manager, &successor.name, successor.charge)
 }
 
 pub(super) const NEIGHBOURS: Verb = Verb {

@@ -253,8 +253,8 @@ pub const KEYS: &[Key] = &[
     key("access.root_password_hash", "root-password-hash", "HASH", Kind::Text, RESTART,
         "crypt(5) hash of root's password, or none [default: none]"),
     key("view", "view", "WHOSE", Kind::Text, RESTART,
-        "Whose memory, CPUs and load it sees in /proc: guest for its own, or host \
-         [default: guest]"),
+        "Whose memory, CPUs and load it sees: guest for its own, files for its own in /proc and the \
+         host's by system calls, or host [default: guest]"),
     key("ptys", "ptys", "COUNT", Kind::Number, RESTART,
         "Most pseudo-terminals [default: 256]"),
     key("console_log", "console-log", "BYTES", Kind::Number, RESTART,

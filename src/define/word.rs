@@ -145,7 +145,11 @@ const NETWORK_KINDS: [(&str, NetworkKind); 3] = [
     ("host", NetworkKind::Host),
 ];
 
-pub(super) const VIEWS: [(&str, View); 2] = [("guest", View::Guest), ("host", View::Host)];
+pub(super) const VIEWS: [(&str, View); 3] = [
+    ("guest", View::Guest),
+    ("files", View::Files),
+    ("host", View::Host),
+];
 
 impl Word for View {
     fn read(text: &str) -> Result<Self, String> {

@@ -177,7 +177,7 @@ impl Hub {
 
 /// A Unix socket's path has little room, and a guest's name may fill it; through the folder's
 /// descriptor it is short.
-fn address(socket: &Path) -> Result<(OwnedFd, SocketAddrUnix)> {
+pub(super) fn address(socket: &Path) -> Result<(OwnedFd, SocketAddrUnix)> {
     use std::os::fd::AsRawFd;
     let folder = socket.parent().unwrap_or(Path::new("/"));
     let dir = rustix::fs::open(
@@ -192,7 +192,7 @@ fn address(socket: &Path) -> Result<(OwnedFd, SocketAddrUnix)> {
     Ok((dir, address))
 }
 
-fn listen(socket: &Path) -> Result<OwnedFd> {
+pub(super) fn listen(socket: &Path) -> Result<OwnedFd> {
     let failed = |errno| KernelError::new("listen on", socket.display(), errno);
     let (_dir, address) = address(socket)?;
     match std::fs::remove_file(socket) {

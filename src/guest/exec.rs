@@ -139,14 +139,21 @@ impl Manager {
         };
         let guest = state.init.and_then(Identity::open).ok_or_else(gone)?;
         let group = self.group(name)?.ok_or_else(gone)?;
-        Ok(launch::enter(&EnterRequest {
+        let executes = matches!(task, Task::Execute { .. });
+        let desk = executes.then(|| self.calls_desk(name)).flatten();
+        let mut entered = launch::enter(&EnterRequest {
             plan: &plan,
             guest: &guest,
             group: &group,
             base: state.ids.base,
             cache: &self.layout.cache().join("seccomp"),
+            answered: desk.is_some(),
             task,
-        })?)
+        })?;
+        if let (Some(desk), Some(listener)) = (desk, entered.listener.take()) {
+            desk.hand_over(&listener);
+        }
+        Ok(entered)
     }
 
     /// Enters a guest for a small task of the program's own and waits for its end.

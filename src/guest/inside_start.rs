@@ -22,7 +22,7 @@ impl Manager {
 
     /// What is laid over the kernel's files in this guest.
     pub(super) fn shown_inside(&self, guest: &Guest) -> Option<ShownFolder> {
-        let shown = guest.view == View::Guest && self.facts.read_watch;
+        let shown = guest.view != View::Host && self.facts.read_watch;
         shown.then(|| ShownFolder::of(&self.inside_folder(&guest.name)))
     }
 

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::admission::Admission;
 use super::allowance::Looks;
+use super::calls_link::Calls;
 use super::console::Hub;
 use super::error::Result;
 use super::inside::Inside;
@@ -22,11 +23,11 @@ use super::limit_events::LimitEvents;
 use super::manager::{Manager, now_ms};
 use super::start::Round;
 use super::store::Phase;
+use super::successor::Charge;
 use crate::kernel::cgroup::Group;
 use crate::kernel::fault::{self, Role};
 use crate::kernel::process::{self, Ended, Identity, timespec};
 use crate::kernel::{Errno, KernelError, file};
-use crate::launch::{self, EnterRequest, Task};
 use crate::model::{EventKind, ExitReason, Guest, GuestName, RestartPolicy, Status};
 
 /// A guest that has run this long has started well: its restarts count from one again.
@@ -101,9 +102,9 @@ enum Next {
 }
 
 /// Keeps the guest until it has ended, then does what its restart policy says. Never comes back.
-pub fn keep(manager: &Manager, name: &GuestName, pidfd: OwnedFd, console: Option<OwnedFd>) -> ! {
+pub fn keep(manager: &Manager, name: &GuestName, charge: Charge) -> ! {
     fault::role(Role::Keeper);
-    let code = match watch_and_follow(manager, name, pidfd, console) {
+    let code = match watch_and_follow(manager, name, charge) {
         Ok(()) => 0,
         // Nobody is there to be told; the guest's state says that its keeper is gone.
         Err(_) => 1,
@@ -111,18 +112,19 @@ pub fn keep(manager: &Manager, name: &GuestName, pidfd: OwnedFd, console: Option
     process::leave(code)
 }
 
-fn watch_and_follow(
-    manager: &Manager,
-    name: &GuestName,
-    pidfd: OwnedFd,
-    console: Option<OwnedFd>,
-) -> Result<()> {
+fn watch_and_follow(manager: &Manager, name: &GuestName, charge: Charge) -> Result<()> {
     fault::point()?;
     let orders = orders(manager, name)?;
     join_holder(manager);
     let (group, lent) = (manager.group(name)?, manager.hold_lent(name));
+    let pidfd = charge.guest;
     let kills = match &group {
-        Some(group) => watch(manager, name, &pidfd, console, group, &orders)?,
+        Some(group) => {
+            // First: whoever calls in the guest waits for it.
+            let calls = Calls::begin(manager, name, &pidfd, charge.listener);
+            let has = (&pidfd, charge.console, calls);
+            watch(manager, name, has, group, &orders)?
+        }
         None => 0,
     };
     let ended = process::collect(pidfd.as_fd());
@@ -160,8 +162,7 @@ fn join_holder(manager: &Manager) {
 fn watch(
     manager: &Manager,
     name: &GuestName,
-    guest: &OwnedFd,
-    console: Option<OwnedFd>,
+    (guest, console, mut calls): (&OwnedFd, Option<OwnedFd>, Option<Calls<'_>>),
     group: &Group,
     orders: &Orders,
 ) -> Result<u64> {
@@ -183,7 +184,11 @@ fn watch(
     loop {
         let next = credits.follow(manager, name, group);
         let next = next.min(looks.pause()).min(limits.pause());
-        let ready = wait(guest, &limits, inside.as_ref(), &hub, next)?;
+        let both = (inside.as_ref(), calls.as_ref());
+        let ready = wait(guest, &limits, both, &hub, next)?;
+        if let Some(calls) = &mut calls {
+            calls.serve(ready.calls);
+        }
         if let Some(inside) = &mut inside {
             keep_view(inside, group, ready.read);
         }
@@ -223,6 +228,8 @@ struct Ready {
     limit: bool,
     /// Somebody waits to read a file of ours.
     read: bool,
+    /// So has the process that answers calls.
+    calls: bool,
     console: Vec<PollFlags>,
 }
 
@@ -230,7 +237,7 @@ struct Ready {
 fn wait(
     guest: &OwnedFd,
     limits: &LimitEvents<'_>,
-    inside: Option<&Inside>,
+    (inside, calls): (Option<&Inside>, Option<&Calls<'_>>),
     hub: &Hub,
     limit: Duration,
 ) -> Result<Ready> {
@@ -238,11 +245,13 @@ fn wait(
     fds.extend(limits.poll_fds());
     let of_view = fds.len();
     fds.extend(inside.map(|inside| PollFd::new(inside, PollFlags::IN)));
+    let of_calls = fds.len();
+    let link = calls.and_then(Calls::fd);
+    fds.extend(link.map(|link| PollFd::from_borrowed_fd(link, PollFlags::IN)));
     let of_console = fds.len();
     fds.extend(hub.poll_fds());
-    let limit = inside
-        .and_then(Inside::pause)
-        .map_or(limit, |pause| pause.min(limit));
+    let pauses = [inside.and_then(Inside::pause), calls.and_then(Calls::pause)];
+    let limit = pauses.into_iter().flatten().fold(limit, Duration::min);
     match poll(&mut fds, Some(&timespec(limit))) {
         Ok(_) | Err(Errno::INTR) => {}
         Err(errno) => return Err(KernelError::new("wait for", "the guest", errno).into()),
@@ -251,7 +260,8 @@ fn wait(
     Ok(Ready {
         ended: hot(&fds[0]),
         limit: fds[1..of_view].iter().any(hot),
-        read: fds[of_view..of_console].iter().any(hot),
+        read: fds[of_view..of_calls].iter().any(hot),
+        calls: fds[of_calls..of_console].iter().any(hot),
         console: fds[of_console..].iter().map(PollFd::revents).collect(),
     })
 }
@@ -401,7 +411,7 @@ impl Manager {
                 if super::start::detach_from_terminal().is_err() {
                     process::leave(1);
                 }
-                super::successor::execute_keeper(self, name, &pidfd, console.as_ref());
+                super::successor::execute_keeper(self, name, &pidfd, console.as_ref(), None);
                 process::leave(1)
             }
             process::Forked::Parent { pid, .. } => {
@@ -413,23 +423,6 @@ impl Manager {
                 Ok(true)
             }
         }
-    }
-
-    /// A console for a keeper that took over; `None` if the guest does not let us make one.
-    fn new_console(&self, name: &GuestName, pidfd: &OwnedFd) -> Option<OwnedFd> {
-        let (plan, state) = self.enter_plan(name).ok()?;
-        let group = self.group(name).ok()??;
-        let request = EnterRequest {
-            plan: &plan,
-            guest: pidfd,
-            group: &group,
-            base: state.ids.base,
-            cache: &self.layout.cache().join("seccomp"),
-            task: Task::Console,
-        };
-        let entered = launch::enter(&request).ok()?;
-        launch::put_down(&entered.pidfd);
-        entered.terminal
     }
 }
 

@@ -1,6 +1,7 @@
 //! A guest's launch as it is planned: from its definition, and from what the other rooms say of its
 //! root, its network and its devices.
 
+use super::calls::CALLS;
 use super::error::{GuestError, Result};
 use super::manager::Manager;
 use super::networks::without_address;
@@ -73,6 +74,10 @@ impl Manager {
             Some(rescue) => Program::of_rescue(rescue),
             None => self.program(&name, &guest, image)?,
         };
+        let profile = match self.answers_calls(&guest) {
+            true => plan::seccomp::profile_that_notifies(seccomp, &CALLS),
+            false => plan::seccomp::profile(seccomp),
+        };
         let place = Placement {
             ids: machine.ids,
             root,
@@ -83,7 +88,7 @@ impl Manager {
             environment: program.environment,
             directory: program.directory,
             user: program.user,
-            seccomp: plan::seccomp::profile(seccomp).map_err(|error| GuestError::Host {
+            seccomp: profile.map_err(|error| GuestError::Host {
                 key: "security.seccomp",
                 what: seccomp.to_owned(),
                 why: error.to_string(),

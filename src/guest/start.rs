@@ -401,10 +401,16 @@ pub(super) fn become_keeper(
                 name,
                 &launched.pidfd,
                 Some(&launched.console),
+                launched.listener.as_ref(),
             );
             // Without the exec this process keeps the guest all the same, only larger.
             let _why = error;
-            super::keeper::keep(manager, name, launched.pidfd, Some(launched.console))
+            let charge = super::successor::Charge {
+                guest: launched.pidfd,
+                console: Some(launched.console),
+                listener: launched.listener,
+            };
+            super::keeper::keep(manager, name, charge)
         }
         Err(error) => {
             let why = match &error {

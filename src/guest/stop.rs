@@ -1,6 +1,7 @@
 //! Ending a guest, and putting everything away that its run has made: one function for `stop`, for
 //! the keeper of a guest that ended by itself, and for what a killed command has left.
 
+use std::io::ErrorKind;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -219,8 +220,16 @@ impl Manager {
             .map_err(|error| self.root_error(name, error.into()))?;
         fault::point()?;
         let run = self.layout.guest_run(name);
-        match std::fs::remove_dir_all(&run) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+        let mut removed = std::fs::remove_dir_all(&run);
+        if removed
+            .as_ref()
+            .is_err_and(|error| error.kind() == ErrorKind::DirectoryNotEmpty)
+        {
+            // Its keeper, or who answers its calls, was just coming up and put a socket there.
+            removed = std::fs::remove_dir_all(&run);
+        }
+        match removed {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
                 return Err(KernelError::io("remove", run.display())(error).into());
             }
             _ => {}

@@ -149,6 +149,10 @@ impl Manager {
             Err(why) if status != Status::Creating => note = Some(why.clone()),
             _ if status == Status::Creating => note = Some("half-made: delete it".to_owned()),
             _ if runs && !self.has_keeper(name) => note = Some("its keeper is gone".to_owned()),
+            _ if runs && self.has_lost_calls(name) => {
+                let text = "sysinfo(2) and sched_getaffinity(2) fail in it until it is restarted";
+                note = Some(text.to_owned());
+            }
             _ if undo.is_some() => note = undo.map(|mode| undo_text(mode, name, runs)),
             _ if runs => note = rescue.as_ref().map(|from| format!("in rescue with {from}")),
             _ => {}

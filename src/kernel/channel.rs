@@ -36,6 +36,12 @@ impl Channel {
         .map_err(KernelError::on("make", "a socket pair"))
     }
 
+    /// One end of a connection that was made otherwise (SOCK_SEQPACKET).
+    #[must_use]
+    pub fn over(socket: OwnedFd) -> Self {
+        Self(socket)
+    }
+
     /// Sends one message, with a descriptor if given.
     pub fn send(&self, message: &[u8], fd: Option<BorrowedFd<'_>>) -> Result<()> {
         let failed = KernelError::on("send to", "the other process of the launch");

@@ -57,6 +57,7 @@ pub mod socket;
 pub mod strange_file;
 pub mod terminal;
 pub mod timing;
+pub mod title;
 pub mod topology;
 pub mod tree;
 

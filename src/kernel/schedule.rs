@@ -120,6 +120,26 @@ pub fn set_personality(persona: u64) -> Result<()> {
     done(result.into(), "set", "the execution domain")
 }
 
+/// Where a thread may run, as the kernel tells it to a caller with room for so many bytes: a bit for
+/// each CPU, and as many bytes as it would say (sched_getaffinity(2)).
+pub fn affinity_of(thread: u32, room: usize) -> rustix::io::Result<Vec<u8>> {
+    let mut mask = vec![0_u8; room];
+    // SAFETY: the kernel writes at most `room` bytes to `mask`, which has them and outlives the call.
+    let n = unsafe { libc::syscall(libc::SYS_sched_getaffinity, thread, room, mask.as_mut_ptr()) };
+    match usize::try_from(n) {
+        Ok(n) => {
+            mask.truncate(n);
+            Ok(mask)
+        }
+        Err(_) => {
+            let errno = std::io::Error::last_os_error().raw_os_error();
+            Err(rustix::io::Errno::from_raw_os_error(
+                errno.unwrap_or(libc::EIO),
+            ))
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -74,6 +74,8 @@ pub struct EnterRequest<'a> {
     pub base: u32,
     /// Folder of compiled seccomp programs.
     pub cache: &'a Path,
+    /// Whether somebody is there to take the listener of its filter, if that notifies.
+    pub answered: bool,
     /// What to do.
     pub task: Task,
 }
@@ -85,6 +87,8 @@ pub struct Entered {
     pub pidfd: OwnedFd,
     /// The master end of the terminal, if there was to be one.
     pub terminal: Option<OwnedFd>,
+    /// The listener of its filter, if that notifies. Whoever has called waits for an answer.
+    pub listener: Option<OwnedFd>,
 }
 
 /// Why entering failed.
@@ -130,6 +134,8 @@ pub(super) enum Word {
     Made,
     /// The terminal comes along.
     Terminal,
+    /// The filter is in force; its listener comes along.
+    Loaded,
     /// It has begun what may take long.
     Going,
     /// The task is done.
@@ -148,6 +154,10 @@ pub fn enter(request: &EnterRequest<'_>) -> Result<Entered, EnterError> {
         .map(|f| Program::cached(request.cache, f, None).map(|p| p.0))
         .transpose();
     let program = program.map_err(|error| EnterError::Filter(error.into()))?;
+    let program = program.map(|program| match request.answered {
+        true => program,
+        false => program.without_listener(),
+    });
     if matches!(request.task, Task::Execute { .. }) {
         sealed::check()?;
         refuse_folders(&request.task)?;
@@ -220,7 +230,8 @@ fn listen(
     task: &Task,
     made: &mut Option<OwnedFd>,
 ) -> Result<Entered, EnterError> {
-    let (mut terminal, mut patience, mut done) = (None, Some(PATIENCE), false);
+    let (mut terminal, mut listener) = (None, None);
+    let (mut patience, mut done) = (Some(PATIENCE), false);
     loop {
         let heard = channel.receive(patience).map_err(|error| {
             if error.errno != Errno::TIMEDOUT {
@@ -239,6 +250,7 @@ fn listen(
         match word {
             Word::Made => *made = fd,
             Word::Terminal => terminal = fd,
+            Word::Loaded => listener = fd,
             Word::Going => patience = None,
             Word::Done => done = true,
             Word::Failed { why, errno } => return Err(refused(task, why, errno)),
@@ -251,7 +263,11 @@ fn listen(
     let pidfd = made
         .take()
         .ok_or_else(|| EnterError::Entering("it ended while being entered".into()))?;
-    Ok(Entered { pidfd, terminal })
+    Ok(Entered {
+        pidfd,
+        terminal,
+        listener,
+    })
 }
 
 fn refused(task: &Task, why: String, errno: Option<i32>) -> EnterError {

@@ -126,9 +126,12 @@ fn execute(
         cut_capabilities(&plan.capabilities)
             .map_err(|error| inner("cut", "the capabilities", error.as_ref()))?;
         if let Some(program) = program {
-            program
-                .load(Default::default())
+            let loaded = program
+                .put_in_force(Default::default())
                 .map_err(|error| inner("load", "the filter", &error))?;
+            if let Some(listener) = &loaded {
+                tell(channel, &Word::Loaded, Some(listener))?;
+            }
         }
         credentials::become_user(user.uid, user.gid, &user.groups)?;
         // A host with fs.suid_dumpable=1 shows again whoever has changed its user.

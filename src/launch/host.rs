@@ -136,6 +136,8 @@ pub struct Launched {
     pub pidfd: OwnedFd,
     /// The master end of its console.
     pub console: OwnedFd,
+    /// The listener of its filter, if that notifies.
+    pub listener: Option<OwnedFd>,
 }
 
 /// Carries the plan out up to the point where only the guest's own program is missing.
@@ -207,6 +209,7 @@ impl Prepared {
             pid: self.pid,
             pidfd: self.pidfd,
             console: self.console,
+            listener: self.host.listener.take(),
         })
     }
 }
@@ -230,6 +233,7 @@ pub(super) struct Host {
     pub(super) stage: Option<(u32, OwnedFd)>,
     pub(super) init: Option<(u32, OwnedFd)>,
     pub(super) console: Option<OwnedFd>,
+    pub(super) listener: Option<OwnedFd>,
     pub(super) user_namespace: Option<OwnedFd>,
     pub(super) trees: BTreeMap<PathBuf, OwnedFd>,
     pub(super) root: Option<OwnedFd>,
@@ -255,6 +259,7 @@ impl Default for Host {
             stage: None,
             init: None,
             console: None,
+            listener: None,
             user_namespace: None,
             trees: BTreeMap::new(),
             root: None,

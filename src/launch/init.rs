@@ -87,6 +87,7 @@ impl Init<'_> {
                 self.shelf =
                     Some(tree::resolve(self.root()?, shelf, OFlags::PATH).map_err(failed)?);
             }
+            InitStep::KeepWhole { below, kinds } => self.keep_whole(below, kinds)?,
             InitStep::Mount {
                 target,
                 kind,
@@ -148,7 +149,10 @@ impl Init<'_> {
                     .inherited
                     .program
                     .ok_or_else(|| missing("the filter"))?;
-                program.load(Default::default())?;
+                if let Some(listener) = program.put_in_force(Default::default())? {
+                    let channel = &self.inherited.channel;
+                    protocol::say(channel, &Word::Loaded, Some(listener.as_fd()))?;
+                }
             }
             InitStep::WorkIn { directory } => {
                 rustix::process::chdir(directory).map_err(KernelError::on(
@@ -186,6 +190,19 @@ impl Init<'_> {
     fn put(&self, tree: BorrowedFd<'_>, target: &Path) -> Result<(), KernelError> {
         let at = tree::mount_point(self.root()?, target, Point::Directory)?;
         mount::attach(tree, at.as_fd(), &target.display().to_string())
+    }
+
+    /// In a small file system of their own, which the next mount at the same place covers together
+    /// with what is in it. Neither of them is covered in itself, and that is what the kernel asks for.
+    fn keep_whole(&self, below: &Path, kinds: &[(String, Attributes)]) -> Result<(), KernelError> {
+        let options = [("mode", "700"), ("size", "16k")];
+        let plain = Attr::MOUNT_ATTR_NOSUID | Attr::MOUNT_ATTR_NODEV | Attr::MOUNT_ATTR_NOEXEC;
+        let cupboard = mount::new_filesystem("tmpfs", &options, plain)?;
+        self.put(cupboard.as_fd(), below)?;
+        kinds.iter().try_for_each(|(kind, attributes)| {
+            let whole = mount::new_filesystem(kind, &[], attr(*attributes))?;
+            self.put(whole.as_fd(), &below.join(kind))
+        })
     }
 
     fn mount_cgroup(&self, target: &Path, attributes: Attributes) -> Result<(), KernelError> {

@@ -7,6 +7,7 @@
 //!   Init { pid }  + pidfd    ──▶                    (the stage ends)
 //!   Ready         + console  ──▶                    (of another process: may overtake Init)
 //!                            ◀──    Go
+//!   Loaded        + listener ──▶                    (only where the filter notifies)
 //!   (closed by execve)       ──▶                    the guest runs
 //!
 //!   Failed { … }             ──▶                    at any time, instead
@@ -35,6 +36,8 @@ pub(super) enum Word {
     },
     /// Namespaces and mounts stand; the console comes along.
     Ready,
+    /// The filter is loaded; its listener comes along.
+    Loaded,
     /// Of a container: its terminal comes along.
     Terminal,
     /// Of a container: the filter is loaded, and this is its listener's descriptor.
@@ -68,8 +71,10 @@ pub(super) enum Awaiting {
     Ready,
     /// `Init`, which `Ready` has overtaken.
     LateInit,
-    /// The end of the dialogue by execve.
+    /// The end of the dialogue by execve, or `Loaded` before it.
     Exec,
+    /// That end.
+    End,
     /// Nothing more.
     Done,
     /// What the plan says: a container's has its waiting in its steps.
@@ -106,7 +111,8 @@ impl Dialogue {
             (Awaiting::Init, Some(Word::Ready)) => Awaiting::LateInit,
             (Awaiting::Ready, Some(Word::Ready)) => Awaiting::Exec,
             (Awaiting::LateInit, Some(Word::Init { .. })) => Awaiting::Exec,
-            (Awaiting::Exec, None) => Awaiting::Done,
+            (Awaiting::Exec, Some(Word::Loaded)) => Awaiting::End,
+            (Awaiting::Exec | Awaiting::End, None) => Awaiting::Done,
             (Awaiting::Planned, _) => Awaiting::Planned,
             (awaiting, word) => {
                 let got = word.map_or("the end".to_owned(), |w| format!("{w:?}"));
@@ -185,6 +191,19 @@ mod tests {
             dialogue.hear(word.as_ref()).unwrap();
         }
         assert_eq!(dialogue.0, Awaiting::Done);
+    }
+
+    #[test]
+    fn a_listener_comes_once_and_last() {
+        let mut dialogue = Dialogue::begin();
+        for word in &SCRIPT[..3] {
+            dialogue.hear(word.as_ref()).unwrap();
+        }
+        dialogue.hear(Some(&Word::Loaded)).unwrap();
+        assert!(dialogue.hear(Some(&Word::Loaded)).is_err());
+        dialogue.hear(None).unwrap();
+        assert_eq!(dialogue.0, Awaiting::Done);
+        assert!(Dialogue::begin().hear(Some(&Word::Loaded)).is_err());
     }
 
     #[test]

@@ -173,7 +173,13 @@ impl Host {
 
     /// The connection closes by execve, or because init died on its last steps.
     pub(super) fn hear_exec(&mut self, init: u32) -> Result<(), Cause> {
-        match protocol::hear(self.channel()?, self.patience)? {
+        let mut heard = protocol::hear(self.channel()?, self.patience)?;
+        if let Some((Word::Loaded, listener)) = heard {
+            self.dialogue.hear(Some(&Word::Loaded))?;
+            self.listener = listener;
+            heard = protocol::hear(self.channel()?, self.patience)?;
+        }
+        match heard {
             None if process::has_executed(init) => Ok(self.dialogue.hear(None)?),
             None => Err(Box::new(Silence)),
             Some((word, _)) => {

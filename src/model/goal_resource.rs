@@ -76,7 +76,10 @@ impl GoalResource {
     #[must_use]
     pub fn most(self, guest: &Guest, host: u64) -> u64 {
         match self {
-            Self::Cpu => guest.cpu.limit_now().map_or(host, |n| n.hundredths().into()),
+            Self::Cpu => guest
+                .cpu
+                .limit_now()
+                .map_or(host, |n| n.hundredths().into()),
             Self::Memory => guest.memory.limit.0 >> 20,
             Self::Io => 100,
         }

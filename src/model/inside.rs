@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-/// Whose numbers a guest sees in these files.
+/// Whose numbers a guest sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum View {
-    /// Its own.
+    /// Its own, in these files and by calls.
     Guest,
+    /// Its own in these files; calls are the kernel's.
+    Files,
     /// The host's: the kernel's files as they are.
     Host,
 }

@@ -37,6 +37,8 @@ pub const BELOW: &str = "org.bulkhead.below";
 /// Annotation: files of a host folder that are laid over those of /proc and /sys, a
 /// [`ShownFolder`] as JSON.
 pub const INSIDE: &str = "org.bulkhead.inside";
+/// Annotation: `true` for a guest with user namespaces inside; left out for others.
+pub const NESTING: &str = "org.bulkhead.nesting";
 /// Annotation: most cgroups below the guest's own.
 pub const CGROUPS: &str = "org.bulkhead.cgroups";
 /// Annotation: the clocks that count from boot begin at the guest's start.
@@ -329,6 +331,9 @@ fn annotations(guest: &Guest, place: &Placement) -> Result<HashMap<String, Strin
     if !below.is_empty() {
         let text = json(BELOW, serde_json::to_string(&below))?;
         all.insert(BELOW.to_owned(), text);
+    }
+    if guest.security.nesting {
+        all.insert(NESTING.to_owned(), "true".to_owned());
     }
     if let Some(inside) = &place.inside {
         all.insert(

@@ -279,6 +279,14 @@ pub enum InitStep {
         /// Where it lies.
         shelf: PathBuf,
     },
+    /// Put whole ones of these file systems where nobody inside gets to: the kernel lets a user
+    /// namespace in the guest mount only what it can see whole already.
+    KeepWhole {
+        /// What is mounted over them then.
+        below: PathBuf,
+        /// Their kinds and attributes.
+        kinds: Vec<(String, Attributes)>,
+    },
     /// Mount a file system that belongs to the guest's namespaces.
     Mount {
         /// Where.

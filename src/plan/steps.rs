@@ -285,6 +285,17 @@ pub(super) fn bounding_of(process: &oci_spec::runtime::Process) -> Vec<String> {
     keep
 }
 
+fn keep_whole(parts: &Parts<'_>) -> InitStep {
+    let whole = parts.mounts.iter().filter_map(|mount| {
+        let kind = mount.typ().clone()?;
+        matches!(kind.as_str(), "proc" | "sysfs").then(|| (kind, Options::of(mount).attributes))
+    });
+    InitStep::KeepWhole {
+        below: SHELF.into(),
+        kinds: whole.collect(),
+    }
+}
+
 fn init(parts: &Parts<'_>) -> Result<Vec<InitStep>, PlanError> {
     let mut steps = vec![
         InitStep::LeaveKeyring,
@@ -298,6 +309,9 @@ fn init(parts: &Parts<'_>) -> Result<Vec<InitStep>, PlanError> {
         steps.push(InitStep::KeepShelf {
             shelf: SHELF.into(),
         });
+    }
+    if annotation::<Option<bool>>(parts.spec, spec::NESTING)? == Some(true) {
+        steps.push(keep_whole(parts));
     }
     for mount in &parts.mounts {
         let options = Options::of(mount);

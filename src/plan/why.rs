@@ -104,6 +104,9 @@ impl InitStep {
             Self::KeepShelf { .. } => {
                 "before the guest's procfs covers it: what the host has mounted there stays locked"
             }
+            Self::KeepWhole { .. } => {
+                "before the guest's procfs covers them, which has parts that are covered themselves"
+            }
             Self::Show { .. } => "over a procfs and sysfs that stand, and after their masks",
             Self::ShowCgroupFiles { .. } => {
                 "the same, with files of the kernel's that nobody inside owns"

@@ -87,6 +87,24 @@ impl Program {
         Ok(unsafe { OwnedFd::from_raw_fd(fd) })
     }
 
+    /// One or the other, as the program needs it: the listener's descriptor, or none. Under a filter
+    /// that has a listener already there can be no second one; what would be notified is allowed
+    /// then, and the other one notifies.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn put_in_force(&self, flags: FilterFlags) -> Result<Option<OwnedFd>, LoadError> {
+        if !self.notifies {
+            return self.load(flags).map(|()| None);
+        }
+        match self.load_with_listener(flags) {
+            Err(LoadError::Refused { errno, .. }) if errno == Errno::BUSY => {
+                self.clone().without_listener().load(flags).map(|()| None)
+            }
+            done => done.map(Some),
+        }
+    }
+
     fn set(&self, flags: libc::c_ulong) -> Result<i64, LoadError> {
         let instructions = self.instructions.len();
         let refused = |errno| LoadError::Refused {

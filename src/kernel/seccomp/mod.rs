@@ -11,6 +11,7 @@
 //! | `interpret` | an interpreter: what would this program say |
 //! | `cache` | programs on disk |
 //! | `load` | seccomp(2) |
+//! | `notify` | the other end of a filter that notifies |
 //!
 //! Profiles and OCI rules are `plan::seccomp`'s; which rule wins is said at [`Filter`].
 
@@ -19,6 +20,7 @@ mod emit;
 mod interpret;
 mod load;
 mod names;
+pub mod notify;
 mod ranges;
 
 pub use cache::CacheUse;
@@ -41,6 +43,9 @@ pub struct Instruction {
     /// Operand.
     pub k: u32,
 }
+
+/// `BPF_RET | BPF_K`: the verdict.
+const RETURN: u16 = 0x06;
 
 /// A filter that cannot be made into a program.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -122,6 +127,18 @@ impl Program {
     #[must_use]
     pub const fn notifies(&self) -> bool {
         self.notifies
+    }
+
+    /// The same without a listener: what would be notified is allowed.
+    #[must_use]
+    pub fn without_listener(mut self) -> Self {
+        for instruction in &mut self.instructions {
+            if instruction.code == RETURN && instruction.k == Action::Notify.code() {
+                instruction.k = Action::Allow.code();
+            }
+        }
+        self.notifies = false;
+        self
     }
 }
 

@@ -397,7 +397,9 @@ fn a_damaged_record_disables_its_network_and_nothing_else() {
         // Put back from a backup, and what a guest that is gone had there is freed.
         std::fs::write(&record, text).unwrap();
         let left = data(&host, &["doctor", "--fix"]);
-        assert_eq!(left["leftovers"][0]["kind"], "address", "{left}");
+        // The kernel may not be done with its interface yet, which is named too.
+        let named = left["leftovers"].as_array().unwrap();
+        assert!(named.iter().any(|one| one["kind"] == "address"), "{left}");
         host.ok(&["start", "b"]);
         let said = host.fails(&["network", "info", "none"], 5);
         assert!(said.contains("there are: bridge, lan"), "{said}");

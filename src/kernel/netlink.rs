@@ -6,6 +6,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+use std::time::{Duration, Instant};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
@@ -25,6 +26,10 @@ use super::netlink_message::{link_of, named, quiet, route_of, veth_message};
 pub use super::netlink_shape::shaper_name;
 use super::netlink_socket::{Conversation, Refusal};
 pub use super::netlink_way::Way;
+
+/// How long a macvlan may still be there of a guest that has ended: it goes with the network namespace,
+/// which the kernel takes apart in its own time, and until then nobody else has its hardware address.
+const GOING: Duration = Duration::from_secs(5);
 
 /// A request that the kernel refused: what was tried, on what, and the kernel's reason.
 #[derive(Debug, thiserror::Error)]
@@ -174,7 +179,16 @@ impl Netlink {
         let mut message = named(name, Vec::new());
         message.header.flags = LinkFlags::Up;
         message.header.change_mask = LinkFlags::Up;
-        self.set_link("set up the interface", name, message)
+        let until = Instant::now() + GOING;
+        loop {
+            let done = self.set_link("set up the interface", name, message.clone());
+            match done {
+                Err(e) if e.errno() == libc::EADDRINUSE && Instant::now() < until => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                done => return done,
+            }
+        }
     }
 
     /// Sets loopback up, which gives it 127.0.0.1 and ::1.

@@ -27,7 +27,10 @@ fn swap(memory: &MemoryUse, host: HostSize) -> (u64, u64) {
 /// /proc/meminfo.
 pub(super) fn meminfo(memory: &MemoryUse, host: HostSize) -> String {
     let total = memory.limit.unwrap_or(host.memory).min(host.memory);
-    let free = total.saturating_sub(memory.held);
+    // The kernel counts the one and the others at different moments, and programs subtract: what is not
+    // free is never less than what it consists of.
+    let parts = memory.anon + memory.file + memory.slab_reclaimable;
+    let free = total.saturating_sub(memory.held.max(parts));
     let files = memory.active_file + memory.inactive_file;
     let available = (free + files + memory.slab_reclaimable).min(total);
     let (swap_total, swap_used) = swap(memory, host);
@@ -353,6 +356,15 @@ mod tests {
             ..memory()
         };
         assert!(meminfo(&over, HOST).contains("MemFree:               0 kB\n"));
+        let behind = MemoryUse {
+            held: 4096,
+            anon: 8 * MIB,
+            file: 16 * MIB,
+            slab_reclaimable: 8 * MIB,
+            ..memory()
+        };
+        let text = meminfo(&behind, HOST);
+        assert!(text.contains("MemFree:          491520 kB\n"), "{text}");
         let bare = HostSize { swap: 0, ..HOST };
         assert!(meminfo(&memory(), bare).contains("SwapTotal:             0 kB\n"));
         assert_eq!(swaps(&memory(), bare).lines().count(), 1);

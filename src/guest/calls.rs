@@ -20,12 +20,14 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 use super::calls_numbers::Numbers;
 use super::calls_pace::Pace;
+use super::calls_through::{AHEAD, behind, let_all_through, let_through_for};
 use super::manager::Manager;
 use crate::kernel::channel::Channel;
 use crate::kernel::process::{self, timespec};
+use crate::kernel::process_use::{number_inside, own_time};
 use crate::kernel::seccomp::notify::{self, Answer, Call};
 use crate::kernel::{Errno, inherited, schedule, seccomp, title};
-use crate::model::{Arch, GuestName, shown_affinity};
+use crate::model::{Arch, CpuSet, GuestName, shown_affinity};
 
 /// The calls.
 pub(super) const CALLS: [&str; 2] = ["sysinfo", "sched_getaffinity"];
@@ -35,10 +37,10 @@ pub(super) const CALLS: [&str; 2] = ["sysinfo", "sched_getaffinity"];
 const MOST: u16 = 512;
 /// Most connections.
 const CLIENTS: usize = 64;
-/// How far behind and ahead of the last known one calls are looked for that somebody received and did
-/// not answer.
-const BEHIND: u64 = 1024;
-const AHEAD: u64 = 64;
+/// Bytes of a listener in the file of numbers: its first call that waits for an answer, and the last.
+const NUMBERS: u64 = 16;
+/// For how long callers are let through before it is tried again to answer them.
+const AGAIN: Duration = Duration::from_secs(5);
 /// Nobody sends more bytes than this as a set of CPUs.
 const LONGEST_MASK: usize = 1 << 16;
 
@@ -66,12 +68,15 @@ pub(super) fn answer(post: Post<'_>) -> ! {
     let name = post.name;
     let _shown = title::retitle(&format!("bulkhead: calls of {name}"));
     let _shown = rustix::thread::set_name(c"bulkhead-calls");
-    if let Ok(()) = closed
-        && let Some(mut desk) = Desk::open(post)
-    {
-        desk.take_up();
-        process::give_memory_back();
-        desk.work();
+    if let Ok(()) = closed {
+        match Desk::open(post) {
+            Ok(mut desk) => {
+                desk.take_up();
+                process::give_memory_back();
+                desk.work();
+            }
+            Err(post) => let_through_for(AGAIN, &post),
+        }
     }
     process::leave(0)
 }
@@ -94,7 +99,7 @@ struct Desk<'a> {
     door: OwnedFd,
     clients: Vec<Client>,
     listeners: BTreeMap<u16, Listener>,
-    /// Number of the last call that was received from each.
+    /// Numbers of the calls that were received from each.
     last: OwnedFd,
     calls: Vec<(u32, u32, Arch, &'static str)>,
     pace: Pace,
@@ -102,12 +107,19 @@ struct Desk<'a> {
 }
 
 impl<'a> Desk<'a> {
-    fn open(post: Post<'a>) -> Option<Self> {
+    /// Gives back what it is given if it cannot be.
+    fn open(post: Post<'a>) -> Result<Self, Post<'a>> {
         let (manager, name) = (post.manager, post.name);
         let run = manager.layout.guest_run(name);
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let last = rustix::fs::open(run.join("calls.last"), flags, Mode::from_raw_mode(0o600));
-        let native = Arch::native()?;
+        let door = super::console::listen(&manager.calls_socket(name));
+        let numbers = Numbers::open(manager, name);
+        let (Ok(door), Ok(last), Some(numbers), Some(native)) =
+            (door, last, numbers, Arch::native())
+        else {
+            return Err(post);
+        };
         let arches = match native {
             Arch::X86_64 => vec![native, Arch::I386],
             _ => vec![native],
@@ -119,37 +131,42 @@ impl<'a> Desk<'a> {
             })
         });
         let listener = |(place, fd)| (place, Listener { fd, unknown: true });
-        Some(Self {
+        Ok(Self {
             guest: post.guest,
-            door: super::console::listen(&manager.calls_socket(name)).ok()?,
+            door,
             clients: vec![Client {
                 channel: post.keeper,
                 keeps: true,
             }],
             listeners: post.listeners.into_iter().map(listener).collect(),
-            last: last.ok()?,
+            last,
             calls: numbered.flatten().collect(),
-            pace: Pace::new(),
-            numbers: Numbers::open(manager, name)?,
+            pace: Pace::new(own_time()),
+            numbers,
         })
     }
 
     /// Lets those go on whom one before us has left waiting.
     fn take_up(&mut self) {
         for (place, listener) in &self.listeners {
-            let mut id = [0; 8];
-            let read = rustix::io::pread(&self.last, &mut id, u64::from(*place) * 8);
-            let id = u64::from_ne_bytes(id);
-            if read == Ok(8) && id != 0 {
-                let from = id.saturating_sub(BEHIND);
-                let_all_through(listener.fd.as_fd(), from, id.saturating_add(AHEAD));
+            let mut ids = [[0; 8]; 2];
+            let at = u64::from(*place) * NUMBERS;
+            let read = rustix::io::pread(&self.last, ids.as_flattened_mut(), at);
+            let [first, last] = ids.map(u64::from_ne_bytes);
+            if read == Ok(16) && last != 0 {
+                let (from, to) = behind(first, last);
+                let_all_through(listener.fd.as_fd(), from, to);
             }
         }
+        // What this took is nothing the guest has asked for.
+        self.pace = Pace::new(own_time());
     }
 
     fn work(&mut self) {
         loop {
-            let Some(ready) = self.wait() else {
+            let cpus = self.cpus();
+            let open = self.pace.is_open(cpus);
+            let Some(ready) = self.wait(open) else {
                 return;
             };
             if ready.door {
@@ -169,14 +186,23 @@ impl<'a> Desk<'a> {
                     self.listeners.remove(&place);
                 }
             }
-            for (place, call) in self.pace.due(Instant::now()) {
+            self.pace.count(own_time());
+            while let Some((place, call)) = self.pace.due(Instant::now()) {
                 self.answer(place, &call);
+                self.pace.count(own_time());
             }
         }
     }
 
+    /// How many CPUs the guest sees, where that matters.
+    fn cpus(&mut self) -> usize {
+        let read = self.pace.is_busy().then(|| self.numbers.cpus()).flatten();
+        let read = read.map(CpuSet::len);
+        read.unwrap_or_else(|| self.numbers.shown())
+    }
+
     /// Sleeps until there is something to do; `None` when the guest has ended.
-    fn wait(&self) -> Option<Ready> {
+    fn wait(&self, open: bool) -> Option<Ready> {
         let mut fds = vec![
             PollFd::new(self.guest, PollFlags::IN),
             PollFd::new(&self.door, PollFlags::IN),
@@ -185,7 +211,6 @@ impl<'a> Desk<'a> {
         let clients = self.clients.iter();
         fds.extend(clients.map(|client| PollFd::new(&client.channel, PollFlags::IN)));
         let of_listeners = fds.len();
-        let open = self.pace.is_open(self.numbers.shown());
         let listeners = self.listeners.iter().filter(|_| open);
         fds.extend(listeners.map(|(_, one)| PollFd::new(&one.fd, PollFlags::IN)));
         let limit = self.pace.pause(Instant::now()).map(timespec);
@@ -260,8 +285,11 @@ impl<'a> Desk<'a> {
     }
 
     fn note(&self, place: u16, id: u64) {
+        let first = self.pace.oldest(place).map_or(id, |first| first.min(id));
+        let ids = [first.to_ne_bytes(), id.to_ne_bytes()];
         // Without it, a call that waits when this process is killed is found by the next one's.
-        let _unknown = rustix::io::pwrite(&self.last, &id.to_ne_bytes(), u64::from(place) * 8);
+        let at = u64::from(place) * NUMBERS;
+        let _unknown = rustix::io::pwrite(&self.last, ids.as_flattened(), at);
     }
 
     fn receive(&mut self, place: u16) {
@@ -318,13 +346,6 @@ fn pass_on(channel: &Channel, place: u16, fd: &OwnedFd) -> bool {
     channel.send(&place.to_ne_bytes(), Some(fd.as_fd())).is_ok()
 }
 
-/// Only calls that somebody has received take an answer; the others stay as they are.
-fn let_all_through(listener: BorrowedFd<'_>, from: u64, to: u64) {
-    for id in from..=to {
-        let _none = notify::answer(listener, id, Answer::LetThrough);
-    }
-}
-
 /// `None` where the kernel is to answer.
 fn system(
     listener: BorrowedFd<'_>,
@@ -347,8 +368,11 @@ fn affinity(
     let [who, room, address, ..] = call.arguments;
     // Both are 32 bits wide, whatever the registers hold.
     let (who, room) = (who & 0xffff_ffff, room & 0xffff_ffff);
-    if who != 0 && Some(who) != number_inside(call.thread) {
-        return None;
+    if who != 0 {
+        let own = i32::try_from(call.thread).ok().and_then(number_inside);
+        if Some(who) != own.map(u64::from) {
+            return None;
+        }
     }
     let room = usize::try_from(room).ok()?.min(LONGEST_MASK);
     let asked = match arch {
@@ -380,31 +404,5 @@ fn fill_in(
         Ok(()) => Some(Answer::Value(value)),
         Err(errno @ Errno::FAULT) => Some(Answer::Fails(errno)),
         Err(_) => None,
-    }
-}
-
-/// The number by which a thread calls itself (/proc/TID/status): the last one is that of the
-/// innermost PID namespace.
-fn number_inside(thread: u32) -> Option<u64> {
-    let text = std::fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
-    line.split_whitespace().last()?.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_thread_is_told_by_its_innermost_number() {
-        let own = u64::from(
-            rustix::thread::gettid()
-                .as_raw_nonzero()
-                .get()
-                .cast_unsigned(),
-        );
-        let me = u32::try_from(own).unwrap();
-        assert!(number_inside(me).is_some());
-        assert_eq!(number_inside(0), None);
     }
 }

@@ -8,14 +8,13 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::calls::{self, Post};
 use super::error::Result;
 use super::manager::Manager;
 use crate::kernel::channel::Channel;
 use crate::kernel::process::{self, CloneFlags, Forked, timespec};
-use crate::kernel::{KernelError, seccomp};
+use crate::kernel::{Errno, KernelError, file, seccomp};
 use crate::model::{Action, Guest, GuestName, View};
 
 /// One that died sooner than this is not replaced before.
@@ -24,6 +23,10 @@ const PAUSE: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(1);
 /// For how long a new one is waited for.
 const REPLACED: Duration = Duration::from_secs(3);
+/// For how long a keeper may wait to be connected: others wait for the keeper meanwhile.
+const BRIEFLY: Duration = Duration::from_millis(1);
+/// Whoever is at the desk has not been made yet, or is gone, when nobody has listened for so long.
+const GONE: Duration = Duration::from_secs(1);
 
 /// The keeper's end.
 pub(super) struct Calls<'a> {
@@ -36,21 +39,30 @@ pub(super) struct Calls<'a> {
     child: Option<OwnedFd>,
     held: BTreeMap<u16, OwnedFd>,
     began: Instant,
+    /// Since when the one that another keeper has made was seen, or should have been, if that is yet
+    /// to be found.
+    sought: Option<Instant>,
 }
 
 impl<'a> Calls<'a> {
     /// With the listener of a launch, the first. Without: those that the process has which another
-    /// keeper has made, if this guest's calls are answered.
+    /// keeper has made, if this guest's filter asks.
     pub(super) fn begin(
         manager: &'a Manager,
         name: &'a GuestName,
         guest: &'a OwnedFd,
         first: Option<OwnedFd>,
     ) -> Option<Self> {
-        if first.is_none() && !manager.calls_socket(name).exists() {
+        let new = first.is_some();
+        if !new && process::is_child(guest.as_fd()) {
+            // The launch, which is this process, has brought none: another filter notifies.
+            let _never = std::fs::remove_file(manager.calls_asked_path(name));
             return None;
         }
-        let new = first.is_some();
+        let asks = manager.calls_asked_path(name).exists() || manager.calls_socket(name).exists();
+        if !new && !asks {
+            return None;
+        }
         let mut calls = Self {
             manager,
             name,
@@ -59,20 +71,30 @@ impl<'a> Calls<'a> {
             child: None,
             held: first.map(|first| (0, first)).into_iter().collect(),
             began: Instant::now(),
+            sought: (!new).then(Instant::now),
         };
-        if !new {
-            calls.link = manager.calls_connection(name).ok();
-        }
-        match &calls.link {
-            Some(link) if link.send(b"k", None).is_ok() => {}
-            _ => {
-                if !new {
-                    manager.note_lost_calls(name);
-                }
-                calls.start();
-            }
+        match new {
+            true => calls.start(),
+            false => calls.seek(),
         }
         Some(calls)
+    }
+
+    /// Connects to the one that another keeper has made. One that does not get round to us is there all
+    /// the same, and has what it has; where there is none, nobody holds what it held.
+    fn seek(&mut self) {
+        self.began = Instant::now();
+        let found = self.manager.calls_connection(self.name, BRIEFLY);
+        match found.and_then(|link| link.send(b"k", None).map(|()| link)) {
+            Ok(link) => (self.link, self.sought) = (Some(link), None),
+            Err(error) if error.errno == Errno::AGAIN => self.sought = Some(self.began),
+            Err(_) if self.sought.is_some_and(|since| since.elapsed() < GONE) => {}
+            Err(_) => {
+                self.sought = None;
+                self.manager.note_lost_calls(self.name);
+                self.start();
+            }
+        }
     }
 
     /// What to wait for.
@@ -100,7 +122,10 @@ impl<'a> Calls<'a> {
         }
         // The other side ends with the guest; then there is nobody to answer for.
         if self.link.is_none() && self.began.elapsed() >= PAUSE && !self.has_ended() {
-            self.start();
+            match self.sought {
+                Some(_) => self.seek(),
+                None => self.start(),
+            }
         }
     }
 
@@ -179,7 +204,7 @@ impl Desk<'_> {
         let until = Instant::now() + REPLACED;
         while !asks(&self.connection, b"t", Some(listener), b"d") && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(20));
-            if let Ok(connection) = self.manager.calls_connection(self.name) {
+            if let Ok(connection) = self.manager.calls_connection(self.name, PATIENCE) {
                 self.connection = connection;
             }
         }
@@ -203,6 +228,23 @@ impl Manager {
         self.layout.guest_run(name).join("calls.lost")
     }
 
+    /// There while something in the guest has a filter that asks, or will have: its calls must be
+    /// answered.
+    fn calls_asked_path(&self, name: &GuestName) -> PathBuf {
+        self.layout.guest_run(name).join("calls.asked")
+    }
+
+    /// Before a launch: writes down whether its filter asks.
+    pub(super) fn note_asked_calls(&self, name: &GuestName, guest: &Guest) -> Result<()> {
+        let runs = self
+            .run_state(name)?
+            .is_some_and(|state| state.init.is_some());
+        if !runs && self.answers_calls(guest) {
+            file::write_runtime(&self.calls_asked_path(name), b"", 0o600)?;
+        }
+        Ok(())
+    }
+
     fn note_lost_calls(&self, name: &GuestName) {
         // Nobody is there to be told that it cannot be written down.
         let _unsaid = std::fs::write(self.lost_calls_path(name), b"");
@@ -218,20 +260,19 @@ impl Manager {
         guest.view == View::Guest && self.facts.read_watch && seccomp::supported(Action::Notify)
     }
 
-    fn calls_connection(&self, name: &GuestName) -> Result<Channel> {
-        let socket = self.calls_socket(name);
-        let failed = KernelError::on("connect to", socket.display());
-        let (_folder, address) = super::console::address(&socket)?;
-        let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
-        let fd = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None);
-        let connected = fd.and_then(|fd| rustix::net::connect(&fd, &address).map(|()| fd));
-        Ok(Channel::over(connected.map_err(failed)?))
+    /// EAGAIN: somebody is there, and did not get round to us in this time.
+    fn calls_connection(
+        &self,
+        name: &GuestName,
+        patience: Duration,
+    ) -> std::result::Result<Channel, KernelError> {
+        super::connect::connect(&self.calls_socket(name), patience).map(Channel::over)
     }
 
     /// Who takes the listener of a program that is going to be executed in a guest; `None` when nobody
     /// does: then it is the kernel that answers that program.
     pub(super) fn calls_desk<'a>(&'a self, name: &'a GuestName) -> Option<Desk<'a>> {
-        let connection = self.calls_connection(name).ok()?;
+        let connection = self.calls_connection(name, PATIENCE).ok()?;
         asks(&connection, b"r", None, b"y").then_some(Desk {
             manager: self,
             name,

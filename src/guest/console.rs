@@ -177,7 +177,9 @@ impl Hub {
 
 /// A Unix socket's path has little room, and a guest's name may fill it; through the folder's
 /// descriptor it is short.
-pub(super) fn address(socket: &Path) -> Result<(OwnedFd, SocketAddrUnix)> {
+pub(super) fn address(
+    socket: &Path,
+) -> std::result::Result<(OwnedFd, SocketAddrUnix), KernelError> {
     use std::os::fd::AsRawFd;
     let folder = socket.parent().unwrap_or(Path::new("/"));
     let dir = rustix::fs::open(
@@ -334,18 +336,11 @@ impl Manager {
     }
 
     pub(super) fn call_keeper(&self, name: &GuestName) -> Result<OwnedFd> {
-        let socket = self.console_socket(name);
-        let (_dir, address) = address(&socket)?;
-        let failed = |errno| KernelError::new("connect to", socket.display(), errno);
-        let fd = rustix::net::socket_with(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-        .map_err(failed)?;
-        rustix::net::connect(&fd, &address).map_err(failed)?;
-        Ok(fd)
+        let patience = Duration::from_secs(2);
+        Ok(super::connect::connect(
+            &self.console_socket(name),
+            patience,
+        )?)
     }
 
     fn connect_console(&self, name: &GuestName) -> Result<OwnedFd> {

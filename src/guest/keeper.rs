@@ -367,6 +367,7 @@ impl Manager {
     /// Writes down what its keeper needs of a definition.
     pub(super) fn write_orders(&self, name: &GuestName, guest: &Guest) -> Result<()> {
         self.write_credit_orders(name, guest)?;
+        self.note_asked_calls(name, guest)?;
         let orders = serde_json::to_vec(&Orders::of(guest)).unwrap_or_default();
         let path = self.orders_path(name);
         Ok(file::write_runtime(&path, &orders, 0o600)?)

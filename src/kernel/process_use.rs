@@ -48,6 +48,13 @@ pub fn number_inside(pid: i32) -> Option<u32> {
     line.split_whitespace().last()?.parse().ok()
 }
 
+/// CPU time that this process has used.
+#[must_use]
+pub fn own_time() -> std::time::Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.try_into().unwrap_or_default()
+}
+
 fn read(path: &str, most: usize) -> Option<Vec<u8>> {
     let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
     let (mut all, mut page) = (Vec::new(), [0_u8; 4096]);

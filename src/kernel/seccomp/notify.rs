@@ -7,6 +7,9 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+/// Seconds.
+const LONGEST_WRITE: libc::c_uint = 3;
+
 /// A call that waits for its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Call {
@@ -92,7 +95,11 @@ pub fn answer(listener: BorrowedFd<'_>, id: u64, answer: Answer) -> rustix::io::
 
 /// Writes into the memory of the thread that called. Its number may be another thread's by now, so
 /// the memory is opened first and then the kernel asked whether that thread still waits: what was
-/// opened is that one's for good.
+/// opened is that one's for good. (process_vm_writev(2) goes by the number alone, and could write into
+/// whatever has that number then; this here writes into private mappings that are read-only, too.)
+///
+/// What is there can be a file whose owner lets us wait for ever (FUSE). Nothing but a deadly signal ends
+/// that: after [`LONGEST_WRITE`] SIGALRM ends this process, whose next one lets the caller through.
 ///
 /// # Errors
 /// It is gone (`ESRCH`), may not be written to, or has no memory there (`EFAULT`).
@@ -107,7 +114,16 @@ pub fn write_to_caller(
     if !waits(listener, call.id) {
         return Err(Errno::SRCH);
     }
-    match rustix::io::pwrite(&memory, bytes, address) {
+    // SAFETY: SIG_DFL is no handler, so nothing of ours is called; a number is passed and one returned.
+    unsafe {
+        // Whoever began the keeper may have ignored it.
+        libc::signal(libc::SIGALRM, libc::SIG_DFL);
+        libc::alarm(LONGEST_WRITE);
+    }
+    let written = rustix::io::pwrite(&memory, bytes, address);
+    // SAFETY: as above.
+    unsafe { libc::alarm(0) };
+    match written {
         Ok(n) if n == bytes.len() => Ok(()),
         _ => Err(Errno::FAULT),
     }

@@ -242,7 +242,10 @@ fn killed_keepers_and_answerers_are_not_noticed_inside() {
     let answerer = answering(&host, "a")[0];
     kill(pid_of(&host, "a", "keeper"));
     kill(answerer);
-    eventually("both are gone", 10, || answering(&host, "a").is_empty());
+    eventually("both are gone", 10, || {
+        let listed = host.ok(&["list"]);
+        listed.contains("its keeper is gone") && answering(&host, "a").is_empty()
+    });
     assert_eq!(
         inside(&host, "a", "head -1 /proc/meminfo"),
         "MemTotal:         131072 kB"

@@ -26,6 +26,8 @@ const INSIDE: ResolveFlags = ResolveFlags::IN_ROOT
     .union(ResolveFlags::NO_XDEV);
 /// Links to folders that are not there yet, followed one from another.
 const DANGLING_MOST: u32 = 8;
+/// Most bytes of the folders whose times are remembered.
+const FOLDERS_MOST: usize = 256 << 20;
 /// Parents kept open.
 const KEPT_OPEN: usize = 64;
 
@@ -78,6 +80,7 @@ fn write_all<R: Read>(
         root,
         layer,
         folders: Vec::new(),
+        remembered: 0,
         parents: HashMap::new(),
         buffer: vec![0; 256 << 10],
         made: 0,
@@ -98,6 +101,8 @@ pub(super) struct Writer<'a> {
     pub(super) layer: bool,
     /// Folders and their times, set when nothing is written into them any more.
     folders: Vec<(Vec<u8>, (i64, u32))>,
+    /// Bytes of these.
+    remembered: usize,
     /// Parents by path; forgotten whenever a name is replaced.
     parents: HashMap<Vec<u8>, Rc<OwnedFd>>,
     buffer: Vec<u8>,
@@ -301,7 +306,23 @@ impl Writer<'_> {
 
     fn finish_folder(&mut self, dir: &OwnedFd, entry: &Entry) -> Step<()> {
         self.attributes(dir, entry)?;
-        self.folders.push((path_of(&entry.path), entry.mtime));
+        self.remember(path_of(&entry.path), entry.mtime)
+    }
+
+    /// Keeps a folder's time for later, and not without bound: an archive is a stranger's.
+    fn remember(&mut self, path: Vec<u8>, time: (i64, u32)) -> Step<()> {
+        if let Some(last) = self.folders.last_mut()
+            && last.0 == path
+        {
+            last.1 = time;
+            return Ok(());
+        }
+        self.remembered += path.len() + size_of::<(Vec<u8>, (i64, u32))>();
+        if self.remembered > FOLDERS_MOST {
+            let why = "the paths of its folders have more than 256 MiB together";
+            return Err(("keep time of", io::Error::other(why)));
+        }
+        self.folders.push((path, time));
         Ok(())
     }
 

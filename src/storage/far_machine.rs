@@ -7,7 +7,6 @@ use std::os::fd::OwnedFd;
 
 use super::archive_entry::{ArchiveError, EntryKind, Limits};
 use super::archive_read::Reader;
-use super::archive_stream::decompress_aside;
 use super::build::{finish, now_ms};
 use super::dirfd::{FileError, below, cname, open_dir};
 use super::extract::extract_from;
@@ -39,6 +38,8 @@ const LIMITS: Limits = Limits {
 };
 /// Most bytes of the names that a second pass compares with.
 const NAMES_MOST: usize = 512 << 20;
+/// Bytes that are read of its files at once.
+const PIECE: usize = 512 << 10;
 /// What tar(1) ends with when files changed while it read them: so it is on a machine that runs.
 const CHANGED: i32 = 1;
 
@@ -221,11 +222,10 @@ impl FarMachine {
         total: u64,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<u64, String> {
-        let output = said.output().ok_or("ssh says nothing")?;
-        let pieces = decompress_aside(Box::new(output)).map_err(|e| e.to_string())?;
+        // It was told to compress nothing: what comes compressed is no answer of its tar's.
         let mut reader = Reader::new(
             Meter {
-                input: pieces,
+                input: BufReader::with_capacity(PIECE, &mut said),
                 done: 0,
                 reported: 0,
                 total,

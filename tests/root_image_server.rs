@@ -111,6 +111,47 @@ fn the_newest_version_is_taken_and_followed() {
     );
     host.ok(&["rebase", "web", "--restart", "--timeout", "30s"]);
     assert_eq!(inside(&host, "web", "cat /srv/x"), "new");
+    // The same content under another name is asked for where it came from under that name.
+    server.publish(&json!({"20260102_13:00": server.entry("20260102_13:00", true)}));
+    let again = Server::new();
+    server.shell(&format!(
+        "cp -a images streams {}",
+        again.folder.path().display()
+    ));
+    let there = again.url();
+    let other = [
+        "image", "pull", "box/1", "--server", &there, "--tag", "other",
+    ];
+    host.ok(&other);
+    host.ok(&["image", "tag", "other", "third"]);
+    for (name, url) in [("new", &url), ("other", &there), ("third", &there)] {
+        let would = host.ok(&["image", "update", name, "--dry-run"]);
+        assert!(
+            would.contains(&format!("simplestreams:{url}#box/1 again")),
+            "{would}"
+        );
+    }
+    // An older list than the one before is no news.
+    again.shell("rm -r streams");
+    server.publish(&json!({"20260101_13:00": server.entry("20260101_13:00", false)}));
+    server.shell(&format!("cp -a streams {}", again.folder.path().display()));
+    for line in [
+        &["image", "update", "other"][..],
+        &["image", "update", "new"],
+        &other,
+    ] {
+        let said = host.fails(line, 5);
+        assert!(said.contains("20260102_13:00 came before"), "{said}");
+    }
+    host.ok(&[
+        "image",
+        "pull",
+        "box/1@20260101_13:00",
+        "--server",
+        &there,
+        "--tag",
+        "other",
+    ]);
 }
 
 #[test]

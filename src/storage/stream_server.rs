@@ -54,7 +54,7 @@ impl ServerImage {
             None => (name, None),
         };
         let words = alias.split('/').all(is_word) && version.iter().all(|v| is_word(v));
-        if !words || name.len() > 200 {
+        if !words || name.len() > 200 || server.len() > 1000 {
             return Err(format!(
                 "{name:.80?} is no name of an image of a server: use ALIAS or ALIAS@VERSION"
             ));

@@ -29,6 +29,11 @@ struct Machine {
 
 impl Machine {
     fn new() -> Self {
+        Self::with("")
+    }
+
+    /// One for whose server something is mounted first, by a line for a shell in its folder.
+    fn with(mounts: &str) -> Self {
         let folder = TestDir::new();
         let host = Bulkhead::new();
         host.ok(&[
@@ -65,7 +70,7 @@ impl Machine {
         let line = format!(
             "mount -t tmpfs none /run; mkdir /run/sshd; mount --bind {top}/shadow /etc/shadow; \
              mount -t tmpfs none {top}/root/home; echo elsewhere > {top}/root/home/x; \
-             exec /usr/sbin/sshd -D -f {top}/conf -p {port}"
+             cd {top}; {mounts}\nexec /usr/sbin/sshd -D -f {top}/conf -p {port}"
         );
         let child = Command::new("unshare")
             .args(["-m", "sh", "-ec", &line])
@@ -234,6 +239,35 @@ fn what_is_wrong_there_is_told_and_leaves_nothing() {
         machine.with_tar(&format!("{real}{script}"));
         fails(&[], why);
     }
+}
+
+#[test]
+fn subvolumes_in_subvolumes_are_told() {
+    if !tools() || !need(Need::LoopDevice) || !need(Need::DiskTools) {
+        return;
+    }
+    let host = Bulkhead::new();
+    let machine = Machine::with(
+        "truncate -s 256M disk; mkfs.btrfs -q disk; mkdir root/vol; mount -o loop disk root/vol; \
+         btrfs -q subvolume create root/vol/nested; mkdir root/vol/plain; \
+         btrfs -q subvolume create root/vol/tied; mount -o bind root/vol/tied root/vol/tied",
+    );
+    let check = machine.import(&host, &["--check"], None);
+    assert_eq!(check.code, 0, "{}", check.report());
+    let nested = "/vol/nested is a btrfs subvolume of its own there: not taken";
+    for part in [
+        nested,
+        "/vol is another filesystem there, and taken",
+        "/vol/tied is another filesystem",
+    ] {
+        assert!(check.stderr.contains(part), "{part}: {}", check.stderr);
+    }
+    assert_eq!(
+        check.stderr.matches("btrfs subvolume").count(),
+        1,
+        "{}",
+        check.stderr
+    );
 }
 
 #[test]

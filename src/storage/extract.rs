@@ -19,15 +19,15 @@ use rustix::io::Errno;
 use super::archive_entry::{ArchiveError, Entry, EntryKind, Limits};
 use super::archive_read::Reader;
 use super::dirfd::{FileError, Owner, cname, is_dir, retry, stat_at};
-use super::extract_file::{OPEN_DIR, Step, at, create, finish_at, is_harmless, path_of, times};
+use super::extract_file::{
+    Folders, OPEN_DIR, Step, at, create, finish_at, is_harmless, path_of, times,
+};
 
 const INSIDE: ResolveFlags = ResolveFlags::IN_ROOT
     .union(ResolveFlags::NO_MAGICLINKS)
     .union(ResolveFlags::NO_XDEV);
 /// Links to folders that are not there yet, followed one from another.
 const DANGLING_MOST: u32 = 8;
-/// Most bytes of the folders whose times are remembered.
-const FOLDERS_MOST: usize = 256 << 20;
 /// Parents kept open.
 const KEPT_OPEN: usize = 64;
 
@@ -79,8 +79,7 @@ fn write_all<R: Read>(
     let mut writer = Writer {
         root,
         layer,
-        folders: Vec::new(),
-        remembered: 0,
+        folders: Folders::default(),
         parents: HashMap::new(),
         buffer: vec![0; 256 << 10],
         made: 0,
@@ -100,9 +99,7 @@ pub(super) struct Writer<'a> {
     /// Whether it is a layer of an image.
     pub(super) layer: bool,
     /// Folders and their times, set when nothing is written into them any more.
-    folders: Vec<(Vec<u8>, (i64, u32))>,
-    /// Bytes of these.
-    remembered: usize,
+    folders: Folders,
     /// Parents by path; forgotten whenever a name is replaced.
     parents: HashMap<Vec<u8>, Rc<OwnedFd>>,
     buffer: Vec<u8>,
@@ -306,24 +303,7 @@ impl Writer<'_> {
 
     fn finish_folder(&mut self, dir: &OwnedFd, entry: &Entry) -> Step<()> {
         self.attributes(dir, entry)?;
-        self.remember(path_of(&entry.path), entry.mtime)
-    }
-
-    /// Keeps a folder's time for later, and not without bound: an archive is a stranger's.
-    fn remember(&mut self, path: Vec<u8>, time: (i64, u32)) -> Step<()> {
-        if let Some(last) = self.folders.last_mut()
-            && last.0 == path
-        {
-            last.1 = time;
-            return Ok(());
-        }
-        self.remembered += path.len() + size_of::<(Vec<u8>, (i64, u32))>();
-        if self.remembered > FOLDERS_MOST {
-            let why = "the paths of its folders have more than 256 MiB together";
-            return Err(("keep time of", io::Error::other(why)));
-        }
-        self.folders.push((path, time));
-        Ok(())
+        self.folders.keep(path_of(&entry.path), entry.mtime)
     }
 
     fn finish_file(&mut self, file: &File, entry: &Entry) -> Step<()> {
@@ -434,7 +414,7 @@ impl Writer<'_> {
     /// Times of folders, deepest last written first set.
     fn times(&self) -> Result<(), ArchiveError> {
         let flags = INSIDE.union(ResolveFlags::NO_SYMLINKS);
-        for (path, time) in self.folders.iter().rev() {
+        for (path, time) in self.folders.latest_first() {
             let shown = || PathBuf::from(std::ffi::OsString::from_vec(path.clone()));
             let name: &[u8] = if path.is_empty() { b"." } else { path };
             match retry(|| fs::openat2(self.root, name, OPEN_DIR, Mode::empty(), flags)) {

@@ -119,6 +119,53 @@ fn a_hostile_guest_is_passed_over() {
 }
 
 #[test]
+fn tenants_share_nothing_and_a_broken_guest_holds_up_nobody() {
+    if !need(Need::Root) {
+        return;
+    }
+    life::in_a_pool("btrfs", |host, flags| {
+        let flags = [flags, &["--network", "none", "--memory", "128M"]].concat();
+        for tenant in ["one", "two"] {
+            host.ok(&["tenant", "create", tenant]);
+        }
+        for (name, tenant) in [("a", "one"), ("b", "two"), ("c", "two")] {
+            started(host, name, &[&flags[..], &["--tenant", tenant]].concat());
+        }
+        let script = "yes equal | head -c 1048576 >/equal; sync";
+        inside(host, "a", script);
+        inside(host, "b", script);
+        let done = data(host, &["dedupe", "--pool", "p"]);
+        assert_eq!(done["shared"], 0, "{done}");
+        assert_eq!(done["failed"], json!([]), "{done}");
+        inside(host, "c", script);
+        // What it lies over is not known any more.
+        let image = host.root().join("var/lib/bulkhead/guests/a/root/image");
+        let away = image.with_extension("away");
+        std::fs::rename(&image, &away).expect("a guest's own");
+        let done = host.run(&["dedupe", "--pool", "p", "--format", "json"]);
+        std::fs::rename(&away, &image).expect("a guest's own");
+        assert_eq!(done.code, 1, "{}", done.report());
+        assert!(done.stderr.contains("guest a: "), "{}", done.report());
+        assert!(
+            done.stdout.contains("\"shared\": 1,") || done.stdout.contains("\"shared\":1,"),
+            "{}",
+            done.report()
+        );
+        for tenant in ["a", "b", "c"] {
+            assert_eq!(
+                inside(
+                    host,
+                    tenant,
+                    "yes equal | head -c 1048576 | cmp - /equal && echo same"
+                ),
+                "same"
+            );
+        }
+        host.ok(&["delete", "--all", "--force"]);
+    });
+}
+
+#[test]
 fn where_nothing_can_be_shared_it_is_told() {
     if !need(Need::Root) {
         return;

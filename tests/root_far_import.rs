@@ -8,6 +8,7 @@ mod support;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use life::data;
 use serde_json::json;
@@ -28,6 +29,11 @@ struct Machine {
 
 impl Machine {
     fn new() -> Self {
+        Self::with("")
+    }
+
+    /// One for whose server something is mounted first, by a line for a shell in its folder.
+    fn with(mounts: &str) -> Self {
         let folder = TestDir::new();
         let host = Bulkhead::new();
         host.ok(&[
@@ -64,7 +70,7 @@ impl Machine {
         let line = format!(
             "mount -t tmpfs none /run; mkdir /run/sshd; mount --bind {top}/shadow /etc/shadow; \
              mount -t tmpfs none {top}/root/home; echo elsewhere > {top}/root/home/x; \
-             exec /usr/sbin/sshd -D -f {top}/conf -p {port}"
+             cd {top}; {mounts}\nexec /usr/sbin/sshd -D -f {top}/conf -p {port}"
         );
         let child = Command::new("unshare")
             .args(["-m", "sh", "-ec", &line])
@@ -85,6 +91,14 @@ impl Machine {
 
     /// `import --ssh` of its root with these flags.
     fn import(&self, host: &Bulkhead, flags: &[&str], fault: Option<u32>) -> Outcome {
+        let mut command = self.command(host, flags);
+        if let Some(point) = fault {
+            command.env("BULKHEAD_FAULT", format!("command:{point}"));
+        }
+        run(command)
+    }
+
+    fn command(&self, host: &Bulkhead, flags: &[&str]) -> Command {
         let top = self.folder.path().display();
         let place = format!("root@127.0.0.1:{top}/root");
         let options = [
@@ -99,11 +113,7 @@ impl Machine {
             words.extend(["--ssh-option", option]);
         }
         words.extend(flags);
-        let mut command = host.command(&words);
-        if let Some(point) = fault {
-            command.env("BULKHEAD_FAULT", format!("command:{point}"));
-        }
-        run(command)
+        host.command(&words)
     }
 
     /// What stands in the way of the tar there.
@@ -138,7 +148,7 @@ fn a_machine_that_runs_becomes_a_guest() {
     }
     let (host, machine) = (Bulkhead::new(), Machine::new());
     // What was there before the first pass is not new by its time.
-    std::thread::sleep(std::time::Duration::from_millis(2100));
+    std::thread::sleep(Duration::from_millis(2100));
     let check = machine.import(&host, &["--check"], None);
     assert_eq!(check.code, 0, "{}", check.report());
     for part in [
@@ -229,6 +239,63 @@ fn what_is_wrong_there_is_told_and_leaves_nothing() {
         machine.with_tar(&format!("{real}{script}"));
         fails(&[], why);
     }
+}
+
+#[test]
+fn subvolumes_in_subvolumes_are_told() {
+    if !tools() || !need(Need::LoopDevice) || !need(Need::DiskTools) {
+        return;
+    }
+    let host = Bulkhead::new();
+    let machine = Machine::with(
+        "truncate -s 256M disk; mkfs.btrfs -q disk; mkdir root/vol; mount -o loop disk root/vol; \
+         btrfs -q subvolume create root/vol/nested; mkdir root/vol/plain; \
+         btrfs -q subvolume create root/vol/tied; mount -o bind root/vol/tied root/vol/tied",
+    );
+    let check = machine.import(&host, &["--check"], None);
+    assert_eq!(check.code, 0, "{}", check.report());
+    let nested = "/vol/nested is a btrfs subvolume of its own there: not taken";
+    for part in [
+        nested,
+        "/vol is another filesystem there, and taken",
+        "/vol/tied is another filesystem",
+    ] {
+        assert!(check.stderr.contains(part), "{part}: {}", check.stderr);
+    }
+    assert_eq!(
+        check.stderr.matches("btrfs subvolume").count(),
+        1,
+        "{}",
+        check.stderr
+    );
+}
+
+#[test]
+fn a_machine_that_does_not_end_holds_nobody_who_is_asked_to() {
+    if !tools() {
+        return;
+    }
+    let (host, machine) = (Bulkhead::new(), Machine::new());
+    let sent = machine.folder.join("sent");
+    machine.with_tar(&format!(
+        "case \" $* \" in *--version*|*--help*) exec /bin/tar \"$@\";; esac\n\
+         /bin/tar \"$@\"; touch {}; exec >&-; sleep 40",
+        sent.display()
+    ));
+    let mut command = machine.command(&host, &[]);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn().expect("our program");
+    eventually("all is sent", 30, || sent.exists());
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(child.try_wait().unwrap().is_none());
+    let begin = Instant::now();
+    let pid = child.id().to_string();
+    Command::new("kill").args(["-TERM", &pid]).status().unwrap();
+    let status = child.wait().unwrap();
+    assert!(begin.elapsed() < Duration::from_secs(15), "{status}");
+    assert!(!status.success(), "{status}");
+    assert_eq!(data(&host, &["doctor"])["leftovers"], json!([]));
+    assert_eq!(data(&host, &["image", "list"]), json!([]));
 }
 
 #[test]

@@ -9,7 +9,11 @@ mod registry;
 mod server;
 mod support;
 
-use std::sync::atomic::Ordering;
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use life::{data, inside};
 use registry::breaking_wire;
@@ -107,6 +111,47 @@ fn the_newest_version_is_taken_and_followed() {
     );
     host.ok(&["rebase", "web", "--restart", "--timeout", "30s"]);
     assert_eq!(inside(&host, "web", "cat /srv/x"), "new");
+    // The same content under another name is asked for where it came from under that name.
+    server.publish(&json!({"20260102_13:00": server.entry("20260102_13:00", true)}));
+    let again = Server::new();
+    server.shell(&format!(
+        "cp -a images streams {}",
+        again.folder.path().display()
+    ));
+    let there = again.url();
+    let other = [
+        "image", "pull", "box/1", "--server", &there, "--tag", "other",
+    ];
+    host.ok(&other);
+    host.ok(&["image", "tag", "other", "third"]);
+    for (name, url) in [("new", &url), ("other", &there), ("third", &there)] {
+        let would = host.ok(&["image", "update", name, "--dry-run"]);
+        assert!(
+            would.contains(&format!("simplestreams:{url}#box/1 again")),
+            "{would}"
+        );
+    }
+    // An older list than the one before is no news.
+    again.shell("rm -r streams");
+    server.publish(&json!({"20260101_13:00": server.entry("20260101_13:00", false)}));
+    server.shell(&format!("cp -a streams {}", again.folder.path().display()));
+    for line in [
+        &["image", "update", "other"][..],
+        &["image", "update", "new"],
+        &other,
+    ] {
+        let said = host.fails(line, 5);
+        assert!(said.contains("20260102_13:00 came before"), "{said}");
+    }
+    host.ok(&[
+        "image",
+        "pull",
+        "box/1@20260101_13:00",
+        "--server",
+        &there,
+        "--tag",
+        "other",
+    ]);
 }
 
 #[test]
@@ -155,13 +200,14 @@ fn only_what_the_keys_have_signed_is_read() {
     let plain = signed[signed.find('{').unwrap()..signed.find("-----BEGIN PGP SIGNATURE").unwrap()]
         .to_owned();
     let twice = format!("{signed}{foreign}");
-    for text in [&letters, &foreign, &plain, &twice, &String::new()] {
+    let before = format!("{{\"format\": \"evil\"}}\n{signed}");
+    for text in [&letters, &foreign, &plain, &twice, &before, &String::new()] {
         std::fs::write(&list, text).unwrap();
         let said = host.fails(&pull, 5);
         assert!(said.contains("has signed it"), "{said}");
         nothing_left(&host);
     }
-    std::fs::write(&list, format!("{{\"format\": \"evil\"}}\n{signed}evil\n")).unwrap();
+    std::fs::write(&list, format!("{signed}evil\n")).unwrap();
     host.ok(&pull);
     host.ok(&["image", "prune", "--all"]);
     // A key that had expired before it signed this, as far as anybody can know now.
@@ -334,6 +380,61 @@ fn what_a_server_says_wrong_is_refused_and_leaves_nothing() {
     let said = host.fails(&["image", "pull", "bo/2", "--server", &url], 5);
     assert!(said.contains("no image of that name; it has"), "{said}");
     host.ok(&pull);
+}
+
+/// Connections to [`dripping`] servers.
+static MET: AtomicU32 = AtomicU32::new(0);
+
+/// A server that answers with this, and then with a byte now and then: its address.
+fn dripping(head: &'static str) -> String {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("loopback");
+    let port = listener.local_addr().expect("an address").port();
+    std::thread::spawn(move || {
+        for mut wire in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                let _asked = wire.read(&mut [0; 4096]);
+                let _gone = wire.write_all(head.as_bytes());
+                MET.fetch_add(1, Ordering::Relaxed);
+                while wire.write_all(b" ").is_ok() {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+            });
+        }
+    });
+    format!("http://127.0.0.1:{port}")
+}
+
+#[test]
+fn a_server_that_drips_holds_nobody_and_none_of_this_machine_leads_elsewhere() {
+    if !tools() {
+        return;
+    }
+    let host = Bulkhead::new();
+    // What this machine says is asked for of no proxy: nobody listens there.
+    let pull = |url: &str| {
+        let mut command = host.command(&["image", "pull", "box/1", "--server", url]);
+        command.env("http_proxy", "http://127.0.0.1:1");
+        command.env("ALL_PROXY", "http://127.0.0.1:1");
+        command.env_remove("NO_PROXY").env_remove("no_proxy");
+        command
+    };
+    let moved = "HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/x\r\nContent-Length: 0\r\n\r\n";
+    let done = support::run(pull(&dripping(moved)));
+    assert!(done.stderr.contains("answers 302"), "{}", done.report());
+    MET.store(0, Ordering::Relaxed);
+    let slow = dripping("HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n");
+    let mut command = pull(&slow);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn().expect("our program");
+    support::eventually("it is asked", 20, || MET.load(Ordering::Relaxed) > 0);
+    std::thread::sleep(Duration::from_millis(500));
+    let begin = Instant::now();
+    let pid = child.id().to_string();
+    Command::new("kill").args(["-TERM", &pid]).status().unwrap();
+    let status = child.wait().unwrap();
+    assert!(begin.elapsed() < Duration::from_secs(10), "{status}");
+    assert!(!status.success(), "{status}");
+    nothing_left(&host);
 }
 
 #[test]

@@ -129,6 +129,31 @@ fn killed_anywhere_it_can_be_done_again() {
 }
 
 #[test]
+fn what_is_refused_halfway_is_taken_back() {
+    if !need(Need::Root) || !need(Need::LoopDevice) || !need(Need::DiskTools) {
+        return;
+    }
+    let host = host("btrfs", "500M");
+    let sum = write(&host, "kept", 50);
+    for number in 0..40 {
+        let mut command = host.command(&["set", "w", "disk.size=350M"]);
+        command.env("BULKHEAD_FAULT", format!("command:{number}:fail"));
+        let done = run(command);
+        assert_eq!(inside(&host, "w", "md5sum /kept"), sum, "{number}");
+        if done.code == 0 {
+            assert!(number >= 3, "{number} points");
+            near(shown(&host, "w"), 350);
+            return;
+        }
+        near(shown(&host, "w"), 500);
+        let now = data(&host, &["get", "w", "disk.size"])["disk.size"].clone();
+        assert_eq!(now, json!("500M"), "{number}");
+        assert!(file(&host) >= 500 * MIB, "{number}: {}", file(&host));
+    }
+    panic!("more than 40 points");
+}
+
+#[test]
 fn others_say_what_they_cannot() {
     if !need(Need::Root) || !need(Need::LoopDevice) || !need(Need::DiskTools) {
         return;

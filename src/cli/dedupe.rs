@@ -44,7 +44,14 @@ fn dedupe(context: &Context, matches: &ArgMatches) -> Result<u8> {
         DedupeError::Root(error) => Fault::new(super::fault::FAILED, error.to_string()),
     })?;
     context.one(&done, |_| in_words(&done, would))?;
-    Ok(0)
+    for error in &done.failed {
+        context.say(error);
+    }
+    Ok(if done.failed.is_empty() {
+        0
+    } else {
+        super::fault::FAILED
+    })
 }
 
 fn in_words(done: &Spared, would: bool) -> String {

@@ -158,11 +158,13 @@ fn list(context: &Context) -> Result<u8> {
 
 fn tag(context: &Context, matches: &ArgMatches) -> Result<u8> {
     let layout = &context.manager()?.layout;
-    let image = storage::find_image(layout, &required(matches, "image")?)?;
+    let before: ImageName = required(matches, "image")?;
+    let image = storage::find_image(layout, &before)?;
     let name: ImageName = required(matches, "name")?;
     let would = matches.get_flag("dry-run");
     if !would {
-        storage::tag_image(layout, &name, &image.digest)?;
+        let source = storage::source_of_name(layout, &before);
+        storage::tag_image(layout, &name, &image.digest, source.as_deref())?;
     }
     let verb = if would { "would lead" } else { "leads" };
     context.done(&format!("{name} {verb} to image {}", image.short()))?;

@@ -157,6 +157,9 @@ impl Manager {
             if let Some(old) = &old {
                 // All was so a moment ago; the error that matters is the one above.
                 let _same = self.follow(name, &old.network);
+                if old.disk != guest.disk {
+                    let _same = self.resize(name, old);
+                }
             }
             if let Some(held) = &held {
                 let _same = self.hold_promise(name, held);

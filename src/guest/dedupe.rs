@@ -1,12 +1,14 @@
 //! Equal files of a pool's guests: those that a stopped guest has as its base has them go back to that;
 //! others share their blocks where the filesystem can.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
 
 use super::error::Result;
 use super::manager::Manager;
+use crate::kernel::{Errno, interrupt};
 use crate::model::{GuestName, Status};
 use crate::storage::{self, Deduped, Pool, PoolError, Returned, RootError};
 
@@ -22,28 +24,58 @@ pub struct Spared {
     /// Files that are seen through to the base.
     #[serde(flatten)]
     pub returned: Returned,
+    /// What went wrong with single guests; it was done with the others.
+    pub failed: Vec<String>,
 }
 
 impl Manager {
     /// Has equal files of a pool's guests take their room once; with `would`, only counts.
     ///
     /// # Errors
-    /// A folder cannot be read; it was interrupted.
+    /// The pool cannot be read; it was interrupted.
     pub fn dedupe(&self, pool: &Pool, would: bool) -> std::result::Result<Spared, DedupeError> {
-        let mut returned = Returned::default();
-        for guest in storage::guests_in(&self.layout, &pool.name).map_err(RootError::from)? {
-            let Ok(name) = guest.parse::<GuestName>() else {
-                continue;
-            };
-            self.to_base(&name, would, &mut returned)?;
+        let guests = storage::guests_in(&self.layout, &pool.name).map_err(RootError::from)?;
+        let guests = guests
+            .iter()
+            .filter_map(|guest| guest.parse::<GuestName>().ok());
+        let (mut returned, mut failed) = (Returned::default(), Vec::new());
+        // What two tenants have is not shared between them: a guest can see whether its blocks are
+        // somebody's too, and so whether somebody has a file that it made up.
+        let mut tenants = BTreeMap::from([(String::new(), Vec::new())]);
+        for name in guests {
+            match self.to_base(&name, would, &mut returned) {
+                Err(error) if error.ends_all() => return Err(error),
+                Err(error) => failed.push(format!("guest {name}: {error}")),
+                Ok(()) => {}
+            }
+            tenants.entry(self.whose(&name)).or_default().push(name);
         }
-        let shared = match storage::dedupe(&self.layout, pool, would) {
-            Ok(shared) => Some(shared),
-            // Its filesystem cannot let files share blocks.
-            Err(RootError::Pool(PoolError::Refused { .. })) => None,
-            Err(error) => return Err(error.into()),
-        };
-        Ok(Spared { shared, returned })
+        let mut shared = Some(Deduped::default());
+        for guests in tenants.values() {
+            let Some(found) = &mut shared else { break };
+            match storage::dedupe(&self.layout, pool, guests, would, (found, &mut failed)) {
+                Ok(()) => {}
+                // Its filesystem cannot let files share blocks.
+                Err(RootError::Pool(PoolError::Refused { .. })) => shared = None,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(Spared {
+            shared,
+            returned,
+            failed,
+        })
+    }
+
+    /// The tenant of a guest, empty for none. One whose definition cannot be read is by itself: no
+    /// name begins with a space.
+    fn whose(&self, name: &GuestName) -> String {
+        match self.guest(name) {
+            Ok(guest) => guest
+                .tenant
+                .map_or_else(String::new, |name| name.to_string()),
+            Err(_) => format!(" {name}"),
+        }
     }
 
     fn to_base(
@@ -87,4 +119,15 @@ pub enum DedupeError {
     /// With a guest.
     #[error(transparent)]
     Guest(#[from] super::error::GuestError),
+}
+
+impl DedupeError {
+    /// Whether it is no matter of one guest: somebody asked for an end, or a test for a fault.
+    fn ends_all(&self) -> bool {
+        let asked = match self {
+            Self::Root(RootError::File(error)) => error.source.raw_os_error(),
+            _ => None,
+        };
+        asked == Some(Errno::CANCELED.raw_os_error()) || interrupt::caught().is_some()
+    }
 }

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{Read as _, Seek as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, Mode, OFlags};
 use rustix::io::Errno;
@@ -41,10 +41,19 @@ pub struct Handed<'a> {
     pub writable: bool,
 }
 
+/// How much a tool may do; nothing said is no bound.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Most {
+    /// Bytes of each file that it writes, and of what it says: more is an error of its writing.
+    pub file: Option<u64>,
+    /// How long it may take.
+    pub time: Option<Duration>,
+}
+
 /// How a tool ended.
 #[derive(Debug)]
 pub struct Said {
-    /// Its exit code; none where a signal ended it.
+    /// Its exit code; none where a signal ended it, as one that takes too long.
     pub code: Option<i32>,
     /// What it wrote to standard output.
     pub output: String,
@@ -64,7 +73,7 @@ pub fn find(tool: &str) -> Option<PathBuf> {
 ///
 /// # Errors
 /// It cannot be confined or executed.
-pub fn run(program: &Path, arguments: &[&str], files: &[Handed<'_>]) -> Result<Said> {
+pub fn run(program: &Path, arguments: &[&str], files: &[Handed<'_>], most: Most) -> Result<Said> {
     let memory = |name: &str| {
         rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC)
             .map_err(KernelError::on("make", "a file in memory"))
@@ -78,7 +87,7 @@ pub fn run(program: &Path, arguments: &[&str], files: &[Handed<'_>]) -> Result<S
     let pidfd = match process::fork_with(flags, None)? {
         Forked::Child => {
             let _guard = process::NoReturn;
-            let failed = match place.enter(&output, &error) {
+            let failed = match place.enter(&output, &error, most.file) {
                 Ok(()) => execute(program, arguments),
                 Err(error) => error,
             };
@@ -87,9 +96,10 @@ pub fn run(program: &Path, arguments: &[&str], files: &[Handed<'_>]) -> Result<S
         }
         Forked::Parent { pidfd, .. } => pidfd,
     };
+    let end = most.time.map(|time| Instant::now() + time);
     // The first process of a namespace does not hear what a terminal sends.
     while !process::wait_gone(pidfd.as_fd(), Some(LOOK))? {
-        if interrupt::caught().is_some() {
+        if interrupt::caught().is_some() || end.is_some_and(|end| Instant::now() >= end) {
             process::send_signal(pidfd.as_fd(), libc::SIGKILL)?;
         }
     }
@@ -178,7 +188,7 @@ impl Place {
     }
 
     /// Makes this process one that can reach nothing else.
-    fn enter(&self, output: &OwnedFd, error: &OwnedFd) -> Result<()> {
+    fn enter(&self, output: &OwnedFd, error: &OwnedFd, file_most: Option<u64>) -> Result<()> {
         process::on_parent_death(Some(rustix::process::Signal::KILL))?;
         mount::make_all_private()?;
         mount::cover_root(self.root.as_fd())?;
@@ -214,7 +224,7 @@ impl Place {
             None,
             "the root",
         )?;
-        give_up()?;
+        give_up(file_most)?;
         let stdio = |errno| KernelError::new("set", "standard files", errno);
         rustix::stdio::dup2_stdin(&self.null).map_err(stdio)?;
         rustix::stdio::dup2_stdout(output).map_err(stdio)?;
@@ -230,7 +240,7 @@ impl Place {
 }
 
 /// Keeps reading files, whoever owns them, and nothing else of being root.
-fn give_up() -> Result<()> {
+fn give_up(file_most: Option<u64>) -> Result<()> {
     let refused = |error: capability::CapabilityError| {
         KernelError::new("drop", "capabilities", error.errno).because(error.what)
     };
@@ -238,6 +248,9 @@ fn give_up() -> Result<()> {
         .map_err(|_| KernelError::new("drop", "capabilities", Errno::INVAL))?;
     set_rlimit("core", 0, 0)?;
     set_rlimit("as", MEMORY, MEMORY)?;
+    if let Some(most) = file_most {
+        set_rlimit("fsize", most, most)?;
+    }
     capability::drop_bounding_except(keep).map_err(refused)?;
     capability::set(keep, keep).map_err(refused)?;
     no_new_privileges()?;
@@ -263,7 +276,7 @@ mod tests {
             writable: false,
         };
         let line = "cat /disk; ls /; cat /etc/shadow; touch /disk /x; echo $$; exit 3";
-        let said = run(Path::new("/bin/sh"), &["-c", line], &[shown]).unwrap();
+        let said = shell(line, &[shown], Most::default());
         std::fs::remove_file(&file).unwrap();
         assert_eq!(said.code, Some(3), "{said:?}");
         assert!(said.output.starts_with("handed"), "{said:?}");
@@ -275,5 +288,36 @@ mod tests {
         assert!(said.error.contains("/etc/shadow: No such file"), "{said:?}");
         let read_only = said.error.matches("Read-only file system").count();
         assert_eq!(read_only, 2, "{said:?}");
+    }
+
+    fn shell(line: &str, files: &[Handed<'_>], most: Most) -> Said {
+        run(Path::new("/bin/sh"), &["-c", line], files, most).unwrap()
+    }
+
+    #[test]
+    fn a_tool_writes_no_more_and_takes_no_longer_than_it_may() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let file = std::env::temp_dir().join(format!("confined-most-{}", std::process::id()));
+        let open = File::create(&file).unwrap();
+        let shown = || Handed {
+            name: "text",
+            file: open.as_fd(),
+            writable: true,
+        };
+        let file_most = Most {
+            file: Some(4096),
+            ..Most::default()
+        };
+        let said = shell("exec yes >/text", &[shown()], file_most);
+        let written = open.metadata().unwrap().len();
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!((said.code, written), (Some(1), 4096), "{said:?}");
+        assert!(said.error.contains("File too large"), "{said:?}");
+        let (begin, time) = (Instant::now(), Some(Duration::from_millis(300)));
+        let said = shell("exec sleep 60", &[], Most { file: None, time });
+        assert_eq!(said.code, None, "{said:?}");
+        assert!(begin.elapsed() < Duration::from_secs(20), "{said:?}");
     }
 }

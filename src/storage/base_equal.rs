@@ -35,7 +35,7 @@ pub struct Returned {
     pub base_bytes: u64,
     /// Guests that were passed over: they run, or a command is at work on them.
     pub base_running: u64,
-    /// Folders that were passed over: they lie too deep, or cannot be looked into.
+    /// Folders and files that were passed over: they lie too deep, or cannot be looked into.
     pub base_left_out: u64,
 }
 
@@ -96,9 +96,9 @@ impl Search<'_> {
         Ok(())
     }
 
-    /// What a disk says, or a fault that was asked for, and no guest can bring about.
+    /// What holds for all that is left of its layer, or a fault that was asked for.
     fn is_fatal(&self, error: Errno) -> bool {
-        matches!(error, Errno::IO | Errno::ROFS | Errno::CANCELED)
+        matches!(error, Errno::ROFS | Errno::CANCELED)
     }
 
     /// Looks at one name; says whether it is dropped.

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::Read as _;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::PathBuf;
 
 use rustix::fs;
 use rustix::io::Errno;
@@ -17,11 +18,11 @@ use super::dirfd::{FileError, below, child_dir, child_file, cname, is_file, open
 use super::driver::Driver;
 use super::image::load_image;
 use super::pool::{Pool, PoolError};
-use super::root::{self, RootError, guests_in, image_digest};
+use super::root::{self, RootError, image_digest};
 use super::walk::walk;
 use super::{merged, place};
 use crate::kernel::{interrupt, share};
-use crate::model::Layout;
+use crate::model::{GuestName, Layout};
 
 /// Smaller files have no blocks of their own worth the work.
 const SMALLEST: u64 = 4096;
@@ -41,7 +42,7 @@ pub struct Deduped {
     pub already: u64,
     /// Files that changed while they were looked at, and trees that did.
     pub changed: u64,
-    /// Files that were left out: they lie too deep, or there were too many.
+    /// Files that were left out: they lie too deep, cannot be read, or there were too many.
     pub left_out: u64,
 }
 
@@ -51,19 +52,25 @@ struct Candidate {
     path: Vec<u8>,
 }
 
-/// Makes equal files of a pool's guests share their blocks; with `would`, only counts them.
+/// Makes equal files of these guests of a pool share their blocks; with `would`, only counts them. What
+/// goes wrong with one of them is added to `failed`, and no reason to leave out the others.
 ///
 /// # Errors
-/// Its filesystem cannot; a folder cannot be read; it was interrupted.
-pub fn dedupe(layout: &Layout, pool: &Pool, would: bool) -> Result<Deduped, RootError> {
+/// The pool's filesystem cannot; it was interrupted.
+pub fn dedupe(
+    layout: &Layout,
+    pool: &Pool,
+    guests: &[GuestName],
+    would: bool,
+    (found, failed): (&mut Deduped, &mut Vec<String>),
+) -> Result<(), RootError> {
     if pool.driver == Driver::Image {
         return Err(refused(pool));
     }
-    let trees = trees(layout, pool)?;
-    let mut found = Deduped::default();
+    let trees = trees(layout, pool, guests, failed)?;
     let mut by_size: BTreeMap<u64, Vec<Candidate>> = BTreeMap::new();
     let (mut seen, mut told) = (HashSet::new(), 0);
-    for (tree, top) in trees.iter().enumerate() {
+    for (tree, (whose, top)) in trees.iter().enumerate() {
         let done = walk(top, |met| {
             if interrupt::caught().is_some() {
                 return Err(Errno::INTR);
@@ -91,16 +98,23 @@ pub fn dedupe(layout: &Layout, pool: &Pool, would: bool) -> Result<Deduped, Root
         match done {
             // A running guest has moved a folder that was looked into.
             Err(Errno::STALE | Errno::NOENT) => found.changed += 1,
-            other => other.map_err(|e| FileError::new("look through", &pool.roots(layout), e))?,
+            Err(Errno::INTR) => return Err(interrupted(layout, pool)),
+            Err(error) => failed.push(format!("{whose}: cannot be looked through: {error}")),
+            Ok(()) => {}
         }
     }
+    let trees: Vec<OwnedFd> = trees.into_iter().map(|(_, tree)| tree).collect();
     for (size, group) in by_size.into_iter().filter(|(_, group)| group.len() > 1) {
-        same_size(&trees, (size, &group), would, &mut found).map_err(|e| match e {
+        same_size(&trees, (size, &group), would, found).map_err(|e| match e {
             Errno::OPNOTSUPP | Errno::NOTTY => refused(pool),
-            e => FileError::new("share files in", &pool.roots(layout), e).into(),
+            _ => interrupted(layout, pool),
         })?;
     }
-    Ok(found)
+    Ok(())
+}
+
+fn interrupted(layout: &Layout, pool: &Pool) -> RootError {
+    FileError::new("look through", &pool.roots(layout), Errno::INTR).into()
 }
 
 fn refused(pool: &Pool) -> RootError {
@@ -110,48 +124,70 @@ fn refused(pool: &Pool) -> RootError {
     })
 }
 
-/// The trees of the layers of a pool's guests that lie on its filesystem, and those below them.
-fn trees(layout: &Layout, pool: &Pool) -> Result<Vec<OwnedFd>, RootError> {
+/// The trees of the layers of guests of a pool that lie on its filesystem, and those below them; each with
+/// whose it is.
+fn trees(
+    layout: &Layout,
+    pool: &Pool,
+    guests: &[GuestName],
+    failed: &mut Vec<String>,
+) -> Result<Vec<(String, OwnedFd)>, RootError> {
     let mut paths = Vec::new();
     let mut trees = Vec::new();
-    for guest in guests_in(layout, &pool.name)? {
-        let Ok(name) = guest.parse() else { continue };
-        let path = root::folder(layout, &name);
-        let object = place::object(layout, &name)?;
-        if object.driver == Driver::Image {
-            // A filesystem of its own, which shares nothing with others.
-            continue;
+    for name in guests {
+        match layer(layout, name, &mut paths) {
+            Ok(None) => {}
+            Ok(Some(upper)) => {
+                let kind = fs::fstatfs(&upper).map(|stat| stat.f_type);
+                if kind.is_ok_and(|kind| ![magic::BTRFS, magic::XFS].contains(&kind)) {
+                    return Err(refused(pool));
+                }
+                trees.push((format!("guest {name}"), upper));
+            }
+            Err(error) => failed.push(format!("guest {name}: {error}")),
         }
-        let folder = open_dir(&path)?;
-        let chain = Chain::read(folder.as_fd()).map_err(|e| FileError::new("read", &path, e))?;
-        paths.extend(chain.trees());
-        let image = load_image(layout, &image_digest(layout, &name)?);
-        paths.extend(image.map(|image| image.lowers()).unwrap_or_default());
-        let opened = object.open()?;
-        let upper = child_dir(&opened.folder, c"upper");
-        let upper = upper.map_err(|e| FileError::new("open", &opened.shown, e))?;
-        let kind = fs::fstatfs(&upper)
-            .map_err(|e| FileError::new("look at", &path, e))?
-            .f_type;
-        if ![magic::BTRFS, magic::XFS].contains(&kind) {
-            return Err(refused(pool));
-        }
-        trees.push(upper);
     }
     paths.sort();
     paths.dedup();
     // Those that many guests share come first: they are what others are made to share.
-    let own = trees.iter().map(mount_of).collect::<HashSet<_>>();
+    let own = trees.iter().map(|(_, tree)| mount_of(tree));
+    let own = own.collect::<HashSet<_>>();
     let mut all = Vec::new();
     for path in paths {
-        let tree = open_dir(&path)?;
-        // Images may lie on another filesystem than the pool.
-        if own.contains(&mount_of(&tree)) {
-            all.push(tree);
+        match open_dir(&path) {
+            // Images may lie on another filesystem than the pool.
+            Ok(tree) if own.contains(&mount_of(&tree)) => {
+                all.push((path.display().to_string(), tree));
+            }
+            Ok(_) => {}
+            Err(error) => failed.push(error.to_string()),
         }
     }
     all.extend(trees);
     Ok(all)
+}
+
+/// A guest's own layer; none where it is a filesystem of its own, which shares nothing with others. The
+/// trees below it are added to `paths`.
+fn layer(
+    layout: &Layout,
+    name: &GuestName,
+    paths: &mut Vec<PathBuf>,
+) -> Result<Option<OwnedFd>, RootError> {
+    let path = root::folder(layout, name);
+    let object = place::object(layout, name)?;
+    if object.driver == Driver::Image {
+        return Ok(None);
+    }
+    let folder = open_dir(&path)?;
+    let chain = Chain::read(folder.as_fd()).map_err(|e| FileError::new("read", &path, e))?;
+    let image = load_image(layout, &image_digest(layout, name)?);
+    let opened = object.open()?;
+    let upper = child_dir(&opened.folder, c"upper");
+    let upper = upper.map_err(|e| FileError::new("open", &opened.shown, e))?;
+    paths.extend(chain.trees());
+    paths.extend(image.map(|image| image.lowers()).unwrap_or_default());
+    Ok(Some(upper))
 }
 
 /// The mount that a folder lies on: subvolumes of one have different device numbers.
@@ -193,9 +229,18 @@ fn same_size(
                 continue;
             }
         };
-        let Some(digest) = digest(&file, size)? else {
-            found.changed += 1;
-            continue;
+        let digest = match digest(&file, size) {
+            Ok(Some(digest)) => digest,
+            Ok(None) => {
+                found.changed += 1;
+                continue;
+            }
+            Err(Errno::INTR) => return Err(Errno::INTR),
+            // Its disk cannot read it, which is no reason to leave out others.
+            Err(_) => {
+                found.left_out += 1;
+                continue;
+            }
         };
         let Some(first) = firsts.get(&digest) else {
             firsts.insert(digest, one);
@@ -224,7 +269,13 @@ fn pair(
         false => match share::share(first.as_fd(), other.as_fd(), size) {
             // On another filesystem, or cut short by its guest.
             Err(Errno::XDEV | Errno::INVAL | Errno::TXTBSY | Errno::PERM) => return Ok(()),
-            other => other?,
+            // It cannot at all, or is not to go on.
+            Err(error @ (Errno::OPNOTSUPP | Errno::NOTTY | Errno::INTR)) => return Err(error),
+            Err(_) => {
+                found.left_out += 1;
+                return Ok(());
+            }
+            Ok(done) => done,
         },
     };
     if done == size {

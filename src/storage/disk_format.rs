@@ -14,7 +14,7 @@ use super::dirfd::FileError;
 use super::image::Progress;
 use super::partition::{Bytes, u32_at};
 use super::workshop::Workshop;
-use crate::kernel::confined::{self, Handed, Said};
+use crate::kernel::confined::{self, Handed, Most, Said};
 use crate::kernel::fault;
 use crate::model::Layout;
 
@@ -364,7 +364,8 @@ fn run(tool: &Path, words: &[&str], disk: &File, copy: Option<&File>) -> Result<
     };
     let mut files = vec![handed("disk", disk.as_fd(), false)];
     files.extend(copy.map(|copy| handed("plain", copy.as_fd(), true)));
-    confined::run(tool, words, &files).map_err(|error| error.to_string())
+    // A disk may be large, and takes the time it takes.
+    confined::run(tool, words, &files, Most::default()).map_err(|error| error.to_string())
 }
 
 fn last(said: &Said) -> String {

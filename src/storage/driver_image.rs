@@ -76,7 +76,7 @@ impl Layers for ImageFile {
         let refused = match size.cmp(&shown) {
             // A file that a command which died has left too long is cut as well.
             Ordering::Less | Ordering::Equal if object.filesystem == Filesystem::Btrfs => {
-                return smaller(&disk, size);
+                return smaller(&disk, shown, size);
             }
             Ordering::Equal => return Ok(()),
             Ordering::Greater => match disk.grow_to(size) {
@@ -142,8 +142,8 @@ fn into_io(error: KernelError) -> io::Error {
     io::Error::other(error.to_string())
 }
 
-/// Makes a btrfs smaller, in use or not.
-fn smaller(disk: &Disk, size: u64) -> io::Result<()> {
+/// Makes a btrfs that shows this much smaller, in use or not, or leaves it as it was.
+fn smaller(disk: &Disk, shown: u64, size: u64) -> io::Result<()> {
     if size < BTRFS_LEAST {
         return Err(io::Error::other(format!(
             "btrfs does not become smaller than {}",
@@ -161,9 +161,13 @@ fn smaller(disk: &Disk, size: u64) -> io::Result<()> {
     if held > size {
         return Err(full());
     }
-    disk.shrink_to(size).map_err(|error| match error.errno {
-        Errno::NOSPC | Errno::TXTBSY => full(),
-        _ => into_io(error),
+    disk.shrink_to(size).map_err(|error| {
+        // It goes in steps, of which some were done; the error that matters is the one above.
+        let _same = disk.grow_to(shown);
+        match error.errno {
+            Errno::NOSPC | Errno::TXTBSY => full(),
+            _ => into_io(error),
+        }
     })
 }
 

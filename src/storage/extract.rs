@@ -19,7 +19,9 @@ use rustix::io::Errno;
 use super::archive_entry::{ArchiveError, Entry, EntryKind, Limits};
 use super::archive_read::Reader;
 use super::dirfd::{FileError, Owner, cname, is_dir, retry, stat_at};
-use super::extract_file::{OPEN_DIR, Step, at, create, finish_at, is_harmless, path_of, times};
+use super::extract_file::{
+    Folders, OPEN_DIR, Step, at, create, finish_at, is_harmless, path_of, times,
+};
 
 const INSIDE: ResolveFlags = ResolveFlags::IN_ROOT
     .union(ResolveFlags::NO_MAGICLINKS)
@@ -77,7 +79,7 @@ fn write_all<R: Read>(
     let mut writer = Writer {
         root,
         layer,
-        folders: Vec::new(),
+        folders: Folders::default(),
         parents: HashMap::new(),
         buffer: vec![0; 256 << 10],
         made: 0,
@@ -97,7 +99,7 @@ pub(super) struct Writer<'a> {
     /// Whether it is a layer of an image.
     pub(super) layer: bool,
     /// Folders and their times, set when nothing is written into them any more.
-    folders: Vec<(Vec<u8>, (i64, u32))>,
+    folders: Folders,
     /// Parents by path; forgotten whenever a name is replaced.
     parents: HashMap<Vec<u8>, Rc<OwnedFd>>,
     buffer: Vec<u8>,
@@ -301,8 +303,7 @@ impl Writer<'_> {
 
     fn finish_folder(&mut self, dir: &OwnedFd, entry: &Entry) -> Step<()> {
         self.attributes(dir, entry)?;
-        self.folders.push((path_of(&entry.path), entry.mtime));
-        Ok(())
+        self.folders.keep(path_of(&entry.path), entry.mtime)
     }
 
     fn finish_file(&mut self, file: &File, entry: &Entry) -> Step<()> {
@@ -413,7 +414,7 @@ impl Writer<'_> {
     /// Times of folders, deepest last written first set.
     fn times(&self) -> Result<(), ArchiveError> {
         let flags = INSIDE.union(ResolveFlags::NO_SYMLINKS);
-        for (path, time) in self.folders.iter().rev() {
+        for (path, time) in self.folders.latest_first() {
             let shown = || PathBuf::from(std::ffi::OsString::from_vec(path.clone()));
             let name: &[u8] = if path.is_empty() { b"." } else { path };
             match retry(|| fs::openat2(self.root, name, OPEN_DIR, Mode::empty(), flags)) {

@@ -1,4 +1,5 @@
-//! Parts of `extract` on one file: making it, its owner and times, which of its attributes are kept.
+//! Parts of `extract` on one file: making it, its owner and times, which of its attributes are kept; and
+//! the times that folders are to have at the end.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -73,4 +74,64 @@ pub(super) fn times((seconds, nanoseconds): (i64, u32)) -> Timestamps {
 pub(super) fn is_harmless(name: &[u8], value: &[u8]) -> bool {
     let capability = name == b"security.capability" && value.len() == 20 && value[3] == 2;
     (capability || name.starts_with(b"user.")) && name.len() <= 255 && !name.contains(&0)
+}
+
+/// A folder's time: seconds and nanoseconds.
+type Time = (i64, u32);
+
+/// Most bytes of the folders whose times are kept.
+const FOLDERS_MOST: usize = 256 << 20;
+
+/// Folders and the times they are to have at the end; not without bound, for an archive is a stranger's.
+#[derive(Default)]
+pub(super) struct Folders {
+    times: Vec<(Vec<u8>, Time)>,
+    /// Bytes of these.
+    held: usize,
+}
+
+impl Folders {
+    /// Keeps a folder's time for later.
+    pub(super) fn keep(&mut self, path: Vec<u8>, time: Time) -> Step<()> {
+        if let Some(last) = self.times.last_mut()
+            && last.0 == path
+        {
+            last.1 = time;
+            return Ok(());
+        }
+        self.held += path.len() + size_of::<(Vec<u8>, Time)>();
+        if self.held > FOLDERS_MOST {
+            let why = "the paths of the archive's folders have more than 256 MiB together";
+            return Err(("keep time of", io::Error::other(why)));
+        }
+        self.times.push((path, time));
+        Ok(())
+    }
+
+    /// All of them, from the last to the first.
+    pub(super) fn latest_first(&self) -> impl Iterator<Item = &(Vec<u8>, Time)> {
+        self.times.iter().rev()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_of_folders_are_kept_within_bounds() {
+        let mut folders = Folders::default();
+        for time in 0..3 {
+            folders.keep(b"same".to_vec(), (time, 0)).unwrap();
+        }
+        assert_eq!(folders.times, [(b"same".to_vec(), (2, 0))]);
+        let once = folders.held;
+        folders.keep(b"next".to_vec(), (1, 0)).unwrap();
+        assert_eq!(folders.held, 2 * once);
+        folders.held = FOLDERS_MOST - once;
+        folders.keep(b"last".to_vec(), (1, 0)).unwrap();
+        assert!(folders.keep(b"more".to_vec(), (1, 0)).is_err());
+        // Those that are there need no more.
+        assert!(folders.keep(b"last".to_vec(), (2, 0)).is_ok());
+    }
 }

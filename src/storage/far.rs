@@ -5,6 +5,10 @@
 use std::io::{self, Read, Write as _};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 use super::dirfd::read_limited;
 use crate::kernel::interrupt;
@@ -15,6 +19,17 @@ const BEGIN: &str = "bulkhead-begin";
 const NOISE_MOST: usize = 64 << 10;
 const SAID_MOST: u64 = 1 << 20;
 const COMPLAINT_MOST: u64 = 16 << 10;
+/// A connection that has died is found so; what somebody sets in their options comes before it.
+const ALIVE: [&str; 3] = [
+    "ServerAliveInterval=15",
+    "ServerAliveCountMax=4",
+    "ConnectTimeout=30",
+];
+/// How often is looked whether ssh has ended.
+const LOOK: Duration = Duration::from_millis(50);
+/// How long what ssh complains of is waited for when it has ended: a process that it has left behind may
+/// keep that open.
+const COMPLAINT_WAIT: Duration = Duration::from_secs(2);
 
 /// A machine elsewhere and a root on it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -78,7 +93,8 @@ impl Far {
     fn start(&self, shell: &str, given: Vec<u8>) -> Result<Said, String> {
         let mut command = Command::new("ssh");
         command.arg("-T");
-        for option in &self.options {
+        // ssh keeps to the first that it hears.
+        for option in self.options.iter().map(String::as_str).chain(ALIVE) {
             command.arg("-o").arg(option);
         }
         command.arg("--").arg(&self.host).arg(shell);
@@ -112,7 +128,7 @@ impl Far {
         }
         match said.begin() {
             Ok(true) => Ok(said),
-            _ => match said.end(0) {
+            begun => match said.stop(begun.is_ok()) {
                 Err(why) => Err(why),
                 Ok(()) => Err(format!("no shell of {} answers", self.host)),
             },
@@ -146,16 +162,36 @@ impl Said {
         Ok(false)
     }
 
-    /// What the script says, to be read elsewhere.
-    pub(super) fn output(&mut self) -> Option<ChildStdout> {
-        self.output.take()
+    /// Ends what has said nothing; where it `closed` its output itself it has a moment to say why.
+    fn stop(&mut self, closed: bool) -> Result<(), String> {
+        let end = Instant::now() + COMPLAINT_WAIT;
+        while closed && Instant::now() < end && matches!(self.child.try_wait(), Ok(None)) {
+            std::thread::sleep(LOOK);
+        }
+        let _gone = self.child.kill();
+        self.end(0)
     }
 
     /// Waits for the end of the script; codes up to `fine` are no errors.
     pub(super) fn end(&mut self, fine: i32) -> Result<(), String> {
         drop(self.output.take());
-        let status = self.child.wait().map_err(|e| e.to_string())?;
-        let complaint = self.complaint.take().and_then(|thread| thread.join().ok());
+        let status = loop {
+            match self.child.try_wait().map_err(|e| e.to_string())? {
+                Some(status) => break status,
+                None if interrupt::caught().is_some() => {
+                    let _gone = self.child.kill();
+                    break self.child.wait().map_err(|e| e.to_string())?;
+                }
+                None => std::thread::sleep(LOOK),
+            }
+        };
+        let end = Instant::now() + COMPLAINT_WAIT;
+        let silent = |thread: &JoinHandle<Vec<u8>>| !thread.is_finished() && Instant::now() < end;
+        while self.complaint.as_ref().is_some_and(silent) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let complaint = self.complaint.take().filter(JoinHandle::is_finished);
+        let complaint = complaint.and_then(|thread| thread.join().ok());
         let complaint = String::from_utf8_lossy(&complaint.unwrap_or_default()).into_owned();
         let lines: Vec<&str> = complaint.lines().map(str::trim).collect();
         let last = lines
@@ -176,19 +212,20 @@ impl Said {
 
 impl Read for Said {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Some(output) = &mut self.output else {
+            return Ok(0);
+        };
+        let look = Timespec::try_from(LOOK).map_err(io::Error::other)?;
         loop {
-            let read = self
-                .output
-                .as_mut()
-                .map_or(Ok(0), |output| output.read(buffer));
-            match read {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-                    // Callers would only try again.
-                    if interrupt::caught().is_some() {
-                        return Err(io::Error::other("interrupted by a signal"));
-                    }
-                }
-                other => return other,
+            // Not only when a call is interrupted: a signal may come just before it.
+            if interrupt::caught().is_some() {
+                return Err(io::Error::other("interrupted by a signal"));
+            }
+            let mut ready = [PollFd::new(&*output, PollFlags::IN)];
+            match poll(&mut ready, Some(&look)) {
+                Ok(0) | Err(Errno::INTR) => {}
+                Ok(_) => return output.read(buffer),
+                Err(error) => return Err(error.into()),
             }
         }
     }

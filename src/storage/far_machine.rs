@@ -7,12 +7,11 @@ use std::os::fd::OwnedFd;
 
 use super::archive_entry::{ArchiveError, EntryKind, Limits};
 use super::archive_read::Reader;
-use super::archive_stream::decompress_aside;
 use super::build::{finish, now_ms};
 use super::dirfd::{FileError, below, cname, open_dir};
 use super::extract::extract_from;
 use super::far::{Far, Said, quoted};
-use super::far_list::{Listing, is_same, volumes, word};
+use super::far_list::{Listing, has_btrfs, is_same, nested, volumes, word};
 use super::foreign::{Newcomer, Told};
 use super::image::{Image, ImageError, Progress};
 use super::import::of_tree;
@@ -39,6 +38,8 @@ const LIMITS: Limits = Limits {
 };
 /// Most bytes of the names that a second pass compares with.
 const NAMES_MOST: usize = 512 << 20;
+/// Bytes that are read of its files at once.
+const PIECE: usize = 512 << 10;
 /// What tar(1) ends with when files changed while it read them: so it is on a machine that runs.
 const CHANGED: i32 = 1;
 
@@ -133,8 +134,12 @@ impl FarMachine {
             name,
             ..Told::default()
         };
-        let mounts = said.lines().filter_map(|line| line.strip_prefix("mount="));
-        let volumes = volumes(mounts, &far.path, &mut told);
+        let mounts = || said.lines().filter_map(|line| line.strip_prefix("mount="));
+        let volumes = volumes(mounts(), &far.path, &mut told);
+        if has_btrfs(mounts()) {
+            let script = subvolumes(&far.path, &volumes);
+            nested(&far.ask(shell, &script)?, mounts(), &far.path, &mut told);
+        }
         for volume in &volumes {
             told.note(format!("/{volume} is another filesystem there, and taken"));
         }
@@ -193,9 +198,7 @@ impl FarMachine {
 
     /// The folders that are taken, as words for a shell.
     fn tops(&self) -> String {
-        let volumes = self.volumes.iter().map(|volume| format!("./{volume}"));
-        let all = std::iter::once(".".to_owned()).chain(volumes);
-        all.map(|top| format!(" {}", quoted(&top))).collect()
+        tops(&self.volumes)
     }
 
     /// Takes its files into a folder.
@@ -221,11 +224,10 @@ impl FarMachine {
         total: u64,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<u64, String> {
-        let output = said.output().ok_or("ssh says nothing")?;
-        let pieces = decompress_aside(Box::new(output)).map_err(|e| e.to_string())?;
+        // It was told to compress nothing: what comes compressed is no answer of its tar's.
         let mut reader = Reader::new(
             Meter {
-                input: pieces,
+                input: BufReader::with_capacity(PIECE, &mut said),
                 done: 0,
                 reported: 0,
                 total,
@@ -378,6 +380,24 @@ impl FarMachine {
              services are stopped there"
         )])
     }
+}
+
+fn tops(volumes: &[String]) -> String {
+    let volumes = volumes.iter().map(|volume| format!("./{volume}"));
+    let all = std::iter::once(".".to_owned()).chain(volumes);
+    all.map(|top| format!(" {}", quoted(&top))).collect()
+}
+
+/// Lists the subvolumes in those that are taken: the top of each has this number.
+fn subvolumes(path: &str, volumes: &[String]) -> String {
+    format!(
+        "cd {} || exit 3\nfor top in{}; do\n\
+         [ \"$(stat -f -c %T \"$top\")\" = btrfs ] || continue\n\
+         find \"$top\" -mindepth 1 -xdev -inum 256 -type d -print0 2>/dev/null\n\
+         done | head -c 500000",
+        quoted(path),
+        tops(volumes)
+    )
 }
 
 impl Newcomer for FarMachine {

@@ -8,7 +8,7 @@ use super::oci_http::Trust;
 use super::pull::pull_image;
 use super::stream_pull::pull_server_image;
 use super::stream_server::ServerImage;
-use super::tag::{find_image, name_that_leads, tag_image};
+use super::tag::{find_image, name_that_leads, source_of_name, tag_image};
 use super::template::Templates;
 use crate::kernel::fault;
 use crate::model::{ImageName, Layout, TemplateRef};
@@ -42,8 +42,18 @@ pub struct Updated {
 /// # Errors
 /// There is none; it was made of a guest, taken in from a file, or pulled by its digest.
 pub fn update_source(layout: &Layout, name: &ImageName) -> Result<Source, ImageError> {
-    let image = find_image(layout, name)?;
+    let image = found(layout, name)?;
     source_of(&image, name_that_leads(layout, name).as_ref())
+}
+
+/// The image of a name, from where it came under that name.
+fn found(layout: &Layout, name: &ImageName) -> Result<Image, ImageError> {
+    let mut image = find_image(layout, name)?;
+    if let Some(source) = source_of_name(layout, name) {
+        image.template.clear();
+        image.source = source;
+    }
+    Ok(image)
 }
 
 fn source_of(image: &Image, name: Option<&ImageName>) -> Result<Source, ImageError> {
@@ -90,14 +100,14 @@ pub fn update_image(
     trust: &Trust,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Updated, ImageError> {
-    let before = find_image(layout, name)?;
+    let before = found(layout, name)?;
     let name = name_that_leads(layout, name);
     let image = match source_of(&before, name.as_ref())? {
         Source::Template(wanted) => {
             let image = build_again(layout, templates, &wanted, progress)?;
             fault::point().map_err(|e| FileError::new("name", &image.path, e.errno))?;
             if let Some(name) = &name {
-                tag_image(layout, name, &image.digest)?;
+                tag_image(layout, name, &image.digest, None)?;
             }
             image
         }

@@ -79,7 +79,7 @@ pub fn import_image(
         names = vec![name.clone()];
     }
     for name in &names {
-        tag_image(layout, name, &image.digest)?;
+        tag_image(layout, name, &image.digest, Some(&shown))?;
     }
     Ok((image, names))
 }

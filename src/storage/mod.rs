@@ -204,7 +204,7 @@ pub use saved::{
 pub use saved_diff::{TreeOf, TwoTrees};
 pub use stream_pull::{ServerFetch, look_at_server_image, pull_server_image};
 pub use stream_server::ServerImage;
-pub use tag::{Tag, find_image, tag_image, tags, untag};
+pub use tag::{Tag, find_image, source_of_name, tag_image, tags, untag};
 pub use take_over::{machine_id_of, take_over};
 pub use template::{Kind, OptionSpec, Template, TemplateError, Templates};
 pub use tree_diff::{ChangeKind, TreeChange, TreeDiff};

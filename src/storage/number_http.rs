@@ -17,7 +17,8 @@ const MOST: u64 = 4096;
 /// Why there is none; as a sentence.
 pub fn number_at(url: &str) -> Result<f64, String> {
     let plain = url.starts_with("http://");
-    let asked = agent(&Trust::default(), plain)?
+    // Plain is only what this machine tells.
+    let asked = agent(&Trust::default(), plain, plain)?
         .get(url)
         .config()
         .max_redirects(0)

@@ -10,10 +10,14 @@ use ureq::config::Config;
 use ureq::http::Uri;
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
-use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
+use ureq::unversioned::transport::{
+    Buffers, ConnectProxyConnector, ConnectionDetails, Connector, NextTimeout, RustlsConnector,
+    TcpConnector, Transport,
+};
 use ureq::{Agent, Error};
 
 use super::dirfd::read_limited;
+use crate::kernel::interrupt;
 
 /// Where distributions keep the certificates they trust.
 const BUNDLES: [&str; 2] = [
@@ -25,6 +29,8 @@ const BUNDLE_MOST: u64 = 8 << 20;
 /// A connection, an answer, and each piece of one has this long.
 const CONNECT: Duration = Duration::from_secs(20);
 const ANSWER: Duration = Duration::from_secs(60);
+/// All of a document has this long.
+pub(super) const DOCUMENT: Duration = Duration::from_secs(600);
 
 /// How a registry is spoken to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,15 +45,20 @@ pub struct Trust {
     pub keyring: Option<PathBuf>,
 }
 
-/// A client.
+/// A client; `here` is one that speaks to this machine itself, which no proxy is asked for.
 ///
 /// # Errors
 /// The file of certificates cannot be used; as a sentence.
-pub(super) fn agent(trust: &Trust, plain: bool) -> Result<Agent, String> {
+pub(super) fn agent(trust: &Trust, plain: bool, here: bool) -> Result<Agent, String> {
     let tls = TlsConfig::builder()
         .root_certs(certificates(trust)?)
         .build();
-    let config = Config::builder()
+    let config = Config::builder();
+    let config = match here {
+        true => config.proxy(None),
+        false => config,
+    };
+    let config = config
         .tls_config(tls)
         .https_only(!plain)
         .http_status_as_error(false)
@@ -58,11 +69,61 @@ pub(super) fn agent(trust: &Trust, plain: bool) -> Result<Agent, String> {
         .timeout_recv_response(Some(ANSWER))
         .timeout_per_read(Some(ANSWER))
         .build();
-    Ok(Agent::with_parts(
-        config,
-        DefaultConnector::default(),
-        Getent,
-    ))
+    // Below TLS, where whoever sends a byte now and then is heard of as well.
+    let connector = ().chain(ConnectProxyConnector::default());
+    let connector = connector.chain(TcpConnector::default()).chain(Heed);
+    let connector = connector.chain(RustlsConnector::default());
+    Ok(Agent::with_parts(config, connector, Getent))
+}
+
+/// Makes connections that are given up when a signal asks this program to end.
+#[derive(Debug)]
+struct Heed;
+
+impl<In: Transport> Connector<In> for Heed {
+    type Out = Heeding<In>;
+
+    fn connect(
+        &self,
+        _details: &ConnectionDetails<'_>,
+        chained: Option<In>,
+    ) -> Result<Option<Self::Out>, Error> {
+        Ok(chained.map(Heeding))
+    }
+}
+
+#[derive(Debug)]
+struct Heeding<T>(T);
+
+fn heed() -> Result<(), Error> {
+    match interrupt::caught() {
+        Some(_) => Err(std::io::Error::other("interrupted by a signal").into()),
+        None => Ok(()),
+    }
+}
+
+impl<T: Transport> Transport for Heeding<T> {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        self.0.buffers()
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
+        heed()?;
+        self.0.transmit_output(amount, timeout)
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
+        heed()?;
+        self.0.await_input(timeout)
+    }
+
+    fn is_open(&mut self) -> bool {
+        self.0.is_open()
+    }
+
+    fn is_tls(&self) -> bool {
+        self.0.is_tls()
+    }
 }
 
 fn certificates(trust: &Trust) -> Result<RootCerts, String> {

@@ -42,14 +42,15 @@ impl Registry {
         let remote = name.remote();
         let shown = name.full().to_string();
         let failed = |reason: String| refused(&shown, reason);
-        let plain = trust.insecure || is_loopback(&remote.host);
+        let here = is_loopback(&remote.host);
+        let plain = trust.insecure || here;
         let account = match &trust.credentials {
             Some(path) => account(path, &remote.host).map_err(failed)?,
             None => None,
         };
         let scheme = if plain { "http" } else { "https" };
         Ok(Self {
-            agent: agent(trust, plain).map_err(failed)?,
+            agent: agent(trust, plain, here).map_err(failed)?,
             base: format!("{scheme}://{}/v2/{}", remote.host, remote.repository),
             remote,
             shown,

@@ -78,7 +78,8 @@ pub fn publish_guest(
     let seed = Seed::open(&workshop.root())?;
     scrub(&tree, &seed)?;
     progress(Progress::Phase("hashing the image".into()));
-    let mut image = of_tree(&seed, format!("guest {guest}"));
+    let source = format!("guest {guest}");
+    let mut image = of_tree(&seed, source.clone());
     image.mounts = below.mounts.clone();
     image.config = below.config.clone();
     if !below.command.is_empty() {
@@ -87,7 +88,7 @@ pub fn publish_guest(
         image.init = below.init;
     }
     let image = finish(layout, workshop, &seed, image)?;
-    tag_image(layout, name, &image.digest)?;
+    tag_image(layout, name, &image.digest, Some(&source))?;
     Ok(image)
 }
 

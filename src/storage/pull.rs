@@ -34,9 +34,10 @@ pub fn pull_image(
     progress(Progress::Phase(format!("asking for {}", wanted.full())));
     let found = find_from(&registry, &registry.start()?)?;
     let full = wanted.full();
-    let image = take(layout, &registry, &found, &full.to_string(), progress)?;
+    let source = full.to_string();
+    let image = take(layout, &registry, &found, &source, progress)?;
     let name = name.cloned().unwrap_or(full);
-    tag_image(layout, &name, &image.digest)?;
+    tag_image(layout, &name, &image.digest, Some(&source))?;
     Ok((image, vec![name]))
 }
 

@@ -25,7 +25,7 @@ use super::oci_http::Trust;
 use super::seed::Seed;
 use super::stream_index::{self, Packed, Piece};
 use super::stream_server::{Server, ServerImage};
-use super::tag::tag_image;
+use super::tag::{source_of_name, tag_image};
 use super::walk::walk;
 use super::workshop::Workshop;
 use crate::kernel::{fault, filesystem};
@@ -91,6 +91,9 @@ pub fn pull_server_image(
         signed: trust.keyring.is_some(),
         ..wanted.at(Some(&found.version))
     };
+    let before = known.map(|image| image.source.clone());
+    let before = before.or_else(|| source_of_name(layout, &name));
+    refuse_older(wanted, &found.version, before.as_deref()).map_err(failed)?;
     if let Some(image) = known.filter(|image| image.source == source.to_string()) {
         return Ok((image.clone(), vec![name]));
     }
@@ -135,8 +138,23 @@ pub fn pull_server_image(
     progress(Progress::Phase("hashing the image".into()));
     let image = of_tree(&seed, source.to_string());
     let image = finish(layout, workshop, &seed, image)?;
-    tag_image(layout, &name, &image.digest)?;
+    tag_image(layout, &name, &image.digest, Some(&source.to_string()))?;
     Ok((image, vec![name]))
+}
+
+/// Refuses the newest version where it is older than the one that came before: what a server said once
+/// can be shown again by somebody else.
+fn refuse_older(wanted: &ServerImage, version: &str, before: Option<&str>) -> Result<(), String> {
+    let before = before.and_then(|source| source.parse::<ServerImage>().ok());
+    let same = |there: &ServerImage| there.server == wanted.server && there.alias == wanted.alias;
+    let before = before.filter(same).and_then(|there| there.version);
+    match before {
+        Some(there) if wanted.version.is_none() && there.as_str() > version => Err(format!(
+            "its newest version is said to be {version}, and {there} came before: the server has taken              that back, or somebody shows what it said once; if it is meant, `bulkhead image pull              {}@{version}` from there",
+            wanted.alias
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Files on their way.
@@ -264,5 +282,27 @@ fn survey(top: &OwnedFd) -> Result<(), String> {
         (Some(why), _) => Err(why),
         (None, Ok(())) => Ok(()),
         (None, Err(e)) => Err(format!("its squashfs is damaged: {e}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_is_not_older_than_the_one_before() {
+        let image = |name: &str| ServerImage::new("https://images.example", name).unwrap();
+        let refused = |wanted: &str, version: &str, before: &str| {
+            refuse_older(&image(wanted), version, Some(before)).is_err()
+        };
+        let before = image("box/1@20260102_13:00").to_string();
+        assert!(refused("box/1", "20260101_13:00", &before));
+        assert!(!refused("box/1", "20260102_13:00", &before));
+        assert!(!refused("box/1", "20260103_13:00", &before));
+        // Asked for by its number, or of another alias or place.
+        assert!(!refused("box/1@20260101_13:00", "20260101_13:00", &before));
+        assert!(!refused("box/2", "20260101_13:00", &before));
+        assert!(!refused("box/1", "20260101_13:00", "guest web"));
+        assert!(refuse_older(&image("box/1"), "1", None).is_ok());
     }
 }

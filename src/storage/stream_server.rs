@@ -6,6 +6,7 @@ use std::fmt;
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use ureq::http::Response;
 use ureq::{Agent, Body};
@@ -14,7 +15,7 @@ use super::dirfd::read_limited;
 use super::http_patience::{Resuming, patiently};
 use super::image::ImageError;
 use super::oci_blobs::refused;
-use super::oci_http::{Trust, agent, is_loopback};
+use super::oci_http::{DOCUMENT, Trust, agent, is_loopback};
 use super::stream_index::{self, Chosen, Piece, is_word};
 use super::stream_sign::signed_text;
 use super::workshop::Workshop;
@@ -53,7 +54,7 @@ impl ServerImage {
             None => (name, None),
         };
         let words = alias.split('/').all(is_word) && version.iter().all(|v| is_word(v));
-        if !words || name.len() > 200 {
+        if !words || name.len() > 200 || server.len() > 1000 {
             return Err(format!(
                 "{name:.80?} is no name of an image of a server: use ALIAS or ALIAS@VERSION"
             ));
@@ -137,6 +138,8 @@ pub(super) struct Server {
     agent: Agent,
     base: String,
     keyring: Option<PathBuf>,
+    /// How often it may say that something is elsewhere.
+    elsewhere: u32,
 }
 
 impl Server {
@@ -148,7 +151,8 @@ impl Server {
         let failed = |reason: String| refused(wanted.to_string(), reason);
         let plain = wanted.server.starts_with("http://");
         let vouched = trust.keyring.is_some() || trust.insecure;
-        if plain && !vouched && !is_loopback(host(&wanted.server).map_err(failed)?) {
+        let here = is_loopback(host(&wanted.server).map_err(failed)?);
+        if plain && !vouched && !here {
             return Err(failed(
                 "nobody vouches for what comes over plain HTTP: use https://, or name the keys that \
                  sign its index with --keyring; --insecure takes it all the same"
@@ -162,9 +166,11 @@ impl Server {
             ));
         }
         Ok(Self {
-            agent: agent(trust, plain).map_err(failed)?,
+            agent: agent(trust, plain, here).map_err(failed)?,
             base: wanted.server.clone(),
             keyring: trust.keyring.clone(),
+            // It is taken at its word because it is this machine, and nobody else is.
+            elsewhere: if plain && !vouched { 0 } else { 5 },
         })
     }
 
@@ -212,7 +218,7 @@ impl Server {
     }
 
     fn whole(&self, path: &str, most: u64) -> Result<Vec<u8>, String> {
-        let body = self.ask(path, 0)?.into_body().into_reader();
+        let body = self.ask(path, 0, Some(DOCUMENT))?.into_body().into_reader();
         read_limited(body, most).map_err(|error| match error.kind() {
             io::ErrorKind::FileTooLarge => format!("{path} has more than {} MiB", most >> 20),
             _ => format!("{path} cannot be read: {error}"),
@@ -223,14 +229,22 @@ impl Server {
     pub(super) fn open(&self, piece: &Piece) -> impl Read {
         let path = piece.path.clone();
         Resuming::new(piece.size, move |from| {
-            self.ask(&path, from).map_err(io::Error::other)
+            self.ask(&path, from, None).map_err(io::Error::other)
         })
     }
 
-    fn ask(&self, path: &str, from: u64) -> Result<Response<Body>, String> {
+    /// Asks for a file from this byte on; `longest` is how long all of it may take.
+    fn ask(
+        &self,
+        path: &str,
+        from: u64,
+        longest: Option<Duration>,
+    ) -> Result<Response<Body>, String> {
         let url = format!("{}/{path}", self.base);
         let answer = patiently(|| {
-            let request = self.agent.get(&url);
+            let request = self.agent.get(&url).config();
+            let request = request.max_redirects(self.elsewhere);
+            let request = request.timeout_recv_body(longest).build();
             match from {
                 0 => request.call(),
                 from => request.header("Range", format!("bytes={from}-")).call(),

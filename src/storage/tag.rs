@@ -12,7 +12,7 @@ use crate::kernel::file;
 use crate::model::{ImageName, Layout, nearest};
 
 /// Most bytes of a tag's file.
-const FILE_MOST: u64 = 4096;
+const FILE_MOST: u64 = 32 << 10;
 
 /// A name and the image it leads to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +21,10 @@ pub struct Tag {
     pub name: ImageName,
     /// Digest of the image.
     pub digest: String,
+    /// Where it came from under this name, as an image's `source` has it. The same content may have come
+    /// from somebody else as well, and before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
 }
 
 fn folder(layout: &Layout) -> PathBuf {
@@ -33,16 +37,23 @@ fn path(layout: &Layout, name: &ImageName) -> PathBuf {
     folder(layout).join(escaped + ".json")
 }
 
-/// Makes `name` lead to the image `digest`; whatever it led to before keeps its other names.
+/// Makes `name` lead to the image `digest`, which came from `source` if anybody says so; whatever it led
+/// to before keeps its other names.
 ///
 /// # Errors
 /// The file cannot be written.
-pub fn tag_image(layout: &Layout, name: &ImageName, digest: &str) -> Result<(), ImageError> {
+pub fn tag_image(
+    layout: &Layout,
+    name: &ImageName,
+    digest: &str,
+    source: Option<&str>,
+) -> Result<(), ImageError> {
     ensure_private(&folder(layout))?;
     let path = path(layout, name);
     let tag = Tag {
         name: name.clone(),
         digest: digest.to_owned(),
+        source: source.map(str::to_owned),
     };
     file::write_whole(&path, &json(&tag), 0o600)
         .map_err(|e| FileError::new("write", &path, e.errno).into())
@@ -136,6 +147,14 @@ pub(super) fn name_that_leads(layout: &Layout, name: &ImageName) -> Option<Image
     meanings.find(|meaning| read(&path(layout, meaning)).is_some())
 }
 
+/// Where the image of a name came from under that name, if that was written down.
+#[must_use]
+pub fn source_of_name(layout: &Layout, name: &ImageName) -> Option<String> {
+    let meanings = name.meanings().into_iter();
+    let mut tags = meanings.filter_map(|meaning| read(&path(layout, &meaning)));
+    tags.next()?.source
+}
+
 fn unknown(layout: &Layout, name: &ImageName) -> ImageError {
     let text = name.to_string();
     let names: Vec<String> = tags(layout)
@@ -195,8 +214,14 @@ mod tests {
         let temp = TempDir::new("tag");
         let layout = Layout::new(temp.path());
         let (one, two) = (image(&layout, 'a'), image(&layout, 'b'));
-        tag_image(&layout, &name("docker.io/library/alpine:latest"), &one).unwrap();
-        tag_image(&layout, &name("base"), &two).unwrap();
+        tag_image(
+            &layout,
+            &name("docker.io/library/alpine:latest"),
+            &one,
+            None,
+        )
+        .unwrap();
+        tag_image(&layout, &name("base"), &two, None).unwrap();
         let found = |text: &str| find_image(&layout, &name(text)).map(|image| image.digest);
         assert_eq!(found("alpine").unwrap(), one);
         assert_eq!(found("base").unwrap(), two);
@@ -205,8 +230,11 @@ mod tests {
         let error = found("bse").unwrap_err().to_string();
         assert!(error.contains("did you mean base?"), "{error}");
         assert!(found("cccccc").is_err() && found("alpine:1").is_err());
-        tag_image(&layout, &name("base"), &one).unwrap();
+        tag_image(&layout, &name("base"), &one, Some("here")).unwrap();
         assert_eq!(found("base").unwrap(), one);
+        let source = |text: &str| source_of_name(&layout, &name(text));
+        assert_eq!(source("base").as_deref(), Some("here"));
+        assert_eq!(source("alpine"), None);
         super::super::image::remove_image(&layout, &one).unwrap();
         assert_eq!(tags(&layout).unwrap(), []);
         assert!(untag(&layout, &name("base")).is_err());

@@ -272,7 +272,17 @@ impl Manager {
     /// Who takes the listener of a program that is going to be executed in a guest; `None` when nobody
     /// does: then it is the kernel that answers that program.
     pub(super) fn calls_desk<'a>(&'a self, name: &'a GuestName) -> Option<Desk<'a>> {
-        let connection = self.calls_connection(name, PATIENCE).ok()?;
+        let until = Instant::now() + GONE;
+        let connection = loop {
+            match self.calls_connection(name, PATIENCE) {
+                Ok(connection) => break connection,
+                // In a guest that has just started they are about to listen.
+                Err(_) if self.calls_asked_path(name).exists() && Instant::now() < until => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Err(_) => return None,
+            }
+        };
         asks(&connection, b"r", None, b"y").then_some(Desk {
             manager: self,
             name,

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use life::{data, inside, started};
+use life::{data, inside, made, started};
 use support::{Bulkhead, Need, eventually, need, run};
 
 /// An installation with a closed network `db` on a pool of this test's own.
@@ -204,6 +204,29 @@ fn an_interface_comes_and_goes_while_its_guest_runs() {
         "{free}"
     );
     nothing_left(&host, &["web", "store"]);
+}
+
+#[test]
+fn what_only_a_further_interface_names_stays() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = host("10.201.6.0/24");
+    made(&host, "web", &[]);
+    host.ok(&["secgroup", "create", "ssh", "--rule", "in accept tcp 22"]);
+    host.ok(&["addrset", "create", "office", "198.51.100.0/24"]);
+    let rules = "in drop tcp 25 from @office;group ssh";
+    // It does not run, so no book has this yet.
+    host.ok(&["set", "web", "--nic", &format!("lan=db,firewall={rules}")]);
+    for kind in [["secgroup", "ssh"], ["addrset", "office"]] {
+        let refused = host.run(&[kind[0], "delete", kind[1]]);
+        assert_ne!(refused.code, 0, "{kind:?}");
+        assert!(refused.report().contains("web"), "{}", refused.report());
+    }
+    host.ok(&["start", "web"]);
+    nothing_left(&host, &["web"]);
+    host.ok(&["secgroup", "delete", "ssh"]);
+    host.ok(&["addrset", "delete", "office"]);
 }
 
 #[test]

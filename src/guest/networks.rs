@@ -235,9 +235,15 @@ impl Manager {
     }
 
     /// Makes ports and rules of a guest what this says, on the network where it has its address. If it
-    /// is to move, only the rules: until then they hold where it is, and ports go along.
+    /// is to move, only the rules: until then they hold where it is, and ports go along. One interface
+    /// that fails keeps no other from it.
     pub(super) fn follow(&self, name: &GuestName, wish: &NetworkWish) -> Result<()> {
-        self.follow_nics(name, wish)?;
+        let nics = self.follow_nics(name, wish);
+        let first = self.follow_first(name, wish);
+        nics.and(first)
+    }
+
+    fn follow_first(&self, name: &GuestName, wish: &NetworkWish) -> Result<()> {
         let Some((network, _)) = self.leased(name)? else {
             return Ok(());
         };

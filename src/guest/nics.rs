@@ -58,7 +58,7 @@ impl Manager {
     /// Gives a guest's further interfaces their addresses, which stay theirs. Its lock is held.
     pub(super) fn lease_nics(&self, name: &GuestName, guest: &Guest) -> Result<Vec<Plug>> {
         let plug = |nic: &Nic| {
-            let wish = nic.wish();
+            let wish = counted(nic, guest);
             let network = self.network_for(name, nic)?;
             fault::point()?;
             let lease = network.lease(name, &wish)?;
@@ -103,7 +103,7 @@ impl Manager {
             None => false,
         };
         for nic in &guest.network.nics {
-            let (on, wish) = (self.network_for(name, nic)?, nic.wish());
+            let (on, wish) = (self.network_for(name, nic)?, counted(nic, guest));
             let lease = on.preview(name, &wish)?;
             all.extend(ops(&on, &lease, 1500, &wish, way_out));
             way_out |= on.gateway(&lease).is_some();
@@ -149,7 +149,7 @@ impl Manager {
                     ),
                 ));
             }
-            on.preview(name, &nic.wish())?;
+            on.preview(name, &counted(nic, guest))?;
         }
         Ok(())
     }
@@ -185,7 +185,7 @@ impl Manager {
         guest: &Guest,
         inside: BorrowedFd<'_>,
     ) -> Result<()> {
-        let (network, wish) = (self.network_for(name, nic)?, nic.wish());
+        let (network, wish) = (self.network_for(name, nic)?, counted(nic, guest));
         let before = network.find(name).map_err(failed)?;
         let lease = network.lease(name, &wish)?;
         if let Some(before) = before.filter(|before| *before != lease) {
@@ -261,17 +261,21 @@ impl Manager {
         Ok(())
     }
 
-    /// Makes the rules of its further interfaces what this says, where it has them already.
+    /// Makes the rules of its further interfaces what this says, where it has them already and where
+    /// there can be any. Of several that fail, the first error is returned, and all others are done.
     pub(super) fn follow_nics(&self, name: &GuestName, wish: &NetworkWish) -> Result<()> {
         if wish.nics.is_empty() {
             return Ok(());
         }
+        let mut done = Ok(());
         for (network, lease) in self.nics(name)? {
-            if let Some(wish) = wish_of(&lease, wish).filter(|_| keeps(&network, &lease, wish)) {
-                network.follow(name, &wish)?;
+            let kept = wish_of(&lease, wish)
+                .filter(|_| network.holds_back() && keeps(&network, &lease, wish));
+            if let Some(wish) = kept {
+                done = done.and(network.follow(name, &wish));
             }
         }
-        Ok(())
+        Ok(done?)
     }
 
     /// Further interfaces of a guest that are not as its definition says, if it runs: a command died.
@@ -403,6 +407,15 @@ fn ops(
         !(way_out && leads)
     });
     ops
+}
+
+/// What one wishes of its network, with the guest's allowance: what passes there counts as well, so it
+/// cannot be where nothing is counted.
+fn counted(nic: &Nic, guest: &Guest) -> NetworkWish {
+    NetworkWish {
+        allowance: guest.network.allowance.clone(),
+        ..nic.wish()
+    }
 }
 
 /// What a definition says of the interface that a lease is for.

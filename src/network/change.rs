@@ -29,7 +29,13 @@ impl Network {
             let mut kernel = Netlink::open()?;
             self.of(record).refuse_overlap6(&mut kernel)?;
         }
-        let pool = self.of(record).pool_in(record.subnet);
+        let new = self.of(record);
+        if before.mtu != new.mtu
+            && let Some(why) = new.too_large(&mut Netlink::open()?)?
+        {
+            return Err(refused(why));
+        }
+        let pool = new.pool_in(record.subnet);
         for (guest, address) in before.leases()?.iter() {
             if let Some(role) = pool.role(address) {
                 return Err(refused(format!(

@@ -17,8 +17,8 @@ use super::networks::{network as failed, stays};
 use crate::kernel::process::Identity;
 use crate::kernel::{KernelError, fault, namespace};
 use crate::launch;
-use crate::model::{Guest, GuestName, Level, NetOp, NetworkWish, Nic, NicName, mac_text};
-use crate::network::{Lease, LeaseError, Network};
+use crate::model::{Guest, GuestName, NetOp, NetworkWish, Nic, NicName, mac_text};
+use crate::network::{Lease, Network};
 use crate::storage::BootNic;
 
 /// An interface, as `nic list` shows it.
@@ -165,15 +165,42 @@ impl Manager {
         let Some(inside) = self.netns(name)? else {
             return Ok(());
         };
+        let mut led_out = false;
         for (network, lease) in &had {
             if !keeps(network, lease, &guest.network) {
                 fault::point()?;
                 unplug(network, lease, inside.as_fd())?;
+                led_out |= network.gateway(lease).is_some();
             }
         }
         for nic in &guest.network.nics {
             fault::point()?;
             self.plug_nic(name, nic, guest, inside.as_fd())?;
+        }
+        match led_out {
+            true => self.lead_out(name, guest, inside.as_fd()),
+            false => Ok(()),
+        }
+    }
+
+    /// Gives the default route, which may have gone with an interface, to the first of those that are
+    /// left whose network has a way out.
+    fn lead_out(&self, name: &GuestName, guest: &Guest, inside: BorrowedFd<'_>) -> Result<()> {
+        for nic in &guest.network.nics {
+            let network = self.network_for(name, nic)?;
+            let Some(lease) = network.find(name).map_err(failed)? else {
+                continue;
+            };
+            if self.way_out_before(name, nic, guest)? || network.gateway(&lease).is_none() {
+                continue;
+            }
+            fault::point()?;
+            let mut ops = ops(&network, &lease, 0, &nic.wish(), false);
+            ops.retain(leads);
+            // Where the guest's root has taken its address away, there is none; the other interface is
+            // out all the same.
+            let _route = launch::plug(inside, &ops);
+            break;
         }
         Ok(())
     }
@@ -278,35 +305,6 @@ impl Manager {
         Ok(done?)
     }
 
-    /// Further interfaces of a guest that are not as its definition says, if it runs: a command died.
-    pub(super) fn nics_astray(&self, name: &GuestName, guest: &Guest) -> Result<bool> {
-        let had = self.nics(name)?;
-        if had.is_empty() && guest.network.nics.is_empty() {
-            return Ok(false);
-        }
-        let Some(inside) = self.netns(name)? else {
-            return Ok(false);
-        };
-        let cut = guest.network.clone().at(Level::Cut);
-        let mut known = 0;
-        for (network, lease) in &had {
-            let Some(wish) = wish_of(lease, &guest.network) else {
-                return Ok(true);
-            };
-            let rules = network.held(name).map_err(LeaseError::from)?;
-            let rules = rules.map(|held| held.firewall).unwrap_or_default();
-            let cut = wish_of(lease, &cut).is_some_and(|cut| cut.firewall == rules);
-            if !keeps(network, lease, &guest.network)
-                || !(rules == wish.firewall || cut)
-                || !is_plugged(network, lease, inside.as_fd())?
-            {
-                return Ok(true);
-            }
-            known += 1;
-        }
-        Ok(known < guest.network.nics.len())
-    }
-
     /// All interfaces of a guest, as they are shown.
     ///
     /// # Errors
@@ -402,11 +400,13 @@ fn ops(
     way_out: bool,
 ) -> Vec<NetOp> {
     let mut ops = network.ops(lease, mtu, wish);
-    ops.retain(|op| {
-        let leads = matches!(op, NetOp::DefaultRoute { .. } | NetOp::DefaultRoute6 { .. });
-        !(way_out && leads)
-    });
+    ops.retain(|op| !(way_out && leads(op)));
     ops
+}
+
+/// Whether it is a way out.
+fn leads(op: &NetOp) -> bool {
+    matches!(op, NetOp::DefaultRoute { .. } | NetOp::DefaultRoute6 { .. })
 }
 
 /// What one wishes of its network, with the guest's allowance: what passes there counts as well, so it
@@ -419,7 +419,7 @@ fn counted(nic: &Nic, guest: &Guest) -> NetworkWish {
 }
 
 /// What a definition says of the interface that a lease is for.
-fn wish_of(lease: &Lease, wish: &NetworkWish) -> Option<NetworkWish> {
+pub(super) fn wish_of(lease: &Lease, wish: &NetworkWish) -> Option<NetworkWish> {
     let nic = wish
         .nics
         .iter()
@@ -435,9 +435,11 @@ pub(super) fn keeps(network: &Network, lease: &Lease, wish: &NetworkWish) -> boo
     }
 }
 
-/// Whether a guest has an interface. Where the host has an end of it, that tells.
-fn is_plugged(network: &Network, lease: &Lease, inside: BorrowedFd<'_>) -> Result<bool> {
-    network.is_plugged(lease, inside).map_err(failed)
+/// Whether a guest has an interface, whole and with this lease's addresses. Where the host has an end of
+/// it, that tells.
+pub(super) fn is_plugged(network: &Network, lease: &Lease, inside: BorrowedFd<'_>) -> Result<bool> {
+    let there = network.is_plugged(lease, inside).map_err(failed)?;
+    Ok(there && network.is_whole(lease).map_err(failed)?)
 }
 
 fn unplug(network: &Network, lease: &Lease, inside: BorrowedFd<'_>) -> Result<()> {

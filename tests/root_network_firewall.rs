@@ -8,7 +8,7 @@ mod wires;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use bulkhead::model::NetworkWish;
@@ -174,6 +174,51 @@ fn rules_change_come_back_and_go_with_their_guest() {
         let left = nft(&["list", "table", "bridge", &table]);
         assert!(!left.contains(&lease.host_interface), "{left}");
         assert_eq!(network.stale_entries().unwrap(), []);
+    });
+}
+
+/// However many have called a guest: answers to its own calls find room.
+#[test]
+fn those_that_call_a_guest_fill_nothing_that_it_needs() {
+    as_host(|| {
+        let installation = Installation::new();
+        let network = installation.network(NetworkSettings::default());
+        let wish = walled(&["in accept tcp 80", "in accept udp 53", "in policy drop"]);
+        let (web, lease) = guest_with(&network, "web", &wish);
+        let (other, lease_other) = guest(&network, "other");
+        let table = installation.layout().kernel_name();
+        let set = |word: &str| format!("bridge {table} {word}-{}", lease.host_interface);
+        let nft = |commands: String| {
+            let mut child = Command::new("/usr/sbin/nft")
+                .args(["-f", "-"])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut pipe = child.stdin.take().unwrap();
+            pipe.write_all(commands.as_bytes()).unwrap();
+            drop(pipe);
+            let output = child.wait_with_output().unwrap();
+            assert!(output.status.success());
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let holds = |word| nft(format!("list set {}", set(word))).contains("elements");
+        assert!(calls(&other, &web, lease.address, 80, 80));
+        assert_eq!(asks(&other, &web, lease.address, 53), (true, true));
+        let all = ["calls", "answers", "called", "asked"].map(holds);
+        assert_eq!(all, [false, false, true, true]);
+        for (word, port) in [("called", 80), ("asked", 53)] {
+            let one = |other: u32| format!("198.51.100.7 . {port} . {other}");
+            let all: Vec<String> = (1..=16_384).map(one).collect();
+            let (set, all) = (set(word), all.join(", "));
+            nft(format!("flush set {set}\nadd element {set} {{ {all} }}"));
+        }
+        assert!(calls(&web, &other, lease_other.address, 81, 81));
+        assert_eq!(asks(&web, &other, lease_other.address, 9000), (true, true));
+        assert!(calls(&other, &web, lease.address, 80, 80));
+        assert!(!calls(&other, &web, lease.address, 81, 81));
+        let all = ["calls", "answers"].map(holds);
+        assert_eq!(all, [true, true]);
     });
 }
 

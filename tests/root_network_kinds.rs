@@ -557,6 +557,11 @@ fn guests_on_an_interface_of_the_hosts_are_machines_of_its_lan() {
             let words = [&["create", "c", "--template", "busybox"][..], &flags].concat();
             host.fails(&words, 5);
         }
+        // Nor of an interface that is not the first.
+        let nic = ["--nic", "up=lan", "--allowance", "1G"];
+        let create = ["create", "c", "--template", "busybox"];
+        let said = host.fails(&[&create[..], &nic].concat(), 5);
+        assert!(said.contains("--unset network.allowance"), "{said}");
         assert!(
             host.ok(&["network", "info", "lan"])
                 .contains("no anti-spoofing")
@@ -637,6 +642,19 @@ fn guests_on_somebody_elses_bridge_have_ipv6_of_its_lan() {
         });
         assert!(!reaches6(&a, &router, "fd77::ffff".parse().unwrap()));
         assert_eq!(network.stale_entries().unwrap(), []);
+        // Another prefix is for guests that start with it.
+        let mut record = usual.record(&"lan".parse().unwrap()).unwrap();
+        record.prefix6 = Some("fd78::/64".parse().unwrap());
+        record.addresses.gateway6 = Some("fd78::ffff".parse().unwrap());
+        let said = usual.change_record(&record).unwrap_err().to_string();
+        assert!(said.contains("stop the guests"), "{said}");
+        for lease in [&lease_a, &lease_b] {
+            network.teardown_guest(lease).unwrap();
+        }
+        usual.change_record(&record).unwrap();
+        let network = usual.load(&record.name).unwrap();
+        network.ensure_host().unwrap();
+        assert_eq!(network.stale_entries().unwrap(), []);
         assert_eq!(
             std::fs::read_to_string("/proc/sys/net/ipv6/conf/br0/disable_ipv6").unwrap(),
             "0\n",
@@ -663,5 +681,17 @@ fn guests_on_an_interface_of_the_hosts_have_ipv6_of_its_lan() {
         inside(&host, "a", "ping -6 -c 1 -W 5 fd77::ffff");
         let routes = inside(&host, "a", "ip -6 route");
         assert!(routes.contains("default via fd77::ffff"), "{routes}");
+        // Another prefix is for guests that start with it.
+        let other = "network set lan --prefix6 fd78::/64 --gateway6 fd78::ffff";
+        let other: Vec<&str> = other.split(' ').collect();
+        let said = host.fails(&other, 5);
+        assert!(
+            said.contains("stop the guests that are on it (a)"),
+            "{said}"
+        );
+        host.ok(&["kill", "a"]);
+        host.ok(&other);
+        host.ok(&["start", "a"]);
+        assert_eq!(host.ok(&["wait", "a", "ip6"]), "fd78::a\n");
     });
 }

@@ -104,6 +104,9 @@ fn a_card_goes_to_one_guest_and_comes_back() {
         assert!(!is_back());
         assert!(inside(&host, "web", "ip -4 addr show eth0").contains("198.51.100.5/24"));
         assert!(pings(&host, "web"));
+        // Its hardware address is its own.
+        let hops = data(&host, &["network", "trace", "web", "198.51.100.2"]);
+        assert!(!hops.to_string().contains("\"stops\""), "{hops}");
         let second = host.run(&["start", "twin"]);
         assert_ne!(second.code, 0);
         assert!(

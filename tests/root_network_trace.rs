@@ -47,9 +47,10 @@ fn what_is_said_of_a_packet_is_what_becomes_of_it() {
         }
         let _world = world();
         let host = Bulkhead::new();
-        for guest in ["a", "b", "off"] {
+        for guest in ["a", "off"] {
             made(&host, guest, &[]);
         }
+        made(&host, "b", &["--mac", "02:00:5e:00:00:0b"]);
         for guest in ["a", "b"] {
             host.ok(&["start", guest]);
         }
@@ -107,6 +108,8 @@ fn what_is_said_of_a_packet_is_what_becomes_of_it() {
             }
             shell(&format!("true; {off}"));
         }
+        let (last, passed) = trace(&host, &["a", "in", "icmp", &b]);
+        assert!(passed, "from a hardware address that was chosen: {last}");
         let docker = drop_all.to_owned();
         shell(&docker);
         stops(

@@ -125,13 +125,37 @@ fn guests_of_two_hosts_are_on_one_network() {
             }
 
             // A port that somebody took away comes again with the next start.
-            let wire = format!("vx-{}", wire_tag());
+            let tag = wire_tag();
+            let wire = format!("vx-{tag}");
             ip(&format!("link del {wire}"));
             one.ok(&["restart", "web"]);
             assert!(
                 pings(&one, "56", "10.202.1.20"),
                 "{kind}: after the port was gone"
             );
+            // One that a killed command has left, not guarded yet and leading nowhere, is made anew.
+            ip(&format!("link del {wire}"));
+            ip(&format!(
+                "link add {wire} master bh-{tag} type vxlan id 77 local 198.51.100.1 dstport 4789"
+            ));
+            one.ok(&["restart", "web"]);
+            assert!(pings(&one, "56", "10.202.1.20"), "{kind}: half made");
+            let port = told("bridge", &format!("-d link show dev {wire}"));
+            for guarded in ["learning off", "guard on", "isolated on"] {
+                assert!(port.contains(guarded), "{guarded}: {port}");
+            }
+
+            // A smaller packet for all of it; a larger one than the wire's is refused.
+            let large = one.run(&["network", "set", "lan", "--mtu", "1500"]);
+            assert!(
+                large.report().contains("1450 is the most"),
+                "{}",
+                large.report()
+            );
+            one.ok(&["network", "set", "lan", "--mtu", "1400"]);
+            one.ok(&["restart", "web"]);
+            assert!(told("ip", &format!("link show {wire}")).contains("mtu 1400"));
+            assert!(inside(&one, "web", "ip link show eth0").contains("mtu 1400"));
 
             there.run(|| {
                 other.ok(&["delete", "web", "--force"]);
@@ -143,6 +167,11 @@ fn guests_of_two_hosts_are_on_one_network() {
             assert_eq!(wires_left(), [] as [String; 0]);
         }
     });
+}
+
+fn told(program: &str, args: &str) -> String {
+    let done = Command::new(program).args(args.split(' ')).output();
+    String::from_utf8(done.expect(program).stdout).expect("text")
 }
 
 /// What of the name of this host's port is its own.

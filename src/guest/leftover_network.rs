@@ -1,11 +1,14 @@
 //! What commands that died have left of guests' networks: interfaces, entries of the firewall, leases,
 //! and networks themselves. Everything else is `leftover.rs`, which asks here.
 
+use std::os::fd::AsFd;
+
 use super::error::Result;
 use super::leftover::{Leftover, leftover, told};
 use super::manager::Manager;
 use super::networks::{network, stays};
-use crate::model::{GuestName, Level, Status};
+use super::nics::{is_plugged, keeps, wish_of};
+use crate::model::{Guest, GuestName, Level, Status};
 use crate::network::{FileError, LeaseError, Network};
 
 impl Manager {
@@ -120,6 +123,37 @@ impl Manager {
             found.push(leftover(kind, name.to_string(), told(fix.then(follow))));
         }
         Ok(())
+    }
+
+    /// Further interfaces of a guest that are not as its definition says, if it runs: a command died.
+    fn nics_astray(&self, name: &GuestName, guest: &Guest) -> Result<bool> {
+        let had = self.nics(name)?;
+        if had.is_empty() && guest.network.nics.is_empty() {
+            return Ok(false);
+        }
+        let Some(inside) = self.netns(name)? else {
+            return Ok(false);
+        };
+        let cut = guest.network.clone().at(Level::Cut);
+        let mut known = 0;
+        for (network, lease) in &had {
+            let Some(wish) = wish_of(lease, &guest.network) else {
+                return Ok(true);
+            };
+            let held = network.held(name).map_err(LeaseError::from)?;
+            let held = held.unwrap_or_default();
+            let cut = wish_of(lease, &cut).is_some_and(|cut| cut.firewall == held.firewall);
+            if !keeps(network, lease, &guest.network)
+                || !(held.firewall == wish.firewall || cut)
+                || held.ceilings != wish.ceilings
+                || !lease.fits(&wish)
+                || !is_plugged(network, lease, inside.as_fd())?
+            {
+                return Ok(true);
+            }
+            known += 1;
+        }
+        Ok(known < guest.network.nics.len())
     }
 
     /// The book of leases of a network; written anew, with `fix`, from what is known of each guest beside it.

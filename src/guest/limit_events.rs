@@ -7,6 +7,7 @@
 //! reads its events in a file of its own, which lies beside those of `inside` and is appended to by
 //! name in a folder that only the host can write.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
@@ -64,8 +65,8 @@ pub(super) struct LimitEvents<'a> {
     disk: Room,
     files: Room,
     network: Pace,
-    /// Packets beyond its ceilings when they were looked at last.
-    dropped: Option<u64>,
+    /// Packets beyond its ceilings when they were looked at last, by the network of each interface.
+    dropped: BTreeMap<String, u64>,
 }
 
 /// Room on a disk, or for files on it.
@@ -118,7 +119,7 @@ impl<'a> LimitEvents<'a> {
             disk: Room::default(),
             files: Room::default(),
             network: Pace::default(),
-            dropped: None,
+            dropped: BTreeMap::new(),
         }
     }
 
@@ -242,16 +243,17 @@ impl<'a> LimitEvents<'a> {
     }
 
     fn look_at_network(&mut self) {
-        let Ok(Some((network, lease))) = self.manager.leased(self.name) else {
+        let Ok(leased) = self.manager.all_leased(self.name) else {
             return;
         };
-        let Ok(now) = network.beyond_ceilings(&lease) else {
-            return;
-        };
-        if let (Some(before), Some(now)) = (self.dropped, now) {
-            // Rules that were made anew count from nothing.
-            self.network.hit(now.checked_sub(before).unwrap_or(now));
+        let mut now = BTreeMap::new();
+        for (network, lease) in leased.iter().filter(|(network, _)| network.holds_back()) {
+            let Ok(dropped) = network.beyond_ceilings(lease) else {
+                return;
+            };
+            now.extend(dropped.map(|dropped| (network.word().to_owned(), dropped)));
         }
+        self.network.hit(newly(&self.dropped, &now));
         self.dropped = now;
     }
 
@@ -284,6 +286,16 @@ impl<'a> LimitEvents<'a> {
         };
         let _lost = self.manager.record_inside_too(self.name, kind);
     }
+}
+
+/// How many more there are than before, on networks that were looked at before. Rules that were made
+/// anew count from nothing.
+fn newly(before: &BTreeMap<String, u64>, now: &BTreeMap<String, u64>) -> u64 {
+    let more = |(word, now): (&String, &u64)| {
+        let before = before.get(word)?;
+        Some(now.checked_sub(*before).unwrap_or(*now))
+    };
+    now.iter().filter_map(more).sum()
 }
 
 impl Manager {
@@ -362,6 +374,23 @@ mod tests {
         // One without a size is never full.
         room.look(5, 0);
         assert_eq!(room.percent, 0);
+    }
+
+    #[test]
+    fn drops_of_all_interfaces_count_from_the_second_look_on() {
+        let of = |all: &[(&str, u64)]| -> BTreeMap<String, u64> {
+            all.iter()
+                .map(|(word, n)| ((*word).to_owned(), *n))
+                .collect()
+        };
+        let first = of(&[("bridge", 7), ("db", 2)]);
+        assert_eq!(newly(&of(&[]), &first), 0);
+        assert_eq!(
+            newly(&first, &of(&[("bridge", 7), ("db", 5), ("lan", 9)])),
+            3
+        );
+        assert_eq!(newly(&first, &of(&[("bridge", 1), ("db", 4)])), 3);
+        assert_eq!(newly(&first, &of(&[("db", 2)])), 0);
     }
 
     #[test]

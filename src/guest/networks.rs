@@ -10,8 +10,10 @@ use super::error::{GuestError, Result};
 use super::manager::Manager;
 use super::nics::keeps;
 use crate::kernel::fault;
-use crate::model::{GuestName, NetOp, NetworkKind, NetworkName, NetworkWish, Prefix6};
-use crate::network::{Kind, Lease, LeaseError, Network, Range, Record, Subnet, Vxlan};
+use crate::model::{GuestName, NetOp, NetworkKind, NetworkName, NetworkWish, Prefix6, Status};
+use crate::network::{
+    DirectoryError, Kind, Lease, LeaseError, Network, Range, Record, Subnet, Vxlan,
+};
 
 /// A network, as `network info` shows it.
 #[derive(Debug, Serialize)]
@@ -77,6 +79,7 @@ impl Manager {
     /// # Errors
     /// It cannot be so, or the kernel refuses.
     pub fn change_network(&self, record: &Record) -> Result<()> {
+        self.check_still(record)?;
         self.network.change_record(record)?;
         let changed = self.network.load(&record.name)?;
         for (_, name) in changed.hosts().map_err(network)? {
@@ -95,6 +98,32 @@ impl Manager {
             }
         }
         Ok(())
+    }
+
+    /// Refuses another IPv6 prefix while guests run that have the old one, where the host has no ends of
+    /// their interfaces that would tell.
+    fn check_still(&self, record: &Record) -> Result<()> {
+        let before = self.network.load(&record.name)?;
+        if before.holds_back() || !before.changes6(record) {
+            return Ok(());
+        }
+        let hosts = before.hosts().map_err(network)?.into_iter();
+        let runs = |name: &String| {
+            let status = name.parse().map(|name| self.status(&name));
+            matches!(status, Ok(Ok(Status::Running | Status::Paused)))
+        };
+        let running: Vec<String> = hosts.map(|(_, name)| name).filter(runs).collect();
+        match running.is_empty() {
+            true => Ok(()),
+            false => Err(DirectoryError::Refused {
+                name: record.name.clone(),
+                why: format!(
+                    "stop the guests that are on it ({}) before it gets another IPv6 prefix or none",
+                    running.join(" ")
+                ),
+            }
+            .into()),
+        }
     }
 
     /// Refuses while a guest has an address on a network, or is to have one.
@@ -235,9 +264,15 @@ impl Manager {
     }
 
     /// Makes ports and rules of a guest what this says, on the network where it has its address. If it
-    /// is to move, only the rules: until then they hold where it is, and ports go along.
+    /// is to move, only the rules: until then they hold where it is, and ports go along. One interface
+    /// that fails keeps no other from it.
     pub(super) fn follow(&self, name: &GuestName, wish: &NetworkWish) -> Result<()> {
-        self.follow_nics(name, wish)?;
+        let nics = self.follow_nics(name, wish);
+        let first = self.follow_first(name, wish);
+        nics.and(first)
+    }
+
+    fn follow_first(&self, name: &GuestName, wish: &NetworkWish) -> Result<()> {
         let Some((network, _)) = self.leased(name)? else {
             return Ok(());
         };

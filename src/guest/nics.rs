@@ -17,8 +17,8 @@ use super::networks::{network as failed, stays};
 use crate::kernel::process::Identity;
 use crate::kernel::{KernelError, fault, namespace};
 use crate::launch;
-use crate::model::{Guest, GuestName, Level, NetOp, NetworkWish, Nic, NicName, mac_text};
-use crate::network::{Lease, LeaseError, Network};
+use crate::model::{Guest, GuestName, NetOp, NetworkWish, Nic, NicName, mac_text};
+use crate::network::{Lease, Network};
 use crate::storage::BootNic;
 
 /// An interface, as `nic list` shows it.
@@ -58,7 +58,7 @@ impl Manager {
     /// Gives a guest's further interfaces their addresses, which stay theirs. Its lock is held.
     pub(super) fn lease_nics(&self, name: &GuestName, guest: &Guest) -> Result<Vec<Plug>> {
         let plug = |nic: &Nic| {
-            let wish = nic.wish();
+            let wish = counted(nic, guest);
             let network = self.network_for(name, nic)?;
             fault::point()?;
             let lease = network.lease(name, &wish)?;
@@ -103,7 +103,7 @@ impl Manager {
             None => false,
         };
         for nic in &guest.network.nics {
-            let (on, wish) = (self.network_for(name, nic)?, nic.wish());
+            let (on, wish) = (self.network_for(name, nic)?, counted(nic, guest));
             let lease = on.preview(name, &wish)?;
             all.extend(ops(&on, &lease, 1500, &wish, way_out));
             way_out |= on.gateway(&lease).is_some();
@@ -149,7 +149,7 @@ impl Manager {
                     ),
                 ));
             }
-            on.preview(name, &nic.wish())?;
+            on.preview(name, &counted(nic, guest))?;
         }
         Ok(())
     }
@@ -165,15 +165,42 @@ impl Manager {
         let Some(inside) = self.netns(name)? else {
             return Ok(());
         };
+        let mut led_out = false;
         for (network, lease) in &had {
             if !keeps(network, lease, &guest.network) {
                 fault::point()?;
                 unplug(network, lease, inside.as_fd())?;
+                led_out |= network.gateway(lease).is_some();
             }
         }
         for nic in &guest.network.nics {
             fault::point()?;
             self.plug_nic(name, nic, guest, inside.as_fd())?;
+        }
+        match led_out {
+            true => self.lead_out(name, guest, inside.as_fd()),
+            false => Ok(()),
+        }
+    }
+
+    /// Gives the default route, which may have gone with an interface, to the first of those that are
+    /// left whose network has a way out.
+    fn lead_out(&self, name: &GuestName, guest: &Guest, inside: BorrowedFd<'_>) -> Result<()> {
+        for nic in &guest.network.nics {
+            let network = self.network_for(name, nic)?;
+            let Some(lease) = network.find(name).map_err(failed)? else {
+                continue;
+            };
+            if self.way_out_before(name, nic, guest)? || network.gateway(&lease).is_none() {
+                continue;
+            }
+            fault::point()?;
+            let mut ops = ops(&network, &lease, 0, &nic.wish(), false);
+            ops.retain(leads);
+            // Where the guest's root has taken its address away, there is none; the other interface is
+            // out all the same.
+            let _route = launch::plug(inside, &ops);
+            break;
         }
         Ok(())
     }
@@ -185,7 +212,7 @@ impl Manager {
         guest: &Guest,
         inside: BorrowedFd<'_>,
     ) -> Result<()> {
-        let (network, wish) = (self.network_for(name, nic)?, nic.wish());
+        let (network, wish) = (self.network_for(name, nic)?, counted(nic, guest));
         let before = network.find(name).map_err(failed)?;
         let lease = network.lease(name, &wish)?;
         if let Some(before) = before.filter(|before| *before != lease) {
@@ -261,46 +288,21 @@ impl Manager {
         Ok(())
     }
 
-    /// Makes the rules of its further interfaces what this says, where it has them already.
+    /// Makes the rules of its further interfaces what this says, where it has them already and where
+    /// there can be any. Of several that fail, the first error is returned, and all others are done.
     pub(super) fn follow_nics(&self, name: &GuestName, wish: &NetworkWish) -> Result<()> {
         if wish.nics.is_empty() {
             return Ok(());
         }
+        let mut done = Ok(());
         for (network, lease) in self.nics(name)? {
-            if let Some(wish) = wish_of(&lease, wish).filter(|_| keeps(&network, &lease, wish)) {
-                network.follow(name, &wish)?;
+            let kept = wish_of(&lease, wish)
+                .filter(|_| network.holds_back() && keeps(&network, &lease, wish));
+            if let Some(wish) = kept {
+                done = done.and(network.follow(name, &wish));
             }
         }
-        Ok(())
-    }
-
-    /// Further interfaces of a guest that are not as its definition says, if it runs: a command died.
-    pub(super) fn nics_astray(&self, name: &GuestName, guest: &Guest) -> Result<bool> {
-        let had = self.nics(name)?;
-        if had.is_empty() && guest.network.nics.is_empty() {
-            return Ok(false);
-        }
-        let Some(inside) = self.netns(name)? else {
-            return Ok(false);
-        };
-        let cut = guest.network.clone().at(Level::Cut);
-        let mut known = 0;
-        for (network, lease) in &had {
-            let Some(wish) = wish_of(lease, &guest.network) else {
-                return Ok(true);
-            };
-            let rules = network.held(name).map_err(LeaseError::from)?;
-            let rules = rules.map(|held| held.firewall).unwrap_or_default();
-            let cut = wish_of(lease, &cut).is_some_and(|cut| cut.firewall == rules);
-            if !keeps(network, lease, &guest.network)
-                || !(rules == wish.firewall || cut)
-                || !is_plugged(network, lease, inside.as_fd())?
-            {
-                return Ok(true);
-            }
-            known += 1;
-        }
-        Ok(known < guest.network.nics.len())
+        Ok(done?)
     }
 
     /// All interfaces of a guest, as they are shown.
@@ -398,15 +400,26 @@ fn ops(
     way_out: bool,
 ) -> Vec<NetOp> {
     let mut ops = network.ops(lease, mtu, wish);
-    ops.retain(|op| {
-        let leads = matches!(op, NetOp::DefaultRoute { .. } | NetOp::DefaultRoute6 { .. });
-        !(way_out && leads)
-    });
+    ops.retain(|op| !(way_out && leads(op)));
     ops
 }
 
+/// Whether it is a way out.
+fn leads(op: &NetOp) -> bool {
+    matches!(op, NetOp::DefaultRoute { .. } | NetOp::DefaultRoute6 { .. })
+}
+
+/// What one wishes of its network, with the guest's allowance: what passes there counts as well, so it
+/// cannot be where nothing is counted.
+fn counted(nic: &Nic, guest: &Guest) -> NetworkWish {
+    NetworkWish {
+        allowance: guest.network.allowance.clone(),
+        ..nic.wish()
+    }
+}
+
 /// What a definition says of the interface that a lease is for.
-fn wish_of(lease: &Lease, wish: &NetworkWish) -> Option<NetworkWish> {
+pub(super) fn wish_of(lease: &Lease, wish: &NetworkWish) -> Option<NetworkWish> {
     let nic = wish
         .nics
         .iter()
@@ -422,9 +435,11 @@ pub(super) fn keeps(network: &Network, lease: &Lease, wish: &NetworkWish) -> boo
     }
 }
 
-/// Whether a guest has an interface. Where the host has an end of it, that tells.
-fn is_plugged(network: &Network, lease: &Lease, inside: BorrowedFd<'_>) -> Result<bool> {
-    network.is_plugged(lease, inside).map_err(failed)
+/// Whether a guest has an interface, whole and with this lease's addresses. Where the host has an end of
+/// it, that tells.
+pub(super) fn is_plugged(network: &Network, lease: &Lease, inside: BorrowedFd<'_>) -> Result<bool> {
+    let there = network.is_plugged(lease, inside).map_err(failed)?;
+    Ok(there && network.is_whole(lease).map_err(failed)?)
 }
 
 fn unplug(network: &Network, lease: &Lease, inside: BorrowedFd<'_>) -> Result<()> {

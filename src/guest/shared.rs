@@ -9,7 +9,9 @@ use serde::Serialize;
 use super::error::{GuestError, Result};
 use super::manager::Manager;
 use super::networks::network;
-use crate::model::{AddressBlock, FirewallLine, FirewallRule, GuestName, ShareName, nearest};
+use crate::model::{
+    AddressBlock, FirewallLine, FirewallRule, GuestName, NetworkWish, ShareName, nearest,
+};
 use crate::network::Shared;
 
 /// Most addresses of one set: a change writes all of them.
@@ -228,7 +230,7 @@ impl Manager {
         for guest in self.names()? {
             let text = self.definition_text(&guest);
             let defined = text.and_then(|text| self.define_by(&guest, &text, &profiles));
-            if defined.is_ok_and(|defined| defined.network.firewall.iter().any(&fits)) {
+            if defined.is_ok_and(|defined| lines(&defined.network).any(&fits)) {
                 all.insert(guest);
             }
         }
@@ -237,6 +239,12 @@ impl Manager {
         }
         Ok(all.into_iter().collect())
     }
+}
+
+/// The firewall's lines of all interfaces of a guest.
+fn lines(wish: &NetworkWish) -> impl Iterator<Item = &FirewallLine> {
+    let nics = wish.nics.iter().flat_map(|nic| &nic.firewall);
+    wish.firewall.iter().chain(nics)
 }
 
 fn refused(what: &'static str, name: &ShareName, why: String) -> GuestError {

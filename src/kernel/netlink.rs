@@ -277,8 +277,8 @@ impl Netlink {
             .map_err(|e| NetlinkError::new(verb, name, e))
     }
 
-    /// Makes a veth pair: the host end on its bridge and up, the other end in the guest's namespace
-    /// with its name and hardware address, down. One request; nothing is ever seen half made.
+    /// Makes a veth pair: the host end on its bridge and down, or up without one, the other end in the
+    /// guest's namespace with its name and hardware address, down. One request; nothing is ever seen half made.
     ///
     /// An interface that already has the host end's name is deleted first: names belong to one
     /// guest whose lock the caller holds, so it is left over from a namespace the kernel is still

@@ -36,7 +36,8 @@ pub struct Link {
 pub struct Veth<'a> {
     /// Name of the end that stays here, at most 15 bytes.
     pub host_name: &'a str,
-    /// Number of the bridge that end joins.
+    /// Number of the bridge that end joins; it is down there, until what it may is said. Without one it
+    /// is up.
     pub bridge: Option<u32>,
     /// The other end's namespace.
     pub guest_netns: BorrowedFd<'a>,
@@ -95,11 +96,13 @@ pub(super) fn veth_message(veth: &Veth<'_>) -> RouteNetlinkMessage {
             ]),
         ],
     );
-    if let Some(bridge) = veth.bridge {
-        host_end.attributes.push(LinkAttribute::Controller(bridge));
+    match veth.bridge {
+        Some(bridge) => host_end.attributes.push(LinkAttribute::Controller(bridge)),
+        None => {
+            host_end.header.flags = LinkFlags::Up;
+            host_end.header.change_mask = LinkFlags::Up;
+        }
     }
-    host_end.header.flags = LinkFlags::Up;
-    host_end.header.change_mask = LinkFlags::Up;
     RouteNetlinkMessage::NewLink(host_end)
 }
 

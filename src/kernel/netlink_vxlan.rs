@@ -1,18 +1,20 @@
 //! A bridge's wire to bridges of other hosts: frames in packets of UDP (VXLAN, RFC 7348), to those that
 //! are named and to nobody else by multicast.
 
+use std::io;
 use std::net::IpAddr;
 
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::link::{
     InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVxlan, LinkAttribute,
-    LinkFlags, LinkInfo,
+    LinkInfo,
 };
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
+use super::fault;
 use super::netlink::{Netlink, NetlinkError, errno};
 use super::netlink_message::named;
 
@@ -37,7 +39,8 @@ pub struct Vxlan<'a> {
 }
 
 impl Netlink {
-    /// Makes it, a port of its bridge and up. One of that name may be there: nothing of it is changed.
+    /// Makes it, a port of its bridge. One of that name may be there, made by somebody who was killed: it
+    /// gets this MTU and all that a new one gets. It comes up last, so one that is up is whole.
     ///
     /// # Errors
     /// When another interface of this host has the id, or the kernel refuses.
@@ -53,7 +56,7 @@ impl Netlink {
             IpAddr::V4(address) => InfoVxlan::Local(address),
             IpAddr::V6(address) => InfoVxlan::Local6(address),
         });
-        let mut message = named(
+        let message = named(
             wire.name,
             vec![
                 LinkAttribute::Mtu(wire.mtu),
@@ -64,8 +67,6 @@ impl Netlink {
                 ]),
             ],
         );
-        message.header.flags = LinkFlags::Up;
-        message.header.change_mask = LinkFlags::Up;
         let create = NLM_F_CREATE | NLM_F_EXCL;
         match self
             .kernel
@@ -73,16 +74,20 @@ impl Netlink {
         {
             Ok(_) => {}
             Err(e) if errno(&e) == libc::EEXIST && self.link(wire.name)?.is_some() => {
-                return Ok(());
+                let mtu = named(wire.name, vec![LinkAttribute::Mtu(wire.mtu)]);
+                self.set_link("set the MTU of", wire.name, mtu)?;
             }
             Err(e) => return Err(NetlinkError::new("create the interface", &object, e)),
         }
+        pause(wire.name)?;
         self.bind_wire(wire.name)?;
         let index = self.link(wire.name)?.map_or(0, |link| link.index);
         for remote in wire.remotes {
+            pause(wire.name)?;
             self.send_to(wire.name, index, *remote)?;
         }
-        Ok(())
+        pause(wire.name)?;
+        self.set_up(wire.name)
     }
 
     /// The bridge gives it all that it knows no port for, and learns no address from it: one that came
@@ -120,12 +125,21 @@ impl Netlink {
             }),
         ];
         let object = format!("{name} to {remote}");
-        self.kernel
-            .ask(
-                RouteNetlinkMessage::NewNeighbour(entry),
-                NLM_F_CREATE | NLM_F_APPEND,
-            )
-            .map(drop)
-            .map_err(|e| NetlinkError::new("lead", &object, e))
+        let done = self.kernel.ask(
+            RouteNetlinkMessage::NewNeighbour(entry),
+            NLM_F_CREATE | NLM_F_APPEND,
+        );
+        match done {
+            Err(e) if errno(&e) != libc::EEXIST => Err(NetlinkError::new("lead", &object, e)),
+            _ => Ok(()),
+        }
     }
+}
+
+/// A fault point between two steps.
+fn pause(name: &str) -> Result<(), NetlinkError> {
+    fault::point().map_err(|e| {
+        let source = io::Error::from_raw_os_error(e.errno.raw_os_error());
+        NetlinkError::new("set up the interface", name, source.into())
+    })
 }

@@ -99,8 +99,10 @@ pub(super) fn outside(undo: &mut Undo, inside: BorrowedFd<'_>, ops: &[NetOp]) ->
                     mtu: *mtu,
                 };
                 pair(undo, &mut netlink, &veth)?;
+                // Nothing passes before it is held back; and one that is up is whole.
                 netlink.bind_port(host_name, *mac, *isolated)?;
                 shape(undo, &mut netlink, host_name, to)?;
+                netlink.set_up(host_name)?;
             }
             NetOp::Routed { .. } => routed(undo, &mut netlink, inside, op)?,
             NetOp::Macvlan {

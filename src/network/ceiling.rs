@@ -89,6 +89,8 @@ impl Network {
         wish: &NetworkWish,
     ) -> Result<(), LeaseError> {
         let asked = [
+            // First: where it is cut off, the rules are the allowance's.
+            (wish.allowance.is_some(), "network.allowance"),
             (!wish.firewall.is_empty(), "network.firewall"),
             (
                 !wish.ceilings.is_none(),
@@ -97,7 +99,6 @@ impl Network {
             (wish.rate_in.is_some(), "network.rate_in"),
             (wish.rate_out.is_some(), "network.rate_out"),
             (wish.isolated_ports.is_some(), "network.isolated_ports"),
-            (wish.allowance.is_some(), "network.allowance"),
             (self.is_passthrough() && wish.mac.is_some(), "network.mac"),
         ];
         if let Some((_, key)) = asked
@@ -174,5 +175,49 @@ impl Network {
         };
         let all = elements.iter().filter_map(|one| entry(one.key()));
         Ok(all.collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::model::{Allowance, Bytes, FirewallLine, Layout, Level};
+    use crate::network::NetworkSettings;
+
+    #[test]
+    fn what_nothing_holds_to_is_refused_by_its_key() {
+        let layout = Layout::new(Path::new("/nowhere"));
+        let network = Network::new(&layout, NetworkSettings::default()).unwrap();
+        let record = json!({
+            "name": "wan", "kind": "macvlan", "parent": "eth1", "subnet": "10.9.0.0/24"
+        });
+        let wan = network.of(&serde_json::from_value(record).unwrap());
+        let guest: GuestName = "web".parse().unwrap();
+        let refused = |wish: &NetworkWish| {
+            let done = wan.give_wall(&mut Leases::default(), &guest, wish);
+            done.map_err(|error| error.to_string())
+        };
+        assert_eq!(refused(&NetworkWish::default()), Ok(()));
+        let drop: FirewallLine = "in drop".parse().unwrap();
+        let walled = NetworkWish {
+            firewall: vec![drop],
+            ..NetworkWish::default()
+        };
+        let error = refused(&walled).unwrap_err();
+        assert!(error.contains("to network.firewall:"), "{error}");
+        // Also where it is used up, and all is cut off by rules.
+        let allowed = NetworkWish {
+            allowance: Allowance {
+                bytes: Some(Bytes(1)),
+                ..Allowance::default()
+            },
+            ..NetworkWish::default()
+        };
+        for level in [Level::Free, Level::Cut] {
+            let error = refused(&allowed.clone().at(level)).unwrap_err();
+            assert!(error.contains("--unset network.allowance`"), "{error}");
+        }
     }
 }

@@ -19,17 +19,20 @@ impl Network {
         };
         record.check().map_err(refused)?;
         let before = self.load(&record.name)?;
-        if let Some(prefix) = record
-            .prefix6
-            .filter(|_| before.wanted6() != record.prefix6)
-        {
+        if let Some(prefix) = record.prefix6.filter(|_| before.changes6(record)) {
             if let Some(why) = self.refused6(prefix, &record.name)? {
                 return Err(refused(why));
             }
             let mut kernel = Netlink::open()?;
             self.of(record).refuse_overlap6(&mut kernel)?;
         }
-        let pool = self.of(record).pool_in(record.subnet);
+        let new = self.of(record);
+        if before.mtu != new.mtu
+            && let Some(why) = new.too_large(&mut Netlink::open()?)?
+        {
+            return Err(refused(why));
+        }
+        let pool = new.pool_in(record.subnet);
         for (guest, address) in before.leases()?.iter() {
             if let Some(role) = pool.role(address) {
                 return Err(refused(format!(
@@ -41,8 +44,9 @@ impl Network {
     }
 
     /// Changes what of a network can be changed: its largest packet, whether guests are kept apart, what
-    /// of its pool they get, its IPv6. It holds from the next start of a guest on; another gateway or
-    /// prefix needs all of them stopped, as long as that is the host.
+    /// of its pool they get, its IPv6. It holds from the next start of a guest on; another prefix needs
+    /// all of them stopped, and so does another gateway if that is the host. Where the host has no ends of
+    /// their interfaces, the caller knows which run.
     ///
     /// # Errors
     /// It cannot be so, guests are on it, or a file cannot be written.
@@ -53,9 +57,14 @@ impl Network {
         let _run = files::lock(&before.run_folder())?;
         let _book = before.lock_book()?;
         self.check_change(record)?;
-        let moved = before.addresses.gateway != record.addresses.gateway
-            || before.wanted6() != record.prefix6;
-        if moved && !before.is_guest_of_lan() {
+        let moved = match before.is_guest_of_lan() {
+            // The gateway is somebody else's.
+            true => before.changes6(record),
+            false => {
+                before.addresses.gateway != record.addresses.gateway || before.changes6(record)
+            }
+        };
+        if moved {
             // The next start makes it anew.
             let gone = Netlink::open()
                 .map_err(HostError::from)
@@ -63,7 +72,7 @@ impl Network {
             gone.map_err(|error| match error {
                 HostError::InUse { ports, .. } => DirectoryError::Refused {
                     name: record.name.clone(),
-                    why: format!("its gateway is the host: stop the guests that are on it ({ports}) before it gets another address, or IPv6 or none"),
+                    why: format!("stop the guests that are on it ({ports}) before it gets another gateway, or another IPv6 prefix or none"),
                 },
                 other => other.into(),
             })?;
@@ -72,6 +81,12 @@ impl Network {
         files::write(&self.record_file(&record.name), record)?;
         // The next start looks at all of it again.
         Ok(files::remove(&self.of(record).marker_file())?)
+    }
+
+    /// Whether a record says another IPv6 prefix than this network has.
+    #[must_use]
+    pub fn changes6(&self, record: &Record) -> bool {
+        self.wanted6() != record.prefix6
     }
 
     /// The IPv6 prefix that its record has.

@@ -1,7 +1,37 @@
-//! For which of a guest's interfaces an address is, and which hardware address goes with it.
+//! For which of a guest's interfaces an address is, which hardware address goes with it, and whether the
+//! interface that is there is that one.
 
-use super::lease::{Held, LeaseError, Leases};
-use crate::model::{GuestName, Mac, NicName};
+use super::host::HostError;
+use super::lease::{Held, LeaseError, Leases, mac_of};
+use super::{Lease, Network};
+use crate::kernel::netlink::Netlink;
+use crate::model::{GuestName, Mac, NetworkWish, NicName};
+
+impl Lease {
+    /// Whether its addresses are those that are wished, where any are.
+    #[must_use]
+    pub fn fits(&self, wish: &NetworkWish) -> bool {
+        let mac = wish.mac.map_or(mac_of(self.address), Mac::bytes);
+        self.mac == mac && wish.address.is_none_or(|wish| wish == self.address)
+    }
+}
+
+impl Network {
+    /// Whether the host's end of a guest's interface is up, which comes last, and is that of its hardware
+    /// address; true where the host has none.
+    ///
+    /// # Errors
+    /// When the kernel refuses to tell.
+    pub fn is_whole(&self, lease: &Lease) -> Result<bool, HostError> {
+        if !self.holds_back() {
+            return Ok(true);
+        }
+        let end = Netlink::open()?.link(&lease.host_interface)?;
+        // All but the first byte is the guest's.
+        let same = |mac: [u8; 6]| mac[1..] == lease.mac[1..];
+        Ok(end.is_some_and(|end| end.up && end.mac.is_some_and(same)))
+    }
+}
 
 impl Leases {
     /// Says for which of its interfaces a guest's address is, and which hardware address that has.
@@ -33,6 +63,27 @@ impl Leases {
 mod tests {
     use super::*;
     use crate::network::Subnet;
+
+    #[test]
+    fn an_interface_of_other_addresses_is_not_the_one_that_is_wished() {
+        let subnet: Subnet = "10.9.0.0/24".parse().unwrap();
+        let given = Lease::of([10, 9, 0, 5].into(), subnet, "").unwrap();
+        let mac: Mac = "02:00:5e:00:00:01".parse().unwrap();
+        let chosen = Lease {
+            mac: mac.bytes(),
+            ..given.clone()
+        };
+        let wish = |address: Option<[u8; 4]>, mac| NetworkWish {
+            address: address.map(Into::into),
+            mac,
+            ..NetworkWish::default()
+        };
+        assert!(given.fits(&wish(None, None)) && given.fits(&wish(Some([10, 9, 0, 5]), None)));
+        assert!(!given.fits(&wish(Some([10, 9, 0, 6]), None)));
+        assert!(!given.fits(&wish(None, Some(mac))) && chosen.fits(&wish(None, Some(mac))));
+        // It was chosen once, and is not any more.
+        assert!(!chosen.fits(&wish(None, None)));
+    }
 
     #[test]
     fn a_hardware_address_is_one_guests() {

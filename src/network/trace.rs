@@ -169,7 +169,12 @@ impl Network {
     ) -> Result<Vec<Hop>, HostError> {
         let mut there = Netlink::open_in(inside)?;
         let link = there.link(GUEST_INTERFACE)?;
-        let mut hops = vec![words::interface(asked, link.as_ref())];
+        // One of the host's is lent with the hardware address that it has.
+        let mut hops = vec![words::interface(
+            asked,
+            link.as_ref(),
+            self.is_passthrough(),
+        )];
         let Some(link) = link else {
             return Ok(hops);
         };
@@ -228,9 +233,10 @@ impl Network {
         }
         let subnet = self.known_subnet()?;
         let leases = self.leases()?;
-        let holder = leases.iter().find(|(_, held)| *held == address);
-        if let (Some((guest, _)), Some(subnet)) = (holder, subnet) {
-            let lease = Lease::of(address, subnet, &self.tag).map(Box::new);
+        let mut held = leases.by_guest.iter();
+        let holder = held.find(|(_, held)| held.address == address);
+        if let (Some((guest, held)), Some(subnet)) = (holder, subnet) {
+            let lease = self.lease_held(held, subnet).map(Box::new);
             let guest = guest.clone();
             return Ok(lease
                 .map(|lease| Peer::Neighbour { guest, lease })

@@ -8,15 +8,17 @@ use super::trace::{Asked, Hop, Verdict};
 use crate::kernel::netlink::{Link, Way};
 use crate::model::GuestName;
 
-pub(super) fn interface(asked: &Asked<'_>, link: Option<&Link>) -> Hop {
+/// The interface inside; with a hardware address of its own, that is the guest's matter.
+pub(super) fn interface(asked: &Asked<'_>, link: Option<&Link>, has_own: bool) -> Hop {
     let guest = asked.guest;
+    let other = |mac: [u8; 6]| mac != asked.lease.mac && !has_own;
     let stops = |why: &str| Hop::new("guest", Verdict::Stops, why);
     match link {
         None => stops("its interface eth0 is gone: the guest's root has removed or renamed it")
             .advise(format!("bulkhead restart {guest}")),
         Some(link) if !link.up => stops("its interface eth0 is down")
             .advise(format!("bulkhead exec {guest} -- ip link set eth0 up")),
-        Some(link) if link.mac.is_some_and(|mac| mac != asked.lease.mac) => stops(
+        Some(link) if link.mac.is_some_and(other) => stops(
             "its interface has another hardware address than it was given; nothing from that passes",
         )
         .advise(format!("bulkhead restart {guest}")),

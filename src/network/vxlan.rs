@@ -104,7 +104,7 @@ impl Network {
         self.vxlan.as_ref().map(|_| format!("vx-{}", self.tag))
     }
 
-    /// Whether all of it is there that leads to other hosts.
+    /// Whether all of it is there that leads to other hosts: what is up is guarded, and has its hosts.
     pub(super) fn is_stretched(&self, kernel: &mut Netlink) -> Result<bool, NetlinkError> {
         match self.wire() {
             None => Ok(true),
@@ -118,10 +118,11 @@ impl Network {
             return Ok(());
         };
         let bridge = kernel.link(&self.bridge)?.map_or(0, |link| link.index);
-        // One that is on no bridge of ours is left over from a bridge that was removed by hand.
+        // One that is on no bridge of ours is left over from a bridge that was removed by hand, and one
+        // that is down from somebody who was killed before it was guarded.
         if kernel
             .link(&name)?
-            .is_some_and(|link| link.master != Some(bridge))
+            .is_some_and(|link| link.master != Some(bridge) || !link.up)
         {
             kernel.delete_link(&name)?;
         }
@@ -186,11 +187,18 @@ impl Network {
                 vxlan.id
             )));
         }
-        let largest = new.largest_within(kernel)?.unwrap_or(ETHERNET_MTU);
-        Ok(new.mtu.filter(|mtu| *mtu > largest).map(|mtu| {
-            format!(
-                "packets of {mtu} bytes do not go to the other hosts whole: {largest} is the most"
-            )
+        Ok(new.too_large(kernel)?)
+    }
+
+    /// Why its packets are too large for the wire to the other hosts.
+    pub(super) fn too_large(&self, kernel: &mut Netlink) -> Result<Option<String>, NetlinkError> {
+        let largest = self.largest_within(kernel)?;
+        Ok(self.mtu.zip(largest).and_then(|(mtu, largest)| {
+            (mtu > largest).then(|| {
+                format!(
+                    "packets of {mtu} bytes do not go to the other hosts whole: {largest} is the most"
+                )
+            })
         }))
     }
 

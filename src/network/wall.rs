@@ -5,8 +5,8 @@
 //!
 //! What belongs to a connection that was let pass, passes. The kernel's own table of connections is
 //! not asked: few kernels keep it for bridges, it would slow down everybody, and it is one for all, so
-//! that a guest could fill it. Sets remember what each guest has begun, each its own; answers by ICMP are
-//! known by their type. The rules themselves are `wall_rules.rs`.
+//! that a guest could fill it. Sets remember what each guest has begun, and others with it, each its own;
+//! answers by ICMP are known by their type. The rules themselves are `wall_rules.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -157,7 +157,7 @@ fn lower(at: &At, interface: &str, sum: u32) -> Result<Vec<Value>, NetlinkError>
 }
 
 /// Raised whenever chains change that the same rules make.
-const FORM: u32 = 4;
+const FORM: u32 = 5;
 
 /// Tells sets of rules apart (FNV-1a).
 fn sum(guest: &GuestName, rules: &[FirewallRule], ceilings: Ceilings) -> u32 {

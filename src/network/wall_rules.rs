@@ -4,6 +4,9 @@
 //! Of TCP a set remembers what the guest has called: a packet to it of a connection that nobody has let
 //! begin is held against the rules as one that asks for a connection is. Those that come in by a rule
 //! pass by it until the guest has answered, so that a flood of first packets fills no set.
+//!
+//! What the guest has begun and what others have begun with it are in different sets: however many call
+//! it, and whatever they send, answers to its own calls find room.
 
 use serde_json::{Value, json};
 
@@ -31,22 +34,33 @@ const CONVERSATIONS: u32 = 16_384;
 /// Lines of the kernel's log that one rule writes in a second.
 const LOG_RATE: u32 = 10;
 
-/// Sets of a guest's own, without the version: conversations by UDP, connections by TCP that it has
-/// called, and those that it has answered and that have not gone on yet.
+/// Sets of a guest's own, without the version: conversations by UDP that it has begun, and those that
+/// others have; connections by TCP that it has called, those that it was called by, and those that it
+/// has answered and that have not gone on yet.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Memory {
     Answers,
+    Asked,
     Calls,
+    Called,
     Greeted,
 }
 
 impl Memory {
-    pub(super) const ALL: [Self; 3] = [Self::Answers, Self::Calls, Self::Greeted];
+    pub(super) const ALL: [Self; 5] = [
+        Self::Answers,
+        Self::Asked,
+        Self::Calls,
+        Self::Called,
+        Self::Greeted,
+    ];
 
     pub(super) fn name(self, version: &str, interface: &str) -> String {
         let word = match self {
             Self::Answers => "answers",
+            Self::Asked => "asked",
             Self::Calls => "calls",
+            Self::Called => "called",
             Self::Greeted => "greeted",
         };
         let six = if version == "ip6" { "6" } else { "" };
@@ -55,15 +69,15 @@ impl Memory {
 
     fn protocol(self) -> &'static str {
         match self {
-            Self::Answers => "udp",
-            Self::Calls | Self::Greeted => "tcp",
+            Self::Answers | Self::Asked => "udp",
+            Self::Calls | Self::Called | Self::Greeted => "tcp",
         }
     }
 
     fn seconds(self) -> u32 {
         match self {
-            Self::Answers => ANSWERED,
-            Self::Calls => PASSING,
+            Self::Answers | Self::Asked => ANSWERED,
+            Self::Calls | Self::Called => PASSING,
             Self::Greeted => GREETED,
         }
     }
@@ -102,8 +116,8 @@ impl Held<'_> {
         let mut all = Vec::new();
         for memory in Memory::ALL {
             let needed = match memory {
-                Memory::Answers => true,
-                Memory::Calls => self.remembers(),
+                Memory::Answers | Memory::Asked => true,
+                Memory::Calls | Memory::Called => self.remembers(),
                 Memory::Greeted => self.has(true, RuleState::Invalid),
             };
             for version in VERSIONS {
@@ -153,7 +167,7 @@ impl Held<'_> {
         all.extend(self.own(incoming));
         // What no rule is about passes.
         for version in VERSIONS {
-            let remember = self.remember(Memory::Answers, version, incoming);
+            let remember = self.remember(begun(incoming), version, incoming);
             all.push(json!([matches("==", l4proto(), json!("udp")), remember]));
             all.extend(self.call(version, incoming).map(|call| json!(call)));
         }
@@ -231,24 +245,26 @@ impl Held<'_> {
         })
     }
 
-    /// What comes of connections that the guest has called. Data and the answer to its first packet
-    /// keep them; what ends one lets it be forgotten soon.
+    /// What comes of connections that the guest has called, or answered. Data and the answer to its
+    /// first packet keep them; what ends one lets it be forgotten soon.
     fn called(&self, belongs: &Value) -> Vec<Value> {
         let mut all = Vec::new();
         for version in VERSIONS {
-            let known = self.is_known(Memory::Calls, version, true);
-            let keep = |seconds| self.note("update", Memory::Calls, version, true, seconds);
-            let data = json!({"set": [PSH | ACK, SYN | ACK]});
-            all.extend([
-                json!([ends(), known, keep(PASSING), belongs]),
-                json!([
-                    matches("==", flags(SYN | PSH | ACK), data),
-                    known,
-                    keep(STANDING),
-                    belongs
-                ]),
-                json!([matches("==", flags(ACK), json!(ACK)), known, belongs]),
-            ]);
+            for memory in [Memory::Calls, Memory::Called] {
+                let known = self.is_known(memory, version, true);
+                let keep = |seconds| self.note("update", memory, version, true, seconds);
+                let data = json!({"set": [PSH | ACK, SYN | ACK]});
+                all.extend([
+                    json!([ends(), known, keep(PASSING), belongs]),
+                    json!([
+                        matches("==", flags(SYN | PSH | ACK), data),
+                        known,
+                        keep(STANDING),
+                        belongs
+                    ]),
+                    json!([matches("==", flags(ACK), json!(ACK)), known, belongs]),
+                ]);
+            }
             if self.has(true, RuleState::Invalid) {
                 let greeted = self.is_known(Memory::Greeted, version, true);
                 all.push(json!([
@@ -261,26 +277,30 @@ impl Held<'_> {
         all
     }
 
-    /// What the guest sends of connections that stand; they are known from then on, also those from
-    /// before there were rules. Its greetings are not: a flood asks for many.
+    /// What the guest sends of connections that stand. Those that it has not called, by what is known,
+    /// it was called by: they are known from then on, also those from before there were rules. Its
+    /// greetings are not: a flood asks for many.
     fn calling(&self, belongs: &Value) -> Vec<Value> {
         let mut all = Vec::new();
         let goes_on = FIN | SYN | RST | PSH | ACK;
+        let data = || matches("==", flags(goes_on), json!(PSH | ACK));
+        let silent = || matches("==", flags(goes_on), json!(ACK));
         for version in VERSIONS {
-            let known = self.is_known(Memory::Calls, version, false);
-            let note = |op, seconds| self.note(op, Memory::Calls, version, false, seconds);
+            let known = |memory| self.is_known(memory, version, false);
+            let note = |op, memory, seconds| self.note(op, memory, version, false, seconds);
+            let (own, other) = (Memory::Calls, Memory::Called);
             all.extend([
-                json!([ends(), known, note("update", PASSING), belongs]),
+                json!([ends(), known(own), note("update", own, PASSING), belongs]),
                 json!([
-                    matches("==", flags(goes_on), json!(PSH | ACK)),
-                    note("update", STANDING),
+                    ends(),
+                    known(other),
+                    note("update", other, PASSING),
                     belongs
                 ]),
-                json!([
-                    matches("==", flags(goes_on), json!(ACK)),
-                    note("add", STANDING),
-                    belongs
-                ]),
+                json!([data(), known(own), note("update", own, STANDING), belongs]),
+                json!([silent(), known(own), belongs]),
+                json!([data(), note("update", other, STANDING), belongs]),
+                json!([silent(), note("add", other, STANDING), belongs]),
             ]);
             if self.has(true, RuleState::Invalid) {
                 let greets = matches("==", flags(BEGINS), json!(SYN | ACK));
@@ -293,16 +313,15 @@ impl Held<'_> {
     }
 
     fn answers(&self, incoming: bool, belongs: &Value) -> Vec<Value> {
-        VERSIONS
-            .map(|version| {
-                let known = self.is_known(Memory::Answers, version, incoming);
-                json!([
-                    known,
-                    self.remember(Memory::Answers, version, incoming),
-                    belongs
-                ])
-            })
-            .to_vec()
+        let mut all = Vec::new();
+        for version in VERSIONS {
+            for memory in [Memory::Answers, Memory::Asked] {
+                let known = self.is_known(memory, version, incoming);
+                let remember = self.remember(memory, version, incoming);
+                all.push(json!([known, remember, belongs]));
+            }
+        }
+        all
     }
 
     /// One rule as the kernel has it, for what fits these as well: and what logs and remembers what
@@ -325,7 +344,7 @@ impl Held<'_> {
             for version in versions {
                 if begins && matches!(one.protocol, None | Some(RuleProtocol::Udp)) {
                     let udp = matches("==", l4proto(), json!("udp"));
-                    let remember = self.remember(Memory::Answers, version, one.incoming);
+                    let remember = self.remember(begun(one.incoming), version, one.incoming);
                     all.push(with(&[udp, remember, json!({"accept": null})]));
                 }
                 if begins
@@ -338,6 +357,14 @@ impl Held<'_> {
             all.push(with(&[json!({ verdict: null })]));
         }
         all
+    }
+}
+
+/// Where a conversation by UDP is remembered that begins in this direction.
+fn begun(incoming: bool) -> Memory {
+    match incoming {
+        true => Memory::Asked,
+        false => Memory::Answers,
     }
 }
 
@@ -417,5 +444,36 @@ mod tests {
         assert!(!texts(&rules(&["out drop"])).contains("@calls"));
         assert!(!texts(&rules(&["in drop", "out drop"])).contains("@calls"));
         assert!(texts(&rules(&["in drop invalid"])).contains("@greeted-bh0002"));
+    }
+
+    /// Otherwise many that call it would fill what its own calls need.
+    #[test]
+    fn nobody_else_fills_what_a_guest_remembers_of_its_own() {
+        let guest = "web".parse().unwrap();
+        let at = (Family::Bridge, "t".to_owned());
+        let rules = rules(&["in accept tcp 80", "in accept udp 53", "in drop"]);
+        let held = held(&guest, &rules);
+        for (incoming, begins) in [(true, false), (false, true)] {
+            let mut noted = 0;
+            for rule in held.chain(&at, "own", incoming, "standing") {
+                let expr = rule["add"]["rule"]["expr"].as_array().unwrap().clone();
+                let text = |one: &Value| one.to_string();
+                for set in ["@calls-bh0002", "@answers-bh0002"] {
+                    let into = |one: &&Value| one["set"]["set"] == set;
+                    let Some(at) = expr.iter().position(|one| into(&one)) else {
+                        continue;
+                    };
+                    let known = |one: &Value| one["match"]["right"] == set;
+                    let syn = text(&matches("==", flags(BEGINS), json!("syn")));
+                    let udp = text(&matches("==", l4proto(), json!("udp")));
+                    let of_its_own = |one: &Value| [&syn, &udp].contains(&&text(one));
+                    let before = &expr[..at];
+                    let fits = before.iter().any(known) || begins && before.iter().any(of_its_own);
+                    assert!(fits, "{rule}");
+                    noted += 1;
+                }
+            }
+            assert!(noted > 1, "{noted}");
+        }
     }
 }

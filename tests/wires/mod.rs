@@ -130,6 +130,7 @@ pub fn carry_out(ops: &[NetOp], guest: &Namespace) {
             };
             kernel.create_veth(&veth).unwrap();
             kernel.bind_port(host_name, *mac, *isolated).unwrap();
+            kernel.set_up(host_name).unwrap();
         }
         NetOp::Routed {
             host_name,

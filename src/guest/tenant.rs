@@ -337,7 +337,7 @@ impl Manager {
         let (Ok(caps), Some(group)) = (self.tenant_caps(tenant), self.tenant_group(tenant)?) else {
             return Ok(());
         };
-        let mut same = keeps(&group.counters()?, &limits(&caps));
+        let mut same = keeps(&group.counters()?, &limits(&caps), &|_| false);
         for name in self.members(tenant)? {
             // The group goes first where it gets more.
             same = same && !self.is_behind(&name);

@@ -159,7 +159,10 @@ impl Manager {
         };
         let _held = self.lock_tenant(tenant)?;
         let limits = limits(&self.tenant_caps(tenant)?);
+        // One that is half-made is given its limits, beside what is summed up there.
+        let sums = self.sums()?;
         let folder = parent.ensure_folder(&tenant.group(), &limits)?;
+        drop(sums);
         folder.weigh(Some(guest.cpu.weight.into()))?;
         Ok(folder)
     }

@@ -83,7 +83,7 @@ fn guard(keeper: i32) -> i32 {
         .collect();
     // The guest's own first process is the other one.
     let text = |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/cmdline"));
-    let ours = |pid: &&i32| text(pid).is_ok_and(|line| line.contains("keeper of a"));
+    let ours = |pid: &&i32| text(pid).is_ok_and(|line| line.contains("credits of a"));
     *all.iter().find(ours).expect("somebody stands by")
 }
 
@@ -129,12 +129,17 @@ fn whoever_is_killed_leaves_no_guest_with_more_than_it_earns() {
         return;
     }
     let host = Bulkhead::new();
-    guest(&host, &CREDITS);
+    host.ok(&["tenant", "create", "acme", "--processes", "900"]);
+    guest(&host, &[&CREDITS[..], &["--tenant", "acme"]].concat());
     eventually("it may run fast", 30, || limit(&host) == Some(100));
     kill(keeper(&host));
     eventually("it is held back", 10, || limit(&host) == Some(20));
     let had = saved(&host);
     assert!(had > 0, "{had}");
+    // That is as it should be, and whoever brings its limits up to date leaves it so.
+    assert_eq!(data(&host, &["doctor"])["leftovers"], json!([]));
+    host.ok(&["tenant", "set", "acme", "--processes", "800"]);
+    assert_eq!(limit(&host), Some(20));
     // Any command puts a new keeper on, and that one goes on counting.
     host.ok(&["exec", "a", "--", "true"]);
     eventually("it may run fast again", 30, || limit(&host) == Some(100));
@@ -175,5 +180,70 @@ fn credits_outlast_a_run_and_come_and_go_with_the_definition() {
     assert_eq!(info(&host, "a")["credits"], Value::Null);
     let why = host.fails(&["set", "a", "cpu.earn=0.2"], 5);
     assert!(why.contains("cpu.bank: is missing"), "{why}");
+    assert_eq!(data(&host, &["doctor"])["leftovers"], json!([]));
+}
+
+#[test]
+fn where_cpus_wait_for_the_next_start_credits_do_as_well() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    guest(&host, &[]);
+    host.ok(&["set", "a", "cpu.resize=static"]);
+    host.ok(&["set", "a", "cpu.earn=0.2", "cpu.bank=2s"]);
+    assert_eq!(limit(&host), Some(100));
+    assert_eq!(info(&host, "a")["credits"], Value::Null);
+    assert_eq!(data(&host, &["doctor"])["leftovers"], json!([]));
+    host.ok(&["stop", "a", "--timeout", "0"]);
+    host.ok(&["start", "a"]);
+    eventually("it has saved something", 30, || saved(&host) > 300_000);
+
+    // What it has goes with the run that has it.
+    host.ok(&["set", "a", "cpu.earn=none", "cpu.bank=none"]);
+    assert!(saved(&host) > 300_000);
+    let busy = Busy::new(&host);
+    eventually("its credits are used up", 60, || limit(&host) == Some(20));
+    drop(busy);
+    assert_eq!(data(&host, &["doctor"])["leftovers"], json!([]));
+    host.ok(&["stop", "a", "--timeout", "0"]);
+    assert!(
+        !host
+            .root()
+            .join("var/lib/bulkhead/guests/a/credits.json")
+            .exists()
+    );
+    host.ok(&["start", "a"]);
+    assert_eq!(limit(&host), Some(100));
+    assert_eq!(info(&host, "a")["credits"], Value::Null);
+}
+
+#[test]
+fn a_goal_of_memory_leaves_credits_to_their_own_ways() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    guest(&host, &[&CREDITS[..], &["--memory", "256M"]].concat());
+    // Changed once: each change brings the others up to date.
+    let bounds = ["--use", "20-60", "--min", "64M", "--max", "64M"];
+    let goal = [
+        "goal", "create", "m", "--guest", "a", "--of", "memory", "--mode", "act",
+    ];
+    host.ok(&[&goal[..], &bounds].concat());
+    let mut controller = host.command(&["goal", "run"]);
+    controller.stdin(Stdio::null()).stdout(Stdio::null());
+    let mut controller = controller.stderr(Stdio::null()).spawn().expect("it");
+    let record = host.root().join("run/bulkhead/guests/a/goal.json");
+    eventually("its memory is changed", 30, || record.exists());
+    eventually("it may run fast", 30, || limit(&host) == Some(100));
+    let busy = Busy::new(&host);
+    eventually("its credits are used up", 60, || limit(&host) == Some(20));
+    drop(busy);
+    eventually("it may run fast again", 30, || limit(&host) == Some(100));
+    assert!(record.exists());
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(controller.id()).expect("a pid"));
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("it lives");
+    assert!(controller.wait().expect("a child of ours").success());
     assert_eq!(data(&host, &["doctor"])["leftovers"], json!([]));
 }

@@ -15,16 +15,19 @@ impl Manager {
                 groups.push((group, own(seat)));
             }
         }
-        // What somebody gives back first, another can have then.
+        // What somebody gives back first, another can have then. What is refused to one, or further up,
+        // keeps no other from what it claims.
+        let mut first = Ok(());
         for (group, cpus) in &groups {
-            if !group.claims(*cpus)? {
-                group.claim(None)?;
+            if !group.claims(*cpus).unwrap_or(true) {
+                first = first.and(group.claim(None));
             }
         }
-        set_folders_apart(parent)?;
+        let _again = set_folders_apart(parent);
         for (group, cpus) in &groups {
-            group.claim(*cpus)?;
+            first = first.and(group.claim(*cpus));
         }
+        first?;
         set_folders_apart(parent)?;
         for (group, _) in groups.iter().filter(|(_, cpus)| cpus.is_some()) {
             group.part()?;
@@ -40,7 +43,8 @@ impl Manager {
     }
 }
 
-fn own(seat: &Seat) -> Option<&CpuSet> {
+/// The CPUs that a guest has to itself.
+pub(super) fn own(seat: &Seat) -> Option<&CpuSet> {
     match seat {
         Seat::Dedicated { cpus, .. } => Some(cpus),
         Seat::Shared | Seat::Pinned(_) | Seat::Pool(_) => None,

@@ -5,7 +5,7 @@
 use super::error::Result;
 use super::manager::Manager;
 use crate::kernel::cgroup::{Counters, Limits};
-use crate::model::{Guest, GuestName, Status};
+use crate::model::{GoalResource, Guest, GuestName, Status};
 
 /// The kernel counts memory in pages.
 const PAGE: u64 = 4096;
@@ -31,32 +31,40 @@ impl Manager {
     }
 
     /// Whether a running guest is without the limits that it is to have: a command died before it got
-    /// to it. Not while another is at work on it, or a goal's controller is.
+    /// to it. Not while another is at work on it; those that a goal's controller changes are its own.
     pub(super) fn is_behind(&self, name: &GuestName) -> bool {
         let Some(_lock) = self.idle(name) else {
             return false;
         };
         let runs = matches!(self.status(name), Ok(Status::Running | Status::Paused));
-        if !runs || self.has_goal_limit(name) {
+        if !runs {
             return false;
         }
+        let of_goal = |resource| self.has_goal_limit(name, resource);
         let has = || {
             let limits = self.limits_of(&self.as_it_runs(name)?)?;
             let group = self.group(name)?;
             let counters = group.map(|group| group.counters()).transpose()?;
-            Ok::<_, super::GuestError>(counters.is_none_or(|all| keeps(&all, &limits)))
+            let kept = |all: Counters| keeps(&all, &limits, &of_goal);
+            Ok::<_, super::GuestError>(counters.is_none_or(kept))
         };
         // What cannot be read now is no sign of that.
         !has().unwrap_or(true)
     }
 }
 
-/// Whether a group has these limits of memory, CPU time and processes.
-pub(super) fn keeps(counters: &Counters, limits: &Limits) -> bool {
+/// Whether a group has these limits of memory, CPU time and processes, but for those of `free`.
+pub(super) fn keeps(
+    counters: &Counters,
+    limits: &Limits,
+    free: &dyn Fn(GoalResource) -> bool,
+) -> bool {
     let quota = limits.cpu_quota_us;
     let period = limits.cpu_period_us.unwrap_or(PERIOD_US).max(1);
-    counters.memory.limit == limits.memory.map(|n| n / PAGE * PAGE)
-        && counters.cpu.map(|cpu| cpu.limit) == quota.map(|quota| quota * 100 / period)
+    let memory = limits.memory.map(|n| n / PAGE * PAGE);
+    let cpu = quota.map(|quota| quota * 100 / period);
+    (counters.memory.limit == memory || free(GoalResource::Memory))
+        && (counters.cpu.map(|cpu| cpu.limit) == cpu || free(GoalResource::Cpu))
         && counters.processes.limit == limits.pids
 }
 
@@ -81,22 +89,26 @@ mod tests {
             pids: Some(50),
             ..Limits::default()
         };
-        assert!(keeps(&counters, &limits));
+        let none = |_| false;
+        assert!(keeps(&counters, &limits, &none));
         limits.cpu_quota_us = Some(25_000);
-        assert!(!keeps(&counters, &limits));
+        assert!(!keeps(&counters, &limits, &none));
         counters.cpu = Some(Throttling {
             limit: 25,
             periods: 0,
             throttled: 0,
             throttled_us: 0,
         });
-        assert!(keeps(&counters, &limits));
+        assert!(keeps(&counters, &limits, &none));
         limits.memory = Some(9 * PAGE);
-        assert!(!keeps(&counters, &limits));
+        assert!(!keeps(&counters, &limits, &none));
+        // What a goal changes is not compared, and only that.
+        assert!(keeps(&counters, &limits, &|one| one == GoalResource::Memory));
+        assert!(!keeps(&counters, &limits, &|one| one == GoalResource::Cpu));
         limits.memory = None;
-        assert!(!keeps(&counters, &limits));
+        assert!(!keeps(&counters, &limits, &none));
         counters.memory = counter(None);
         counters.processes = counter(Some(49));
-        assert!(!keeps(&counters, &limits));
+        assert!(!keeps(&counters, &limits, &none));
     }
 }

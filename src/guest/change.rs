@@ -150,7 +150,10 @@ impl Manager {
             }
             fault::point()?;
             file::write_whole(&self.definition_path(name), text.as_bytes(), 0o600)?;
-            self.forget_credits(name, &guest);
+            // What is in force until its next start may have some still.
+            if let Ok(now) = self.as_it_runs(name) {
+                self.forget_credits(name, &now);
+            }
             Ok(())
         });
         if let Err(error) = done {
@@ -202,6 +205,7 @@ impl Manager {
         let mut now = in_force.of(new.clone());
         // What waits is of the definition; what the tenant has now holds for what is in force.
         self.held_by_tenant(name, &mut now);
+        now.cpu.held_to = self.held_by_credits(name, &now);
         Ok((now, in_force))
     }
 
@@ -211,6 +215,7 @@ impl Manager {
         let mut guest =
             state.map_or_else(|| guest.clone(), |state| state.in_force.of(guest.clone()));
         self.held_by_tenant(name, &mut guest);
+        guest.cpu.held_to = self.held_by_credits(name, &guest);
         self.apply(name, &self.seated(guest)?)
     }
 

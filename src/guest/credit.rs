@@ -132,15 +132,19 @@ impl Manager {
         Ok(file::write_runtime(&self.credits_path(name), &text, 0o600)?)
     }
 
-    /// The same at the end of a run, if the guest has any.
+    /// The same at the end of a run, if the guest has any; those that its next run is not to have are
+    /// forgotten.
     pub(super) fn settle_credits(&self, name: &GuestName, init: Option<Identity>, group: &Group) {
         if !self.has_credits(name) {
             return;
         }
-        let credits = self.guest(name).ok().and_then(|guest| guest.cpu.credits());
-        if let Some(credits) = credits {
+        let now = self.as_it_runs(name);
+        if let Some(credits) = now.ok().and_then(|guest| guest.cpu.credits()) {
             // A full disk must not keep a guest from being stopped.
             let _lost = self.count_credits(name, &credits, init, group);
+        }
+        if let Ok(guest) = self.guest(name) {
+            self.forget_credits(name, &guest);
         }
     }
 
@@ -151,17 +155,28 @@ impl Manager {
         }
     }
 
-    /// What a guest is held to because its credits are used up.
+    /// What a guest is held to because its credits are used up, or because nobody counts what it uses.
     pub(super) fn held_by_credits(&self, name: &GuestName, guest: &Guest) -> Option<Cpus> {
         let credits = guest.cpu.credits()?;
         let balance = self.saved_credits(name).map(|saved| saved.balance);
-        balance.unwrap_or_default().spent.then_some(credits.earn)
+        let held = balance.unwrap_or_default().spent || self.is_uncounted(name);
+        held.then_some(credits.earn)
+    }
+
+    /// Whether a guest runs without its keeper. The next one lets it use what it has saved.
+    fn is_uncounted(&self, name: &GuestName) -> bool {
+        let runs = matches!(self.status(name), Ok(Status::Running | Status::Paused));
+        runs && !self.has_keeper(name)
     }
 
     /// A guest's credits for people; `None` if it has none.
     pub(super) fn credit_view(&self, name: &GuestName, guest: &Guest) -> Option<CreditView> {
-        let credits = guest.cpu.credits()?;
         let state = self.run_state(name).ok().flatten();
+        let credits = match &state {
+            // Those of its definition may wait for its next start.
+            Some(state) => state.in_force.of(guest.clone()).cpu.credits()?,
+            None => guest.cpu.credits()?,
+        };
         let runs = state.filter(|state| {
             matches!(
                 self.status_of(name, Some(state)),
@@ -186,7 +201,7 @@ impl Manager {
 
     /// Where its own limit stops a guest, says that this is so because its credits are used up.
     pub(super) fn blame_credits(&self, name: &GuestName, causes: &mut [Cause]) {
-        let view = self.guest(name).ok().and_then(|guest| {
+        let view = self.as_it_runs(name).ok().and_then(|guest| {
             let view = self.credit_view(name, &guest)?;
             Some((view, guest.cpu.earn?))
         });
@@ -219,12 +234,11 @@ impl Manager {
 
     /// A guest with credits whose keeper is gone, and so is the process that stood by for that.
     pub(super) fn of_credits(&self, name: &GuestName, fix: bool, found: &mut Vec<Leftover>) {
-        if self.has_keeper(name) || !matches!(self.status(name), Ok(Status::Running)) {
+        if !self.is_uncounted(name) {
             return;
         }
-        let orders = self.guest(name).ok();
-        let Some(orders) = orders.and_then(|guest| CreditOrders::of(&self.in_force(name, guest)))
-        else {
+        let now = self.as_it_runs(name).ok();
+        let Some(orders) = now.as_ref().and_then(CreditOrders::of) else {
             return;
         };
         let limit = || self.group(name).ok()??.cpu_limit().ok();

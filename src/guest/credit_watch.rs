@@ -3,6 +3,7 @@
 //! killed, that one holds the guest to what it earns.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -12,8 +13,8 @@ use super::manager::{Manager, RECORD};
 use crate::kernel::cgroup::Group;
 use crate::kernel::channel::Channel;
 use crate::kernel::process::{self, CloneFlags, Forked, Identity};
-use crate::kernel::{KernelError, file, inherited};
-use crate::model::{Cpus, Guest, GuestName};
+use crate::kernel::{KernelError, file, inherited, title};
+use crate::model::{Cpus, GoalResource, Guest, GuestName};
 
 /// How long a keeper whose descriptors are closed may live on before it counts as one that has
 /// executed the program again.
@@ -28,8 +29,8 @@ const NEVER: Duration = Duration::from_secs(86_400);
 /// When the keeper looks next, and what for.
 pub(super) struct CreditWatch {
     orders: Option<CreditOrders>,
-    /// When the orders were written.
-    written: Option<SystemTime>,
+    /// Which file the orders were in, and when it was written: two may be written at one moment.
+    written: Option<(SystemTime, u64)>,
     next: Instant,
     guard: Option<Guard>,
 }
@@ -48,7 +49,6 @@ impl CreditWatch {
 
     fn take(&mut self, manager: &Manager, name: &GuestName, orders: Option<CreditOrders>) {
         self.orders = orders;
-        self.next = Instant::now();
         match orders {
             Some(orders) if self.guard.is_none() => {
                 self.guard = Guard::new(manager, name, &orders).ok();
@@ -75,14 +75,15 @@ impl CreditWatch {
         }
     }
 
-    /// Takes new orders, if somebody has written some.
+    /// Takes new orders, if somebody has written some. Whoever did has changed limits as well: also
+    /// where they say the same, it is time to look.
     fn refresh(&mut self, manager: &Manager, name: &GuestName) {
         let path = manager.credit_orders_path(name);
-        let written = std::fs::metadata(&path)
-            .and_then(|file| file.modified())
-            .ok();
+        let file = std::fs::metadata(&path).ok();
+        let written = file.and_then(|file| Some((file.modified().ok()?, file.ino())));
         if written != self.written {
             self.written = written;
+            self.next = Instant::now();
             let text = file::read_small(&path, RECORD).ok().flatten();
             let orders = text.and_then(|text| serde_json::from_slice(&text).ok());
             if orders != self.orders {
@@ -149,7 +150,7 @@ fn settle(
         .balance;
     if balance.spent {
         hold_to(group, orders.credits.earn)?;
-    } else if !manager.goal_record(name).exists() {
+    } else if !manager.has_goal_limit(name, GoalResource::Cpu) {
         // A goal's controller may have less in mind, and raises it by itself.
         let_run(group, orders)?;
     }
@@ -181,6 +182,8 @@ impl Guard {
                 let mut kept = vec![theirs.as_fd().as_raw_fd()];
                 let _closed = inherited::close_all_but(&mut kept);
                 let mut orders = *orders;
+                let _shown = title::retitle(&format!("bulkhead: credits of {name}"));
+                process::give_memory_back();
                 while let Ok(Some((text, _))) = theirs.receive(None) {
                     if text == DONE {
                         process::leave(0);

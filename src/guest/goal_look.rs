@@ -128,6 +128,7 @@ impl Manager {
             limit,
             bounds: (entitled.max(least).clamp(1, most), most),
             entitled,
+            firm: resource == GoalResource::Memory,
             used: 0,
             waiting: 0,
             metric: None,

@@ -1,24 +1,20 @@
 //! The controller of goals: looks at guests that have one, decides (`model::goal_control`), and
 //! changes their limits, or only says what it would change.
 //!
-//! What it changes is not in a definition. Before a guest's limit is changed first, `goal.json` in
-//! its run state says who changes it; the definition's limit is put back, and that file removed,
-//! when the controller ends, by a second process that stands by when it is killed, and, should that
-//! be killed too, by the next controller, `doctor --fix` or the guest's next start.
+//! What it has changed, and how that is undone, is in `goal_held`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::error::{GuestError, Result};
 use super::goal::GoalView;
+use super::goal_held::Held;
 use super::goal_look::{Look, Watched};
 use super::goal_metric::Metrics;
-use super::leftover::{Leftover, leftover, told};
-use super::manager::{Manager, RECORD, now_ms};
+use super::manager::{Manager, now_ms};
 use crate::kernel::channel::Channel;
 use crate::kernel::file::{self, Lock};
 use crate::kernel::interrupt;
@@ -27,16 +23,6 @@ use crate::model::{Change, Control, EventKind, GoalResource, GuestName, Policy, 
 
 /// How long a guest at which another command works is waited for.
 const PATIENCE: Duration = Duration::from_millis(50);
-/// How long when its limit is put back.
-const AT_THE_END: Duration = Duration::from_secs(10);
-
-/// `goal.json`: whoever changes a guest's limits, and which.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Held {
-    controller: Identity,
-    #[serde(default)]
-    resources: BTreeSet<GoalResource>,
-}
 
 /// What the controller did, or would do.
 #[derive(Clone, Debug, Serialize)]
@@ -73,6 +59,17 @@ struct Controller<'a> {
     io: BTreeMap<GuestName, u64>,
     /// What was said last of a guest that nothing is changed of.
     advised: BTreeMap<Key, u64>,
+    /// Of which it was said that a change was refused.
+    refused: BTreeSet<Key>,
+}
+
+/// What became of a change.
+enum Outcome {
+    Done,
+    /// Something is in the way, which may not be in the next round.
+    Later,
+    /// The kernel does not take it, and why.
+    Refused(String),
 }
 
 impl Manager {
@@ -105,6 +102,7 @@ impl Manager {
             looks: BTreeMap::new(),
             io: BTreeMap::new(),
             advised: BTreeMap::new(),
+            refused: BTreeSet::new(),
         };
         let mut done = Ok(());
         while interrupt::caught().is_none() {
@@ -118,83 +116,6 @@ impl Manager {
         self.let_goals_go(None)?;
         drop(guard);
         done
-    }
-
-    pub(super) fn goal_record(&self, name: &GuestName) -> PathBuf {
-        self.layout.guest_run(name).join("goal.json")
-    }
-
-    fn goal_holder(&self, name: &GuestName) -> Option<Held> {
-        let text = file::read_small(&self.goal_record(name), RECORD).ok()??;
-        // One that cannot be understood is nobody's, and is put in order.
-        let nobody = Identity { pid: 0, start: 0 };
-        Some(serde_json::from_slice(&text).unwrap_or(Held {
-            controller: nobody,
-            resources: BTreeSet::new(),
-        }))
-    }
-
-    /// Puts the limits of definitions back where a controller has changed them: this one, or one
-    /// that is gone.
-    fn let_goals_go(&self, only: Option<Identity>) -> Result<()> {
-        let mut names = Vec::new();
-        self.each_state(None, &mut |name, _| names.push(name.clone()))?;
-        let mut failed = Ok(());
-        for name in names {
-            let held = self.goal_holder(&name);
-            if held.is_some_and(|held| only.is_none_or(|only| only == held.controller)) {
-                // Each, whatever becomes of the others.
-                failed = failed.and(self.let_goal_go(&name));
-            }
-        }
-        failed
-    }
-
-    /// Puts the limit of a guest's definition back.
-    fn let_goal_go(&self, name: &GuestName) -> Result<()> {
-        let _lock = self.lock_within(name, "goal run", AT_THE_END)?;
-        match self.status(name) {
-            Ok(Status::Running | Status::Paused) => self.set_limits(name, &BTreeMap::new())?,
-            Ok(_) | Err(GuestError::Missing { .. }) => {}
-            Err(error) => return Err(error),
-        }
-        let _gone = std::fs::remove_file(self.goal_record(name));
-        Ok(())
-    }
-
-    /// Gives a running guest these limits for now, and all others of its definition. Its lock is held.
-    fn set_limits(&self, name: &GuestName, limits: &BTreeMap<GoalResource, u64>) -> Result<()> {
-        let Some(mut group) = self.group(name)? else {
-            return Ok(());
-        };
-        let mut guest = self.seated(self.as_it_runs(name)?)?;
-        for (resource, limit) in limits {
-            resource.give(&mut guest, *limit);
-        }
-        group.update(&self.limits_of(&guest)?)?;
-        Ok(())
-    }
-
-    /// Whether a controller has changed its limit.
-    pub(super) fn has_goal_limit(&self, name: &GuestName) -> bool {
-        self.goal_holder(name).is_some()
-    }
-
-    /// A limit that a controller has changed, which is gone.
-    pub(super) fn of_goal(&self, name: &GuestName, fix: bool, found: &mut Vec<Leftover>) {
-        let held = self.goal_holder(name);
-        if held.is_some_and(|held| !held.controller.lives()) {
-            let back = || {
-                self.set_limits(name, &BTreeMap::new())?;
-                let _gone = std::fs::remove_file(self.goal_record(name));
-                Ok(())
-            };
-            found.push(leftover(
-                "goal's limit",
-                name.to_string(),
-                told(fix.then(back)),
-            ));
-        }
     }
 }
 
@@ -234,6 +155,7 @@ impl Controller<'_> {
             watched.extend(look.map(|one| (key.clone(), one)));
         }
         self.looks.retain(|key, _| chosen.contains_key(key));
+        self.refused.retain(|key| chosen.contains_key(key));
         self.release(&watched);
         for resource in GoalResource::ALL {
             let of = |(key, one): (&Key, &Watched)| {
@@ -257,9 +179,13 @@ impl Controller<'_> {
     /// Guests whose goal does not count any more get their definition's limit back.
     fn release(&mut self, watched: &BTreeMap<Key, Watched>) {
         let mut names = Vec::new();
-        let all = self
-            .manager
-            .each_state(None, &mut |name, _| names.push(name.clone()));
+        let all = self.manager.each_state(None, &mut |name, state| {
+            // One that a command holds still has not ended: its lock is not to be had, nor is there a
+            // hurry.
+            if !state.holder.is_some_and(Identity::lives) {
+                names.push(name.clone());
+            }
+        });
         if all.is_err() {
             return;
         }
@@ -274,8 +200,9 @@ impl Controller<'_> {
             if !held.resources.is_empty() && held.resources.iter().all(acts) {
                 continue;
             }
-            // All of them: those that still count are changed again from there.
-            if self.manager.let_goal_go(&name).is_ok() {
+            // All of them: those that still count are changed again from there. Nobody waits for one
+            // at which another command works.
+            if self.manager.let_goal_go(&name, PATIENCE).is_ok() {
                 self.io.remove(&name);
             }
         }
@@ -291,23 +218,39 @@ impl Controller<'_> {
         let Some(one) = watched.get(key) else {
             return Ok(());
         };
-        let acted = self.acts(one);
-        let decision = Decision {
+        let acts = self.acts(one);
+        let mut decision = Decision {
             guest: key.0.clone(),
             goal: one.goal.name.to_string(),
             resource: key.1,
             from: one.seen.limit,
             to: change.to,
             cause: change.cause,
-            acted,
+            acted: acts,
         };
-        if acted {
-            if !self.change(key, watched, change.to)? {
-                return Ok(());
-            }
-            // The next change of this round, of another limit, leaves this one as it is now.
-            if let Some(one) = watched.get_mut(key) {
-                one.seen.limit = change.to;
+        if acts {
+            match self.change(key, watched, change.to)? {
+                Outcome::Later => return Ok(()),
+                Outcome::Refused(why) => {
+                    let now = self.now();
+                    let control = self.controls.entry(key.1).or_default();
+                    control.refused(now, &key.0);
+                    if !self.refused.insert(key.clone()) {
+                        return Ok(());
+                    }
+                    decision.acted = false;
+                    decision.cause = format!(
+                        "{}; it is refused now, and tried again later: {why}",
+                        decision.cause
+                    );
+                }
+                Outcome::Done => {
+                    self.refused.remove(key);
+                    // The next change of this round, of another limit, leaves this one as it is now.
+                    if let Some(one) = watched.get_mut(key) {
+                        one.seen.limit = change.to;
+                    }
+                }
             }
         } else if self.advised.insert(key.clone(), change.to) == Some(change.to) {
             // Said already, and nothing was done about it.
@@ -322,22 +265,21 @@ impl Controller<'_> {
                 from: decision.from,
                 to: decision.to,
                 cause: decision.cause.clone(),
-                acted,
+                acted: decision.acted,
             },
         );
         told(&decision);
         Ok(())
     }
 
-    /// Changes a limit; says whether it was done. What is in the way now may not be in the next
-    /// round.
-    fn change(&mut self, key: &Key, watched: &BTreeMap<Key, Watched>, to: u64) -> Result<bool> {
+    /// Changes a limit, and says what became of it.
+    fn change(&mut self, key: &Key, watched: &BTreeMap<Key, Watched>, to: u64) -> Result<Outcome> {
         let (name, resource) = (&key.0, key.1);
         let Some(one) = watched.get(key) else {
-            return Ok(false);
+            return Ok(Outcome::Later);
         };
         let Ok(_lock) = self.manager.lock_within(name, "goal run", PATIENCE) else {
-            return Ok(false);
+            return Ok(Outcome::Later);
         };
         let look = self.looks.get(key).and_then(Option::as_ref);
         let init = look.and_then(|look| look.init);
@@ -350,7 +292,7 @@ impl Controller<'_> {
             one.group.populated(),
             Identity::of(std::process::id()),
         ) else {
-            return Ok(false);
+            return Ok(Outcome::Later);
         };
         let held = self.manager.goal_holder(name);
         // Also where one that is gone has left its name.
@@ -367,17 +309,28 @@ impl Controller<'_> {
             let now = &one.guest;
             guest.cpu == now.cpu && guest.memory == now.memory && guest.io.devices == now.io.devices
         });
+        if !still {
+            return Ok(Outcome::Later);
+        }
         let others = ours.resources.iter().filter_map(|other| {
             let one = watched.get(&(name.clone(), *other))?;
             Some((*other, one.seen.limit))
         });
         let mut limits: BTreeMap<GoalResource, u64> = others.collect();
         limits.insert(resource, to);
-        let done = still && self.manager.set_limits(name, &limits).is_ok();
-        if done && resource == GoalResource::Io {
+        if let Err(error) = self.manager.set_limits(name, &limits) {
+            return Ok(match one.group.populated() {
+                Ok(true) => Outcome::Refused(super::view::chain(&error)),
+                // It has ended meanwhile.
+                _ => Outcome::Later,
+            });
+        }
+        // What it may have changed of another limit, the next look tells.
+        let _later = self.manager.let_keeper_look(name);
+        if resource == GoalResource::Io {
             self.io.insert(name.clone(), to);
         }
-        Ok(done)
+        Ok(Outcome::Done)
     }
 }
 

@@ -33,7 +33,8 @@ impl Manager {
         }
     }
 
-    fn sums(&self) -> Result<Lock> {
+    /// The lock of whoever changes what is guaranteed in groups above guests.
+    pub(super) fn sums(&self) -> Result<Lock> {
         let path = self.layout.run().join("guarantees.lock");
         Lock::take(&path, PATIENCE)?.ok_or_else(|| {
             GuestError::TimedOut(format!(

@@ -75,6 +75,7 @@ pub mod exec;
 pub mod export;
 pub mod files;
 pub mod goal;
+mod goal_held;
 mod goal_look;
 mod goal_metric;
 pub mod goal_run;

@@ -8,13 +8,14 @@
 
 use std::path::PathBuf;
 
+use super::apart::own;
 use super::cpupool::pools;
 use super::error::{GuestError, Result};
 use super::inside::online;
 use super::leftover::{Leftover, leftover, told};
 use super::manager::{Manager, RECORD};
 use super::store::RunState;
-use crate::kernel::cgroup::Group;
+use crate::kernel::cgroup::{Group, Parent};
 use crate::kernel::topology::topology;
 use crate::kernel::{KernelError, fault, file};
 use crate::model::{CpuMode, CpuSet, Guest, GuestName, Seat, Seating, Status};
@@ -281,13 +282,19 @@ impl Manager {
         if elsewhere || (written && !apart) || (apart && !written && !seating.seats.is_empty()) {
             found.push(Unsettled::Sharers);
         }
-        let together = parent.is_some_and(|parent| parent.is_shared());
+        let together = parent.as_ref().is_some_and(Parent::is_shared);
+        let parts = parent.as_ref().is_some_and(Parent::has_partitions);
         for (name, seat) in &seating.seats {
             let (cpus, nodes) = place(&seating, seat, together);
             let Some(group) = self.group(name)? else {
                 continue;
             };
-            if !group.sits(cpus.as_ref(), nodes).unwrap_or(true) {
+            // One that starts claims its own when its groups are there.
+            let claims = || {
+                let starts = matches!(self.status(name), Ok(Status::Starting));
+                starts || group.claims(own(seat)).unwrap_or(true)
+            };
+            if !group.sits(cpus.as_ref(), nodes).unwrap_or(true) || parts && !claims() {
                 found.push(Unsettled::Guest(name.clone()));
             }
         }

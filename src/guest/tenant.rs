@@ -159,7 +159,10 @@ impl Manager {
         };
         let _held = self.lock_tenant(tenant)?;
         let limits = limits(&self.tenant_caps(tenant)?);
+        // One that is half-made is given its limits, beside what is summed up there.
+        let sums = self.sums()?;
         let folder = parent.ensure_folder(&tenant.group(), &limits)?;
+        drop(sums);
         folder.weigh(Some(guest.cpu.weight.into()))?;
         Ok(folder)
     }
@@ -337,7 +340,7 @@ impl Manager {
         let (Ok(caps), Some(group)) = (self.tenant_caps(tenant), self.tenant_group(tenant)?) else {
             return Ok(());
         };
-        let mut same = keeps(&group.counters()?, &limits(&caps));
+        let mut same = keeps(&group.counters()?, &limits(&caps), &|_| false);
         for name in self.members(tenant)? {
             // The group goes first where it gets more.
             same = same && !self.is_behind(&name);

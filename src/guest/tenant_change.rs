@@ -151,6 +151,8 @@ impl Manager {
 
     fn limit_tenant(&self, name: &TenantName, caps: &TenantCaps) -> Result<()> {
         fault::point()?;
+        // Its limits are written beside what its guests are guaranteed, which is summed up there.
+        let _sums = self.sums()?;
         if let Some(parent) = self.existing_cgroups()?
             && self.tenant_group(name)?.is_some()
         {

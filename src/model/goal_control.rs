@@ -37,6 +37,8 @@ pub struct Seen {
     pub entitled: u64,
     /// What it used in the last interval.
     pub used: u64,
+    /// Whether a limit below that cannot be had: nobody gives back memory that it holds.
+    pub firm: bool,
     /// In what part of it its processes waited or were held back, percent.
     pub waiting: u64,
     /// The newest number of its metric.
@@ -62,6 +64,8 @@ struct Past {
     small: Option<(u64, u64)>,
     /// When an owner last wanted what is its own.
     busy_at: Option<u64>,
+    /// When the kernel last refused a limit.
+    refused_at: Option<u64>,
 }
 
 /// The controller's memory.
@@ -117,6 +121,11 @@ impl Control {
             }
         }
         changes
+    }
+
+    /// The kernel has refused a guest the limit that was decided: it is left alone for a while.
+    pub fn refused(&mut self, now: u64, name: &GuestName) {
+        self.past.entry(name.clone()).or_default().refused_at = Some(now);
     }
 
     /// Owners and borrowers. What an owner leaves of its own for a while is lent; as soon as it wants
@@ -176,9 +185,14 @@ impl Control {
 fn step(now: u64, one: &Seen, past: &mut Past, spare: &mut u64) -> Option<Change> {
     let (least, most) = one.bounds;
     let since = |at: Option<u64>| at.map_or(u64::MAX, |at| now.saturating_sub(at));
+    let fits = one.used * 100 / roomy(&one.policy) + 1;
     if one.limit < least || one.limit > most {
-        return Some(Change {
-            to: one.limit.clamp(least, most),
+        let top = if one.firm { most.max(fits) } else { most };
+        let to = one.limit.clamp(least, top);
+        // On the way to its bounds it goes in steps that are worth it.
+        let worth = to <= most || one.limit - to >= (one.limit / 10).max(STEP);
+        return (worth && since(past.refused_at) >= DOWN_PAUSE).then(|| Change {
+            to,
             cause: "its bounds".to_owned(),
         });
     }
@@ -212,7 +226,6 @@ fn step(now: u64, one: &Seen, past: &mut Past, spare: &mut u64) -> Option<Change
             let floor = past.small.filter(|(_, at)| since(Some(*at)) < MEMORY);
             // Above where it was too little by the step that has helped.
             let floor = floor.map_or(least, |(limit, _)| least.max(limit + (limit / 4).max(STEP)));
-            let fits = one.used * 100 / roomy(&one.policy) + 1;
             let to = (one.limit - (one.limit / 10).max(STEP).min(one.limit))
                 .max(floor)
                 .max(fits);

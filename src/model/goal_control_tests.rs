@@ -29,6 +29,7 @@ fn guest(policy: Policy, entitled: u64, most: u64) -> Seen {
         bounds: (entitled.max(STEP), most),
         entitled,
         used: 0,
+        firm: false,
         waiting: 0,
         metric: None,
     }
@@ -238,6 +239,39 @@ proptest! {
         host.run(50_000, &wants);
         prop_assert!(host.log.len() - before <= 1, "{:?}", &host.log[before..]);
     }
+}
+
+#[test]
+fn memory_in_use_is_not_asked_for_and_a_refusal_is_waited_out() {
+    let web = name("web");
+    let mut control = Control::default();
+    let mut seen = Seen {
+        firm: true,
+        limit: 1024,
+        bounds: (16, 256),
+        used: 500,
+        ..guest(Policy::Utilisation { low: 40, high: 80 }, 0, 256)
+    };
+    let mut at = |now, seen: &Seen| {
+        let all = BTreeMap::from([(web.clone(), seen.clone())]);
+        let change = control.decide(now, 4096, &all).remove(&web)?;
+        control.refused(now, &web);
+        Some(change.to)
+    };
+    // Where it fits, not where it is to be; and that was refused, so it is left alone.
+    assert_eq!(at(0, &seen), Some(834));
+    assert_eq!(at(TICK, &seen), None);
+    assert_eq!(at(DOWN_PAUSE, &seen), Some(834));
+    // A little more or less is no reason, growth beyond its bounds none either.
+    seen.limit = 834;
+    for used in [499, 500, 700] {
+        seen.used = used;
+        assert_eq!(at(2 * DOWN_PAUSE, &seen), None, "{used}");
+    }
+    seen.used = 300;
+    assert_eq!(at(3 * DOWN_PAUSE, &seen), Some(501));
+    seen.used = 100;
+    assert_eq!(at(4 * DOWN_PAUSE, &seen), Some(256));
 }
 
 /// Memory is counted in MiB and does not come and go with the limit: what is needed stays needed.

@@ -81,7 +81,8 @@ impl Parent {
         })
     }
 
-    /// Changes its limits, all or none.
+    /// Changes its limits, all or none. What groups in it are guaranteed is no limit of its own, and
+    /// stays: whoever calls sees to it that nobody sums that up meanwhile.
     ///
     /// # Errors
     /// As [`Group::update`]; [`CgroupError::Absent`] when it is not there.
@@ -90,7 +91,10 @@ impl Parent {
         // It has a place in version 1's cpusets for those in it that chose their CPUs, and nobody of its
         // own who could leave it.
         group.shared = None;
-        let applied = group.update(limits)?;
+        // Nor a part that is handed down: one called so in it is a group as the others are.
+        group.guest = None;
+        let limits = group.with_kept(limits)?;
+        let applied = group.update(&limits)?;
         let v2 = group.v2_dir()?;
         fault::point().map_err(|e| CgroupError::file("limit", v2.path(), e.errno))?;
         v2.write(MARK.0, MARK.1)?;

@@ -76,6 +76,16 @@ impl Parent {
 }
 
 impl Group {
+    /// These limits, with what it is guaranteed now.
+    pub(super) fn with_kept(&self, limits: &Limits) -> Result<Limits> {
+        let mut limits = limits.clone();
+        if self.v2_controllers.contains(&Controller::Memory) {
+            let [min, low] = kept(self.v2_dir()?)?;
+            (limits.memory_min, limits.memory_low) = (Some(min), Some(low));
+        }
+        Ok(limits)
+    }
+
     /// Gives the delegated child what the group is guaranteed: without the mount option
     /// `memory_recursiveprot` the kernel would keep nothing for processes in it.
     pub(super) fn hand_down(&self, limits: &Limits) -> Result<()> {

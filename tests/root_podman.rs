@@ -182,7 +182,7 @@ fn top_stats_pause_and_signals() {
     podman.ok(&["restart", "--time", "1", "web"]);
     assert_ne!(podman.inspect("web", ".State.Pid"), first);
     podman.ends(&["rm", "web"], 2);
-    podman.ok(&["rm", "--force", "--time", "0", "web"]);
+    podman.removes(&["web"]);
     podman.ends(&["inspect", "--type", "container", "web"], 125);
 }
 
@@ -301,7 +301,7 @@ fn a_unit_for_systemd_is_written() {
     ];
     podman.ok(&[&["run"], &line[..]].concat());
     podman.ok(&["stop", "--cidfile", &mark, "--time", "0"]);
-    podman.ok(&["rm", "--force", "--cidfile", &mark]);
+    podman.removes(&["--cidfile", &mark]);
     podman.ok(&["start", "web"]);
     podman.ok(&["stop", "--time", "0", "web"]);
 }

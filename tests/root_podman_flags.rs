@@ -284,7 +284,7 @@ fn a_container_has_its_own_ids() {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
         assert!(field(&status, "Uid").starts_with("400000"), "{status}");
         assert_eq!(podman.inside("web", "id -u"), "0");
-        podman.ok(&["rm", "--force", "--time", "0", "web"]);
+        podman.removes(&["web"]);
         clients::succeed_in_shell("umount /etc");
     });
 }

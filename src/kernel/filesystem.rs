@@ -193,6 +193,14 @@ impl Disk {
         Ok(())
     }
 
+    /// Everything written so far is on the disk (syncfs(2)).
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn commit(&self) -> Result<()> {
+        rustix::fs::syncfs(self.root()?).map_err(KernelError::on("write out", "the filesystem"))
+    }
+
     /// Bytes that it holds. What it can still give is no measure: btrfs says none where it has no room
     /// for its own records.
     ///

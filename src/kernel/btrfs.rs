@@ -12,11 +12,17 @@ const SNAP_CREATE_V2: libc::Ioctl = 0x5000_9417;
 const RESIZE: libc::Ioctl = 0x5000_9403;
 const DEV_INFO: libc::Ioctl = 0xd000_941e;
 const SNAP_DESTROY: libc::Ioctl = 0x5000_940f;
+const SYNC: libc::Ioctl = 0x9408;
+const BALANCE_V2: libc::Ioctl = 0xc400_9420;
 const QUOTA_CTL: libc::Ioctl = 0xc010_9428;
 const QGROUP_LIMIT: libc::Ioctl = 0x8030_942b;
 
 const QUOTA_ENABLE: u64 = 1;
 const LIMIT_REFERENCED: u64 = 1;
+const BALANCE_DATA: u64 = 1;
+const BY_USAGE: u64 = 2;
+/// Chunks of data that are less full than this are put together, per cent.
+const LOOSE: u64 = 90;
 
 /// Longest name in `btrfs_ioctl_vol_args_v2`, with its end.
 const NAME_MOST: usize = 4040;
@@ -107,6 +113,40 @@ pub fn shrink(folder: BorrowedFd<'_>, bytes: u64) -> Result<()> {
     resize(folder, "shrink", &bytes.to_string())
 }
 
+/// Puts everything on the disk and wakes the thread that gives empty chunks back, which would look for
+/// them by itself every 30 seconds.
+///
+/// # Errors
+/// The disk or the kernel refuses.
+pub fn sync_and_clean(folder: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: the request reads nothing.
+    match unsafe { libc::ioctl(folder.as_raw_fd(), SYNC, 0) } {
+        0 => Ok(()),
+        _ => Err(KernelError::last("write out", "the btrfs")),
+    }
+}
+
+/// Puts what lies in half-empty chunks of data together, so that whole chunks become free. It may be in
+/// use.
+///
+/// # Errors
+/// There is no room to move anything to, or something else is being done to its devices.
+pub fn compact(folder: BorrowedFd<'_>) -> Result<()> {
+    // `struct btrfs_ioctl_balance_args`: what to move, a state, and 17 words for data (the second is the
+    // usage, the ninth says which of them count), as many for metadata and for the system, and room.
+    let mut args = [0_u64; 128];
+    args[0] = BALANCE_DATA;
+    args[2 + 1] = LOOSE;
+    args[2 + 8] = BY_USAGE;
+    // SAFETY: the request reads and writes the 1,024 bytes that it is handed.
+    let done = unsafe { libc::ioctl(folder.as_raw_fd(), BALANCE_V2, args.as_mut_ptr()) };
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(KernelError::last("compact", "the btrfs"))
+    }
+}
+
 fn resize(folder: BorrowedFd<'_>, verb: &'static str, text: &str) -> Result<()> {
     // `struct btrfs_ioctl_vol_args`: a descriptor that is not used, and a text.
     let mut args = [0_u8; 4096];
@@ -125,6 +165,19 @@ fn resize(folder: BorrowedFd<'_>, verb: &'static str, text: &str) -> Result<()> 
 /// # Errors
 /// It is no btrfs.
 pub fn device_bytes(folder: BorrowedFd<'_>) -> Result<u64> {
+    Ok(device(folder)?.1)
+}
+
+/// How many of them lie in chunks, empty or not.
+///
+/// # Errors
+/// It is no btrfs.
+pub fn bytes_in_chunks(folder: BorrowedFd<'_>) -> Result<u64> {
+    Ok(device(folder)?.0)
+}
+
+/// Bytes in chunks, and bytes in all, of its first device.
+fn device(folder: BorrowedFd<'_>) -> Result<(u64, u64)> {
     // `struct btrfs_ioctl_dev_info_args`: the device's number, its UUID (none: by the number), bytes
     // that are used, bytes in all, and room.
     let mut args = [0_u64; 512];
@@ -132,7 +185,7 @@ pub fn device_bytes(folder: BorrowedFd<'_>) -> Result<u64> {
     // SAFETY: the request reads and writes the 4,096 bytes that it is handed.
     let done = unsafe { libc::ioctl(folder.as_raw_fd(), DEV_INFO, args.as_mut_ptr()) };
     if done == 0 {
-        Ok(args[4])
+        Ok((args[3], args[4]))
     } else {
         Err(KernelError::last("look at the device of", "the btrfs"))
     }

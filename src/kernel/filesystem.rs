@@ -4,6 +4,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::{FileType, Mode, OFlags, StatVfs};
 
@@ -18,6 +19,10 @@ const EXT4_IOC_RESIZE_FS: libc::Ioctl = 0x4008_6610;
 const XFS_IOC_FSGROWFSDATA: libc::Ioctl = 0x4010_586e;
 const FIFREEZE: libc::Ioctl = 0xC004_5877;
 const FITHAW: libc::Ioctl = 0xC004_5878;
+
+/// How often, and how long after it was asked, is looked whether btrfs gave empty chunks back.
+const CLEAN_LOOKS: u32 = 10;
+const CLEANED: Duration = Duration::from_millis(100);
 
 /// A filesystem in a file, mounted but attached nowhere: it is gone with this unless a mount
 /// namespace holds it.
@@ -193,12 +198,21 @@ impl Disk {
         Ok(())
     }
 
-    /// Everything written so far is on the disk (syncfs(2)).
+    /// Gives a btrfs whole chunks back that what was removed has left empty or half empty.
     ///
     /// # Errors
     /// The kernel refuses.
-    pub fn commit(&self) -> Result<()> {
-        rustix::fs::syncfs(self.root()?).map_err(KernelError::on("write out", "the filesystem"))
+    pub fn compact(&self) -> Result<()> {
+        let root = self.root()?;
+        let before = btrfs::bytes_in_chunks(root.as_fd())?;
+        for _ in 0..CLEAN_LOOKS {
+            btrfs::sync_and_clean(root.as_fd())?;
+            std::thread::sleep(CLEANED);
+            if btrfs::bytes_in_chunks(root.as_fd())? < before {
+                break;
+            }
+        }
+        btrfs::compact(root.as_fd())
     }
 
     /// Bytes that it holds. What it can still give is no measure: btrfs says none where it has no room

@@ -7,7 +7,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use rustix::fs::{FlockOperation, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
@@ -27,10 +26,6 @@ const USUAL: u64 = 10 << 30;
 const BLOCK: u64 = 4096;
 /// Smallest device that btrfs lets one shrink to.
 const BTRFS_LEAST: u64 = 256 << 20;
-/// How often a btrfs is asked to become smaller before what it holds is taken for too much.
-const SHRINK_TRIES: u32 = 3;
-/// After this its cleaner has mostly been there.
-const CLEANED: Duration = Duration::from_millis(500);
 
 pub(super) struct ImageFile;
 
@@ -155,32 +150,31 @@ fn smaller(disk: &Disk, shown: u64, size: u64) -> io::Result<()> {
             Bytes(BTRFS_LEAST)
         )));
     }
-    let mut tried = 0;
-    loop {
-        // What was removed a moment ago is given back with the next transaction, and whole chunks by
-        // a cleaner after that.
-        disk.commit().map_err(into_io)?;
-        let held = disk.held().map_err(into_io)?;
-        if held <= size {
-            let Err(error) = disk.shrink_to(size) else {
-                return Ok(());
-            };
+    let attempt = || {
+        let held = disk.held()?;
+        let full = |errno| matches!(errno, Errno::NOSPC | Errno::TXTBSY);
+        if held > size {
+            return Ok(Err(held));
+        }
+        disk.shrink_to(size).map(Ok).or_else(|error| {
             // It goes in steps, of which some were done; the error that matters is the one above.
             let _same = disk.grow_to(shown);
-            if !matches!(error.errno, Errno::NOSPC | Errno::TXTBSY) {
-                return Err(into_io(error));
-            }
-        }
-        tried += 1;
-        if tried == SHRINK_TRIES {
-            let (held, size) = (held >> 20, size >> 20);
-            return Err(io::Error::other(format!(
-                "it holds {held} MiB, which do not fit into {size} MiB with what btrfs needs for itself: \
-                 remove some of it first; nothing was changed"
-            )));
-        }
-        std::thread::sleep(CLEANED);
+            full(error.errno).then_some(Err(held)).ok_or(error)
+        })
+    };
+    let mut done = attempt();
+    if let Ok(Err(_)) = done {
+        // There may be no room to move things to, but enough in pieces; whether that helps is seen next.
+        let _pieces = disk.compact();
+        done = attempt();
     }
+    done.map_err(into_io)?.map_err(|held| {
+        let (held, size) = (held >> 20, size >> 20);
+        io::Error::other(format!(
+            "it holds {held} MiB, which do not fit into {size} MiB with what btrfs needs for itself: remove \
+             some of it first; nothing was changed"
+        ))
+    })
 }
 
 /// Changes the size of a filesystem that nobody uses, by its own tool; `refused` is why it was not

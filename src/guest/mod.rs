@@ -64,6 +64,7 @@ mod cores;
 pub mod cpupool;
 pub mod create;
 pub mod credit;
+mod credit_news;
 mod credit_watch;
 pub mod dedupe;
 pub mod delete;

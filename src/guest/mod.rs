@@ -101,6 +101,7 @@ mod memory_kept;
 mod neighbours;
 pub mod networks;
 pub mod nics;
+mod pids_look;
 mod planned;
 mod program;
 mod publish;

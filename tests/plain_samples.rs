@@ -8,7 +8,7 @@ use bulkhead::define::{
     Change, DEFAULT_CAPABILITIES, KEYS, Key, KeyPath, Kind, Profiles, Settings, Sheet, check,
     define, edit, get, resolve,
 };
-use bulkhead::model::{CgroupMode, GuestName, HostFacts};
+use bulkhead::model::{CgroupMode, CoreScheduling, GuestName, HostFacts};
 use proptest::prelude::*;
 
 fn facts() -> HostFacts {
@@ -26,6 +26,7 @@ fn facts() -> HostFacts {
         can_raise_rlimits: true,
         time_namespace: true,
         read_watch: true,
+        core_scheduling: CoreScheduling::Possible,
         last_capability: 39,
         nofile_hard: 1 << 20,
         rlimits_hard: Default::default(),
@@ -272,6 +273,7 @@ fn every_key_can_be_unset() {
 fn value_for(key: &Key, n: u32) -> String {
     match key.path {
         "cpu.limit" | "cpu.burst" | "cpu.earn" => format!("{}.{:02}", n % 7, 1 + n % 99),
+        "events.throttled" => (1 + n % 100).to_string(),
         "cpu.cpuset" => (n % 8).to_string(),
         "cpu.mode" => ["shared", "dedicated", "pool"][n as usize % 3].into(),
         "cpu.resize" | "memory.resize" => ["fixed", "static", "dynamic"][n as usize % 3].into(),

@@ -671,3 +671,70 @@ fn a_static_guest_is_resized_at_its_next_start() {
     host.ok(&["set", "a", "memory.resize=dynamic"]);
     assert_eq!(limit(), 70);
 }
+
+/// The cookie of a process's cores; `None` where there are none.
+fn cookie(pid: u64) -> Option<u64> {
+    let pid = i32::try_from(pid)
+        .ok()
+        .and_then(rustix::process::Pid::from_raw);
+    let scope = rustix::thread::CoreSchedulingScope::Thread;
+    rustix::thread::core_scheduling_cookie(pid?, scope).ok()
+}
+
+#[test]
+fn a_guest_has_its_cores_to_itself_or_does_not_start() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    busy(&host, "a", &[]);
+    let set = ["set", "a", "cpu.core_scheduling=true"];
+    let Some(ours) = cookie(u64::from(std::process::id())) else {
+        // Nor does one that came here with such a definition.
+        let file = host.root().join("var/lib/bulkhead/guests/a/guest.toml");
+        let text = std::fs::read_to_string(&file).expect("a definition");
+        let wanted = format!("{text}\n[cpu]\ncore_scheduling = true\n");
+        let wish = |args: &[&str]| {
+            let done = host.run(args);
+            assert_ne!(done.code, 0, "{args:?}");
+            assert!(
+                done.stderr.contains("cpu.core_scheduling needs "),
+                "{}",
+                done.stderr
+            );
+            let way_out = "leave it out, or boot the host";
+            assert!(done.stderr.contains(way_out), "{}", done.stderr);
+        };
+        wish(&set);
+        std::fs::write(&file, wanted).expect("a folder of ours");
+        wish(&["start", "a"]);
+        wish(&["plan", "a"]);
+        assert_eq!(info(&host, "a")["status"], "stopped");
+        assert!(!host.root().join("run/bulkhead/guests/a").exists());
+        assert_eq!(leftovers(&host, false), [] as [Value; 0]);
+        std::fs::write(&file, text).expect("a folder of ours");
+        host.ok(&["start", "a"]);
+        return;
+    };
+    // Never seen: no kernel that these tests run on has it.
+    host.ok(&set);
+    host.ok(&["start", "a"]);
+    let mut entered = host.command(&["exec", "a", "--", "sleep", "1000"]);
+    let mut entered = entered.spawn().expect("the program");
+    let of = format!("/proc/{0}/task/{0}/children", entered.id());
+    let inside = || {
+        let text = std::fs::read_to_string(&of).unwrap_or_default();
+        let mut pids = text.split_whitespace();
+        pids.find_map(|pid| pid.parse::<u64>().ok())
+    };
+    eventually("it is in", 20, || {
+        inside().is_some_and(|pid| cookie(pid).is_some_and(|cookie| cookie != ours))
+    });
+    let mut all = processes(&host, "a");
+    all.extend(inside());
+    let all: BTreeSet<_> = all.into_iter().filter_map(cookie).collect();
+    assert_eq!(all.len(), 1, "{all:?}");
+    assert!(!all.contains(&ours) && !all.contains(&0), "{all:?}");
+    host.ok(&["kill", "a"]);
+    let _ended = entered.wait();
+}

@@ -8,7 +8,7 @@ mod support;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use life::{data, info, scripted};
+use life::{data, info, inside, scripted};
 use serde_json::{Value, json};
 use support::{Bulkhead, Need, eventually, need};
 
@@ -30,6 +30,16 @@ fn limit(host: &Bulkhead) -> Option<u64> {
 fn saved(host: &Bulkhead) -> i64 {
     let view = info(host, "a")["credits"].clone();
     view["saved_us"].as_i64().expect("a number")
+}
+
+/// Whether it was held back, by each event of its credits.
+fn turns(host: &Bulkhead) -> Vec<bool> {
+    let all = data(host, &["events", "a"]);
+    let all = all.as_array().expect("a list").iter();
+    let credits = all.filter(|event| event["event"] == "credits");
+    credits
+        .map(|event| event["held_back"].as_bool().expect("it says"))
+        .collect()
 }
 
 fn used(host: &Bulkhead) -> u64 {
@@ -113,13 +123,31 @@ fn what_was_saved_is_used_fast_and_then_it_is_held_back() {
     assert!(spent <= most, "{spent} of {most}");
     assert!(spent >= had, "{spent} of {had}");
     let why = data(&host, &["why", "a", "--for", "1s"]);
-    assert!(why.to_string().contains("credits are used up"), "{why}");
+    assert!(
+        why.to_string().contains("credits are used up (for "),
+        "{why}"
+    );
+    assert_eq!(turns(&host), [false, true]);
     let rows = data(&host, &["limits", "a"]).to_string();
     assert!(rows.contains("\"credits\""), "{rows}");
     drop(busy);
     eventually("it has saved enough again", 40, || {
         limit(&host) == Some(100)
     });
+    // It is told each time, once, and the guest reads the same.
+    eventually("that is told", 20, || turns(&host) == [false, true, false]);
+    let inside = inside(&host, "a", "cat /run/bulkhead/events");
+    let line = |line: &str| serde_json::from_str(line).expect("JSON");
+    let seen: Vec<Value> = inside.lines().map(line).collect();
+    assert_eq!(seen.len(), 3, "{seen:?}");
+    assert_eq!(seen[1]["event"], "credits", "{seen:?}");
+    assert_eq!(
+        (&seen[1]["held_back"], &seen[1]["earn"], &seen[1]["times"]),
+        (&json!(true), &json!(20), &json!(1))
+    );
+    let shown = host.ok(&["events", "a"]);
+    let words = "its CPU credits are used up: it is held to the 0.2 CPUs that it earns";
+    assert!(shown.contains(words), "{shown}");
     assert_eq!(data(&host, &["doctor"])["leftovers"], json!([]));
 }
 

@@ -5,6 +5,7 @@ mod life;
 mod support;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use life::{data, info, inside, scripted};
 use serde_json::json;
@@ -97,6 +98,37 @@ fn what_is_guaranteed_is_kept_above_too() {
     host.ok(&["kill", "b"]);
     assert_eq!(kept(&all), [0, 0]);
     assert_eq!(left(&host), json!([]));
+}
+
+#[test]
+fn what_others_are_at_is_nobodys_leftover() {
+    if !need(Need::Root) || !need(Need::CgroupV2) {
+        return;
+    }
+    let (host, other) = (Bulkhead::new(), Bulkhead::new());
+    for host in [&host, &other] {
+        guest(host, "a", &["--memory-min", "8M"]);
+    }
+    // Under systemd both are below one slice.
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let changes = scope.spawn(|| {
+            for mib in (1..=8).cycle() {
+                if done.load(Ordering::Relaxed) {
+                    break;
+                }
+                other.ok(&["set", "a", &format!("memory.min={mib}M")]);
+            }
+        });
+        let found: Vec<_> = (0..8).flat_map(|_| [left(&host), left(&other)]).collect();
+        done.store(true, Ordering::Relaxed);
+        changes.join().expect("each change is one");
+        assert!(found.iter().all(|one| *one == json!([])), "{found:?}");
+    });
+    for host in [&host, &other] {
+        host.ok(&["kill", "a"]);
+        assert_eq!(left(host), json!([]));
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@
 mod life;
 mod support;
 
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
 use life::{data, info, scripted};
@@ -29,6 +30,16 @@ impl Drop for Stranger {
         let _gone = self.0.kill();
         let _reaped = self.0.wait();
     }
+}
+
+/// What says whether a running guest's group is a partition.
+fn state(host: &Bulkhead, name: &str) -> PathBuf {
+    let pid = info(host, name)["pid"].as_u64().expect("it runs");
+    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("proc");
+    let path = text.lines().find_map(|line| line.strip_prefix("0::/"));
+    let delegated = Path::new("/sys/fs/cgroup").join(path.expect("version 2"));
+    let folder = delegated.parent().expect("a folder");
+    folder.join("cpuset.cpus.partition")
 }
 
 #[test]
@@ -65,6 +76,15 @@ fn programs_of_the_host_are_kept_off_a_dedicated_guest() {
         assert_eq!(info(&host, name)["apart"], json!(null));
         host.ok(&["set", name, "cpu.mode=dedicated", "cpu.dedicated=1"]);
         eventually("it is apart again", 20, || stranger.cpus() != all);
+        assert_eq!(data(&host, &["doctor"])["leftovers"], json!([]));
+
+        // As a command leaves it that dies when it has claimed them, before it keeps others off.
+        std::fs::write(state(&host, name), "member").expect("a file of the kernel's");
+        assert_eq!(info(&host, name)["apart"], json!(false));
+        let found = host.run(&["doctor"]).stdout;
+        assert!(found.contains("CPUs") && found.contains(name), "{found}");
+        host.ok(&["doctor", "--fix"]);
+        assert_eq!(info(&host, name)["apart"], json!(true));
         assert_eq!(data(&host, &["doctor"])["leftovers"], json!([]));
         host.ok(&["kill", name]);
         eventually("the host has its CPUs back", 20, || stranger.cpus() == all);

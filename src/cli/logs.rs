@@ -14,7 +14,7 @@ use super::render::{self, Cell, Format, safe};
 use crate::guest::Manager;
 use crate::guest::view::{bytes_text, printable, reason_text};
 use crate::model::clock::{self, time};
-use crate::model::{Event, EventKind, GuestName, Level, TopProcess};
+use crate::model::{Cpus, Event, EventKind, GuestName, Level, TopProcess};
 
 pub(super) const LOGS: Verb = Verb {
     name: "logs",
@@ -231,6 +231,11 @@ pub(super) fn in_words(kind: &EventKind) -> String {
             percent,
             top,
         } => limit(resource, *hits, *percent, top),
+        EventKind::Credits {
+            held_back,
+            earn,
+            times,
+        } => credits(*held_back, *earn, *times),
         EventKind::Restarted { attempt } => format!("started again, attempt {attempt}"),
         EventKind::GaveUp { attempts } => {
             format!("gave up starting it again after {attempts} attempts")
@@ -243,7 +248,7 @@ pub(super) fn in_words(kind: &EventKind) -> String {
             cause,
             acted,
         } => {
-            let word = if *acted { "" } else { ", advice only" };
+            let word = if *acted { "" } else { ", not changed" };
             let (limit, from, to) = (resource.limit(), resource.show(*from), resource.show(*to));
             format!("goal {goal}: {limit} {from} to {to}{word}: {cause}")
         }
@@ -299,6 +304,19 @@ fn most(top: &[TopProcess]) -> String {
     }
 }
 
+/// `its CPU credits are used up: it is held to the 0.2 CPUs that it earns`
+fn credits(held_back: bool, earn: u32, times: u64) -> String {
+    let earn = Cpus::from_hundredths(earn).map_or_else(|| "0".to_owned(), |earn| earn.to_string());
+    let what = match held_back {
+        true => format!("its CPU credits are used up: it is held to the {earn} CPUs that it earns"),
+        false => format!("it has CPU credits, and may use more than the {earn} CPUs that it earns"),
+    };
+    match times {
+        0 | 1 => what,
+        times => format!("{what} (came to that {times} times)"),
+    }
+}
+
 fn allowance(level: Level, used: u64) -> String {
     let used = bytes_text(used);
     match level {
@@ -311,6 +329,39 @@ fn allowance(level: Level, used: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_goal_tells_whether_it_changed_anything() {
+        let goal = |acted| EventKind::Goal {
+            goal: "busy".into(),
+            resource: crate::model::GoalResource::Cpu,
+            from: 50,
+            to: 100,
+            cause: "it waits".into(),
+            acted,
+        };
+        assert_eq!(
+            in_words(&goal(true)),
+            "goal busy: CPU limit 0.50 to 1.00: it waits"
+        );
+        assert_eq!(
+            in_words(&goal(false)),
+            "goal busy: CPU limit 0.50 to 1.00, not changed: it waits"
+        );
+    }
+
+    #[test]
+    fn credits_come_and_go_in_words() {
+        assert_eq!(
+            credits(true, 20, 1),
+            "its CPU credits are used up: it is held to the 0.2 CPUs that it earns"
+        );
+        let often = credits(false, 150, 7);
+        assert!(
+            often.ends_with("1.5 CPUs that it earns (came to that 7 times)"),
+            "{often}"
+        );
+    }
 
     #[test]
     fn last_lines() {

@@ -10,6 +10,7 @@ use super::capability::CAPABILITIES;
 use super::check_cpu;
 use super::check_network;
 use super::default::DEFAULT_CAPABILITIES;
+use super::events;
 use super::rule;
 use super::schedule;
 use crate::model::{Bytes, Guest, HostFacts, NetworkKind};
@@ -117,6 +118,7 @@ pub fn check(guest: &Guest, facts: &HostFacts) -> Result<(), Vec<Problem>> {
     kernel_settings(guest, &mut found);
     life(guest, &mut found);
     schedule::snapshots(guest, &mut found);
+    events::events(guest, &mut found);
     files(guest, &mut found);
     security(guest, facts, &mut found);
     check_network::network(guest, &mut found);

@@ -24,6 +24,7 @@ impl From<CpuPart> for CpuLimits {
             burst,
             earn,
             bank,
+            core_scheduling,
         }: CpuPart,
     ) -> Self {
         let burst: Option<Cpus> = burst.and_then(|b| b.0);
@@ -43,6 +44,7 @@ impl From<CpuPart> for CpuLimits {
             burst_us: burst.map_or(0, |cpus| cpus.quota_us(BURST_PERIOD_US)),
             earn: earn.and_then(|earn| earn.0),
             bank: bank.and_then(|bank| bank.0).map(|bank| bank.0),
+            core_scheduling: core_scheduling.unwrap_or(false),
             held_to: None,
         }
     }

@@ -31,6 +31,8 @@ pub(super) const SNAPSHOTS_KEPT: Retention = Retention {
     weekly: 4,
     monthly: 0,
 };
+/// Held back in so many percent of the periods in which it wanted to run, it is told.
+pub(super) const THROTTLED: u32 = 25;
 pub(super) const NETWORK: NetworkKind = NetworkKind::Bridge;
 pub(super) const VIEW: View = View::Guest;
 pub(super) const PTYS: u32 = 256;

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::capability::CapabilityChange;
 use super::entry::{BlockLimitEntry, DeviceEntry, MountEntry, TmpfsEntry};
+use super::events::EventsPart;
 use super::layer::{Dotted, Extend, Layer, Replace, Shape, layered};
 use super::nic::NicEntry;
 use super::read::{Node, Reader, scalar};
@@ -71,6 +72,8 @@ layered! {
         restart: RestartPart,
         /// Snapshots that are taken by the clock.
         snapshots: SnapshotsPart,
+        /// What is told of it.
+        events: EventsPart,
         /// Network.
         network: NetworkPart,
         /// First-boot access data.
@@ -113,6 +116,8 @@ layered! {
         earn: Option<OrNone<Cpus>>,
         /// Most of them that are saved up.
         bank: Option<OrNone<Pause>>,
+        /// Whether it shares no core with anybody.
+        core_scheduling: Option<bool>,
     }
 }
 

@@ -119,6 +119,9 @@ pub const KEYS: &[Key] = &[
          cpu.bank [default: none]"),
     key("cpu.bank", "cpu-bank", "TIME", Kind::Text, LIVE,
         "Most credits it saves up, as CPU time: 1s to 30d, or none; needs cpu.earn [default: none]"),
+    key("cpu.core_scheduling", "core-scheduling", "BOOL", Kind::Switch, RESTART,
+        "Whether nobody else runs on a core, on any of its threads, while it runs there \
+         [default: false]"),
     key("memory.resize", "memory-resize", "WHEN", Kind::Text, LIVE,
         "When settings of memory may change: fixed, static or dynamic, as for cpu.resize \
          [default: dynamic]"),
@@ -210,6 +213,9 @@ pub const KEYS: &[Key] = &[
         "The same of weeks [default: 4]"),
     key("snapshots.monthly", "snapshot-monthly", "COUNT", Kind::Number, LIVE,
         "The same of months [default: 0]"),
+    key("events.throttled", "throttled", "PERCENT", Kind::Number, LIVE,
+        "Told when its CPU limit held it back in so much of the time, 1 to 100, or none \
+         [default: 25]"),
     key("network.kind", "network", "KIND", Kind::Text, RESTART,
         "bridge, none, host (no isolation), or a network's name [default: bridge]"),
     key("network.address", "address", "IP", Kind::Text, RESTART,

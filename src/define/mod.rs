@@ -17,6 +17,7 @@
 //! | `profile`, `default`, `resolve`, `resolve_network` | layers to one `model::Guest` |
 //! | `check`, `check_cpu`, `check_network`, `rule` | what no guest may ask for |
 //! | `nic` | interfaces of a guest beyond its first |
+//! | `events` | the keys of what is told |
 //! | `schedule` | the keys of snapshots that are taken by the clock |
 //! | `key`, `flag`, `edit`, `show` | one table of settings: flags, edits, values as text |
 //! | `settings` | `/etc/bulkhead/bulkhead.toml` |
@@ -33,6 +34,7 @@ mod definition;
 mod edit;
 mod entry;
 mod error;
+mod events;
 mod file;
 mod flag;
 mod key;

@@ -5,6 +5,7 @@ use std::fmt::Display;
 
 use super::capability::CAPABILITIES;
 use super::default::DEFAULT_CAPABILITIES;
+use super::events;
 use super::flag::{device_text, io_limit_text, mount_text, tmpfs_text};
 use super::key::{Key, KeyError, KeyPath};
 use super::resolve::BURST_PERIOD_US;
@@ -82,6 +83,7 @@ fn items(guest: &Guest, key: &Key) -> Items {
         "security" | "access" => trust(guest, key.path),
         "init" | "autostart" | "restart" => life(guest, key.path),
         "snapshots" => schedule::text(&guest.snapshots, key.path).map_or_else(Items::new, single),
+        "events" => events::text(&guest.events, key.path).map_or_else(Items::new, single),
         _ => rest(guest, key.path),
     }
 }
@@ -99,6 +101,7 @@ fn amounts(guest: &Guest, path: &str) -> Items {
         "cpu.cpuset" => optional(cpu.cpuset.as_ref()),
         "cpu.earn" => optional(cpu.earn),
         "cpu.bank" => optional(cpu.bank.map(Pause)),
+        "cpu.core_scheduling" => single(cpu.core_scheduling),
         "cpu.burst" => {
             let hundredths = cpu.burst_us * 100 / BURST_PERIOD_US;
             optional(

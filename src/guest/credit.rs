@@ -10,11 +10,12 @@ use serde::{Deserialize, Serialize};
 
 use super::error::Result;
 use super::leftover::{Leftover, leftover, told};
-use super::manager::{Manager, RECORD};
+use super::manager::{Manager, RECORD, now_ms};
 use super::why::Cause;
 use crate::kernel::cgroup::Group;
 use crate::kernel::file;
 use crate::kernel::process::Identity;
+use crate::model::clock::span;
 use crate::model::{Balance, Cpus, Credits, Guest, GuestName, Status};
 
 /// The kernel's usual period, microseconds.
@@ -30,6 +31,9 @@ pub(super) struct Saved {
     cpu_us: u64,
     /// When that was, microseconds of the clock that does not run while the host sleeps.
     at_us: u64,
+    /// Since when it is held to what it earns, or is not: milliseconds since 1970; 0 if nobody knows.
+    #[serde(default)]
+    since_ms: u64,
 }
 
 /// A guest's credits, as people are shown them.
@@ -43,6 +47,8 @@ pub struct CreditView {
     pub earn: u32,
     /// Whether it is held to that now.
     pub held_back: bool,
+    /// Since when, or since when it is not: milliseconds since 1970; 0 if nobody knows.
+    pub since_ms: u64,
 }
 
 /// What the keeper is told of a guest's credits.
@@ -74,7 +80,7 @@ impl Manager {
         self.credits_path(name).exists()
     }
 
-    fn saved_credits(&self, name: &GuestName) -> Option<Saved> {
+    pub(super) fn saved_credits(&self, name: &GuestName) -> Option<Saved> {
         let text = file::read_small(&self.credits_path(name), RECORD).ok()??;
         // One that cannot be understood is begun anew, with nothing.
         serde_json::from_slice(&text).ok()
@@ -94,6 +100,7 @@ impl Manager {
             init,
             cpu_us,
             at_us: now_us(),
+            since_ms: now_ms(),
         };
         let Some(before) = self.saved_credits(name) else {
             // It has credits from now on.
@@ -108,8 +115,14 @@ impl Manager {
             false => (0, cpu_us),
         };
         let elapsed = Duration::from_micros(since);
+        let balance = before.balance.after(credits, elapsed, used);
+        let since_ms = match balance.spent == before.balance.spent {
+            true => before.since_ms,
+            false => now.since_ms,
+        };
         Ok(Saved {
-            balance: before.balance.after(credits, elapsed, used),
+            balance,
+            since_ms,
             ..now
         })
     }
@@ -187,15 +200,14 @@ impl Manager {
             let group = self.group(name).ok()??;
             self.credits_now(name, &credits, state.init, &group).ok()
         });
-        let balance = now
-            .or_else(|| self.saved_credits(name))
-            .map(|saved| saved.balance)
-            .unwrap_or_default();
+        let saved = now.or_else(|| self.saved_credits(name));
+        let balance = saved.map(|saved| saved.balance).unwrap_or_default();
         Some(CreditView {
             saved_us: balance.us,
             bank_us: credits.bank_us,
             earn: credits.earn.hundredths(),
             held_back: balance.spent,
+            since_ms: saved.map_or(0, |saved| saved.since_ms),
         })
     }
 
@@ -205,8 +217,12 @@ impl Manager {
             let view = self.credit_view(name, &guest)?;
             Some((view, guest.cpu.earn?))
         });
-        let Some((_, earn)) = view.filter(|(view, _)| view.held_back) else {
+        let Some((view, earn)) = view.filter(|(view, _)| view.held_back) else {
             return;
+        };
+        let ago = match view.since_ms {
+            0 => String::new(),
+            since => format!(" (for {} now)", span(now_ms().saturating_sub(since) / 1000)),
         };
         let own = format!("bulkhead set {name} cpu.limit=CPUS");
         for cause in causes
@@ -214,8 +230,8 @@ impl Manager {
             .filter(|cause| cause.advice.contains(&own))
         {
             cause.why = format!(
-                "its credits are used up, and the {earn} CPUs that it earns stopped it in this part of the \
-                 periods"
+                "its credits are used up{ago}, and the {earn} CPUs that it earns stopped it in this part of \
+                 the periods"
             );
             cause.advice = format!(
                 "let it be idle for a while, or let it earn more: bulkhead set {name} cpu.earn=CPUS"

@@ -8,13 +8,14 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::credit::{CreditOrders, hold_to, let_run};
+use super::credit_news::CreditNews;
 use super::error::Result;
 use super::manager::{Manager, RECORD};
 use crate::kernel::cgroup::Group;
 use crate::kernel::channel::Channel;
 use crate::kernel::process::{self, CloneFlags, Forked, Identity};
 use crate::kernel::{KernelError, file, inherited, title};
-use crate::model::{Cpus, GoalResource, Guest, GuestName};
+use crate::model::{Cpus, EventKind, GoalResource, Guest, GuestName};
 
 /// How long a keeper whose descriptors are closed may live on before it counts as one that has
 /// executed the program again.
@@ -33,6 +34,8 @@ pub(super) struct CreditWatch {
     written: Option<(SystemTime, u64)>,
     next: Instant,
     guard: Option<Guard>,
+    began: Instant,
+    news: CreditNews,
 }
 
 impl CreditWatch {
@@ -42,12 +45,18 @@ impl CreditWatch {
             written: None,
             next: Instant::now(),
             guard: None,
+            began: Instant::now(),
+            news: CreditNews::new(true),
         };
         all.refresh(manager, name);
         all
     }
 
     fn take(&mut self, manager: &Manager, name: &GuestName, orders: Option<CreditOrders>) {
+        if self.orders.is_none() {
+            let saved = manager.saved_credits(name).map(|saved| saved.balance);
+            self.news = CreditNews::new(saved.unwrap_or_default().spent);
+        }
         self.orders = orders;
         match orders {
             Some(orders) if self.guard.is_none() => {
@@ -68,9 +77,17 @@ impl CreditWatch {
         }
     }
 
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
     fn pause(&self) -> Duration {
         match self.orders {
-            Some(_) => self.next.saturating_duration_since(Instant::now()),
+            Some(_) => {
+                let look = self.next.saturating_duration_since(Instant::now());
+                let tell = self.news.due().map(|due| due.saturating_sub(self.now()));
+                tell.map_or(look, |ms| look.min(Duration::from_millis(ms)))
+            }
             None => NEVER,
         }
     }
@@ -106,8 +123,21 @@ impl CreditWatch {
             if self.guard.as_ref().is_none_or(Guard::is_gone) {
                 self.guard = Guard::new(manager, name, &orders).ok();
             }
-            let pause = settle(manager, name, group, &orders);
+            let settled = settle(manager, name, group, &orders);
+            let pause = settled.map(|(held_back, pause)| {
+                self.news.see(held_back);
+                pause
+            });
             self.next = Instant::now() + pause.unwrap_or(AGAIN);
+            if let Some(turn) = self.news.take(self.now()) {
+                let kind = EventKind::Credits {
+                    held_back: turn.held_back,
+                    earn: orders.credits.earn.hundredths(),
+                    times: turn.times,
+                };
+                // An event that cannot be written must not end the keeper.
+                let _lost = manager.record_inside_too(name, kind);
+            }
         }
         self.pause()
     }
@@ -137,13 +167,14 @@ impl Manager {
     }
 }
 
-/// Counts, and brings the limit in force to what that means; says when to look again.
+/// Counts, and brings the limit in force to what that means; says whether the guest is held back, and
+/// when to look again.
 fn settle(
     manager: &Manager,
     name: &GuestName,
     group: &Group,
     orders: &CreditOrders,
-) -> Result<Duration> {
+) -> Result<(bool, Duration)> {
     let init = manager.run_state(name)?.and_then(|state| state.init);
     let balance = manager
         .count_credits(name, &orders.credits, init, group)?
@@ -156,7 +187,8 @@ fn settle(
     }
     let host = u32::try_from(manager.facts.cpus.iter().count() * 100).ok();
     let most = orders.limit.or_else(|| Cpus::from_hundredths(host?));
-    Ok(balance.pause(&orders.credits, most.unwrap_or(orders.credits.earn)))
+    let pause = balance.pause(&orders.credits, most.unwrap_or(orders.credits.earn));
+    Ok((balance.spent, pause))
 }
 
 /// The process that stands by, and our end of the channel by which it hears that we are gone.

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::manager::Manager;
 use crate::kernel::cgroup::guarantees_reach_inside;
-use crate::model::CgroupMode;
+use crate::model::{CgroupMode, CoreScheduling};
 
 /// How good a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -111,6 +111,15 @@ impl Manager {
             )
         };
         say(grade, "view from inside", text.into());
+        let (grade, text) = match facts.core_scheduling {
+            CoreScheduling::Possible => (Grade::Good, "cpu.core_scheduling can be had"),
+            CoreScheduling::NoThreads => (Grade::Good, "no core has two threads to be shared"),
+            CoreScheduling::Missing => (
+                Grade::Partial,
+                "none in this kernel (CONFIG_SCHED_CORE): cpu.core_scheduling is refused",
+            ),
+        };
+        say(grade, "core scheduling", text.into());
         if !facts.can_raise_rlimits {
             let text = format!(
                 "no CAP_SYS_RESOURCE: guests get at most {} open files",

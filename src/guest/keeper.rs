@@ -49,6 +49,9 @@ struct Orders {
     /// Whether it has an allowance of traffic.
     #[serde(default)]
     allowance: bool,
+    /// Held back by its CPU limit in so many percent of the periods, it is told.
+    #[serde(default)]
+    throttled: Option<u32>,
 }
 
 impl Orders {
@@ -66,6 +69,7 @@ impl Orders {
             attempts: guest.restart.attempts,
             console_log: guest.console_log.0,
             allowance: guest.network.allowance.is_some(),
+            throttled: guest.events.throttled,
         }
     }
 
@@ -144,7 +148,13 @@ fn orders(manager: &Manager, name: &GuestName) -> Result<Orders> {
             attempts: 0,
             console_log: 1 << 19,
             allowance: false,
+            throttled: None,
         }))
+}
+
+/// The part of the periods, percent, from which on it is told that the CPU limit held a guest back.
+pub(super) fn told_from(manager: &Manager, name: &GuestName) -> Option<u64> {
+    orders(manager, name).ok()?.throttled.map(u64::from)
 }
 
 /// Off CPUs that are a guest's own; under systemd, out of the typist's session into our service's group.
@@ -210,6 +220,7 @@ fn watch(
             hub.drain();
             return Ok(limits.end());
         }
+        limits.look_at_processes();
         if limits.has_work() {
             // As above.
             if let Some(inside) = &mut inside {
@@ -444,6 +455,7 @@ mod tests {
             attempts: 10,
             console_log: 0,
             allowance: false,
+            throttled: None,
         }
     }
 

@@ -2,7 +2,7 @@
 //! processes, held back by its CPU limit, its disk nearly full, packets dropped. Each with who used
 //! most then, and no more often than `model::Pace` lets it.
 //!
-//! The kernel wakes the keeper for the first, and on version 2 for the second; the others are looked at
+//! The kernel wakes the keeper for the first, and for the second (`pids_look`); the others are looked at
 //! now and then. The guest
 //! reads its events in a file of its own, which lies beside those of `inside` and is appended to by
 //! name in a folder that only the host can write.
@@ -18,9 +18,10 @@ use rustix::fs::OFlags;
 
 use super::error::Result;
 use super::manager::{Manager, now_ms};
+use super::pids_look::PidsLook;
 use super::top_processes::{self as top, CpuTimes};
 use crate::kernel::KernelError;
-use crate::kernel::cgroup::{Group, OomWatch, PidsWatch, Throttling};
+use crate::kernel::cgroup::{Group, OomWatch, Throttling};
 use crate::model::{EVENTS_INSIDE, Event, EventKind, GuestName, Pace, TopProcess};
 use crate::storage;
 
@@ -30,8 +31,6 @@ const EVERY: Duration = Duration::from_secs(20);
 const RARELY: u32 = 3;
 /// Over such a time CPU use of single processes is measured.
 const BURST: Duration = Duration::from_secs(1);
-/// Held back in so many percent of the periods in which it wanted to run, it is told.
-const HELD_BACK: u64 = 25;
 /// In fewer periods than these, of a tenth of a second each, it hardly wanted to run.
 const FEW: u64 = 20;
 /// So full, percent, is nearly full; and it is not any more from here on.
@@ -51,7 +50,7 @@ pub(super) struct LimitEvents<'a> {
     began: Instant,
     oom: Option<OomWatch>,
     kills: u64,
-    pids: Option<PidsWatch>,
+    pids: Option<PidsLook>,
     memory: Pace,
     processes: Pace,
     cpu: Pace,
@@ -107,7 +106,7 @@ impl<'a> LimitEvents<'a> {
             // Without a controller there is nothing to watch.
             oom: group.oom_watch(all.then_some(0)).ok(),
             kills: 0,
-            pids: group.pids_watch(all).ok().flatten(),
+            pids: PidsLook::open(group, all),
             memory: Pace::with_first(KILLS_AGAIN),
             processes: Pace::default(),
             cpu: Pace::default(),
@@ -135,7 +134,7 @@ impl<'a> LimitEvents<'a> {
         let mut fds: Vec<PollFd<'_>> = oom.map(|oom| PollFd::new(oom, both)).collect();
         let rests = self.processes.rests(self.now());
         let pids = self.pids.iter().filter(|_| !rests);
-        fds.extend(pids.map(|pids| PollFd::new(pids, PollFlags::PRI)));
+        fds.extend(pids.filter_map(PidsLook::poll_fd));
         fds
     }
 
@@ -151,7 +150,13 @@ impl<'a> LimitEvents<'a> {
             .as_ref()
             .map(|times| BURST.saturating_sub(times.elapsed()));
         let next = self.next.saturating_duration_since(Instant::now());
-        [due, burst].into_iter().flatten().fold(next, Duration::min)
+        let rests = self.processes.rests(now);
+        let pids = self.pids.as_ref().filter(|_| !rests);
+        let pids = pids.and_then(PidsLook::pause);
+        [due, burst, pids]
+            .into_iter()
+            .flatten()
+            .fold(next, Duration::min)
     }
 
     /// Takes in what the kernel told.
@@ -162,6 +167,14 @@ impl<'a> LimitEvents<'a> {
             self.memory.hit(new);
         }
         if let Some(pids) = &mut self.pids {
+            self.processes.hit(pids.new_hits());
+        }
+    }
+
+    /// The same of processes, where the kernel does not tell of them and it is time.
+    pub(super) fn look_at_processes(&mut self) {
+        let rests = self.processes.rests(self.now());
+        if let Some(pids) = self.pids.as_mut().filter(|pids| !rests && pids.is_due()) {
             self.processes.hit(pids.new_hits());
         }
     }
@@ -219,7 +232,9 @@ impl<'a> LimitEvents<'a> {
             let periods = now.periods.saturating_sub(before.periods);
             let held_back = now.throttled.saturating_sub(before.throttled);
             let percent = held_back.saturating_mul(100) / periods.max(1);
-            if periods >= FEW && percent >= HELD_BACK {
+            // What `set` has changed since counts; a guest that was not held back is not asked about.
+            let told_from = || super::keeper::told_from(self.manager, self.name);
+            if periods >= FEW && percent > 0 && told_from().is_some_and(|from| percent >= from) {
                 self.held_back = percent;
                 self.cpu.hit(held_back);
             }

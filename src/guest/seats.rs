@@ -8,7 +8,6 @@
 
 use std::path::PathBuf;
 
-use super::apart::own;
 use super::cpupool::pools;
 use super::error::{GuestError, Result};
 use super::inside::online;
@@ -289,12 +288,8 @@ impl Manager {
             let Some(group) = self.group(name)? else {
                 continue;
             };
-            // One that starts claims its own when its groups are there.
-            let claims = || {
-                let starts = matches!(self.status(name), Ok(Status::Starting));
-                starts || group.claims(own(seat)).unwrap_or(true)
-            };
-            if !group.sits(cpus.as_ref(), nodes).unwrap_or(true) || parts && !claims() {
+            let has_its_own = || !parts || self.has_its_own(name, seat, &group);
+            if !group.sits(cpus.as_ref(), nodes).unwrap_or(true) || !has_its_own() {
                 found.push(Unsettled::Guest(name.clone()));
             }
         }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::model::{CgroupMode, HostFacts};
 
+use super::core_scheduling;
 use super::credentials;
 use super::error::{KernelError, Result};
 use super::read_watch::ReadWatch;
@@ -71,6 +72,7 @@ pub fn host_facts() -> Result<HostFacts> {
         can_raise_rlimits: has_capability(&status, 24),
         time_namespace: Path::new("/proc/self/ns/time").exists(),
         read_watch: ReadWatch::is_possible(),
+        core_scheduling: core_scheduling::possible(),
         last_capability: read("/proc/sys/kernel/cap_last_cap")?
             .trim()
             .parse()

@@ -22,7 +22,9 @@ use crate::kernel::channel::Channel;
 use crate::kernel::process::{self, CloneFlags, Forked};
 use crate::kernel::seccomp::Program;
 use crate::kernel::strange_file::FileJob;
-use crate::kernel::{Errno, KernelError, credentials, inherited, namespace, sealed};
+use crate::kernel::{
+    Errno, KernelError, core_scheduling, credentials, inherited, namespace, sealed,
+};
 use crate::plan::EnterPlan;
 
 /// What is to be done inside.
@@ -308,6 +310,10 @@ fn entering(request: &EnterRequest<'_>, program: Option<&Program>, channel: &Cha
             KernelError::new("enter", "the guest's cgroups", Errno::IO).because(error.to_string())
         })?;
         process::hide_from_others()?;
+        if request.plan.cores {
+            // While it can see the guest's first process by its number here.
+            core_scheduling::join(request.guest.as_fd())?;
+        }
         raise_limits(&request.plan.limits)?;
         namespace::join(request.guest.as_fd(), request.plan.namespaces)?;
         credentials::become_user(0, 0, &[])?;

@@ -21,7 +21,9 @@ use crate::kernel::netlink::Netlink;
 use crate::kernel::terminal::{self, Pty};
 use crate::kernel::timing::{moment, timed};
 use crate::kernel::tree::{self, Point};
-use crate::kernel::{Errno, KernelError, capability, credentials, inherited, namespace, process};
+use crate::kernel::{
+    Errno, KernelError, capability, core_scheduling, credentials, inherited, namespace, process,
+};
 use crate::model::{NetOp, Shown};
 use crate::plan::step::{Attributes, name_of};
 use crate::plan::{InitStep, LaunchPlan};
@@ -80,6 +82,7 @@ impl Init<'_> {
                 process::on_parent_death(Some(rustix::process::Signal::KILL))?;
                 credentials::new_session_keyring()?;
             }
+            InitStep::OwnCores => core_scheduling::begin()?,
             InitStep::SetNames { host, domain } => namespace::set_names(host, domain)?,
             InitStep::TakeRoot => self.take_root()?,
             InitStep::KeepShelf { shelf } => {

@@ -19,6 +19,18 @@ pub enum CgroupMode {
     V2,
 }
 
+/// Whether the kernel can keep the threads of a core to one guest at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CoreScheduling {
+    /// It can.
+    Possible,
+    /// No core has two threads that could be shared.
+    NoThreads,
+    /// This kernel has nothing of the kind.
+    Missing,
+}
+
 /// Facts about the host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostFacts {
@@ -48,6 +60,8 @@ pub struct HostFacts {
     pub time_namespace: bool,
     /// Whether readers of a file can be held until it is up to date.
     pub read_watch: bool,
+    /// Whether the threads of a core can be kept to one guest at a time.
+    pub core_scheduling: CoreScheduling,
     /// Most capabilities the kernel knows: the number of the last one.
     pub last_capability: u32,
     /// Hard limit of open files the program itself has: no guest can be given more without CAP_SYS_RESOURCE.

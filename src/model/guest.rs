@@ -9,9 +9,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Allowance, Bytes, Ceilings, CpuMode, CpuPoolName, CpuSet, Cpus, Credits, FirewallLine, Forward,
-    GuestName, ImageName, Mac, NetworkName, Nic, NicName, Rate, Resize, SnapshotRule, TenantName,
-    View,
+    Allowance, Bytes, Ceilings, CpuMode, CpuPoolName, CpuSet, Cpus, Credits, EventRule,
+    FirewallLine, Forward, GuestName, ImageName, Mac, NetworkName, Nic, NicName, Rate, Resize,
+    SnapshotRule, TenantName, View,
 };
 
 /// One guest's whole definition after profiles and defaults.
@@ -70,6 +70,8 @@ pub struct Guest {
     pub restart: RestartRule,
     /// Snapshots that are taken by the clock.
     pub snapshots: SnapshotRule,
+    /// What is told of it.
+    pub events: EventRule,
     /// Its network.
     pub network: NetworkWish,
     /// First-boot access data.
@@ -160,6 +162,9 @@ pub struct CpuLimits {
     pub earn: Option<Cpus>,
     /// Most of that it may save up.
     pub bank: Option<Duration>,
+    /// Whether it shares no core with anybody at the same moment.
+    #[serde(default)]
+    pub core_scheduling: bool,
     /// What it is held to while its credits are used up; `None` while it has some. No definition says it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_to: Option<Cpus>,

@@ -8,6 +8,13 @@ const FIRST: u64 = 60_000;
 /// The longest of these times.
 const LONGEST: u64 = 3_600_000;
 
+/// What of a guest's limits is told, as its definition says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct EventRule {
+    /// That its CPU limit held it back in so many percent of the periods; `None`: never.
+    pub throttled: Option<u32>,
+}
+
 /// A process, or all of one name, at the moment of an event.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TopProcess {

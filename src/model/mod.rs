@@ -54,7 +54,7 @@ pub use cgroup::{
 };
 pub use cpu_pool_name::CpuPoolName;
 pub use credit::{Balance, Credits};
-pub use facts::{CgroupMode, HostFacts};
+pub use facts::{CgroupMode, CoreScheduling, HostFacts};
 pub use file_entry::{FileEntry, FileKind, FileWish};
 pub use filter::{Action, Arch, ArgCmp, Compare, Filter, FilterFlags, Rule, fingerprint};
 pub use firewall::{FirewallRule, Peer, RuleError, RuleProtocol, RuleState};
@@ -74,7 +74,7 @@ pub use ids::{ID_BLOCK, IdBlock};
 pub use image_name::{ImageName, ImageNameError, Remote};
 pub use inside::{EVENTS_INSIDE, InsideFile, PRESSURE, Shown, ShownFolder, View};
 pub use layout::Layout;
-pub use limit_event::{Pace, TopProcess};
+pub use limit_event::{EventRule, Pace, TopProcess};
 pub use mount_flags::{FlagChange, MountFlags};
 pub use name::{GuestName, NameError, nearest};
 pub use network_name::{NetworkName, NetworkNameError};

@@ -109,6 +109,15 @@ pub enum EventKind {
         #[serde(default)]
         top: Vec<TopProcess>,
     },
+    /// Its credits of CPU time are used up, or it has some again.
+    Credits {
+        /// Whether it is held to what it earns now.
+        held_back: bool,
+        /// That, in hundredths of a CPU.
+        earn: u32,
+        /// How often it came to this since the last such event.
+        times: u64,
+    },
     /// Started again by its restart policy or its own reboot.
     Restarted {
         /// Restarts since it last ran for long.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::seccomp::to_filter;
 use super::spec::PlanError;
 use super::step::Limit;
-use super::steps::{bounding_of, limits_of};
+use super::steps::{bounding_of, limits_of, owns_cores};
 use crate::model::Filter;
 
 /// What entering takes on. Written down at the start, and all that is read of a launch afterwards.
@@ -25,6 +25,9 @@ pub struct EnterPlan {
     pub filter: Option<Filter>,
     /// Environment.
     pub environment: Vec<String>,
+    /// Whether nobody else uses the guest's cores while it runs on them.
+    #[serde(default)]
+    pub cores: bool,
 }
 
 /// The plan of entering the guest of a Spec.
@@ -56,5 +59,6 @@ pub fn enter(spec: &Spec) -> Result<EnterPlan, PlanError> {
         no_new_privileges: process.no_new_privileges().unwrap_or(false),
         filter: linux.seccomp().as_ref().map(to_filter).transpose()?,
         environment: process.env().clone().unwrap_or_default(),
+        cores: owns_cores(spec)?,
     })
 }

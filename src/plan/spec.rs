@@ -18,8 +18,8 @@ use super::defaults;
 use super::mounts::mounts;
 use super::resources::{devices, resources};
 use crate::model::{
-    CgroupMode, CpuMode, Guest, HostFacts, ID_BLOCK, IdBlock, MountOp, NetOp, NetworkKind, RootOp,
-    ShownFolder,
+    CgroupMode, CoreScheduling, CpuMode, Guest, HostFacts, ID_BLOCK, IdBlock, MountOp, NetOp,
+    NetworkKind, RootOp, ShownFolder,
 };
 
 /// Prefix of the annotations that carry what OCI has no field for.
@@ -39,6 +39,8 @@ pub const BELOW: &str = "org.bulkhead.below";
 pub const INSIDE: &str = "org.bulkhead.inside";
 /// Annotation: `true` for a guest with user namespaces inside; left out for others.
 pub const NESTING: &str = "org.bulkhead.nesting";
+/// Annotation: `true` for a guest whose cores nobody else uses at the same moment; left out for others.
+pub const CORES: &str = "org.bulkhead.cores";
 /// Annotation: most cgroups below the guest's own.
 pub const CGROUPS: &str = "org.bulkhead.cgroups";
 /// Annotation: the clocks that count from boot begin at the guest's start.
@@ -149,8 +151,11 @@ pub fn spec(guest: &Guest, facts: &HostFacts, place: &Placement) -> Result<Spec,
         .build()?)
 }
 
-/// Refuses what this host's cgroups cannot do, before anything is touched.
+/// Refuses what this host's kernel and cgroups cannot do, before anything is touched.
 pub fn supported(guest: &Guest, facts: &HostFacts) -> Result<(), PlanError> {
+    if guest.cpu.core_scheduling {
+        own_cores(facts.core_scheduling)?;
+    }
     let chooses = guest.cpu.mode != CpuMode::Shared || guest.cpu.cpuset.is_some();
     if chooses && !facts.has_cpusets() {
         return Err(PlanError::Unsupported {
@@ -187,6 +192,25 @@ pub fn supported(guest: &Guest, facts: &HostFacts) -> Result<(), PlanError> {
         return unsupported("memory.oom_group");
     }
     Ok(())
+}
+
+fn own_cores(here: CoreScheduling) -> Result<(), PlanError> {
+    let (needs, has) = match here {
+        CoreScheduling::Possible => return Ok(()),
+        CoreScheduling::NoThreads => (
+            "cores with two threads (SMT)",
+            "none in use, so nobody can share one",
+        ),
+        CoreScheduling::Missing => (
+            "a kernel with core scheduling (Linux 5.14, CONFIG_SCHED_CORE)",
+            "one without it",
+        ),
+    };
+    Err(PlanError::Unsupported {
+        setting: "cpu.core_scheduling",
+        needs,
+        has,
+    })
 }
 
 fn namespaces(
@@ -331,6 +355,9 @@ fn annotations(guest: &Guest, place: &Placement) -> Result<HashMap<String, Strin
     if !below.is_empty() {
         let text = json(BELOW, serde_json::to_string(&below))?;
         all.insert(BELOW.to_owned(), text);
+    }
+    if guest.cpu.core_scheduling {
+        all.insert(CORES.to_owned(), "true".to_owned());
     }
     if guest.security.nesting {
         all.insert(NESTING.to_owned(), "true".to_owned());

@@ -265,6 +265,8 @@ pub enum StageStep {
 pub enum InitStep {
     /// Leave the session keyring of whoever started us.
     LeaveKeyring,
+    /// Share the threads of a core with nobody else at the same moment.
+    OwnCores,
     /// Name the guest.
     SetNames {
         /// Host name.

@@ -88,6 +88,11 @@ fn annotation<T: serde::de::DeserializeOwned>(
     serde_json::from_str(text).map_err(|error| PlanError::Annotation(name, error))
 }
 
+/// Whether nobody else uses a guest's cores while it runs on them.
+pub(super) fn owns_cores(spec: &Spec) -> Result<bool, PlanError> {
+    Ok(annotation::<Option<bool>>(spec, spec::CORES)? == Some(true))
+}
+
 /// Where the host puts the folder of files that are shown one by one over those of /proc and /sys,
 /// and where the guest's procfs hides it then. Only what the host mounts is locked against being
 /// made writable, and clones of it are too.
@@ -305,6 +310,9 @@ fn init(parts: &Parts<'_>) -> Result<Vec<InitStep>, PlanError> {
         },
         InitStep::TakeRoot,
     ];
+    if owns_cores(parts.spec)? {
+        steps.insert(1, InitStep::OwnCores);
+    }
     if parts.inside.is_some() {
         steps.push(InitStep::KeepShelf {
             shelf: SHELF.into(),
@@ -400,4 +408,57 @@ fn init(parts: &Parts<'_>) -> Result<Vec<InitStep>, PlanError> {
         environment: parts.process.env().clone().unwrap_or_default(),
     });
     Ok(steps)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::enter;
+    use crate::plan::step::name_of;
+
+    /// The least that is a guest's, with annotations more.
+    fn least(more: &[(&str, &str)]) -> Spec {
+        let mut spec = serde_json::json!({
+            "ociVersion": "1.2.0",
+            "process": { "cwd": "/", "user": { "uid": 0, "gid": 0 }, "args": ["/sbin/init"] },
+            "root": { "path": "rootfs" },
+            "mounts": [],
+            "linux": {
+                "namespaces": [{ "type": "user" }],
+                "uidMappings": [{ "containerID": 0, "hostID": 1000, "size": 10 }],
+            },
+            "annotations": {
+                "org.bulkhead.owner": "1010",
+                "org.bulkhead.cgroups": "10",
+                "org.bulkhead.root":
+                    "{\"root\":\"directory\",\"path\":\"/x\",\"idmap\":false,\"read_only\":false}",
+                "org.bulkhead.net": "[]",
+            },
+        });
+        for (name, value) in more {
+            spec["annotations"][name] = (*value).into();
+        }
+        serde_json::from_value(spec).unwrap()
+    }
+
+    #[test]
+    fn cores_of_its_own_come_before_all_that_could_run_on_them() {
+        let names = |spec: &Spec| {
+            let plan = steps(spec).unwrap();
+            plan.init.iter().map(name_of).collect::<Vec<_>>()
+        };
+        let shared = least(&[]);
+        let own = least(&[(spec::CORES, "true")]);
+        assert_eq!(
+            names(&own)[..4],
+            ["leave-keyring", "own-cores", "set-names", "take-root"]
+        );
+        let mut without = names(&own);
+        without.remove(1);
+        assert_eq!(without, names(&shared));
+        // Whoever enters later is told as well.
+        assert!(enter::enter(&own).unwrap().cores);
+        assert!(!enter::enter(&shared).unwrap().cores);
+        assert!(steps(&least(&[(spec::CORES, "perhaps")])).is_err());
+    }
 }

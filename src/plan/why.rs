@@ -90,6 +90,7 @@ impl InitStep {
     pub fn why(&self) -> &'static str {
         match self {
             Self::LeaveKeyring => "first: the starter's keys are none of the guest's",
+            Self::OwnCores => "before anything of the guest's runs: its children have what it has",
             Self::SetNames { .. } => "while nothing of the guest's has looked",
             Self::TakeRoot => "mounts below are made in the tree, not through a path of the host's",
             Self::Mount { .. } => {

@@ -29,6 +29,8 @@ impl Parent {
         if !self.v2_controllers.contains(&Controller::Memory) {
             return Ok(());
         }
+        // Nobody sees the one changed and the other not yet.
+        let _above = self.alone_above()?;
         let wanted = promised(&self.v2)?;
         if kept(&self.v2)? != wanted {
             match self.unit() {
@@ -56,6 +58,17 @@ impl Parent {
         if !self.v2_controllers.contains(&Controller::Memory) {
             return Ok(true);
         }
+        if self.adds_up()? {
+            return Ok(true);
+        }
+        // Or another installation was just at it.
+        match self.alone_above()? {
+            Some(_above) => self.adds_up(),
+            None => Ok(false),
+        }
+    }
+
+    fn adds_up(&self) -> Result<bool> {
         let right = |dir: &Dir| Ok::<_, CgroupError>(kept(dir)? == promised(dir)?);
         let above = self.slice()?;
         Ok(right(&self.v2)? && above.as_ref().map_or(Ok(true), right)?)

@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `host` | which hierarchies are mounted where |
 //! | `parent`, `service` | the folder that holds our groups; under systemd a delegated service |
+//! | `slice` | the lock of what is above the services of all installations |
 //! | `limits`, `v1`, `v2` | limits in our words, and the two drivers that put them in the kernel's |
 //! | `folder` | a folder between the parent and groups that share limits |
 //! | `guarantee` | memory that is kept for groups, in what is above them |
@@ -67,6 +68,7 @@ mod remove;
 mod scope;
 mod seat;
 mod service;
+mod slice;
 mod stat_files;
 mod stats;
 mod update;
@@ -89,6 +91,7 @@ pub use oom::{CountsKills, OomWatch};
 pub use parent::{Parent, list, remove_parent_if_empty};
 pub use pids_watch::PidsWatch;
 pub use scope::{change_scope, start_scope, stop_scope};
+pub use slice::SliceLock;
 pub use stats::{Pressure, host_pressure};
 pub use update::Applied;
 

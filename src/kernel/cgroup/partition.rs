@@ -79,6 +79,14 @@ impl Group {
         dir.write(PARTITION, "root")
     }
 
+    /// Whether somebody has made it that, be it that the kernel found it could not be.
+    #[must_use]
+    pub fn was_parted(&self) -> bool {
+        let state = self.v2_dir().and_then(|dir| dir.try_read(PARTITION));
+        // What cannot be read now is no sign that nobody has.
+        !state.is_ok_and(|state| state.is_some_and(|state| state.trim() == "member"))
+    }
+
     /// Whether it is that.
     #[must_use]
     pub fn is_apart(&self) -> bool {

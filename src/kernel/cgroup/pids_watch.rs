@@ -1,6 +1,7 @@
 //! How often processes of a group could not fork because of its own limit, and a descriptor that
 //! tells when that has become more (`pids.events`). It takes no inotify instance, of which a user has
-//! only so many.
+//! only so many. Version 1's file tells nobody (seen on Linux 6.18: neither poll(2) nor inotify): there
+//! is only a line in the kernel's log, and only for the first time.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -14,6 +15,7 @@ use super::{CgroupError, Controller, Group, Result, Throttling, Version};
 #[derive(Debug)]
 pub struct PidsWatch {
     file: OwnedFd,
+    tells: bool,
     seen: u64,
 }
 
@@ -37,7 +39,11 @@ impl Group {
         let file = dir
             .file(name, OFlags::RDONLY)
             .map_err(|e| CgroupError::file("watch", &dir.path().join(name), e))?;
-        let mut watch = PidsWatch { file, seen: 0 };
+        let mut watch = PidsWatch {
+            file,
+            tells: version == Version::V2,
+            seen: 0,
+        };
         let so_far = watch.new_hits();
         watch.seen = if all { 0 } else { so_far };
         Ok(Some(watch))
@@ -56,6 +62,18 @@ impl Group {
 }
 
 impl PidsWatch {
+    /// Whether the kernel tells by the descriptor; else somebody has to look.
+    #[must_use]
+    pub const fn tells(&self) -> bool {
+        self.tells
+    }
+
+    /// Whether that has ever happened in this group.
+    #[must_use]
+    pub const fn was_hit(&self) -> bool {
+        self.seen > 0
+    }
+
     /// How often since the last call. One whose group is gone tells nothing more.
     pub fn new_hits(&mut self) -> u64 {
         let mut text = [0_u8; 256];

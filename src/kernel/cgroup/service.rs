@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use zbus::zvariant::Value;
 
 use super::dir::{Dir, keyed};
-use super::{CgroupError, Result, walk};
+use super::{CgroupError, Result, slice, walk};
 use crate::kernel::bus::Bus;
 
 /// Group of the sleeping process; no group of ours may be called so.
@@ -171,10 +171,17 @@ pub(super) fn stop(v2: &Path, kernel_name: &str) -> Result<()> {
 
 /// What systemd was told to keep for the slice goes with the last service in it.
 fn forget_slice(v2: &Path) {
-    let slice = Dir::open(&v2.join(SLICE)).ok().flatten();
-    if slice.is_some_and(walk::has_children) {
-        return;
-    }
+    slice::at_the_end(|| {
+        let slice = Dir::open(&v2.join(SLICE)).ok().flatten();
+        if slice.is_some_and(walk::has_children) {
+            return false;
+        }
+        forget_kept();
+        true
+    });
+}
+
+fn forget_kept() {
     let folder = Path::new("/run/systemd/system.control").join(format!("{SLICE}.d"));
     for file in ["50-MemoryMin.conf", "50-MemoryLow.conf"] {
         // Without a guarantee there has never been one.

@@ -593,7 +593,26 @@ fn guests_on_an_interface_of_the_hosts_are_machines_of_its_lan() {
                 break;
             }
         }
-        for guest in ["a", "b"] {
+        // Taken out whatever the guest's root has made of it, and not what that made beside it.
+        made(
+            &host,
+            "c",
+            &["--network", "none", "--nic", "ext=lan", "--start"],
+        );
+        inside(
+            &host,
+            "c",
+            "set -e; ip link set ext down; ip link set ext name mine; \
+             ip link set mine address 02:66:66:66:66:66; ip link add own type veth; \
+             ip link add link veth0 name ext type macvlan",
+        );
+        host.ok(&["nic", "remove", "c", "ext"]);
+        let left = inside(&host, "c", "ip -o link");
+        assert!(
+            left.contains(" ext@veth0") && !left.contains(" mine"),
+            "{left}"
+        );
+        for guest in ["a", "b", "c"] {
             host.ok(&["delete", "--force", guest]);
         }
         host.ok(&["network", "delete", "lan"]);

@@ -120,7 +120,9 @@ fn watch_and_follow(manager: &Manager, name: &GuestName, charge: Charge) -> Resu
     fault::point()?;
     let orders = orders(manager, name)?;
     join_holder(manager);
-    let (group, lent) = (manager.group(name)?, manager.hold_lent(name));
+    let group = manager.group(name)?;
+    // Its interfaces of the host's go with it otherwise.
+    let inside = manager.netns(name).ok().flatten();
     let pidfd = charge.guest;
     let kills = match &group {
         Some(group) => {
@@ -132,7 +134,8 @@ fn watch_and_follow(manager: &Manager, name: &GuestName, charge: Charge) -> Resu
         None => 0,
     };
     let ended = process::collect(pidfd.as_fd());
-    super::lent::Lent::bring_back(lent, (group, pidfd));
+    manager.take_back(name, inside);
+    drop((group, pidfd));
     // What `set` has changed since counts.
     let orders = self::orders(manager, name)?;
     follow(manager, name, &orders, reason(ended, kills))

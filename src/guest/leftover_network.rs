@@ -33,8 +33,8 @@ impl Manager {
         }
         for one in &all {
             self.interfaces(one, fix, found)?;
-            if self.is_astray(one)? {
-                let back = || one.bring_back(None).map(drop).map_err(network);
+            if let Some(away) = self.astray(one)? {
+                let back = || one.bring_back(&away, None).map(drop).map_err(network);
                 let done = told(fix.then(back));
                 found.push(leftover("interface", one.bridge().to_owned(), done));
             }

@@ -7,48 +7,50 @@ use super::error::Result;
 use super::manager::Manager;
 use super::networks::network as failed;
 use crate::model::{GuestName, Status};
-use crate::network::{Lease, Network};
+use crate::network::{Away, Lease, Network};
 
 /// Such interfaces of a guest, and the namespace that they are in, which lives as long as this.
 pub(super) struct Lent {
-    networks: Vec<Network>,
+    all: Vec<(Network, Away)>,
     inside: Option<OwnedFd>,
 }
 
 impl Manager {
-    /// What a guest has of the host's interfaces; to be asked while its first process lives.
+    /// What a guest has of the host's interfaces; to be asked while its first process lives. The guest's
+    /// lock is held.
     pub(super) fn lent(&self, name: &GuestName, leased: &[(Network, Lease)]) -> Option<Lent> {
-        let lent = |(network, lease): &&(Network, Lease)| network.is_lent(lease).unwrap_or(false);
-        let networks = leased.iter().filter(lent);
-        let networks: Vec<Network> = networks.map(|(network, _)| network.clone()).collect();
+        let lent = |(network, lease): &(Network, Lease)| {
+            let away = network.lent_to(lease).ok().flatten()?;
+            Some((network.clone(), away))
+        };
+        let all: Vec<_> = leased.iter().filter_map(lent).collect();
         let inside = || self.netns(name).ok().flatten();
-        (!networks.is_empty()).then(|| Lent {
+        (!all.is_empty()).then(|| Lent {
             inside: inside(),
-            networks,
+            all,
         })
     }
 
-    /// The same for its keeper, which holds it until the guest has ended.
-    pub(super) fn hold_lent(&self, name: &GuestName) -> Option<Lent> {
+    /// Takes them out of the namespace of a guest that has ended, which its keeper has held since the
+    /// start, for they may be plugged in later. What this leaves, whoever puts the guest away brings
+    /// back, or `doctor` names.
+    pub(super) fn take_back(&self, name: &GuestName, inside: Option<OwnedFd>) {
+        let Some(inside) = inside else {
+            return;
+        };
         // Most hosts have no such network, and then no book is read.
-        let mut leased = Vec::new();
-        for one in self
-            .networks()
-            .ok()?
-            .into_iter()
-            .filter(Network::is_passthrough)
-        {
-            if let Ok(Some(lease)) = one.find(name) {
-                leased.push((one, lease));
+        let networks = self.networks().unwrap_or_default().into_iter();
+        for network in networks.filter(Network::is_passthrough) {
+            if let Ok(Some(lease)) = network.find(name) {
+                let _left = network.take_back(&lease, inside.as_fd());
             }
         }
-        self.lent(name, &leased)
     }
 
-    /// Whether the host's interface of a network is away and no guest runs that has it.
-    pub(super) fn is_astray(&self, on: &Network) -> Result<bool> {
+    /// The note of the host's interface of a network, if it is away and no guest runs that has it.
+    pub(super) fn astray(&self, on: &Network) -> Result<Option<Away>> {
         if !on.is_passthrough() {
-            return Ok(false);
+            return Ok(None);
         }
         let runs = |(address, guest): (Ipv4Addr, String)| {
             let name = guest.parse::<GuestName>().ok()?;
@@ -57,17 +59,16 @@ impl Manager {
         };
         let hosts = on.hosts().map_err(failed)?.into_iter();
         let running: Vec<Ipv4Addr> = hosts.filter_map(runs).collect();
-        on.is_astray(&running).map_err(failed)
+        on.astray_card(&running).map_err(failed)
     }
 }
 
 impl Lent {
-    /// Brings them back, and lets go of what else was held of the guest, which has ended. What this
-    /// leaves, `doctor` names.
-    pub(super) fn bring_back<T>(lent: Option<Self>, _held: T) {
+    /// Brings them back; their guest has ended. What this leaves, `doctor` names.
+    pub(super) fn bring_back(lent: Option<Self>) {
         let inside = lent.as_ref().and_then(|lent| lent.inside.as_ref());
-        for network in lent.iter().flat_map(|lent| &lent.networks) {
-            let _left = network.bring_back(inside.map(AsFd::as_fd));
+        for (network, away) in lent.iter().flat_map(|lent| &lent.all) {
+            let _left = network.bring_back(away, inside.map(AsFd::as_fd));
         }
     }
 }

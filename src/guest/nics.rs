@@ -232,12 +232,20 @@ impl Manager {
             lease,
         };
         let ops = self.admit_nic(&plug, way_out)?;
-        fault::point()?;
-        launch::plug(inside, &ops).map_err(|source| GuestError::Nic {
-            guest: name.clone(),
-            nic: nic.name.to_string(),
-            source,
-        })
+        let plug_in = || {
+            fault::point()?;
+            launch::plug(inside, &ops).map_err(|source| GuestError::Nic {
+                guest: name.clone(),
+                nic: nic.name.to_string(),
+                source,
+            })
+        };
+        let done = plug_in();
+        if done.is_err() && plug.network.is_passthrough() {
+            // The host has it still, or again. What this leaves, `doctor` names.
+            let _left = unplug(&plug.network, &plug.lease, inside);
+        }
+        done
     }
 
     /// Whether an interface before this one has a way out, over which the default route leads.

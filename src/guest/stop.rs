@@ -191,7 +191,7 @@ impl Manager {
             group.kill_all(KILL)?;
         }
         fault::point()?;
-        Lent::bring_back(lent, ());
+        Lent::bring_back(lent);
         fault::point()?;
         // Its counters go with its cgroups.
         self.keep_account(name, held);

@@ -21,8 +21,10 @@ use rustix::io::Errno;
 use super::namespace;
 pub use super::netlink_address::Address;
 use super::netlink_ipv6::settle;
+use super::netlink_link::{Message, link_of, number};
 pub use super::netlink_message::{Link, Route, Veth};
-use super::netlink_message::{link_of, named, quiet, route_of, veth_message};
+use super::netlink_message::{named, route_of, veth_message};
+use super::netlink_nft::text;
 pub use super::netlink_shape::shaper_name;
 use super::netlink_socket::{Conversation, Refusal};
 pub use super::netlink_way::Way;
@@ -103,9 +105,9 @@ impl Netlink {
     /// # Errors
     /// Whatever the kernel says but that there is none.
     pub fn link(&mut self, name: &str) -> Result<Option<Link>, NetlinkError> {
-        let request = RouteNetlinkMessage::GetLink(named(name, quiet()));
-        match self.kernel.ask(request, 0) {
-            Ok(answers) => Ok(answers.into_iter().find_map(link_of)),
+        let question = Message::question(0, text(number::NAME, name));
+        match self.kernel.ask(question, 0) {
+            Ok(answers) => Ok(answers.iter().find_map(link_of)),
             Err(e) if absent(&e) => Ok(None),
             Err(e) => Err(NetlinkError::new("look up the interface", name, e)),
         }
@@ -116,14 +118,12 @@ impl Netlink {
     /// # Errors
     /// When the kernel refuses or its answer cannot be understood.
     pub fn links(&mut self, prefix: &str) -> Result<Vec<Link>, NetlinkError> {
-        let mut request = LinkMessage::default();
-        request.attributes = quiet();
         let answers = self
             .kernel
-            .ask(RouteNetlinkMessage::GetLink(request), NLM_F_DUMP)
+            .ask(Message::question(0, Vec::new()), NLM_F_DUMP)
             .map_err(|e| NetlinkError::new("list", "the interfaces", e))?;
         Ok(answers
-            .into_iter()
+            .iter()
             .filter_map(link_of)
             .filter(|link| link.name.starts_with(prefix))
             .collect())

@@ -106,39 +106,6 @@ pub(super) fn veth_message(veth: &Veth<'_>) -> RouteNetlinkMessage {
     RouteNetlinkMessage::NewLink(host_end)
 }
 
-pub(super) fn link_of(answer: RouteNetlinkMessage) -> Option<Link> {
-    let RouteNetlinkMessage::NewLink(message) = answer else {
-        return None;
-    };
-    let mut link = Link {
-        index: message.header.index,
-        name: String::new(),
-        alias: None,
-        kind: None,
-        master: None,
-        mac: None,
-        mtu: 0,
-        up: message.header.flags.contains(LinkFlags::Up),
-    };
-    for attribute in message.attributes {
-        match attribute {
-            LinkAttribute::IfName(name) => link.name = name,
-            LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
-            LinkAttribute::Controller(index) => link.master = Some(index),
-            LinkAttribute::Address(mac) => link.mac = mac.try_into().ok(),
-            LinkAttribute::Mtu(mtu) => link.mtu = mtu,
-            LinkAttribute::LinkInfo(infos) => {
-                link.kind = infos.into_iter().find_map(|info| match info {
-                    LinkInfo::Kind(kind) => Some(kind.to_string()),
-                    _ => None,
-                });
-            }
-            _ => {}
-        }
-    }
-    Some(link)
-}
-
 pub(super) fn route_of(answer: RouteNetlinkMessage) -> Option<Route> {
     let RouteNetlinkMessage::NewRoute(message) = answer else {
         return None;

@@ -11,8 +11,9 @@ use netlink_packet_core::{
 };
 use netlink_sys::{Socket, SocketAddr};
 
-/// The kernel fills at most 32 KiB for one read of a dump; twice that is never too small.
-const RECEIVE: usize = 64 << 10;
+/// The kernel fills at most 32 KiB for one read of a dump, or with what it tells of one interface: at
+/// most 64 KiB of names that somebody has given that, and little else.
+const RECEIVE: usize = 96 << 10;
 /// Bytes of the request's header that a capped answer repeats (struct nlmsghdr).
 const HEADER: usize = 16;
 /// NLMSGERR_ATTR_MSG: the kernel's own words on what was wrong.
@@ -116,7 +117,7 @@ impl Conversation {
             self.receive.clear();
             let read = retry(|| self.socket.recv(&mut self.receive, libc::MSG_TRUNC))?;
             if read > self.receive.len() {
-                return Err(io::Error::other("an answer longer than 64 KiB").into());
+                return Err(io::Error::other("an answer longer than 96 KiB").into());
             }
             let mut rest = &self.receive[..];
             while !rest.is_empty() {

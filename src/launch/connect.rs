@@ -11,9 +11,9 @@ use super::undo::Undo;
 use crate::kernel::fault;
 use crate::kernel::netlink::{Netlink, NetlinkError, Veth, shaper_name};
 use crate::kernel::netlink_macvlan::Macvlan;
-use crate::kernel::netlink_passthrough::number_away;
+use crate::kernel::netlink_passthrough::{Lent, number_away, spare_name};
 use crate::kernel::netlink_routed::{LINK_GATEWAY, answer_for_others, open_ipv6};
-use crate::kernel::{Errno, KernelError, namespace};
+use crate::kernel::{Errno, KernelError};
 use crate::model::{NetOp, Shape};
 
 /// Gives a running guest another interface, all of it or nothing; `inside` is its network namespace.
@@ -198,18 +198,26 @@ fn lend(
     inside: BorrowedFd<'_>,
     (parent, guest_name): (&str, &str),
 ) -> Result<(), Cause> {
-    let link = netlink
-        .link(parent)?
-        .ok_or_else(|| KernelError::new("find the interface", parent, Errno::NODEV))?;
+    let missing = || KernelError::new("find the interface", parent, Errno::NODEV);
+    let index = netlink.link(parent)?.ok_or_else(missing)?.index;
+    let card = netlink.card(index)?.ok_or_else(missing)?;
     let there = inside.try_clone_to_owned()?;
-    let home = namespace::open_own("net")?;
-    let number = number_away(link.index);
-    netlink.hand_over(link.index, inside, guest_name, number)?;
+    let number = Some(number_away(index));
+    netlink.hand_over((index, inside, guest_name, number))?;
     let parent = parent.to_owned();
     undo.push(move || {
-        if let Ok(mut there) = Netlink::open_in(there.as_fd()) {
-            // What is left, whoever puts the guest away brings back.
-            let _later = there.hand_over(number, home.as_fd(), &parent, link.index);
+        let lent = Lent {
+            index,
+            identity: &card.identity,
+            names: card.settings.names(),
+        };
+        // What is left, whoever puts the guest away brings back.
+        if lent.take_home(there.as_fd()).is_ok_and(|home| home)
+            && let Ok(mut here) = Netlink::open()
+            && let Ok(Some(now)) = here.link(&spare_name(index))
+            && let Ok(Some(now)) = here.card(now.index)
+        {
+            let _later = here.restore(&now, &parent, &card.settings);
         }
     });
     Ok(())

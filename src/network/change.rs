@@ -100,6 +100,7 @@ impl Network {
         let Some(name) = &self.name else {
             return Ok(());
         };
+        self.refuse_away()?;
         self.take_down(&mut Netlink::open()?)?;
         files::pause(&self.folder())?;
         files::remove(&self.record_file(name))?;

@@ -46,6 +46,21 @@ pub enum ExternalError {
         "cannot give {0} to a guest: it is not on this host now; a guest that runs may have it, and then it comes back when that is stopped"
     )]
     Away(String),
+    /// With a guest, or not back.
+    #[error(
+        "cannot give {0} away: a guest has it, or had it and it has not come back; `bulkhead doctor` tells, and `bulkhead doctor --fix` brings back what no guest has any more"
+    )]
+    Lent(String),
+    /// Not where it was put.
+    #[error(
+        "cannot take {0} out of the guest: the guest's root has deleted it or moved it elsewhere; stop the guest, and it comes back if it is still there"
+    )]
+    Strayed(String),
+    /// Nowhere.
+    #[error(
+        "cannot bring {0} back: the guest that had it has ended, and no interface of this host is the one that went there; look at `ip link` and dmesg, give it its name again if it is there under another, and say `bulkhead doctor --fix`; a reboot of the host brings it back too"
+    )]
+    Lost(String),
     /// Not to be given away.
     #[error("cannot give {name} to a guest: {why}")]
     NotLent {
@@ -146,7 +161,7 @@ impl Network {
     pub(super) fn their_bridge(&self, kernel: &mut Netlink) -> Result<Link, HostError> {
         let name = self.bridge.clone();
         if self.is_passthrough() {
-            return self.lendable(kernel);
+            return Ok(self.lendable(kernel)?.link);
         }
         let Some(link) = kernel.link(&name)? else {
             return Err(ExternalError::Missing(name).into());

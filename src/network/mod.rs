@@ -25,6 +25,7 @@
 //! | `guard6.rs`, `nat6.rs` | what of IPv6 a guest may send; its way out |
 //! | `guard.rs` | what a guest may send: the rules, and each guest's entry in them |
 //! | `passthrough.rs` | interfaces of the host's that guests have as they are |
+//! | `away.rs` | the note of one that is in a guest |
 //! | `plug.rs` | interfaces of guests that run |
 //! | `shape.rs` | how fast a guest is |
 //! | `traffic.rs` | what guests send and receive, counted |
@@ -37,6 +38,7 @@
 //! | `dns.rs` | name servers |
 //! | `files.rs` | lock, whole-file writes, bounded reads |
 
+mod away;
 mod book;
 mod bridge;
 mod ceiling;
@@ -83,6 +85,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use crate::kernel::netlink_nft::Family;
 use crate::model::{Layout, NetOp, NetworkName, NetworkWish, NicName, Prefix6};
 
+pub use away::Away;
 pub use directory::DirectoryError;
 pub use external::ExternalError;
 pub use files::FileError;

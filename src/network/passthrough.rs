@@ -2,40 +2,26 @@
 //! into the guest's network namespace and must come back with its name, however the guest ends:
 //! whoever puts the guest away holds the namespace until it has, and so does the guest's keeper.
 //!
-//! Before it goes, a note of it is written. If nobody who holds the namespace is left, the kernel gives a
-//! card back to the host under the name that it had inside, or one like `dev3` if that is taken; by its
-//! number it is known and gets its name again. An interface without a card (veth, dummy, VLAN) the
-//! kernel takes away with the namespace.
+//! Before it goes, a note of it is written (`away.rs`). If nobody who holds the namespace is left, or
+//! the guest's root has moved it on, the kernel gives a card back to the host when the guest has ended,
+//! under the name that it had inside, or one like `dev3` if that is taken; it is known by what it is and
+//! gets its name again. An interface without a card (veth, dummy, VLAN) the kernel takes away with the
+//! namespace.
 
-use std::os::fd::{AsFd, BorrowedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::BorrowedFd;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
-
+use super::away::Away;
 use super::external::ExternalError;
-use super::files::{self, FileError};
-use super::host::{BOOT_ID, HostError};
+use super::files;
+use super::host::HostError;
 use super::{Kind, Lease, Network};
-use crate::kernel::namespace;
-use crate::kernel::netlink::{Link, Netlink};
-use crate::kernel::netlink_passthrough::{is_taken, number_away};
+use crate::kernel::netlink::Netlink;
+use crate::kernel::netlink_card::Card;
 
 /// How long the kernel may take to give a card back when its namespace has ended.
 const PATIENCE: Duration = Duration::from_secs(3);
-
-/// What is known of an interface that is in a guest.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Away {
-    boot_id: String,
-    /// Its number on the host.
-    index: u32,
-    /// Whether it was up.
-    up: bool,
-    /// Address of the guest that has it.
-    address: std::net::Ipv4Addr,
-}
 
 impl Network {
     /// Whether its one guest at a time has the host's interface itself.
@@ -45,114 +31,131 @@ impl Network {
     }
 
     /// The host's interface, if it can be given to a guest now.
-    pub(super) fn lendable(&self, kernel: &mut Netlink) -> Result<Link, HostError> {
+    pub(super) fn lendable(&self, kernel: &mut Netlink) -> Result<Card, HostError> {
         let name = self.bridge.clone();
-        let Some(link) = kernel.link(&name)? else {
+        let link = kernel.link(&name)?;
+        let cards = kernel.cards()?;
+        let index = link.map(|link| link.index);
+        let Some(card) = cards.iter().find(|card| Some(card.link.index) == index) else {
             return Err(ExternalError::Away(name).into());
         };
-        let refused = |why| {
-            Err(ExternalError::NotLent {
-                name: name.clone(),
-                why,
-            }
-            .into())
-        };
-        if link.name == "lo" {
-            return refused("it is loopback");
-        }
-        if link.master.is_some() {
-            return refused("it is a port of a bridge or a bond; take it out of that first");
-        }
-        if kernel
-            .links("")?
-            .iter()
-            .any(|other| other.master == Some(link.index))
-        {
-            return refused("it has ports of its own, which would stay behind");
-        }
-        if link.name.starts_with("bh") && link.kind.as_deref() == Some("veth") {
-            return refused("it is the host's end of a guest's interface");
-        }
-        if !self.force && kernel.is_way_out(link.index)? {
-            return refused(
+        let why = match unfit(card, &cards, &name) {
+            None if !self.force && kernel.is_way_out(card.link.index)? => Some(
                 "the host's default route leads over it, and the host would be cut off; make the network with --force if that is meant",
-            );
+            ),
+            why => why,
+        };
+        match why {
+            Some(why) => Err(ExternalError::NotLent { name, why }.into()),
+            None => Ok(card.clone()),
         }
-        Ok(link)
     }
 
-    /// Notes that the interface goes to a guest; the launch moves it.
+    /// Notes that the interface goes to a guest; the launch moves it. One that was away and is back is
+    /// made what it was first.
     pub(super) fn lend(&self, lease: &Lease) -> Result<(), HostError> {
         let _lock = files::lock(&self.run_folder())?;
-        let link = self.lendable(&mut Netlink::open()?)?;
-        let away = Away {
-            boot_id: boot_id()?,
-            index: link.index,
-            up: link.up,
-            address: lease.address,
-        };
-        files::write(&self.away_file(), &away)?;
+        self.must_be_home()?;
+        let card = self.lendable(&mut Netlink::open()?)?;
+        files::write(&self.away_file(), &Away::new(card, lease)?)?;
         Ok(files::pause(&self.away_file())?)
     }
 
-    /// Whether a guest has the interface, or had it and nobody has brought it back.
-    ///
-    /// # Errors
-    /// When a file cannot be read.
-    pub fn is_lent(&self, lease: &Lease) -> Result<bool, FileError> {
-        let away = self.away()?;
-        Ok(away.is_some_and(|away| away.address == lease.address))
+    fn must_be_home(&self) -> Result<(), HostError> {
+        match self.away()? {
+            Some(away) if !self.settle(&away)? => {
+                Err(ExternalError::Lent(self.bridge.clone()).into())
+            }
+            _ => Ok(()),
+        }
     }
 
-    /// The note of an interface that is away, if no guest of these addresses has it.
-    ///
-    /// # Errors
-    /// When a file cannot be read.
-    pub fn is_astray(&self, of_running: &[std::net::Ipv4Addr]) -> Result<bool, FileError> {
-        let away = self.away()?;
-        Ok(away.is_some_and(|away| !of_running.contains(&away.address)))
+    /// Refuses while its interface is away and can come back: nothing would know of it any more.
+    pub(super) fn refuse_away(&self) -> Result<(), HostError> {
+        match self.away()? {
+            Some(away) if away.is_gone() => Ok(()),
+            _ => self.must_be_home(),
+        }
     }
 
-    /// Whether the interface is in that namespace.
-    pub(super) fn is_inside(&self, inside: BorrowedFd<'_>) -> Result<bool, HostError> {
-        let Some(away) = self.away()? else {
-            return Ok(false);
+    /// Whether a guest has the interface in its namespace.
+    pub(super) fn is_inside(
+        &self,
+        lease: &Lease,
+        inside: BorrowedFd<'_>,
+    ) -> Result<bool, HostError> {
+        match self.lent_to(lease)? {
+            Some(away) => Ok(away.lent().is_in(inside)?),
+            None => Ok(false),
+        }
+    }
+
+    /// Takes the interface out of a guest that goes on; nothing to do if it has not got it.
+    ///
+    /// # Errors
+    /// When it is not in the guest's namespace and not on the host: its root has moved it on, or
+    /// deleted it. When the kernel refuses. The note of it stays.
+    pub(super) fn take_out(&self, lease: &Lease, inside: BorrowedFd<'_>) -> Result<(), HostError> {
+        let _lock = files::lock(&self.run_folder())?;
+        let Some(away) = self.lent_to(lease)? else {
+            return Ok(());
         };
-        let number = number_away(away.index);
-        let links = Netlink::open_in(inside)?.links("")?;
-        Ok(links.iter().any(|link| link.index == number))
+        if away.lent().take_home(inside)? {
+            files::pause(&self.away_file())?;
+        }
+        match self.settle(&away)? {
+            true => Ok(()),
+            false => Err(ExternalError::Strayed(self.bridge.clone()).into()),
+        }
     }
 
-    /// Brings the interface back to the host, under its name and up if it was; out of that namespace, or
-    /// from where the kernel has put it when the namespace ended. False if it is gone with that.
+    /// The same for a guest's keeper, once the guest has ended: what is not in the namespace is left to
+    /// whoever puts the guest away, for it may be with the guest's next run by now.
     ///
     /// # Errors
-    /// When the kernel refuses, or something else on the host has its name; then it is there under
-    /// another, and the note of it stays.
-    pub fn bring_back(&self, inside: Option<BorrowedFd<'_>>) -> Result<bool, HostError> {
-        let mut kernel = Netlink::open()?;
+    /// When the kernel refuses, or something else on the host has its name; the note of it stays.
+    pub fn take_back(&self, lease: &Lease, inside: BorrowedFd<'_>) -> Result<(), HostError> {
+        let _lock = files::lock(&self.run_folder())?;
+        let Some(away) = self.lent_to(lease)? else {
+            return Ok(());
+        };
+        if away.lent().take_home(inside)? {
+            files::pause(&self.away_file())?;
+            self.settle(&away)?;
+        }
+        Ok(())
+    }
+
+    /// Brings an interface whose guest has ended back to the host, as it was; out of that namespace, or
+    /// from where the kernel has put it when the namespace ended. Nothing to do if the note is not true
+    /// any more. False if the interface is gone with its namespace, or out of the machine.
+    ///
+    /// # Errors
+    /// When the kernel refuses, something else on the host has its name (then it is there under
+    /// another), or it is nowhere. The note of it stays.
+    pub fn bring_back(
+        &self,
+        noted: &Away,
+        inside: Option<BorrowedFd<'_>>,
+    ) -> Result<bool, HostError> {
         let until = Instant::now() + PATIENCE;
         loop {
             // Not held while waiting: the keeper may be about to do it, which holds the namespace.
             let lock = files::lock(&self.run_folder())?;
-            let Some(away) = self.away()? else {
+            if self.away()?.as_ref() != Some(noted) {
                 return Ok(true);
-            };
+            }
             if let Some(inside) = inside {
-                self.take_out(inside, &away)?;
+                noted.lent().take_home(inside)?;
                 files::pause(&self.away_file())?;
             }
-            if let Some(link) = self.returned(&mut kernel, &away, inside.is_some())? {
-                if link.name != self.bridge {
-                    kernel.rename(link.index, &self.bridge)?;
-                }
-                if away.up {
-                    kernel.set_up(&self.bridge)?;
-                }
-                files::remove(&self.away_file())?;
+            if self.settle(noted)? {
                 return Ok(true);
             }
             if Instant::now() >= until {
+                if !noted.is_gone() {
+                    return Err(ExternalError::Lost(self.bridge.clone()).into());
+                }
                 files::remove(&self.away_file())?;
                 return Ok(false);
             }
@@ -160,64 +163,135 @@ impl Network {
             std::thread::sleep(Duration::from_millis(20));
         }
     }
+}
 
-    /// The interface, if it is on the host again. Of one that nobody has taken out the kernel decides the
-    /// name, so only its number tells.
-    fn returned(
-        &self,
-        kernel: &mut Netlink,
-        away: &Away,
-        taken_out: bool,
-    ) -> Result<Option<Link>, HostError> {
-        let number = number_away(away.index);
-        let links = kernel.links("")?;
-        let is = |link: &&Link| {
-            link.index == number
-                || (link.index == away.index && is_ours(link, &self.bridge))
-                || (taken_out && link.name == self.bridge)
-        };
-        Ok(links.iter().find(is).cloned())
+/// Why an interface cannot be given away, among all of the host's.
+fn unfit(card: &Card, all: &[Card], name: &str) -> Option<&'static str> {
+    let link = &card.link;
+    let others = || all.iter().filter(|other| other.link.index != link.index);
+    if link.name != name {
+        return Some(
+            "that is a further name of it; name it by its own, as `ip link` shows it first",
+        );
     }
+    if link.name == "lo" {
+        return Some("it is loopback");
+    }
+    if link.master.is_some() {
+        return Some("it is a port of a bridge or a bond; take it out of that first");
+    }
+    if others().any(|other| other.link.master == Some(link.index)) {
+        return Some("it has ports of its own, which would stay behind");
+    }
+    // The two ends of a pair name each other; neither stands on the other.
+    let stands =
+        |other: &Card| other.below == Some(link.index) && card.below != Some(other.link.index);
+    if others().any(stands) {
+        return Some(
+            "another interface of the host's stands on it (a VLAN, macvlan or the like); delete that first",
+        );
+    }
+    if link.name.starts_with("bh") && link.kind.as_deref() == Some("veth") {
+        return Some("it is the host's end of a guest's interface");
+    }
+    has_functions(card).then_some(
+        "it has virtual functions, whose settings the guest's root could change; set their number to 0, or give the guest one of them",
+    )
+}
 
-    fn take_out(&self, inside: BorrowedFd<'_>, away: &Away) -> Result<(), HostError> {
-        let number = number_away(away.index);
-        let mut there = Netlink::open_in(inside)?;
-        if !there.links("")?.iter().any(|link| link.index == number) {
-            return Ok(());
+/// Whether a card has virtual functions (SR-IOV) made of it.
+fn has_functions(card: &Card) -> bool {
+    let Some((bus, device)) = &card.identity.parent else {
+        return false;
+    };
+    let devices = Path::new("/sys/bus").join(bus).join("devices");
+    let made = files::read_sysctl(&devices.join(device).join("sriov_numvfs"));
+    made.is_ok_and(|made| made.is_some_and(|made| made != "0"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::namespace;
+    use crate::kernel::netlink::Link;
+    use crate::kernel::netlink_card::{Identity, Settings};
+    use crate::model::Layout;
+    use crate::network::NetworkSettings;
+    use std::os::fd::AsFd;
+
+    fn card(index: u32, name: &str, below: Option<u32>) -> Card {
+        Card {
+            link: Link {
+                index,
+                name: name.to_owned(),
+                alias: None,
+                kind: None,
+                master: None,
+                mac: None,
+                mtu: 1500,
+                up: true,
+            },
+            identity: Identity::default(),
+            settings: Settings::default(),
+            below,
+            outside: None,
         }
-        let home = namespace::open_own("net")?;
-        match there.hand_over(number, home.as_fd(), &self.bridge, away.index) {
-            Err(error) if is_taken(&error) => {
-                // Better there under another name than gone; `doctor` tells.
-                Ok(there.hand_over(number, home.as_fd(), &spare(away.index), away.index)?)
-            }
-            done => Ok(done?),
-        }
     }
 
-    fn away(&self) -> Result<Option<Away>, FileError> {
-        let away: Option<Away> = match self.is_passthrough() {
-            true => files::read(&self.away_file())?,
-            false => None,
+    /// A note belongs to one run of one guest; whoever has seen an earlier one leaves it alone.
+    #[test]
+    fn a_note_is_only_taken_away_by_whoever_knows_it() {
+        let folder = std::env::temp_dir().join(format!("bh-lent-{}", std::process::id()));
+        let layout = Layout::new(&folder);
+        let mut network = Network::new(&layout, NetworkSettings::default()).unwrap();
+        (network.kind, network.bridge) = (Kind::Passthrough, "bh-none".to_owned());
+        let lease = |address: [u8; 4]| {
+            let subnet = "10.9.0.0/24".parse().unwrap();
+            Lease::of(address.into(), subnet, "").unwrap()
         };
-        let boot = boot_id()?;
-        Ok(away.filter(|away| away.boot_id == boot))
+        let (one, other) = (lease([10, 9, 0, 5]), lease([10, 9, 0, 6]));
+        let hardware = || {
+            let mut card = card(u32::MAX >> 2, "bh-none", None);
+            card.identity.permanent = vec![2, 9, 9, 9, 9, 9];
+            card
+        };
+        let note = |lease: &Lease| {
+            let _lock = files::lock(&network.run_folder()).unwrap();
+            let away = Away::new(hardware(), lease).unwrap();
+            files::write(&network.away_file(), &away).unwrap();
+            away
+        };
+        let (first, second) = (note(&one), note(&one));
+        assert_ne!(first, second, "two runs of one guest");
+        let own = namespace::open_own("net").unwrap();
+        assert!(network.bring_back(&first, None).unwrap());
+        network.take_back(&other, own.as_fd()).unwrap();
+        assert_eq!(network.lent_to(&one).unwrap(), Some(second.clone()));
+        assert_eq!(network.lent_to(&other).unwrap(), None);
+        assert_eq!(network.astray_card(&[one.address]).unwrap(), None);
+        // A card that is nowhere is not forgotten, nor lent, nor its network removed.
+        assert!(network.refuse_away().is_err() && network.lend(&other).is_err());
+        let nowhere = network.bring_back(&second, None).unwrap_err().to_string();
+        assert!(nowhere.contains("cannot bring bh-none back"), "{nowhere}");
+        assert_eq!(network.astray_card(&[]).unwrap(), Some(second));
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 
-    fn away_file(&self) -> PathBuf {
-        self.run_folder().join("away.json")
+    #[test]
+    fn what_others_stand_on_is_not_given_away() {
+        let alone = card(3, "card", None);
+        assert_eq!(unfit(&alone, &[alone.clone()], "card"), None);
+        let on_it = card(4, "card.5", Some(3));
+        let why = unfit(&alone, &[alone.clone(), on_it.clone()], "card");
+        assert!(why.is_some_and(|why| why.contains("stands on it")));
+        // What stands on another itself may go.
+        assert_eq!(
+            unfit(&on_it, &[alone.clone(), on_it.clone()], "card.5"),
+            None
+        );
+        let (one, other) = (card(5, "a", Some(6)), card(6, "b", Some(5)));
+        assert_eq!(unfit(&one, &[one.clone(), other], "a"), None);
+        let why = unfit(&alone, &[alone.clone()], "enp3s0");
+        assert!(why.is_some_and(|why| why.contains("further name")));
     }
-}
-
-fn boot_id() -> Result<String, FileError> {
-    Ok(files::read_sysctl(Path::new(BOOT_ID))?.unwrap_or_default())
-}
-
-/// A name that nothing else has.
-fn spare(index: u32) -> String {
-    format!("bhx{index}")
-}
-
-fn is_ours(link: &Link, name: &str) -> bool {
-    link.name == name || link.name == spare(link.index)
 }

@@ -4,9 +4,9 @@
 use std::os::fd::BorrowedFd;
 
 use super::host::HostError;
-use super::{Lease, Network, interface_of};
+use super::{Lease, Network};
 use crate::kernel::interface;
-use crate::kernel::netlink::{Link, Netlink};
+use crate::kernel::netlink::Netlink;
 
 impl Network {
     /// Whether a guest has its interface here; `inside` is its network namespace. Where the host has
@@ -16,43 +16,42 @@ impl Network {
     /// When the kernel refuses to tell.
     pub fn is_plugged(&self, lease: &Lease, inside: BorrowedFd<'_>) -> Result<bool, HostError> {
         if self.is_passthrough() {
-            return self.is_inside(inside);
+            return self.is_inside(lease, inside);
         }
         match self.holds_back() {
             true => Ok(interface::exists(&lease.host_interface)?),
-            false => Ok(self.end_inside(lease, inside)?.is_some()),
+            false => Ok(!self.ends_inside(inside)?.is_empty()),
         }
     }
 
     /// Takes a guest's interface out of it, with what held it back; it may be gone already.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// When the kernel refuses, or an interface of the host's is not where it was put.
     pub fn unplug(&self, lease: &Lease, inside: BorrowedFd<'_>) -> Result<(), HostError> {
         if self.holds_back() {
             return self.teardown_guest(lease);
         }
         if self.is_passthrough() {
-            return match self.is_lent(lease)? {
-                true => self.bring_back(Some(inside)).map(drop),
-                false => Ok(()),
-            };
+            return self.take_out(lease, inside);
         }
-        if let Some(end) = self.end_inside(lease, inside)? {
-            Netlink::open_in(inside)?.delete_link(&end.name)?;
+        for end in self.ends_inside(inside)? {
+            Netlink::open_in(inside)?.delete_numbered(end)?;
         }
         Ok(())
     }
 
-    /// An interface that the host has no end of, as the guest has it: by its name, or by its hardware
-    /// address if the guest's root has renamed it.
-    fn end_inside(&self, lease: &Lease, inside: BorrowedFd<'_>) -> Result<Option<Link>, HostError> {
-        let mut links = Netlink::open_in(inside)?.links("")?;
-        links.retain(|link| link.kind.as_deref() == Some("macvlan"));
-        let named = links
-            .iter()
-            .position(|link| link.name == interface_of(lease));
-        let at = named.or_else(|| links.iter().position(|link| link.mac == Some(lease.mac)));
-        Ok(at.map(|at| links.swap_remove(at)))
+    /// The number of its interface that the host has no end of, as the guest has it: known by the
+    /// interface of the host's that it is on, for its name and hardware address the guest's root can
+    /// change, and that not. There are several if that root has made others so that they look like it.
+    fn ends_inside(&self, inside: BorrowedFd<'_>) -> Result<Vec<u32>, HostError> {
+        let Some(parent) = Netlink::open()?.link(&self.bridge)? else {
+            return Ok(Vec::new());
+        };
+        let mut cards = Netlink::open_in(inside)?.cards()?;
+        cards.retain(|card| {
+            card.identity.kind.as_deref() == Some("macvlan") && card.outside == Some(parent.index)
+        });
+        Ok(cards.iter().map(|card| card.link.index).collect())
     }
 }

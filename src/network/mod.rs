@@ -7,6 +7,7 @@
 //! | `subnet.rs` | arithmetic of a pool and the choice of a free one |
 //! | `pool.rs` | ranges, exclusions and gateway of a pool |
 //! | `lease.rs` | which guest has which address: the rules, pure |
+//! | `lease6.rs` | IPv6 addresses that are chosen |
 //! | `lease_file.rs` | the form of `leases.json` |
 //! | `lease_nic.rs` | for which interface an address is |
 //! | `book.rs` | the leases on disk, under a lock |
@@ -53,6 +54,7 @@ mod guard6;
 mod host;
 mod ipv6;
 mod lease;
+mod lease6;
 mod lease_file;
 mod lease_nic;
 mod leftover;
@@ -90,6 +92,7 @@ pub use firewall::FirewallError;
 pub use host::{HostError, HostNetwork};
 pub use ipv6::Lease6;
 pub use lease::{Lease, LeaseError};
+pub use lease6::Address6Error;
 pub use leftover::{Leftover, StaleEntry};
 pub use pool::{Addresses, Range, ranges};
 pub use record::{Kind, NewNetwork, Record};

@@ -232,6 +232,7 @@ impl Network {
         }
         let (family, table) = &self.guard;
         netlink_nft::add_elements(*family, table, &self.elements(lease))?;
+        self.announce_one(lease)?;
         if !(wish.forwards.is_empty() && wish.firewall.is_empty() && wish.ceilings.is_none()) {
             let _lock = self.lock_book()?;
             self.as_written()?;
@@ -266,7 +267,7 @@ impl Network {
         for element in gone.filter(|element| !kept.contains(element)) {
             netlink_nft::delete_element(*family, table, &element)?;
         }
-        Ok(())
+        self.silence(lease, now)
     }
 
     /// Lets all guests that have a lease send, and nobody else: the table is new, or of another pool.

@@ -24,7 +24,7 @@ const SETTINGS: &str = "/proc/sys/net/ipv6/conf";
 /// In a bridge's alias, before what was.
 const WAS: &str = " ipv6-was=";
 /// What of that an alias has room for, bytes.
-const ROOM: usize = 160;
+const ROOM: usize = 128;
 
 /// What a guest has of IPv6; the same as long as it has its IPv4 address.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -249,8 +249,8 @@ impl Network {
         kernel: &mut Netlink,
     ) -> Result<Option<Route6>, NetlinkError> {
         let own = self.prefix();
-        let links = kernel.links("")?.into_iter();
-        let ours = links.filter(|link| {
+        let links = kernel.links("")?;
+        let ours = links.iter().filter(|link| {
             link.name == self.bridge || (self.is_routed() && link.name.starts_with(&own))
         });
         let ours: Vec<u32> = ours.map(|link| link.index).collect();
@@ -263,7 +263,10 @@ impl Network {
         };
         let mut routes = kernel.routes6()?.into_iter();
         Ok(routes.find(|route| {
-            route.length > 0 && !own(route) && prefix.overlaps(route.destination, route.length)
+            route.length > 0
+                && !own(route)
+                && prefix.overlaps(route.destination, route.length)
+                && !self.is_around(route, &links)
         }))
     }
 

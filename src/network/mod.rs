@@ -22,6 +22,7 @@
 //! | `external.rs` | guests on a bridge, or an interface, that is somebody else's |
 //! | `routed.rs` | guests without a bridge between them: their rules, their interface |
 //! | `vxlan.rs` | networks that several hosts share |
+//! | `announce.rs` | guests that the host answers for on its uplink |
 //! | `ipv6.rs` | IPv6: guests' addresses, the host's side |
 //! | `guard6.rs`, `nat6.rs` | what of IPv6 a guest may send; its way out |
 //! | `guard.rs` | what a guest may send: the rules, and each guest's entry in them |
@@ -38,6 +39,7 @@
 //! | `dns.rs` | name servers |
 //! | `files.rs` | lock, whole-file writes, bounded reads |
 
+mod announce;
 mod book;
 mod bridge;
 mod ceiling;

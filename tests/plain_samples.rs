@@ -281,6 +281,7 @@ fn value_for(key: &Key, n: u32) -> String {
         "view" => ["guest", "host"][n as usize % 2].into(),
         "network.kind" => ["bridge", "none", "host", "lan"][n as usize % 4].into(),
         "network.address" | "network.dns" => format!("10.0.{}.{}", n % 200, n % 100),
+        "network.address6" => format!("fd42::{:x}", n % 0xffff),
         "network.rate_in" | "network.rate_out" | "network.allowance_rate" => {
             format!("{}kbit", 64 + n)
         }

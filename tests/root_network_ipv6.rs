@@ -635,3 +635,93 @@ fn a_prefix_is_given_to_a_network_that_is_there() {
         bulkhead.ok(&["kill", &web]);
     }
 }
+
+/// One that was chosen is a guest's own wherever the other is: inside, in files, in the firewall, over
+/// restarts, and for an interface that is plugged in.
+#[test]
+fn an_address_is_chosen() {
+    if !need(Need::Root) {
+        return;
+    }
+    let bulkhead = Bulkhead::new();
+    let (net, second) = (own_prefix(4), own_prefix(5));
+    for (name, net) in [("lan", &net), ("back", &second)] {
+        bulkhead.ok(&["network", "create", name, "--prefix6", &format!("{net}/64")]);
+    }
+    let at = |n: &str| format!("{net}{n}");
+    let create = |name: &str, flags: &[&str]| {
+        let usual = ["create", name, "--template", "busybox", "--network", "lan"];
+        bulkhead.run(&[&usual[..], flags].concat())
+    };
+    let chosen = create("web", &["--address6", &at("80"), "--start"]);
+    assert_eq!(chosen.code, 0, "{}", chosen.report());
+    assert_eq!(create("db", &["--address6", &at("4"), "--start"]).code, 0);
+    // The next would have the address that follows from 4.
+    assert_eq!(create("app", &["--start"]).code, 0);
+    let shown = |name: &str| {
+        let text = bulkhead.ok(&["info", name, "--format", "json"]);
+        serde_json::from_str::<Value>(&text).expect("JSON")["address6"].clone()
+    };
+    assert_eq!([shown("web"), shown("app")], [at("80"), at("5")]);
+    let inside = |name: &str, line: &str| bulkhead.run(&["exec", name, "--", "sh", "-c", line]);
+    let addresses = |name: &str| inside(name, "ip -6 addr; cat /etc/hosts").stdout;
+    for (guest, own) in [("web", at("80")), ("db", at("4")), ("app", at("5"))] {
+        let text = addresses(guest);
+        assert!(text.contains(&format!("inet6 {own}/64")), "{text}");
+        assert!(text.contains(&format!("{own} {guest}\n")), "{text}");
+    }
+    let reaches = |from: &str, to: &str| inside(from, &format!("ping -c 1 -W 1 {to}")).code == 0;
+    assert!(reaches("web", &at("4")) && reaches("db", &at("80")) && reaches("app", &at("80")));
+    // It is held to it: not even the one that would follow is its own.
+    let forged = format!(
+        "ip addr add {0}/64 dev eth0 nodad; ping -c 1 -W 1 -I {0} {1}",
+        at("2"),
+        at("4")
+    );
+    assert_ne!(inside("web", &forged).code, 0, "a forged address");
+    bulkhead.ok(&["restart", "web"]);
+    assert!(addresses("web").contains(&at("80")) && reaches("app", &at("80")));
+
+    for (address, why) in [
+        (at("80"), "web has it"),
+        (at("5"), "app has it"),
+        (at("1"), "the host's own, the gateway"),
+        (second.clone() + "9", "outside the prefix"),
+        ("fe80::5".to_owned(), "cannot be the address"),
+        ("10.1.2.3".to_owned(), "is not an IPv6 address"),
+    ] {
+        let said = create("no", &["--address6", &address]);
+        assert!(
+            said.code != 0 && said.stderr.contains(why),
+            "{}",
+            said.report()
+        );
+        assert_ne!(bulkhead.run(&["info", "no"]).code, 0, "{address}");
+    }
+    let said = bulkhead.run(&["network", "set", "lan", "--prefix6", "none"]);
+    assert!(said.stderr.contains("has chosen"), "{}", said.report());
+
+    // Another one from the next start on, and the usual one again.
+    bulkhead.ok(&["set", "web", "--address6", &at("beef")]);
+    assert!(reaches("app", &at("80")));
+    bulkhead.ok(&["restart", "web"]);
+    assert!(reaches("app", &at("beef")) && !reaches("app", &at("80")));
+    bulkhead.ok(&["set", "web", "--address6", "none"]);
+    bulkhead.ok(&["restart", "web"]);
+    assert_eq!(shown("web"), at("2"));
+
+    // Of a further interface at once.
+    let nic = |n: &str| format!("back=back,address6={second}{n}");
+    bulkhead.ok(&["nic", "add", "web", &nic("77")]);
+    bulkhead.ok(&["nic", "add", "app", "back=back"]);
+    assert!(reaches("app", &format!("{second}77")));
+    bulkhead.ok(&["set", "web", "--nic", &nic("78")]);
+    assert!(reaches("app", &format!("{second}78")) && !reaches("app", &format!("{second}77")));
+    let text = bulkhead.ok(&["doctor", "--format", "json"]);
+    let report: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(
+        report["leftovers"].as_array().map(Vec::len),
+        Some(0),
+        "{text}"
+    );
+}

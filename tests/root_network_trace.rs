@@ -267,8 +267,8 @@ fn the_rule_that_decides_is_named() {
         stops(&host, &["a"], "allowance", "is used up");
         for (words, part) in [
             (&["a", "tcp"][..], "needs a port"),
-            (&["a", "fd00::1"], "no IPv4"),
-            (&["a", "in", "out"], "no IPv4"),
+            (&["a", "ip6", "192.0.2.2"], "no IPv6"),
+            (&["a", "in", "out"], "no IP address"),
         ] {
             let said = host.fails(&[&["network", "trace"][..], words].concat(), 2);
             assert!(said.contains(part), "{said}");
@@ -348,5 +348,161 @@ fn routed_and_external_networks_are_followed_too() {
                 "in drop",
             );
         }
+    });
+}
+
+const HOST6: &str = "2001:db8:1::1";
+const WORLD6: &str = "2001:db8:1::2";
+
+#[test]
+fn ipv6_is_followed_as_ipv4_is() {
+    as_host(|| {
+        if !need(Need::Root) {
+            return;
+        }
+        let world = world();
+        shell(&format!(
+            "ip addr add {HOST6}/64 dev uplink nodad; ip route add default via {WORLD6} dev uplink"
+        ));
+        world.run(|| shell(&format!("ip addr add {WORLD6}/64 dev wire nodad")));
+        let host = Bulkhead::new();
+        host.ok(&["network", "create", "net", "--prefix6", "fd42:5::/64"]);
+        let shop = [
+            "network", "create", "shop", "--kind", "routed", "--nat", "false",
+        ];
+        host.ok(&[&shop[..], &["--prefix6", "2001:db8:7::/64"]].concat());
+        made(
+            &host,
+            "a",
+            &["--network", "net", "--forward", "18080:80", "--start"],
+        );
+        made(
+            &host,
+            "b",
+            &["--network", "net", "--address6", "fd42:5::bb", "--start"],
+        );
+        made(
+            &host,
+            "off",
+            &["--network", "net", "--address6", "fd42:5::ff"],
+        );
+        made(&host, "c", &["--network", "shop", "--start"]);
+        made(&host, "four", &["--start"]);
+        let (b, all) = ("fd42:5::bb", ["fd42:5::bb", WORLD6, HOST6]);
+        let port = data(&host, &["nic", "list", "a"])[0]["host_interface"].clone();
+        let port = port.as_str().unwrap().to_owned();
+        let drop_all = "nft 'add table ip6 filter; add chain ip6 filter FORWARD \
+                        { type filter hook forward priority 0; policy drop; }'";
+        let none = String::new;
+        let bridged = std::fs::read_to_string("/proc/sys/net/bridge/bridge-nf-call-ip6tables");
+        let bridged = bridged.map_or(true, |text| text.trim() != "1");
+        for (on, off, reached) in [
+            (none(), none(), [true, true, true]),
+            (
+                drop_all.to_owned(),
+                "nft delete table ip6 filter".to_owned(),
+                [bridged, false, true],
+            ),
+            (
+                "echo 0 >/proc/sys/net/ipv6/conf/all/forwarding".to_owned(),
+                "echo 1 >/proc/sys/net/ipv6/conf/all/forwarding".to_owned(),
+                [true, false, true],
+            ),
+            (
+                format!("ip link set {port} down"),
+                format!("ip link set {port} up"),
+                [false, false, false],
+            ),
+            (
+                format!("ip route add blackhole {WORLD6}"),
+                format!("ip route del blackhole {WORLD6}"),
+                [true, false, true],
+            ),
+        ] {
+            shell(&format!("true; {on}"));
+            for (to, reached) in all.iter().zip(reached) {
+                let (last, passed) = trace(&host, &["a", to]);
+                assert_eq!(passed, reached, "{on}: {to}: {last}");
+                assert_eq!(pings(&host, "a", to), reached, "{on}: {to}: {last}");
+            }
+            shell(&format!("true; {off}"));
+        }
+        let rules = [
+            "out drop tcp 25",
+            "out drop udp to 2001:db8:1::/64",
+            "in drop icmp",
+        ];
+        let rules = rules.map(|rule| ["--firewall", rule]).concat();
+        host.ok(&[&["set", "a"], &rules[..]].concat());
+        let (to_b, from_a) = (format!("[{b}]:546"), format!("[{WORLD6}]:53"));
+        for (words, at, why) in [
+            (
+                &["a", "ip6", "tcp", ":25"][..],
+                "firewall",
+                "rule 1 of a's firewall decides: out drop tcp 25",
+            ),
+            (&["a", "udp", &from_a], "firewall", "rule 2 of a's firewall"),
+            (
+                &["a", "in", b],
+                "firewall",
+                "rule 3 of a's firewall decides: in drop icmp",
+            ),
+            (&["b", "in", "ip6", "tcp", ":81"], "NAT", "neither"),
+            (&["a", "udp", &to_b], "anti-spoofing", "DHCP"),
+            (
+                &["a", "fd42:5::ff"],
+                "other end",
+                "off's, which does not run",
+            ),
+            (
+                &["a", "fd42:5::77"],
+                "other end",
+                "no guest of the network net has",
+            ),
+            (
+                &["four", "ip6"],
+                "guest",
+                "the network bridge has no prefix",
+            ),
+        ] {
+            stops(&host, words, at, why);
+        }
+        let (web, ssh) = (format!("[{WORLD6}]:80"), format!("[{HOST6}]:22"));
+        for words in [
+            &["a", "ip6", "tcp", ":443"][..],
+            &["a", "in", "tcp", &web],
+            &["b", "tcp", &ssh],
+            &["c", "in", "tcp", &web],
+            &["c", "tcp", &web],
+            &["c", HOST6],
+        ] {
+            let (last, passed) = trace(&host, words);
+            assert!(passed, "{words:?}: {last}");
+        }
+        assert!(pings(&host, "c", HOST6));
+        let said = host.ok(&["network", "trace", "b", "ip6", "tcp", ":443"]);
+        assert!(
+            said.contains("under the host's address, not fd42:5::bb"),
+            "{said}"
+        );
+        let said = host.ok(&["network", "trace", "c", "ip6", "tcp", ":443"]);
+        assert!(!said.contains("under the host's address"), "{said}");
+        shell(
+            "nft 'add table inet theirs; add chain inet theirs out { type filter hook forward priority 5; }; add rule inet theirs out ip6 saddr fd42::/16 icmpv6 type 100-130 reject'",
+        );
+        stops(
+            &host,
+            &["b", WORLD6],
+            "host passes on",
+            "table inet theirs, chain out",
+        );
+        assert!(!pings(&host, "b", WORLD6));
+        inside(&host, "b", "ip addr del fd42:5::bb/64 dev eth0");
+        stops(
+            &host,
+            &["b", HOST6],
+            "guest",
+            "its address is fd42:5::bb, and inside",
+        );
     });
 }

@@ -169,6 +169,84 @@ fn guests_of_two_hosts_are_on_one_network() {
     });
 }
 
+/// The same where hosts know each other by IPv6, for packets of both in it.
+#[test]
+fn hosts_know_each_other_by_ipv6() {
+    if !need(Need::Root) {
+        return;
+    }
+    as_host(|| {
+        let there = other_host();
+        let ends = ["2001:db8:99::1", "2001:db8:99::2"];
+        let by_ipv6 = |address: &str| {
+            ip(&format!("addr add {address}/64 dev wire nodad"));
+            ip("link set wire mtu 1400");
+        };
+        by_ipv6(ends[0]);
+        there.run(|| by_ipv6(ends[1]));
+        let (one, other) = (Bulkhead::new(), Bulkhead::new());
+        let shared = |host: &Bulkhead, local: usize, range: &str| {
+            let remote = ends[1 - local];
+            let none = host.run(&[
+                "network",
+                "create",
+                "no",
+                "--vxlan",
+                "78",
+                "--local",
+                remote,
+                "--remote",
+                ends[local],
+            ]);
+            assert!(
+                none.stderr.contains("no address of this host"),
+                "{}",
+                none.report()
+            );
+            shares(host, "bridge", ends[local], remote, range);
+            // Each host gives guests the places of its own range.
+            host.ok(&["network", "set", "lan", "--prefix6", "fd42:77::/64"]);
+            started(host, "web", &["--network", "lan"]);
+        };
+        shared(&one, 0, "10.202.1.10-10.202.1.19");
+        there.run(|| shared(&other, 1, "10.202.1.20-10.202.1.29"));
+        for address in ["10.202.1.20", "fd42:77::14"] {
+            assert!(pings(&one, "56", address), "{address}");
+        }
+        for address in ["10.202.1.10", "fd42:77::a"] {
+            assert!(pings(&other, "56", address), "{address}");
+        }
+        // Header, and that of an echo request: the largest goes over the wire whole, one more does not.
+        assert!(inside(&one, "web", "ip link show eth0").contains("mtu 1330"));
+        assert!(pings(&one, "1302", "10.202.1.20"), "largest packet");
+        assert!(pings(&other, "1282", "fd42:77::a"), "largest packet");
+        let large = one.run(&["network", "set", "lan", "--mtu", "1331"]);
+        assert!(
+            large.report().contains("1330 is the most"),
+            "{}",
+            large.report()
+        );
+        // Held to its own addresses as everywhere.
+        inside(&one, "web", "ip addr add fd42:77::77/64 dev eth0");
+        let forged = "ping -c 1 -W 1 -I fd42:77::77 fd42:77::14 >/dev/null 2>&1; echo $?";
+        assert_ne!(inside(&one, "web", forged), "0", "a forged address");
+        let wire = format!("vx-{}", wire_tag());
+        let shown = told("ip", &format!("-d link show {wire}"));
+        assert!(shown.contains("local 2001:db8:99::1"), "{shown}");
+        ip(&format!("link del {wire}"));
+        one.ok(&["restart", "web"]);
+        assert!(pings(&one, "56", "fd42:77::14"), "after the port was gone");
+        there.run(|| {
+            other.ok(&["delete", "web", "--force"]);
+            other.ok(&["network", "delete", "lan"]);
+            assert_eq!(wires_left(), [] as [String; 0]);
+        });
+        one.ok(&["delete", "web", "--force"]);
+        one.ok(&["network", "delete", "lan"]);
+        assert_eq!(wires_left(), [] as [String; 0]);
+    });
+}
+
 fn told(program: &str, args: &str) -> String {
     let done = Command::new(program).args(args.split(' ')).output();
     String::from_utf8(done.expect(program).stdout).expect("text")

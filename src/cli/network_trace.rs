@@ -1,6 +1,6 @@
 //! `network trace`: why a packet does or does not pass. Reads, takes no lock.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use clap::{Arg, ArgMatches, Command, value_parser};
 
@@ -10,9 +10,10 @@ use super::render::{Cell, Tone, safe};
 use crate::model::{GuestName, RuleProtocol};
 use crate::network::{Hop, Question, Verdict};
 
-const USAGE: &str = "write [in|out] [tcp|udp|icmp] [ADDRESS[:PORT]], such as `out tcp 192.0.2.7:443` or `in tcp :80`";
+const USAGE: &str = "write [in|out] [ip6] [tcp|udp|icmp] [ADDRESS[:PORT]], such as `out tcp 192.0.2.7:443`, `in tcp :80`, or of IPv6 `tcp [2001:db8::7]:443` or `ip6 tcp :443`";
 /// Somebody in the world; nothing is sent there.
 const WORLD: Ipv4Addr = Ipv4Addr::new(1, 1, 1, 1);
+const WORLD6: Ipv6Addr = Ipv6Addr::new(0x2606, 0x4700, 0x4700, 0, 0, 0, 0, 0x1111);
 const HEADINGS: [&str; 4] = ["AT", "PACKET", "WHY", "WHAT HELPS"];
 
 pub(super) fn command() -> Command {
@@ -28,15 +29,31 @@ pub(super) fn command() -> Command {
         .arg(
             Arg::new("packet")
                 .value_name("PACKET")
-                .num_args(0..=3)
-                .help("[in|out] [tcp|udp|icmp] [ADDRESS[:PORT]]: to or from the guest, what runs over it, the other end, and the port of who is called [default: out icmp to the world]"),
+                .num_args(0..=4)
+                .help("[in|out] [ip6] [tcp|udp|icmp] [ADDRESS[:PORT]]: to or from the guest, by IPv6 also without an address, what runs over it, the other end, and the port of who is called [default: out icmp to the world]"),
         )
         .after_help("Nothing is sent: what the kernel would do is told from its routes and its firewall as they are.")
+}
+
+/// Address and port of `192.0.2.7:443`, `[2001:db8::7]:443`, or either alone.
+fn parts(text: &str) -> (&str, Option<&str>) {
+    if let Some((address, rest)) = text.strip_prefix('[').and_then(|t| t.split_once(']')) {
+        return match rest.is_empty() {
+            true => (address, None),
+            // What stands between is no port.
+            false => (address, Some(rest.strip_prefix(':').unwrap_or(rest))),
+        };
+    }
+    match text.split_once(':') {
+        Some((address, number)) if !number.contains(':') => (address, Some(number)),
+        _ => (text, None),
+    }
 }
 
 fn question(words: &[&str]) -> std::result::Result<Question, String> {
     let mut words = words.iter().copied().peekable();
     let way = words.next_if(|word| ["in", "out"].contains(word));
+    let six = words.next_if(|word| *word == "ip6").is_some();
     let named = |word: &&str| {
         let mut all = RuleProtocol::ALL.into_iter();
         all.find(|one| one.name() == *word)
@@ -46,16 +63,19 @@ fn question(words: &[&str]) -> std::result::Result<Question, String> {
         words.next();
     }
     let protocol = protocol.unwrap_or(RuleProtocol::Icmp);
-    let (mut peer, mut port) = (WORLD, None);
+    let (mut peer, mut port) = (IpAddr::V4(WORLD), None);
+    if six {
+        peer = WORLD6.into();
+    }
     if let Some(text) = words.next() {
-        let (address, number) = match text.split_once(':') {
-            Some((address, number)) => (address, Some(number)),
-            None => (text, None),
-        };
+        let (address, number) = parts(text);
         if !address.is_empty() {
             peer = address
                 .parse()
-                .map_err(|_| format!("{address:?} is no IPv4 address: {USAGE}"))?;
+                .map_err(|_| format!("{address:?} is no IP address: {USAGE}"))?;
+            if six && peer.is_ipv4() {
+                return Err(format!("{peer} is no IPv6 address: {USAGE}"));
+            }
         }
         let of = |number: &str| number.parse::<u16>().ok().filter(|port| *port > 0);
         port = match number {
@@ -70,7 +90,12 @@ fn question(words: &[&str]) -> std::result::Result<Question, String> {
             "there is a word too many, or in the wrong place: {USAGE}"
         ));
     }
-    if peer.is_multicast() || peer.is_unspecified() || peer.is_broadcast() || peer.is_loopback() {
+    let many = match peer {
+        IpAddr::V4(four) => four.is_broadcast(),
+        // Of which link is not said.
+        IpAddr::V6(six) => six.is_unicast_link_local(),
+    };
+    if many || peer.is_multicast() || peer.is_unspecified() || peer.is_loopback() {
         return Err(format!(
             "{peer} is no address of one machine's on a network"
         ));
@@ -123,20 +148,29 @@ mod tests {
     #[test]
     fn a_packet_is_what_is_said_and_the_rest_is_usual() {
         for (text, incoming, protocol, peer, port) in [
-            ("", false, RuleProtocol::Icmp, [1, 1, 1, 1], 0),
-            ("in", true, RuleProtocol::Icmp, [1, 1, 1, 1], 0),
-            ("192.0.2.7", false, RuleProtocol::Icmp, [192, 0, 2, 7], 0),
-            ("in tcp :80", true, RuleProtocol::Tcp, [1, 1, 1, 1], 80),
+            ("", false, RuleProtocol::Icmp, "1.1.1.1", 0),
+            ("in", true, RuleProtocol::Icmp, "1.1.1.1", 0),
+            ("192.0.2.7", false, RuleProtocol::Icmp, "192.0.2.7", 0),
+            ("in tcp :80", true, RuleProtocol::Tcp, "1.1.1.1", 80),
+            ("in fd00::7", true, RuleProtocol::Icmp, "fd00::7", 0),
+            ("tcp [fd00::7]:80", false, RuleProtocol::Tcp, "fd00::7", 80),
+            (
+                "ip6 udp :53",
+                false,
+                RuleProtocol::Udp,
+                "2606:4700:4700::1111",
+                53,
+            ),
             (
                 "out udp 192.0.2.7:53",
                 false,
                 RuleProtocol::Udp,
-                [192, 0, 2, 7],
+                "192.0.2.7",
                 53,
             ),
         ] {
             let words: Vec<&str> = text.split_whitespace().collect();
-            let peer = Ipv4Addr::from(peer);
+            let peer = peer.parse().unwrap();
             let wanted = Question {
                 incoming,
                 protocol,
@@ -148,9 +182,13 @@ mod tests {
         for (text, part) in [
             ("tcp", "needs a port"),
             ("icmp 192.0.2.7:1", "no ports"),
-            ("sideways", "no IPv4 address"),
+            ("sideways", "no IP address"),
+            ("ip6 tcp 192.0.2.7:1", "no IPv6 address"),
+            ("tcp [fd00::1]", "needs a port"),
+            ("tcp [fd00::1]x:1", "no port"),
+            ("fe80::1", "one machine"),
             ("tcp 192.0.2.7:0", "no port"),
-            ("tcp fd00::1", "no IPv4"),
+            ("tcp fd00::1", "needs a port"),
             ("192.0.2.7 in", "too many"),
             ("224.0.0.1", "one machine"),
         ] {

@@ -1,6 +1,6 @@
 //! What no guest may ask of the network. The other settings are next door in `check`, which asks here.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use super::check::Found;
 use super::nic;
@@ -31,8 +31,18 @@ pub(super) fn network(guest: &Guest, found: &mut Found) {
                 "network.address",
                 "needs the network kind bridge, or a network's name: another has no address of its own",
             );
-        } else if let Some(why) = no_address(address) {
+        } else if let Some(why) = no_address(address.into()) {
             found.add("network.address", why);
+        }
+    }
+    if let Some(address) = network.address6 {
+        if !network.kind.has_address() {
+            found.add(
+                "network.address6",
+                "needs the network kind bridge, or a network's name: another has no address of its own",
+            );
+        } else if let Some(why) = no_address(address.into()) {
+            found.add("network.address6", why);
         }
     }
     if network.mac.is_some() && !network.kind.has_address() {
@@ -78,8 +88,11 @@ pub(super) fn network(guest: &Guest, found: &mut Found) {
 }
 
 /// Why no interface can have that address.
-pub(super) fn no_address(address: Ipv4Addr) -> Option<String> {
-    let none = address.is_unspecified() || address.is_loopback() || address.is_multicast();
+pub(super) fn no_address(address: IpAddr) -> Option<String> {
+    // Of the link every interface has one by itself.
+    let of_link = matches!(address, IpAddr::V6(six) if six.is_unicast_link_local());
+    let none =
+        address.is_unspecified() || address.is_loopback() || address.is_multicast() || of_link;
     none.then(|| format!("{address} cannot be the address of an interface"))
 }
 

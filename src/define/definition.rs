@@ -2,7 +2,7 @@
 //! said next door in `default`; what a value may be, in `word` and `check`.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::capability::CapabilityChange;
 use super::entry::{BlockLimitEntry, DeviceEntry, MountEntry, TmpfsEntry};
@@ -210,6 +210,8 @@ layered! {
         address: Option<OrNone<Ipv4Addr>>,
         /// Hardware address.
         mac: Option<OrNone<Mac>>,
+        /// IPv6 address asked for.
+        address6: Option<OrNone<Ipv6Addr>>,
         /// Further interfaces.
         nic: Vec<NicEntry>,
         /// Name servers.

@@ -220,6 +220,8 @@ pub const KEYS: &[Key] = &[
         "bridge, none, host (no isolation), or a network's name [default: bridge]"),
     key("network.address", "address", "IP", Kind::Text, RESTART,
         "IPv4 address on the bridge, or none to be given one [default: none]"),
+    key("network.address6", "address6", "IP", Kind::Text, RESTART,
+        "IPv6 address of the network's prefix, or none for the one that follows from the IPv4 address [default: none]"),
     key("network.mac", "mac", "MAC", Kind::Text, RESTART,
         "Hardware address of its interface, or none for one made from its address [default: none]"),
     key("network.nic", "nic", "NAME=NETWORK[,KEY=VALUE]", Kind::Nic, LIVE,

@@ -1,7 +1,7 @@
 //! `[[network.nic]]`: an interface of a guest beyond its first. The keys of one, its text on the command
 //! line, what it means, and what it may not be.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use toml_edit::{Array, InlineTable, Value};
 
@@ -32,6 +32,8 @@ pub struct NicEntry {
     pub address: Option<Ipv4Addr>,
     /// Hardware address.
     pub mac: Option<Mac>,
+    /// IPv6 address.
+    pub address6: Option<Ipv6Addr>,
     /// Whether it is kept apart from others that are.
     pub isolated_ports: Option<bool>,
     /// Most that comes to it.
@@ -58,6 +60,7 @@ impl Entry for NicEntry {
         "network",
         "address",
         "mac",
+        "address6",
         "isolated_ports",
         "rate_in",
         "rate_out",
@@ -82,6 +85,7 @@ impl Entry for NicEntry {
         let entry = Self {
             address: reader.field(path, table, "address"),
             mac: reader.field(path, table, "mac"),
+            address6: reader.field(path, table, "address6"),
             isolated_ports: reader.field(path, table, "isolated_ports"),
             rate_in: reader.field(path, table, "rate_in"),
             rate_out: reader.field(path, table, "rate_out"),
@@ -105,6 +109,7 @@ impl From<NicEntry> for Nic {
             network: entry.network,
             address: entry.address,
             mac: entry.mac,
+            address6: entry.address6,
             isolated_ports: entry.isolated_ports,
             rate_in: entry.rate_in,
             rate_out: entry.rate_out,
@@ -167,6 +172,7 @@ pub(super) fn text(nic: &Nic) -> String {
     let more = [
         ("address", nic.address.map(|address| address.to_string())),
         ("mac", nic.mac.map(|mac| mac.to_string())),
+        ("address6", nic.address6.map(|address| address.to_string())),
         (
             "isolated_ports",
             nic.isolated_ports.map(|on| on.to_string()),
@@ -203,7 +209,7 @@ pub(super) fn text(nic: &Nic) -> String {
 pub fn without_addresses(definition: &str) -> Result<Vec<(KeyPath, Change)>, DefineError> {
     let sheet = Sheet::parse("", definition)?;
     let mut all = Vec::new();
-    for path in ["network.address", "network.mac"] {
+    for path in ["network.address", "network.address6", "network.mac"] {
         let key = Key::find(path).map(|key| KeyPath { key, item: None });
         all.extend(key.map(|key| (key, Change::Unset)));
     }
@@ -211,6 +217,7 @@ pub fn without_addresses(definition: &str) -> Result<Vec<(KeyPath, Change)>, Def
         let nic = Nic {
             address: None,
             mac: None,
+            address6: None,
             ..entry.into()
         };
         let changed = Key::find(KEY).zip(item(&text(&nic)).ok());
@@ -263,8 +270,9 @@ fn problems(network: &NetworkWish, nic: &Nic, before: &[Nic]) -> Vec<String> {
     {
         all.push("has the hardware address of another interface of this guest".to_owned());
     }
-    if let Some(why) = nic.address.and_then(super::check_network::no_address) {
-        all.push(why);
+    let address = nic.address.map(IpAddr::from).into_iter();
+    for address in address.chain(nic.address6.map(IpAddr::from)) {
+        all.extend(super::check_network::no_address(address));
     }
     for (key, rate) in [("rate_in", nic.rate_in), ("rate_out", nic.rate_out)] {
         out_of_range(&mut all, key, rate, &SLOWEST, &FASTEST);
@@ -319,7 +327,7 @@ mod tests {
 
     #[test]
     fn an_interface_is_the_same_as_text_and_as_a_table() {
-        let full = "lan=db,address=10.9.0.5,mac=02:00:5e:00:00:01,isolated_ports=true,\
+        let full = "lan=db,address=10.9.0.5,mac=02:00:5e:00:00:01,address6=fd42::5,isolated_ports=true,\
                     rate_in=10mbit,burst_in=1M,packets=500,firewall=in accept tcp 80,443;in drop";
         for text in ["lan=db", "eth1=bridge,address=10.213.0.9", full] {
             let changes = Key::find("network.nic").unwrap().changes(&[text]).unwrap();
@@ -338,8 +346,8 @@ mod tests {
 
     #[test]
     fn what_only_one_guest_can_have_is_left_out() {
-        let text = "network.address = \"10.213.0.5\"\n[[network.nic]]\nname = \"lan\"\n\
-                    network = \"db\"\naddress = \"10.9.0.5\"\nmac = \"02:00:5e:00:00:01\"\n\
+        let text = "network.address = \"10.213.0.5\"\nnetwork.address6 = \"fd42::5\"\n[[network.nic]]\nname = \"lan\"\n\
+                    network = \"db\"\naddress = \"10.9.0.5\"\naddress6 = \"fd42::5\"\nmac = \"02:00:5e:00:00:01\"\n\
                     firewall = [\"in accept tcp 80,443\", \"in drop\"]\n";
         let changes = super::without_addresses(text).unwrap();
         let left = edit(text, &changes).unwrap();

@@ -206,6 +206,7 @@ fn rest(guest: &Guest, path: &str) -> Items {
         "network.kind" => single(&guest.network.kind),
         "network.address" => optional(guest.network.address),
         "network.mac" => optional(guest.network.mac),
+        "network.address6" => optional(guest.network.address6),
         "network.nic" => entries(
             &guest.network.nics,
             |nic| nic.name.to_string(),

@@ -2,7 +2,7 @@
 //! Tables, lists and maps made of them live next door in `layer`.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -100,6 +100,13 @@ impl Word for Ipv4Addr {
     fn read(text: &str) -> Result<Self, String> {
         text.parse()
             .map_err(|_| format!("{} is not an IPv4 address", quoted(text)))
+    }
+}
+
+impl Word for Ipv6Addr {
+    fn read(text: &str) -> Result<Self, String> {
+        text.parse()
+            .map_err(|_| format!("{} is not an IPv6 address", quoted(text)))
     }
 }
 

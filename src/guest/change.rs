@@ -99,6 +99,7 @@ impl Manager {
         if let Some(network) = self.network_of(&guest.network)?
             && (guest.network.address.is_some()
                 || guest.network.mac.is_some()
+                || guest.network.address6.is_some()
                 || !guest.network.forwards.is_empty()
                 || !network.holds_back())
         {

@@ -153,15 +153,16 @@ impl Manager {
                 "its address {was} was of another host; it has one of this host"
             ));
         }
-        let one = |nic: &Nic| nic.address.is_some() || nic.mac.is_some();
-        if before.network.nics.iter().any(one) || before.network.mac.is_some() {
+        let one = |nic: &Nic| nic.address.is_some() || nic.mac.is_some() || nic.address6.is_some();
+        let first = &before.network;
+        if first.nics.iter().any(one) || first.mac.is_some() || first.address6.is_some() {
             // Its first address is told of above.
             let own = define::without_addresses(&manifest.guest.definition)?.into_iter();
             let own =
                 own.filter(|(path, _)| path.key.path != "network.address" && !sets(path.key.path));
             changes.splice(0..0, own);
             notes.push(
-                "hardware addresses, and addresses of further interfaces, were of another host: it has others here".to_owned(),
+                "hardware and IPv6 addresses, and addresses of further interfaces, were of another host: it has others here".to_owned(),
             );
         }
         let forwards = &before.network.forwards;

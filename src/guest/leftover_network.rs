@@ -44,6 +44,11 @@ impl Manager {
                 let done = told(fix.then(close));
                 found.push(leftover("bridge without its firewall", bridge, done));
             }
+            if !one.announces_right().map_err(network)? {
+                let again = || one.announce_again().map_err(network);
+                let word = one.word().to_owned();
+                found.push(leftover("announcement", word, told(fix.then(again))));
+            }
             for entry in one.stale_entries().map_err(network)? {
                 let remove = || one.remove_entry(&entry).map_err(network);
                 let done = told(fix.then(remove));

@@ -39,6 +39,7 @@ pub mod netlink_nft_count;
 pub mod netlink_nft_rule;
 pub mod netlink_passthrough;
 mod netlink_port;
+mod netlink_proxy;
 pub mod netlink_routed;
 mod netlink_shape;
 mod netlink_socket;

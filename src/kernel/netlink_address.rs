@@ -54,8 +54,25 @@ impl Netlink {
     /// # Errors
     /// When the kernel refuses or its answer cannot be understood.
     pub fn ipv4_of(&mut self, index: u32) -> Result<Vec<Ipv4Addr>, NetlinkError> {
+        let all = self.ip_of(index, false)?.into_iter();
+        Ok(all
+            .filter_map(|address| match address {
+                IpAddr::V4(four) => Some(four),
+                IpAddr::V6(_) => None,
+            })
+            .collect())
+    }
+
+    /// The same of IPv4 or of IPv6, of the link's too.
+    ///
+    /// # Errors
+    /// When the kernel refuses or its answer cannot be understood.
+    pub fn ip_of(&mut self, index: u32, ipv6: bool) -> Result<Vec<IpAddr>, NetlinkError> {
         let mut request = AddressMessage::default();
-        request.header.family = AddressFamily::Inet;
+        request.header.family = match ipv6 {
+            true => AddressFamily::Inet6,
+            false => AddressFamily::Inet,
+        };
         let answers = self
             .kernel
             .ask(RouteNetlinkMessage::GetAddress(request), NLM_F_DUMP)
@@ -67,7 +84,9 @@ impl Netlink {
             _ => None,
         };
         let local = |attribute| match attribute {
-            AddressAttribute::Local(IpAddr::V4(address)) => Some(address),
+            AddressAttribute::Local(address) if !ipv6 => Some(address),
+            // IPv6's are told as this; one has the other if it is a point-to-point one.
+            AddressAttribute::Address(address) if ipv6 => Some(address),
             _ => None,
         };
         let all = answers.into_iter().filter_map(of).flatten();

@@ -1,6 +1,6 @@
 //! Which way the kernel would send a packet: asked, not worked out from the routes that there are.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -17,7 +17,7 @@ pub enum Way {
         /// Interface.
         interface: u32,
         /// Next machine.
-        gateway: Option<Ipv4Addr>,
+        gateway: Option<IpAddr>,
     },
     /// There is none.
     Nowhere,
@@ -28,11 +28,16 @@ impl Netlink {
     ///
     /// # Errors
     /// When the kernel refuses to say, or its answer cannot be understood.
-    pub fn way_to(&mut self, address: Ipv4Addr) -> Result<Way, NetlinkError> {
+    pub fn way_to(&mut self, address: impl Into<IpAddr>) -> Result<Way, NetlinkError> {
+        let address = address.into();
+        let (family, length, destination) = match address {
+            IpAddr::V4(four) => (AddressFamily::Inet, 32, RouteAddress::Inet(four)),
+            IpAddr::V6(six) => (AddressFamily::Inet6, 128, RouteAddress::Inet6(six)),
+        };
         let mut request = RouteMessage::default();
-        request.header.address_family = AddressFamily::Inet;
-        request.header.destination_prefix_length = 32;
-        request.attributes = vec![RouteAttribute::Destination(RouteAddress::Inet(address))];
+        request.header.address_family = family;
+        request.header.destination_prefix_length = length;
+        request.attributes = vec![RouteAttribute::Destination(destination)];
         let answers = match self.kernel.ask(RouteNetlinkMessage::GetRoute(request), 0) {
             Ok(answers) => answers,
             // Unreachable, prohibited, a blackhole.
@@ -45,7 +50,7 @@ impl Netlink {
                 return Ok(Way::Nowhere);
             }
             Err(e) => {
-                let object = format!("the way to {}", IpAddr::V4(address));
+                let object = format!("the way to {address}");
                 return Err(NetlinkError::new("look up", &object, e));
             }
         };
@@ -63,7 +68,8 @@ fn way(route: RouteMessage) -> Way {
     for attribute in route.attributes {
         match attribute {
             RouteAttribute::Oif(index) => over = Some(index),
-            RouteAttribute::Gateway(RouteAddress::Inet(address)) => gateway = Some(address),
+            RouteAttribute::Gateway(RouteAddress::Inet(address)) => gateway = Some(address.into()),
+            RouteAttribute::Gateway(RouteAddress::Inet6(address)) => gateway = Some(address.into()),
             _ => {}
         }
     }

@@ -398,6 +398,9 @@ pub struct NetworkWish {
     /// Hardware address; `None` for one made from the address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mac: Option<Mac>,
+    /// IPv6 address; `None` for the one that follows from its IPv4 address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address6: Option<std::net::Ipv6Addr>,
     /// Further interfaces, each on another network.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub nics: Vec<Nic>,

@@ -2,7 +2,7 @@
 //! addresses that somebody chose, and what a definition says of one.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -179,6 +179,9 @@ pub struct Nic {
     pub address: Option<Ipv4Addr>,
     /// Hardware address; `None` for one made from the address.
     pub mac: Option<Mac>,
+    /// IPv6 address; `None` for the one that follows from its IPv4 address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address6: Option<Ipv6Addr>,
     /// Whether it is kept apart from others that are; `None` for what the network says.
     pub isolated_ports: Option<bool>,
     /// Most that comes to it.
@@ -204,6 +207,7 @@ impl Nic {
             kind: self.network.clone(),
             address: self.address,
             mac: self.mac,
+            address6: self.address6,
             isolated_ports: self.isolated_ports,
             rate_in: self.rate_in,
             rate_out: self.rate_out,

@@ -1,5 +1,5 @@
 //! A network's IPv6 prefix: `fd42:1:2:3::/64`, and the addresses of it. Which guest has which follows
-//! from its IPv4 address (`network::lease`), so there is no second book of them.
+//! from its IPv4 address, where none is chosen (`network::lease6`), so there is no second book of them.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};

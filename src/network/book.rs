@@ -43,18 +43,20 @@ impl Network {
                 && leases.rules(guest) == wish.firewall
                 && leases.ceilings_of(guest) == wish.ceilings;
             let lease = self.give(leases, guest, wish, subnet)?;
-            let stays = |before: &Held| before.address == lease.address;
+            let stays =
+                |before: &Held| before.address == lease.address && before.address6 == wish.address6;
             led = !same || (led && !before.as_ref().is_some_and(stays));
             Ok(lease)
         })?;
         let before = before.and_then(|held| self.lease_held(&held, subnet));
-        let moved =
-            before.filter(|before| (before.address, before.mac) != (lease.address, lease.mac));
+        let moved = before.filter(|before| {
+            (before.address, before.mac, &before.ipv6) != (lease.address, lease.mac, &lease.ipv6)
+        });
         if moved.is_some() || led {
             files::pause(&self.leases_file())?;
         }
         if let Some(moved) = moved {
-            self.expel(&moved).map_err(Box::new)?;
+            self.expel(&moved, Some(&lease)).map_err(Box::new)?;
         }
         if led {
             self.as_written().map_err(Box::new)?;
@@ -88,8 +90,12 @@ impl Network {
         {
             pool.leave_out(&self.of_host().map_err(Box::new)?);
         }
+        if wish.address.is_none() && wish.address6.is_none() && leases.get(guest).is_none() {
+            pool.leave_out(&self.chosen_away(leases, subnet));
+        }
         let address = leases.give(guest, wish.address, pool)?;
         leases.name(guest, wish.interface.as_ref(), wish.mac)?;
+        self.choose6(leases, guest, wish.address6, subnet)?;
         self.give_ports(leases, guest, &wish.forwards)?;
         self.give_wall(leases, guest, wish)?;
         let stranded = || LeaseError::Stranded {
@@ -108,6 +114,9 @@ impl Network {
         Some(Lease {
             mac: held.mac.map_or(lease.mac, Mac::bytes),
             nic: held.nic.clone(),
+            ipv6: lease
+                .ipv6
+                .map(|six| six.chosen(held.address6, self.prefix6)),
             ..lease
         })
     }
@@ -152,7 +161,7 @@ impl Network {
         })?;
         if let Some(lease) = lease {
             files::pause(&self.leases_file())?;
-            self.expel(&lease).map_err(Box::new)?;
+            self.expel(&lease, None).map_err(Box::new)?;
             if led {
                 self.as_written().map_err(Box::new)?;
             }
@@ -254,7 +263,16 @@ impl Network {
             }
         }
         for (guest, wish) in known {
-            leases.give(guest, None, pool.clone())?;
+            let mut pool = pool.clone();
+            pool.leave_out(&self.chosen_away(&leases, subnet));
+            leases.give(guest, None, pool)?;
+            // Of two that claim one IPv6 address, the first has it, and the other what follows.
+            if self
+                .choose6(&mut leases, guest, wish.address6, subnet)
+                .is_err()
+            {
+                self.choose6(&mut leases, guest, None, subnet)?;
+            }
             // Of two that claim one hardware address, the first has it.
             let _other_has_it = leases.name(guest, wish.interface.as_ref(), wish.mac);
             leases.wall(guest, &wish.firewall, wish.ceilings);

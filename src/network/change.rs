@@ -32,6 +32,11 @@ impl Network {
         {
             return Err(refused(why));
         }
+        if before.changes6(record)
+            && let Some(why) = new.unfit6(&before.leases()?, record.subnet)
+        {
+            return Err(refused(why));
+        }
         let pool = new.pool_in(record.subnet);
         for (guest, address) in before.leases()?.iter() {
             if let Some(role) = pool.role(address) {
@@ -90,7 +95,7 @@ impl Network {
     }
 
     /// The IPv6 prefix that its record has.
-    fn wanted6(&self) -> Option<Prefix6> {
+    pub(super) fn wanted6(&self) -> Option<Prefix6> {
         self.prefix6.or(self.missed6)
     }
 

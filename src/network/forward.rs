@@ -254,6 +254,7 @@ impl Network {
         Ok(address.map(|address| NetworkWish {
             interface: leases.by_guest.get(guest).and_then(|held| held.nic.clone()),
             mac: leases.by_guest.get(guest).and_then(|held| held.mac),
+            address6: leases.by_guest.get(guest).and_then(|held| held.address6),
             address: Some(address),
             forwards: leases.forwards(guest).to_vec(),
             firewall: leases.rules(guest).to_vec(),
@@ -268,7 +269,9 @@ impl Network {
         let room = set_exists(Family::Inet, &self.table, &map6(Protocol::Tcp))?;
         let subnet = subnet.filter(|_| room);
         Ok(elements(&leases, |address| {
-            Some(self.lease_of(address, subnet?)?.ipv6?.address)
+            let mut held = leases.by_guest.values();
+            let held = held.find(|held| held.address == address)?;
+            Some(self.lease_held(held, subnet?)?.ipv6?.address)
         }))
     }
 

@@ -232,6 +232,7 @@ impl Network {
         }
         let (family, table) = &self.guard;
         netlink_nft::add_elements(*family, table, &self.elements(lease))?;
+        self.announce_one(lease)?;
         if !(wish.forwards.is_empty() && wish.firewall.is_empty() && wish.ceilings.is_none()) {
             let _lock = self.lock_book()?;
             self.as_written()?;
@@ -257,13 +258,16 @@ impl Network {
     }
 
     /// The opposite of [`Network::admit`], for an address that is free again; ports and rules follow
-    /// from the book.
-    pub(super) fn expel(&self, lease: &Lease) -> Result<(), HostError> {
+    /// from the book. What belongs to what it has `now` as well stays, so that an interface that is
+    /// there is never without rules.
+    pub(super) fn expel(&self, lease: &Lease, now: Option<&Lease>) -> Result<(), HostError> {
         let (family, table) = &self.guard;
-        for element in self.elements(lease) {
+        let kept = now.map(|now| self.elements(now)).unwrap_or_default();
+        let gone = self.elements(lease).into_iter();
+        for element in gone.filter(|element| !kept.contains(element)) {
             netlink_nft::delete_element(*family, table, &element)?;
         }
-        Ok(())
+        self.silence(lease, now)
     }
 
     /// Lets all guests that have a lease send, and nobody else: the table is new, or of another pool.

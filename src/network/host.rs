@@ -191,7 +191,7 @@ impl Network {
         {
             return Ok(None);
         }
-        if !self.is_stretched(kernel)? {
+        if !self.is_stretched(kernel)? || !self.is_announced(kernel)? {
             return Ok(None);
         }
         let bridge = kernel.link(&self.bridge)?;
@@ -260,7 +260,7 @@ impl Network {
         let gateway = self.gateway_in(subnet);
         kernel.create_bridge(&self.bridge, mac_of(gateway))?;
         pause()?;
-        let was6 = self.was6(kernel)?;
+        let was6 = self.kept_note(kernel)? + &self.was6(kernel)?;
         kernel.set_alias(&self.bridge, &(self.alias(mark) + &was6))?;
         pause()?;
         self.set_up_ipv6(kernel)?;
@@ -276,6 +276,7 @@ impl Network {
         if !self.is_closed() {
             files::write_sysctl(Path::new(IP_FORWARD), "1")?;
             self.forward6(kernel)?;
+            self.announce(kernel)?;
         }
         self.fence(kernel, subnet)
     }
@@ -354,6 +355,7 @@ impl Network {
         }
         self.unstretch(kernel)?;
         pause()?;
+        self.withdraw(kernel)?;
         if let Some((link, mark)) = bridge.filter(|_| !self.is_guest_of_lan()) {
             kernel.delete_link(&self.bridge)?;
             pause()?;

@@ -1,4 +1,5 @@
-//! IPv6 of a network: the addresses of guests, which follow from their IPv4 ones, and the host's side.
+//! IPv6 of a network: the addresses of guests, which follow from their IPv4 ones where none is chosen
+//! (`lease6.rs`), and the host's side.
 //! A host that forwards IPv6 believes no router advertisement any more unless told to, so interfaces
 //! that did go on with it (`accept_ra` 2); what was before is kept on the bridge (`bridge.rs`), as
 //! IPv4's is. What guests may send is `guard6.rs`.
@@ -10,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::files::{self, FileError};
 use super::host::HostError;
-use super::lease::Lease;
+use super::lease::{Held, Lease};
 use super::subnet::Subnet;
 use super::{Network, interface_of};
 use crate::kernel::netlink::{Link, Netlink, NetlinkError};
@@ -23,7 +24,7 @@ const SETTINGS: &str = "/proc/sys/net/ipv6/conf";
 /// In a bridge's alias, before what was.
 const WAS: &str = " ipv6-was=";
 /// What of that an alias has room for, bytes.
-const ROOM: usize = 160;
+const ROOM: usize = 128;
 
 /// What a guest has of IPv6; the same as long as it has its IPv4 address.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +35,9 @@ pub struct Lease6 {
     pub length: u8,
     /// Its default gateway; `None` for a guest without a way out.
     pub gateway: Option<Ipv6Addr>,
+    /// Whether it was chosen, and does not follow from the IPv4 one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub chosen: bool,
 }
 
 /// Whether this network namespace has IPv6.
@@ -64,6 +68,7 @@ impl Network {
                 false if self.is_guest_of_lan() => self.addresses.gateway6,
                 false => (!self.is_closed()).then(|| prefix.gateway()),
             },
+            chosen: false,
         });
         Some(Lease {
             gateway,
@@ -97,14 +102,15 @@ impl Network {
     /// # Errors
     /// When a file cannot be read.
     pub fn hosts6(&self) -> Result<Vec<(Ipv6Addr, String)>, FileError> {
-        let (Some(prefix), Some(subnet)) = (self.prefix6, self.known_subnet()?) else {
+        let (Some(_), Some(subnet)) = (self.prefix6, self.known_subnet()?) else {
             return Ok(Vec::new());
         };
         let leases = self.leases()?;
-        let line = |(guest, address): (&GuestName, Ipv4Addr)| {
-            Some((prefix.at(subnet.place(address)?), guest.to_string()))
+        let line = |(guest, held): (&GuestName, &Held)| {
+            let ipv6 = self.lease_held(held, subnet)?.ipv6?;
+            Some((ipv6.address, guest.to_string()))
         };
-        Ok(leases.iter().filter_map(line).collect())
+        Ok(leases.by_guest.iter().filter_map(line).collect())
     }
 
     /// What the launch does inside for a guest that has IPv6.
@@ -243,8 +249,8 @@ impl Network {
         kernel: &mut Netlink,
     ) -> Result<Option<Route6>, NetlinkError> {
         let own = self.prefix();
-        let links = kernel.links("")?.into_iter();
-        let ours = links.filter(|link| {
+        let links = kernel.links("")?;
+        let ours = links.iter().filter(|link| {
             link.name == self.bridge || (self.is_routed() && link.name.starts_with(&own))
         });
         let ours: Vec<u32> = ours.map(|link| link.index).collect();
@@ -257,7 +263,10 @@ impl Network {
         };
         let mut routes = kernel.routes6()?.into_iter();
         Ok(routes.find(|route| {
-            route.length > 0 && !own(route) && prefix.overlaps(route.destination, route.length)
+            route.length > 0
+                && !own(route)
+                && prefix.overlaps(route.destination, route.length)
+                && !self.is_around(route, &links)
         }))
     }
 

@@ -2,7 +2,7 @@
 //! lies and how it is locked is `book.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +10,7 @@ use super::files::FileError;
 use super::host::HostError;
 use super::ipv6::Lease6;
 use super::lease_file::Written;
+use super::lease6::Address6Error;
 use super::pool::Pool;
 use super::subnet::Subnet;
 use crate::model::{Ceilings, FirewallLine, Forward, GuestName, Mac, NicName, Protocol};
@@ -212,6 +213,9 @@ pub enum LeaseError {
         /// What it has.
         address: Ipv4Addr,
     },
+    /// Its IPv6 address cannot be.
+    #[error(transparent)]
+    Address6(#[from] Address6Error),
     /// The files failed.
     #[error(transparent)]
     File(#[from] FileError),
@@ -238,6 +242,8 @@ pub(super) struct Held {
     pub(super) nic: Option<NicName>,
     /// Hardware address, if one was chosen.
     pub(super) mac: Option<Mac>,
+    /// IPv6 address, if one was chosen.
+    pub(super) address6: Option<Ipv6Addr>,
 }
 
 impl Leases {
@@ -367,15 +373,9 @@ impl Leases {
             (Some(address), _) => self.check_wish(guest, address, &pool)?,
             (None, None) => self.lowest_free(guest, &pool)?,
         };
-        let held = Held {
-            address,
-            forwards: self.forwards(guest).to_vec(),
-            rules: self.rules(guest).to_vec(),
-            ceilings: self.ceilings_of(guest),
-            nic: self.by_guest.get(guest).and_then(|held| held.nic.clone()),
-            mac: self.by_guest.get(guest).and_then(|held| held.mac),
-        };
-        self.by_guest.insert(guest.clone(), held);
+        let new = || Held::of(address);
+        let held = self.by_guest.entry(guest.clone()).or_insert_with(new);
+        held.address = address;
         Ok(address)
     }
 

@@ -1,7 +1,7 @@
 //! The form of `leases.json`, and what is no such file. What leases are is `lease.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +31,8 @@ struct Line {
     nic: Option<NicName>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     mac: Option<Mac>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    address6: Option<Ipv6Addr>,
 }
 
 impl From<Leases> for Written {
@@ -43,6 +45,7 @@ impl From<Leases> for Written {
             ceilings: held.ceilings,
             nic: held.nic,
             mac: held.mac,
+            address6: held.address6,
         };
         Self {
             version: 1,
@@ -59,11 +62,14 @@ impl TryFrom<Written> for Leases {
             return Err(format!("version {} is not known", written.version));
         }
         let mut seen = BTreeSet::new();
-        let mut ports = BTreeSet::new();
+        let (mut ports, mut chosen) = (BTreeSet::new(), BTreeSet::new());
         let mut by_guest = BTreeMap::new();
         for line in written.leases {
             let (guest, address, forwards) = (line.guest, line.address, line.forwards);
             if !seen.insert(address) {
+                return Err(format!("{address} is there twice"));
+            }
+            if let Some(address) = line.address6.filter(|one| !chosen.insert(*one)) {
                 return Err(format!("{address} is there twice"));
             }
             for one in &forwards {
@@ -81,6 +87,7 @@ impl TryFrom<Written> for Leases {
                 ceilings: line.ceilings,
                 nic: line.nic,
                 mac: line.mac,
+                address6: line.address6,
             };
             if by_guest.insert(guest.clone(), held).is_some() {
                 return Err(format!("{guest} is there twice"));

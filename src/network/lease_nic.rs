@@ -1,18 +1,23 @@
 //! For which of a guest's interfaces an address is, which hardware address goes with it, and whether the
 //! interface that is there is that one.
 
+use std::net::Ipv4Addr;
+
 use super::host::HostError;
 use super::lease::{Held, LeaseError, Leases, mac_of};
 use super::{Lease, Network};
 use crate::kernel::netlink::Netlink;
-use crate::model::{GuestName, Mac, NetworkWish, NicName};
+use crate::model::{Ceilings, GuestName, Mac, NetworkWish, NicName};
 
 impl Lease {
     /// Whether its addresses are those that are wished, where any are.
     #[must_use]
     pub fn fits(&self, wish: &NetworkWish) -> bool {
         let mac = wish.mac.map_or(mac_of(self.address), Mac::bytes);
-        self.mac == mac && wish.address.is_none_or(|wish| wish == self.address)
+        let six = self.ipv6.as_ref();
+        self.mac == mac
+            && wish.address.is_none_or(|wish| wish == self.address)
+            && six.is_none_or(|six| six.fits(wish.address6))
     }
 }
 
@@ -30,6 +35,21 @@ impl Network {
         // All but the first byte is the guest's.
         let same = |mac: [u8; 6]| mac[1..] == lease.mac[1..];
         Ok(end.is_some_and(|end| end.up && end.mac.is_some_and(same)))
+    }
+}
+
+impl Held {
+    /// An address with nothing chosen beside it, for a guest's first interface.
+    pub(super) fn of(address: Ipv4Addr) -> Self {
+        Self {
+            address,
+            forwards: Vec::new(),
+            rules: Vec::new(),
+            ceilings: Ceilings::default(),
+            nic: None,
+            mac: None,
+            address6: None,
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 //! | `subnet.rs` | arithmetic of a pool and the choice of a free one |
 //! | `pool.rs` | ranges, exclusions and gateway of a pool |
 //! | `lease.rs` | which guest has which address: the rules, pure |
+//! | `lease6.rs` | IPv6 addresses that are chosen |
 //! | `lease_file.rs` | the form of `leases.json` |
 //! | `lease_nic.rs` | for which interface an address is |
 //! | `book.rs` | the leases on disk, under a lock |
@@ -21,6 +22,7 @@
 //! | `external.rs` | guests on a bridge, or an interface, that is somebody else's |
 //! | `routed.rs` | guests without a bridge between them: their rules, their interface |
 //! | `vxlan.rs` | networks that several hosts share |
+//! | `announce.rs` | guests that the host answers for on its uplink |
 //! | `ipv6.rs` | IPv6: guests' addresses, the host's side |
 //! | `guard6.rs`, `nat6.rs` | what of IPv6 a guest may send; its way out |
 //! | `guard.rs` | what a guest may send: the rules, and each guest's entry in them |
@@ -38,6 +40,7 @@
 //! | `dns.rs` | name servers |
 //! | `files.rs` | lock, whole-file writes, bounded reads |
 
+mod announce;
 mod away;
 mod book;
 mod bridge;
@@ -55,6 +58,7 @@ mod guard6;
 mod host;
 mod ipv6;
 mod lease;
+mod lease6;
 mod lease_file;
 mod lease_nic;
 mod leftover;
@@ -93,6 +97,7 @@ pub use firewall::FirewallError;
 pub use host::{HostError, HostNetwork};
 pub use ipv6::Lease6;
 pub use lease::{Lease, LeaseError};
+pub use lease6::Address6Error;
 pub use leftover::{Leftover, StaleEntry};
 pub use pool::{Addresses, Range, ranges};
 pub use record::{Kind, NewNetwork, Record};

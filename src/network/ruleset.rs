@@ -3,7 +3,7 @@
 //! a doubt, which is kept apart from what is certain. Where a packet comes by is `trace.rs`.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use serde_json::Value;
 
@@ -27,8 +27,8 @@ pub(super) struct Packet {
     pub(super) groups: (u32, u32),
     /// Hardware address of its sender, if that is a guest.
     pub(super) mac: Option<String>,
-    pub(super) sender: Ipv4Addr,
-    pub(super) receiver: Ipv4Addr,
+    pub(super) sender: IpAddr,
+    pub(super) receiver: IpAddr,
     pub(super) protocol: RuleProtocol,
     /// Port of who is called.
     pub(super) port: u16,
@@ -36,6 +36,20 @@ pub(super) struct Packet {
     pub(super) led: bool,
     /// Whether it is for the host itself.
     pub(super) here: bool,
+}
+
+impl Packet {
+    pub(super) fn is_ipv6(&self) -> bool {
+        self.receiver.is_ipv6()
+    }
+
+    /// What runs over it, as `nft` writes it.
+    pub(super) fn over(&self) -> &'static str {
+        match (self.protocol, self.is_ipv6()) {
+            (RuleProtocol::Icmp, true) => "ipv6-icmp",
+            (protocol, _) => protocol.name(),
+        }
+    }
 }
 
 /// Which rule decided.
@@ -341,8 +355,8 @@ mod tests {
             to: "up".to_owned(),
             groups: (0, 0),
             mac: Some("02:62:0a:00:00:02".to_owned()),
-            sender: [10, 0, 0, 2].into(),
-            receiver: [192, 0, 2, 9].into(),
+            sender: IpAddr::from([10, 0, 0, 2]),
+            receiver: IpAddr::from([192, 0, 2, 9]),
             protocol: RuleProtocol::Tcp,
             port: 80,
             led: false,

@@ -1,7 +1,7 @@
 //! What a rule of the firewall asks a packet for, and whether that is what the packet has: the
 //! expressions of `nft`'s JSON (libnftables-json(5)). Whose rules they are is `ruleset.rs`.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use serde_json::Value;
 
@@ -38,9 +38,10 @@ pub(super) fn fields(left: &Value, packet: &Packet) -> Field {
             "oifname" | "oif" => one(&packet.to),
             "iifgroup" => one(&packet.groups.0.to_string()),
             "oifgroup" => one(&packet.groups.1.to_string()),
-            "l4proto" => one(packet.protocol.name()),
+            "l4proto" => one(packet.over()),
+            "nfproto" if packet.is_ipv6() => one("ipv6"),
             "nfproto" => one("ipv4"),
-            "protocol" => one("ip"),
+            "protocol" => one(version(packet)),
             "pkttype" => one("host"),
             _ => Field::Unknown,
         };
@@ -52,7 +53,7 @@ pub(super) fn fields(left: &Value, packet: &Packet) -> Field {
             _ => Field::Unknown,
         };
     }
-    // IPv4 has none.
+    // IPv4 has none, and of IPv6 the first of a conversation.
     if left["exthdr"].is_object() {
         return Field::Absent;
     }
@@ -67,16 +68,18 @@ fn payload(left: &Value, packet: &Packet) -> Field {
     let protocol = left["payload"]["protocol"].as_str();
     let field = left["payload"]["field"].as_str().unwrap_or_default();
     match (protocol, field) {
-        (Some("ether"), "type") => one("ip".to_owned()),
+        (Some("ether"), "type") => one(version(packet).to_owned()),
         (Some("ether"), "saddr") => packet.mac.clone().map_or(Field::Unknown, one),
-        (Some("ip"), "saddr") => one(packet.sender.to_string()),
-        (Some("ip"), "daddr") => one(packet.receiver.to_string()),
-        (Some("ip"), "protocol") => one(packet.protocol.name().to_owned()),
+        (Some(other @ ("ip" | "ip6")), _) if other != version(packet) => Field::Absent,
+        (Some("ip" | "ip6"), "saddr") => one(packet.sender.to_string()),
+        (Some("ip" | "ip6"), "daddr") => one(packet.receiver.to_string()),
+        (Some("ip"), "protocol") | (Some("ip6"), "nexthdr") => one(packet.over().to_owned()),
         (Some("ip"), "frag-off") => one("0".to_owned()),
-        (Some("ip6" | "arp" | "vlan" | "icmpv6"), _) => Field::Absent,
-        (Some(name @ ("tcp" | "udp" | "icmp")), _) if name != packet.protocol.name() => {
-            Field::Absent
-        }
+        (Some("arp" | "vlan"), _) => Field::Absent,
+        (Some("icmpv6"), _) if packet.over() != "ipv6-icmp" => Field::Absent,
+        (Some("icmpv6"), "type") => one(ECHO_REQUEST.to_string()),
+        (Some("icmpv6"), "code") => one("0".to_owned()),
+        (Some(name @ ("tcp" | "udp" | "icmp")), _) if name != packet.over() => Field::Absent,
         (Some("tcp" | "udp" | "th"), "dport") => one(packet.port.to_string()),
         (Some("tcp" | "udp" | "th"), "sport") => one(ASKING.to_string()),
         (Some("tcp"), "flags") => one("syn".to_owned()),
@@ -84,6 +87,58 @@ fn payload(left: &Value, packet: &Packet) -> Field {
         (Some("icmp"), "code") => one("0".to_owned()),
         _ => Field::Unknown,
     }
+}
+
+/// The version of IP, as `nft` writes it.
+fn version(packet: &Packet) -> &'static str {
+    if packet.is_ipv6() { "ip6" } else { "ip" }
+}
+
+/// ICMPv6's, which for a packet is its number: rules name ranges by their ends.
+const ECHO_REQUEST: u128 = 128;
+const KINDS: [(&str, u128); 17] = [
+    ("destination-unreachable", 1),
+    ("packet-too-big", 2),
+    ("time-exceeded", 3),
+    ("parameter-problem", 4),
+    ("echo-request", ECHO_REQUEST),
+    ("echo-reply", 129),
+    ("mld-listener-query", 130),
+    ("mld-listener-report", 131),
+    ("mld-listener-done", 132),
+    ("mld-listener-reduction", 132),
+    ("nd-router-solicit", 133),
+    ("nd-router-advert", 134),
+    ("nd-neighbor-solicit", 135),
+    ("nd-neighbor-advert", 136),
+    ("nd-redirect", 137),
+    ("router-renumbering", 138),
+    ("mld2-listener-report", 143),
+];
+
+fn kind(text: &str) -> Option<u128> {
+    KINDS
+        .iter()
+        .find(|(name, _)| *name == text)
+        .map(|(_, number)| *number)
+}
+
+/// An address as a number, with how many bits it has.
+fn address(text: &str) -> Option<(u128, u32)> {
+    match text.parse().ok()? {
+        IpAddr::V4(four) => Some((four.to_bits().into(), 32)),
+        IpAddr::V6(six) => Some((six.to_bits(), 128)),
+    }
+}
+
+/// Whether an address lies in a prefix of its version.
+fn within(left: &str, network: &str, length: u64) -> bool {
+    let (Some((left, bits)), Some((network, of))) = (address(left), address(network)) else {
+        return false;
+    };
+    let shift = u64::from(bits).saturating_sub(length);
+    let rest = |number: u128| number.checked_shr(u32::try_from(shift).unwrap_or(128));
+    bits == of && rest(left).unwrap_or(0) == rest(network).unwrap_or(0)
 }
 
 pub(super) fn any(left: &[String], elements: &[Value]) -> Truth {
@@ -120,20 +175,22 @@ pub(super) fn equal(left: &[String], right: &Value) -> Truth {
         return Truth::Unknown;
     };
     let truth = |yes| if yes { Truth::Yes } else { Truth::No };
-    let address = |text: &str| text.parse::<Ipv4Addr>().ok().map(Ipv4Addr::to_bits);
-    if let (Some(of), Some(bits)) = (
+    if let (Some(of), Some(length)) = (
         right["prefix"]["addr"].as_str(),
         right["prefix"]["len"].as_u64(),
     ) {
-        let mask = u32::MAX.checked_shl(32 - u32::try_from(bits.min(32)).unwrap_or(32));
-        let network = |text| address(text).map(|bits| bits & mask.unwrap_or(0));
-        return truth(network(left).is_some() && network(left) == network(of));
+        return truth(within(left, of, length));
     }
     if let [first, last] = right["range"].as_array().map_or(&[][..], Vec::as_slice) {
-        let number = |text: &str| address(text).or(text.parse().ok());
-        let number = |value: &Value| number(&text(value));
-        let (first, last) = (number(first), number(last));
-        return match (address(left).or(left.parse().ok()), first, last) {
+        let number = |text: &str| {
+            let plain = || text.parse().ok().or_else(|| kind(text));
+            address(text).map(|(number, _)| number).or_else(plain)
+        };
+        // Its kind is a number; one of ICMP, a word, is not compared with words.
+        let own = address(left)
+            .map(|(number, _)| number)
+            .or(left.parse().ok());
+        return match (own, number(&text(first)), number(&text(last))) {
             (Some(one), Some(first), Some(last)) => truth((first..=last).contains(&one)),
             _ => Truth::Unknown,
         };
@@ -141,7 +198,8 @@ pub(super) fn equal(left: &[String], right: &Value) -> Truth {
     match right {
         Value::String(text) => match text.strip_suffix('*') {
             Some(begin) => truth(left.starts_with(begin)),
-            None => truth(left == text),
+            None if text == "icmpv6" => truth(left == "ipv6-icmp"),
+            None => truth(left == text || kind(text).is_some_and(|one| *left == one.to_string())),
         },
         Value::Number(number) => truth(*left == number.to_string()),
         _ => Truth::Unknown,

@@ -72,13 +72,16 @@ fn of_guest(rule: &Value, way: &str, other: &str) -> String {
             (Some(protocol), Some("dport")) => {
                 all.push(format!("{protocol} {}", value(right)));
             }
-            (Some("ip"), Some("saddr" | "daddr")) => {
+            (Some("ip" | "ip6"), Some("saddr" | "daddr")) => {
                 let end = value(right).replace("@addresses-", "@");
                 all.push(format!("{other} {end}"));
             }
             // Whether it begins something is what guests' rules are about.
             _ if asked["&"][0]["payload"]["field"] == "flags" => {}
-            _ if asked["meta"]["key"] == "l4proto" => all.push(value(right)),
+            // Of both versions.
+            _ if asked["meta"]["key"] == "l4proto" => {
+                all.push(value(right).replace("icmp,ipv6-icmp", "icmp"));
+            }
             _ => return of_host(rule),
         }
     }

@@ -2,23 +2,19 @@
 //! with what is decided there. What is there is asked of the kernel; the definition says only what to
 //! do about it. What rules do to a packet is `ruleset.rs`, the words for it `trace_words.rs`.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
-use std::path::Path;
 
 use serde::Serialize;
 
-use super::files::{self, FileError};
-use super::host::{HostError, IP_FORWARD};
+use super::files::FileError;
+use super::host::HostError;
 use super::ruleset::{Outcome, Packet, Ruleset};
-use super::trace_path::Stop;
+use super::trace_path::{Stop, old_tables, passes_on};
 use super::trace_words as words;
 use super::{GUEST_INTERFACE, Kind, Lease, Network, routed};
 use crate::kernel::netlink::{Link, Netlink, Way};
 use crate::model::{GuestName, NetworkWish, Protocol, RuleProtocol};
-
-/// Tables of the old kind, which `nft` does not show.
-const OLD_TABLES: &str = "/proc/net/ip_tables_names";
 
 /// A packet to be followed: the first of a conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +24,7 @@ pub struct Question {
     /// What runs over it; ICMP is an echo request.
     pub protocol: RuleProtocol,
     /// The other end.
-    pub peer: Ipv4Addr,
+    pub peer: IpAddr,
     /// Port of who is called, with TCP and UDP.
     pub port: u16,
 }
@@ -118,6 +114,9 @@ impl Network {
     /// When the kernel or `nft` does not tell. That a packet does not pass is none.
     pub fn trace(&self, asked: &Asked<'_>, inside: BorrowedFd<'_>) -> Result<Vec<Hop>, HostError> {
         let question = asked.question;
+        if question.peer.is_ipv6() && asked.lease.ipv6.is_none() {
+            return Ok(vec![words::no_ipv6(self, asked.guest)]);
+        }
         let mut kernel = Netlink::open()?;
         let own = self.look_inside(asked, inside)?;
         if self.is_passthrough() {
@@ -178,15 +177,19 @@ impl Network {
         let Some(link) = link else {
             return Ok(hops);
         };
-        let addresses = there.ipv4_of(link.index)?;
+        let addresses = there.ip_of(link.index, asked.is_ipv6())?;
         hops.push(words::address(asked, &addresses));
         let way = there.way_to(asked.question.peer)?;
-        hops.push(words::way_out(
-            asked,
-            way,
-            link.index,
-            self.gateway(asked.lease),
-        ));
+        let gateway = match asked.is_ipv6() {
+            true => asked
+                .lease
+                .ipv6
+                .as_ref()
+                .and_then(|six| six.gateway)
+                .map(IpAddr::V6),
+            false => self.gateway(asked.lease).map(IpAddr::V4),
+        };
+        hops.push(words::way_out(asked, way, link.index, gateway));
         Ok(hops)
     }
 
@@ -224,7 +227,7 @@ impl Network {
     ) -> Result<Result<Peer, Hop>, HostError> {
         let address = asked.question.peer;
         let nobody = |why: String| Hop::new("other end", Verdict::Stops, why);
-        if address == asked.lease.address {
+        if address == asked.own() {
             return Ok(Err(nobody(format!("{address} is {} itself", asked.guest))));
         }
         let way = kernel.way_to(address)?;
@@ -233,16 +236,21 @@ impl Network {
         }
         let subnet = self.known_subnet()?;
         let leases = self.leases()?;
-        let mut held = leases.by_guest.iter();
-        let holder = held.find(|(_, held)| held.address == address);
-        if let (Some((guest, held)), Some(subnet)) = (holder, subnet) {
-            let lease = self.lease_held(held, subnet).map(Box::new);
-            let guest = guest.clone();
-            return Ok(lease
-                .map(|lease| Peer::Neighbour { guest, lease })
-                .ok_or_else(|| nobody(format!("{address} is nobody's"))));
+        let held = leases.by_guest.iter();
+        let mut held =
+            held.filter_map(|(name, held)| Some((name, self.lease_held(held, subnet?)?)));
+        let has = |lease: &Lease| match address {
+            IpAddr::V4(four) => lease.address == four,
+            IpAddr::V6(six) => lease.ipv6.as_ref().is_some_and(|own| own.address == six),
+        };
+        if let Some((guest, lease)) = held.find(|(_, lease)| has(lease)) {
+            let (guest, lease) = (guest.clone(), Box::new(lease));
+            return Ok(Ok(Peer::Neighbour { guest, lease }));
         }
-        let within = subnet.is_some_and(|subnet| subnet.contains(address));
+        let within = match address {
+            IpAddr::V4(four) => subnet.is_some_and(|subnet| subnet.contains(four)),
+            IpAddr::V6(six) => self.prefix6.is_some_and(|prefix| prefix.overlaps(six, 128)),
+        };
         let network = self.word();
         Ok(match way {
             _ if self.is_external() => Ok(Peer::Beyond(String::new())),
@@ -294,7 +302,7 @@ impl Network {
         let mut masked = false;
         for stop in self.stops(asked, peer)? {
             if stop.passed_on {
-                hops.push(words::forwarding(self.forwarded()?));
+                hops.push(words::forwarding(asked, passes_on(asked)?));
             }
             let packet = self.packet(asked, peer, &stop, led);
             let outcome = rules.at(stop.families, stop.hook, &packet);
@@ -303,14 +311,12 @@ impl Network {
         }
         hops.extend(words::rate(asked));
         if masked && !asked.question.incoming {
-            let why = format!(
-                "it goes on under the host's address, not {}",
-                asked.lease.address
-            );
+            let why = format!("it goes on under the host's address, not {}", asked.own());
             hops.push(Hop::new("NAT", Verdict::Note, why));
         }
-        if hops.iter().all(|hop| hop.verdict != Verdict::Stops) && !old_tables()?.is_empty() {
-            hops.push(words::old(&old_tables()?));
+        let old = old_tables(asked.is_ipv6())?;
+        if hops.iter().all(|hop| hop.verdict != Verdict::Stops) && !old.is_empty() {
+            hops.push(words::old(asked, &old));
         }
         Ok(hops)
     }
@@ -349,7 +355,7 @@ impl Network {
         let mut kernel = Netlink::open()?;
         let there = kernel.link(&lease.host_interface)?;
         let Some(there) = there else {
-            let why = format!("{} is {guest}'s, which does not run", lease.address);
+            let why = format!("{} is {guest}'s, which does not run", asked.question.peer);
             let hop = Hop::new("other end", Verdict::Stops, why);
             return Ok(Some(hop.advise(format!("bulkhead start {guest}"))));
         };
@@ -376,7 +382,7 @@ impl Network {
             false => &self.bridge,
         };
         let index = kernel.link(inside)?.map(|link| link.index);
-        match kernel.way_to(asked.lease.address)? {
+        match kernel.way_to(asked.own())? {
             Way::Over { interface, .. } if Some(interface) == index => Ok(None),
             _ => Ok(Some(words::astray(asked, inside))),
         }
@@ -396,10 +402,6 @@ impl Network {
         Ok(forwards.any(|one| one.ports().any(|(_, guest)| guest == question.port)))
     }
 
-    fn forwarded(&self) -> Result<bool, FileError> {
-        Ok(files::read_sysctl(Path::new(IP_FORWARD))?.as_deref() == Some("1"))
-    }
-
     fn packet(&self, asked: &Asked<'_>, peer: &Peer, stop: &Stop, led: bool) -> Packet {
         let question = asked.question;
         let text = |mac: [u8; 6]| mac.map(|byte| format!("{byte:02x}")).join(":");
@@ -408,7 +410,7 @@ impl Network {
             (true, Peer::Neighbour { lease, .. }) => Some(text(lease.mac)),
             (true, _) => None,
         };
-        let (own, other) = (asked.lease.address, question.peer);
+        let (own, other) = (asked.own(), question.peer);
         let apart = asked.wish.isolated_ports.unwrap_or(self.isolated_ports);
         let group = routed::group(self.is_routed() && apart);
         Packet {
@@ -427,10 +429,4 @@ impl Network {
             here: matches!(peer, Peer::Host) && !question.incoming,
         }
     }
-}
-
-fn old_tables() -> Result<String, FileError> {
-    let names = files::read_bytes(Path::new(OLD_TABLES), 4096)?;
-    let names = String::from_utf8_lossy(&names.unwrap_or_default()).into_owned();
-    Ok(names.split_whitespace().collect::<Vec<_>>().join(", "))
 }

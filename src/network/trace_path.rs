@@ -1,16 +1,37 @@
 //! Which hooks of the firewall a traced packet comes by, in order, and which interfaces the rules there
-//! see. What is decided at each is `trace.rs`.
+//! see; what of that IPv4 and IPv6 have each for itself. What is decided at each is `trace.rs`.
 
+use std::net::IpAddr;
 use std::path::Path;
 
 use super::Network;
 use super::files::{self, FileError};
+use super::host::IP_FORWARD;
 use super::trace::{Asked, Peer};
 
-const BRIDGED_TOO: &str = "/proc/sys/net/bridge/bridge-nf-call-iptables";
-/// Families of rules that IPv4 meets where the host routes it.
-const ROUTED: [&str; 2] = ["ip", "inet"];
+/// Whether rules of routed packets see what a bridge passes on, of IPv4 and IPv6.
+const BRIDGED_TOO: [&str; 2] = [
+    "/proc/sys/net/bridge/bridge-nf-call-iptables",
+    "/proc/sys/net/bridge/bridge-nf-call-ip6tables",
+];
+/// Families of rules that either meets where the host routes it.
+const ROUTED: [[&str; 2]; 2] = [["ip", "inet"], ["ip6", "inet"]];
+/// Tables of the old kind, which `nft` does not show.
+const OLD_TABLES: [&str; 2] = ["/proc/net/ip_tables_names", "/proc/net/ip6_tables_names"];
+const IPV6_FORWARDING: &str = "/proc/sys/net/ipv6/conf/all/forwarding";
 const BRIDGED: [&str; 1] = ["bridge"];
+
+impl Asked<'_> {
+    pub(super) fn is_ipv6(&self) -> bool {
+        self.question.peer.is_ipv6()
+    }
+
+    /// The guest's address of the packet's version, which it has.
+    pub(super) fn own(&self) -> IpAddr {
+        let six = self.lease.ipv6.as_ref().filter(|_| self.is_ipv6());
+        six.map_or(self.lease.address.into(), |six| six.address.into())
+    }
+}
 
 impl Network {
     /// The hooks that the packet comes by.
@@ -19,6 +40,8 @@ impl Network {
         let bridge = self.bridge.as_str();
         let incoming = asked.question.incoming;
         let routed = self.is_routed();
+        let six = asked.question.peer.is_ipv6();
+        let families = &ROUTED[usize::from(six)];
         let over = |peer: &Peer| match peer {
             Peer::Beyond(interface) => interface.clone(),
             Peer::Neighbour { lease, .. } => lease.host_interface.clone(),
@@ -33,7 +56,7 @@ impl Network {
             && (matches!(peer, Peer::Neighbour { .. })
                 || (self.is_external() && matches!(peer, Peer::Beyond(_))));
         if switched {
-            return self.switched(first, last, bridge);
+            return Self::switched(first, last, bridge, six);
         }
         // Where guests are on a bridge, that is the interface which the host routes by.
         let inside = if routed { port } else { bridge };
@@ -47,22 +70,22 @@ impl Network {
             false => (inside, other.as_str()),
         };
         match (peer, incoming) {
-            (Peer::Host, true) => all.push(Stop::new("host sends", &ROUTED, "output", "", to)),
+            (Peer::Host, true) => all.push(Stop::new("host sends", families, "output", "", to)),
             (Peer::Host, false) => {
                 let guard = if routed { "guard" } else { "host" };
-                all.push(Stop::new(guard, &ROUTED, "prerouting", from, ""));
-                all.push(Stop::new("host takes in", &ROUTED, "input", from, ""));
+                all.push(Stop::new(guard, families, "prerouting", from, ""));
+                all.push(Stop::new("host takes in", families, "input", from, ""));
                 return Ok(all);
             }
             _ => {
                 let at = if routed && !incoming { "guard" } else { "host" };
-                all.push(Stop::new(at, &ROUTED, "prerouting", from, ""));
-                let mut forward = Stop::new("host passes on", &ROUTED, "forward", from, to);
+                all.push(Stop::new(at, families, "prerouting", from, ""));
+                let mut forward = Stop::new("host passes on", families, "forward", from, to);
                 forward.passed_on = true;
                 all.push(forward);
             }
         }
-        all.push(Stop::new("host sends on", &ROUTED, "postrouting", "", to));
+        all.push(Stop::new("host sends on", families, "postrouting", "", to));
         if incoming && !routed {
             all.push(Stop::new("bridge", &BRIDGED, "output", "", port));
             all.push(Stop::new("to its port", &BRIDGED, "postrouting", "", port));
@@ -71,18 +94,41 @@ impl Network {
     }
 
     /// The same where a bridge takes it from one port to another.
-    fn switched(&self, from: &str, to: &str, bridge: &str) -> Result<Vec<Stop>, FileError> {
+    fn switched(from: &str, to: &str, bridge: &str, six: bool) -> Result<Vec<Stop>, FileError> {
         let mut all = vec![
             Stop::new("guard", &BRIDGED, "prerouting", from, ""),
             Stop::new("bridge", &BRIDGED, "forward", from, to),
         ];
-        if files::read_sysctl(Path::new(BRIDGED_TOO))?.as_deref() == Some("1") {
+        let too = BRIDGED_TOO[usize::from(six)];
+        if files::read_sysctl(Path::new(too))?.as_deref() == Some("1") {
             let at = "host, though bridged";
-            all.push(Stop::new(at, &ROUTED, "forward", bridge, bridge));
+            all.push(Stop::new(
+                at,
+                &ROUTED[usize::from(six)],
+                "forward",
+                bridge,
+                bridge,
+            ));
         }
         all.push(Stop::new("to the port", &BRIDGED, "postrouting", from, to));
         Ok(all)
     }
+}
+
+/// Whether the host passes on what it routes of the packet's version.
+pub(super) fn passes_on(asked: &Asked<'_>) -> Result<bool, FileError> {
+    let setting = match asked.is_ipv6() {
+        true => IPV6_FORWARDING,
+        false => IP_FORWARD,
+    };
+    Ok(files::read_sysctl(Path::new(setting))?.as_deref() == Some("1"))
+}
+
+/// Names of tables of the old kind.
+pub(super) fn old_tables(ipv6: bool) -> Result<String, FileError> {
+    let names = files::read_bytes(Path::new(OLD_TABLES[usize::from(ipv6)]), 4096)?;
+    let names = String::from_utf8_lossy(&names.unwrap_or_default()).into_owned();
+    Ok(names.split_whitespace().collect::<Vec<_>>().join(", "))
 }
 
 /// A hook, with the interfaces that rules there see.

@@ -1,6 +1,6 @@
 //! What a traced packet meets, in words, and what would help. Where it comes by is `trace.rs`.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use super::Network;
 use super::ruleset::Decided;
@@ -26,8 +26,26 @@ pub(super) fn interface(asked: &Asked<'_>, link: Option<&Link>, has_own: bool) -
     }
 }
 
-pub(super) fn address(asked: &Asked<'_>, addresses: &[Ipv4Addr]) -> Hop {
-    let own = asked.lease.address;
+/// It has no address of that version.
+pub(super) fn no_ipv6(network: &Network, guest: &GuestName) -> Hop {
+    let word = network.word();
+    let stops = |why: String| Hop::new("guest", Verdict::Stops, why);
+    match (network.missed_prefix6(), &network.name) {
+        (Some(prefix), _) => stops(format!(
+            "it has no IPv6: the network {word} has the prefix {prefix}, but this host has no IPv6"
+        ))
+        .advise("sysctl net.ipv6.conf.all.disable_ipv6=0"),
+        (None, Some(_)) => stops(format!("it has no IPv6: the network {word} has no prefix"))
+            .advise(format!(
+                "bulkhead stop {guest}, bulkhead network set {word} --prefix6 auto"
+            )),
+        (None, None) => stops(format!("it has no IPv6: the network {word} has no prefix"))
+            .advise("set prefix6 in [network] of bulkhead.toml"),
+    }
+}
+
+pub(super) fn address(asked: &Asked<'_>, addresses: &[IpAddr]) -> Hop {
+    let own = asked.own();
     if addresses.contains(&own) {
         return Hop::new(
             "guest",
@@ -35,20 +53,21 @@ pub(super) fn address(asked: &Asked<'_>, addresses: &[Ipv4Addr]) -> Hop {
             format!("it has its address {own}"),
         );
     }
-    let all: Vec<String> = addresses.iter().map(Ipv4Addr::to_string).collect();
+    let all: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
     let has = match all.is_empty() {
         true => "none".to_owned(),
         false => all.join(", "),
     };
     let why = format!("its address is {own}, and inside it has {has}");
-    let prefix = asked.lease.prefix;
+    let six = asked.lease.ipv6.as_ref().filter(|_| asked.is_ipv6());
+    let prefix = six.map_or(asked.lease.prefix, |six| six.length);
     Hop::new("guest", Verdict::Stops, why).advise(format!(
         "bulkhead exec {} -- ip addr add {own}/{prefix} dev eth0",
         asked.guest
     ))
 }
 
-pub(super) fn way_out(asked: &Asked<'_>, way: Way, index: u32, gateway: Option<Ipv4Addr>) -> Hop {
+pub(super) fn way_out(asked: &Asked<'_>, way: Way, index: u32, gateway: Option<IpAddr>) -> Hop {
     let peer = asked.question.peer;
     let guest = asked.guest;
     match way {
@@ -77,9 +96,13 @@ pub(super) fn way_out(asked: &Asked<'_>, way: Way, index: u32, gateway: Option<I
                 format!("inside there is no route to {peer}"),
             );
             match gateway {
-                Some(gateway) => hop.advise(format!(
-                    "bulkhead exec {guest} -- ip route add default via {gateway}"
-                )),
+                Some(gateway) => {
+                    // That of a link is on no interface in particular.
+                    let on = if gateway.is_ipv6() { " dev eth0" } else { "" };
+                    hop.advise(format!(
+                        "bulkhead exec {guest} -- ip route add default via {gateway}{on}"
+                    ))
+                }
                 None => hop.advise("this network has no gateway: `bulkhead network info` shows it"),
             }
         }
@@ -126,7 +149,7 @@ pub(super) fn led(asked: &Asked<'_>) -> Hop {
 }
 
 pub(super) fn astray(asked: &Asked<'_>, inside: &str) -> Hop {
-    let address = asked.lease.address;
+    let address = asked.own();
     let what = match asked.question.incoming {
         true => "so nothing comes to it",
         false => "so no answer comes, and with rp_filter nothing is taken from it",
@@ -135,17 +158,21 @@ pub(super) fn astray(asked: &Asked<'_>, inside: &str) -> Hop {
     Hop::new("host", Verdict::Stops, why).advise(format!("ip route get {address}"))
 }
 
-pub(super) fn forwarding(on: bool) -> Hop {
+pub(super) fn forwarding(asked: &Asked<'_>, on: bool) -> Hop {
+    let setting = match asked.is_ipv6() {
+        true => "net.ipv6.conf.all.forwarding",
+        false => "net.ipv4.ip_forward",
+    };
     match on {
         true => Hop::new(
             "host",
             Verdict::Passes,
-            "it passes packets on (net.ipv4.ip_forward is 1)",
+            format!("it passes packets on ({setting} is 1)"),
         ),
         false => Hop::new(
             "host",
             Verdict::Stops,
-            "it passes no packets on: net.ipv4.ip_forward is 0",
+            format!("it passes no packets on: {setting} is 0"),
         )
         .advise("bulkhead network reload"),
     }
@@ -169,11 +196,16 @@ pub(super) fn rate(asked: &Asked<'_>) -> Option<Hop> {
     })
 }
 
-pub(super) fn old(tables: &str) -> Hop {
+pub(super) fn old(asked: &Asked<'_>, tables: &str) -> Hop {
+    let program = if asked.is_ipv6() {
+        "ip6tables-legacy"
+    } else {
+        "iptables-legacy"
+    };
     let why = format!(
-        "this host also has tables of iptables-legacy ({tables}), which cannot be read from here and may drop it"
+        "this host also has tables of {program} ({tables}), which cannot be read from here and may drop it"
     );
-    Hop::new("host", Verdict::MayStop, why).advise("iptables-legacy -S")
+    Hop::new("host", Verdict::MayStop, why).advise(format!("{program} -S"))
 }
 
 /// What a rule decided.
@@ -200,16 +232,23 @@ fn of_ours(network: &Network, asked: &Asked<'_>, verdict: Verdict, by: &Decided)
         return wall(network, asked, verdict, &rule, interface);
     }
     let (at, why, advice) = match by.chain.as_str() {
-        "guard" if rule.contains("dport 68") || rule.contains("sport 67") => (
-            "anti-spoofing",
-            "it is what only a DHCP server sends, and no guest is one".to_owned(),
-            None,
-        ),
+        "guard"
+            if ["dport 68 ", "sport 67 ", "dport 546 ", "sport 547 "]
+                .iter()
+                .any(|one| format!("{rule} ").contains(one)) =>
+        {
+            (
+                "anti-spoofing",
+                "it is what only a DHCP server sends, and no guest is one".to_owned(),
+                None,
+            )
+        }
         "guard" => (
             "anti-spoofing",
             format!(
-                "the firewall has no entry that lets {guest} send from {}: the set `guests` lacks it",
-                asked.lease.address
+                "the firewall has no entry that lets {guest} send from {}: the set `{}` lacks it",
+                asked.own(),
+                if asked.is_ipv6() { "guests6" } else { "guests" }
             ),
             Some("bulkhead network reload".to_owned()),
         ),
@@ -290,7 +329,9 @@ fn of_others(
     by: &Decided,
 ) -> Hop {
     let place = format!("table {} {}, chain {}", by.family, by.table, by.chain);
-    let docker = by.family == "ip" && by.table == "filter" && by.chain == "FORWARD";
+    let docker = ["ip", "ip6"].contains(&by.family.as_str())
+        && by.table == "filter"
+        && by.chain == "FORWARD";
     let what = match &by.rule {
         Some(rule) => format!("rule `{rule}`"),
         None => "what no rule is about is dropped (its policy)".to_owned(),
@@ -303,8 +344,13 @@ fn of_others(
     if docker && by.rule.is_none() {
         let inside = network.inside().replace('*', "+");
         let way = if asked.question.incoming { "-o" } else { "-i" };
+        let program = if asked.is_ipv6() {
+            "ip6tables"
+        } else {
+            "iptables"
+        };
         let mut hop = hop.advise(format!(
-            "iptables -I DOCKER-USER {way} {inside} -j ACCEPT; without Docker, -I FORWARD"
+            "{program} -I DOCKER-USER {way} {inside} -j ACCEPT; without Docker, -I FORWARD"
         ));
         hop.why += "; Docker sets it so";
         return hop;

@@ -153,9 +153,6 @@ impl Network {
         };
         let mut least = ETHERNET_MTU;
         for remote in &vxlan.remotes {
-            let IpAddr::V4(remote) = remote else {
-                continue;
-            };
             if let Way::Over { interface, .. } = kernel.way_to(*remote)? {
                 let links = kernel.links("")?;
                 let link = links.iter().find(|link| link.index == interface);
@@ -174,9 +171,8 @@ impl Network {
         let Some(vxlan) = &new.vxlan else {
             return Ok(None);
         };
-        if let IpAddr::V4(local) = vxlan.local
-            && kernel.way_to(local)? != Way::Here
-        {
+        let local = vxlan.local;
+        if kernel.way_to(local)? != Way::Here {
             return Ok(Some(format!(
                 "{local} is no address of this host: --local is the one that the other hosts reach it by"
             )));

@@ -148,7 +148,7 @@ fn orders(manager: &Manager, name: &GuestName) -> Result<Orders> {
 }
 
 /// Off CPUs that are a guest's own; under systemd, out of the typist's session into our service's group.
-fn join_holder(manager: &Manager) {
+pub(super) fn join_holder(manager: &Manager) {
     if let Ok(Some(parent)) = manager.existing_cgroups() {
         let _elsewhere = parent.join_shared();
         if manager.facts.systemd {

@@ -44,6 +44,7 @@ impl Manager {
                 let done = told(fix.then(close));
                 found.push(leftover("bridge without its firewall", bridge, done));
             }
+            self.of_server(one, fix, found)?;
             for entry in one.stale_entries().map_err(network)? {
                 let remove = || one.remove_entry(&entry).map_err(network);
                 let done = told(fix.then(remove));

@@ -153,7 +153,8 @@ impl Manager {
         Ok(self.network.delete(name, &self.users(name)?)?)
     }
 
-    /// Writes the firewall of all networks that are set up anew; says which.
+    /// Writes the firewall of all networks that are set up anew, and starts anew who serves them; says
+    /// which.
     ///
     /// # Errors
     /// The kernel or `nft` refuses.
@@ -161,6 +162,7 @@ impl Manager {
         let mut done = Vec::new();
         for one in self.networks()? {
             if one.reload().map_err(network)? {
+                one.end_server().map_err(network)?;
                 one.start_server().map_err(network)?;
                 done.push(one.word().to_owned());
             }

@@ -1,6 +1,9 @@
 //! Who serves networks that ask for it: the process that keeps a network's server program, and what makes
 //! a change of a network's record true of it.
 
+use std::os::fd::AsFd;
+use std::time::Duration;
+
 use crate::kernel::fault::{self, Role};
 use crate::kernel::process::{self, CloneFlags, Forked};
 use crate::kernel::{inherited, title};
@@ -13,6 +16,9 @@ use super::manager::Manager;
 use super::networks::network;
 use super::start::detach_from_terminal;
 
+/// How often is looked whether it has begun.
+const LOOK: Duration = Duration::from_millis(2);
+
 impl Manager {
     /// Becomes the process that keeps a network's server program, and comes back in the one that was
     /// called (the hidden verb `network-server`).
@@ -22,7 +28,9 @@ impl Manager {
     pub fn serve_network(&self, word: &str) -> Result<()> {
         fault::role(Role::Server);
         let served = self.network.by_word(word)?;
-        if let Forked::Parent { .. } = process::fork_with(CloneFlags::default(), None)? {
+        if let Forked::Parent { pidfd, .. } = process::fork_with(CloneFlags::default(), None)? {
+            // Whoever called finds it, or that there is none.
+            while !served.is_kept() && !process::wait_gone(pidfd.as_fd(), Some(LOOK))? {}
             return Ok(());
         }
         let _guard = process::NoReturn;

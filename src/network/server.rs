@@ -31,8 +31,10 @@ const USERS: &str = "/etc/passwd";
 const USER: &str = "dnsmasq";
 const NOBODY: (u32, u32) = (65_534, 65_534);
 /// How long one that ends is waited for, and one that begins.
-const END: Duration = Duration::from_secs(5);
+const END: Duration = Duration::from_secs(2);
 const BEGIN: Duration = Duration::from_secs(25);
+/// How long is tried again when nobody stays to keep it.
+const MISSED: Duration = Duration::from_millis(500);
 /// How long the first pause is before it is started again, and the longest.
 const PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -90,6 +92,12 @@ pub enum Standing {
 }
 
 impl Network {
+    /// Whether somebody keeps the server program now.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        self.note().is_some_and(|note| note.keeper.lives())
+    }
+
     /// How it stands with the server program: what should be, and what is.
     ///
     /// # Errors
@@ -112,7 +120,7 @@ impl Network {
 
     /// Has the network served where it asks for it, in the background.
     pub(super) fn ensure_served(&self) -> Result<(), HostError> {
-        if self.served.is_none() || self.note().is_some_and(|note| note.keeper.lives()) {
+        if self.served.is_none() || self.is_kept() {
             return Ok(());
         }
         fault::point()?;
@@ -146,26 +154,26 @@ impl Network {
         if !self.is_to_be_served()? {
             return Ok(());
         }
-        let until = Instant::now() + BEGIN;
         let refused = |why: String| ServerError::Refused {
             what: self.served.words().join(", "),
             network: self.word().to_owned(),
             why,
         };
         self.ensure_served()?;
-        while Instant::now() < until {
-            match self.note() {
-                Some(Note {
-                    why: Some(why),
-                    keeper,
-                    ..
-                }) if keeper.lives() => {
-                    return Err(refused(why).into());
-                }
+        let began = Instant::now();
+        while began.elapsed() < BEGIN {
+            match self.note().filter(|note| note.keeper.lives()) {
+                Some(Note { why: Some(why), .. }) => return Err(refused(why).into()),
                 Some(Note {
                     program: Some(program),
                     ..
                 }) if program.lives() => return Ok(()),
+                None if began.elapsed() > MISSED => {
+                    let why = "the process that keeps its server program has died";
+                    return Err(refused(why.to_owned()).into());
+                }
+                // One that was about to end was in its way.
+                None => self.ensure_served()?,
                 _ => std::thread::sleep(Duration::from_millis(5)),
             }
         }

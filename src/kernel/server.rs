@@ -1,7 +1,8 @@
 //! A server program of the host's that hears strangers, run so that it can reach little else: a root of
 //! its own with the host's programs and one folder, both read-only; a user of its own with the
 //! capabilities that it is given; no other process in sight, no new privileges, and gone when we are. It
-//! has the host's network, which is what it serves.
+//! has the host's network, which is what it serves: a filter keeps it from the host's firewall, which
+//! its capabilities alone would let it change.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -18,6 +19,8 @@ use super::credentials::{become_user, no_new_privileges, set_rlimit};
 use super::error::{KernelError, Result};
 use super::namespace::kind;
 use super::process::{self, CloneFlags, Forked};
+use super::seccomp::Program;
+use crate::model::{Action, Arch, ArgCmp, Compare, Filter, FilterFlags, Rule};
 
 /// Most memory it may ask for, bytes.
 const MEMORY: u64 = 1 << 30;
@@ -67,6 +70,11 @@ pub fn begin(wish: &Wish<'_>) -> Result<Begun> {
     let place = Place::prepare(&[])?
         .with_device("urandom")?
         .with_folder(wish.name, wish.folder)?;
+    let unfit = |error: &dyn std::error::Error| {
+        KernelError::new("filter", "the calls of a server program", Errno::INVAL)
+            .because(error.to_string())
+    };
+    let filter = Program::compile(&filter()).map_err(|error| unfit(&error))?;
     let flags = CloneFlags {
         namespaces: kind::MOUNT | kind::IPC | kind::UTS | kind::PID,
         sibling: false,
@@ -75,7 +83,11 @@ pub fn begin(wish: &Wish<'_>) -> Result<Begun> {
         Forked::Child => {
             let _guard = process::NoReturn;
             drop(ours);
-            let failed = match enter(wish, &place, &theirs) {
+            let entered = enter(wish, &place, &theirs).and_then(|()| {
+                let loaded = filter.load(FilterFlags::default());
+                loaded.map_err(|error| unfit(&error))
+            });
+            let failed = match entered {
                 Ok(()) => execute(wish),
                 Err(error) => error,
             };
@@ -92,6 +104,71 @@ pub fn begin(wish: &Wish<'_>) -> Result<Begun> {
         }
     }
 }
+
+/// What no such program does: speak with the kernel of anything but addresses, routes and neighbours,
+/// replace tables of iptables, and reach for other processes, mounts and namespaces.
+fn filter() -> Filter {
+    let refuse = |names: &[&str], args: Vec<ArgCmp>| Rule {
+        names: names.iter().map(|&name| name.to_owned()).collect(),
+        action: Action::Errno(u16::try_from(libc::EPERM).unwrap_or(1)),
+        args,
+    };
+    let is = |arg, number: i32| ArgCmp {
+        arg,
+        compare: Compare::MaskedEq {
+            mask: 0xffff_ffff,
+            value: u64::from(number.unsigned_abs()),
+        },
+    };
+    let other = |arg, compare| ArgCmp { arg, compare };
+    let netlink = libc::AF_NETLINK;
+    let beyond = u64::from(netlink.unsigned_abs());
+    let mut rules = vec![
+        refuse(&NEVER, Vec::new()),
+        refuse(&["socket"], vec![is(0, netlink), other(2, Compare::Ne(0))]),
+        refuse(&["socket"], vec![other(0, Compare::Gt(beyond))]),
+    ];
+    for (level, first) in TABLES {
+        for option in first..first + 2 {
+            rules.push(refuse(&["setsockopt"], vec![is(1, level), is(2, option)]));
+        }
+    }
+    Filter {
+        default: Action::Allow,
+        beyond: None,
+        bad_arch: Action::KillProcess,
+        arches: Arch::native().into_iter().collect(),
+        rules,
+        flags: FilterFlags::default(),
+    }
+}
+
+/// Level and first option by which tables are replaced: of IPv4, of bridges, of IPv6
+/// (<linux/netfilter_ipv4/ip_tables.h>, `ebtables.h`, `ip6_tables.h`).
+const TABLES: [(i32, i32); 3] = [(0, 64), (0, 128), (41, 64)];
+
+/// Calls that none of them makes.
+const NEVER: [&str; 19] = [
+    "add_key",
+    "bpf",
+    "chroot",
+    "fsopen",
+    "io_uring_setup",
+    "keyctl",
+    "kexec_load",
+    "mount",
+    "move_mount",
+    "open_tree",
+    "perf_event_open",
+    "pidfd_getfd",
+    "pivot_root",
+    "process_vm_writev",
+    "ptrace",
+    "setns",
+    "umount2",
+    "unshare",
+    "userfaultfd",
+];
 
 fn execute(wish: &Wish<'_>) -> KernelError {
     let program = wish.program.display().to_string();
@@ -183,5 +260,27 @@ mod tests {
         assert!(said.contains("Read-only file system"), "{said}");
         let ended = process::collect(begun.pidfd.as_fd());
         assert!(matches!(ended, process::Ended::Code(3)), "{ended:?}");
+    }
+
+    #[test]
+    fn a_server_cannot_change_the_firewall_whatever_it_may_do_to_the_network() {
+        let program = Program::compile(&filter()).unwrap();
+        let native = Arch::native().unwrap();
+        let number = |name| crate::kernel::seccomp::number(name, native).unwrap();
+        let passes = |name, args: [u64; 6]| {
+            let run = program.run(native.audit_token(), number(name), &args);
+            run.unwrap().code == Action::Allow.code()
+        };
+        let family = |number: i32| u64::from(number.unsigned_abs());
+        let (netlink, route, firewall) = (family(libc::AF_NETLINK), 0, 12);
+        assert!(passes("socket", [netlink, 3, route, 0, 0, 0]));
+        assert!(!passes("socket", [netlink, 3, firewall, 0, 0, 0]));
+        assert!(!passes("socket", [netlink | 1 << 32, 3, firewall, 0, 0, 0]));
+        assert!(passes("socket", [family(libc::AF_INET6), 3, 58, 0, 0, 0]));
+        assert!(!passes("socket", [family(libc::AF_PACKET), 3, 0, 0, 0, 0]));
+        // IPV6_TCLASS and IPT_SO_SET_REPLACE.
+        assert!(passes("setsockopt", [3, 41, 67, 0, 0, 0]));
+        assert!(!passes("setsockopt", [3, 0, 64, 0, 0, 0]));
+        assert!(!passes("unshare", [0; 6]));
     }
 }

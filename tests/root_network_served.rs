@@ -319,6 +319,18 @@ fn whoever_serves_is_mended_and_ends_with_the_wish() {
     host.ok(&["network", "reload"]);
     assert!(lives(pid(&host, "program").unwrap()));
 
+    // Somebody else has the port when it is to begin again: guests start all the same, and it is said why.
+    die();
+    let taken = UdpSocket::bind("10.203.5.1:53").unwrap();
+    started(&host, "c", &["--network", "lan"]);
+    let why = || host.run(&["doctor"]).stdout.contains("in use");
+    eventually("it is said why nobody serves", 10, why);
+    assert!(host.ok(&["network", "info", "lan"]).contains("in use"));
+    drop(taken);
+    eventually("it serves again", 30, || {
+        pid(&host, "program").is_some_and(lives)
+    });
+
     // Nobody asks for it any more.
     let (keeper, program) = (
         pid(&host, "keeper").unwrap(),

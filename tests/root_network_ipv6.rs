@@ -93,6 +93,7 @@ fn named(usual: &Network, text: &str, kind: Kind, prefix: &str, nat: Option<bool
         isolated_ports: None,
         vxlan: None,
         force: false,
+        served: bulkhead::network::Served::default(),
         addresses: Addresses::default(),
     };
     usual.create(&new).unwrap();
@@ -291,6 +292,7 @@ fn a_host_without_ipv6_has_guests_with_ipv4() {
             isolated_ports: None,
             vxlan: None,
             force: false,
+            served: bulkhead::network::Served::default(),
             addresses: Addresses::default(),
         };
         let error = network.create(&new).unwrap_err().to_string();
@@ -316,6 +318,7 @@ fn a_prefix_that_is_somebody_elses_is_refused() {
             isolated_ports: None,
             vxlan: None,
             force: false,
+            served: bulkhead::network::Served::default(),
             addresses: Addresses::default(),
         };
         for (prefix, part) in [

@@ -74,6 +74,7 @@ fn external() -> NewNetwork {
         isolated_ports: None,
         vxlan: None,
         force: false,
+        served: bulkhead::network::Served::default(),
         addresses: Addresses {
             ranges: ranges("198.51.100.1-198.51.100.9").unwrap(),
             excluded: ranges("198.51.100.2").unwrap(),

@@ -38,6 +38,7 @@ fn wish(text: &str, kind: Kind, subnet: &str) -> NewNetwork {
         isolated_ports: None,
         vxlan: None,
         force: false,
+        served: bulkhead::network::Served::default(),
         addresses: Addresses::default(),
     }
 }

@@ -51,6 +51,7 @@ fn routed(usual: &Network, text: &str, subnet: &str, nat: bool) -> Network {
         isolated_ports: None,
         vxlan: None,
         force: false,
+        served: bulkhead::network::Served::default(),
         addresses: Addresses::default(),
     };
     usual.create(&new).unwrap();
@@ -282,6 +283,7 @@ fn a_host_that_believes_everybody_is_refused() {
             isolated_ports: None,
             vxlan: None,
             force: false,
+            served: bulkhead::network::Served::default(),
             addresses: Addresses::default(),
         };
         let error = usual.create(&new(Kind::Routed)).unwrap_err().to_string();

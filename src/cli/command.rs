@@ -88,6 +88,7 @@ const VERBS: &[Verb] = &[
     generate::COMPLETIONS,
     generate::MAN,
     keeper::NEIGHBOURS,
+    keeper::NETWORK_SERVER,
     demo::DEMO,
 ];
 

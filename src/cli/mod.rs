@@ -52,6 +52,7 @@ pub mod list;
 mod logs;
 mod many;
 mod network;
+mod network_served;
 mod network_trace;
 mod nic;
 mod order;

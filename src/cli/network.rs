@@ -8,11 +8,12 @@ use clap::{Arg, ArgMatches, Command, value_parser};
 use super::command::{Verb, dry_run, required, switch};
 use super::context::Context;
 use super::fault::{Fault, Result};
+use super::network_served;
 use super::render::{Cell, safe};
 use crate::guest::networks::NetworkView;
 use crate::model::{NetworkName, Prefix6, Prefix6Error};
 use crate::network::{
-    Addresses, DirectoryError, Kind, Network, NewNetwork, Range, Subnet, Vxlan, ranges,
+    Addresses, DirectoryError, Kind, Network, NewNetwork, Range, Served, Subnet, Vxlan, ranges,
 };
 
 pub(super) const NETWORK: Verb = Verb {
@@ -62,6 +63,7 @@ pub(super) const NETWORK: Verb = Verb {
                     .arg(switch("force", "Let a guest have the interface that the host's default route leads over"))
                     .args(settings())
                     .args(addresses())
+                    .args(network_served::arguments())
                     .arg(dry_run()),
             )
             .subcommand(
@@ -70,6 +72,7 @@ pub(super) const NETWORK: Verb = Verb {
                     .arg(name())
                     .args(settings())
                     .args(addresses())
+                    .args(network_served::arguments())
                     .arg(dry_run()),
             )
             .subcommand(
@@ -278,6 +281,7 @@ fn info(context: &Context, matches: &ArgMatches) -> Result<u8> {
                     .map_or_else(|| "the way out's".to_owned(), |n| n.to_string()),
             ),
             ("vxlan", view.vxlan.as_ref().map_or_else(String::new, hosts)),
+            ("serves", network_served::shown(&view)),
             ("apart", yes_no(view.isolated_ports)),
             (
                 "addresses",
@@ -380,6 +384,7 @@ fn create(context: &Context, matches: &ArgMatches) -> Result<u8> {
         addresses,
         vxlan: vxlan(matches)?,
         force: matches.get_flag("force"),
+        served: network_served::said(matches, Served::default()),
     };
     if matches.get_flag("dry-run") {
         let record = manager.network.check_new(&wish)?;
@@ -410,6 +415,7 @@ fn set(context: &Context, matches: &ArgMatches) -> Result<u8> {
         record.prefix6 = prefix6;
     }
     said_of_addresses(matches, &mut record.addresses)?;
+    record.served = network_served::said(matches, record.served);
     if matches.get_flag("dry-run") {
         manager.network.check_change(&record)?;
         context.done(&format!("would change network {}", record.name))?;

@@ -161,7 +161,7 @@ pub(super) fn told_from(manager: &Manager, name: &GuestName) -> Option<u64> {
 }
 
 /// Off CPUs that are a guest's own; under systemd, out of the typist's session into our service's group.
-fn join_holder(manager: &Manager) {
+pub(super) fn join_holder(manager: &Manager) {
     if let Ok(Some(parent)) = manager.existing_cgroups() {
         let _elsewhere = parent.join_shared();
         if manager.facts.systemd {

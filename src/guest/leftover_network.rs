@@ -49,6 +49,7 @@ impl Manager {
                 let word = one.word().to_owned();
                 found.push(leftover("announcement", word, told(fix.then(again))));
             }
+            self.of_server(one, fix, found)?;
             for entry in one.stale_entries().map_err(network)? {
                 let remove = || one.remove_entry(&entry).map_err(network);
                 let done = told(fix.then(remove));

@@ -111,6 +111,7 @@ pub mod rescue;
 pub mod resize;
 pub mod schedule;
 mod seats;
+mod served;
 pub mod shared;
 pub mod snapshot;
 pub mod snapshot_diff;

@@ -12,7 +12,8 @@ use super::nics::keeps;
 use crate::kernel::fault;
 use crate::model::{GuestName, NetOp, NetworkKind, NetworkName, NetworkWish, Prefix6, Status};
 use crate::network::{
-    DirectoryError, Kind, Lease, LeaseError, Network, Range, Record, Subnet, Vxlan,
+    DirectoryError, Kind, Lease, LeaseError, Network, Range, Record, Served, Standing, Subnet,
+    Vxlan,
 };
 
 /// A network, as `network info` shows it.
@@ -42,6 +43,14 @@ pub struct NetworkView {
     pub mtu: Option<u32>,
     /// Whether guests that do not say otherwise are kept apart.
     pub isolated_ports: bool,
+    /// What its guests are told.
+    pub served: Served,
+    /// How it stands with who tells them.
+    #[serde(skip)]
+    pub server: Standing,
+    /// The domain of their names, if anything is told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
     /// Other hosts that share it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vxlan: Option<Vxlan>,
@@ -80,8 +89,10 @@ impl Manager {
     /// It cannot be so, or the kernel refuses.
     pub fn change_network(&self, record: &Record) -> Result<()> {
         self.check_still(record)?;
+        let before = self.network.record(&record.name)?;
         self.network.change_record(record)?;
         let changed = self.network.load(&record.name)?;
+        self.serve_anew(&before, &changed)?;
         for (_, name) in changed.hosts().map_err(network)? {
             let Ok(name) = name.parse::<GuestName>() else {
                 continue;
@@ -142,7 +153,8 @@ impl Manager {
         Ok(self.network.delete(name, &self.users(name)?)?)
     }
 
-    /// Writes the firewall of all networks that are set up anew; says which.
+    /// Writes the firewall of all networks that are set up anew, and starts anew who serves them; says
+    /// which.
     ///
     /// # Errors
     /// The kernel or `nft` refuses.
@@ -150,6 +162,8 @@ impl Manager {
         let mut done = Vec::new();
         for one in self.networks()? {
             if one.reload().map_err(network)? {
+                one.end_server().map_err(network)?;
+                one.start_server().map_err(network)?;
                 done.push(one.word().to_owned());
             }
         }
@@ -327,6 +341,9 @@ fn view(one: &Network) -> Result<NetworkView> {
         mtu: one.mtu(),
         isolated_ports: one.isolates(),
         vxlan: one.vxlan().cloned(),
+        served: one.served().clone(),
+        server: one.server_standing().unwrap_or(Standing::Missing),
+        domain: (!one.served().is_none()).then(|| one.domain()),
         free: one.free().map_err(network)?,
         ranges: one.addresses().ranges.clone(),
         excluded: one.addresses().excluded.clone(),

@@ -133,14 +133,13 @@ fn text(fd: OwnedFd) -> Result<String> {
 }
 
 /// What a tool's root is made of, gathered in the namespace where it is.
-struct Place {
+pub(super) struct Place {
     root: OwnedFd,
     /// Names in the root, and the host's tree or the target of a link.
     programs: Vec<(&'static str, Shown)>,
     files: Vec<(String, OwnedFd)>,
-    null: OwnedFd,
-    /// The same as a mount.
-    null_tree: OwnedFd,
+    folder: Option<(String, OwnedFd)>,
+    pub(super) null: OwnedFd,
 }
 
 enum Shown {
@@ -149,7 +148,7 @@ enum Shown {
 }
 
 impl Place {
-    fn prepare(files: &[Handed<'_>]) -> Result<Self> {
+    pub(super) fn prepare(files: &[Handed<'_>]) -> Result<Self> {
         let sealed = Attr::MOUNT_ATTR_NOSUID | Attr::MOUNT_ATTR_NODEV;
         let options = [("size", "64k"), ("mode", "0755")];
         let root = mount::new_filesystem("tmpfs", &options, sealed)?;
@@ -178,18 +177,54 @@ impl Place {
         }
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
             .map_err(KernelError::on("open", "/dev/null"))?;
-        Ok(Self {
+        Self {
             root,
             programs,
             files: handed,
-            null_tree: mount::clone_tree(Path::new("/dev/null"), false)?,
+            folder: None,
             null,
-        })
+        }
+        .with_device("null")
+    }
+
+    /// The same with a device of the host's.
+    pub(super) fn with_device(mut self, name: &str) -> Result<Self> {
+        let name = format!("dev/{name}");
+        let tree = mount::clone_tree(&Path::new("/").join(&name), false)?;
+        self.files.push((name, tree));
+        Ok(self)
+    }
+
+    /// The same with a folder of the host's, read-only, by that name in the root.
+    pub(super) fn with_folder(mut self, name: &str, folder: &Path) -> Result<Self> {
+        let tree = mount::clone_tree(folder, false)?;
+        let attr = Attr::MOUNT_ATTR_NOSUID
+            | Attr::MOUNT_ATTR_NODEV
+            | Attr::MOUNT_ATTR_NOEXEC
+            | Attr::MOUNT_ATTR_RDONLY;
+        mount::set_attr(tree.as_fd(), attr, Attr::empty(), false, None, name)?;
+        self.folder = Some((name.to_owned(), tree));
+        Ok(self)
     }
 
     /// Makes this process one that can reach nothing else.
     fn enter(&self, output: &OwnedFd, error: &OwnedFd, file_most: Option<u64>) -> Result<()> {
         process::on_parent_death(Some(rustix::process::Signal::KILL))?;
+        self.become_root()?;
+        give_up(file_most)?;
+        self.speak_to(output, error)
+    }
+
+    /// Standard input is nothing, and what is said goes there.
+    pub(super) fn speak_to(&self, output: &OwnedFd, error: &OwnedFd) -> Result<()> {
+        let stdio = |errno| KernelError::new("set", "standard files", errno);
+        rustix::stdio::dup2_stdin(&self.null).map_err(stdio)?;
+        rustix::stdio::dup2_stdout(output).map_err(stdio)?;
+        rustix::stdio::dup2_stderr(error).map_err(stdio)
+    }
+
+    /// Makes it this process's root, in the mount namespace that is its own already.
+    pub(super) fn become_root(&self) -> Result<()> {
         mount::make_all_private()?;
         mount::cover_root(self.root.as_fd())?;
         let made = |what: &str, errno| KernelError::new("make", what, errno);
@@ -204,11 +239,15 @@ impl Place {
                 }
             }
         }
-        rustix::fs::mkdirat(&self.root, "dev", Mode::from_raw_mode(0o755))
-            .map_err(|errno| made("dev", errno))?;
-        let null = ("dev/null", &self.null_tree);
-        let files = self.files.iter().map(|(name, tree)| (name.as_str(), tree));
-        for (name, tree) in files.chain([null]) {
+        let folder = self.folder.as_ref().map(|(name, _)| name.as_str());
+        for name in ["dev"].into_iter().chain(folder) {
+            rustix::fs::mkdirat(&self.root, name, Mode::from_raw_mode(0o755))
+                .map_err(|errno| made(name, errno))?;
+        }
+        if let Some((name, tree)) = &self.folder {
+            self.attach(tree, name, OFlags::DIRECTORY)?;
+        }
+        for (name, tree) in &self.files {
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
             rustix::fs::openat(&self.root, name, flags, Mode::RUSR)
                 .map_err(|errno| made(name, errno))?;
@@ -223,12 +262,7 @@ impl Place {
             false,
             None,
             "the root",
-        )?;
-        give_up(file_most)?;
-        let stdio = |errno| KernelError::new("set", "standard files", errno);
-        rustix::stdio::dup2_stdin(&self.null).map_err(stdio)?;
-        rustix::stdio::dup2_stdout(output).map_err(stdio)?;
-        rustix::stdio::dup2_stderr(error).map_err(stdio)
+        )
     }
 
     fn attach(&self, tree: &OwnedFd, name: &str, more: OFlags) -> Result<()> {

@@ -2,9 +2,9 @@
 //!
 //! `BULKHEAD_FAULT=host:7` kills the launching process, as SIGKILL would, before step 7 of its plan
 //! (counted from 0); `stage:` and `init:` the two others. `command:7` kills a command at the eighth
-//! point it passes, `launch:` the process it forks for a launch, `keeper:` a keeper. With `:fail`
-//! at the end the process lives and the step is refused; with `:stop` it waits there for SIGCONT.
-//! Several, with commas between them, meet several processes.
+//! point it passes, `launch:` the process it forks for a launch, `keeper:` a keeper, `server:` what keeps
+//! the server program of a network. With `:fail` at the end the process lives and the step is refused;
+//! with `:stop` it waits there for SIGCONT. Several, with commas between them, meet several processes.
 //!
 //! Read once, and only where both user ids are root's: the caller of a set-user-ID program cannot
 //! use it, sudo(8) does not pass it on, and a guest's environment is never this process's. Costs a
@@ -45,6 +45,8 @@ pub enum Role {
     Launch = 1,
     /// A keeper.
     Keeper = 2,
+    /// What keeps the server program of a network.
+    Server = 3,
 }
 
 static ROLE: AtomicU32 = AtomicU32::new(Role::Command as u32);
@@ -66,7 +68,7 @@ pub fn point() -> Result<()> {
     if wishes().is_empty() {
         return Ok(());
     }
-    let place = ["command", "launch", "keeper"];
+    let place = ["command", "launch", "keeper", "server"];
     let role = usize::try_from(ROLE.load(Relaxed)).unwrap_or(0);
     step(place[role], PASSED.fetch_add(1, Relaxed))
 }

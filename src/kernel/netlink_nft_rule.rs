@@ -44,6 +44,8 @@ pub enum Check {
     Number((Base, u32), u16),
     /// The set has the incoming interface with the hardware address and the IPv6 address there.
     Known((Base, u32), (Base, u32)),
+    /// The set has the incoming interface with the hardware address there.
+    Named((Base, u32)),
 }
 
 /// Adds a rule at the end of a chain that lets pass what fits all checks.
@@ -58,17 +60,21 @@ pub fn accept(
     checks: &[Check],
 ) -> Result<(), NetlinkError> {
     let mut list = Vec::new();
+    let second = FIRST + u32::try_from(NAME_LENGTH).unwrap_or(0) / WORD;
+    let lookup = || expression("lookup", [text(1, set), word(2, FIRST)].concat());
     for check in checks {
         match check {
             Check::Number(place, value) => list.extend([load(*place, 2, FIRST), equal(*value)]),
             Check::Known(hardware, address) => {
-                let second = FIRST + u32::try_from(NAME_LENGTH).unwrap_or(0) / WORD;
                 list.extend([
                     interface(),
                     load(*hardware, HARDWARE, second),
                     load(*address, ADDRESS, second + HARDWARE.div_ceil(WORD)),
-                    expression("lookup", [text(1, set), word(2, FIRST)].concat()),
+                    lookup(),
                 ]);
+            }
+            Check::Named(hardware) => {
+                list.extend([interface(), load(*hardware, HARDWARE, second), lookup()]);
             }
         }
     }

@@ -18,6 +18,7 @@ impl Network {
             why,
         };
         record.check().map_err(refused)?;
+        self.of(record).refuse_missing()?;
         let before = self.load(&record.name)?;
         if let Some(prefix) = record.prefix6.filter(|_| before.changes6(record)) {
             if let Some(why) = self.refused6(prefix, &record.name)? {

@@ -217,6 +217,7 @@ impl Network {
             mtu: record.mtu,
             vxlan: record.vxlan.clone(),
             force: record.force,
+            served: record.served.clone(),
         }
     }
 
@@ -263,6 +264,7 @@ impl Network {
             isolated_ports: wish.isolated_ports,
             vxlan: wish.vxlan.clone(),
             force: wish.force,
+            served: wish.served.clone(),
             addresses: wish.addresses.clone(),
         };
         let refused = |why: String| DirectoryError::Refused {
@@ -270,6 +272,7 @@ impl Network {
             why,
         };
         record.check().map_err(refused)?;
+        self.of(&record).refuse_missing()?;
         let why6 = wish
             .prefix6
             .map(|prefix| self.refused6(prefix, name))
@@ -340,8 +343,9 @@ impl Network {
         let made = files::pause(&file)
             .map_err(DirectoryError::from)
             .and_then(|()| {
-                self.of(&record).ensure_host()?;
-                Ok(())
+                let new = self.of(&record);
+                new.ensure_host()?;
+                Ok(new.start_server()?)
             });
         if let Err(error) = made {
             let new = self.of(&record);

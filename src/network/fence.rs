@@ -46,10 +46,12 @@ impl Network {
             own: (!self.is_external()).then(|| self.gateway_in(subnet)),
             closed: self.is_closed(),
             gate: self.name.as_ref().map(|_| ends.as_str()),
+            spoken: self.spoken(),
         });
         firewall::apply(table, &rules)?;
         pause()?;
         self.look_into_discovery()?;
+        self.look_into_questions()?;
         self.admit_all(subnet)?;
         pause()?;
         if !self.nat && table_exists(Family::Inet, table)? {

@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
+use super::served_rules::Spoken;
 use super::subnet::Subnet;
 use super::{ceiling, forward, guard, nat6, vxlan};
 use crate::kernel::netlink_nft::Family;
@@ -86,7 +87,7 @@ pub(super) fn tables(wanted: &Wanted<'_>) -> Value {
         prefix6,
         ..
     } = wanted;
-    let mut all = guard::table(guard, subnet, wanted.own, prefix6);
+    let mut all = guard::table(guard, subnet, wanted.own, prefix6, wanted.spoken);
     if wanted.closed {
         all.extend(guard::closed(guard));
     }
@@ -96,8 +97,10 @@ pub(super) fn tables(wanted: &Wanted<'_>) -> Value {
     if let Some(wire) = wanted.wire {
         all.extend(vxlan::closed(guard, wire));
     }
+    all.extend(wanted.spoken.unheard(guard));
     if let Some(connections) = wanted.nat {
         all.extend(nat_table(name, inside, subnet, prefix6));
+        all.extend(wanted.spoken.inside(name, inside));
         all.extend(ceilings(name, inside, connections));
         if connections > 0 && prefix6.is_some() {
             all.extend(nat6::ceiling(name, inside, connections));
@@ -129,6 +132,8 @@ pub(super) struct Wanted<'a> {
     pub(super) gate: Option<&'a str>,
     /// Over which interface frames come from other hosts that are not to come to this one.
     pub(super) wire: Option<&'a str>,
+    /// What guests and a server of the network say to each other.
+    pub(super) spoken: Spoken,
 }
 
 /// The same with such a rule at the head of every chain that has a hook.
@@ -345,6 +350,7 @@ mod tests {
             closed: false,
             gate: None,
             wire: None,
+            spoken: Spoken::default(),
         })
     }
 
@@ -378,6 +384,7 @@ mod tests {
             closed: true,
             gate: Some("bh1a*"),
             wire: None,
+            spoken: Spoken::default(),
         });
         let all = text["nftables"].as_array().unwrap();
         let hooks: Vec<&Value> = all

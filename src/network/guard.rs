@@ -14,8 +14,9 @@ use serde_json::{Value, json};
 use super::firewall::{At, chain, matches, rule};
 use super::host::HostError;
 use super::lease::Lease;
+use super::served_rules::Spoken;
 use super::subnet::Subnet;
-use super::{FileError, Network, external, guard6, routed, traffic, wall};
+use super::{FileError, Network, external, guard6, routed, served_rules, traffic, wall};
 use crate::kernel::netlink::Netlink;
 use crate::kernel::netlink_nft::{self, Element, Family, NAME_LENGTH};
 use crate::model::{NetworkWish, Prefix6};
@@ -33,6 +34,7 @@ pub(super) fn table(
     subnet: Subnet,
     own: Option<Ipv4Addr>,
     prefix6: Option<Prefix6>,
+    spoken: Spoken,
 ) -> Vec<Value> {
     let (family, name) = (at.0.name(), &at.1);
     let mut all = vec![
@@ -42,13 +44,22 @@ pub(super) fn table(
         chain(at, "guard", "filter", "prerouting", FIRST),
         flush(at, "guard"),
     ];
+    if prefix6.is_some() {
+        all.extend(guard6::objects(at));
+    }
+    all.extend(spoken.objects(at));
     let bridge = at.0 == Family::Bridge;
     match bridge {
-        true => all.extend(rules(prefix6.is_some()).map(|expr| rule(at, "guard", expr))),
+        true => {
+            let usual: Vec<Value> = rules(prefix6.is_some()).collect();
+            let (frames, packets) = usual.split_at(FRAMES);
+            all.extend(frames.iter().map(|expr| rule(at, "guard", expr.clone())));
+            all.extend(spoken.rules(at));
+            all.extend(packets.iter().map(|expr| rule(at, "guard", expr.clone())));
+        }
         false => all.extend(routed::rules(at)),
     }
     if prefix6.is_some() {
-        all.extend(guard6::objects(at));
         all.extend(guard6::rules(at));
     }
     all.push(rule(at, "guard", json!([{"drop": null}])));
@@ -128,6 +139,9 @@ fn echoes() -> impl Iterator<Item = Value> {
         ])
     })
 }
+
+/// How many of those are about frames, before any looks at what is in them.
+const FRAMES: usize = 2;
 
 /// In the order in which a packet meets them; behind them and those of IPv6 everything is dropped.
 fn rules(ipv6: bool) -> impl Iterator<Item = Value> {
@@ -214,6 +228,9 @@ impl Network {
         if self.is_external() {
             all.extend(external::elements(lease));
         }
+        if self.served.dhcp {
+            all.push(served_rules::client(lease));
+        }
         all
     }
 
@@ -292,6 +309,7 @@ impl Network {
         let mut there = Vec::new();
         let more = match self.is_external() {
             true => &[external::ADDRESSES, external::ADDRESSES6][..],
+            false if self.served.dhcp => &[served_rules::CLIENTS],
             false => &[],
         };
         for set in [PORTS, GUESTS, guard6::GUESTS]

@@ -48,7 +48,7 @@ fn is(left: Value, right: Value) -> Value {
     matches("==", left, right)
 }
 
-fn known(interface: &str) -> Value {
+pub(super) fn known(interface: &str) -> Value {
     let interface = json!({"meta": {"key": interface}});
     let sender = json!({"concat": [interface, field("ether", "saddr"), field("ip6", "saddr")]});
     is(sender, json!(format!("@{GUESTS}")))

@@ -14,6 +14,7 @@ use super::external::ExternalError;
 use super::files::{self, FileError, Locked};
 use super::firewall::{self, FirewallError};
 use super::lease::mac_of;
+use super::server::ServerError;
 use super::subnet::Subnet;
 use super::{Lease, Network};
 use crate::kernel::KernelError;
@@ -96,6 +97,9 @@ pub enum HostError {
     /// The firewall refused.
     #[error(transparent)]
     Firewall(#[from] FirewallError),
+    /// Nobody serves it.
+    #[error(transparent)]
+    Server(#[from] ServerError),
 }
 
 /// The host's side, as it is set up.
@@ -134,6 +138,12 @@ impl Network {
     /// When the name or the pool belongs to something else on this host, `nft` is missing,
     /// or the kernel refuses. What this call had set up is taken down again.
     pub fn ensure_host(&self) -> Result<HostNetwork, HostError> {
+        let host = self.ensure_bridge()?;
+        self.ensure_served()?;
+        Ok(host)
+    }
+
+    fn ensure_bridge(&self) -> Result<HostNetwork, HostError> {
         let mut kernel = Netlink::open()?;
         if let Some(host) = self.found(&mut kernel)? {
             return Ok(host);
@@ -345,6 +355,7 @@ impl Network {
         if let Some((link, _)) = &bridge {
             self.refuse_ports(kernel, link, "remove")?;
         }
+        self.end_server()?;
         let pause = || files::pause(Path::new(&self.bridge));
         let (family, guard) = &self.guard;
         for (family, table) in [(Family::Inet, &self.table), (*family, guard)] {

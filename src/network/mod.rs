@@ -15,6 +15,7 @@
 //! | `directory.rs` | those networks on disk: made, changed, removed |
 //! | `change.rs` | changing a network |
 //! | `host.rs` | the host's side: bridge, forwarding, set up and taken down |
+//! | `served.rs`, `served_rules.rs`, `server.rs` | DHCP, advertisements and names: what is told, what may be said, who tells |
 //! | `bridge.rs` | whose the bridge is, kept on the bridge itself |
 //! | `fence.rs` | rules around guests, once they have a place |
 //! | `firewall.rs` | the nftables rule sets and the run of `nft` |
@@ -71,6 +72,9 @@ mod routed;
 mod ruleset;
 mod ruleset_fields;
 mod ruleset_words;
+mod served;
+mod served_rules;
+mod server;
 mod shape;
 mod shared;
 mod subnet;
@@ -101,6 +105,8 @@ pub use lease6::Address6Error;
 pub use leftover::{Leftover, StaleEntry};
 pub use pool::{Addresses, Range, ranges};
 pub use record::{Kind, NewNetwork, Record};
+pub use served::Served;
+pub use server::{ServerError, Standing, VERB as SERVER_VERB};
 pub use shared::{Shared, SharedLock};
 pub use subnet::{Subnet, SubnetError};
 pub use trace::{Asked, Hop, Question, Verdict};
@@ -186,6 +192,8 @@ pub struct Network {
     vxlan: Option<Vxlan>,
     /// Whether a guest may get the interface of the host's default route.
     force: bool,
+    /// What its guests are told.
+    served: Served,
 }
 
 impl Network {
@@ -224,6 +232,7 @@ impl Network {
             mtu: None,
             vxlan: None,
             force: false,
+            served: Served::default(),
         })
     }
 
@@ -366,12 +375,15 @@ impl Network {
         vec![NetOp::Loopback]
     }
 
-    /// Name servers of a guest: its own, else the settings', else the host's that a guest can reach.
+    /// Name servers of a guest: its own, else the network's, else the settings', else the host's that a guest can reach.
     /// One without a way out has its own only.
     #[must_use]
     pub fn dns(&self, wish: &[IpAddr]) -> Vec<IpAddr> {
         if self.is_closed() {
             return wish.to_vec();
+        }
+        if let (true, Some(own)) = (wish.is_empty(), self.own_name_server()) {
+            return vec![own];
         }
         [wish, &self.dns]
             .into_iter()

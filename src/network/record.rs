@@ -6,6 +6,7 @@ use std::net::Ipv6Addr;
 use serde::{Deserialize, Serialize};
 
 use super::pool::Addresses;
+use super::served::Served;
 use super::subnet::Subnet;
 use super::vxlan::Vxlan;
 use crate::model::{NetworkName, Prefix6};
@@ -97,6 +98,8 @@ pub struct NewNetwork {
     pub vxlan: Option<Vxlan>,
     /// Whether a guest may get the interface of the host's default route.
     pub force: bool,
+    /// What its guests are told.
+    pub served: Served,
 }
 
 /// A network that somebody made.
@@ -136,6 +139,9 @@ pub struct Record {
     /// Whether a guest may get the interface of the host's default route.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub force: bool,
+    /// What its guests are told.
+    #[serde(default, skip_serializing_if = "Served::is_unsaid")]
+    pub served: Served,
 }
 
 fn is_usual(addresses: &Addresses) -> bool {
@@ -174,6 +180,7 @@ impl Record {
             return Err("an isolated network has no way out, so no gateway".to_owned());
         }
         self.addresses.check(self.subnet)?;
+        self.served.check(self)?;
         let on_parent = matches!(self.kind, Kind::Macvlan | Kind::Passthrough);
         if on_parent && (self.parent.is_none() || self.bridge.is_some()) {
             return Err(format!(

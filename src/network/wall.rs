@@ -16,6 +16,7 @@ use super::firewall::{self, At, FirewallError, chain, rule};
 use super::guard::{flush, set};
 use super::host::HostError;
 use super::lease::{Held, Lease, Leases};
+use super::served_rules::Spoken;
 use super::shared::{Line, Shared, sets_of};
 use super::wall_fields::VERSIONS;
 use super::wall_rules::{self, Memory};
@@ -32,6 +33,7 @@ struct Wall<'a> {
     guest: &'a GuestName,
     held: &'a Held,
     lines: Vec<Line>,
+    spoken: Spoken,
 }
 
 impl Wall<'_> {
@@ -40,7 +42,7 @@ impl Wall<'_> {
     }
 
     fn sum(&self) -> u32 {
-        sum(self.guest, &self.rules(), self.held.ceilings)
+        sum(self.guest, &self.rules(), self.held.ceilings, self.spoken)
     }
 }
 
@@ -118,6 +120,7 @@ fn raise(
         interface,
         rules,
         ceilings,
+        spoken: wall.spoken,
     };
     let mut all = held.missing_sets(at)?;
     for (incoming, way, ..) in WAYS {
@@ -129,7 +132,7 @@ fn raise(
         all.extend(held.chain(at, &own, incoming, &standing));
         all.push(json!({"add": jump(at, way, interface)}));
     }
-    let sum = sum(wall.guest, rules, ceilings);
+    let sum = sum(wall.guest, rules, ceilings, wall.spoken);
     all.push(json!({"add": mark(at, interface, sum)}));
     Ok(all)
 }
@@ -160,12 +163,15 @@ fn lower(at: &At, interface: &str, sum: u32) -> Result<Vec<Value>, NetlinkError>
 const FORM: u32 = 5;
 
 /// Tells sets of rules apart (FNV-1a).
-fn sum(guest: &GuestName, rules: &[FirewallRule], ceilings: Ceilings) -> u32 {
+fn sum(guest: &GuestName, rules: &[FirewallRule], ceilings: Ceilings, spoken: Spoken) -> u32 {
     let lines = rules.iter().map(|rule| format!("{rule}\n"));
     let text = std::iter::once(format!("{FORM} {guest}\n")).chain(lines);
     let rates = [ceilings.packets, ceilings.new_connections];
     let text = text.chain(ceilings.at_port().then(|| format!("{rates:?}\n")));
-    text.flat_map(String::into_bytes)
+    let passes = [false, true].map(|incoming| spoken.passes(incoming));
+    let passes = passes.into_iter().flatten();
+    text.chain(passes.map(|rule| format!("{rule}\n")))
+        .flat_map(String::into_bytes)
         .fold(0x811c_9dc5, |sum, byte| {
             (sum ^ u32::from(byte)).wrapping_mul(0x0100_0193)
         })
@@ -251,11 +257,17 @@ impl Network {
             return Ok(Wanted::new());
         };
         let interface = |address| self.lease_of(address, subnet);
+        let spoken = self.spoken();
         let all = leases.walls().filter_map(|(guest, held)| {
             let lines = shared.lines(&held.rules);
             Some((
                 interface(held.address)?.host_interface,
-                Wall { guest, held, lines },
+                Wall {
+                    guest,
+                    held,
+                    lines,
+                    spoken,
+                },
             ))
         });
         Ok(all.collect())
@@ -341,13 +353,20 @@ mod tests {
 
     #[test]
     fn other_rules_have_another_sum() {
-        let of = |guest: &GuestName, texts: &[&str]| sum(guest, &rules(texts), Ceilings::default());
+        let of = |guest: &GuestName, texts: &[&str]| {
+            sum(guest, &rules(texts), Ceilings::default(), Spoken::default())
+        };
         let guest = "web".parse().unwrap();
         let slow = Ceilings {
             packets: Some(9),
             ..Ceilings::default()
         };
-        assert_ne!(sum(&guest, &[], slow), of(&guest, &[]));
+        let told = Spoken {
+            dhcp: Some([10, 9, 0, 1].into()),
+            ..Spoken::default()
+        };
+        assert_ne!(sum(&guest, &[], slow, Spoken::default()), of(&guest, &[]));
+        assert_ne!(sum(&guest, &[], Ceilings::default(), told), of(&guest, &[]));
         let one = of(&guest, &["in accept tcp 80", "in drop"]);
         assert_ne!(one, of(&guest, &["in drop", "in accept tcp 80"]));
         assert_ne!(

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::ceiling;
 use super::firewall::{At, matches, rule};
 use super::guard::set;
+use super::served_rules::Spoken;
 use super::wall_fields::{
     ACK, BEGINS, FIN, NONSENSE, PSH, RST, SYN, VERSIONS, conversation, ends, flags, l4proto,
     messages, neither, parts, peers, protocol,
@@ -89,6 +90,7 @@ pub(super) struct Held<'a> {
     pub(super) interface: &'a str,
     pub(super) rules: &'a [FirewallRule],
     pub(super) ceilings: Ceilings,
+    pub(super) spoken: Spoken,
 }
 
 impl Held<'_> {
@@ -153,6 +155,7 @@ impl Held<'_> {
         }
         // Where nothing may begin, nothing is an answer, and what goes on from before is not to.
         if !self.is_shut() {
+            all.extend(self.spoken.passes(incoming));
             all.extend(parts(&belongs));
             all.extend(match (self.remembers(), incoming) {
                 (false, _) => vec![json!([matches("!=", flags(BEGINS), json!("syn")), belongs])],
@@ -397,6 +400,7 @@ mod tests {
             interface: "bh0002",
             rules,
             ceilings: Ceilings::default(),
+            spoken: Spoken::default(),
         }
     }
 

@@ -35,7 +35,7 @@
 //! | `neighbours` | guests' names for each other while they run |
 //! | `account`, `ledger`, `disk_time`, `cores` | what it has used, sent and received, over all its runs; its room on disks over time; how many cores it could use |
 //! | `events` | what happened |
-//! | `doctor` | what this host can do |
+//! | `doctor`, `doctor_disk` | what this host can do; disks that are not what was sold |
 //! | `leftover`, `leftover_network` | what commands that died have left, named and removed |
 //!
 //! The kernel is the truth: a guest runs when its first process lives, whatever a file says. A
@@ -71,6 +71,7 @@ pub mod dedupe;
 pub mod delete;
 mod disk_time;
 pub mod doctor;
+mod doctor_disk;
 mod error;
 pub mod events;
 pub mod exec;

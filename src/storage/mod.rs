@@ -125,6 +125,7 @@ mod root;
 mod saved;
 mod saved_diff;
 mod seed;
+mod sold;
 mod ssh_keys;
 mod stream_index;
 mod stream_pull;
@@ -206,6 +207,7 @@ pub use saved::{
     save_root, trees_of_saved,
 };
 pub use saved_diff::{TreeOf, TwoTrees};
+pub use sold::disk_differs;
 pub use stream_pull::{ServerFetch, look_at_server_image, pull_server_image};
 pub use stream_server::ServerImage;
 pub use tag::{Tag, find_image, source_of_name, tag_image, tags, untag};

@@ -86,6 +86,7 @@ fn a_folder_is_what_was_sold(make: &str) {
     host.ok(&["set", "a", "disk.size=24M"]);
     close(shown(host, "a"), 24 * MIB);
     close(filled(host, "a"), 24 * MIB);
+    differs_by_hand(host);
     host.ok(&["set", "free", "disk.size=16M"]);
     close(filled(host, "free"), 16 * MIB);
     inside(host, "a", "rm /big");
@@ -106,6 +107,26 @@ fn a_folder_is_what_was_sold(make: &str) {
     became(10, clean);
     assert_eq!(data(host, &["doctor"])["leftovers"], serde_json::json!([]));
     drop(disk);
+}
+
+/// `doctor` names a disk that is not what its definition says, and no other.
+fn differs_by_hand(host: &Bulkhead) {
+    let told = || {
+        let said = host.run(&["doctor"]).stdout;
+        let lines = said.lines().filter(|line| line.contains("disk of "));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(told(), [""; 0]);
+    let path = host.root().join("var/lib/bulkhead/guests/a/guest.toml");
+    let text = std::fs::read_to_string(&path).expect("a definition");
+    std::fs::write(&path, text.replace("24M", "20M")).expect("a definition");
+    let said = told();
+    assert!(
+        said.len() == 1 && said[0].contains("kept to 24M, sold is 20M"),
+        "{said:?}"
+    );
+    host.ok(&["set", "a", "disk.size=24M"]);
+    assert_eq!(told(), [""; 0]);
 }
 
 /// A layer that is set aside counts as long as it is there; what is begun anew has the same limit.

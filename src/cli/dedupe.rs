@@ -65,6 +65,16 @@ fn in_words(done: &Spared, would: bool) -> String {
         own.base_running,
         own.base_left_out
     );
+    let common = &done.common;
+    text += &format!(
+        "{} files that several stopped guests have alike {verb} in {} layers that they share now, {} \
+         given back on disk and {} in memory; {} left out\n",
+        common.common_files,
+        common.common_layers,
+        bytes_text(common.common_bytes),
+        bytes_text(common.common_memory),
+        common.common_left_out
+    );
     let verb = if would { "would share" } else { "share" };
     text += &match &done.shared {
         None => {

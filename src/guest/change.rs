@@ -134,7 +134,9 @@ impl Manager {
                 // Until now it was promised what it had.
                 self.keep_account(name, None);
             }
-            if old.as_ref().is_none_or(|old| old.disk != guest.disk) {
+            // Said again it is made so, whatever became of it.
+            let said = changed.applied.iter().any(|key| key == "disk.size");
+            if said || old.as_ref().is_none_or(|old| old.disk != guest.disk) {
                 self.resize(name, &guest)?;
             }
             let same = |old: &Guest| {

@@ -1,19 +1,17 @@
 //! Equal files of a pool's guests: those that a stopped guest has as its base has them go back to that;
-//! others share their blocks where the filesystem can.
+//! what several stopped guests have alike goes into a layer that they share; others share their blocks where
+//! the filesystem can.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use serde::Serialize;
 
+use super::alike::Shared;
 use super::error::Result;
 use super::manager::Manager;
 use crate::kernel::{Errno, interrupt};
-use crate::model::{GuestName, Status};
+use crate::model::GuestName;
 use crate::storage::{self, Deduped, Pool, PoolError, Returned, RootError};
-
-/// How long a command at work is waited for before its guest is passed over.
-const PATIENCE: Duration = Duration::from_millis(200);
 
 /// What was done in a pool, or would be.
 #[derive(Debug, Serialize)]
@@ -24,6 +22,9 @@ pub struct Spared {
     /// Files that are seen through to the base.
     #[serde(flatten)]
     pub returned: Returned,
+    /// Files that are seen through to layers that their guests share.
+    #[serde(flatten)]
+    pub common: Shared,
     /// What went wrong with single guests; it was done with the others.
     pub failed: Vec<String>,
 }
@@ -50,6 +51,10 @@ impl Manager {
             }
             tenants.entry(self.whose(&name)).or_default().push(name);
         }
+        let mut common = Shared::default();
+        for guests in tenants.values() {
+            self.share_layers(guests, would, &mut common, &mut failed)?;
+        }
         let mut shared = Some(Deduped::default());
         for guests in tenants.values() {
             let Some(found) = &mut shared else { break };
@@ -63,6 +68,7 @@ impl Manager {
         Ok(Spared {
             shared,
             returned,
+            common,
             failed,
         })
     }
@@ -84,9 +90,7 @@ impl Manager {
         would: bool,
         found: &mut Returned,
     ) -> std::result::Result<(), DedupeError> {
-        let idle = self.lock_within(name, "dedupe", PATIENCE).ok();
-        let stopped = || matches!(self.status(name), Ok(Status::Stopped));
-        let Some(_lock) = idle.filter(|_| stopped()) else {
+        let Some(_lock) = self.at_rest(name) else {
             found.base_running += 1;
             return Ok(());
         };
@@ -123,7 +127,7 @@ pub enum DedupeError {
 
 impl DedupeError {
     /// Whether it is no matter of one guest: somebody asked for an end, or a test for a fault.
-    fn ends_all(&self) -> bool {
+    pub(super) fn ends_all(&self) -> bool {
         let asked = match self {
             Self::Root(RootError::File(error)) => error.source.raw_os_error(),
             _ => None,

@@ -166,6 +166,7 @@ impl Manager {
                 say(grade, file, text);
             }
         }
+        all.extend(self.disk_findings());
         all
     }
 }

@@ -16,6 +16,7 @@
 //! | `undo` | what a guest writes in one run, dropped or kept |
 //! | `reinstall` | a fresh root for a guest; what becomes true with another root |
 //! | `trace` | why a packet of a guest passes, or not |
+//! | `dedupe`, `alike` | equal files of guests; those that several have alike, in layers that they share |
 //! | `rebase` | a guest's own layer over a newer image, and back |
 //! | `trash` | deleted guests that can be brought back |
 //! | `snapshot`, `snapshot_diff`, `snapshot_mount`, `schedule` | a guest as it was; snapshots that are taken by the clock |
@@ -34,7 +35,7 @@
 //! | `neighbours` | guests' names for each other while they run |
 //! | `account`, `ledger`, `disk_time`, `cores` | what it has used, sent and received, over all its runs; its room on disks over time; how many cores it could use |
 //! | `events` | what happened |
-//! | `doctor` | what this host can do |
+//! | `doctor`, `doctor_disk` | what this host can do; disks that are not what was sold |
 //! | `leftover`, `leftover_network` | what commands that died have left, named and removed |
 //!
 //! The kernel is the truth: a guest runs when its first process lives, whatever a file says. A
@@ -44,6 +45,7 @@
 pub mod account;
 mod admission;
 mod adopt;
+mod alike;
 pub mod allowance;
 mod apart;
 mod as_it_runs;
@@ -70,6 +72,7 @@ pub mod dedupe;
 pub mod delete;
 mod disk_time;
 pub mod doctor;
+mod doctor_disk;
 mod error;
 pub mod events;
 pub mod exec;

@@ -17,6 +17,14 @@ const BALANCE_V2: libc::Ioctl = 0xc400_9420;
 const QUOTA_CTL: libc::Ioctl = 0xc010_9428;
 const QGROUP_LIMIT: libc::Ioctl = 0x8030_942b;
 
+const TREE_SEARCH: libc::Ioctl = 0xd000_9411;
+const INO_LOOKUP: libc::Ioctl = 0xd000_9412;
+
+/// The tree in which quotas are, the kind of its records of limits, and the first file of a subvolume.
+const QUOTA_TREE: u64 = 8;
+const GROUP_LIMIT: u32 = 244;
+const FIRST: u64 = 256;
+
 const QUOTA_ENABLE: u64 = 1;
 const LIMIT_REFERENCED: u64 = 1;
 const BALANCE_DATA: u64 = 1;
@@ -221,4 +229,39 @@ pub fn limit(subvolume: BorrowedFd<'_>, bytes: Option<u64>) -> Result<()> {
     } else {
         Err(KernelError::last("limit", "the subvolume"))
     }
+}
+
+/// What a subvolume is kept to; `None` without a limit, or where nothing is counted.
+///
+/// # Errors
+/// It is no btrfs, or this process is not root.
+pub fn limited(subvolume: BorrowedFd<'_>) -> Result<Option<u64>> {
+    let failed = || KernelError::last("read the limit of", "the subvolume");
+    // `struct btrfs_ioctl_ino_lookup_args`: the tree (0: that of the descriptor, and told), a file in it,
+    // and room for its path.
+    let mut args = [0_u64; 512];
+    args[1] = FIRST;
+    // SAFETY: the request reads and writes the 4,096 bytes that it is handed.
+    if unsafe { libc::ioctl(subvolume.as_raw_fd(), INO_LOOKUP, args.as_mut_ptr()) } != 0 {
+        return Err(failed());
+    }
+    let number = args[0];
+    // `struct btrfs_ioctl_search_args`: the tree; object, offset and transaction, each from and to; kinds,
+    // from and to; how many; then what was found, each a header of 32 bytes before it.
+    let kinds = u64::from(GROUP_LIMIT) << 32 | u64::from(GROUP_LIMIT);
+    let mut args = [0_u64; 512];
+    args[..9].copy_from_slice(&[QUOTA_TREE, 0, 0, number, number, 0, u64::MAX, kinds, 1]);
+    // SAFETY: as above.
+    if unsafe { libc::ioctl(subvolume.as_raw_fd(), TREE_SEARCH, args.as_mut_ptr()) } != 0 {
+        let error = failed();
+        // Quotas were never enabled.
+        return match error.errno {
+            Errno::NOENT => Ok(None),
+            _ => Err(error),
+        };
+    }
+    let found = args[8] & u64::from(u32::MAX);
+    // `struct btrfs_qgroup_limit_item`: what is limited, referenced, and others.
+    let (what, bytes) = (u64::from_le(args[17]), u64::from_le(args[18]));
+    Ok((found > 0 && what & LIMIT_REFERENCED != 0).then_some(bytes))
 }

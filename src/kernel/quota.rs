@@ -92,16 +92,36 @@ fn attributes(file: BorrowedFd<'_>) -> Result<Attributes> {
 /// # Errors
 /// Quotas are off there.
 pub fn held(folder: BorrowedFd<'_>, project: u32) -> Result<Held> {
+    let found = read(folder, project)?;
+    Ok(found.map_or_else(Held::default, |found| Held {
+        bytes: found.dqb_curspace,
+        files: found.dqb_curinodes,
+    }))
+}
+
+/// What it may hold, bytes and files, each `None` where there is no limit.
+///
+/// # Errors
+/// Quotas are off there.
+pub fn limits(folder: BorrowedFd<'_>, project: u32) -> Result<(Option<u64>, Option<u64>)> {
+    let Some(found) = read(folder, project)? else {
+        return Ok((None, None));
+    };
+    let some = |limit: u64| (limit > 0).then_some(limit);
+    Ok((
+        some(found.dqb_bhardlimit).map(|blocks| blocks.saturating_mul(BLOCK)),
+        some(found.dqb_ihardlimit),
+    ))
+}
+
+/// The record of a project; xfs keeps none of what holds nothing.
+fn read(folder: BorrowedFd<'_>, project: u32) -> Result<Option<libc::dqblk>> {
     // SAFETY: all zeroes is a valid `struct dqblk`.
     let mut found: libc::dqblk = unsafe { std::mem::zeroed() };
     // SAFETY: the kernel writes a `struct dqblk`.
     match unsafe { call(folder, GET, project, (&raw mut found).cast()) } {
-        Ok(()) => Ok(Held {
-            bytes: found.dqb_curspace,
-            files: found.dqb_curinodes,
-        }),
-        // xfs keeps no record of what holds nothing.
-        Err(Errno::NOENT) => Ok(Held::default()),
+        Ok(()) => Ok(Some(found)),
+        Err(Errno::NOENT) => Ok(None),
         Err(errno) => Err(KernelError::new("read the quota of", project, errno)),
     }
 }

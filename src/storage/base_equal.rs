@@ -134,7 +134,7 @@ impl Search<'_> {
         let Entry::File { dir, stat: base } = entry(below, name).map_err(errno)? else {
             return Ok(false);
         };
-        if !self.is_same((upper, &stat), (&dir, &base), name)? {
+        if !is_same((upper, &stat), (&dir, &base), name)? {
             return Ok(false);
         }
         self.found.base_files += 1;
@@ -146,48 +146,49 @@ impl Search<'_> {
         fs::unlinkat(upper, name, AtFlags::empty())?;
         Ok(true)
     }
-
-    /// Whether a guest could tell the two apart: by data, owner, mode, attributes or time.
-    fn is_same(
-        &self,
-        (upper, own): (&OwnedFd, &Stat),
-        (dir, base): (&OwnedFd, &Stat),
-        name: &CStr,
-    ) -> rustix::io::Result<bool> {
-        let time = |stat: &Stat| (stat.st_mtime, stat.st_mtime_nsec);
-        if !is_file(base) || own.st_size != base.st_size || time(own) != time(base) {
-            return Ok(false);
-        }
-        if is_elsewhere(&of_name(upper, name)?) {
-            return Ok(false);
-        }
-        let a = At {
-            dir: upper,
-            name,
-            stat: own,
-        };
-        let b = At {
-            dir,
-            name,
-            stat: base,
-        };
-        let (kind, what) = differences(&a, &b, Proof { settled: 0 })?;
-        if kind != ChangeKind::Meta || !what.is_empty() {
-            return Ok(false);
-        }
-        // Nobody has written to it while it was compared.
-        let now = stat_at(upper, name)?;
-        let id = |stat: &Stat| (stat.st_ino, stat.st_ctime, stat.st_ctime_nsec, stat.st_size);
-        Ok(now.is_some_and(|now| id(&now) == id(own)))
-    }
 }
 
-fn is_elsewhere(attributes: &[(Vec<u8>, Vec<u8>)]) -> bool {
+/// Whether no guest could tell its file and one below apart: by data, owner, mode, attributes or time.
+pub(super) fn is_same(
+    (upper, own): (&OwnedFd, &Stat),
+    (dir, base): (&OwnedFd, &Stat),
+    name: &CStr,
+) -> rustix::io::Result<bool> {
+    let time = |stat: &Stat| (stat.st_mtime, stat.st_mtime_nsec);
+    if !is_file(base) || own.st_size != base.st_size || time(own) != time(base) {
+        return Ok(false);
+    }
+    if is_elsewhere(&of_name(upper, name)?) {
+        return Ok(false);
+    }
+    let a = At {
+        dir: upper,
+        name,
+        stat: own,
+    };
+    let b = At {
+        dir,
+        name,
+        stat: base,
+    };
+    let (kind, what) = differences(&a, &b, Proof { settled: 0 })?;
+    if kind != ChangeKind::Meta || !what.is_empty() {
+        return Ok(false);
+    }
+    // Nobody has written to it while it was compared.
+    let now = stat_at(upper, name)?;
+    let id = |stat: &Stat| (stat.st_ino, stat.st_ctime, stat.st_ctime_nsec, stat.st_size);
+    Ok(now.is_some_and(|now| id(&now) == id(own)))
+}
+
+/// Whether overlayfs looks for what it is under another name, or in another file.
+pub(super) fn is_elsewhere(attributes: &[(Vec<u8>, Vec<u8>)]) -> bool {
     let is = |name: &[u8]| ELSEWHERE.contains(&name);
     attributes.iter().any(|(name, _)| is(name))
 }
 
-fn times(stat: &Stat) -> Timestamps {
+/// Both times of a file.
+pub(super) fn times(stat: &Stat) -> Timestamps {
     let time = |seconds, nanoseconds| Timespec {
         tv_sec: seconds,
         tv_nsec: i64::try_from(nanoseconds).unwrap_or(0),

@@ -137,7 +137,7 @@ pub(super) fn is_empty(object: &OwnedFd) -> io::Result<bool> {
     Ok(dirfd::names(child_dir(object, c"upper")?)?.is_empty())
 }
 
-fn has_room(chain: &Chain) -> io::Result<()> {
+pub(super) fn has_room(chain: &Chain) -> io::Result<()> {
     match chain.0.len() < MOST {
         true => Ok(()),
         false => Err(io::Error::other(format!(

@@ -27,7 +27,7 @@ use crate::model::{GuestName, Layout};
 /// Smaller files have no blocks of their own worth the work.
 const SMALLEST: u64 = 4096;
 /// Most bytes of paths that are remembered. What is written into a guest must not fill the memory.
-const PATHS_MOST: usize = 256 << 20;
+pub(super) const PATHS_MOST: usize = 256 << 20;
 
 /// What was made to share its blocks, or would be.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
@@ -288,7 +288,7 @@ fn pair(
 }
 
 /// The digest of a file of this size; `None` if it has another by now.
-fn digest(file: &File, size: u64) -> rustix::io::Result<Option<[u8; 32]>> {
+pub(super) fn digest(file: &File, size: u64) -> rustix::io::Result<Option<[u8; 32]>> {
     let mut hash = Sha256::new();
     let (mut buffer, mut read) = (vec![0; 128 << 10], 0);
     let mut limited = file.take(size + 1);

@@ -57,6 +57,8 @@ pub(super) trait Layers {
     fn writable(&self, object: &Object) -> Writable;
     /// Changes the quota, in use or not.
     fn resize(&self, object: &Object, quota: Quota) -> io::Result<()>;
+    /// What it is kept to. Of a filesystem in a file that is what df(1) shows.
+    fn kept_to(&self, object: &Object) -> io::Result<Quota>;
     /// Makes `to` a copy, in use or not, sharing what the filesystem can share.
     fn copy(&self, object: &Object, to: &Object) -> io::Result<OwnedFd>;
     /// Removes it with all that is in it; none there is success.
@@ -113,6 +115,11 @@ impl Object {
             .layers()
             .resize(self, quota)
             .map_err(|e| FileError::new("resize", &self.path, e))
+    }
+
+    pub(super) fn kept_to(&self) -> Result<Quota, FileError> {
+        let kept = self.driver.layers().kept_to(self);
+        kept.map_err(|e| FileError::new("look at", &self.path, e))
     }
 
     /// Makes `to`, which is not there, a copy. What fails leaves nothing. As long as what comes back

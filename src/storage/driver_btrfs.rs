@@ -44,6 +44,13 @@ impl Layers for Subvolume {
         keep_to(&open_dir(&object.path).map_err(|e| e.source)?, quota)
     }
 
+    fn kept_to(&self, object: &Object) -> io::Result<Quota> {
+        ready(object)?;
+        let subvolume = open_dir(&object.path).map_err(|e| e.source)?;
+        let size = btrfs::limited(subvolume.as_fd()).map_err(io::Error::other)?;
+        Ok(Quota { size, inodes: None })
+    }
+
     fn copy(&self, object: &Object, to: &Object) -> io::Result<OwnedFd> {
         ready(object)?;
         let source = open_dir(&object.path).map_err(|e| e.source)?;

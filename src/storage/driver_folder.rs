@@ -48,6 +48,17 @@ impl Layers for Folder {
         }
     }
 
+    fn kept_to(&self, object: &Object) -> io::Result<Quota> {
+        let folder = open_dir(&object.path).map_err(|e| e.source)?;
+        let project = project(&folder);
+        if project == quota::NONE {
+            return Ok(Quota::default());
+        }
+        let (size, files) = quota::limits(folder.as_fd(), project).map_err(io::Error::other)?;
+        let inodes = files.map(|files| u32::try_from(files).unwrap_or(u32::MAX));
+        Ok(Quota { size, inodes })
+    }
+
     fn copy(&self, _object: &Object, _to: &Object) -> io::Result<OwnedFd> {
         Err(io::Error::other("a folder is kept as layers"))
     }

@@ -21,7 +21,7 @@ use crate::kernel::loop_device::LoopDevice;
 use crate::model::{Bytes, Writable};
 
 /// Size of a guest that was sold none.
-const USUAL: u64 = 10 << 30;
+pub(super) const USUAL: u64 = 10 << 30;
 /// A filesystem's size is a multiple of this.
 const BLOCK: u64 = 4096;
 /// Smallest device that btrfs lets one shrink to.
@@ -93,6 +93,14 @@ impl Layers for ImageFile {
         };
         drop(disk);
         resize_unused(object, shown, size, refused)
+    }
+
+    fn kept_to(&self, object: &Object) -> io::Result<Quota> {
+        let shown = open(object)?.space().map_err(into_io)?.size;
+        Ok(Quota {
+            size: Some(shown),
+            inodes: None,
+        })
     }
 
     fn copy(&self, object: &Object, to: &Object) -> io::Result<OwnedFd> {

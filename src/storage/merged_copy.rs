@@ -202,7 +202,7 @@ fn failed(path: &[u8], source: io::Error) -> Failed {
 }
 
 /// Copies what is data; holes stay holes.
-fn copy_data(from: &File, into: &File) -> io::Result<()> {
+pub(super) fn copy_data(from: &File, into: &File) -> io::Result<()> {
     let size = from.metadata()?.len();
     into.set_len(size)?;
     let mut at = 0;

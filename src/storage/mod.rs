@@ -18,7 +18,7 @@
 //! | `driver`, `driver_*` | what such a layer can be: a folder, a subvolume, a filesystem in a file |
 //! | `chain`, `chain_fold`, `saved` | what was kept of a root: shared layers or copies; restoring, cloning |
 //! | `root` | a guest's own layer: make, use, delete |
-//! | `dedupe`, `base_equal` | equal files of guests that share their blocks, or go back to their base |
+//! | `dedupe`, `base_equal`, `common_look`, `common_layer` | equal files of guests that share their blocks, go back to their base, or into a layer that guests share |
 //! | `rescue` | what a guest in rescue has for its root |
 //! | `renew`, `reinstall` | another root in the place of a guest's; a fresh one with what is kept |
 //! | `first_boot`, `network_files`, `ssh_keys` | what the host writes into a guest before it runs |
@@ -51,6 +51,8 @@ mod build;
 mod busybox;
 mod chain;
 mod chain_fold;
+mod common_layer;
+mod common_look;
 mod debian;
 mod dedupe;
 mod digest;
@@ -123,6 +125,7 @@ mod root;
 mod saved;
 mod saved_diff;
 mod seed;
+mod sold;
 mod ssh_keys;
 mod stream_index;
 mod stream_pull;
@@ -152,6 +155,8 @@ pub use archive_entry::ArchiveError;
 pub use base_change::{Hidden, Own, hidden_changes, image_changes};
 pub use base_equal::{Returned, return_to_base};
 pub use build::{built_image, ensure_image};
+pub use common_layer::{CommonLayer, Joined};
+pub use common_look::{Alike, alike};
 pub use dedupe::{Deduped, dedupe};
 pub use dirfd::FileError;
 pub use disk_format::is_disk;
@@ -202,6 +207,7 @@ pub use saved::{
     save_root, trees_of_saved,
 };
 pub use saved_diff::{TreeOf, TwoTrees};
+pub use sold::disk_differs;
 pub use stream_pull::{ServerFetch, look_at_server_image, pull_server_image};
 pub use stream_server::ServerImage;
 pub use tag::{Tag, find_image, source_of_name, tag_image, tags, untag};

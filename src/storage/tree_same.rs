@@ -111,7 +111,7 @@ fn owner_differences(a: Owner, b: Owner) -> Vec<&'static str> {
 
 type Attributes = Vec<(Vec<u8>, Vec<u8>)>;
 
-fn plain(mut all: Attributes) -> Attributes {
+pub(super) fn plain(mut all: Attributes) -> Attributes {
     all.retain(|(name, _)| !name.starts_with(MARKS));
     all
 }

@@ -141,24 +141,30 @@ impl<'a> Backup<'a> {
     /// # Errors
     /// As for [`Backup::begin`].
     pub fn read_own(&mut self) -> Result<()> {
-        let began = now_ms();
-        let (upper, path, chain, _opened) = self.layers()?;
-        self.chain.clear();
-        for layer in chain {
-            let digest = layer.parent().and_then(Path::file_name);
-            let digest = digest.unwrap_or_default().to_string_lossy().into_owned();
-            let tree = self.shared(&digest, &layer)?;
-            let record = None;
-            self.chain.push(Below {
-                digest,
-                record,
-                tree,
-            });
+        for _ in 0..ATTEMPTS {
+            let began = now_ms();
+            let (upper, path, chain, _opened) = self.layers()?;
+            self.chain.clear();
+            for layer in &chain {
+                let digest = layer.parent().and_then(Path::file_name);
+                let digest = digest.unwrap_or_default().to_string_lossy().into_owned();
+                let tree = self.shared(&digest, layer)?;
+                let record = None;
+                self.chain.push(Below {
+                    digest,
+                    record,
+                    tree,
+                });
+            }
+            let last = self.last.take();
+            let tree = self.tree(upper.as_fd(), &path, last)?;
+            self.last = Some((tree, began));
+            // What `dedupe` has moved to a layer meanwhile may have been read nowhere.
+            if lowers_set_aside(self.layout, &self.subject.guest)? == chain {
+                return Ok(());
+            }
         }
-        let last = self.last.take();
-        let tree = self.tree(upper.as_fd(), &path, last)?;
-        self.last = Some((tree, began));
-        Ok(())
+        Err(FileError::new("read", Path::new("upper"), Errno::BUSY).into())
     }
 
     /// The guest's own layer, and those set aside from it, as of one moment: a snapshot that is made

@@ -1,0 +1,241 @@
+//! Files that several guests have alike, in one layer that they share: every guest sees what it saw,
+//! whatever becomes of the others and wherever it is cut short.
+
+mod life;
+mod support;
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use life::{data, inside, made};
+use serde_json::json;
+use support::{Bulkhead, Need, need, run};
+
+const MIB: u64 = 1 << 20;
+
+/// Files as a package has them, 2 MiB and some, with one that is this guest's own.
+const PACKAGE: &str = "mkdir -p /srv/app/lib; cd /srv/app; for one in a b; do head -c 1048576 /dev/zero | tr '\\0' $one \
+     >lib/$one; done; echo '#!/bin/sh' >tool; chmod 4755 tool; chown 33:33 lib/b; echo small >lib/c; \
+     dd if=/dev/zero of=sparse bs=1 seek=4194300 count=4 2>/dev/null; hostname >mine; \
+     find . -type f -exec touch -d '2026-01-02 03:04:05' {} +; touch -d '2026-01-01 00:00:00' . lib; \
+     chmod 750 lib; sync";
+
+/// Each file and folder; how many folders are in one is not told, which an overlay of several layers does not say.
+const LIST: &str = "cd /srv; find . -type f -exec stat -c '%n %s %a %u:%g %Y %h %F' {} \\; | sort; \
+     find . -type d -exec stat -c '%n %a %u:%g %Y %F' {} \\; | sort; find . -type f | sort | xargs md5sum";
+
+fn upper(host: &Bulkhead, name: &str) -> PathBuf {
+    let guests = host.root().join("var/lib/bulkhead/guests");
+    guests.join(name).join("root/upper")
+}
+
+/// The layers that guests share or have set aside.
+fn layers(host: &Bulkhead) -> Vec<PathBuf> {
+    let kept = host.root().join("var/lib/bulkhead/kept");
+    let found = std::fs::read_dir(kept).into_iter().flatten().flatten();
+    found.map(|entry| entry.path()).collect()
+}
+
+/// Stopped guests with the package, and what each sees.
+fn with_packages(host: &Bulkhead, names: &[&str]) -> Vec<String> {
+    let mut seen = Vec::new();
+    for name in names {
+        made(
+            host,
+            name,
+            &["--network", "none", "--memory", "64M", "--start"],
+        );
+        inside(host, name, PACKAGE);
+        seen.push(inside(host, name, LIST));
+        host.ok(&["kill", name]);
+        capability(&upper(host, name).join("srv/app/tool"));
+    }
+    seen
+}
+
+/// As setcap(8) would within a guest.
+fn capability(path: &Path) {
+    let value: [u8; 20] = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let flags = rustix::fs::XattrFlags::empty();
+    rustix::fs::setxattr(path, "security.capability", &value, flags).expect("a file");
+}
+
+fn sees(host: &Bulkhead, name: &str) -> String {
+    host.ok(&["start", name]);
+    let seen = inside(host, name, LIST);
+    host.ok(&["kill", name]);
+    seen
+}
+
+#[test]
+fn what_guests_have_alike_is_in_one_layer() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    let seen = with_packages(&host, &["a", "b", "c"]);
+    host.ok(&["start", "c"]);
+    let would = data(&host, &["dedupe", "--dry-run"]);
+    assert_eq!(layers(&host), Vec::<PathBuf>::new(), "nothing is done");
+    let done = data(&host, &["dedupe"]);
+    // lib/a, lib/b, lib/c, tool and sparse, twice.
+    for told in [&would, &done] {
+        assert_eq!(told["common_layers"], 1, "{told}");
+        assert_eq!(told["common_files"], 10, "{told}");
+        let bytes = told["common_bytes"].as_u64().expect("a number");
+        assert!((2 * MIB..3 * MIB).contains(&bytes), "{told}");
+        assert_eq!(told["base_running"], 1, "{told}");
+    }
+    assert_eq!(would["common_bytes"], done["common_bytes"]);
+    assert_eq!(done["failed"], json!([]), "{done}");
+    let shared = layers(&host);
+    assert_eq!(shared.len(), 1);
+    for name in ["a", "b"] {
+        let app = upper(&host, name).join("srv/app");
+        assert!(!app.join("lib/a").exists() && !app.join("tool").exists());
+        assert!(app.join("mine").exists() && app.join("lib").is_dir());
+    }
+    let tool = shared[0].join("root/srv/app/tool");
+    let held = rustix::fs::getxattr(&tool, "security.capability", &mut [0_u8; 64][..]);
+    assert_eq!(held, Ok(20));
+
+    // One that comes later shares the same layer.
+    host.ok(&["kill", "c"]);
+    let later = data(&host, &["dedupe", "--dry-run"]);
+    assert_eq!(
+        (&later["common_layers"], &later["common_files"]),
+        (&json!(0), &json!(5)),
+        "{later}"
+    );
+    let later = data(&host, &["dedupe"]);
+    assert_eq!(
+        (&later["common_layers"], &later["common_files"]),
+        (&json!(0), &json!(5)),
+        "{later}"
+    );
+    assert_eq!(layers(&host), shared);
+    let again = data(&host, &["dedupe"]);
+    assert_eq!(again["common_files"], 0, "{again}");
+
+    for (name, seen) in ["a", "b", "c"].into_iter().zip(&seen) {
+        assert_eq!(&sees(&host, name), seen);
+    }
+    assert_eq!(data(&host, &["doctor"])["leftovers"], json!([]));
+    lives_of_their_own(&host, &seen);
+    // The last that sees it through the layer takes it along.
+    host.ok(&["delete", "--all", "--force", "--yes"]);
+    assert_eq!(layers(&host), Vec::<PathBuf>::new());
+}
+
+/// What is done to one is no matter of the others.
+fn lives_of_their_own(host: &Bulkhead, seen: &[String]) {
+    host.ok(&["snapshot", "create", "a"]);
+    host.ok(&["start", "a"]);
+    inside(
+        host,
+        "a",
+        "cd /srv/app; echo x >>lib/a; rm lib/b; chmod 600 lib/c; mkdir lib/b",
+    );
+    host.ok(&["kill", "a"]);
+    assert_ne!(sees(host, "a"), seen[0]);
+    assert_eq!(sees(host, "b"), seen[1]);
+    host.ok(&["snapshot", "restore", "a", "s1"]);
+    assert_eq!(sees(host, "a"), seen[0]);
+
+    host.ok(&["clone", "a", "twin"]);
+    let archive = host.root().join("b.tar.zst");
+    let archive = archive.to_str().expect("a plain path");
+    host.ok(&["export", "b", "-o", archive]);
+    host.ok(&["delete", "b", "--yes"]);
+    host.ok(&["import", archive]);
+    for (name, seen) in [("twin", &seen[0]), ("b", &seen[1]), ("c", &seen[2])] {
+        assert_eq!(&sees(host, name), seen, "{name}");
+    }
+    // One that came back has what it has in layers of its own.
+    let tool = |name: &str| {
+        host.ok(&["start", name]);
+        let id = inside(host, name, "stat -c %i /srv/app/tool");
+        host.ok(&["kill", name]);
+        id
+    };
+    assert_eq!(tool("a"), tool("c"));
+    assert_ne!(tool("b"), tool("c"));
+    let unknown = layers(host)
+        .into_iter()
+        .filter(|layer| !layer.join("root").is_dir());
+    assert_eq!(unknown.count(), 0);
+}
+
+#[test]
+fn tenants_share_no_layer_and_a_link_leads_nowhere() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    let seen = with_packages(&host, &["a", "b"]);
+    host.ok(&["tenant", "create", "one"]);
+    host.ok(&["set", "a", "tenant=one"]);
+    let done = data(&host, &["dedupe"]);
+    assert_eq!(done["common_files"], 0, "{done}");
+    host.ok(&["set", "b", "tenant=one"]);
+    // One has a link in the place of a folder.
+    host.ok(&["start", "b"]);
+    inside(&host, "b", "cd /srv/app; mv lib /lib2; ln -s /lib2 lib");
+    host.ok(&["kill", "b"]);
+    let done = data(&host, &["dedupe"]);
+    assert_eq!(done["common_files"], 0, "{done}");
+    host.ok(&["start", "b"]);
+    inside(
+        &host,
+        "b",
+        "cd /srv/app; rm lib; mkdir -m 750 lib; cp -p /lib2/* lib; rm -r /lib2; touch -d '2026-01-01 00:00:00' . lib",
+    );
+    host.ok(&["kill", "b"]);
+    let done = data(&host, &["dedupe"]);
+    assert_eq!(done["common_files"], 10, "{done}");
+    for (name, seen) in ["a", "b"].into_iter().zip(&seen) {
+        assert_eq!(&sees(&host, name), seen);
+    }
+    host.ok(&["delete", "--all", "--force", "--yes"]);
+}
+
+#[test]
+fn killed_anywhere_each_guest_sees_what_it_saw() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    let names = ["a", "b"];
+    let seen = with_packages(&host, &names);
+    // Its folders' times may be those of the command that died.
+    let files = |text: &str| -> Vec<String> {
+        let lines = text.lines().filter(|line| !line.ends_with("directory"));
+        lines.map(str::to_owned).collect()
+    };
+    for number in 0..60 {
+        let act = if number % 3 == 2 { ":fail" } else { "" };
+        let mut command = host.command(&["dedupe"]);
+        command.env("BULKHEAD_FAULT", format!("command:{number}{act}"));
+        let done = run(command);
+        host.ok(&["doctor", "--fix"]);
+        assert!(layers(&host).len() <= 1, "{number}: {:?}", layers(&host));
+        for (name, seen) in names.into_iter().zip(&seen) {
+            host.ok(&["start", name]);
+            assert_eq!(files(&inside(&host, name, LIST)), files(seen), "{number}");
+            // As it was: all files in a layer of its own.
+            let anew = "cd /srv/app; for one in lib/a lib/b lib/c tool sparse; do cp -p $one new; mv new $one; done";
+            inside(&host, name, anew);
+            host.ok(&["kill", name]);
+            capability(&upper(&host, name).join("srv/app/tool"));
+            let own = upper(&host, name).join("srv/app/lib/a");
+            assert_eq!(own.metadata().expect("its own").nlink(), 1);
+        }
+        if done.code == 0 {
+            assert!(number >= 8, "{number} points");
+            host.ok(&["delete", "--all", "--force", "--yes"]);
+            assert_eq!(layers(&host), Vec::<PathBuf>::new());
+            return;
+        }
+    }
+    panic!("more than 60 points");
+}

@@ -1,0 +1,64 @@
+//! `doctor` names a guest whose disk is not of the size that was sold, and what it says helps.
+
+mod life;
+mod support;
+
+use life::{data, shown, started};
+use support::{Bulkhead, Need, need};
+
+const MIB: u64 = 1 << 20;
+
+/// What doctor says of guests' disks.
+fn told(host: &Bulkhead) -> Vec<String> {
+    let text = host.run(&["doctor", "--format", "json"]).stdout;
+    let all: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let all = all["findings"].as_array().expect("findings");
+    let disks = all.iter().filter_map(|finding| {
+        let subject = finding["subject"].as_str()?;
+        subject
+            .starts_with("disk of ")
+            .then(|| format!("{subject}: {}", finding["text"]))
+    });
+    disks.collect()
+}
+
+/// As somebody's editor would.
+fn written(host: &Bulkhead, from: &str, to: &str) {
+    let path = host.root().join("var/lib/bulkhead/guests/a/guest.toml");
+    let text = std::fs::read_to_string(&path).expect("a definition");
+    assert!(text.contains(from), "{text}");
+    std::fs::write(&path, text.replace(from, to)).expect("a definition");
+}
+
+#[test]
+fn a_disk_that_is_not_what_was_sold_is_named() {
+    if !need(Need::Root) {
+        return;
+    }
+    for driver in ["image", "btrfs"] {
+        life::in_a_pool(driver, |host, flags| {
+            let flags = [flags, &["--network", "none", "--memory", "64M"]].concat();
+            started(host, "a", &flags);
+            started(host, "b", &flags);
+            assert_eq!(told(host), [""; 0]);
+            written(host, "32M", "48M");
+            // A command at work is no reason to wait, and a guest that runs none not to look.
+            let said = told(host);
+            assert_eq!(said.len(), 1, "{said:?}");
+            assert!(
+                said[0].starts_with("disk of a: ") && said[0].contains("48M"),
+                "{said:?}"
+            );
+            host.ok(&["kill", "a"]);
+            assert_eq!(told(host), said);
+            host.ok(&["set", "a", "disk.size=48M"]);
+            assert_eq!(told(host), [""; 0]);
+            if driver == "image" {
+                host.ok(&["start", "a"]);
+                assert!(shown(host, "a") >= 48 * MIB);
+            }
+            assert_eq!(data(host, &["info", "b"])["status"], "running");
+            host.ok(&["delete", "--all", "--force"]);
+        });
+    }
+}

@@ -96,13 +96,13 @@ impl Network {
         Ok(links.find(|link| link.index == interface && link.name != "lo" && other(link)))
     }
 
-    fn note(&self, kernel: &mut Netlink) -> Result<Option<Note>, NetlinkError> {
+    fn uplink_note(&self, kernel: &mut Netlink) -> Result<Option<Note>, NetlinkError> {
         Ok(self.memory(kernel)?.as_deref().and_then(note_of))
     }
 
     /// What of the note stays when the alias is written anew.
     pub(super) fn kept_note(&self, kernel: &mut Netlink) -> Result<String, NetlinkError> {
-        Ok(with_note("", self.note(kernel)?.as_ref()))
+        Ok(with_note("", self.uplink_note(kernel)?.as_ref()))
     }
 
     /// The bridge's alias; `None` if it is gone, or somebody was killed before it had one.
@@ -117,7 +117,7 @@ impl Network {
             return Ok(());
         };
         let pause = || files::pause(Path::new(&self.bridge));
-        let before = self.note(kernel)?;
+        let before = self.uplink_note(kernel)?;
         let uplink = self.uplink(kernel, prefix)?;
         let same = before.as_ref().map(|note| &note.uplink) == uplink.as_ref().map(|l| &l.name);
         if !same {
@@ -175,7 +175,7 @@ impl Network {
             kernel.answer_no_more(interface, address)?;
         }
         pause()?;
-        let Some(Note { uplink, was: false }) = self.note(kernel)? else {
+        let Some(Note { uplink, was: false }) = self.uplink_note(kernel)? else {
             return Ok(());
         };
         if self.notes_of_others(kernel, &uplink)?.is_empty() && is_on(&uplink)? {
@@ -216,7 +216,7 @@ impl Network {
             return Ok(());
         };
         let mut kernel = Netlink::open()?;
-        let Some(note) = self.note(&mut kernel)? else {
+        let Some(note) = self.uplink_note(&mut kernel)? else {
             return Ok(());
         };
         if let Some(uplink) = kernel.link(&note.uplink)? {
@@ -252,7 +252,7 @@ impl Network {
             return Ok(there.is_empty());
         }
         let uplink = self.uplink(kernel, prefix)?;
-        let note = self.note(kernel)?.map(|note| note.uplink);
+        let note = self.uplink_note(kernel)?.map(|note| note.uplink);
         if note.as_ref() != uplink.as_ref().map(|link| &link.name) {
             return Ok(false);
         }

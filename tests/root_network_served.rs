@@ -3,6 +3,7 @@
 
 mod life;
 mod support;
+mod traces;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -338,6 +339,26 @@ fn whoever_serves_is_mended_and_ends_with_the_wish() {
     );
     host.ok(&["network", "set", "lan", "--dhcp", "false", "--dns", "false"]);
     assert!(!lives(keeper) && !lives(program));
+    let tables = Command::new("/usr/sbin/nft")
+        .args(["list", "tables"])
+        .output()
+        .unwrap();
+    let tables = String::from_utf8(tables.stdout).unwrap();
+    let tag = traces::tag(host.root());
+    let table = tables
+        .lines()
+        .find(|line| line.contains("bridge") && line.contains(&tag));
+    let table: Vec<&str> = table.unwrap().split(' ').collect();
+    let rules = Command::new("/usr/sbin/nft")
+        .arg("list")
+        .args(&table)
+        .output()
+        .unwrap();
+    let rules = String::from_utf8(rules.stdout).unwrap();
+    assert!(rules.contains("chain guard"), "{rules}");
+    for gone in ["set clients", "chain ask4", "chain asked"] {
+        assert!(!rules.contains(gone), "{rules}");
+    }
     assert!(asks().contains("no lease"), "{}", asks());
     nothing_left(&host);
 }

@@ -25,7 +25,7 @@ const PLACES: [&str; 4] = [
 
 /// Raised whenever the rules change: what was set up by a program of another revision is set up anew,
 /// and a start need not write out all rules to find that they stand.
-pub(super) const REVISION: u32 = 7;
+pub(super) const REVISION: u32 = 8;
 
 /// The firewall could not be set.
 #[derive(Debug, thiserror::Error)]
@@ -410,7 +410,7 @@ mod tests {
         let sum = text.bytes().fold(0x811c_9dc5_u32, |sum, byte| {
             (sum ^ u32::from(byte)).wrapping_mul(0x0100_0193)
         });
-        let known = (7, 1_325_899_680);
+        let known = (8, 2_313_535_906);
         assert_eq!((REVISION, sum), known, "raise REVISION, and put both here");
     }
 

@@ -22,6 +22,8 @@ use crate::kernel::netlink_nft_rule::{Base, Check, accept};
 pub(super) const CLIENTS: &str = "clients";
 /// The chain of questions.
 const ASK: &str = "ask4";
+/// The chain of what neighbours do not hear.
+const UNHEARD: &str = "asked";
 /// In a packet of BOOTP after the header of UDP: who asks and over what; how long the address of that
 /// is, and by how many relays it came; which relay; the hardware address.
 const ASKS: (Base, u32) = (Base::Transport, 8);
@@ -61,6 +63,14 @@ fn interface() -> Value {
     json!({"meta": {"key": "iifname"}})
 }
 
+/// What was there while somebody served, is not any more. Adding first makes deleting safe.
+fn no_chain((family, table): &At, name: &str) -> [Value; 2] {
+    ["add", "delete"].map(|verb| {
+        let chain = json!({"family": family.name(), "table": table, "name": name});
+        json!({verb: {"chain": chain}})
+    })
+}
+
 fn from_guest() -> Value {
     is(interface(), json!(format!("@{PORTS}")))
 }
@@ -73,10 +83,13 @@ fn solicits() -> Value {
 impl Spoken {
     /// The set and the chain, before the rules that name them.
     pub(super) fn objects(self, at: &At) -> Vec<Value> {
-        if self.dhcp.is_none() {
-            return Vec::new();
-        }
         let (family, table) = (at.0.name(), &at.1);
+        let clients = set(at, CLIENTS, json!(["ifname", "ether_addr"]));
+        if self.dhcp.is_none() {
+            let named = json!({"family": family, "table": table, "name": CLIENTS});
+            let [add, delete] = no_chain(at, ASK);
+            return vec![clients, add, delete, json!({"delete": {"set": named}})];
+        }
         let asks = |expr: Value| rule(at, ASK, expr);
         let sender = |op| {
             let sender = json!([interface(), field("ether", "saddr")]);
@@ -95,7 +108,7 @@ impl Spoken {
         );
         let all = matches("!=", field("ip", "daddr"), json!("255.255.255.255"));
         vec![
-            set(at, CLIENTS, json!(["ifname", "ether_addr"])),
+            clients,
             json!({"add": {"chain": {"family": family, "table": table, "name": ASK}}}),
             flush(at, ASK),
             asks(json!([sender("!="), {"drop": null}])),
@@ -139,13 +152,13 @@ impl Spoken {
             all.push(json!([from_guest(), solicits(), drop()]));
         }
         if all.is_empty() {
-            return Vec::new();
+            return no_chain(at, UNHEARD).to_vec();
         }
         let begin = [
-            chain(at, "asked", "filter", "forward", guard::FIRST),
-            flush(at, "asked"),
+            chain(at, UNHEARD, "filter", "forward", guard::FIRST),
+            flush(at, UNHEARD),
         ];
-        let rules = all.into_iter().map(|expr| rule(at, "asked", expr));
+        let rules = all.into_iter().map(|expr| rule(at, UNHEARD, expr));
         begin.into_iter().chain(rules).collect()
     }
 

@@ -67,7 +67,7 @@ fn differs(kept: Quota, sold: Quota) -> Option<String> {
 fn in_units(bytes: u64) -> String {
     let units = [(30, "G"), (20, "M"), (10, "K")];
     let fit = units.iter().find(|(shift, _)| bytes >> shift >= 1000);
-    match fit.filter(|(shift, _)| bytes % (1 << shift) != 0) {
+    match fit.filter(|(shift, _)| !bytes.is_multiple_of(1 << shift)) {
         Some((shift, unit)) => format!("{}{unit}", bytes >> shift),
         None => Bytes(bytes).to_string(),
     }

@@ -105,6 +105,7 @@ mod pack;
 mod pack_format;
 mod pack_header;
 mod pack_read;
+mod pack_sum;
 #[cfg(test)]
 mod pack_tests;
 mod pack_write;

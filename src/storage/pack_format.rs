@@ -5,13 +5,16 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use super::archive_entry::ArchiveError;
+use super::digest::hex;
 use super::dirfd::FileError;
 use super::image::{Image, ImageError};
 
-/// Version of the format that is written. A reader refuses a newer one.
-pub(super) const FORMAT: u32 = 1;
+/// Version of the format that is written. A reader refuses a newer one, and takes the first, in which sums
+/// were SHA-256.
+pub(super) const FORMAT: u32 = 2;
 /// The first member.
 pub(super) const MANIFEST: &str = "bulkhead.json";
 /// The last member.
@@ -55,12 +58,12 @@ pub struct PackedGuest {
     pub ran: bool,
 }
 
-/// The last member: SHA-256 of all that came before.
+/// The last member: the sums of all that came before.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Checksums {
     /// Of each part: its bytes of the tar stream, from the header of its first member on.
     pub(super) parts: Vec<PartSum>,
-    /// Of the lines `SHA256  NAME\n` of all parts: of the whole.
+    /// Of the lines `SUM  NAME\n` of all parts: of the whole.
     pub(super) whole: String,
 }
 
@@ -73,8 +76,9 @@ pub(super) struct PartSum {
     pub(super) offset: u64,
     /// How long it is, bytes.
     pub(super) length: u64,
-    /// SHA-256, hexadecimal.
-    pub(super) sha256: String,
+    /// Hexadecimal.
+    #[serde(rename = "blake3", alias = "sha256")]
+    pub(super) sum: String,
 }
 
 impl Manifest {
@@ -93,14 +97,51 @@ impl Manifest {
 
 impl Checksums {
     /// Over these parts.
-    pub(super) fn of(parts: Vec<PartSum>) -> Self {
-        use sha2::{Digest as _, Sha256};
-        let mut hash = Sha256::new();
+    pub(super) fn of(parts: Vec<PartSum>, format: u32) -> Self {
+        let mut hash = Sum::of_format(format);
         for part in &parts {
-            hash.update(format!("{}  {}\n", part.sha256, part.name));
+            hash.update(format!("{}  {}\n", part.sum, part.name).as_bytes());
         }
-        let whole = super::digest::hex(&hash.finalize());
+        let whole = hash.take();
         Self { parts, whole }
+    }
+}
+
+/// A sum in the making.
+#[derive(Debug)]
+pub(super) enum Sum {
+    Sha256(Sha256),
+    Blake3(Box<blake3::Hasher>),
+}
+
+impl Sum {
+    /// As archives of this format have them.
+    pub(super) fn of_format(format: u32) -> Self {
+        match format {
+            1 => Self::Sha256(Sha256::new()),
+            _ => Self::Blake3(Box::default()),
+        }
+    }
+
+    pub(super) fn update(&mut self, data: &[u8]) {
+        match self {
+            Self::Sha256(hash) => hash.update(data),
+            Self::Blake3(hash) => {
+                hash.update(data);
+            }
+        }
+    }
+
+    /// What it came to, hexadecimal; it begins anew.
+    pub(super) fn take(&mut self) -> String {
+        match self {
+            Self::Sha256(hash) => hex(&hash.finalize_reset()),
+            Self::Blake3(hash) => {
+                let sum = hex(hash.finalize().as_bytes());
+                hash.reset();
+                sum
+            }
+        }
     }
 }
 

@@ -6,15 +6,12 @@ use std::io::{self, Read};
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
-use sha2::{Digest as _, Sha256};
-
 use super::archive_entry::{ArchiveError, Entry, EntryKind, Limits};
 use super::archive_read::Reader;
 use super::archive_stream::Pieces;
-use super::digest::hex;
 use super::dirfd::FileError;
 use super::pack_format::{
-    CHECKSUMS, Checksums, FORMAT, MANIFEST, Manifest, PackError, PartSum, RECORD_MOST,
+    CHECKSUMS, Checksums, FORMAT, MANIFEST, Manifest, PackError, PartSum, RECORD_MOST, Sum,
 };
 use super::tree_item::{Item, What};
 use super::tree_policy::Policy;
@@ -32,12 +29,12 @@ const LIMITS: Limits = Limits {
 /// Most bytes behind the end mark: tar(1) fills up its last record with zeros.
 const TAIL: u64 = 1 << 20;
 
-/// The stream, hashed as it is read. While headers are read of which it is not known yet to which
-/// part they belong, their bytes are held back.
+/// The stream, hashed as it is read. While the manifest is read, and headers of which it is not known yet to
+/// which part they belong, their bytes are held back.
 #[derive(Debug)]
 struct Hashing {
     input: Pieces,
-    hash: Sha256,
+    hash: Sum,
     held: Option<Vec<u8>>,
     /// Bytes hashed so far.
     position: u64,
@@ -89,8 +86,8 @@ impl Unpacker {
     pub(super) fn open(input: Pieces) -> Result<Self, PackError> {
         let hashing = Hashing {
             input,
-            hash: Sha256::new(),
-            held: None,
+            hash: Sum::of_format(FORMAT),
+            held: Some(Vec::new()),
             position: 0,
         };
         let mut reader = Reader::new(hashing, LIMITS);
@@ -105,6 +102,9 @@ impl Unpacker {
         }
         let text = record(&mut reader)?;
         let manifest = manifest(&text)?;
+        // Which sums there are is known now.
+        reader.input().hash = Sum::of_format(manifest.format);
+        reader.input().release();
         let mut unpacker = Self {
             reader,
             manifest,
@@ -198,13 +198,13 @@ impl Unpacker {
         let text = record(&mut self.reader)?;
         let expected: Checksums = serde_json::from_slice(&text)
             .map_err(|e| PackError::Format(format!("{CHECKSUMS}: {e}")))?;
-        let found = Checksums::of(std::mem::take(&mut self.sums));
+        let found = Checksums::of(std::mem::take(&mut self.sums), self.manifest.format);
         for (expected, found) in expected.parts.iter().zip(&found.parts) {
             if expected != found {
                 return Err(PackError::Checksum {
                     part: found.name.clone(),
-                    expected: expected.sha256.chars().take(64).collect(),
-                    found: found.sha256.clone(),
+                    expected: expected.sum.chars().take(64).collect(),
+                    found: found.sum.clone(),
                 });
             }
         }
@@ -257,7 +257,7 @@ impl Unpacker {
                 name: std::mem::replace(&mut self.part, part),
                 offset: self.begin,
                 length: input.position - self.begin,
-                sha256: hex(&input.hash.finalize_reset()),
+                sum: input.hash.take(),
             });
             self.begin = input.position;
         }
@@ -355,9 +355,9 @@ fn manifest(text: &[u8]) -> Result<Manifest, PackError> {
     }
     let wrong = |why: String| PackError::Format(format!("{MANIFEST}: {why}"));
     let version: Version = serde_json::from_slice(text).map_err(|e| wrong(e.to_string()))?;
-    if version.format != FORMAT {
+    if !(1..=FORMAT).contains(&version.format) {
         return Err(wrong(format!(
-            "its format is {}, and this program reads {FORMAT}: use the program that wrote it, or a newer one",
+            "its format is {}, and this program reads 1 to {FORMAT}: use the program that wrote it, or a newer one",
             version.format
         )));
     }

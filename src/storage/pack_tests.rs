@@ -292,7 +292,7 @@ fn what_is_no_archive_of_a_guest_is_told_so() {
         assert!(!error.is_empty());
     }
     let newer = serde_json::to_string(&Manifest {
-        format: 2,
+        format: 3,
         ..plain()
     })
     .unwrap();
@@ -302,5 +302,45 @@ fn what_is_no_archive_of_a_guest_is_told_so() {
     pad(&mut out, newer.len() as u64);
     out.resize(out.len() + 1024, 0);
     let error = unpack(&out, Path::new("/nowhere")).unwrap_err().to_string();
-    assert!(error.contains("its format is 2"), "{error}");
+    assert!(error.contains("its format is 3"), "{error}");
+}
+
+#[test]
+fn an_archive_of_the_first_format_is_taken_and_checked() {
+    use sha2::Digest as _;
+    let sum = |data: &[u8]| super::digest::hex(&sha2::Sha256::digest(data));
+    let mut out = Vec::new();
+    let text = serde_json::to_vec(&Manifest {
+        format: 1,
+        ..plain()
+    })
+    .unwrap();
+    own(&mut out, "bulkhead.json", text.len() as u64, 0);
+    out.extend_from_slice(&text);
+    pad(&mut out, text.len() as u64);
+    let begin = out.len();
+    for path in ["", "srv"] {
+        headers(&mut out, OWN, &item(path, What::Folder));
+    }
+    let (first, second) = (sum(&out[..begin]), sum(&out[begin..]));
+    let whole = sum(format!("{first}  bulkhead.json\n{second}  {OWN}\n").as_bytes());
+    let end = out.len();
+    let sums = serde_json::json!({"parts": [
+        {"name": "bulkhead.json", "offset": 0, "length": begin, "sha256": first},
+        {"name": OWN, "offset": begin, "length": end - begin, "sha256": second},
+    ], "whole": whole})
+    .to_string();
+    own(&mut out, "checksums.json", sums.len() as u64, 0);
+    out.extend_from_slice(sums.as_bytes());
+    pad(&mut out, sums.len() as u64);
+    out.resize(out.len() + 1024, 0);
+
+    let temp = TempDir::new("pack");
+    unpack(&out, temp.path()).unwrap();
+    assert!(temp.path().join("root+upper/srv").is_dir());
+    // Its sums are not taken on trust.
+    let wrong = String::from_utf8_lossy(&out).replace(&second, &first);
+    let temp = TempDir::new("pack");
+    let error = unpack(wrong.as_bytes(), temp.path()).unwrap_err();
+    assert!(matches!(error, PackError::Checksum { .. }), "{error}");
 }

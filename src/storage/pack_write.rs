@@ -1,6 +1,6 @@
 //! Writes the archive of a guest, one stream from its first byte to its last: nothing is written a
-//! second time and nothing is kept but a buffer. Compressing is done by threads of zstd's own; this
-//! thread reads files and hashes what it writes.
+//! second time and nothing is kept but some buffers. Compressing is done by threads of zstd's own, sums
+//! are taken by another; this thread reads files.
 
 use std::collections::HashSet;
 use std::io::{self, Write};
@@ -8,15 +8,15 @@ use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use rustix::fs::FileType;
-use sha2::{Digest as _, Sha256};
 
-use super::digest::hex;
 use super::dirfd::{FileError, file_type, open_dir};
 use super::image::{Image, Progress};
 use super::pack_format::{
-    CHECKSUMS, Checksums, MANIFEST, Manifest, OWN, PackError, PartSum, image_part, sealed_part,
+    CHECKSUMS, Checksums, FORMAT, MANIFEST, Manifest, OWN, PackError, PartSum, image_part,
+    sealed_part,
 };
 use super::pack_header::{headers, own, pad};
+use super::pack_sum::Summer;
 use super::tree_read::{Content, Found, read_tree};
 use crate::kernel::interrupt;
 
@@ -50,8 +50,13 @@ pub struct Packed {
 /// Writes an archive.
 pub struct Packer<'a> {
     out: Sink<'a>,
-    gathered: Vec<u8>,
-    hash: Sha256,
+    /// What is gathered, its first `used` bytes.
+    buffer: Vec<u8>,
+    used: usize,
+    /// Headers on their way into it.
+    head: Vec<u8>,
+    /// None when all parts have their sums.
+    summer: Option<Summer>,
     sums: Vec<PartSum>,
     /// The part that is being written.
     part: String,
@@ -122,10 +127,13 @@ impl<'a> Packer<'a> {
         manifest: &Manifest,
         progress: &'a mut dyn FnMut(Progress),
     ) -> Result<Self, PackError> {
+        let mut summer = Summer::new(GATHER * 2).map_err(PackError::Write)?;
         let mut packer = Self {
             out: Sink::new(out, how).map_err(PackError::Write)?,
-            gathered: Vec::with_capacity(GATHER * 2),
-            hash: Sha256::new(),
+            buffer: summer.buffer().map_err(PackError::Write)?,
+            used: 0,
+            head: Vec::new(),
+            summer: Some(summer),
             sums: Vec::new(),
             part: MANIFEST.into(),
             done: Packed::default(),
@@ -174,19 +182,26 @@ impl<'a> Packer<'a> {
     /// The stream cannot be written.
     pub fn finish(mut self) -> Result<Packed, PackError> {
         self.begin("")?;
-        let sums = Checksums::of(std::mem::take(&mut self.sums));
+        let summer = self.summer.take().map(Summer::finish);
+        let sums = summer.transpose().map_err(PackError::Write)?;
+        for (part, sum) in self.sums.iter_mut().zip(sums.unwrap_or_default()) {
+            part.sum = sum;
+        }
+        let sums = Checksums::of(std::mem::take(&mut self.sums), FORMAT);
         let text = serde_json::to_vec_pretty(&sums).map_err(|e| PackError::Write(e.into()))?;
         self.member(CHECKSUMS, &text)?;
-        self.gathered.resize(self.gathered.len() + 1024, 0);
+        self.put(&[0; 1024])?;
         self.pass_on()?;
         self.out.finish().map_err(PackError::Write)?;
         Ok(self.done)
     }
 
     fn member(&mut self, name: &str, data: &[u8]) -> Result<(), PackError> {
-        own(&mut self.gathered, name, data.len() as u64, self.seconds);
-        self.gathered.extend_from_slice(data);
-        pad(&mut self.gathered, data.len() as u64);
+        let length = data.len() as u64;
+        own(&mut self.head, name, length, self.seconds);
+        self.head.extend_from_slice(data);
+        pad(&mut self.head, length);
+        self.put_head()?;
         self.pass_on()
     }
 
@@ -198,9 +213,11 @@ impl<'a> Packer<'a> {
             name: std::mem::replace(&mut self.part, part.to_owned()),
             offset,
             length: self.done.bytes - offset,
-            sha256: hex(&self.hash.finalize_reset()),
+            // Known at the end.
+            sum: String::new(),
         });
-        Ok(())
+        let ended = self.summer.as_ref().map_or(Ok(()), Summer::end);
+        ended.map_err(PackError::Write)
     }
 
     fn tree(
@@ -247,13 +264,38 @@ impl<'a> Packer<'a> {
             return Ok(());
         };
         self.done.files += 1;
-        let stored = headers(&mut self.gathered, part, &item);
+        let stored = headers(&mut self.head, part, &item);
+        self.put_head()?;
         if let Some(content) = content {
             self.content(content, found.path)?;
-            pad(&mut self.gathered, stored);
+            pad(&mut self.head, stored);
+            self.put_head()?;
         }
-        if self.gathered.len() >= GATHER {
+        if self.used >= GATHER {
             self.pass_on()?;
+        }
+        Ok(())
+    }
+
+    /// Gathers the headers.
+    fn put_head(&mut self) -> Result<(), PackError> {
+        let mut head = std::mem::take(&mut self.head);
+        self.put(&head)?;
+        head.clear();
+        self.head = head;
+        Ok(())
+    }
+
+    fn put(&mut self, mut data: &[u8]) -> Result<(), PackError> {
+        while !data.is_empty() {
+            if self.used == self.buffer.len() {
+                self.pass_on()?;
+            }
+            let room = &mut self.buffer[self.used..];
+            let (now, later) = data.split_at(room.len().min(data.len()));
+            room[..now.len()].copy_from_slice(now);
+            self.used += now.len();
+            data = later;
         }
         Ok(())
     }
@@ -261,27 +303,30 @@ impl<'a> Packer<'a> {
     /// Reads the data of a file right into what is gathered.
     fn content(&mut self, mut content: Content, path: &[u8]) -> Result<(), PackError> {
         loop {
-            let begin = self.gathered.len();
-            let room = (GATHER * 2 - begin.min(GATHER)).min(content.left());
-            if room == 0 {
+            let left = content.left();
+            if left == 0 {
                 return Ok(());
             }
-            self.gathered.resize(begin + room, 0);
-            let n = content.read(&mut self.gathered[begin..]);
-            let n = n.map_err(|e| super::tree_item::failed("read", path, e))?;
-            self.gathered.truncate(begin + n);
-            if self.gathered.len() >= GATHER {
+            if self.used >= GATHER {
                 self.pass_on()?;
             }
+            let room = left.min(self.buffer.len() - self.used);
+            let n = content.read(&mut self.buffer[self.used..self.used + room]);
+            self.used += n.map_err(|e| super::tree_item::failed("read", path, e))?;
         }
     }
 
-    /// Hashes what is gathered and passes it on.
+    /// Passes on what is gathered, to be compressed and to be hashed.
     fn pass_on(&mut self) -> Result<(), PackError> {
-        self.hash.update(&self.gathered);
-        self.out.write(&self.gathered).map_err(PackError::Write)?;
-        self.done.bytes += self.gathered.len() as u64;
-        self.gathered.clear();
+        let used = std::mem::take(&mut self.used);
+        let full = self.out.write(&self.buffer[..used]);
+        full.map_err(PackError::Write)?;
+        self.done.bytes += used as u64;
+        if let Some(summer) = &mut self.summer {
+            let next = summer.buffer().map_err(PackError::Write)?;
+            let full = std::mem::replace(&mut self.buffer, next);
+            summer.add(full, used).map_err(PackError::Write)?;
+        }
         if self.done.bytes - self.reported >= REPORT {
             self.reported = self.done.bytes;
             (self.progress)(Progress::Bytes {

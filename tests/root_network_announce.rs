@@ -1,5 +1,6 @@
 //! Guests of a routed network that the host answers for on its uplink: who finds them there, what
-//! follows when the uplink is another, and what is left behind by commands that are killed.
+//! follows when the uplink is another, and what is left behind by commands that are killed, and by
+//! installations whose folder is gone.
 
 mod life;
 mod support;
@@ -10,7 +11,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::Duration;
 
-use life::{info, inside, started};
+use life::{data, info, inside, started};
 use serde_json::Value;
 use support::{Bulkhead, Need, need, run};
 use wires::{as_host, world};
@@ -176,7 +177,7 @@ fn a_killed_command_leaves_nothing_on_the_uplink() {
             let left = (announced(), answers("uplink"));
             assert_eq!(left, (String::new(), "0".to_owned()), "{fault}");
         };
-        let faults = || (1..).map(|point| format!("command:{point}"));
+        let faults = || (0..).map(|point| format!("command:{point}"));
         let killed = faults().take_while(|fault| {
             let made = make(&host, fault).code == 0;
             nothing_left(fault);
@@ -190,5 +191,77 @@ fn a_killed_command_leaves_nothing_on_the_uplink() {
             !deleted
         });
         assert!(killed.count() > 4);
+    });
+}
+
+/// Bridges and tables of an installation whose folder is gone, as another sees them.
+#[test]
+fn what_nobody_can_ask_for_any_more_is_removed() {
+    if !need(Need::Root) {
+        return;
+    }
+    as_host(|| {
+        let _world = world();
+        uplink_is("uplink", None);
+        let (host, other) = (Bulkhead::new(), Bulkhead::new());
+        let named = |host: &Bulkhead| {
+            host.ok(&["network", "create", "lan"]);
+        };
+        named(&host);
+        named(&other);
+        assert_eq!(make(&host, "").code, 0);
+        let shop = [
+            "network", "create", "shop", "--kind", "routed", "--nat", "false",
+        ];
+        other.ok(&[&shop[..], &["--prefix6", "2001:db8:1:0:8::/80"]].concat());
+        started(&host, "web", &["--network", "lan"]);
+        // With no guest that runs `doctor --fix` takes its own bridges down as well.
+        started(&other, "app", &["--network", "shop"]);
+        let root = host.root().to_owned();
+        let away = root.with_extension("away");
+        let bridges = || told("link show type bridge").matches(" state ").count();
+        let tables = || {
+            let done = Command::new("nft").args(["list", "tables"]).output();
+            String::from_utf8(done.expect("nft").stdout).expect("text")
+        };
+        let ours = |host: &Bulkhead, network: &str| {
+            let view = data(host, &["network", "info", network]);
+            view["bridge"].as_str().expect("a bridge").to_owned()
+        };
+        let (lan, of_other) = (ours(&host, "lan"), ours(&other, "shop"));
+        assert_eq!((bridges(), found(&other)), (4, Vec::new()));
+        // The folder is away: only what has no guest on it goes.
+        std::fs::rename(&root, &away).expect("a folder of ours");
+        assert_eq!(found(&other), ["vanished installation"]);
+        other.ok(&["doctor", "--fix"]);
+        assert_eq!((bridges(), found(&other)), (3, Vec::new()));
+        assert!(told("link show type bridge").contains(&lan));
+        std::fs::rename(&away, &root).expect("a folder of ours");
+        host.ok(&["delete", "web", "--force"]);
+        assert_eq!(found(&other), [] as [&str; 0]);
+        host.ok(&["network", "reload"]);
+        assert_eq!(found(&host), [] as [&str; 0]);
+
+        // Killed at any point, it is found again.
+        std::fs::rename(&root, &away).expect("a folder of ours");
+        let fixed = |fault: String| {
+            let mut fix = other.command(&["doctor", "--fix"]);
+            fix.env("BULKHEAD_FAULT", fault);
+            run(fix).code == 0
+        };
+        let killed = (0..).take_while(|point| !fixed(format!("command:{point}")));
+        assert!(killed.count() > 2);
+        assert_eq!((bridges(), found(&other)), (2, Vec::new()));
+        assert!(told("link show type bridge").contains(&of_other));
+        assert_eq!(tables().lines().count(), 3, "{}", tables());
+        assert_eq!(answers("uplink"), "1", "the other needs it");
+        std::fs::rename(&away, &root).expect("a folder of ours");
+        other.ok(&["delete", "app", "--force"]);
+        for host in [&host, &other] {
+            for name in ["lan", "shop"] {
+                host.ok(&["network", "delete", name]);
+            }
+        }
+        assert_eq!((bridges(), answers("uplink").as_str()), (0, "0"));
     });
 }

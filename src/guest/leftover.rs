@@ -24,8 +24,8 @@ const PATIENCE: Duration = Duration::from_millis(200);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Leftover {
     /// `half-made guest`, `half-renamed guest`, `held guest`, `stopped guest`, `run state`, `undo disk`, `cgroup`, `interface`,
-    /// `damaged file`, `bridge without its firewall`, `network server`, `announcement`, `firewall entry`,
-    /// `firewall rules`, `ports`,
+    /// `damaged file`, `bridge without its firewall`, `network server`, `announcement`, `vanished installation`,
+    /// `firewall entry`, `firewall rules`, `ports`,
     /// `address`, `lock`, `snapshot mount`, `CPUs`, `tenant limits`, `memory guarantees`, `uncounted credits`, `goal's limit`, `file`.
     pub kind: &'static str,
     /// Its name.

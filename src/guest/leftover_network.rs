@@ -25,6 +25,11 @@ impl Manager {
             let done = told(fix.then(remove));
             found.push(leftover("file", folder.display().to_string(), done));
         }
+        for gone in self.network.vanished().map_err(network)? {
+            let remove = || self.network.remove_vanished(&gone).map_err(network);
+            let done = told(fix.then(remove));
+            found.push(leftover("vanished installation", gone.to_string(), done));
+        }
         let all = self.networks()?;
         for one in &all {
             if !self.book_is_whole(one, fix, found)? {

@@ -146,23 +146,11 @@ impl Network {
     }
 
     fn first_note(&self, kernel: &mut Netlink, uplink: &str) -> Result<Note, HostError> {
-        let others = self.notes_of_others(kernel, uplink)?;
+        let others = notes(kernel, uplink, &self.bridge)?;
         Ok(Note {
             uplink: uplink.to_owned(),
             was: is_on(uplink)? && others.iter().all(|other| other.was),
         })
-    }
-
-    /// What other networks, of whatever installation, say of an uplink.
-    fn notes_of_others(
-        &self,
-        kernel: &mut Netlink,
-        uplink: &str,
-    ) -> Result<Vec<Note>, NetlinkError> {
-        let links = kernel.links("")?.into_iter();
-        let others = links.filter(|link| link.name != self.bridge);
-        let notes = others.filter_map(|link| note_of(&link.alias?));
-        Ok(notes.filter(|note| note.uplink == uplink).collect())
     }
 
     /// Takes back all announcements, and the setting if nobody else needs it. The note stays.
@@ -175,15 +163,8 @@ impl Network {
             kernel.answer_no_more(interface, address)?;
         }
         pause()?;
-        let Some(Note { uplink, was: false }) = self.uplink_note(kernel)? else {
-            return Ok(());
-        };
-        if self.notes_of_others(kernel, &uplink)?.is_empty() && is_on(&uplink)? {
-            files::write_sysctl(&setting(&uplink), "0")?;
-            // Another may have found it on a moment ago.
-            if !self.notes_of_others(kernel, &uplink)?.is_empty() {
-                files::write_sysctl(&setting(&uplink), "1")?;
-            }
+        if let Some(bridge) = kernel.link(&self.bridge)? {
+            put_back(kernel, &bridge)?;
             pause()?;
         }
         Ok(())
@@ -299,6 +280,30 @@ impl Network {
             None => self.withdraw(&mut kernel),
         }
     }
+}
+
+/// What networks of whatever installation say of an uplink, but for one bridge.
+fn notes(kernel: &mut Netlink, uplink: &str, but: &str) -> Result<Vec<Note>, NetlinkError> {
+    let links = kernel.links("")?.into_iter();
+    let others = links.filter(|link| link.name != but);
+    let notes = others.filter_map(|link| note_of(&link.alias?));
+    Ok(notes.filter(|note| note.uplink == uplink).collect())
+}
+
+/// Makes the setting of a bridge's uplink what it was, if nobody else needs it.
+pub(super) fn put_back(kernel: &mut Netlink, bridge: &Link) -> Result<(), HostError> {
+    let note = bridge.alias.as_deref().and_then(note_of);
+    let Some(Note { uplink, was: false }) = note else {
+        return Ok(());
+    };
+    if notes(kernel, &uplink, &bridge.name)?.is_empty() && is_on(&uplink)? {
+        files::write_sysctl(&setting(&uplink), "0")?;
+        // Another may have found it on a moment ago.
+        if !notes(kernel, &uplink, &bridge.name)?.is_empty() {
+            files::write_sysctl(&setting(&uplink), "1")?;
+        }
+    }
+    Ok(())
 }
 
 fn is_of_program(link: &Link) -> bool {

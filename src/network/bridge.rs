@@ -125,6 +125,12 @@ pub(super) fn is_ours(link: &Link) -> bool {
             .is_some_and(|m| m[..2] == mac_of(Ipv4Addr::UNSPECIFIED)[..2])
 }
 
+/// Whether a bridge's alias says that packet forwarding was off before.
+pub(super) fn has_turned_on(link: &Link) -> bool {
+    let mark = link.alias.as_deref().and_then(mark_of);
+    mark.is_some_and(|mark| mark.forwarded == Some(false))
+}
+
 fn mark_of(alias: &str) -> Option<Mark> {
     let mut words = alias.split(' ');
     let owner = words.next()?;

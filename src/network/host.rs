@@ -270,8 +270,10 @@ impl Network {
         let gateway = self.gateway_in(subnet);
         kernel.create_bridge(&self.bridge, mac_of(gateway))?;
         pause()?;
-        let was6 = self.kept_note(kernel)? + &self.was6(kernel)?;
-        kernel.set_alias(&self.bridge, &(self.alias(mark) + &was6))?;
+        let (alias, was6) = (self.alias(mark), self.was6(kernel)?);
+        let root = self.root_note(alias.len() + was6.len());
+        let alias = alias + &root + &self.kept_note(kernel)? + &was6;
+        kernel.set_alias(&self.bridge, &alias)?;
         pause()?;
         self.set_up_ipv6(kernel)?;
         if !self.is_closed() {
@@ -391,7 +393,7 @@ impl Network {
 }
 
 /// Turns forwarding off, unless another installation's bridge needs it.
-fn stop_forwarding(kernel: &mut Netlink) -> Result<(), HostError> {
+pub(super) fn stop_forwarding(kernel: &mut Netlink) -> Result<(), HostError> {
     if marks(kernel)?.is_empty() {
         files::write_sysctl(Path::new(IP_FORWARD), "0")?;
         // Another installation may have found it on a moment ago and left it alone.

@@ -38,6 +38,7 @@
 //! | `trace.rs`, `trace_path.rs`, `trace_words.rs` | why a packet does or does not pass |
 //! | `ruleset.rs`, `ruleset_fields.rs`, `ruleset_words.rs` | what the host's whole firewall does to one packet |
 //! | `leftover.rs` | interfaces that belong to no running guest |
+//! | `vanished.rs` | bridges and tables of installations that are gone |
 //! | `dns.rs` | name servers |
 //! | `files.rs` | lock, whole-file writes, bounded reads |
 
@@ -82,6 +83,7 @@ mod trace;
 mod trace_path;
 mod trace_words;
 mod traffic;
+mod vanished;
 mod vxlan;
 mod wall;
 mod wall_fields;
@@ -111,6 +113,7 @@ pub use shared::{Shared, SharedLock};
 pub use subnet::{Subnet, SubnetError};
 pub use trace::{Asked, Hop, Question, Verdict};
 pub use traffic::Counters;
+pub use vanished::Vanished;
 pub use vxlan::Vxlan;
 
 /// Name of the first interface inside every guest.

@@ -218,6 +218,7 @@ mod tests {
     use crate::model::Layout;
     use crate::network::NetworkSettings;
     use std::os::fd::AsFd;
+    use std::slice::from_ref;
 
     fn card(index: u32, name: &str, below: Option<u32>) -> Card {
         Card {
@@ -280,7 +281,7 @@ mod tests {
     #[test]
     fn what_others_stand_on_is_not_given_away() {
         let alone = card(3, "card", None);
-        assert_eq!(unfit(&alone, &[alone.clone()], "card"), None);
+        assert_eq!(unfit(&alone, from_ref(&alone), "card"), None);
         let on_it = card(4, "card.5", Some(3));
         let why = unfit(&alone, &[alone.clone(), on_it.clone()], "card");
         assert!(why.is_some_and(|why| why.contains("stands on it")));
@@ -291,7 +292,7 @@ mod tests {
         );
         let (one, other) = (card(5, "a", Some(6)), card(6, "b", Some(5)));
         assert_eq!(unfit(&one, &[one.clone(), other], "a"), None);
-        let why = unfit(&alone, &[alone.clone()], "enp3s0");
+        let why = unfit(&alone, from_ref(&alone), "enp3s0");
         assert!(why.is_some_and(|why| why.contains("further name")));
     }
 }

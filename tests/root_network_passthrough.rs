@@ -416,6 +416,13 @@ fn nothing_else_comes_back_in_a_cards_place() {
         drop(net);
         host.ok(&["nic", "remove", "db", "ext"]);
         assert!(is_back());
+
+        // One that is no card is gone when the guest's root has deleted it, and nobody waits for it.
+        host.ok(&add);
+        ip_inside(&host, "db", "link del ext");
+        host.ok(&["kill", "db"]);
+        assert_eq!(leftovers(&host, false), 0);
+        assert!(Netlink::open().unwrap().link("card").unwrap().is_none());
         host.ok(&["delete", "db", "--force"]);
         host.ok(&["network", "delete", "phys"]);
     });

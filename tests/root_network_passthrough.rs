@@ -416,6 +416,13 @@ fn nothing_else_comes_back_in_a_cards_place() {
         drop(net);
         host.ok(&["nic", "remove", "db", "ext"]);
         assert!(is_back());
+
+        // One that is no card is gone when the guest's root has deleted it, and nobody waits for it.
+        host.ok(&add);
+        ip_inside(&host, "db", "link del ext");
+        host.ok(&["kill", "db"]);
+        assert_eq!(leftovers(&host, false), 0);
+        assert!(Netlink::open().unwrap().link("card").unwrap().is_none());
         host.ok(&["delete", "db", "--force"]);
         host.ok(&["network", "delete", "phys"]);
     });
@@ -463,6 +470,43 @@ fn another_of_its_name_is_not_lent_while_a_card_is_away() {
         assert_eq!(shown(), before);
         host.ok(&["delete", "web", "--force"]);
         host.ok(&["delete", "twin", "--force"]);
+        host.ok(&["network", "delete", "phys"]);
+    });
+}
+
+/// However far a command had come that took the card out of a guest, it is not lost.
+#[test]
+fn a_removal_that_is_cut_short_is_settled() {
+    if !need(Need::Root) {
+        return;
+    }
+    as_host(|| {
+        let router = Namespace::new();
+        plug_card(&router);
+        let before = shown();
+        let host = Bulkhead::new();
+        network_of_card(&host);
+        made(&host, "db", &["--start"]);
+        let add = ["nic", "add", "db", "ext=phys,address=198.51.100.7"];
+        let mut halfway = 0;
+        for point in 0.. {
+            host.ok(&add);
+            ip_inside(&host, "db", "link set ext alias theirs mtu 1280");
+            let mut command = host.command(&["nic", "remove", "db", "ext"]);
+            command.env("BULKHEAD_FAULT", format!("command:{point}"));
+            let done = run(command).code == 0;
+            let there = Netlink::open().unwrap().links("").unwrap();
+            halfway += usize::from(there.iter().any(|link| link.name.starts_with("bhx")));
+            host.run(&["doctor", "--fix"]);
+            host.run(&["nic", "remove", "db", "ext"]);
+            assert_eq!(shown(), before, "killed at {point}");
+            assert_eq!(leftovers(&host, false), 0, "killed at {point}");
+            if done {
+                break;
+            }
+        }
+        assert!(halfway > 0, "it was never on its way");
+        host.ok(&["delete", "db", "--force"]);
         host.ok(&["network", "delete", "phys"]);
     });
 }

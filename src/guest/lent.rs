@@ -1,7 +1,7 @@
 //! Interfaces of the host's that a guest has as they are: bringing them back when it ends.
 
 use std::net::Ipv4Addr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::error::Result;
 use super::manager::Manager;
@@ -60,6 +60,14 @@ impl Manager {
         let hosts = on.hosts().map_err(failed)?.into_iter();
         let running: Vec<Ipv4Addr> = hosts.filter_map(runs).collect();
         on.astray_card(&running).map_err(failed)
+    }
+}
+
+/// Brings back an interface of the host's that could not be plugged in: the host has it still, or again.
+/// What this leaves, `doctor` names.
+pub(super) fn give_back(network: &Network, lease: &Lease, inside: BorrowedFd<'_>) {
+    if network.is_passthrough() {
+        let _left = network.unplug(lease, inside);
     }
 }
 

@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use serde::Serialize;
 
 use super::error::{GuestError, Result};
+use super::lent::give_back;
 use super::manager::Manager;
 use super::networks::{network as failed, stays};
 use crate::kernel::process::Identity;
@@ -232,20 +233,14 @@ impl Manager {
             lease,
         };
         let ops = self.admit_nic(&plug, way_out)?;
-        let plug_in = || {
-            fault::point()?;
-            launch::plug(inside, &ops).map_err(|source| GuestError::Nic {
-                guest: name.clone(),
-                nic: nic.name.to_string(),
-                source,
-            })
+        let refused = |source| GuestError::Nic {
+            guest: name.clone(),
+            nic: nic.name.to_string(),
+            source,
         };
-        let done = plug_in();
-        if done.is_err() && plug.network.is_passthrough() {
-            // The host has it still, or again. What this leaves, `doctor` names.
-            let _left = unplug(&plug.network, &plug.lease, inside);
-        }
-        done
+        let done = fault::point().map_err(GuestError::from);
+        done.and_then(|()| launch::plug(inside, &ops).map_err(refused))
+            .inspect_err(|_| give_back(&plug.network, &plug.lease, inside))
     }
 
     /// Whether an interface before this one has a way out, over which the default route leads.

@@ -152,7 +152,9 @@ impl Network {
             if self.settle(noted)? {
                 return Ok(true);
             }
-            if Instant::now() >= until {
+            // With the namespace at hand there is nobody else to wait for but the kernel, which gives
+            // back cards only.
+            if Instant::now() >= until || inside.is_some() && noted.is_gone() {
                 if !noted.is_gone() {
                     return Err(ExternalError::Lost(self.bridge.clone()).into());
                 }
@@ -218,6 +220,7 @@ mod tests {
     use crate::model::Layout;
     use crate::network::NetworkSettings;
     use std::os::fd::AsFd;
+    use std::slice::from_ref;
 
     fn card(index: u32, name: &str, below: Option<u32>) -> Card {
         Card {
@@ -280,7 +283,7 @@ mod tests {
     #[test]
     fn what_others_stand_on_is_not_given_away() {
         let alone = card(3, "card", None);
-        assert_eq!(unfit(&alone, std::slice::from_ref(&alone), "card"), None);
+        assert_eq!(unfit(&alone, from_ref(&alone), "card"), None);
         let on_it = card(4, "card.5", Some(3));
         let why = unfit(&alone, &[alone.clone(), on_it.clone()], "card");
         assert!(why.is_some_and(|why| why.contains("stands on it")));
@@ -291,7 +294,7 @@ mod tests {
         );
         let (one, other) = (card(5, "a", Some(6)), card(6, "b", Some(5)));
         assert_eq!(unfit(&one, &[one.clone(), other], "a"), None);
-        let why = unfit(&alone, std::slice::from_ref(&alone), "enp3s0");
+        let why = unfit(&alone, from_ref(&alone), "enp3s0");
         assert!(why.is_some_and(|why| why.contains("further name")));
     }
 }

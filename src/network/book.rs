@@ -56,6 +56,10 @@ impl Network {
             files::pause(&self.leases_file())?;
         }
         if let Some(moved) = moved {
+            if moved.host_interface != lease.host_interface {
+                // A guest that runs would not be held to anything on it.
+                self.teardown_guest(&moved).map_err(Box::new)?;
+            }
             self.expel(&moved, Some(&lease)).map_err(Box::new)?;
         }
         if led {

@@ -49,7 +49,7 @@ fn signalled(child: &mut Child, signal: &str) -> Option<i32> {
 }
 
 #[test]
-fn the_noisy_neighbour_is_found_and_everybody_goes_on() {
+fn alone_the_noisy_neighbour_is_found_and_everybody_goes_on() {
     if !need(Need::Root) {
         return;
     }

@@ -95,7 +95,7 @@ fn log(host: &Bulkhead) -> Vec<Value> {
 }
 
 #[test]
-fn an_owner_lends_and_has_its_share_back_within_a_second() {
+fn alone_an_owner_lends_and_has_its_share_back_within_a_second() {
     if !need(Need::Root) {
         return;
     }

@@ -1,5 +1,6 @@
 //! The process that answers for a guest what sysinfo(2) and sched_getaffinity(2) ask: it fills in what
-//! the guest's own files say (`inside`), and the kernel lets the caller go on. Made by the keeper,
+//! the guest's own files say (`inside`), and the kernel lets the caller go on; some guests' statfs(2)
+//! too (`calls_disk`). Made by the keeper,
 //! whose side is next door in `calls_link`; how often a thread is answered is `calls_pace`'s.
 //!
 //! When nobody holds a listener any more, the kernel answers these calls with ENOSYS for good, so two
@@ -18,6 +19,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::net::SocketFlags;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
+use super::calls_disk::{DISK_CALLS, Disk};
 use super::calls_numbers::Numbers;
 use super::calls_pace::Pace;
 use super::calls_through::{AHEAD, behind, let_all_through, let_through_for};
@@ -104,6 +106,7 @@ struct Desk<'a> {
     calls: Vec<(u32, u32, Arch, &'static str)>,
     pace: Pace,
     numbers: Numbers,
+    disk: Option<Disk>,
 }
 
 impl<'a> Desk<'a> {
@@ -130,6 +133,10 @@ impl<'a> Desk<'a> {
                 Some((arch.audit_token(), number, arch, call))
             })
         });
+        let of_disk = DISK_CALLS.map(|call| {
+            let number = seccomp::number(call, native)?;
+            Some((native.audit_token(), number, native, call))
+        });
         let listener = |(place, fd)| (place, Listener { fd, unknown: true });
         Ok(Self {
             guest: post.guest,
@@ -140,9 +147,10 @@ impl<'a> Desk<'a> {
             }],
             listeners: post.listeners.into_iter().map(listener).collect(),
             last,
-            calls: numbered.flatten().collect(),
+            calls: numbered.chain(of_disk).flatten().collect(),
             pace: Pace::new(own_time()),
             numbers,
+            disk: Disk::open(manager, name),
         })
     }
 
@@ -310,9 +318,20 @@ impl<'a> Desk<'a> {
             let_all_through(listener.fd.as_fd(), from, call.id.saturating_sub(1));
         }
         self.note(place, call.id);
-        if let Some(call) = self.pace.take(place, call) {
+        let light = self
+            .name_of(&call)
+            .is_some_and(|(_, name)| DISK_CALLS.contains(&name));
+        if let Some(call) = self.pace.take(place, call, light) {
             self.answer(place, &call);
         }
+    }
+
+    fn name_of(&self, call: &Call) -> Option<(Arch, &'static str)> {
+        let mut calls = self.calls.iter();
+        let of_it = |(token, number, ..): &&(u32, u32, _, _)| {
+            (*token, *number) == (call.convention, call.number)
+        };
+        calls.find(of_it).map(|(.., arch, name)| (*arch, *name))
     }
 
     fn answer(&mut self, place: u16, call: &Call) {
@@ -320,13 +339,13 @@ impl<'a> Desk<'a> {
             return;
         };
         let fd = listener.fd.as_fd();
-        let known = self
-            .calls
-            .iter()
-            .find(|(token, number, ..)| (*token, *number) == (call.convention, call.number));
-        let done = match known {
-            Some((.., arch, "sysinfo")) => system(fd, call, *arch, &mut self.numbers),
-            Some((.., arch, _)) => affinity(fd, call, *arch, &mut self.numbers),
+        let done = match self.name_of(call) {
+            Some((arch, "sysinfo")) => system(fd, call, arch, &mut self.numbers),
+            Some((arch, "sched_getaffinity")) => affinity(fd, call, arch, &mut self.numbers),
+            Some((_, name)) => self
+                .disk
+                .as_ref()
+                .and_then(|disk| disk.tell(fd, call, name)),
             None => None,
         };
         // One that was interrupted or killed meanwhile needs no answer.
@@ -393,7 +412,7 @@ fn affinity(
     fill_in(listener, call, address, &told, length)
 }
 
-fn fill_in(
+pub(super) fn fill_in(
     listener: BorrowedFd<'_>,
     call: &Call,
     address: u64,

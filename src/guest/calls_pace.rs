@@ -11,6 +11,8 @@ use crate::kernel::seccomp::notify::Call;
 const WINDOW: Duration = Duration::from_millis(250);
 /// How often one thread is answered in a window.
 const A_THREAD: u32 = 5;
+/// So many light calls count as one: those of which programs make one for each filesystem they see.
+const LIGHT: u32 = 8;
 /// How often all are, for each CPU they see.
 const A_CPU: usize = 250;
 /// Most CPU time in a window: one call can cost a hundred times another.
@@ -21,6 +23,7 @@ const WAITING: usize = 256;
 pub(super) struct Pace {
     began: Instant,
     answered: usize,
+    /// How many light calls of each, or what counts as as many.
     threads: BTreeMap<u32, u32>,
     /// At most one of a thread.
     waiting: VecDeque<(u16, Call)>,
@@ -51,11 +54,11 @@ impl Pace {
     }
 
     /// Takes a call; gives it back if it is to be answered at once.
-    pub(super) fn take(&mut self, place: u16, call: Call) -> Option<Call> {
+    pub(super) fn take(&mut self, place: u16, call: Call, light: bool) -> Option<Call> {
         self.turn(Instant::now());
         let times = self.threads.entry(call.thread).or_default();
-        *times += 1;
-        if *times > A_THREAD {
+        *times += if light { 1 } else { LIGHT };
+        if *times > A_THREAD * LIGHT {
             // A signal has taken it out of the call before, which nobody waits for any more.
             let same = |(_, one): &&mut (u16, Call)| one.thread == call.thread;
             match self.waiting.iter_mut().find(same) {
@@ -77,7 +80,7 @@ impl Pace {
         let (place, call) = self.waiting.pop_front()?;
         self.ripe -= 1;
         self.answered += 1;
-        *self.threads.entry(call.thread).or_default() += 1;
+        *self.threads.entry(call.thread).or_default() += LIGHT;
         Some((place, call))
     }
 
@@ -140,10 +143,10 @@ mod tests {
     fn a_thread_in_a_loop_waits_and_others_do_not() {
         let mut pace = Pace::new(Duration::ZERO);
         for _ in 0..A_THREAD {
-            assert!(pace.take(0, call(7)).is_some());
+            assert!(pace.take(0, call(7), false).is_some());
         }
-        assert!(pace.take(0, call(7)).is_none());
-        assert!(pace.take(0, call(8)).is_some());
+        assert!(pace.take(0, call(7), false).is_none());
+        assert!(pace.take(0, call(8), false).is_some());
         let now = pace.began;
         assert!(pace.due(now).is_none());
         assert_eq!(pace.pause(now), Some(WINDOW));
@@ -152,7 +155,16 @@ mod tests {
         assert!(pace.due(now + WINDOW).is_none());
         assert_eq!(pace.pause(now + WINDOW), None);
         // What has waited is one of the five.
-        assert_eq!(pace.threads[&7], 1);
+        assert_eq!(pace.threads[&7], LIGHT);
+    }
+
+    #[test]
+    fn light_calls_wait_later() {
+        let mut pace = Pace::new(Duration::ZERO);
+        for _ in 0..A_THREAD * LIGHT {
+            assert!(pace.take(0, call(7), true).is_some());
+        }
+        assert!(pace.take(0, call(7), true).is_none());
     }
 
     #[test]
@@ -160,7 +172,7 @@ mod tests {
         let mut pace = Pace::new(Duration::ZERO);
         let all = u32::try_from(A_CPU).unwrap();
         for thread in 0..all {
-            assert!(pace.is_open(1) && pace.take(0, call(thread)).is_some());
+            assert!(pace.is_open(1) && pace.take(0, call(thread), false).is_some());
         }
         assert!(!pace.is_open(1) && pace.is_open(2));
         assert!(pace.pause(pace.began).is_some());
@@ -175,7 +187,10 @@ mod tests {
         let mut pace = Pace::new(Duration::ZERO);
         for id in 0..1000 {
             let call = Call { id, ..call(7) };
-            assert_eq!(pace.take(3, call).is_some(), id < u64::from(A_THREAD));
+            assert_eq!(
+                pace.take(3, call, false).is_some(),
+                id < u64::from(A_THREAD)
+            );
         }
         assert_eq!((pace.waiting.len(), pace.oldest(3)), (1, Some(999)));
         assert_eq!(pace.oldest(0), None);
@@ -186,7 +201,7 @@ mod tests {
         let mut pace = Pace::new(MOST_TIME);
         for thread in 0..2 {
             for _ in 0..=A_THREAD {
-                pace.take(0, call(thread));
+                pace.take(0, call(thread), false);
             }
         }
         assert!(pace.is_open(1));

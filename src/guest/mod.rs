@@ -52,6 +52,7 @@ mod as_it_runs;
 pub mod backup;
 pub mod bisect;
 mod calls;
+mod calls_disk;
 mod calls_link;
 mod calls_numbers;
 mod calls_pace;

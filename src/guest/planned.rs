@@ -2,6 +2,7 @@
 //! root, its network and its devices.
 
 use super::calls::CALLS;
+use super::calls_disk::DISK_CALLS;
 use super::error::{GuestError, Result};
 use super::manager::Manager;
 use super::networks::without_address;
@@ -75,6 +76,10 @@ impl Manager {
             None => self.program(&name, &guest, image)?,
         };
         let profile = match self.answers_calls(&guest) {
+            true if rescue.is_none() && self.answers_disk(&guest) => {
+                let calls = [CALLS, DISK_CALLS].concat();
+                plan::seccomp::profile_that_notifies(seccomp, &calls)
+            }
             true => plan::seccomp::profile_that_notifies(seccomp, &CALLS),
             false => plan::seccomp::profile(seccomp),
         };

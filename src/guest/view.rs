@@ -150,8 +150,12 @@ impl Manager {
             _ if status == Status::Creating => note = Some("half-made: delete it".to_owned()),
             _ if runs && !self.has_keeper(name) => note = Some("its keeper is gone".to_owned()),
             _ if runs && self.has_lost_calls(name) => {
-                let text = "sysinfo(2) and sched_getaffinity(2) fail in it until it is restarted";
-                note = Some(text.to_owned());
+                let disk = guest.is_ok_and(|guest| self.answers_disk(guest));
+                let calls = match disk {
+                    true => "sysinfo(2), sched_getaffinity(2) and statfs(2)",
+                    false => "sysinfo(2) and sched_getaffinity(2)",
+                };
+                note = Some(format!("{calls} fail in it until it is restarted"));
             }
             _ if undo.is_some() => note = undo.map(|mode| undo_text(mode, name, runs)),
             _ if runs => note = rescue.as_ref().map(|from| format!("in rescue with {from}")),

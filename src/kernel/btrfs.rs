@@ -3,6 +3,7 @@
 
 use std::ffi::CStr;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::PathBuf;
 
 use super::error::{KernelError, Result};
 use crate::kernel::Errno;
@@ -18,6 +19,7 @@ const QUOTA_CTL: libc::Ioctl = 0xc010_9428;
 const QGROUP_LIMIT: libc::Ioctl = 0x8030_942b;
 
 const TREE_SEARCH: libc::Ioctl = 0xd000_9411;
+const FS_INFO: libc::Ioctl = 0x8400_941f;
 const INO_LOOKUP: libc::Ioctl = 0xd000_9412;
 
 /// The tree in which quotas are, the kind of its records of limits, and the first file of a subvolume.
@@ -237,21 +239,13 @@ pub fn limit(subvolume: BorrowedFd<'_>, bytes: Option<u64>) -> Result<()> {
 /// It is no btrfs, or this process is not root.
 pub fn limited(subvolume: BorrowedFd<'_>) -> Result<Option<u64>> {
     let failed = || KernelError::last("read the limit of", "the subvolume");
-    // `struct btrfs_ioctl_ino_lookup_args`: the tree (0: that of the descriptor, and told), a file in it,
-    // and room for its path.
-    let mut args = [0_u64; 512];
-    args[1] = FIRST;
-    // SAFETY: the request reads and writes the 4,096 bytes that it is handed.
-    if unsafe { libc::ioctl(subvolume.as_raw_fd(), INO_LOOKUP, args.as_mut_ptr()) } != 0 {
-        return Err(failed());
-    }
-    let number = args[0];
+    let number = number(subvolume)?;
     // `struct btrfs_ioctl_search_args`: the tree; object, offset and transaction, each from and to; kinds,
     // from and to; how many; then what was found, each a header of 32 bytes before it.
     let kinds = u64::from(GROUP_LIMIT) << 32 | u64::from(GROUP_LIMIT);
     let mut args = [0_u64; 512];
     args[..9].copy_from_slice(&[QUOTA_TREE, 0, 0, number, number, 0, u64::MAX, kinds, 1]);
-    // SAFETY: as above.
+    // SAFETY: the request reads and writes the 4,096 bytes that it is handed.
     if unsafe { libc::ioctl(subvolume.as_raw_fd(), TREE_SEARCH, args.as_mut_ptr()) } != 0 {
         let error = failed();
         // Quotas were never enabled.
@@ -264,4 +258,76 @@ pub fn limited(subvolume: BorrowedFd<'_>) -> Result<Option<u64>> {
     // `struct btrfs_qgroup_limit_item`: what is limited, referenced, and others.
     let (what, bytes) = (u64::from_le(args[17]), u64::from_le(args[18]));
     Ok((found > 0 && what & LIMIT_REFERENCED != 0).then_some(bytes))
+}
+
+/// Number of the tree that a subvolume is.
+fn number(subvolume: BorrowedFd<'_>) -> Result<u64> {
+    // `struct btrfs_ioctl_ino_lookup_args`: the tree (0: that of the descriptor, and told), a file in it,
+    // and room for its path.
+    let mut args = [0_u64; 512];
+    args[1] = FIRST;
+    // SAFETY: the request reads and writes the 4,096 bytes that it is handed.
+    match unsafe { libc::ioctl(subvolume.as_raw_fd(), INO_LOOKUP, args.as_mut_ptr()) } {
+        0 => Ok(args[0]),
+        _ => Err(KernelError::last("read the number of", "the subvolume")),
+    }
+}
+
+/// What the kernel counts of a subvolume, in the files of its quota group (Linux 5.9): to look there
+/// holds nothing open and waits for no disk.
+#[derive(Debug)]
+pub struct Counter(PathBuf);
+
+/// What a subvolume may take and takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counted {
+    /// Bytes it is kept to.
+    pub limit: u64,
+    /// Bytes that it takes, or is about to: what was written and is not on the disk yet.
+    pub used: u64,
+}
+
+impl Counter {
+    /// That of a subvolume.
+    ///
+    /// # Errors
+    /// It is no btrfs, or this process is not root.
+    pub fn of(subvolume: BorrowedFd<'_>) -> Result<Self> {
+        // `struct btrfs_ioctl_fs_info_args`: how many devices, twice, the filesystem's UUID, and room.
+        let mut args = [0_u64; 128];
+        // SAFETY: the request reads and writes the 1,024 bytes that it is handed.
+        if unsafe { libc::ioctl(subvolume.as_raw_fd(), FS_INFO, args.as_mut_ptr()) } != 0 {
+            return Err(KernelError::last("look at", "the btrfs"));
+        }
+        let hex: String = args[2..4]
+            .iter()
+            .flat_map(|word| word.to_ne_bytes())
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let parts = [
+            &hex[..8],
+            &hex[8..12],
+            &hex[12..16],
+            &hex[16..20],
+            &hex[20..],
+        ];
+        let (uuid, number) = (parts.join("-"), number(subvolume)?);
+        Ok(Self(
+            format!("/sys/fs/btrfs/{uuid}/qgroups/0_{number}").into(),
+        ))
+    }
+
+    /// What it says now; `None` without a limit, and where nothing is counted.
+    #[must_use]
+    pub fn read(&self) -> Option<Counted> {
+        let word = |file: &str| -> Option<u64> {
+            let text = std::fs::read_to_string(self.0.join(file)).ok()?;
+            text.trim().parse().ok()
+        };
+        let limited = word("limit_flags")? & LIMIT_REFERENCED != 0;
+        Some(Counted {
+            limit: word("max_referenced").filter(|limit| limited && *limit != u64::MAX)?,
+            used: word("referenced")?.saturating_add(word("rsv_data")?),
+        })
+    }
 }

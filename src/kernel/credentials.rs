@@ -140,14 +140,55 @@ impl Drop for FileSystemUser {
     }
 }
 
+/// While it lives, file systems see this thread as a user and a group that are not root's, and without
+/// root's capabilities: it finds what they would find, and less where they have further groups. It is
+/// for a thread that has not set SECBIT_NO_SETUID_FIXUP.
+#[derive(Debug)]
+pub struct FileSystemStranger(());
+
+impl FileSystemStranger {
+    /// Takes on the ids.
+    pub fn become_ids(user: u32, group: u32) -> Result<Self> {
+        if user == 0 {
+            // That would be root with all its capabilities.
+            return Err(KernelError::new("act on files as", user, Errno::PERM));
+        }
+        set_fs_user_and_group(user, group);
+        let guard = Self(());
+        // As above.
+        // SAFETY: no pointers.
+        let now = unsafe {
+            [
+                libc::syscall(libc::SYS_setfsuid, u32::MAX),
+                libc::syscall(libc::SYS_setfsgid, u32::MAX),
+            ]
+        };
+        if now.map(u32::try_from) == [Ok(user), Ok(group)] {
+            Ok(guard)
+        } else {
+            Err(KernelError::new("act on files as", user, Errno::PERM))
+        }
+    }
+}
+
+impl Drop for FileSystemStranger {
+    fn drop(&mut self) {
+        set_fs_user_and_group(0, 0);
+    }
+}
+
 fn set_fs_ids(id: u32) {
+    set_fs_user_and_group(id, id);
+}
+
+fn set_fs_user_and_group(user: u32, group: u32) {
     // SAFETY: no pointers; neither call can fail in another way than not changing the id.
     unsafe {
-        libc::syscall(libc::SYS_setfsgid, id);
+        libc::syscall(libc::SYS_setfsgid, group);
     }
     // SAFETY: as above.
     unsafe {
-        libc::syscall(libc::SYS_setfsuid, id);
+        libc::syscall(libc::SYS_setfsuid, user);
     }
 }
 

@@ -7,6 +7,7 @@ mod error;
 pub mod brief;
 pub mod btrfs;
 mod bus;
+pub mod caller_file;
 pub mod capability;
 pub mod cgroup;
 pub mod channel;

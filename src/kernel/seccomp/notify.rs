@@ -2,13 +2,14 @@
 //! in a system call until it is answered here, or let through to the kernel.
 #![allow(unsafe_code)]
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ffi::CString;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 /// Seconds.
-const LONGEST_WRITE: libc::c_uint = 3;
+const LONGEST: libc::c_uint = 3;
 
 /// A call that waits for its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,9 +99,6 @@ pub fn answer(listener: BorrowedFd<'_>, id: u64, answer: Answer) -> rustix::io::
 /// opened is that one's for good. (process_vm_writev(2) goes by the number alone, and could write into
 /// whatever has that number then; this here writes into private mappings that are read-only, too.)
 ///
-/// What is there can be a file whose owner lets us wait for ever (FUSE). Nothing but a deadly signal ends
-/// that: after [`LONGEST_WRITE`] SIGALRM ends this process, whose next one lets the caller through.
-///
 /// # Errors
 /// It is gone (`ESRCH`), may not be written to, or has no memory there (`EFAULT`).
 pub fn write_to_caller(
@@ -109,27 +107,59 @@ pub fn write_to_caller(
     address: u64,
     bytes: &[u8],
 ) -> rustix::io::Result<()> {
-    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-    let memory = rustix::fs::open(format!("/proc/{}/mem", call.thread), flags, Mode::empty())?;
-    if !waits(listener, call.id) {
-        return Err(Errno::SRCH);
-    }
-    // SAFETY: SIG_DFL is no handler, so nothing of ours is called; a number is passed and one returned.
-    unsafe {
-        // Whoever began the keeper may have ignored it.
-        libc::signal(libc::SIGALRM, libc::SIG_DFL);
-        libc::alarm(LONGEST_WRITE);
-    }
-    let written = rustix::io::pwrite(&memory, bytes, address);
-    // SAFETY: as above.
-    unsafe { libc::alarm(0) };
-    match written {
+    let memory = memory(listener, call, OFlags::WRONLY)?;
+    match briefly(|| rustix::io::pwrite(&memory, bytes, address)) {
         Ok(n) if n == bytes.len() => Ok(()),
         _ => Err(Errno::FAULT),
     }
 }
 
-fn waits(listener: BorrowedFd<'_>, id: u64) -> bool {
+/// Reads a text from there, with its end, that is no longer than paths are.
+///
+/// # Errors
+/// As [`write_to_caller`]; `ENAMETOOLONG`.
+pub fn text_of_caller(
+    listener: BorrowedFd<'_>,
+    call: &Call,
+    address: u64,
+) -> rustix::io::Result<CString> {
+    let memory = memory(listener, call, OFlags::RDONLY)?;
+    let mut bytes = vec![0; libc::PATH_MAX.unsigned_abs() as usize];
+    let n = briefly(|| rustix::io::pread(&memory, &mut bytes, address))?;
+    let end = bytes[..n].iter().position(|byte| *byte == 0);
+    bytes.truncate(end.ok_or(Errno::NAMETOOLONG)?);
+    CString::new(bytes).map_err(|_| Errno::INVAL)
+}
+
+fn memory(listener: BorrowedFd<'_>, call: &Call, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    let path = format!("/proc/{}/mem", call.thread);
+    let memory = rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())?;
+    match waits(listener, call.id) {
+        true => Ok(memory),
+        false => Err(Errno::SRCH),
+    }
+}
+
+/// Does what touches a caller's memory or files. What is there can be a file whose owner lets us wait
+/// for ever (FUSE). Nothing but a deadly signal ends that: after [`LONGEST`] SIGALRM ends this process,
+/// whose next one lets the caller through.
+pub fn briefly<T>(act: impl FnOnce() -> T) -> T {
+    // SAFETY: SIG_DFL is no handler, so nothing of ours is called; a number is passed and one returned.
+    unsafe {
+        // Whoever began the keeper may have ignored it.
+        libc::signal(libc::SIGALRM, libc::SIG_DFL);
+        libc::alarm(LONGEST);
+    }
+    let done = act();
+    // SAFETY: as above.
+    unsafe { libc::alarm(0) };
+    done
+}
+
+/// Whether somebody still waits for the answer to the call of this number: as long as that is so, what
+/// was found by the number of its thread is that thread's.
+#[must_use]
+pub fn waits(listener: BorrowedFd<'_>, id: u64) -> bool {
     // SAFETY: the request reads one u64, which outlives the call.
     let done = unsafe {
         libc::ioctl(

@@ -1,0 +1,75 @@
+//! What statfs(2) tells in a guest whose root is a subvolume of btrfs: the size that it was sold. The
+//! kernel tells of the whole pool there, of which the guest gets no more than its quota group lets it.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use super::calls::fill_in;
+use super::manager::Manager;
+use crate::kernel::btrfs::Counter;
+use crate::kernel::caller_file::{self, Filesystem, Statfs};
+use crate::kernel::seccomp::notify::{self, Answer, Call};
+use crate::model::{Guest, GuestName};
+use crate::storage;
+
+/// The calls, which only the filters of such guests ask about.
+pub(super) const DISK_CALLS: [&str; 2] = ["statfs", "fstatfs"];
+
+/// Folders that are no part of a guest's root; programs ask about files there again and again.
+const OTHERS: [&[u8]; 3] = [b"/proc/", b"/sys/", b"/dev/"];
+
+pub(super) struct Disk {
+    counter: Counter,
+    root: Filesystem,
+}
+
+impl Disk {
+    /// `None` where it is the kernel that answers.
+    pub(super) fn open(manager: &Manager, name: &GuestName) -> Option<Self> {
+        let state = manager.run_state(name).ok()??;
+        if state.rescue.is_some() {
+            return None;
+        }
+        Some(Self {
+            counter: storage::counter(&manager.layout, name).ok()??,
+            root: notify::briefly(|| caller_file::root_filesystem(state.init?.pid).ok())?,
+        })
+    }
+
+    /// `None` where the kernel is to answer: that of other filesystems, and whatever is wrong with it.
+    pub(super) fn tell(&self, listener: BorrowedFd<'_>, call: &Call, name: &str) -> Option<Answer> {
+        let [what, address, ..] = call.arguments;
+        let path = match name {
+            "statfs" => Some(notify::text_of_caller(listener, call, what).ok()?),
+            _ => None,
+        };
+        let elsewhere = |path: &[u8]| OTHERS.iter().any(|other| path.starts_with(other));
+        if path.as_ref().is_some_and(|path| elsewhere(path.to_bytes())) {
+            return None;
+        }
+        let told = notify::briefly(|| {
+            let file = match &path {
+                Some(path) => caller_file::by_path(call.thread, path, self.root),
+                // 32 bits wide, whatever the register holds.
+                None => {
+                    let number = u32::try_from(what & 0xffff_ffff).ok()?;
+                    caller_file::by_descriptor(call.thread, number, self.root)
+                }
+            };
+            Statfs::of(file.ok()?.as_fd()).ok()
+        })?;
+        let counted = self.counter.read()?;
+        if !told.is_overlay() || !notify::waits(listener, call.id) {
+            return None;
+        }
+        let told = told.sized(counted.limit, counted.used);
+        fill_in(listener, call, address, told.bytes(), 0)
+    }
+}
+
+impl Manager {
+    /// Whether a guest whose calls are answered needs an answer to these.
+    pub(super) fn answers_disk(&self, guest: &Guest) -> bool {
+        let sold = guest.disk.size.is_some();
+        sold && storage::is_counted(&self.layout, &guest.name).unwrap_or(false)
+    }
+}

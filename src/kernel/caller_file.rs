@@ -1,0 +1,166 @@
+//! Files as a thread of a guest names them, for whoever answers its calls: found with that thread's
+//! rights and no more, without leaving the filesystem that is asked for, and only to be looked at. What
+//! is found by a thread's number is its own only if it still waits for its answer afterwards.
+#![allow(unsafe_code)]
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxFlags, openat2, statx};
+use rustix::io::Errno;
+
+use super::credentials::FileSystemStranger;
+
+/// What statfs(2) says of an overlay.
+const OVERLAY: i64 = 0x794c_7630;
+
+/// A filesystem that is mounted: the number of its device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Filesystem(u32, u32);
+
+/// What the root of a process lies on.
+///
+/// # Errors
+/// It is gone.
+pub fn root_filesystem(pid: u32) -> rustix::io::Result<Filesystem> {
+    Ok(look(link(pid, "root")?.as_fd())?.0)
+}
+
+/// What a path means to a thread, if that is on this filesystem and on the way to it is nothing else.
+///
+/// # Errors
+/// `EXDEV`: it is not. Others: it is not there for that thread, or for one without its further groups
+/// and capabilities. Which it is, the kernel tells that thread better than we could.
+pub fn by_path(thread: u32, path: &CStr, on: Filesystem) -> rustix::io::Result<OwnedFd> {
+    let bytes = path.to_bytes();
+    let (from, inside, way) = match bytes.first() {
+        None => return Err(Errno::NOENT),
+        Some(b'/') => (link(thread, "root")?, ResolveFlags::IN_ROOT, path),
+        // Above that folder is what only the thread itself may see.
+        Some(_) => (link(thread, "cwd")?, ResolveFlags::BENEATH, path),
+    };
+    if look(from.as_fd())?.0 != on {
+        return Err(Errno::XDEV);
+    }
+    let (user, group) = file_ids(thread).ok_or(Errno::SRCH)?;
+    let how = inside | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let _stranger = FileSystemStranger::become_ids(user, group).map_err(|error| error.errno)?;
+    openat2(&from, way, flags, Mode::empty(), how)
+}
+
+/// What a descriptor of a thread is of, if that is on this filesystem.
+///
+/// # Errors
+/// As [`by_path`].
+pub fn by_descriptor(thread: u32, number: u32, on: Filesystem) -> rustix::io::Result<OwnedFd> {
+    let found = link(thread, &format!("fd/{number}"))?;
+    let (filesystem, mount) = look(found.as_fd())?;
+    // Files of an overlay can have the number of what is below it; their mount is the root's then.
+    let root = look(link(thread, "root")?.as_fd())?;
+    match filesystem == on || root == (on, mount) {
+        true => Ok(found),
+        false => Err(Errno::XDEV),
+    }
+}
+
+fn link(thread: u32, name: &str) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    rustix::fs::open(format!("/proc/{thread}/{name}"), flags, Mode::empty())
+}
+
+/// Its filesystem and the number of its mount (Linux 5.8), without asking whoever serves it.
+fn look(file: BorrowedFd<'_>) -> rustix::io::Result<(Filesystem, u64)> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let told = statx(file, c"", flags, StatxFlags::MNT_ID)?;
+    let filesystem = Filesystem(told.stx_dev_major, told.stx_dev_minor);
+    Ok((filesystem, told.stx_mnt_id))
+}
+
+/// The user and the group that file systems see a thread as.
+fn file_ids(thread: u32) -> Option<(u32, u32)> {
+    let text = std::fs::read(format!("/proc/{thread}/status")).ok()?;
+    let text = String::from_utf8_lossy(&text);
+    let last = |key: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+        line.split_whitespace().nth(3)?.parse().ok()
+    };
+    Some((last("Uid:")?, last("Gid:")?))
+}
+
+/// What statfs(2) tells of a filesystem on a machine of 64 bits.
+#[derive(Clone, Copy)]
+pub struct Statfs(libc::statfs);
+
+impl Statfs {
+    /// What the kernel tells of the one that a file is on.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn of(file: BorrowedFd<'_>) -> rustix::io::Result<Self> {
+        // SAFETY: plain old data for which all zeroes is valid.
+        let mut told: libc::statfs = unsafe { std::mem::zeroed() };
+        // SAFETY: the call writes one `statfs`, which outlives it.
+        match unsafe { libc::fstatfs(file.as_raw_fd(), &raw mut told) } {
+            0 => Ok(Self(told)),
+            _ => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)),
+        }
+    }
+
+    /// Whether that is an overlay.
+    #[must_use]
+    pub fn is_overlay(&self) -> bool {
+        self.0.f_type == OVERLAY
+    }
+
+    /// The same, with so many bytes in all and so many of them in use. There is no more to be had than
+    /// before.
+    #[must_use]
+    pub fn sized(self, size: u64, used: u64) -> Self {
+        let Self(mut told) = self;
+        let block = u64::try_from(told.f_bsize).unwrap_or(0).max(1);
+        told.f_blocks = size / block;
+        told.f_bfree = size.saturating_sub(used) / block;
+        told.f_bavail = told.f_bavail.min(told.f_bfree);
+        Self(told)
+    }
+
+    /// As it lies in memory.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        let length = std::mem::size_of::<libc::statfs>();
+        // SAFETY: it lives as long as `self`, was zeroed as a whole and has no room between its fields.
+        unsafe { std::slice::from_raw_parts((&raw const self.0).cast(), length) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_is_told_and_no_more_room_than_there_is() {
+        let root = link(std::process::id(), "root").unwrap();
+        let told = Statfs::of(root.as_fd()).unwrap();
+        let block = u64::try_from(told.0.f_bsize).unwrap();
+        let small = told.sized(100 * block, 30 * block);
+        assert_eq!((small.0.f_blocks, small.0.f_bfree), (100, 70));
+        assert!(small.0.f_bavail <= told.0.f_bavail.min(70));
+        let over = told.sized(100 * block, 130 * block);
+        assert_eq!((over.0.f_bfree, over.0.f_bavail), (0, 0));
+        assert_eq!(small.bytes()[..8], told.bytes()[..8]);
+    }
+
+    #[test]
+    fn nothing_is_found_beyond_a_mount_or_as_root() {
+        let ours = std::process::id();
+        let on = root_filesystem(ours).unwrap();
+        let proc = by_path(ours, c"/proc/self/status", on);
+        // Whose tests run as root is refused for that.
+        assert!(matches!(proc, Err(Errno::XDEV | Errno::PERM)), "{proc:?}");
+        assert!(by_path(ours, c"", on).is_err());
+        let elsewhere = Filesystem(u32::MAX, 0);
+        assert_eq!(by_path(ours, c"/", elsewhere).unwrap_err(), Errno::XDEV);
+        assert!(by_descriptor(ours, u32::MAX, on).is_err());
+    }
+}

@@ -370,7 +370,11 @@ fn what_nobody_can_serve_is_refused() {
     }
     let host = Bulkhead::new();
     for (flags, says) in [
-        (&["--kind", "isolated", "--dns", "true"][..], "kind bridge"),
+        (&["--kind", "routed", "--dns", "true"][..], "kind bridge"),
+        (
+            &["--kind", "isolated", "--ra", "true", "--prefix6", "auto"],
+            "no router",
+        ),
         (&["--ra", "true"], "--prefix6"),
         (&["--dns", "true", "--domain", "a/b"], "no domain"),
     ] {

@@ -7,8 +7,8 @@ use clap::{Arg, ArgMatches, Command, value_parser};
 use super::context::Context;
 use super::fault::{Fault, Result};
 use super::render::{Cell, Tone, safe};
-use crate::model::{GuestName, RuleProtocol};
-use crate::network::{Hop, Question, Verdict};
+use crate::model::{GuestName, NicName, RuleProtocol};
+use crate::network::{GUEST_INTERFACE, Hop, Question, Verdict};
 
 const USAGE: &str = "write [in|out] [ip6] [tcp|udp|icmp] [ADDRESS[:PORT]], such as `out tcp 192.0.2.7:443`, `in tcp :80`, or of IPv6 `tcp [2001:db8::7]:443` or `ip6 tcp :443`";
 /// Somebody in the world; nothing is sent there.
@@ -25,6 +25,12 @@ pub(super) fn command() -> Command {
                 .required(true)
                 .value_parser(value_parser!(GuestName))
                 .help("The guest"),
+        )
+        .arg(
+            Arg::new("nic")
+                .long("nic")
+                .value_name("NAME")
+                .help("Over this one of its interfaces (`bulkhead nic list`) [default: the first]"),
         )
         .arg(
             Arg::new("packet")
@@ -114,6 +120,17 @@ fn question(words: &[&str]) -> std::result::Result<Question, String> {
     }
 }
 
+/// A further interface, by the name that `nic list` has for it; `None` for the first.
+fn nic(text: Option<&String>) -> std::result::Result<Option<NicName>, String> {
+    match text.map(String::as_str) {
+        None | Some(GUEST_INTERFACE) => Ok(None),
+        Some(text) => match text.parse::<NicName>() {
+            Ok(nic) => Ok(Some(nic)),
+            Err(error) => Err(error.to_string()),
+        },
+    }
+}
+
 pub(super) fn trace(context: &Context, matches: &ArgMatches) -> Result<u8> {
     let Some(name) = matches.get_one::<GuestName>("guest") else {
         return Ok(super::fault::USAGE);
@@ -121,7 +138,8 @@ pub(super) fn trace(context: &Context, matches: &ArgMatches) -> Result<u8> {
     let words = matches.get_many::<String>("packet").unwrap_or_default();
     let words: Vec<&str> = words.map(String::as_str).collect();
     let question = question(&words).map_err(Fault::usage)?;
-    let hops = context.manager()?.trace(name, question)?;
+    let nic = nic(matches.get_one::<String>("nic")).map_err(Fault::usage)?;
+    let hops = context.manager()?.trace(name, nic.as_ref(), question)?;
     context.list(&hops, &HEADINGS, cells)?;
     Ok(0)
 }

@@ -78,6 +78,14 @@ pub struct NetworkSettings {
     /// Most connections of one guest at once; 0 for as many as the host has room for, `None` for a
     /// part of that.
     pub connections: Option<u32>,
+    /// What guests are told: their addresses, the router, names, and the domain of those.
+    pub dhcp: bool,
+    /// See `dhcp`.
+    pub ra: bool,
+    /// See `dhcp`.
+    pub names: bool,
+    /// See `dhcp`; `None` for the usual one.
+    pub domain: Option<String>,
 }
 
 /// `[ids]`
@@ -135,6 +143,10 @@ impl Default for Settings {
                 dns: Vec::new(),
                 isolated_ports: false,
                 connections: None,
+                dhcp: false,
+                ra: false,
+                names: false,
+                domain: None,
             },
             // Above what distributions give to people (subuid(5)) and Incus to its containers;
             // room for 8,064 guests, and all below 2^31. systemd-nspawn's --private-users=pick
@@ -224,6 +236,14 @@ layered! {
         isolated_ports: Option<bool>,
         /// Most connections of a guest.
         connections: Option<u32>,
+        /// Whether guests are told their addresses by DHCP.
+        dhcp: Option<bool>,
+        /// Whether they are told the router by advertisements.
+        ra: Option<bool>,
+        /// Whether they are told names by DNS.
+        names: Option<bool>,
+        /// Where the names are.
+        domain: Option<String>,
     }
 }
 
@@ -298,6 +318,10 @@ impl Settings {
                 dns: part.network.dns.0.unwrap_or_default(),
                 isolated_ports: part.network.isolated_ports.unwrap_or(false),
                 connections: part.network.connections,
+                dhcp: part.network.dhcp.unwrap_or(false),
+                ra: part.network.ra.unwrap_or(false),
+                names: part.network.names.unwrap_or(false),
+                domain: part.network.domain,
             },
             ids: IdSettings {
                 first: part.ids.first.unwrap_or(usual.ids.first),

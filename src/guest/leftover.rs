@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_millis(200);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Leftover {
     /// `half-made guest`, `half-renamed guest`, `held guest`, `stopped guest`, `run state`, `undo disk`, `cgroup`, `interface`,
-    /// `damaged file`, `bridge without its firewall`, `network server`, `announcement`, `vanished installation`,
+    /// `damaged file`, `bridge without its firewall`, `network server`, `address on a bridge`, `announcement`, `vanished installation`,
     /// `firewall entry`, `firewall rules`, `ports`,
     /// `address`, `lock`, `snapshot mount`, `CPUs`, `tenant limits`, `memory guarantees`, `uncounted credits`, `goal's limit`, `file`.
     pub kind: &'static str,

@@ -8,7 +8,7 @@ use crate::define::{Profiles, Settings};
 use crate::kernel::cgroup::{self, Parent};
 use crate::kernel::{file, probe};
 use crate::model::{Guest, GuestName, HostFacts, Layout};
-use crate::network::{Network, NetworkSettings};
+use crate::network::{Network, NetworkSettings, Served};
 use crate::storage::Templates;
 
 /// Largest record of the program's own, bytes.
@@ -191,6 +191,12 @@ fn network_settings(layout: &Layout, settings: &Settings) -> NetworkSettings {
         dns: settings.network.dns.clone(),
         isolated_ports: settings.network.isolated_ports,
         connections: settings.network.connections,
+        served: Served {
+            dhcp: settings.network.dhcp,
+            ra: settings.network.ra,
+            dns: settings.network.names,
+            domain: settings.network.domain.clone(),
+        },
     }
 }
 

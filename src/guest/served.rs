@@ -73,10 +73,22 @@ impl Manager {
         found: &mut Vec<Leftover>,
     ) -> Result<()> {
         let name = one.word().to_owned();
-        let mend = match one.server_standing().map_err(network)? {
+        if one.is_addressed().map_err(network)? {
+            let again = || one.reload().map(drop).map_err(network);
+            let done = told(fix.then(again));
+            found.push(leftover("address on a bridge", name.clone(), done));
+        }
+        let mend: fn(&Network) -> _ = match one.server_standing().map_err(network)? {
             Standing::Well => return Ok(()),
-            Standing::Stray => Network::end_server,
-            Standing::Missing => Network::start_server,
+            Standing::Stray => |one: &Network| {
+                one.end_server()?;
+                one.ensure_host().map(drop)
+            },
+            Standing::Missing => |one: &Network| {
+                // Whoever was to start it may have died before the rules for it.
+                one.ensure_host()?;
+                one.start_server()
+            },
             Standing::Failing(why) => {
                 let mut failing = leftover("network server", name, None);
                 failing.why = Some(why);

@@ -7,17 +7,23 @@ use super::allowance::level_of;
 use super::error::Result;
 use super::manager::Manager;
 use super::networks::network;
+use super::nics::wish_of;
 use crate::kernel::namespace;
-use crate::model::{GuestName, Level, NetworkKind, Status};
-use crate::network::{Asked, Hop, Question, Verdict};
+use crate::model::{GuestName, Level, NetworkKind, NicName, Status};
+use crate::network::{Asked, Hop, Lease, Network, Question, Verdict};
 
 impl Manager {
     /// Follows a packet from or to a guest through every place that it comes by, to the one where it
-    /// ends.
+    /// ends; over its first interface, or a further one.
     ///
     /// # Errors
     /// There is no such guest, or the kernel or `nft` does not tell.
-    pub fn trace(&self, name: &GuestName, question: Question) -> Result<Vec<Hop>> {
+    pub fn trace(
+        &self,
+        name: &GuestName,
+        nic: Option<&NicName>,
+        question: Question,
+    ) -> Result<Vec<Hop>> {
         let status = self.status(name)?;
         let init = self.run_state(name)?.and_then(|state| state.init);
         let (Status::Running | Status::Paused, Some(init)) = (status, init) else {
@@ -29,8 +35,11 @@ impl Manager {
             return Ok(vec![hop.advise(format!("bulkhead start {name}"))]);
         };
         let guest = self.guest(name)?;
-        let Some((where_it_is, lease)) = self.leased(name)? else {
-            return Ok(vec![without(&guest.network.kind, name)]);
+        let Some((where_it_is, lease)) = self.leased_over(name, nic)? else {
+            return Ok(vec![match nic {
+                None => without(&guest.network.kind, name),
+                Some(nic) => without_nic(nic, name),
+            }]);
         };
         let inside = namespace::open(init.pid, "net")?;
         // Another process may have the number by now.
@@ -40,10 +49,11 @@ impl Manager {
         }
         let month = self.month(name, &guest.network.allowance)?;
         let guest = self.in_force(name, guest);
+        let further = wish_of(&lease, &guest.network);
         let asked = Asked {
             guest: name,
             lease: &lease,
-            wish: &guest.network,
+            wish: further.as_ref().unwrap_or(&guest.network),
             cut: level_of(month.as_ref()) == Level::Cut,
             question,
         };
@@ -58,6 +68,25 @@ impl Manager {
         }
         Ok(hops)
     }
+
+    /// Where a guest has its address on its first interface, or a further one.
+    fn leased_over(
+        &self,
+        name: &GuestName,
+        nic: Option<&NicName>,
+    ) -> Result<Option<(Network, Lease)>> {
+        let Some(nic) = nic else {
+            return self.leased(name);
+        };
+        let mut all = self.nics(name)?.into_iter();
+        Ok(all.find(|(_, lease)| lease.nic.as_ref() == Some(nic)))
+    }
+}
+
+/// A guest that has no such interface.
+fn without_nic(nic: &NicName, name: &GuestName) -> Hop {
+    let why = format!("it has no further interface {nic} that has an address");
+    Hop::new("guest", Verdict::Stops, why).advise(format!("bulkhead nic list {name}"))
 }
 
 /// A guest that has no address.

@@ -9,7 +9,7 @@ use netlink_packet_route::address::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::netlink::{Netlink, NetlinkError};
+use super::netlink::{Link, Netlink, NetlinkError};
 
 /// An address of an interface, with all that belongs to it.
 #[derive(Clone, Debug)]
@@ -91,6 +91,30 @@ impl Netlink {
         };
         let all = answers.into_iter().filter_map(of).flatten();
         Ok(all.filter_map(local).collect())
+    }
+
+    /// Takes an IPv4 address away from an interface, which has it.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn delete_address(
+        &mut self,
+        link: &Link,
+        address: Ipv4Addr,
+        prefix: u8,
+    ) -> Result<(), NetlinkError> {
+        let mut message = AddressMessage::default();
+        message.header.family = AddressFamily::Inet;
+        message.header.prefix_len = prefix;
+        message.header.index = link.index;
+        message.attributes = vec![AddressAttribute::Local(IpAddr::V4(address))];
+        self.kernel
+            .ask(RouteNetlinkMessage::DelAddress(message), 0)
+            .map(drop)
+            .map_err(|e| {
+                let object = format!("{} ({address}/{prefix})", link.name);
+                NetlinkError::new("take an address from", &object, e)
+            })
     }
 
     /// Gives an address to the interface of that number.

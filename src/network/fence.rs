@@ -54,7 +54,7 @@ impl Network {
         self.look_into_questions()?;
         self.admit_all(subnet)?;
         pause()?;
-        if !self.nat && table_exists(Family::Inet, table)? {
+        if !self.has_inside() && table_exists(Family::Inet, table)? {
             firewall::delete(Family::Inet, table)?;
             pause()?;
         }
@@ -79,7 +79,10 @@ impl Network {
             prefix6: self.prefix6,
             gateway: self.addresses.gateway,
             rules: firewall::REVISION,
+            served: self.served.clone(),
         };
+        // Before the note: whoever finds none does it again.
+        self.end_other_server()?;
         files::write(&self.marker_file(), &marker)?;
         Ok(host)
     }

@@ -89,7 +89,7 @@ pub(super) fn tables(wanted: &Wanted<'_>) -> Value {
     } = wanted;
     let mut all = guard::table(guard, subnet, wanted.own, prefix6, wanted.spoken);
     if wanted.closed {
-        all.extend(guard::closed(guard));
+        all.extend(guard::closed(guard, wanted.spoken));
     }
     if let Some(ends) = wanted.gate {
         all = gated(all, guard, ends);
@@ -105,6 +105,8 @@ pub(super) fn tables(wanted: &Wanted<'_>) -> Value {
         if connections > 0 && prefix6.is_some() {
             all.extend(nat6::ceiling(name, inside, connections));
         }
+    } else if wanted.closed {
+        all.extend(wanted.spoken.apart(name, inside));
     }
     json!({ "nftables": all })
 }

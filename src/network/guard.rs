@@ -86,18 +86,17 @@ pub(super) fn table(
 }
 
 /// No guest speaks with the host, whatever address of the host's it knows: the host would take a
-/// packet for any of them.
-pub(super) fn closed(at: &At) -> [Value; 3] {
+/// packet for any of them. What guests are told they may ask for.
+pub(super) fn closed(at: &At, spoken: Spoken) -> Vec<Value> {
     let interface = json!({"meta": {"key": "iifname"}});
-    [
+    let mut all = vec![
         chain(at, "host", "filter", "input", FIRST),
         flush(at, "host"),
-        rule(
-            at,
-            "host",
-            json!([matches("==", interface, json!(format!("@{PORTS}"))), {"drop": null}]),
-        ),
-    ]
+    ];
+    let drop = json!([matches("==", interface, json!(format!("@{PORTS}"))), {"drop": null}]);
+    let rules = spoken.heard().into_iter().chain([drop]);
+    all.extend(rules.map(|expr| rule(at, "host", expr)));
+    all
 }
 
 /// To a neighbour by way of the host, around the ports that are kept apart. Whichever hardware address

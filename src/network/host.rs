@@ -14,6 +14,7 @@ use super::external::ExternalError;
 use super::files::{self, FileError, Locked};
 use super::firewall::{self, FirewallError};
 use super::lease::mac_of;
+use super::served::Served;
 use super::server::ServerError;
 use super::subnet::Subnet;
 use super::{Lease, Network};
@@ -128,6 +129,8 @@ pub(super) struct Marker {
     pub(super) gateway: Option<Ipv4Addr>,
     /// [`firewall::REVISION`] of the program that wrote the rules.
     pub(super) rules: u32,
+    #[serde(default)]
+    pub(super) served: Served,
 }
 
 impl Network {
@@ -195,6 +198,7 @@ impl Network {
                 != (self.nat, self.connections, self.prefix6)
             || marker.gateway != self.addresses.gateway
             || marker.rules != firewall::REVISION
+            || marker.served != self.served
             || Some(&marker.boot_id) != files::read_sysctl(Path::new(BOOT_ID))?.as_ref()
             || !self.forwards()?
             || !self.tables_stand()?
@@ -220,7 +224,7 @@ impl Network {
         let (family, guard) = &self.guard;
         Ok(!self.holds_back()
             || table_exists(*family, guard)?
-                && (!self.nat || table_exists(Family::Inet, &self.table)?))
+                && (!self.has_inside() || table_exists(Family::Inet, &self.table)?))
     }
 
     fn set_up(&self, kernel: &mut Netlink) -> Result<HostNetwork, HostError> {
@@ -276,10 +280,8 @@ impl Network {
         kernel.set_alias(&self.bridge, &alias)?;
         pause()?;
         self.set_up_ipv6(kernel)?;
-        if !self.is_closed() {
-            kernel.add_address(&self.bridge, gateway, subnet.prefix())?;
-            pause()?;
-        }
+        self.address_bridge(kernel, subnet)?;
+        pause()?;
         kernel.set_up(&self.bridge)?;
         pause()?;
         self.stretch(kernel)?;
@@ -300,7 +302,7 @@ impl Network {
         let subnet = self.subnet(&lock)?;
         // Nothing of the host's is ever reached from there, and nothing there from the host; or it is
         // the host's own LAN.
-        if self.is_closed() || self.is_guest_of_lan() {
+        if !self.has_host() || self.is_guest_of_lan() {
             return Ok(subnet);
         }
         let routes = self.foreign_routes(kernel)?;

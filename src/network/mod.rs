@@ -15,7 +15,7 @@
 //! | `directory.rs` | those networks on disk: made, changed, removed |
 //! | `change.rs` | changing a network |
 //! | `host.rs` | the host's side: bridge, forwarding, set up and taken down |
-//! | `served.rs`, `served_rules.rs`, `server.rs` | DHCP, advertisements and names: what is told, what may be said, who tells |
+//! | `served.rs`, `served_host.rs`, `served_rules.rs`, `server.rs` | DHCP, advertisements and names: what is told, what may be said, who tells |
 //! | `bridge.rs` | whose the bridge is, kept on the bridge itself |
 //! | `fence.rs` | rules around guests, once they have a place |
 //! | `firewall.rs` | the nftables rule sets and the run of `nft` |
@@ -74,6 +74,7 @@ mod ruleset;
 mod ruleset_fields;
 mod ruleset_words;
 mod served;
+mod served_host;
 mod served_rules;
 mod server;
 mod shape;
@@ -137,6 +138,8 @@ pub struct NetworkSettings {
     /// Most connections of one guest that the host keeps track of; 0 for as many as it has room for,
     /// `None` for a part of that. Without `nat` the host keeps track of none.
     pub connections: Option<u32>,
+    /// What guests are told.
+    pub served: Served,
 }
 
 impl Default for NetworkSettings {
@@ -149,6 +152,7 @@ impl Default for NetworkSettings {
             dns: Vec::new(),
             isolated_ports: false,
             connections: None,
+            served: Served::default(),
         }
     }
 }
@@ -164,6 +168,14 @@ pub enum SettingsError {
     /// No pool.
     #[error(transparent)]
     Subnet(#[from] SubnetError),
+    /// Nobody can be told that.
+    #[error("network.{key} in bulkhead.toml: {why}")]
+    Served {
+        /// The setting.
+        key: &'static str,
+        /// Why not.
+        why: String,
+    },
 }
 
 /// A network of one installation: the one that is always there, or one that somebody made.
@@ -215,6 +227,7 @@ impl Network {
             .subnet
             .map(|(address, prefix)| Subnet::new(address, prefix))
             .transpose()?;
+        settings.served.check_usual(settings.prefix6.is_some())?;
         let (prefix6, missed6) = Self::usable6(settings.prefix6);
         Ok(Self {
             prefix6,
@@ -235,7 +248,7 @@ impl Network {
             mtu: None,
             vxlan: None,
             force: false,
-            served: Served::default(),
+            served: settings.served,
         })
     }
 
@@ -379,14 +392,14 @@ impl Network {
     }
 
     /// Name servers of a guest: its own, else the network's, else the settings', else the host's that a guest can reach.
-    /// One without a way out has its own only.
+    /// One without a way out has its own and its network's only.
     #[must_use]
     pub fn dns(&self, wish: &[IpAddr]) -> Vec<IpAddr> {
-        if self.is_closed() {
-            return wish.to_vec();
-        }
         if let (true, Some(own)) = (wish.is_empty(), self.own_name_server()) {
             return vec![own];
+        }
+        if self.is_closed() {
+            return wish.to_vec();
         }
         [wish, &self.dns]
             .into_iter()

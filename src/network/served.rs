@@ -5,7 +5,7 @@
 //! the guests may say to each other `served_rules.rs`.
 
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::files::{self, FileError};
 use super::record::Record;
 use super::subnet::Subnet;
-use super::{Kind, Network, dns};
+use super::{Kind, Network, SettingsError, dns};
 
 /// Where the program may lie; never searched for in PATH, which belongs to whoever called.
 const PLACES: [&str; 4] = [
@@ -75,18 +75,27 @@ impl Served {
     /// Why a network cannot be served so.
     pub(super) fn check(&self, record: &Record) -> Result<(), String> {
         if let Some(domain) = self.domain.as_ref().filter(|domain| !is_domain(domain)) {
-            return Err(format!(
-                "{domain:?} is no domain: use a-z, 0-9 and - in parts divided by dots, at most 200 characters"
-            ));
+            return Err(no_domain(domain));
         }
         if self.is_none() {
             return Ok(());
         }
-        if record.kind != Kind::Bridge {
+        if !matches!(record.kind, Kind::Bridge | Kind::Isolated) {
             return Err(format!(
-                "on a network of the kind {} nobody of this host's serves dhcp, ra or dns: only on one of the kind bridge",
+                "on a network of the kind {} nobody of this host's serves dhcp, ra or dns: only on one of the kind bridge or isolated",
                 record.kind.word()
             ));
+        }
+        if self.ra && record.kind == Kind::Isolated {
+            return Err(
+                "an isolated network has no router that could be advertised: leave out --ra"
+                    .to_owned(),
+            );
+        }
+        if record.kind == Kind::Isolated && record.vxlan.is_some() {
+            return Err(
+                "an isolated network that several hosts share has no host of its own to ask: leave out --dhcp and --dns".to_owned(),
+            );
         }
         if self.ra && record.prefix6.is_none() {
             return Err("there is no IPv6 prefix to advertise: say --prefix6 as well".to_owned());
@@ -98,6 +107,25 @@ impl Served {
         }
         Ok(())
     }
+
+    /// The same of the network that is always there, whose settings say it.
+    pub(super) fn check_usual(&self, has_prefix6: bool) -> Result<(), SettingsError> {
+        let refused = |key, why: String| Err(SettingsError::Served { key, why });
+        match &self.domain {
+            Some(domain) if !is_domain(domain) => refused("domain", no_domain(domain)),
+            _ if self.ra && !has_prefix6 => refused(
+                "ra",
+                "there is no IPv6 prefix to advertise: set network.prefix6 as well".to_owned(),
+            ),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn no_domain(domain: &str) -> String {
+    format!(
+        "{domain:?} is no domain: use a-z, 0-9 and - in parts divided by dots, at most 200 characters"
+    )
 }
 
 /// Stricter than DNS, so that it is safe in a file of somebody else's form.
@@ -145,7 +173,7 @@ impl Network {
             (ORDERS, self.orders(subnet)),
             (NAMES, self.name_lines(subnet)?),
             (LEASES, self.lease_lines(subnet)?),
-            (SERVERS, resolvers(&self.dns)?),
+            (SERVERS, self.resolvers()?),
         ]))
     }
 
@@ -164,13 +192,15 @@ impl Network {
             // Whoever asks a thousand times a second would fill the host's log.
             "log-facility=/dev/null".to_owned(),
         ];
-        let gateway = self.gateway_in(subnet);
         let servers = self.name_servers(subnet);
         if self.served.dns {
             let domain = self.domain();
             lines.extend([
                 format!("addn-hosts={}", file(NAMES)),
-                format!("resolv-file={}", file(SERVERS)),
+                match self.is_closed() {
+                    true => "no-resolv".to_owned(),
+                    false => format!("resolv-file={}", file(SERVERS)),
+                },
                 format!("domain={domain}"),
                 format!("local=/{domain}/"),
                 "domain-needed".to_owned(),
@@ -194,7 +224,12 @@ impl Network {
         if self.served.dhcp {
             let (network, mask) = (subnet.network(), mask(subnet));
             lines.push(format!("dhcp-range={network},static,{mask},{LEASE}"));
-            lines.push(format!("dhcp-option=option:router,{gateway}"));
+            // An option without a value is not sent.
+            let router = match self.is_closed() {
+                true => String::new(),
+                false => format!(",{}", self.gateway_in(subnet)),
+            };
+            lines.push(format!("dhcp-option=option:router{router}"));
             let four = listed(&servers, IpAddr::is_ipv4);
             lines.push(format!("dhcp-option=option:dns-server{four}"));
             lines.extend(self.mtu.map(|mtu| format!("dhcp-option=option:mtu,{mtu}")));
@@ -217,15 +252,22 @@ impl Network {
     fn name_servers(&self, subnet: Subnet) -> Vec<IpAddr> {
         match self.served.dns {
             true => {
-                let second = self.prefix6.map(|prefix| prefix.gateway().into());
+                let second = self.gateway6().map(IpAddr::from);
                 [self.gateway_in(subnet).into()]
                     .into_iter()
                     .chain(second)
                     .collect()
             }
+            false if self.is_closed() => Vec::new(),
             false if self.dns.is_empty() => dns::of_host(),
             false => self.dns.clone(),
         }
+    }
+
+    /// The host's address of IPv6 among its guests; where they have no way out there is none.
+    pub(super) fn gateway6(&self) -> Option<Ipv6Addr> {
+        let prefix = self.prefix6.filter(|_| !self.is_closed());
+        prefix.map(|prefix| prefix.gateway())
     }
 
     /// The server on the network itself, if there is one.
@@ -253,6 +295,21 @@ impl Network {
         Ok(text)
     }
 
+    /// The host's name servers, those on the host itself as well: the program runs there. Guests without
+    /// a way out would have one by names that they make up, so for them nobody is asked.
+    fn resolvers(&self) -> Result<String, FileError> {
+        if self.is_closed() {
+            return Ok(String::new());
+        }
+        if !self.dns.is_empty() {
+            let lines = self.dns.iter().map(|one| format!("nameserver {one}\n"));
+            return Ok(lines.collect());
+        }
+        let path = Path::new(RESOLVERS);
+        let bytes = files::read_bytes(path, LONGEST)?.unwrap_or_default();
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
     /// Who gets which address.
     fn lease_lines(&self, subnet: Subnet) -> Result<String, FileError> {
         let mut text = String::new();
@@ -266,17 +323,6 @@ impl Network {
         }
         Ok(text)
     }
-}
-
-/// The host's name servers, those on the host itself as well: the program runs there.
-fn resolvers(settings: &[IpAddr]) -> Result<String, FileError> {
-    if !settings.is_empty() {
-        let lines = settings.iter().map(|one| format!("nameserver {one}\n"));
-        return Ok(lines.collect());
-    }
-    let path = Path::new(RESOLVERS);
-    let bytes = files::read_bytes(path, LONGEST)?.unwrap_or_default();
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Where the host says its name servers.
@@ -327,6 +373,10 @@ mod tests {
             (
                 json!({"kind": "routed", "served": {"dhcp": true}}),
                 "kind bridge",
+            ),
+            (
+                json!({"kind": "isolated", "prefix6": "fd00::/64", "served": {"ra": true}}),
+                "no router",
             ),
             (json!({"served": {"ra": true}}), "--prefix6"),
             (

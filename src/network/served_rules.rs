@@ -245,11 +245,10 @@ impl Network {
             return Spoken::default();
         };
         let gateway = self.gateway_in(subnet);
-        let six = self.prefix6.map(|prefix| prefix.gateway());
         Spoken {
             dhcp: self.served.dhcp.then_some(gateway),
             ra: self.served.ra && self.prefix6.is_some(),
-            dns: self.served.dns.then_some((gateway, six)),
+            dns: self.served.dns.then_some((gateway, self.gateway6())),
         }
     }
 

@@ -12,7 +12,7 @@ use super::host::HostError;
 use super::ruleset::{Outcome, Packet, Ruleset};
 use super::trace_path::{Stop, old_tables, passes_on};
 use super::trace_words as words;
-use super::{GUEST_INTERFACE, Kind, Lease, Network, routed};
+use super::{Kind, Lease, Network, interface_of, routed};
 use crate::kernel::netlink::{Link, Netlink, Way};
 use crate::model::{GuestName, NetworkWish, Protocol, RuleProtocol};
 
@@ -167,7 +167,7 @@ impl Network {
         inside: BorrowedFd<'_>,
     ) -> Result<Vec<Hop>, HostError> {
         let mut there = Netlink::open_in(inside)?;
-        let link = there.link(GUEST_INTERFACE)?;
+        let link = there.link(interface_of(asked.lease))?;
         // One of the host's is lent with the hardware address that it has.
         let mut hops = vec![words::interface(
             asked,
@@ -231,10 +231,10 @@ impl Network {
             return Ok(Err(nobody(format!("{address} is {} itself", asked.guest))));
         }
         let way = kernel.way_to(address)?;
-        if way == Way::Here && !self.is_closed() {
+        let subnet = self.known_subnet()?;
+        if way == Way::Here && self.asks_host_at(address, subnet) {
             return Ok(Ok(Peer::Host));
         }
-        let subnet = self.known_subnet()?;
         let leases = self.leases()?;
         let held = leases.by_guest.iter();
         let mut held =
@@ -261,7 +261,7 @@ impl Network {
             _ if self.is_closed() => Err(nobody(format!(
                 "{network} is an isolated network: its guests reach each other and nothing else"
             ))
-            .advise(format!("bulkhead set {} --network bridge", asked.guest))),
+            .advise(words::elsewhere(asked))),
             Way::Over { interface, .. } => {
                 let links = kernel.links("")?.into_iter();
                 let mut over = links.filter(|link| link.index == interface);

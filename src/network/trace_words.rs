@@ -2,9 +2,9 @@
 
 use std::net::IpAddr;
 
-use super::Network;
 use super::ruleset::Decided;
 use super::trace::{Asked, Hop, Verdict};
+use super::{Network, interface_of};
 use crate::kernel::netlink::{Link, Way};
 use crate::model::GuestName;
 
@@ -12,17 +12,24 @@ use crate::model::GuestName;
 pub(super) fn interface(asked: &Asked<'_>, link: Option<&Link>, has_own: bool) -> Hop {
     let guest = asked.guest;
     let other = |mac: [u8; 6]| mac != asked.lease.mac && !has_own;
+    let name = interface_of(asked.lease);
     let stops = |why: &str| Hop::new("guest", Verdict::Stops, why);
     match link {
-        None => stops("its interface eth0 is gone: the guest's root has removed or renamed it")
-            .advise(format!("bulkhead restart {guest}")),
-        Some(link) if !link.up => stops("its interface eth0 is down")
-            .advise(format!("bulkhead exec {guest} -- ip link set eth0 up")),
+        None => stops(&format!(
+            "its interface {name} is gone: the guest's root has removed or renamed it"
+        ))
+        .advise(format!("bulkhead restart {guest}")),
+        Some(link) if !link.up => stops(&format!("its interface {name} is down"))
+            .advise(format!("bulkhead exec {guest} -- ip link set {name} up")),
         Some(link) if link.mac.is_some_and(other) => stops(
             "its interface has another hardware address than it was given; nothing from that passes",
         )
         .advise(format!("bulkhead restart {guest}")),
-        Some(_) => Hop::new("guest", Verdict::Passes, "its interface eth0 is up"),
+        Some(_) => Hop::new(
+            "guest",
+            Verdict::Passes,
+            format!("its interface {name} is up"),
+        ),
     }
 }
 
@@ -62,14 +69,15 @@ pub(super) fn address(asked: &Asked<'_>, addresses: &[IpAddr]) -> Hop {
     let six = asked.lease.ipv6.as_ref().filter(|_| asked.is_ipv6());
     let prefix = six.map_or(asked.lease.prefix, |six| six.length);
     Hop::new("guest", Verdict::Stops, why).advise(format!(
-        "bulkhead exec {} -- ip addr add {own}/{prefix} dev eth0",
-        asked.guest
+        "bulkhead exec {} -- ip addr add {own}/{prefix} dev {}",
+        asked.guest,
+        interface_of(asked.lease)
     ))
 }
 
 pub(super) fn way_out(asked: &Asked<'_>, way: Way, index: u32, gateway: Option<IpAddr>) -> Hop {
     let peer = asked.question.peer;
-    let guest = asked.guest;
+    let (guest, name) = (asked.guest, interface_of(asked.lease));
     match way {
         Way::Over { interface, gateway } if interface == index => {
             let by = gateway.map_or_else(
@@ -86,7 +94,7 @@ pub(super) fn way_out(asked: &Asked<'_>, way: Way, index: u32, gateway: Option<I
         Way::Over { .. } => Hop::new(
             "guest",
             Verdict::Stops,
-            format!("inside, the route to {peer} leads over another interface than eth0"),
+            format!("inside, the route to {peer} leads over another interface than {name}"),
         )
         .advise(format!("bulkhead exec {guest} -- ip route get {peer}")),
         Way::Nowhere => {
@@ -98,7 +106,10 @@ pub(super) fn way_out(asked: &Asked<'_>, way: Way, index: u32, gateway: Option<I
             match gateway {
                 Some(gateway) => {
                     // That of a link is on no interface in particular.
-                    let on = if gateway.is_ipv6() { " dev eth0" } else { "" };
+                    let on = match gateway.is_ipv6() {
+                        true => format!(" dev {name}"),
+                        false => String::new(),
+                    };
                     hop.advise(format!(
                         "bulkhead exec {guest} -- ip route add default via {gateway}{on}"
                     ))
@@ -181,8 +192,29 @@ pub(super) fn forwarding(asked: &Asked<'_>, on: bool) -> Hop {
 pub(super) fn apart(asked: &Asked<'_>, other: &GuestName) -> Hop {
     let guest = asked.guest;
     let why = format!("{guest} and {other} are kept apart (isolated_ports)");
-    Hop::new("isolation", Verdict::Stops, why)
-        .advise(format!("bulkhead set {guest} network.isolated_ports=false"))
+    Hop::new("isolation", Verdict::Stops, why).advise(together(asked))
+}
+
+/// How a guest is kept apart no more, on the network that is looked at.
+fn together(asked: &Asked<'_>) -> String {
+    let guest = asked.guest;
+    match &asked.lease.nic {
+        None => format!("bulkhead set {guest} network.isolated_ports=false"),
+        Some(nic) => {
+            format!(
+                "bulkhead edit {guest}, and write isolated_ports = false for its interface {nic}"
+            )
+        }
+    }
+}
+
+/// How a guest that is to reach more gets there.
+pub(super) fn elsewhere(asked: &Asked<'_>) -> String {
+    let guest = asked.guest;
+    match &asked.lease.nic {
+        None => format!("bulkhead set {guest} --network bridge"),
+        Some(_) => format!("bulkhead nic add {guest} NAME=bridge"),
+    }
 }
 
 pub(super) fn rate(asked: &Asked<'_>) -> Option<Hop> {
@@ -255,14 +287,21 @@ fn of_ours(network: &Network, asked: &Asked<'_>, verdict: Verdict, by: &Decided)
         "apart" | "around" => (
             "isolation",
             "it is for a guest that is kept apart (isolated_ports)".to_owned(),
-            Some(format!("bulkhead set {guest} network.isolated_ports=false")),
+            Some(together(asked)),
         ),
         "host" => (
             "isolation",
-            format!(
-                "{} is an isolated network: nothing of it comes to the host",
-                network.word()
-            ),
+            match network.tells_closed() {
+                true => format!(
+                    "{} is an isolated network: of it, nothing comes to the host but questions for {}",
+                    network.word(),
+                    network.served().words().join(" and ")
+                ),
+                false => format!(
+                    "{} is an isolated network: nothing of it comes to the host",
+                    network.word()
+                ),
+            },
             None,
         ),
         "forward" => (
@@ -271,10 +310,13 @@ fn of_ours(network: &Network, asked: &Asked<'_>, verdict: Verdict, by: &Decided)
                 "into the network {} comes what answers its guests and what a port of the host leads there, and this is neither",
                 network.word()
             ),
-            Some(format!(
-                "bulkhead set {guest} --forward {port}:{port}, and connect to the host's port",
-                port = asked.question.port
-            )),
+            // Ports of the host lead to the first interface.
+            asked.lease.nic.is_none().then(|| {
+                format!(
+                    "bulkhead set {guest} --forward {port}:{port}, and connect to the host's port",
+                    port = asked.question.port
+                )
+            }),
         ),
         chain => (
             "firewall",
@@ -317,6 +359,9 @@ fn wall(network: &Network, asked: &Asked<'_>, verdict: Verdict, rule: &str, port
     let hop = Hop::new("firewall", verdict, why);
     match passes {
         true => hop,
+        false if own && asked.lease.nic.is_some() => {
+            hop.advise(format!("bulkhead get {whose} network.nic"))
+        }
         false => hop.advise(format!("bulkhead get {whose} network.firewall")),
     }
 }

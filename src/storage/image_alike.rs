@@ -7,7 +7,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{self, AtFlags, RenameFlags, Stat};
 use rustix::io::Errno;
@@ -24,7 +24,7 @@ use super::verify::is_marked;
 use super::walk::walk;
 use super::workshop::Workshop;
 use super::{layer, merged};
-use crate::kernel::{fault, interrupt};
+use crate::kernel::{fault, file, interrupt};
 use crate::model::{GuestName, Layout};
 
 /// Where packages put what nobody changes. Elsewhere a program may ask how many names a file has: cron
@@ -32,6 +32,8 @@ use crate::model::{GuestName, Layout};
 const PLACES: [&[u8]; 8] = [
     b"bin", b"lib", b"lib32", b"lib64", b"libx32", b"opt", b"sbin", b"usr",
 ];
+/// Whether overlays keep an index of files with several names, unless their mount says otherwise.
+const INDEX: &str = "/sys/module/overlay/parameters/index";
 /// Name of a file that is on its way from one tree to another.
 const ONE: &std::ffi::CStr = c"one";
 /// After so many files it is looked again whether somebody has come to use the tree.
@@ -85,12 +87,22 @@ impl Copy {
     }
 }
 
+/// Whether overlays count a file's names by how many it has in the layer below, once for all: then these
+/// must stay as they are.
+fn counts_names(parameter: &Path) -> bool {
+    let text = file::read_small(parameter, 16).ok().flatten();
+    text.is_some_and(|text| text.starts_with(b"Y"))
+}
+
 /// The trees below these guests, each with all guests that use it. Those on a filesystem whose files can
-/// share blocks are no matter of this, and neither are damaged ones.
+/// share blocks are no matter of this, and neither are damaged ones; none where overlays keep an index.
 ///
 /// # Errors
 /// The record of an image is damaged: nobody knows then who uses what.
 pub fn image_trees(layout: &Layout, guests: &[GuestName]) -> Result<Vec<ImageTree>, ImageError> {
+    if counts_names(Path::new(INDEX)) {
+        return Ok(Vec::new());
+    }
     let all = images(layout)?.into_iter().collect::<Result<Vec<_>, _>>()?;
     // One whose record cannot be read is told of by whatever needs it.
     let wanted: BTreeSet<String> = guests
@@ -204,7 +216,7 @@ fn same_path(
                 Ok(false) => {}
                 Err(Errno::INTR) => {
                     let path = trees.get(copy.tree).map(|tree| tree.path.as_path());
-                    let path = path.unwrap_or_else(|| std::path::Path::new(""));
+                    let path = path.unwrap_or_else(|| Path::new(""));
                     return Err(FileError::new("look through", path, Errno::INTR));
                 }
                 Err(_) => found.image_left_out += 1,
@@ -355,7 +367,6 @@ fn link(other: &OwnedFd, tree: &OwnedFd, twin: &Twin, aside: &OwnedFd) -> rustix
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-    use std::path::Path;
 
     use super::super::seed::tests::TempDir;
     use super::*;
@@ -378,6 +389,17 @@ mod tests {
             users: BTreeSet::new(),
             path: path.to_owned(),
             top: open_dir(path).unwrap(),
+        }
+    }
+
+    #[test]
+    fn an_index_is_known_by_the_kernels_parameter() {
+        let temp = TempDir::new("image-alike-index");
+        let at = temp.path().join("index");
+        assert!(!counts_names(&at), "not there");
+        for (text, is) in [("N\n", false), ("Y\n", true)] {
+            std::fs::write(&at, text).unwrap();
+            assert_eq!(counts_names(&at), is);
         }
     }
 

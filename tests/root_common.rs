@@ -199,6 +199,151 @@ fn tenants_share_no_layer_and_a_link_leads_nowhere() {
     host.ok(&["delete", "--all", "--force", "--yes"]);
 }
 
+/// A machine's own programs, in two images that differ in one of them, and a guest of each.
+fn with_images(host: &Bulkhead) -> [PathBuf; 2] {
+    let flags = ["--network", "none", "--memory", "64M"];
+    made(host, "seed", &[&flags[..], &["--start"]].concat());
+    inside(host, "seed", &PACKAGE.replace("/srv/app", "/usr/app"));
+    let names = "cd /usr/app; ln lib/c lib/d; mkdir -p /etc/cron.d; echo table >/etc/cron.d/one; \
+                 touch -d '2026-01-02 03:04:05' /etc/cron.d/one";
+    inside(host, "seed", names);
+    host.ok(&["kill", "seed"]);
+    capability(&upper(host, "seed").join("usr/app/tool"));
+    let mut trees = Vec::new();
+    for (guest, tag) in [("a", "one"), ("b", "two")] {
+        let text =
+            format!("echo {tag} >/usr/app/mine; touch -d '2026-01-02 03:04:05' /usr/app/mine");
+        host.ok(&["start", "seed"]);
+        inside(host, "seed", &text);
+        host.ok(&["kill", "seed"]);
+        host.ok(&["image", "publish", "seed", "--tag", tag]);
+        host.ok(&[&["create", guest, "--image", tag], &flags[..]].concat());
+        let images = data(host, &["image", "list"]);
+        let images = images.as_array().expect("a list");
+        let image = images
+            .iter()
+            .find(|image| image["names"].to_string().contains(tag));
+        let digest = image.expect("the image")["digest"].as_str().expect("text");
+        let images = host.root().join("var/lib/bulkhead/images");
+        trees.push(images.join(digest).join("root"));
+    }
+    host.ok(&["delete", "seed", "--force", "--yes"]);
+    trees.try_into().expect("two")
+}
+
+fn inode(path: &Path) -> (u64, u64) {
+    let found = path.metadata().expect("a file");
+    (found.ino(), found.nlink())
+}
+
+/// What the disk has for these, each file once.
+fn taken(trees: &[PathBuf]) -> u64 {
+    let mut command = std::process::Command::new("du");
+    command.args(["-s", "-B1", "-c"]).args(trees);
+    let text = run(command).stdout;
+    let total = text
+        .lines()
+        .last()
+        .and_then(|line| line.split_whitespace().next());
+    total.expect("a total").parse().expect("a number")
+}
+
+#[test]
+fn what_images_have_alike_is_kept_once() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    let trees = with_images(&host);
+    // Folders' times may be those of the command that died, and a file of several images has their names.
+    let list = LIST.replace("/srv", "/usr").replace("%Y %h %F", "%Y");
+    let list = list.replace("%u:%g %Y %F", "%u:%g");
+    let sees = |name: &str| {
+        host.ok(&["start", name]);
+        let seen = inside(
+            &host,
+            name,
+            &format!("{list}; cat /usr/app/mine /etc/cron.d/one"),
+        );
+        host.ok(&["kill", name]);
+        seen
+    };
+    let seen = ["a", "b"].map(sees);
+    let before = taken(&trees);
+
+    // Neither what somebody uses nor what two tenants have.
+    host.ok(&["start", "a"]);
+    host.ok(&["start", "b"]);
+    let done = data(&host, &["dedupe"]);
+    assert_eq!(
+        (&done["image_files"], &done["image_running"]),
+        (&json!(0), &json!(1)),
+        "{done}"
+    );
+    host.ok(&["kill", "a", "b"]);
+    host.ok(&["tenant", "create", "one"]);
+    host.ok(&["set", "a", "tenant=one"]);
+    assert_eq!(data(&host, &["dedupe"])["image_files"], 0);
+    host.ok(&["set", "b", "tenant=one"]);
+
+    let would = data(&host, &["dedupe", "--dry-run"]);
+    let bytes = would["image_bytes"].as_u64().expect("a number");
+    assert!(bytes > 2 * MIB, "{would}");
+    assert_eq!(taken(&trees), before, "nothing is done");
+    let mut linked = 0;
+    for number in 0..60 {
+        let act = if number % 3 == 2 { ":fail" } else { "" };
+        let mut command = host.command(&["dedupe"]);
+        command.env("BULKHEAD_FAULT", format!("command:{number}{act}"));
+        let done = run(command);
+        host.ok(&["doctor", "--fix"]);
+        for tag in ["one", "two"] {
+            host.ok(&["image", "verify", tag]);
+        }
+        let now =
+            inode(&trees[1].join("usr/app/lib/a")).1 + inode(&trees[1].join("usr/app/tool")).1;
+        assert!(now >= linked, "{number}");
+        linked = now;
+        if done.code == 0 {
+            assert!(number >= 2, "{number} points");
+            break;
+        }
+    }
+    assert_eq!(linked, 4);
+    assert_eq!(before - taken(&trees), bytes);
+    for path in ["usr/app/lib/a", "usr/app/lib/b", "usr/app/tool"] {
+        let [one, two] = [0, 1].map(|at: usize| inode(&trees[at].join(path)));
+        assert_eq!((one, one.1), (two, 2), "{path}");
+    }
+    // Of two names in one image, and what a program may count the names of, each has its own.
+    for path in ["usr/app/lib/c", "usr/app/mine", "etc/cron.d/one"] {
+        let [one, two] = [0, 1].map(|at: usize| inode(&trees[at].join(path)));
+        assert_ne!(one.0, two.0, "{path}");
+    }
+    let held = rustix::fs::getxattr(
+        trees[1].join("usr/app/tool"),
+        "security.capability",
+        &mut [0_u8; 64][..],
+    );
+    assert_eq!(held, Ok(20));
+    let again = data(&host, &["dedupe"]);
+    assert_eq!(again["image_files"], 0, "{again}");
+    assert_eq!(["a", "b"].map(sees), seen.clone(), "by what each sees");
+
+    // What becomes of one is no matter of the other.
+    host.ok(&["start", "b"]);
+    inside(&host, "b", "echo x >>/usr/app/lib/a");
+    host.ok(&["kill", "b"]);
+    assert_eq!(sees("a"), seen[0]);
+    host.ok(&["delete", "b", "--yes"]);
+    host.ok(&["image", "delete", "two"]);
+    host.ok(&["image", "verify", "one"]);
+    assert_eq!(sees("a"), seen[0]);
+    assert_eq!(inode(&trees[0].join("usr/app/lib/a")).1, 1);
+    assert_eq!(data(&host, &["doctor"])["leftovers"], json!([]));
+    host.ok(&["delete", "--all", "--force", "--yes"]);
+}
+
 #[test]
 fn killed_anywhere_each_guest_sees_what_it_saw() {
     if !need(Need::Root) {

@@ -75,6 +75,16 @@ fn in_words(done: &Spared, would: bool) -> String {
         bytes_text(common.common_memory),
         common.common_left_out
     );
+    let linked = &done.linked;
+    text += &format!(
+        "{} files that images of stopped guests have alike {verb} kept once now, {} given back on disk \
+         and {} in memory; {} images in use passed over, {} files left out\n",
+        linked.image_files,
+        bytes_text(linked.image_bytes),
+        bytes_text(linked.image_memory),
+        linked.image_running,
+        linked.image_left_out
+    );
     let verb = if would { "would share" } else { "share" };
     text += &match &done.shared {
         None => {

@@ -1,6 +1,6 @@
 //! Equal files of a pool's guests: those that a stopped guest has as its base has them go back to that;
-//! what several stopped guests have alike goes into a layer that they share; others share their blocks where
-//! the filesystem can.
+//! what several stopped guests have alike goes into a layer that they share; what their images have alike is
+//! kept once; others share their blocks where the filesystem can.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use super::error::Result;
 use super::manager::Manager;
 use crate::kernel::{Errno, interrupt};
 use crate::model::GuestName;
-use crate::storage::{self, Deduped, Pool, PoolError, Returned, RootError};
+use crate::storage::{self, Deduped, Linked, Pool, PoolError, Returned, RootError};
 
 /// What was done in a pool, or would be.
 #[derive(Debug, Serialize)]
@@ -25,6 +25,9 @@ pub struct Spared {
     /// Files that are seen through to layers that their guests share.
     #[serde(flatten)]
     pub common: Shared,
+    /// Files that images have alike.
+    #[serde(flatten)]
+    pub linked: Linked,
     /// What went wrong with single guests; it was done with the others.
     pub failed: Vec<String>,
 }
@@ -55,6 +58,10 @@ impl Manager {
         for guests in tenants.values() {
             self.share_layers(guests, would, &mut common, &mut failed)?;
         }
+        let mut linked = Linked::default();
+        for (whose, guests) in &tenants {
+            self.link_images((whose, guests), would, &mut linked, &mut failed)?;
+        }
         let mut shared = Some(Deduped::default());
         for guests in tenants.values() {
             let Some(found) = &mut shared else { break };
@@ -69,13 +76,14 @@ impl Manager {
             shared,
             returned,
             common,
+            linked,
             failed,
         })
     }
 
     /// The tenant of a guest, empty for none. One whose definition cannot be read is by itself: no
     /// name begins with a space.
-    fn whose(&self, name: &GuestName) -> String {
+    pub(super) fn whose(&self, name: &GuestName) -> String {
         match self.guest(name) {
             Ok(guest) => guest
                 .tenant

@@ -17,6 +17,7 @@
 //! | `reinstall` | a fresh root for a guest; what becomes true with another root |
 //! | `trace` | why a packet of a guest passes, or not |
 //! | `dedupe`, `alike` | equal files of guests; those that several have alike, in layers that they share |
+//! | `alike_images` | what their images have alike |
 //! | `rebase` | a guest's own layer over a newer image, and back |
 //! | `trash` | deleted guests that can be brought back |
 //! | `snapshot`, `snapshot_diff`, `snapshot_mount`, `schedule` | a guest as it was; snapshots that are taken by the clock |
@@ -46,6 +47,7 @@ pub mod account;
 mod admission;
 mod adopt;
 mod alike;
+mod alike_images;
 pub mod allowance;
 mod apart;
 mod as_it_runs;

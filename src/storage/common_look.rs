@@ -59,15 +59,15 @@ impl Alike {
 
 /// What two files have to have in common before they are read.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Same {
-    path: Vec<u8>,
+pub(super) struct Same {
+    pub(super) path: Vec<u8>,
     size: u64,
     time: (i64, u32),
     owner: (u32, u32, u32),
 }
 
 impl Same {
-    fn of(path: &[u8], stat: &Stat) -> Self {
+    pub(super) fn of(path: &[u8], stat: &Stat) -> Self {
         Self {
             path: path.to_vec(),
             size: u64::try_from(stat.st_size).unwrap_or(0),

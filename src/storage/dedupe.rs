@@ -198,9 +198,9 @@ fn mount_of(folder: &OwnedFd) -> Option<u64> {
 }
 
 /// What statfs(2) says of the filesystems that can.
-mod magic {
-    pub(super) const BTRFS: i64 = 0x9123_683e;
-    pub(super) const XFS: i64 = 0x5846_5342;
+pub(super) mod magic {
+    pub(in super::super) const BTRFS: i64 = 0x9123_683e;
+    pub(in super::super) const XFS: i64 = 0x5846_5342;
 }
 
 fn open(trees: &[OwnedFd], one: &Candidate) -> rustix::io::Result<File> {

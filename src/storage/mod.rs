@@ -19,6 +19,7 @@
 //! | `chain`, `chain_fold`, `saved` | what was kept of a root: shared layers or copies; restoring, cloning |
 //! | `root` | a guest's own layer: make, use, delete |
 //! | `dedupe`, `base_equal`, `common_look`, `common_layer` | equal files of guests that share their blocks, go back to their base, or into a layer that guests share |
+//! | `image_alike` | equal files of images, kept once |
 //! | `rescue` | what a guest in rescue has for its root |
 //! | `renew`, `reinstall` | another root in the place of a guest's; a fresh one with what is kept |
 //! | `first_boot`, `network_files`, `ssh_keys` | what the host writes into a guest before it runs |
@@ -79,6 +80,7 @@ mod guest_files;
 mod host;
 mod http_patience;
 mod image;
+mod image_alike;
 mod image_config;
 mod image_update;
 mod image_user;
@@ -176,6 +178,7 @@ pub use image::{
     Image, ImageError, Leftover, Progress, images, leftovers, load_image, remove_image,
     remove_leftover,
 };
+pub use image_alike::{ImageTree, Linked, Twin, image_trees, image_twins, link_twins};
 pub use image_config::{HistoryStep, ImageConfig};
 pub use image_update::{Source, Updated, update_image, update_source};
 pub use image_user::{RunAs, RunAsError, run_as};

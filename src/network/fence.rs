@@ -78,6 +78,7 @@ impl Network {
             connections: self.connections,
             prefix6: self.prefix6,
             gateway: self.addresses.gateway,
+            served: self.served.clone(),
             rules: firewall::REVISION,
         };
         files::write(&self.marker_file(), &marker)?;

@@ -16,7 +16,7 @@ use super::firewall::{self, FirewallError};
 use super::lease::mac_of;
 use super::server::ServerError;
 use super::subnet::Subnet;
-use super::{Lease, Network};
+use super::{Lease, Network, Served, announce};
 use crate::kernel::KernelError;
 use crate::kernel::netlink::{Netlink, NetlinkError, Route};
 use crate::kernel::netlink_nft::{Family, table_exists};
@@ -126,6 +126,8 @@ pub(super) struct Marker {
     pub(super) prefix6: Option<Prefix6>,
     #[serde(default)]
     pub(super) gateway: Option<Ipv4Addr>,
+    #[serde(default)]
+    pub(super) served: Served,
     /// [`firewall::REVISION`] of the program that wrote the rules.
     pub(super) rules: u32,
 }
@@ -193,6 +195,7 @@ impl Network {
         if marker.host.subnet != subnet
             || (marker.nat, marker.connections, marker.prefix6)
                 != (self.nat, self.connections, self.prefix6)
+            || marker.served != self.served
             || marker.gateway != self.addresses.gateway
             || marker.rules != firewall::REVISION
             || Some(&marker.boot_id) != files::read_sysctl(Path::new(BOOT_ID))?.as_ref()
@@ -372,6 +375,7 @@ impl Network {
         if let Some((link, mark)) = bridge.filter(|_| !self.is_guest_of_lan()) {
             kernel.delete_link(&self.bridge)?;
             pause()?;
+            announce::put_back(kernel, &link)?;
             Self::stop_forwarding6(kernel, &link)?;
             if mark.is_some_and(|m| m.forwarded == Some(false)) {
                 stop_forwarding(kernel)?;

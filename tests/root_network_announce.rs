@@ -11,7 +11,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::Duration;
 
-use life::{data, info, inside, started};
+use life::{data, info, inside, made, started};
 use serde_json::Value;
 use support::{Bulkhead, Need, need, run};
 use wires::{as_host, world};
@@ -155,6 +155,35 @@ fn guests_are_found_on_the_hosts_wire() {
     });
 }
 
+/// The prefix is the first part of the wire's own: its first address is any router's there, so the host's.
+#[test]
+fn the_first_part_of_a_wire_is_announced_too() {
+    if !need(Need::Root) {
+        return;
+    }
+    as_host(|| {
+        let _world = world();
+        told("-6 addr add 2001:db8:1:0:9::1/64 dev uplink nodad");
+        let host = Bulkhead::new();
+        let words = ["--kind", "routed", "--nat", "false"];
+        let create = ["network", "create", "shop", "--prefix6", "2001:db8:1::/80"];
+        host.ok(&[&create[..], &words].concat());
+        started(&host, "web", &["--network", "shop"]);
+        let way = told("-6 route get 2001:db8:1::");
+        assert!(way.contains("anycast"), "{way}");
+        host.ok(&["network", "reload"]);
+        let address = info(&host, "web")["address6"].clone();
+        let address = address.as_str().expect("one");
+        let line = format!("{address} dev uplink");
+        assert!(announced().contains(&line), "{}", announced());
+        assert_eq!(found(&host), [] as [&str; 0]);
+        host.ok(&["delete", "web", "--force"]);
+        host.ok(&["network", "delete", "shop"]);
+        let left = (announced(), answers("uplink"));
+        assert_eq!(left, (String::new(), "0".to_owned()));
+    });
+}
+
 #[test]
 fn a_killed_command_leaves_nothing_on_the_uplink() {
     if !need(Need::Root) {
@@ -215,6 +244,9 @@ fn what_nobody_can_ask_for_any_more_is_removed() {
         ];
         other.ok(&[&shop[..], &["--prefix6", "2001:db8:1:0:8::/80"]].concat());
         started(&host, "web", &["--network", "lan"]);
+        made(&host, "idle", &["--network", "shop"]);
+        host.ok(&["network", "reload"]);
+        assert!(announced().contains("2001:db8:1:0:7:"), "{}", announced());
         // With no guest that runs `doctor --fix` takes its own bridges down as well.
         started(&other, "app", &["--network", "shop"]);
         let root = host.root().to_owned();
@@ -255,8 +287,11 @@ fn what_nobody_can_ask_for_any_more_is_removed() {
         assert!(told("link show type bridge").contains(&of_other));
         assert_eq!(tables().lines().count(), 3, "{}", tables());
         assert_eq!(answers("uplink"), "1", "the other needs it");
+        let left = announced();
+        assert!(!left.contains(":7:") && left.contains(":8:"), "{left}");
         std::fs::rename(&away, &root).expect("a folder of ours");
         other.ok(&["delete", "app", "--force"]);
+        host.ok(&["delete", "idle", "--force"]);
         for host in [&host, &other] {
             for name in ["lan", "shop"] {
                 host.ok(&["network", "delete", name]);

@@ -382,6 +382,49 @@ fn plugging_that_is_cut_short_is_settled() {
     nothing_left(&host, &["web"]);
 }
 
+/// Another address of an interface that is plugged, killed at any point: the guest has the one that is
+/// in the book.
+#[test]
+fn another_address_that_is_cut_short_is_settled() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    let prefix = "fd62:201:6:";
+    let all = ["--subnet", "10.201.6.0/24", "--prefix6", "fd62:201:6::/64"];
+    host.ok(&[&["network", "create", "six"][..], &all].concat());
+    started(&host, "web", &["--nic", "lan=six"]);
+    let set = |address: &str, fault: &str| {
+        let set = format!("lan=six,address6={prefix}:{address}");
+        let mut command = host.command(&["set", "web", "--nic", &set]);
+        command.env("BULKHEAD_FAULT", fault);
+        run(command).code == 0
+    };
+    for point in 0..100 {
+        let other = ["80", "90"][point % 2];
+        let done = set(other, &format!("command:{point}"));
+        host.run(&["doctor", "--fix"]);
+        let view = nic(&host, "web", "lan");
+        assert_eq!(view["plugged"], true, "{point}: {view}");
+        let address = view["address6"].as_str().expect("one").to_owned();
+        assert!(!done || address.ends_with(other), "{point}: {address}");
+        let has = inside(&host, "web", "ip -6 addr show dev lan");
+        assert!(
+            has.contains(&format!("{address}/")),
+            "{point}: {address} {has}"
+        );
+        assert_eq!(has.matches(prefix).count(), 1, "{point}: {has}");
+        let report = data(&host, &["doctor"]);
+        let left = report["leftovers"].as_array().map(Vec::len);
+        assert_eq!(left, Some(0), "{point}: {report}");
+        if done {
+            assert!(point > 3, "there are points between its effects");
+            break;
+        }
+    }
+    nothing_left(&host, &["web"]);
+}
+
 /// A start that is killed between any two effects of the launching process leaves nothing that `doctor`
 /// does not name and the next start does not put right.
 #[test]

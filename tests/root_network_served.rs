@@ -108,6 +108,17 @@ fn guests_are_told_addresses_router_and_names() {
     started(&host, "b", &[&["--network", "lan"], &rules[..]].concat());
     let program = pid(&host, "program").expect("it runs");
 
+    // What a packet says inside cannot be told beforehand.
+    for question in ["10.203.3.1:67", "[fd62:77:3::1]:547"] {
+        let said = host.run(&["network", "trace", "a", "out", "udp", question]);
+        assert!(
+            said.stdout.contains("question by DHCP"),
+            "{}",
+            said.report()
+        );
+        assert!(!said.stdout.contains("reload"), "{}", said.report());
+    }
+
     // Its own address, whatever it says that it is, also through a firewall that drops all else.
     for (guest, address) in [("a", "10.203.3.2"), ("b", "10.203.3.3")] {
         let said = inside(&host, guest, &format!("{ASK} -x hostname:shop"));
@@ -269,8 +280,8 @@ fn whoever_serves_is_mended_and_ends_with_the_wish() {
     assert!(pid(&host, "keeper").is_none());
     drop(taken);
 
-    // A guest that runs is served at once.
-    host.ok(&[
+    // A guest that runs is served at once, whoever's files nobody else may read.
+    let set = host.command(&[
         "network",
         "set",
         "lan",
@@ -281,6 +292,11 @@ fn whoever_serves_is_mended_and_ends_with_the_wish() {
         "--domain",
         "shop.example",
     ]);
+    let mut strict = Command::new("sh");
+    strict.args(["-c", "umask 077; exec \"$0\" \"$@\""]);
+    strict.arg(set.get_program()).args(set.get_args());
+    let done = run(strict);
+    assert_eq!(done.code, 0, "{}", done.report());
     assert!(asks().contains("lease of 10.203.5.2"), "{}", asks());
     let shown = host.ok(&["network", "info", "lan"]);
     assert!(shown.contains("dhcp, dns (shop.example)\n"), "{shown}");
@@ -292,6 +308,41 @@ fn whoever_serves_is_mended_and_ends_with_the_wish() {
         pid(&host, "program").is_some_and(|now| now != program && lives(now))
     });
     assert!(asks().contains("lease of 10.203.5.2"), "{}", asks());
+
+    // Other orders, whatever they follow from: the keeper stays, and begins it anew.
+    let keeper = pid(&host, "keeper");
+    let record = host.root().join("var/lib/bulkhead/networks/lan.json");
+    let text = fs::read_to_string(&record).unwrap();
+    for (domain, now) in [("example", "test"), ("test", "example")] {
+        let program = pid(&host, "program").unwrap();
+        let other = text.replace("shop.example", &format!("shop.{now}"));
+        fs::write(&record, other).unwrap();
+        eventually("it has begun anew", 10, || {
+            pid(&host, "program").is_some_and(|now| now != program && lives(now))
+        });
+        assert_eq!(pid(&host, "keeper"), keeper);
+        let look = |name: &str| {
+            host.run(&["exec", "a", "--", "nslookup", name, "10.203.5.1"])
+                .stdout
+        };
+        let known = look(&format!("a.shop.{now}"));
+        assert!(known.contains("10.203.5.2"), "{known}");
+        let gone = look(&format!("a.shop.{domain}"));
+        assert!(!gone.contains("10.203.5.2"), "{gone}");
+    }
+    // A hardware address that is another guest's now, and an address.
+    let (mac, other) = ("02:aa:00:00:00:07", "02:aa:00:00:00:08");
+    for (name, mac, address) in [
+        ("first", mac, "10.203.5.9"),
+        ("second", mac, "10.203.5.10"),
+        ("third", other, "10.203.5.10"),
+    ] {
+        let chosen = ["--mac", mac, "--address", address, "--network", "lan"];
+        started(&host, name, &chosen);
+        let asks = || host.run(&["exec", name, "--", "sh", "-c", ASK]).stdout;
+        eventually("its own address", 10, || asks().contains(address));
+        host.ok(&["delete", name, "--force"]);
+    }
 
     // Its keeper dies, and takes it along; doctor says so and mends it, and so does a start.
     let die = || {
@@ -415,15 +466,28 @@ fn a_command_that_dies_leaves_nobody_serving_unasked() {
         settled(&fault);
     }
     // Commands: the server is there if the record asks for it, and only then.
+    let set = |host: &Bulkhead, on: &str, fault: &str| {
+        let all = ["network", "set", "lan", "--dns", on, "--dhcp", on];
+        killed(host, &all, fault)
+    };
     for (off, on, step) in [("true", "false", 6), ("false", "true", 5)] {
         for number in (0..40).step_by(step) {
-            host.ok(&["network", "set", "lan", "--dns", off]);
+            assert!(!set(&host, off, ""));
             let fault = format!("command:{number}");
-            let died = killed(&host, &["network", "set", "lan", "--dns", on], &fault);
+            let died = set(&host, on, &fault);
+            if on == "true" && died {
+                // The next start makes all that the record says, and so does whoever mends.
+                host.ok(&["restart", "a"]);
+            }
             settled(&fault);
-            let wanted = data(&host, &["network", "info", "lan"])["served"]["dns"] == true;
+            let wanted = data(&host, &["network", "info", "lan"])["served"]["dhcp"] == true;
             let serves = became(10, || pid(&host, "program").is_some_and(lives) == wanted);
             assert!(serves, "{fault}: {wanted}");
+            let told = host.run(&["exec", "a", "--", "sh", "-c", ASK]).stdout;
+            assert!(
+                !wanted || told.contains("lease of 10.203.7.2"),
+                "{fault}: {told}"
+            );
             if !died {
                 break;
             }

@@ -153,21 +153,25 @@ impl Manager {
         Ok(self.network.delete(name, &self.users(name)?)?)
     }
 
-    /// Writes the firewall of all networks that are set up anew, and starts anew who serves them; says
-    /// which.
+    /// Writes the firewall of all networks that are set up anew, then starts anew who serves them; says
+    /// which. One that fails keeps no other from it, and the first error is returned.
     ///
     /// # Errors
     /// The kernel or `nft` refuses.
     pub fn reload_networks(&self) -> Result<Vec<String>> {
-        let mut done = Vec::new();
+        let (mut done, mut failed) = (Vec::new(), Ok(()));
         for one in self.networks()? {
-            if one.reload().map_err(network)? {
-                one.end_server().map_err(network)?;
-                one.start_server().map_err(network)?;
-                done.push(one.word().to_owned());
+            match one.reload().map_err(network) {
+                Ok(true) => done.push(one),
+                Ok(false) => {}
+                Err(error) => failed = failed.and(Err(error)),
             }
         }
-        Ok(done)
+        for one in &done {
+            let served = one.end_server().and_then(|()| one.start_server());
+            failed = failed.and(served.map_err(network));
+        }
+        failed.map(|()| done.iter().map(|one| one.word().to_owned()).collect())
     }
 
     /// Guests whose definitions name a network.

@@ -214,16 +214,17 @@ impl Manager {
         inside: BorrowedFd<'_>,
     ) -> Result<()> {
         let (network, wish) = (self.network_for(name, nic)?, counted(nic, guest));
-        let before = network.find(name).map_err(failed)?;
-        let lease = network.lease(name, &wish)?;
-        if let Some(before) = before.filter(|before| *before != lease) {
+        // Before the book says another: it is what tells of the one that is plugged.
+        if let Some(before) = network.find(name).map_err(failed)?
+            && before != network.preview(name, &wish)?
+        {
             fault::point()?;
             unplug(&network, &before, inside)?;
         }
+        let lease = network.lease(name, &wish)?;
         if is_plugged(&network, &lease, inside)? {
-            network
-                .isolate(&lease, wish.isolated_ports)
-                .map_err(failed)?;
+            let apart = wish.isolated_ports;
+            network.isolate(&lease, apart).map_err(failed)?;
             return network.reshape(&lease, &wish).map_err(failed);
         }
         let way_out = self.way_out_before(name, nic, guest)?;
@@ -282,9 +283,8 @@ impl Manager {
         }
         for (network, lease) in self.nics(name)? {
             if let Some(wish) = wish_of(&lease, &guest.network) {
-                network
-                    .isolate(&lease, wish.isolated_ports)
-                    .map_err(failed)?;
+                let apart = wish.isolated_ports;
+                network.isolate(&lease, apart).map_err(failed)?;
                 network.reshape(&lease, &wish).map_err(failed)?;
             }
         }

@@ -4,6 +4,8 @@
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use rustix::fs::Mode;
+
 use crate::kernel::fault::{self, Role};
 use crate::kernel::process::{self, CloneFlags, Forked};
 use crate::kernel::{inherited, title};
@@ -35,6 +37,8 @@ impl Manager {
         }
         let _guard = process::NoReturn;
         let done = detach_from_terminal().and_then(|()| {
+            // The program is another user, and is to read what is written here.
+            rustix::process::umask(Mode::from_raw_mode(0o022));
             // What the person's shell had open is not ours.
             inherited::close_all_but(&mut Vec::new())?;
             let _shown = title::retitle(&format!("bulkhead: server of {word}"));
@@ -78,16 +82,16 @@ impl Manager {
             let done = told(fix.then(again));
             found.push(leftover("address on a bridge", name.clone(), done));
         }
-        let mend: fn(&Network) -> _ = match one.server_standing().map_err(network)? {
+        // The rules with it: whoever was killed in a change of the record may have made neither.
+        let mend: fn(&Network) -> Result<()> = match one.server_standing().map_err(network)? {
             Standing::Well => return Ok(()),
-            Standing::Stray => |one: &Network| {
-                one.end_server()?;
-                one.ensure_host().map(drop)
+            Standing::Stray => |one| {
+                one.end_server().map_err(network)?;
+                one.reload().map(drop).map_err(network)
             },
-            Standing::Missing => |one: &Network| {
-                // Whoever was to start it may have died before the rules for it.
-                one.ensure_host()?;
-                one.start_server()
+            Standing::Missing => |one| {
+                one.reload().map_err(network)?;
+                one.start_server().map_err(network)
             },
             Standing::Failing(why) => {
                 let mut failing = leftover("network server", name, None);
@@ -96,7 +100,7 @@ impl Manager {
                 return Ok(());
             }
         };
-        let done = told(fix.then(|| mend(one).map_err(network)));
+        let done = told(fix.then(|| mend(one)));
         found.push(leftover("network server", name, done));
         Ok(())
     }

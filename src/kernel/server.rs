@@ -113,25 +113,22 @@ fn filter() -> Filter {
         action: Action::Errno(u16::try_from(libc::EPERM).unwrap_or(1)),
         args,
     };
-    let is = |arg, number: i32| ArgCmp {
-        arg,
-        compare: Compare::MaskedEq {
-            mask: 0xffff_ffff,
-            value: u64::from(number.unsigned_abs()),
-        },
-    };
     let other = |arg, compare| ArgCmp { arg, compare };
+    let is = |arg, value: i32| other(arg, number(u64::from(value.unsigned_abs())));
     let netlink = libc::AF_NETLINK;
     let beyond = u64::from(netlink.unsigned_abs());
     let mut rules = vec![
         refuse(&NEVER, Vec::new()),
         refuse(&["socket"], vec![is(0, netlink), other(2, Compare::Ne(0))]),
         refuse(&["socket"], vec![other(0, Compare::Gt(beyond))]),
+        // Of the host's that have no place in the file system whoever is on its network can call.
+        refuse(&["socket"], vec![is(0, libc::AF_UNIX)]),
     ];
-    for (level, first) in TABLES {
-        for option in first..first + 2 {
-            rules.push(refuse(&["setsockopt"], vec![is(1, level), is(2, option)]));
-        }
+    for (level, option) in TABLES {
+        rules.push(refuse(
+            &["setsockopt"],
+            vec![is(1, level), other(2, option)],
+        ));
     }
     Filter {
         default: Action::Allow,
@@ -143,9 +140,23 @@ fn filter() -> Filter {
     }
 }
 
-/// Level and first option by which tables are replaced: of IPv4, of bridges, of IPv6
-/// (<linux/netfilter_ipv4/ip_tables.h>, `ebtables.h`, `ip6_tables.h`).
-const TABLES: [(i32, i32); 3] = [(0, 64), (0, 128), (41, 64)];
+/// Level and options by which tables are replaced: of IPv4, ARP, bridges, routes of many, IPVS; of IPv6
+/// those that no option of a socket lies between (<linux/netfilter_ipv4/ip_tables.h>, `arp_tables.h`,
+/// `ebtables.h`, `ip_vs.h`, <linux/mroute.h>, `ip6_tables.h`, `mroute6.h`).
+const TABLES: [(i32, Compare); 4] = [
+    (0, Compare::Ge(64)),
+    (41, number(64)),
+    (41, number(65)),
+    (41, Compare::Ge(128)),
+];
+
+/// A number of 32 bits, whatever is beyond them: the kernel does not look there.
+const fn number(value: u64) -> Compare {
+    Compare::MaskedEq {
+        mask: 0xffff_ffff,
+        value,
+    }
+}
 
 /// Calls that none of them makes.
 const NEVER: [&str; 19] = [
@@ -280,7 +291,25 @@ mod tests {
         assert!(!passes("socket", [family(libc::AF_PACKET), 3, 0, 0, 0, 0]));
         // IPV6_TCLASS and IPT_SO_SET_REPLACE.
         assert!(passes("setsockopt", [3, 41, 67, 0, 0, 0]));
-        assert!(!passes("setsockopt", [3, 0, 64, 0, 0, 0]));
+        // Of ARP, bridges, multicast routes and IPVS as well.
+        for (level, option) in [
+            (0, 64),
+            (0, 96),
+            (0, 128),
+            (0, 200),
+            (0, 1159),
+            (41, 64),
+            (41, 64 | 1 << 32),
+            (41, 200),
+        ] {
+            assert!(
+                !passes("setsockopt", [3, level, option, 0, 0, 0]),
+                "{level} {option}"
+            );
+        }
+        // IP_UNICAST_IF.
+        assert!(passes("setsockopt", [3, 0, 50, 0, 0, 0]));
+        assert!(!passes("socket", [family(libc::AF_UNIX), 1, 0, 0, 0, 0]));
         assert!(!passes("unshare", [0; 6]));
     }
 }

@@ -4,10 +4,11 @@
 //! leases alone.
 //!
 //! On which interface that is, and whether the setting for it was on before, is kept in the alias of the
-//! network's bridge (`ndp=eth0/0`). Whoever is the last to need the setting puts it back.
+//! network's bridge (`ndp=eth0/0/80`), with the prefix's length for whoever finds the bridge when its
+//! installation is gone. Whoever is the last to need the setting puts it back.
 
 use std::collections::BTreeSet;
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use super::files;
@@ -22,11 +23,12 @@ const NOTE: &str = "ndp=";
 /// In the alias, what comes last (`ipv6.rs`).
 const LAST: &str = " ipv6-was=";
 
-/// The uplink's name, and whether it answered for others before.
+/// The uplink's name, whether it answered for others before, and the length of the prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Note {
     uplink: String,
     was: bool,
+    length: Option<u8>,
 }
 
 fn setting(interface: &str) -> PathBuf {
@@ -44,13 +46,13 @@ fn note_of(alias: &str) -> Option<Note> {
     if !words.next()?.starts_with("bulkhead") {
         return None;
     }
-    let (uplink, was) = words
-        .find_map(|word| word.strip_prefix(NOTE))?
-        .split_once('/')?;
+    let mut parts = words.find_map(|word| word.strip_prefix(NOTE))?.split('/');
+    let (uplink, was) = (parts.next()?, parts.next()?);
     // A name of two dots would be another folder.
     (!uplink.is_empty() && !uplink.starts_with('.')).then(|| Note {
         uplink: uplink.to_owned(),
         was: was == "1",
+        length: parts.next().and_then(|length| length.parse().ok()),
     })
 }
 
@@ -63,8 +65,14 @@ fn with_note(alias: &str, note: Option<&Note>) -> String {
         });
     let kept = first.split(' ').filter(|word| !word.starts_with(NOTE));
     let mut text = kept.collect::<Vec<_>>().join(" ");
-    if let Some(Note { uplink, was }) = note {
-        text += &format!(" {NOTE}{uplink}/{}", u8::from(*was));
+    if let Some(Note {
+        uplink,
+        was,
+        length,
+    }) = note
+    {
+        let length = length.map_or(String::new(), |length| format!("/{length}"));
+        text += &format!(" {NOTE}{uplink}/{}{length}", u8::from(*was));
     }
     text + &last
 }
@@ -87,7 +95,12 @@ impl Network {
 
     /// Where the host would send what is for the prefix and for no guest.
     fn uplink(&self, kernel: &mut Netlink, prefix: Prefix6) -> Result<Option<Link>, HostError> {
-        let Way::Over { interface, .. } = kernel.way_to(prefix.network())? else {
+        // One that nobody has: the prefix's first address is the host's, as any router's, where the prefix
+        // is the first part of a wire's.
+        let taken = self.hosts6()?;
+        let mut last = (0..=u16::MAX).rev().map(|place| prefix.at(place));
+        let free = last.find(|address| taken.iter().all(|(other, _)| other != address));
+        let Way::Over { interface, .. } = kernel.way_to(free.unwrap_or(prefix.gateway()))? else {
             return Ok(None);
         };
         let mut links = kernel.links("")?.into_iter();
@@ -134,8 +147,9 @@ impl Network {
             files::write_sysctl(&setting(&uplink.name), "1")?;
             pause()?;
         }
-        let wanted = self.to_announce(uplink.as_ref())?;
+        // In this order: whoever is announced meanwhile has a lease before.
         let there = self.announced(kernel, prefix)?;
+        let wanted = self.to_announce(uplink.as_ref())?;
         for (interface, address) in there.difference(&wanted) {
             kernel.answer_no_more(*interface, *address)?;
         }
@@ -146,10 +160,13 @@ impl Network {
     }
 
     fn first_note(&self, kernel: &mut Netlink, uplink: &str) -> Result<Note, HostError> {
+        // In this order: another that turns it on between the two has written its note before.
+        let on = is_on(uplink)?;
         let others = notes(kernel, uplink, &self.bridge)?;
         Ok(Note {
             uplink: uplink.to_owned(),
-            was: is_on(uplink)? && others.iter().all(|other| other.was),
+            was: on && others.iter().all(|other| other.was),
+            length: self.prefix6.map(Prefix6::length),
         })
     }
 
@@ -290,10 +307,37 @@ fn notes(kernel: &mut Netlink, uplink: &str, but: &str) -> Result<Vec<Note>, Net
     Ok(notes.filter(|note| note.uplink == uplink).collect())
 }
 
+/// Takes back what is announced of a bridge's prefix, of which its own address is the first after the
+/// network's, and the setting.
+pub(super) fn withdraw_of(kernel: &mut Netlink, bridge: &Link) -> Result<(), HostError> {
+    let note = bridge.alias.as_deref().and_then(note_of);
+    if let Some(length) = note.and_then(|note| note.length) {
+        let own = kernel.ip_of(bridge.index, true)?;
+        for (interface, address) in kernel.answers6()? {
+            if own.iter().any(|own| is_beside(address, *own, length)) {
+                kernel.answer_no_more(interface, address)?;
+            }
+        }
+    }
+    put_back(kernel, bridge)
+}
+
+/// Whether an address is in the prefix of this length that has the other as its first.
+fn is_beside(address: Ipv6Addr, first: IpAddr, length: u8) -> bool {
+    let (IpAddr::V6(first), 64..128) = (first, length) else {
+        return false;
+    };
+    let host = u128::MAX >> length;
+    first.to_bits() & host == 1 && (first.to_bits() ^ address.to_bits()) & !host == 0
+}
+
 /// Makes the setting of a bridge's uplink what it was, if nobody else needs it.
 pub(super) fn put_back(kernel: &mut Netlink, bridge: &Link) -> Result<(), HostError> {
     let note = bridge.alias.as_deref().and_then(note_of);
-    let Some(Note { uplink, was: false }) = note else {
+    let Some(Note {
+        uplink, was: false, ..
+    }) = note
+    else {
         return Ok(());
     };
     if notes(kernel, &uplink, &bridge.name)?.is_empty() && is_on(&uplink)? {
@@ -316,20 +360,35 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_announced_of_a_prefix_is_known_by_the_bridges_address() {
+        let is = |address: &str, own: &str| {
+            is_beside(address.parse().unwrap(), own.parse().unwrap(), 80)
+        };
+        assert!(is("2001:db8:1:0:7::9", "2001:db8:1:0:7::1"));
+        assert!(!is("2001:db8:1:0:8::9", "2001:db8:1:0:7::1"));
+        assert!(!is("2001:db8:1:0:7::9", "2001:db8:1:0:7::2"));
+        assert!(!is("fe80::9", "fe80::62:aff:fe09:1") && !is("::9", "10.0.0.1"));
+    }
+
+    #[test]
     fn a_bridge_remembers_its_uplink() {
         let bare = "bulkhead.shop subnet=10.9.0.0/24 forward-was=0";
         let full = format!("{bare} ipv6-was=0/eth1");
         let note = Note {
             uplink: "eth0".to_owned(),
             was: true,
+            length: Some(80),
         };
+        // What was written before the length was.
+        let short = note_of("bulkhead ndp=eth0/0").unwrap();
+        assert_eq!((short.was, short.length), (false, None));
         for alias in [bare, &full] {
             let noted = with_note(alias, Some(&note));
             assert_eq!(note_of(&noted), Some(note.clone()), "{noted}");
             assert_eq!(with_note(&noted, None), alias);
             assert_eq!(noted.ends_with("ipv6-was=0/eth1"), alias == full);
         }
-        assert_eq!(with_note("", Some(&note)), " ndp=eth0/1");
+        assert_eq!(with_note("", Some(&note)), " ndp=eth0/1/80");
         for foreign in [
             "ndp=eth0/1",
             "libvirt ndp=eth0/1",

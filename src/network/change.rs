@@ -84,9 +84,10 @@ impl Network {
             })?;
             files::pause(&before.folder())?;
         }
-        files::write(&self.record_file(&record.name), record)?;
-        // The next start looks at all of it again.
-        Ok(files::remove(&self.of(record).marker_file())?)
+        // First, so that nobody who finds the new record takes what is there to be made for it.
+        files::remove(&before.marker_file())?;
+        files::pause(&before.folder())?;
+        Ok(files::write(&self.record_file(&record.name), record)?)
     }
 
     /// Whether a record says another IPv6 prefix than this network has.

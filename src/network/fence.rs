@@ -78,8 +78,8 @@ impl Network {
             connections: self.connections,
             prefix6: self.prefix6,
             gateway: self.addresses.gateway,
-            rules: firewall::REVISION,
             served: self.served.clone(),
+            rules: firewall::REVISION,
         };
         // Before the note: whoever finds none does it again.
         self.end_other_server()?;

@@ -17,7 +17,7 @@ use super::lease::mac_of;
 use super::served::Served;
 use super::server::ServerError;
 use super::subnet::Subnet;
-use super::{Lease, Network};
+use super::{Lease, Network, announce};
 use crate::kernel::KernelError;
 use crate::kernel::netlink::{Netlink, NetlinkError, Route};
 use crate::kernel::netlink_nft::{Family, table_exists};
@@ -127,10 +127,10 @@ pub(super) struct Marker {
     pub(super) prefix6: Option<Prefix6>,
     #[serde(default)]
     pub(super) gateway: Option<Ipv4Addr>,
-    /// [`firewall::REVISION`] of the program that wrote the rules.
-    pub(super) rules: u32,
     #[serde(default)]
     pub(super) served: Served,
+    /// [`firewall::REVISION`] of the program that wrote the rules.
+    pub(super) rules: u32,
 }
 
 impl Network {
@@ -196,6 +196,7 @@ impl Network {
         if marker.host.subnet != subnet
             || (marker.nat, marker.connections, marker.prefix6)
                 != (self.nat, self.connections, self.prefix6)
+            || marker.served != self.served
             || marker.gateway != self.addresses.gateway
             || marker.rules != firewall::REVISION
             || marker.served != self.served
@@ -374,6 +375,7 @@ impl Network {
         if let Some((link, mark)) = bridge.filter(|_| !self.is_guest_of_lan()) {
             kernel.delete_link(&self.bridge)?;
             pause()?;
+            announce::put_back(kernel, &link)?;
             Self::stop_forwarding6(kernel, &link)?;
             if mark.is_some_and(|m| m.forwarded == Some(false)) {
                 stop_forwarding(kernel)?;

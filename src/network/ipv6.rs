@@ -254,9 +254,11 @@ impl Network {
             link.name == self.bridge || (self.is_routed() && link.name.starts_with(&own))
         });
         let ours: Vec<u32> = ours.map(|link| link.index).collect();
-        // Older kernels say of an address of the host's that it is on loopback.
+        // Older kernels say of an address of the host's that it is on loopback. The first address of a
+        // wire is any router's, so the host's; where the prefix is the first part, no guest has it either.
         let own = |route: &Route6| {
             ours.contains(&route.interface)
+                || (route.length == 128 && route.destination == prefix.network())
                 || (!ours.is_empty()
                     && route.length == 128
                     && route.destination == prefix.gateway())

@@ -4,6 +4,7 @@
 //! guest says of itself, its name above all, never gets into one. Running it is `server.rs`, what it and
 //! the guests may say to each other `served_rules.rs`.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
@@ -206,6 +207,8 @@ impl Network {
                 "domain-needed".to_owned(),
                 "bogus-priv".to_owned(),
                 "cache-size=1000".to_owned(),
+                // Questions to the host's name servers that wait; one guest alone can have many.
+                "dns-forward-max=1000".to_owned(),
             ]);
         } else {
             lines.push("port=0".to_owned());
@@ -325,6 +328,15 @@ impl Network {
     }
 }
 
+/// Whether the program, told these, is to begin anew to be told those: other orders, and leases that are
+/// gone or other ones. On a signal it reads more leases, and keeps to those that it has given: it would
+/// refuse their addresses to whoever has them next.
+pub(super) fn is_for_a_beginning(before: &Texts, now: &Texts) -> bool {
+    let [orders, _, (_, leases), _] = before;
+    let still: BTreeSet<&str> = now[2].1.lines().collect();
+    now[0] != *orders || leases.lines().any(|lease| !still.contains(lease))
+}
+
 /// Where the host says its name servers.
 const RESOLVERS: &str = "/etc/resolv.conf";
 
@@ -397,6 +409,28 @@ mod tests {
         }
         let good = json!({"prefix6": "fd00::/64", "served": {"dhcp": true, "ra": true, "dns": true, "domain": "a-1.example"}});
         record(good).check().unwrap();
+    }
+
+    #[test]
+    fn only_more_leases_and_names_are_told_to_a_program_that_runs() {
+        let texts = |orders: &str, names: &str, leases: &str| -> Texts {
+            [
+                (ORDERS, orders.to_owned()),
+                (NAMES, names.to_owned()),
+                (LEASES, leases.to_owned()),
+                (SERVERS, String::new()),
+            ]
+        };
+        let before = texts("a", "", "m,1\nn,2\n");
+        for (now, anew) in [
+            (texts("a", "x", "m,1\nn,2\n"), false),
+            (texts("a", "", "k,0\nm,1\nn,2\n"), false),
+            (texts("b", "", "m,1\nn,2\n"), true),
+            (texts("a", "", "n,2\n"), true),
+            (texts("a", "", "m,1\nnn,2\n"), true),
+        ] {
+            assert_eq!(is_for_a_beginning(&before, &now), anew, "{now:?}");
+        }
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //! it, gives it its files anew when the book of leases, the record or the host's name servers change,
 //! starts it again when it dies, and takes it along when it ends itself. One for each network, by a lock
 //! in the network's run folder; a note beside that says who it is and how the program fares. It follows
-//! what is written: if the record asks for something else or is gone, it ends, and whoever made it so
-//! starts another.
+//! what is written: what the program cannot be told while it runs, it is told by beginning it anew; if
+//! the record asks for nobody or is gone, the keeper ends.
 
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
@@ -251,12 +251,13 @@ impl Network {
         self.write_note(&note)?;
         let mut pause = PAUSE;
         let changes = FolderWatch::new()?;
-        while let Some(texts) = self.wanted_texts(usual)? {
-            changes.look_at(&self.watched());
+        // Before each look at what is written: what changes after it is heard.
+        changes.look_at(&self.watched());
+        while let Some((now, texts)) = self.to_serve(usual)? {
             self.write_texts(None, &texts)?;
             fault::point()?;
             let began = Instant::now();
-            let done = self.begin();
+            let done = now.begin();
             let (program, why) = match done {
                 Ok(begun) => {
                     let how = how_begun(&begun);
@@ -268,28 +269,31 @@ impl Network {
             note.why = why.err();
             self.write_note(&note)?;
             fault::point()?;
-            if let (Some(program), Some(_)) = (&program, note.program)
-                && !self.attend(usual, &changes, program, texts)?
-            {
-                // What it is to do is another thing now.
-                let _gone = process::send_signal(program.as_fd(), KILL);
-                process::collect(program.as_fd());
-                return Ok(());
-            }
+            let ended = match (&program, note.program) {
+                (Some(program), Some(_)) => self.attend(usual, &changes, program, texts)?,
+                _ => true,
+            };
             if let Some(program) = &program {
+                if !ended {
+                    let _gone = process::send_signal(program.as_fd(), KILL);
+                }
                 process::collect(program.as_fd());
             }
             note.program = None;
-            pause = match began.elapsed() > WELL {
-                true => PAUSE,
-                false => (pause * 2).min(LONGEST_PAUSE),
-            };
-            changes.wait(None, Some(pause))?;
+            if ended {
+                pause = match began.elapsed() > WELL {
+                    true => PAUSE,
+                    false => (pause * 2).min(LONGEST_PAUSE),
+                };
+                changes.wait(None, Some(pause))?;
+            }
+            changes.look_at(&self.watched());
         }
         Ok(())
     }
 
-    /// Stays with the program that runs; true when it has ended, false when it is not wanted any more.
+    /// Stays with the program that runs; true when it has ended, false when it is to end: nobody wants
+    /// it, or it is to do what it can only be told at its beginning.
     fn attend(
         &self,
         usual: &Self,
@@ -303,13 +307,13 @@ impl Network {
             }
             std::thread::sleep(TOGETHER);
             changes.look_at(&self.watched());
-            let Some(now) = self.wanted_texts(usual)? else {
+            let Some((_, now)) = self.to_serve(usual)? else {
                 return Ok(false);
             };
             if now == texts {
                 continue;
             }
-            if now[0] != texts[0] {
+            if served::is_for_a_beginning(&texts, &now) {
                 return Ok(false);
             }
             self.write_texts(Some(&texts), &now)?;
@@ -318,14 +322,15 @@ impl Network {
         }
     }
 
-    /// What the program is to read by what is written now; `None` if nobody is to be served.
-    fn wanted_texts(&self, usual: &Self) -> Result<Option<Texts>, HostError> {
+    /// The network as it is written now, and what the program is to read by that; `None` if nobody is to
+    /// be served.
+    fn to_serve(&self, usual: &Self) -> Result<Option<(Self, Texts)>, HostError> {
         let now = match &self.name {
             None => Ok(usual.clone()),
             Some(name) => usual.load(name),
         };
         match now {
-            Ok(now) if !now.served.is_none() => Ok(now.texts()?),
+            Ok(now) if !now.served.is_none() => Ok(now.texts()?.map(|texts| (now, texts))),
             Ok(_) | Err(DirectoryError::Unknown { .. }) => Ok(None),
             Err(error) => Err(FileError::Damaged {
                 path: self.run_folder(),

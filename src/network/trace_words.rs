@@ -275,6 +275,17 @@ fn of_ours(network: &Network, asked: &Asked<'_>, verdict: Verdict, by: &Decided)
                 None,
             )
         }
+        "guard"
+            if ["dport 67 ", "dport 547 "]
+                .iter()
+                .any(|one| format!("{rule} ").contains(one)) =>
+        {
+            (
+                "anti-spoofing",
+                format!("it is a question by DHCP, which passes if {guest} asks for itself"),
+                None,
+            )
+        }
         "guard" => (
             "anti-spoofing",
             format!(

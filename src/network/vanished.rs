@@ -17,7 +17,7 @@ use crate::model::{Layout, NetworkName};
 const ROOT: &str = " root=";
 /// What an alias has room for, and what of that the note of the uplink may take (`announce.rs`).
 const ROOM: usize = 255;
-const KEPT: usize = 24;
+const KEPT: usize = 28;
 
 /// A bridge that nobody has any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -146,7 +146,7 @@ impl Network {
         }
         kernel.delete_link(&format!("vx-{}", owner.tag()))?;
         pause()?;
-        announce::put_back(&mut kernel, bridge)?;
+        announce::withdraw_of(&mut kernel, bridge)?;
         pause()?;
         kernel.delete_link(&bridge.name)?;
         pause()?;

@@ -61,9 +61,9 @@ impl Manager {
             return Ok(());
         }
         let done = storage::link_twins(&self.layout, (trees, at), twins, would, found);
-        Ok(done.map_err(|error| match error {
+        done.map_err(|error| match error {
             ImageError::File(error) => DedupeError::Root(error.into()),
             error => GuestError::from(error).into(),
-        })?)
+        })
     }
 }

@@ -196,13 +196,14 @@ fn same_path(
     twins: &mut [Vec<Twin>],
     found: &mut Linked,
 ) -> Result<(), FileError> {
-    let mut names: HashMap<(u64, u64), u64> = HashMap::new();
+    let mut names: HashMap<(u64, u64), usize> = HashMap::new();
     for copy in &copies {
         *names.entry(copy.id()).or_default() += 1;
     }
     // One with a name elsewhere is two names in its own tree, or is in one that others use: nobody is to
     // learn from how many names a file has that somebody else has it.
-    copies.retain(|copy| names.get(&copy.id()) == Some(&u64::from(copy.stat.st_nlink)));
+    let all = |copy: &Copy| usize::try_from(copy.stat.st_nlink).ok();
+    copies.retain(|copy| names.get(&copy.id()).copied() == all(copy));
     copies.sort_by_key(|copy| Reverse(copy.stat.st_nlink));
     let mut firsts: Vec<&Copy> = Vec::new();
     for copy in &copies {

@@ -196,7 +196,7 @@ fn tenants_share_no_layer_and_a_link_leads_nowhere() {
     for (name, seen) in ["a", "b"].into_iter().zip(&seen) {
         assert_eq!(&sees(&host, name), seen);
     }
-    changed_tenants(&host, &seen[0]);
+    changed_tenants(&host, &seen[1]);
     host.ok(&["delete", "--all", "--force", "--yes"]);
 }
 

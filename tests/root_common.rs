@@ -196,6 +196,7 @@ fn tenants_share_no_layer_and_a_link_leads_nowhere() {
     for (name, seen) in ["a", "b"].into_iter().zip(&seen) {
         assert_eq!(&sees(&host, name), seen);
     }
+    changed_tenants(&host, &seen[1]);
     host.ok(&["delete", "--all", "--force", "--yes"]);
 }
 
@@ -342,6 +343,30 @@ fn what_images_have_alike_is_kept_once() {
     assert_eq!(inode(&trees[0].join("usr/app/lib/a")).1, 1);
     assert_eq!(data(&host, &["doctor"])["leftovers"], json!([]));
     host.ok(&["delete", "--all", "--force", "--yes"]);
+}
+
+/// One that goes to another tenant takes what it shares along, and nobody there comes to share it with those
+/// whom it left, nor anybody else of theirs.
+fn changed_tenants(host: &Bulkhead, seen: &str) {
+    host.ok(&["tenant", "create", "other"]);
+    host.ok(&["set", "b", "tenant=other"]);
+    for (name, tenant) in [("c", "other"), ("d", "one")] {
+        with_packages(host, &[name]);
+        host.ok(&["set", name, &format!("tenant={tenant}")]);
+    }
+    let before = layers(host);
+    for flags in [&["dedupe", "--dry-run"][..], &["dedupe"]] {
+        let done = data(host, flags);
+        assert_eq!(done["common_files"], 0, "{done}");
+        assert_eq!(done["failed"], json!([]), "{done}");
+    }
+    assert_eq!(layers(host), before);
+    assert_eq!(sees(host, "b"), *seen);
+    // When it is gone the layer is one tenant's again.
+    host.ok(&["delete", "b", "--yes"]);
+    let done = data(host, &["dedupe"]);
+    assert_eq!(done["common_files"], 5, "{done}");
+    assert_eq!(layers(host), before);
 }
 
 #[test]

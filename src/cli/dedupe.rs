@@ -8,7 +8,7 @@ use super::fault::{Fault, Result};
 use crate::guest::GuestError;
 use crate::guest::dedupe::{DedupeError, Spared};
 use crate::guest::view::bytes_text;
-use crate::kernel::interrupt;
+use crate::kernel::{credentials, interrupt};
 use crate::storage::{self, DEFAULT_POOL, Pool, RootError};
 
 pub(super) const DEDUPE: Verb = Verb {
@@ -35,6 +35,10 @@ fn dedupe(context: &Context, matches: &ArgMatches) -> Result<u8> {
         .map_err(GuestError::from)?;
     let would = matches.get_flag("dry-run");
     interrupt::catch()?;
+    // A folder of each guest is open while they are looked through. Where that is not more it may do.
+    if let Ok((_, hard)) = credentials::get_rlimit("nofile") {
+        let _same = credentials::set_rlimit("nofile", hard, hard);
+    }
     let done = manager.dedupe(&pool, would).map_err(|error| match error {
         DedupeError::Guest(error) => Fault::from(error),
         DedupeError::Root(RootError::Pool(error)) => Fault::from(GuestError::from(error)),

@@ -33,6 +33,13 @@ pub(super) const SNAPSHOTS_KEPT: Retention = Retention {
 };
 /// Held back in so many percent of the periods in which it wanted to run, it is told.
 pub(super) const THROTTLED: u32 = 25;
+
+/// The same for what was written before it could be said.
+#[allow(clippy::unnecessary_wraps)] // As the field has it.
+pub(crate) fn usual_throttled() -> Option<u32> {
+    Some(THROTTLED)
+}
+
 pub(super) const NETWORK: NetworkKind = NetworkKind::Bridge;
 pub(super) const VIEW: View = View::Guest;
 pub(super) const PTYS: u32 = 256;

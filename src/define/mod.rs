@@ -54,6 +54,7 @@ mod word;
 pub use capability::{CAPABILITIES, Capability, CapabilityChange};
 pub use check::{Problem, check};
 pub use default::DEFAULT_CAPABILITIES;
+pub(crate) use default::usual_throttled;
 pub use definition::{
     AccessPart, AutostartPart, CpuPart, Definition, DiskPart, InitPart, IoPart, MemoryPart,
     NetworkPart, RestartPart, SecurityPart, TemplatePart,

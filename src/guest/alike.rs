@@ -8,7 +8,7 @@ use super::dedupe::DedupeError;
 use super::manager::Manager;
 use super::store::GuestLock;
 use crate::model::{GuestName, Status};
-use crate::storage::{self, Alike, CommonLayer, Joined};
+use crate::storage::{self, Alike, CommonLayer, Joined, Leads};
 
 /// How long a command at work is waited for before its guest is passed over.
 pub(super) const PATIENCE: Duration = Duration::from_millis(200);
@@ -47,24 +47,40 @@ type Result<T> = std::result::Result<T, DedupeError>;
 
 impl Manager {
     /// Puts what these guests of one pool and one tenant have alike into layers that they share; with
-    /// `would`, only counts. Those that run are passed over.
+    /// `would`, only counts. Those that run are passed over, and layers that somebody else leads to.
     ///
     /// # Errors
     /// It was interrupted; what goes wrong with single guests is added to `failed`.
     pub(super) fn share_layers(
         &self,
         guests: &[GuestName],
+        leads: &Leads,
         would: bool,
         found: &mut Shared,
         failed: &mut Vec<String>,
     ) -> Result<()> {
-        let old = CommonLayer::of_guests(&self.layout, guests);
+        let old = CommonLayer::of_guests(&self.layout, guests, leads);
+        let done = self.share_all(guests, &old, would, found, failed);
+        drop(old);
+        // Layers that were made one, and those whose last guest went while they were held here.
+        self.drop_unused();
+        done
+    }
+
+    fn share_all(
+        &self,
+        guests: &[GuestName],
+        old: &[(CommonLayer, Vec<GuestName>)],
+        would: bool,
+        found: &mut Shared,
+        failed: &mut Vec<String>,
+    ) -> Result<()> {
         let mut alone = Vec::new();
         for name in guests {
             if self.at_rest(name).is_none() {
                 continue;
             }
-            match self.join_old(name, &old, would, found) {
+            match self.join_old(name, old, would, found) {
                 Err(error) if error.ends_all() => return Err(error),
                 Err(error) => failed.push(format!("guest {name}: {error}")),
                 // What it would share is still in its own layer.
@@ -106,13 +122,7 @@ impl Manager {
             if by.contains(name) {
                 continue;
             }
-            // As long as this is held, one of them goes on listing it.
-            let mut locks = by.iter().filter_map(|other| {
-                let lock = self.lock_within(other, "dedupe", PATIENCE).ok()?;
-                let lists = layer.is_listed(&self.layout, other);
-                lists.is_ok_and(|lists| lists).then_some(lock)
-            });
-            let (Some(_theirs), Some(_own)) = (locks.next(), self.at_rest(name)) else {
+            let Some(_lock) = self.at_rest(name) else {
                 continue;
             };
             if let Some(joined) = layer.join(&self.layout, name, would)? {
@@ -166,7 +176,10 @@ impl Manager {
     ) -> Result<Option<Joined>> {
         let layer = match made.take() {
             Some(layer) => layer,
-            None => CommonLayer::make(&self.layout, name, alike)?,
+            None => match CommonLayer::make(&self.layout, name, alike)? {
+                Some(layer) => layer,
+                None => return Ok(None),
+            },
         };
         Ok(made.insert(layer).join(&self.layout, name, false)?)
     }

@@ -134,9 +134,13 @@ impl Manager {
                 // Until now it was promised what it had.
                 self.keep_account(name, None);
             }
-            // Said again it is made so, whatever became of it.
+            // Said again it is made so, if something has become of it meanwhile.
             let said = changed.applied.iter().any(|key| key == "disk.size");
-            if said || old.as_ref().is_none_or(|old| old.disk != guest.disk) {
+            let differs = || {
+                let differs = storage::disk_differs(&self.layout, name, quota(&guest));
+                !matches!(differs, Ok(None))
+            };
+            if old.as_ref().is_none_or(|old| old.disk != guest.disk) || said && differs() {
                 self.resize(name, &guest)?;
             }
             let same = |old: &Guest| {

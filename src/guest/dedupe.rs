@@ -11,7 +11,7 @@ use super::error::Result;
 use super::manager::Manager;
 use crate::kernel::{Errno, interrupt};
 use crate::model::GuestName;
-use crate::storage::{self, Deduped, Linked, Pool, PoolError, Returned, RootError};
+use crate::storage::{self, Deduped, Leads, Linked, Pool, PoolError, Returned, RootError};
 
 /// What was done in a pool, or would be.
 #[derive(Debug, Serialize)]
@@ -55,8 +55,15 @@ impl Manager {
             tenants.entry(self.whose(&name)).or_default().push(name);
         }
         let mut common = Shared::default();
+        // Where that is not known, no layer is taken for one that only these guests share.
+        let leads = storage::leads(&self.layout).unwrap_or_else(|error| {
+            failed.push(format!(
+                "layers that guests share are left as they are: {error}"
+            ));
+            Leads::new()
+        });
         for guests in tenants.values() {
-            self.share_layers(guests, would, &mut common, &mut failed)?;
+            self.share_layers(guests, &leads, would, &mut common, &mut failed)?;
         }
         let mut linked = Linked::default();
         for (whose, guests) in &tenants {

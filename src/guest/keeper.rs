@@ -24,6 +24,7 @@ use super::manager::{Manager, now_ms};
 use super::start::Round;
 use super::store::Phase;
 use super::successor::Charge;
+use crate::define::usual_throttled;
 use crate::kernel::cgroup::Group;
 use crate::kernel::fault::{self, Role};
 use crate::kernel::process::{self, Ended, Identity, timespec};
@@ -49,8 +50,8 @@ struct Orders {
     /// Whether it has an allowance of traffic.
     #[serde(default)]
     allowance: bool,
-    /// Held back by its CPU limit in so many percent of the periods, it is told.
-    #[serde(default)]
+    /// Held back by its CPU limit in so many percent of the periods, it is told; as usual where it is not said.
+    #[serde(default = "usual_throttled")]
     throttled: Option<u32>,
 }
 
@@ -509,6 +510,17 @@ mod tests {
             orders("no").next(&ExitReason::OutOfMemory, 0, SHORT),
             Next::Stay
         );
+    }
+
+    #[test]
+    fn orders_from_before_tell_of_a_cpu_limit_as_usual() {
+        let read = |orders: &serde_json::Value| -> Orders {
+            serde_json::from_value(orders.clone()).unwrap()
+        };
+        let mut written = serde_json::to_value(orders("no")).unwrap();
+        assert_eq!(read(&written).throttled, None, "never, as was said");
+        written.as_object_mut().unwrap().remove("throttled");
+        assert_eq!(read(&written).throttled, Some(25));
     }
 
     #[test]

@@ -198,11 +198,11 @@ impl Disk {
         Ok(())
     }
 
-    /// Gives a btrfs whole chunks back that what was removed has left empty or half empty.
+    /// Gives a btrfs whole chunks back that what was removed has left empty, which takes a moment.
     ///
     /// # Errors
     /// The kernel refuses.
-    pub fn compact(&self) -> Result<()> {
+    pub fn clean(&self) -> Result<()> {
         let root = self.root()?;
         let before = btrfs::bytes_in_chunks(root.as_fd())?;
         for _ in 0..CLEAN_LOOKS {
@@ -212,7 +212,15 @@ impl Disk {
                 break;
             }
         }
-        btrfs::compact(root.as_fd())
+        Ok(())
+    }
+
+    /// Gives a btrfs whole chunks back that are half empty, by moving what is in them, which can take hours.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn compact(&self) -> Result<()> {
+        btrfs::compact(self.root()?.as_fd())
     }
 
     /// Bytes that it holds. What it can still give is no measure: btrfs says none where it has no room

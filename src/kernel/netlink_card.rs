@@ -136,6 +136,13 @@ impl Netlink {
         let differs = |(kind, _): &(&u16, &Vec<u8>)| {
             now.settings.attributes.get(kind) != was.attributes.get(kind)
         };
+        let up = now.settings.flags & UP != 0;
+        if up && was.attributes.iter().any(|one| differs(&one)) {
+            // Many drivers change a hardware address only while it is down; its flags are set below.
+            let mut down = Message::change(index, Vec::new());
+            (down.flags, down.change) = (0, UP);
+            done = done.and(self.change(down).map_err(refused("take down")));
+        }
         for (kind, value) in was.attributes.iter().filter(differs) {
             let set = self.change(Message::change(index, attribute(*kind, value)));
             done = done.and(set.map_err(refused("set back the settings of")));

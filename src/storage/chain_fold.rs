@@ -19,7 +19,7 @@ use super::dirfd::{
 use super::driver_folder;
 use super::merged_copy::{copy_attributes, finish};
 use super::merged_folder::{OPAQUE, is_opaque};
-use crate::kernel::{fault, interrupt, random};
+use crate::kernel::{fault, interrupt, quota, random};
 
 /// From so many on: well before the most, in case it cannot be done.
 const MANY: usize = 40;
@@ -29,16 +29,27 @@ const DEEPEST: usize = 128;
 const REDIRECT: &CStr = c"trusted.overlay.redirect";
 
 /// Makes the layers of a stopped guest one, if they are many; tells whether it did. Whenever this is
-/// cut short the guest lists the old ones or the new one, which say the same.
+/// cut short the guest lists the old ones or the new one, which say the same. A link cannot lead from one
+/// project to another: from the first layer that counts for somebody else on they stay as they are.
 pub(super) fn fold(layers: &Path, root: &OwnedFd, object: &OwnedFd) -> Result<bool, FileError> {
     let failed = |e: io::Error| FileError::new("make one of the layers in", layers, e);
     let old = Chain::read(root.as_fd()).map_err(failed)?;
     if old.0.len() < MANY {
         return Ok(false);
     }
+    let upper = child_dir(object, c"upper").map_err(|e| failed(e.into()))?;
+    let own = quota::project_of(upper.as_fd());
+    let trees: Result<Vec<OwnedFd>, FileError> = old.trees().map(|tree| open_dir(&tree)).collect();
+    let trees = trees?;
+    let Some(count) = together(
+        trees.iter().map(|tree| quota::project_of(tree.as_fd())),
+        own,
+    ) else {
+        return Ok(false);
+    };
     let path = layers.join(random::hex(8).map_err(|e| failed(io::Error::other(e)))?);
     // As long as this is open it is nobody's leftover.
-    let _held = match fill(&path, &old, object) {
+    let _held = match fill(&path, trees.get(..count).unwrap_or_default(), &upper) {
         Ok(layer) => layer,
         Err(error) => {
             // The error that matters is this one.
@@ -46,21 +57,29 @@ pub(super) fn fold(layers: &Path, root: &OwnedFd, object: &OwnedFd) -> Result<bo
             return Err(failed(error));
         }
     };
-    Chain(vec![path]).write(root).map_err(failed)?;
+    let chain = Chain(
+        std::iter::once(path)
+            .chain(old.0.into_iter().skip(count))
+            .collect(),
+    );
+    chain.write(root).map_err(failed)?;
     fault::point().map_err(|e| failed(e.errno.into()))?;
     Ok(true)
 }
 
-fn fill(path: &Path, old: &Chain, object: &OwnedFd) -> io::Result<OwnedFd> {
-    let trees: Result<Vec<OwnedFd>, FileError> = old.trees().map(|tree| open_dir(&tree)).collect();
-    let trees = trees.map_err(|e| e.source)?;
+/// How many of the layers, topmost first, are made one: those of one's own project, if they are many.
+fn together(projects: impl Iterator<Item = u32>, own: u32) -> Option<usize> {
+    let count = projects.take_while(|project| *project == own).count();
+    (count >= MANY).then_some(count)
+}
+
+fn fill(path: &Path, trees: &[OwnedFd], upper: &OwnedFd) -> io::Result<OwnedFd> {
     let layer = ensure_private(path).map_err(|e| e.source)?;
     fs::flock(&layer, fs::FlockOperation::NonBlockingLockExclusive)?;
     fault::point().map_err(|e| e.errno)?;
-    let upper = child_dir(object, c"upper")?;
-    let tree = make_dir(&layer, c"root", Owner::of(&fs::fstat(&upper)?))?;
-    driver_folder::belong_as(&tree, &upper)?;
-    put_together(&trees, &tree)?;
+    let tree = make_dir(&layer, c"root", Owner::of(&fs::fstat(upper)?))?;
+    driver_folder::belong_as(&tree, upper)?;
+    put_together(trees, &tree)?;
     fs::syncfs(&tree)?;
     fault::point().map_err(|e| e.errno)?;
     Ok(layer)
@@ -152,4 +171,21 @@ fn put(parts: &[(usize, OwnedFd)], name: &CStr, here: &OwnedFd) -> io::Result<Op
         fs::fsetxattr(&made, OPAQUE, b"y", XattrFlags::empty())?;
     }
     Ok(Some(layers))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_counts_for_somebody_else_stays_as_it_is() {
+        let own = |count| std::iter::repeat_n(7, count);
+        assert_eq!(together(own(MANY + 2), 7), Some(MANY + 2));
+        assert_eq!(together(own(MANY - 1), 7), None);
+        // What lies below the first of another's may be of anybody.
+        let mixed = own(MANY).chain([8]).chain(own(3));
+        assert_eq!(together(mixed, 7), Some(MANY));
+        let common = [8].into_iter().chain(own(MANY));
+        assert_eq!(together(common, 7), None);
+    }
 }

@@ -6,7 +6,7 @@
 //! the guest sees; and only after that its own copies go. So whenever this is cut short, the guest sees
 //! what it saw: through its own copies, or through the layer.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::CStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use serde::Serialize;
 use super::base_equal::{is_elsewhere, is_same, times};
 use super::chain::{self, Chain};
 use super::chain_fold;
-use super::common_look::{Alike, DEPTH_MOST};
+use super::common_look::{Alike, DEPTH_MOST, leads_elsewhere};
 use super::dirfd::{
     self, FileError, Owner, below, child_dir, child_file, cname, ensure_private, is_dir, is_file,
     make_dir, names, open_dir, stat_at,
@@ -30,7 +30,7 @@ use super::merged;
 use super::merged_copy::{copy_attributes, copy_data};
 use super::merged_folder::is_opaque;
 use super::place::{self, Opened};
-use super::root::{self, RootError};
+use super::root::{self, Leads, RootError};
 use super::tree_read::of_open;
 use crate::kernel::{fault, interrupt, random};
 use crate::model::{GuestName, Layout};
@@ -67,7 +67,7 @@ pub struct CommonLayer {
     path: PathBuf,
     tree: OwnedFd,
     /// As long as this lives, it is nobody's leftover.
-    _held: Option<OwnedFd>,
+    _held: OwnedFd,
 }
 
 /// The own layer of a stopped guest, and what is below it.
@@ -102,11 +102,15 @@ impl Own {
 
 impl CommonLayer {
     /// Makes one of what this guest, which is stopped, has of files that were found alike. Nobody lists
-    /// it yet.
+    /// it yet. `None` where the guest has no room for a second copy under its own quota.
     ///
     /// # Errors
     /// The disk is full, or a file has changed since.
-    pub fn make(layout: &Layout, name: &GuestName, alike: &Alike) -> Result<Self, RootError> {
+    pub fn make(
+        layout: &Layout,
+        name: &GuestName,
+        alike: &Alike,
+    ) -> Result<Option<Self>, RootError> {
         let shown = root::folder(layout, name);
         let Some(own) = Own::open(layout, name)? else {
             return Err(FileError::new("share files of", &shown, Errno::OPNOTSUPP).into());
@@ -115,52 +119,63 @@ impl CommonLayer {
         let id = random::hex(8).map_err(|e| failed(e.errno.into()))?;
         let path = own.layers.join(id);
         match fill(&path, &own.upper, &alike.paths) {
-            Ok((held, tree)) => Ok(Self {
+            Ok((held, tree)) => Ok(Some(Self {
                 path,
                 tree,
-                _held: Some(held),
-            }),
+                _held: held,
+            })),
             Err(error) => {
                 // The error that matters is this one.
                 let _left = chain::remove(&path);
-                Err(failed(error).into())
+                match is_used_up(&error, driver_folder::is_sold(&own.opened.folder)) {
+                    true => Ok(None),
+                    false => Err(failed(error).into()),
+                }
             }
         }
     }
 
-    /// Those that these guests list, each with who does. A guest whose record cannot be read is told of by
-    /// whatever needs its layers, and so is a layer that is gone.
+    /// Those that these guests list and nobody else leads to, each with who does, and held: as long as
+    /// they live they stay, whatever becomes of these guests. One whose record cannot be read is told of
+    /// by whatever needs its layers, and so is a layer that is gone.
     #[must_use]
-    pub fn of_guests(layout: &Layout, guests: &[GuestName]) -> Vec<(Self, Vec<GuestName>)> {
+    pub fn of_guests(
+        layout: &Layout,
+        guests: &[GuestName],
+        leads: &Leads,
+    ) -> Vec<(Self, Vec<GuestName>)> {
+        let group: HashSet<&str> = guests.iter().map(GuestName::as_str).collect();
+        // A guest that has gone to another tenant goes on listing what it listed.
+        let only_theirs = |path: &PathBuf| {
+            let who = leads.get(path);
+            who.is_some_and(|who| who.iter().all(|name| group.contains(name.as_str())))
+        };
         let mut listed: BTreeMap<PathBuf, Vec<GuestName>> = BTreeMap::new();
         for name in guests {
             for path in chain_of(layout, name).unwrap_or_default().0 {
                 listed.entry(path).or_default().push(name.clone());
             }
         }
-        let marked = |path: &Path| -> Option<OwnedFd> {
-            let folder = open_dir(path).ok()?;
-            stat_at(&folder, MARK).ok()??;
-            child_dir(&folder, c"root").ok()
-        };
+        listed.retain(|path, _| only_theirs(path));
         let layers = listed.into_iter().filter_map(|(path, by)| {
-            let tree = marked(&path)?;
-            let layer = Self {
-                path,
-                tree,
-                _held: None,
-            };
-            Some((layer, by))
+            let layer = Self::held(path)?;
+            // Until it was held the last of them may have gone, and it with that one.
+            let lists = |name| chain_of(layout, name).is_ok_and(|all| all.0.contains(&layer.path));
+            by.iter().any(lists).then_some((layer, by))
         });
         layers.collect()
     }
 
-    /// Whether a guest lists it.
-    ///
-    /// # Errors
-    /// What it lists cannot be read.
-    pub fn is_listed(&self, layout: &Layout, name: &GuestName) -> Result<bool, RootError> {
-        Ok(chain_of(layout, name)?.0.contains(&self.path))
+    /// The layer of this folder, if it is one, held: whoever removes what nobody lists asks for that.
+    fn held(path: PathBuf) -> Option<Self> {
+        let folder = open_dir(&path).ok()?;
+        stat_at(&folder, MARK).ok()??;
+        fs::flock(&folder, fs::FlockOperation::NonBlockingLockShared).ok()?;
+        Some(Self {
+            tree: child_dir(&folder, c"root").ok()?,
+            path,
+            _held: folder,
+        })
     }
 
     /// Has a stopped guest that has all of it in its own layer see it through this one; with `would`, only
@@ -180,6 +195,10 @@ impl CommonLayer {
         };
         let shown = own.opened.shown.join("upper");
         let failed = |e: std::io::Error| FileError::new("share files of", &shown, e);
+        // What goes below its own layer would show wherever else such a folder leads here.
+        if leads_elsewhere(&own.upper).map_err(|e| failed(e.into()))? {
+            return Ok(None);
+        }
         let mut joined = Joined::default();
         let whole = self.is_whole_in(&own.upper, &self.tree, &mut joined);
         if !whole.map_err(|e| failed(e.into()))? || joined.files == 0 {
@@ -188,7 +207,8 @@ impl CommonLayer {
         if would {
             return Ok(Some(joined));
         }
-        chain_fold::fold(&own.layers, &own.root, &own.opened.folder)?;
+        // Many that cannot be made one leave room for some more, and then it is told that there is none.
+        let _still_many = chain_fold::fold(&own.layers, &own.root, &own.opened.folder);
         let old = own.chain()?;
         if !old.0.contains(&self.path) {
             chain::has_room(&old).map_err(failed)?;
@@ -236,6 +256,13 @@ impl CommonLayer {
         }
         Ok(true)
     }
+}
+
+/// Whether a copy of what a guest has did not fit into its own quota, which not every filesystem tells apart
+/// from a full disk.
+fn is_used_up(error: &std::io::Error, is_sold: bool) -> bool {
+    let errno = Errno::from_io_error(error);
+    errno == Some(Errno::DQUOT) || is_sold && errno == Some(Errno::NOSPC)
 }
 
 fn chain_of(layout: &Layout, name: &GuestName) -> Result<Chain, FileError> {
@@ -358,7 +385,7 @@ mod tests {
         CommonLayer {
             path: at.to_owned(),
             tree,
-            _held: Some(held),
+            _held: held,
         }
     }
 
@@ -431,5 +458,34 @@ mod tests {
         let left: Vec<_> = std::fs::read_dir(&a).unwrap().flatten().collect();
         assert_eq!(left.len(), 2, "{left:?}");
         assert!(a.join("other").exists() && a.join("x/y").is_dir());
+    }
+
+    #[test]
+    fn one_that_is_held_is_nobodys_leftover() {
+        let temp = TempDir::new("common-held");
+        let (a, path) = (temp.path().join("a"), temp.path().join("l"));
+        std::fs::create_dir(&a).unwrap();
+        std::fs::write(a.join("h"), "h").unwrap();
+        let made = layer_of(&a, &path, &["h"]);
+        assert!(CommonLayer::held(path.clone()).is_none(), "it may not stay");
+        drop(made);
+        let remover = open_dir(&path).unwrap();
+        let take = || fs::flock(&remover, fs::FlockOperation::NonBlockingLockExclusive);
+        let two = [path.clone(), path.clone()].map(|path| CommonLayer::held(path).unwrap());
+        assert_eq!(take(), Err(Errno::WOULDBLOCK));
+        drop(two);
+        assert_eq!(take(), Ok(()));
+        // A layer of a snapshot is none.
+        std::fs::remove_file(path.join("common")).unwrap();
+        drop(remover);
+        assert!(CommonLayer::held(path).is_none());
+    }
+
+    #[test]
+    fn a_quota_that_is_used_up_is_no_full_disk() {
+        let error = |errno: Errno| std::io::Error::from(errno);
+        assert!(is_used_up(&error(Errno::DQUOT), false));
+        assert!(is_used_up(&error(Errno::NOSPC), true) && !is_used_up(&error(Errno::NOSPC), false));
+        assert!(!is_used_up(&error(Errno::IO), true));
     }
 }

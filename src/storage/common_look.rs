@@ -105,7 +105,7 @@ pub fn alike(
         }
     }
     let mut found: BTreeMap<Same, (u64, Vec<usize>)> = BTreeMap::new();
-    let mut told = 0;
+    let (mut told, mut broken) = (0, Set::new());
     for (number, (name, upper)) in uppers.iter().enumerate() {
         let met = plain_files(upper, left_out, |path, stat| {
             told += path.len() + size_of::<Same>();
@@ -120,8 +120,15 @@ pub fn alike(
         match met {
             Ok(()) => {}
             Err(Errno::INTR) => return Err(interrupted(layout).into()),
-            Err(error) => failed.push(format!("guest {name}: cannot be looked through: {error}")),
+            Err(error) => {
+                failed.push(format!("guest {name}: cannot be looked through: {error}"));
+                broken.insert(number);
+            }
         }
+    }
+    // What was met of one before it ended is not simply over the base either.
+    for (_, numbers) in found.values_mut() {
+        numbers.retain(|number| !broken.contains(number));
     }
     let mut sets: BTreeMap<Set, Vec<Sized>> = BTreeMap::new();
     for (same, (held, numbers)) in found.into_iter().filter(|(_, at)| at.1.len() > 1) {
@@ -184,6 +191,16 @@ fn plain_files(
         if interrupt::caught().is_some() {
             return Err(Errno::INTR);
         }
+        let folder = match is_dir(met.stat) {
+            true => Some(child_dir(met.dir, met.name)?),
+            false => None,
+        };
+        // Another folder may lead here, whose guest would see there what is put below this.
+        if let Some(folder) = &folder
+            && is_elsewhere(&of_open(folder)?)
+        {
+            return Err(Errno::OPNOTSUPP);
+        }
         if let Some(above) = &apart {
             let rest = met.path.strip_prefix(above.as_slice());
             if rest.is_some_and(|rest| rest.starts_with(b"/")) {
@@ -191,12 +208,7 @@ fn plain_files(
             }
             apart = None;
         }
-        if is_dir(met.stat) {
-            let folder = child_dir(met.dir, met.name)?;
-            // Another folder may lead here, whose guest would see there what is put below this.
-            if is_elsewhere(&of_open(&folder)?) {
-                return Err(Errno::OPNOTSUPP);
-            }
+        if let Some(folder) = folder {
             let deep = met.path.iter().filter(|b| **b == b'/').count() + 1 >= DEPTH_MOST;
             *left_out += u64::from(deep);
             if deep || is_opaque(&folder) {
@@ -211,6 +223,15 @@ fn plain_files(
         }
         Ok(())
     })
+}
+
+/// Whether a folder of a layer, wherever it lies, shows what lies elsewhere below.
+pub(super) fn leads_elsewhere(upper: &OwnedFd) -> rustix::io::Result<bool> {
+    match plain_files(upper, &mut 0, |_, _| true) {
+        Ok(()) => Ok(false),
+        Err(Errno::OPNOTSUPP) => Ok(true),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// What a file has in it, and as attributes; `None` if it is not what it was.
@@ -363,5 +384,25 @@ mod tests {
         .unwrap();
         assert_eq!(met, ["a/b/f", "a/f", "b/f"]);
         assert_eq!(left_out, 0);
+    }
+
+    #[test]
+    fn a_layer_with_a_folder_that_leads_elsewhere_is_left_alone() {
+        let temp = TempDir::new("common-elsewhere");
+        std::fs::create_dir_all(temp.path().join("new/b/z")).unwrap();
+        let upper = open_dir(temp.path()).unwrap();
+        assert_eq!(leads_elsewhere(&upper), Ok(false));
+        let mark = |path: &str, name: &str, value: &[u8]| {
+            let flags = rustix::fs::XattrFlags::empty();
+            rustix::fs::setxattr(temp.path().join(path), name, value, flags)
+        };
+        // Only root of the host can mark a folder so.
+        if mark("new", "trusted.overlay.opaque", b"y").is_err() {
+            return;
+        }
+        assert_eq!(leads_elsewhere(&upper), Ok(false));
+        // It is looked for in what was made anew too.
+        mark("new/b/z", "trusted.overlay.redirect", b"/a").unwrap();
+        assert_eq!(leads_elsewhere(&upper), Ok(true));
     }
 }

@@ -4,7 +4,6 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
-use std::io::Read as _;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 
@@ -19,6 +18,7 @@ use super::driver::Driver;
 use super::image::load_image;
 use super::pool::{Pool, PoolError};
 use super::root::{self, RootError, image_digest};
+use super::tree_same::{PIECE, data_from, read_all};
 use super::walk::walk;
 use super::{merged, place};
 use crate::kernel::{interrupt, share};
@@ -289,19 +289,70 @@ fn pair(
 
 /// The digest of a file of this size; `None` if it has another by now.
 pub(super) fn digest(file: &File, size: u64) -> rustix::io::Result<Option<[u8; 32]>> {
+    let failed = |e: std::io::Error| Errno::from_io_error(&e).unwrap_or(Errno::IO);
     let mut hash = Sha256::new();
-    let (mut buffer, mut read) = (vec![0; 128 << 10], 0);
-    let mut limited = file.take(size + 1);
-    loop {
+    let (mut buffer, mut at) = (vec![0; PIECE], 0);
+    while at < size {
         if interrupt::caught().is_some() {
             return Err(Errno::INTR);
         }
-        let failed = |e: std::io::Error| Errno::from_io_error(&e).unwrap_or(Errno::IO);
-        let n = limited.read(&mut buffer).map_err(failed)?;
-        if n == 0 {
-            return Ok((read == size).then(|| hash.finalize().into()));
+        let data = data_from(file, at, size).map_err(failed)?;
+        if data >= size {
+            break;
         }
-        hash.update(&buffer[..n]);
-        read += n as u64;
+        // Holes cost nothing, however large; where they begin in a piece is no matter of what is in it.
+        let begin = data - data % PIECE as u64;
+        let want = usize::try_from(size - begin).map_or(PIECE, |left| left.min(PIECE));
+        let piece = &mut buffer[..want];
+        if read_all(file, piece, begin).map_err(failed)? != want {
+            return Ok(None);
+        }
+        if piece.iter().any(|byte| *byte != 0) {
+            hash.update(begin.to_be_bytes());
+            hash.update(&piece);
+        }
+        at = begin + want as u64;
+    }
+    let same = u64::try_from(fs::fstat(file)?.st_size) == Ok(size);
+    Ok(same.then(|| hash.finalize().into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt as _;
+
+    use super::super::seed::tests::TempDir;
+    use super::*;
+
+    #[test]
+    fn zeros_and_holes_are_the_same_and_the_largest_hole_costs_nothing() {
+        let temp = TempDir::new("digest");
+        let made = |name: &str, size: u64| {
+            let file = File::options()
+                .read(true)
+                .write(true)
+                .create_new(true)
+                .open(temp.path().join(name))
+                .unwrap();
+            file.set_len(size).unwrap();
+            file
+        };
+        let size = 3 * PIECE as u64 + 5;
+        let (holes, zeros, other) = (made("h", size), made("z", size), made("o", size));
+        zeros.write_at(&vec![0; 2 * PIECE], 77).unwrap();
+        for file in [&holes, &zeros] {
+            file.write_at(b"end", size - 3).unwrap();
+        }
+        other.write_at(b"end", size - 4).unwrap();
+        let of = |file: &File, size| digest(file, size).unwrap();
+        assert!(of(&holes, size).is_some());
+        assert_eq!(of(&holes, size), of(&zeros, size));
+        assert_ne!(of(&holes, size), of(&other, size));
+        assert_eq!((of(&holes, size - 1), of(&holes, size + 1)), (None, None));
+
+        let huge = 8 << 40;
+        let large = made("l", huge);
+        large.write_at(b"end", huge - 3).unwrap();
+        assert!(of(&large, huge).is_some());
     }
 }

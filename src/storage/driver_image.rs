@@ -172,7 +172,14 @@ fn smaller(disk: &Disk, shown: u64, size: u64) -> io::Result<()> {
     };
     let mut done = attempt();
     if let Ok(Err(_)) = done {
-        // There may be no room to move things to, but enough in pieces; whether that helps is seen next.
+        // What was removed a moment ago may count still; whether that helps is seen next.
+        let _empty = disk.clean();
+        done = attempt();
+    }
+    if let Ok(Err(held)) = done
+        && held <= size
+    {
+        // There may be no room to move things to, but enough in pieces. What holds more fits in no way.
         let _pieces = disk.compact();
         done = attempt();
     }

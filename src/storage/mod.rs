@@ -205,8 +205,8 @@ pub use reinstall::{Fresh, ReinstallError, check_keep, reinstall_root};
 pub use renew::{forget_root_note, root_note};
 pub use rescue::{has_rescue, make_rescue, remove_rescue, rescue_ops};
 pub use root::{
-    RootError, check_resize, create_root, delete_root, guests_in, image_digest, resize_root,
-    root_ops,
+    Leads, RootError, check_resize, create_root, delete_root, guests_in, image_digest, leads,
+    resize_root, root_ops,
 };
 pub use saved::{
     Saved, create_root_from, fold_layers, is_as_kept, is_kept_by_file, remove_saved, restore_root,

@@ -2,7 +2,7 @@
 //! where they are, and the digest of the image below it. Made, described to the launch, measured and
 //! deleted here; never mounted.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -274,10 +274,21 @@ pub fn check_resize(layout: &Layout, name: &GuestName, quota: Quota) -> Result<(
     Ok(())
 }
 
+/// Layers, and for each the folders of those guests whose roots or snapshots lead to it.
+pub type Leads = HashMap<PathBuf, HashSet<String>>;
+
 /// Every layer that some root or snapshot leads to, half-made and half-removed ones among them.
 pub(super) fn objects(layout: &Layout) -> Result<HashSet<PathBuf>, FileError> {
-    let mut found = HashSet::new();
-    let mut add = |path: PathBuf| -> Result<(), FileError> {
+    Ok(leads(layout)?.into_keys().collect())
+}
+
+/// The same, with whose they are.
+///
+/// # Errors
+/// A record cannot be read.
+pub fn leads(layout: &Layout) -> Result<Leads, FileError> {
+    let mut found = Leads::new();
+    let mut add = |guest: &str, path: PathBuf| -> Result<(), FileError> {
         let failed = |e: std::io::Error| FileError::new("read", &path, e);
         // It may have been removed meanwhile.
         let root = match open_dir(&path) {
@@ -285,26 +296,33 @@ pub(super) fn objects(layout: &Layout) -> Result<HashSet<PathBuf>, FileError> {
             other => other?,
         };
         let place = Place::read(root.as_fd()).map_err(failed)?;
-        found.extend(place.map(|place| place.object().path));
-        found.extend(Chain::read(root.as_fd()).map_err(failed)?.0);
+        let all = Chain::read(root.as_fd()).map_err(failed)?.0.into_iter();
+        for layer in all.chain(place.map(|place| place.object().path)) {
+            found.entry(layer).or_default().insert(guest.to_owned());
+        }
         Ok(())
     };
     let mut records = Vec::new();
     for guest in super::image::listed(&layout.guests())? {
         let path = layout.guests().join(&guest);
         if guest.starts_with(".trash-") {
-            add(path)?;
+            add(&guest, path)?;
             continue;
         }
         for root in super::image::listed(&path)? {
             if root == "root" || root.starts_with(".root-") {
-                add(path.join(root))?;
+                add(&guest, path.join(root))?;
             }
         }
-        records.extend(super::saved::records(&path)?);
+        records.push((super::saved::records(&path)?, guest));
     }
-    for record in records {
-        found.extend(super::saved::leads_to(&record.root));
+    for (records, guest) in records {
+        for layer in records
+            .iter()
+            .flat_map(|record| super::saved::leads_to(&record.root))
+        {
+            found.entry(layer).or_default().insert(guest.clone());
+        }
     }
     Ok(found)
 }

@@ -18,7 +18,7 @@ use crate::kernel::interrupt;
 /// Marks that overlayfs keeps for itself.
 const MARKS: &[u8] = b"trusted.overlay.";
 /// Bytes that are compared at once.
-const PIECE: usize = 128 << 10;
+pub(super) const PIECE: usize = 128 << 10;
 
 /// What shows that two files are the same although they are not one: of copies of one filesystem, that
 /// they have the same number and were changed last at the same time, which nobody can set. A change in
@@ -176,7 +176,7 @@ fn same_data(a: &File, b: &File) -> io::Result<bool> {
 }
 
 /// Where data begins from `at` on.
-fn data_from(file: &File, at: u64, size: u64) -> io::Result<u64> {
+pub(super) fn data_from(file: &File, at: u64, size: u64) -> io::Result<u64> {
     match fs::seek(file, SeekFrom::Data(at)) {
         Ok(begin) => Ok(begin),
         Err(Errno::NXIO) => Ok(size),
@@ -186,7 +186,7 @@ fn data_from(file: &File, at: u64, size: u64) -> io::Result<u64> {
     }
 }
 
-fn read_all(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+pub(super) fn read_all(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
     let mut offset = at;
     super::tree_item::fill(buffer, |part| {
         let n = file.read_at(part, offset)?;

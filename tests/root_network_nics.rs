@@ -390,8 +390,13 @@ fn another_address_that_is_cut_short_is_settled() {
         return;
     }
     let host = Bulkhead::new();
-    let prefix = "fd62:201:6:";
-    let all = ["--subnet", "10.201.6.0/24", "--prefix6", "fd62:201:6::/64"];
+    let prefix = "fd62:201:16:";
+    let all = [
+        "--subnet",
+        "10.201.16.0/24",
+        "--prefix6",
+        "fd62:201:16::/64",
+    ];
     host.ok(&[&["network", "create", "six"][..], &all].concat());
     started(&host, "web", &["--nic", "lan=six"]);
     let set = |address: &str, fault: &str| {

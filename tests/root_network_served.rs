@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
-use life::{data, info, inside, made, started};
+use life::{data, info, inside, made, own_network, started};
 use support::{Bulkhead, Need, became, eventually, need, run};
 
 const DHCP: &str = include_str!("hostile/dhcp.py");
@@ -84,6 +84,7 @@ fn guests_are_told_addresses_router_and_names() {
     if !need(Need::Root) {
         return;
     }
+    own_network();
     let host = Bulkhead::new();
     // Whoever is asked what nobody here knows.
     let upstream = UdpSocket::bind("127.77.3.9:53").unwrap();
@@ -213,6 +214,7 @@ fn a_guest_asks_for_itself_alone_and_its_neighbours_do_not_hear_it() {
     if !need(Need::Root) {
         return;
     }
+    own_network();
     let host = Bulkhead::new();
     let all = [
         "--dhcp",
@@ -262,6 +264,7 @@ fn whoever_serves_is_mended_and_ends_with_the_wish() {
     if !need(Need::Root) {
         return;
     }
+    own_network();
     let host = Bulkhead::new();
     create(&host, "10.203.5.0/24", &[]);
     started(&host, "a", &["--network", "lan"]);
@@ -419,6 +422,7 @@ fn what_nobody_can_serve_is_refused() {
     if !need(Need::Root) {
         return;
     }
+    own_network();
     let host = Bulkhead::new();
     for (flags, says) in [
         (&["--kind", "routed", "--dns", "true"][..], "kind bridge"),
@@ -448,6 +452,7 @@ fn a_command_that_dies_leaves_nobody_serving_unasked() {
     if !need(Need::Root) {
         return;
     }
+    own_network();
     let host = Bulkhead::new();
     let settled = |fault: &str| {
         host.ok(&["doctor", "--fix"]);

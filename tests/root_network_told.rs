@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use life::{data, info, inside, started};
+use life::{data, info, inside, own_network, started};
 use support::{Bulkhead, Need, became, eventually, need, run};
 
 const HEARS: &str = include_str!("hostile/hears.py");
@@ -120,6 +120,7 @@ fn guests_without_a_way_out_are_told_addresses_and_names_and_nothing_else() {
     if !need(Need::Root) {
         return;
     }
+    own_network();
     let host = Bulkhead::new();
     // Whoever is asked what nobody here knows, if anybody is asked.
     let upstream = UdpSocket::bind("127.77.8.9:53").unwrap();
@@ -198,6 +199,7 @@ fn a_command_that_dies_leaves_a_closed_network_that_can_be_mended() {
     if !need(Need::Root) {
         return;
     }
+    own_network();
     let host = Bulkhead::new();
     closed(&host, "10.203.9.0/24", &[]);
     started(&host, "a", &["--network", "lan"]);
@@ -229,6 +231,7 @@ fn the_network_that_is_always_there_tells_what_the_settings_say() {
     if !need(Need::Root) {
         return;
     }
+    own_network();
     let host = Bulkhead::new();
     for (text, says) in [
         ("ra = true", "network.prefix6"),
@@ -297,6 +300,7 @@ fn a_packet_is_followed_over_a_further_interface() {
     if !need(Need::Root) {
         return;
     }
+    own_network();
     let host = Bulkhead::new();
     closed(&host, "10.203.10.0/24", &[]);
     started(&host, "a", &["--nic", "db=lan,address=10.203.10.5"]);

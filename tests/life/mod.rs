@@ -7,6 +7,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use nix::sched::{CloneFlags, unshare};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
@@ -341,4 +342,14 @@ pub fn in_force(host: &Bulkhead, name: &str, controller: &str, one: &str, two: &
     let path = folder.join(file);
     let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     text.trim().to_owned()
+}
+
+/// Gives this thread, and what it begins, a network like a host's own, with loopback up: addresses that a
+/// test names are not in the way of those of another run.
+pub fn own_network() {
+    unshare(CloneFlags::CLONE_NEWNET).expect("root may");
+    let up = Command::new("ip")
+        .args(["link", "set", "lo", "up"])
+        .status();
+    assert!(up.expect("ip").success());
 }

@@ -199,7 +199,6 @@ impl Network {
             || marker.served != self.served
             || marker.gateway != self.addresses.gateway
             || marker.rules != firewall::REVISION
-            || marker.served != self.served
             || Some(&marker.boot_id) != files::read_sysctl(Path::new(BOOT_ID))?.as_ref()
             || !self.forwards()?
             || !self.tables_stand()?

@@ -13,7 +13,9 @@ use crate::model::{GuestName, Status, TenantName};
 /// How long a command waits for others that sum up.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// In so long a command that waits for the lock has it.
-const MOMENT: Duration = Duration::from_millis(500);
+const MOMENT: Duration = Duration::from_millis(300);
+/// Wrong at so many looks, such moments apart, they are nobody's work.
+const LOOKS: u32 = 4;
 
 impl Manager {
     /// Gives a tenant's group, and what all guests are in, what the guests in it are guaranteed
@@ -58,7 +60,7 @@ impl Manager {
         if self.wrong_sum(&parent, &tenants)?.is_none() {
             return Ok(());
         }
-        for may_follow in [true, false] {
+        for look in 1..=LOOKS {
             // Nobody is at work on them now, or has been.
             let held = self.sums()?;
             let Some(name) = self.wrong_sum(&parent, &tenants)? else {
@@ -69,9 +71,9 @@ impl Manager {
             if names.iter().any(|name| self.is_on_its_way(name)) {
                 return Ok(());
             }
-            // Whoever changes one puts them right as soon as it has our lock. Who is at work on one for an
-            // hour, for a copy of it say, does something else.
-            if may_follow && names.iter().any(|name| self.idle(name).is_none()) {
+            // Whoever changes one puts them right as soon as it has our lock, and another may do so after
+            // it. Who is at work on one for an hour, for a copy of it say, does something else.
+            if look < LOOKS && names.iter().any(|name| self.idle(name).is_none()) {
                 drop(held);
                 std::thread::sleep(MOMENT);
                 continue;

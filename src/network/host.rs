@@ -6,6 +6,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +20,7 @@ use super::server::ServerError;
 use super::subnet::Subnet;
 use super::{Lease, Network, announce};
 use crate::kernel::KernelError;
-use crate::kernel::netlink::{Netlink, NetlinkError, Route};
+use crate::kernel::netlink::{Link, Netlink, NetlinkError, Route};
 use crate::kernel::netlink_nft::{Family, table_exists};
 use crate::model::Prefix6;
 
@@ -27,6 +28,7 @@ pub(super) const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 pub(super) const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// Largest packet of guests where the way out does not ask for less, bytes.
 pub(super) const ETHERNET_MTU: u32 = 1500;
+const GOING: Duration = Duration::from_secs(1);
 
 /// The host's side could not be set up or taken down.
 #[derive(Debug, thiserror::Error)]
@@ -350,6 +352,20 @@ impl Network {
         self.unshape(lease)
     }
 
+    /// Refuses as long as guests are on it. The interface of one that has just ended goes when the kernel
+    /// comes to it.
+    fn await_ports(&self, kernel: &mut Netlink, link: &Link) -> Result<(), HostError> {
+        let until = Instant::now() + GOING;
+        loop {
+            match self.refuse_ports(kernel, link, "remove") {
+                Err(HostError::InUse { .. }) if Instant::now() < until => {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                done => return done,
+            }
+        }
+    }
+
     pub(super) fn take_down(&self, kernel: &mut Netlink) -> Result<(), HostError> {
         // Of one that is somebody else's, only the rules; it may be gone, or be another by now.
         let bridge = match self.is_guest_of_lan() {
@@ -357,7 +373,7 @@ impl Network {
             false => self.own_bridge(kernel)?,
         };
         if let Some((link, _)) = &bridge {
-            self.refuse_ports(kernel, link, "remove")?;
+            self.await_ports(kernel, link)?;
         }
         self.end_server()?;
         let pause = || files::pause(Path::new(&self.bridge));

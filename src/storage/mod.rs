@@ -76,6 +76,8 @@ mod first_boot;
 mod foreign;
 mod foreign_incus;
 mod foreign_pve;
+#[cfg(fuzzing)]
+pub mod fuzzed;
 mod guest_files;
 mod host;
 mod http_patience;

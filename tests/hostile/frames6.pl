@@ -72,6 +72,8 @@ sub udp {
 sub name_of {
     my $bytes = shift;
     return $1 if $bytes =~ /<([a-z0-9-]+)>/;
+    # Such as a question by ARP; unpack dies beyond the end.
+    return if length $bytes < 62;
     my ( $type, $next, $kind, $bits ) = unpack 'x12n x6C x33C x3N', $bytes;
     return unless defined $bits and $type == 0x86dd and $next == 58 and $kind =~ /^13[56]$/;
     my %known = ( 1 => "forged-$kind", 2 => "honest-$kind" );

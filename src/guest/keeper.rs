@@ -123,7 +123,7 @@ fn watch_and_follow(manager: &Manager, name: &GuestName, charge: Charge) -> Resu
     join_holder(manager);
     let group = manager.group(name)?;
     // Its interfaces of the host's go with it otherwise.
-    let inside = manager.netns(name).ok().flatten();
+    let inside = manager.hold_inside(name);
     let pidfd = charge.guest;
     let kills = match &group {
         Some(group) => {

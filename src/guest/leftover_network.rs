@@ -219,6 +219,10 @@ impl Manager {
                     continue;
                 }
             }
+            // Of one that has just ended: its keeper, and then the kernel, let go of it in a moment.
+            if on.goes_by_itself(&stray).map_err(network)? {
+                continue;
+            }
             let remove = || on.remove_leftover(&stray).map_err(network);
             let done = told(fix.then(remove));
             found.push(leftover("interface", stray.interface.clone(), done));

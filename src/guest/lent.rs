@@ -31,6 +31,14 @@ impl Manager {
         })
     }
 
+    /// The network namespace of a guest, for its keeper to hold where it may come to have such an interface:
+    /// held, the others in it go only when the keeper lets go.
+    pub(super) fn hold_inside(&self, name: &GuestName) -> Option<OwnedFd> {
+        let networks = self.networks().ok()?;
+        let held = networks.iter().any(Network::is_passthrough);
+        held.then(|| self.netns(name).ok().flatten())?
+    }
+
     /// Takes them out of the namespace of a guest that has ended, which its keeper has held since the
     /// start, for they may be plugged in later. What this leaves, whoever puts the guest away brings
     /// back, or `doctor` names.

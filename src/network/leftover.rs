@@ -2,12 +2,17 @@
 //! kernel has not finished taking a namespace down. `doctor` shows and removes them.
 
 use std::fmt;
+use std::time::Duration;
 
 use super::host::HostError;
 use super::{Network, forward};
 use crate::kernel::netlink::{Link, Netlink};
 use crate::kernel::netlink_nft::{self, Element};
 use crate::model::GuestName;
+
+/// How often, and how far apart, is looked whether an interface of a guest that has just ended is gone.
+const GOING_LOOKS: u32 = 6;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(25);
 
 /// One such interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,6 +110,23 @@ impl Network {
             return Ok(false);
         };
         Ok(!self.tables_stand()? && !self.ends(&mut kernel, &bridge)?.is_empty())
+    }
+
+    /// Whether one goes within an eighth of a second without anybody's help.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn goes_by_itself(&self, leftover: &Leftover) -> Result<bool, HostError> {
+        let mut kernel = Netlink::open()?;
+        for look in 0..GOING_LOOKS {
+            if look > 0 {
+                std::thread::sleep(BETWEEN_LOOKS);
+            }
+            if kernel.link(&leftover.interface)?.is_none() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Removes one; it may be gone already.

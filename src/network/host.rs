@@ -28,6 +28,7 @@ pub(super) const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 pub(super) const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// Largest packet of guests where the way out does not ask for less, bytes.
 pub(super) const ETHERNET_MTU: u32 = 1500;
+/// How long the interface of a guest that has just ended is waited for.
 const GOING: Duration = Duration::from_secs(1);
 
 /// The host's side could not be set up or taken down.

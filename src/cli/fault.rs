@@ -236,6 +236,7 @@ fn code(error: &GuestError) -> u8 {
         | GuestError::TenantExists(_)
         | GuestError::GoalExists(_)
         | GuestError::GoalsRun
+        | GuestError::NetworksWatched
         | GuestError::Bisects
         | GuestError::TenantInUse { .. }
         | GuestError::NoUndo(_)

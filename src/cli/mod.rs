@@ -54,6 +54,7 @@ mod many;
 mod network;
 mod network_served;
 mod network_trace;
+mod network_watch;
 mod nic;
 mod order;
 mod plan;

@@ -82,17 +82,15 @@ pub(super) const NETWORK: Verb = Verb {
                     .arg(dry_run()),
             )
             .subcommand(super::network_trace::command())
-            .subcommand(
-                Command::new("reload")
-                    .about("Write the firewall of all networks anew, after the host's was flushed"),
-            )
+            .subcommands(super::network_watch::commands())
     },
     run: |context, matches| match matches.subcommand() {
         Some(("info", matches)) => info(context, matches),
         Some(("create", matches)) => create(context, matches),
         Some(("set", matches)) => set(context, matches),
         Some(("delete", matches)) => delete(context, matches),
-        Some(("reload", _)) => reload(context),
+        Some(("reload", _)) => super::network_watch::reload(context),
+        Some(("watch", _)) => super::network_watch::watch(context),
         Some(("trace", matches)) => super::network_trace::trace(context, matches),
         _ => list(context),
     },
@@ -436,14 +434,5 @@ fn delete(context: &Context, matches: &ArgMatches) -> Result<u8> {
     }
     manager.delete_network(&name)?;
     context.done(&format!("network {name} is removed"))?;
-    Ok(0)
-}
-
-fn reload(context: &Context) -> Result<u8> {
-    let done = context.manager()?.reload_networks()?;
-    context.done(&match done.is_empty() {
-        true => "no network is set up: the next start of a guest does it".to_owned(),
-        false => format!("the firewall of {} is written anew", done.join(", ")),
-    })?;
     Ok(0)
 }

@@ -236,6 +236,11 @@ pub enum GuestError {
     /// A controller runs already (exit code 4).
     #[error("`bulkhead goal run` is at work on this installation already: end it first")]
     GoalsRun,
+    /// Networks are watched already (exit code 4).
+    #[error(
+        "`bulkhead network watch` is at work on this installation already: end it first, or leave it to that one"
+    )]
+    NetworksWatched,
     /// A search runs already (exit code 4).
     #[error("`bulkhead bisect` is at work on this installation already: wait until it has ended")]
     Bisects,

@@ -61,6 +61,11 @@ impl Manager {
                 found.push(leftover("firewall entry", entry.to_string(), done));
             }
         }
+        for barred in Network::barred(&all).map_err(network)? {
+            let open = || barred.open().map_err(network);
+            let text = barred.to_string();
+            found.push(leftover("shut firewall", text, told(fix.then(open))));
+        }
         Ok(true)
     }
 

@@ -30,6 +30,7 @@
 //! | `inside`, `inside_start`, `inside_text`, `inside_load` | files of /proc and /sys that tell a guest of its own machine |
 //! | `limit_events`, `top_processes` | limits that were hit, and who used most then |
 //! | `networks` | which network a guest is on |
+//! | `network_watch` | networks kept as they are to be while others change the host's |
 //! | `told` | what a guest's files say before it starts |
 //! | `lent` | the host's own interfaces that a guest has, and that come back |
 //! | `nics` | interfaces beyond the first, also while it runs |
@@ -105,6 +106,7 @@ pub mod load;
 pub mod manager;
 mod memory_kept;
 mod neighbours;
+pub mod network_watch;
 pub mod networks;
 pub mod nics;
 mod pids_look;

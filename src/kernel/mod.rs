@@ -46,6 +46,7 @@ pub mod netlink_routed;
 mod netlink_shape;
 mod netlink_socket;
 pub mod netlink_vxlan;
+pub mod netlink_watch;
 mod netlink_way;
 pub mod probe;
 pub mod process;

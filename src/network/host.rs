@@ -188,7 +188,7 @@ impl Network {
     }
 
     /// The host's side, if it is all there as it was set up.
-    fn found(&self, kernel: &mut Netlink) -> Result<Option<HostNetwork>, HostError> {
+    pub(super) fn found(&self, kernel: &mut Netlink) -> Result<Option<HostNetwork>, HostError> {
         // A damaged marker saves no work, that is all.
         let Ok(Some(marker)) = files::read::<Marker>(&self.marker_file()) else {
             return Ok(None);
@@ -377,6 +377,7 @@ impl Network {
             self.await_ports(kernel, link)?;
         }
         self.end_server()?;
+        self.close_passage()?;
         let pause = || files::pause(Path::new(&self.bridge));
         let (family, guard) = &self.guard;
         for (family, table) in [(Family::Inet, &self.table), (*family, guard)] {

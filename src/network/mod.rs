@@ -27,10 +27,12 @@
 //! | `ipv6.rs` | IPv6: guests' addresses, the host's side |
 //! | `guard6.rs`, `nat6.rs` | what of IPv6 a guest may send; its way out |
 //! | `guard.rs` | what a guest may send: the rules, and each guest's entry in them |
+//! | `passage.rs` | a firewall of the host's that lets nothing of guests pass, opened for them |
 //! | `passthrough.rs` | interfaces of the host's that guests have as they are |
 //! | `away.rs` | the note of one that is in a guest |
 //! | `plug.rs` | interfaces of guests that run |
 //! | `shape.rs` | how fast a guest is |
+//! | `tend.rs` | what others have changed, put right |
 //! | `traffic.rs` | what guests send and receive, counted |
 //! | `ceiling.rs` | ceilings of one guest's packets and connections |
 //! | `wall.rs`, `wall_rules.rs`, `wall_fields.rs` | guests' own firewalls: where they stand, their rules |
@@ -65,6 +67,7 @@ mod lease_file;
 mod lease_nic;
 mod leftover;
 mod nat6;
+mod passage;
 mod passthrough;
 mod plug;
 mod pool;
@@ -80,6 +83,7 @@ mod server;
 mod shape;
 mod shared;
 mod subnet;
+mod tend;
 mod trace;
 mod trace_path;
 mod trace_words;
@@ -106,6 +110,7 @@ pub use ipv6::Lease6;
 pub use lease::{Lease, LeaseError};
 pub use lease6::Address6Error;
 pub use leftover::{Leftover, StaleEntry};
+pub use passage::Barred;
 pub use pool::{Addresses, Range, ranges};
 pub use record::{Kind, NewNetwork, Record};
 pub use served::Served;

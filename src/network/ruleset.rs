@@ -139,6 +139,9 @@ impl Ruleset {
                     priority: object["prio"].as_i64().unwrap_or(0),
                     drops: object["policy"] == "drop",
                 }),
+                "chain" => {
+                    all.rules.entry(at).or_default();
+                }
                 "rule" => all
                     .rules
                     .entry(at)

@@ -99,8 +99,7 @@ impl Network {
             Stop::new("guard", &BRIDGED, "prerouting", from, ""),
             Stop::new("bridge", &BRIDGED, "forward", from, to),
         ];
-        let too = BRIDGED_TOO[usize::from(six)];
-        if files::read_sysctl(Path::new(too))?.as_deref() == Some("1") {
+        if bridged_too(six)? {
             let at = "host, though bridged";
             all.push(Stop::new(
                 at,
@@ -113,6 +112,12 @@ impl Network {
         all.push(Stop::new("to the port", &BRIDGED, "postrouting", from, to));
         Ok(all)
     }
+}
+
+/// Whether rules of routed packets see what a bridge passes on.
+pub(super) fn bridged_too(six: bool) -> Result<bool, FileError> {
+    let setting = Path::new(BRIDGED_TOO[usize::from(six)]);
+    Ok(files::read_sysctl(setting)?.as_deref() == Some("1"))
 }
 
 /// Whether the host passes on what it routes of the packet's version.

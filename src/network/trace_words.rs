@@ -253,7 +253,7 @@ pub(super) fn decided(
         || (by.table == network.table && by.family == "inet");
     match ours {
         true => of_ours(network, asked, verdict, by),
-        false => of_others(network, asked, at, verdict, by),
+        false => of_others(at, verdict, by),
     }
 }
 
@@ -377,13 +377,7 @@ fn wall(network: &Network, asked: &Asked<'_>, verdict: Verdict, rule: &str, port
     }
 }
 
-fn of_others(
-    network: &Network,
-    asked: &Asked<'_>,
-    at: &str,
-    verdict: Verdict,
-    by: &Decided,
-) -> Hop {
+fn of_others(at: &str, verdict: Verdict, by: &Decided) -> Hop {
     let place = format!("table {} {}, chain {}", by.family, by.table, by.chain);
     let docker = ["ip", "ip6"].contains(&by.family.as_str())
         && by.table == "filter"
@@ -398,16 +392,7 @@ fn of_others(
     }
     let hop = Hop::new(at, verdict, why);
     if docker && by.rule.is_none() {
-        let inside = network.inside().replace('*', "+");
-        let way = if asked.question.incoming { "-o" } else { "-i" };
-        let program = if asked.is_ipv6() {
-            "ip6tables"
-        } else {
-            "iptables"
-        };
-        let mut hop = hop.advise(format!(
-            "{program} -I DOCKER-USER {way} {inside} -j ACCEPT; without Docker, -I FORWARD"
-        ));
+        let mut hop = hop.advise("bulkhead doctor --fix, which opens it for guests");
         hop.why += "; Docker sets it so";
         return hop;
     }

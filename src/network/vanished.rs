@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::firewall;
 use super::host::{HostError, stop_forwarding};
-use super::{Network, announce, files};
+use super::{Network, announce, files, passage};
 use crate::kernel::netlink::{Link, Netlink};
 use crate::kernel::netlink_nft::Family;
 use crate::model::{Layout, NetworkName};
@@ -140,7 +140,11 @@ impl Network {
             return Ok(());
         };
         let pause = || files::pause(Path::new(&gone.bridge));
-        for (family, table) in tables_of(&owner, bridge, &links)? {
+        let tables = tables_of(&owner, bridge, &links)?;
+        let names: Vec<&str> = tables.iter().map(|(_, table)| table.as_str()).collect();
+        passage::close(&names)?;
+        pause()?;
+        for (family, table) in tables {
             firewall::delete(family, &table)?;
             pause()?;
         }

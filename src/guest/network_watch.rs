@@ -1,0 +1,94 @@
+//! Keeps networks as they are to be while others change the host's: its firewall is loaded anew and ours is
+//! gone, Docker comes and shuts the way, the uplink gets another name. The kernel tells that something
+//! has changed; what, each network is asked.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::error::{GuestError, Result};
+use super::manager::Manager;
+use super::networks::network;
+use crate::kernel::file::Lock;
+use crate::kernel::interrupt;
+use crate::kernel::netlink_watch::NetworkWatch;
+use crate::network::{HostError, Network};
+
+/// How long news go on that belong together: a firewall is loaded in parts.
+const SETTLE: Duration = Duration::from_millis(100);
+/// When what has failed is tried again.
+const AGAIN: Duration = Duration::from_secs(10);
+/// How names begin that are ours: tables and bridges, guests' interfaces, ports to other hosts.
+const OURS: [&str; 3] = ["bulkhead", "bh", "vx-"];
+
+/// What was put right, or could not be.
+#[derive(Debug, Serialize)]
+pub struct Tended {
+    /// The network.
+    pub network: String,
+    /// What of it.
+    pub what: &'static str,
+    /// Why that could not be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failed: Option<String>,
+}
+
+impl Manager {
+    /// Puts right what others change of the networks until a signal asks this program to end, and tells
+    /// of it. What fails is tried again.
+    ///
+    /// # Errors
+    /// Another such process runs, or the kernel does not tell news.
+    pub fn watch_networks(&self, told: &mut dyn FnMut(&Tended)) -> Result<()> {
+        interrupt::catch()?;
+        let path = self.layout.run().join("network-watch.lock");
+        let Some(_single) = Lock::take(&path, Duration::ZERO)? else {
+            return Err(GuestError::NetworksWatched);
+        };
+        let news = |error| network(HostError::from(error));
+        let mut watch = NetworkWatch::open().map_err(news)?;
+        let ours = |name: &str| OURS.iter().any(|one| name.starts_with(one));
+        while interrupt::caught().is_none() {
+            let mut failed = false;
+            self.tend_networks(&mut |tended| {
+                failed |= tended.failed.is_some();
+                told(tended);
+            })?;
+            let again = failed.then_some(AGAIN);
+            if watch.wait(again, &ours).map_err(news)? {
+                std::thread::sleep(SETTLE);
+            }
+        }
+        Ok(())
+    }
+
+    fn tend_networks(&self, told: &mut dyn FnMut(&Tended)) -> Result<()> {
+        let all = self.networks()?;
+        for one in &all {
+            let what = "its firewall, address and announcements";
+            match one.tend() {
+                Ok(false) => {}
+                done => told(&tended(one.word(), what, done.err())),
+            }
+        }
+        match Network::barred(&all) {
+            // A policy that somebody else chose may be meant for guests as well.
+            Ok(barred) => {
+                for one in barred.iter().filter(|one| one.is_dockers()) {
+                    let done = one.open();
+                    told(&tended(one.network(), "Docker's firewall", done.err()));
+                }
+            }
+            Err(error) => told(&tended("", "Docker's firewall", Some(error))),
+        }
+        Ok(())
+    }
+}
+
+fn tended(network: &str, what: &'static str, failed: Option<HostError>) -> Tended {
+    Tended {
+        network: network.to_owned(),
+        what,
+        failed: failed.map(|error| error.to_string()),
+    }
+}

@@ -1,0 +1,239 @@
+//! The host's own firewall where it drops what none of its rules is about, as Docker has the chain
+//! FORWARD do. Our tables cannot undo that: each chain has its say. It is found by asking what would
+//! become of a guest's packet, and mended by rules for the network's interfaces, at the head of the chain
+//! that Docker keeps for others or else of FORWARD itself. They go when the network does.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use super::Network;
+use super::files;
+use super::firewall::{self, matches};
+use super::host::HostError;
+use super::ruleset::{Decided, Outcome, Packet, Ruleset};
+use super::trace_path::bridged_too;
+use crate::kernel::netlink::Netlink;
+use crate::model::RuleProtocol;
+
+/// The table that iptables has its rules in.
+const TABLE: &str = "filter";
+/// Its chain for what the host passes on.
+const CHAIN: &str = "FORWARD";
+/// The chain that Docker makes for others' rules, asks first, and leaves as it is.
+const FOR_OTHERS: &str = "DOCKER-USER";
+/// Addresses of nobody's (RFC 5737, RFC 3849).
+const SOMEBODY: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 7)),
+];
+
+/// A network whose guests' packets the host drops because no rule is about them.
+#[derive(Clone, Debug)]
+pub struct Barred {
+    network: Network,
+    family: &'static str,
+    chain: &'static str,
+}
+
+impl fmt::Display for Barred {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (network, family) = (self.network.word(), self.family);
+        write!(f, "{network}: policy of {family} {TABLE} {CHAIN} is drop")
+    }
+}
+
+impl Barred {
+    /// Whether it is Docker that has made it so.
+    #[must_use]
+    pub fn is_dockers(&self) -> bool {
+        self.chain == FOR_OTHERS
+    }
+
+    /// The word for the network.
+    #[must_use]
+    pub fn network(&self) -> &str {
+        self.network.word()
+    }
+
+    /// Lets the network's packets pass there.
+    ///
+    /// # Errors
+    /// `nft` refuses.
+    pub fn open(&self) -> Result<(), HostError> {
+        let network = &self.network;
+        let _lock = files::lock(&network.run_folder())?;
+        // Before the rules: whoever takes the network down looks for them then.
+        files::write(&network.passage_file(), &self.family)?;
+        self.insert(self.chain)?;
+        let shut = |one: &Self| one.family == self.family;
+        // Nobody asks the chain for others.
+        if self.is_dockers()
+            && Network::barred(std::slice::from_ref(network))?
+                .iter()
+                .any(shut)
+        {
+            self.insert(CHAIN)?;
+        }
+        Ok(())
+    }
+
+    fn insert(&self, chain: &str) -> Result<(), HostError> {
+        let inside = json!(self.network.inside());
+        let is = |key: &str| matches("==", json!({"meta": {"key": key}}), inside.clone());
+        let ways = match self.network.is_closed() {
+            true => vec![vec![is("iifname"), is("oifname")]],
+            false => vec![vec![is("iifname")], vec![is("oifname")]],
+        };
+        let rules: Vec<Value> = ways
+            .into_iter()
+            .map(|mut expr| {
+                expr.push(json!({"counter": {"packets": 0, "bytes": 0}}));
+                expr.push(json!({"accept": null}));
+                json!({"insert": {"rule": {
+                    "family": self.family, "table": TABLE, "chain": chain,
+                    "expr": expr, "comment": mark(&self.network.table)
+                }}})
+            })
+            .collect();
+        Ok(firewall::apply(TABLE, &json!({ "nftables": rules }))?)
+    }
+}
+
+/// What a rule of a network's says of itself.
+fn mark(table: &str) -> String {
+    format!("guests of {table}")
+}
+
+/// Removes the rules of networks of ours from others' chains.
+pub(super) fn close(tables: &[&str]) -> Result<(), HostError> {
+    let marks: Vec<String> = tables.iter().map(|table| mark(table)).collect();
+    let list = firewall::read()?;
+    let all = list["nftables"].as_array().into_iter().flatten();
+    let ours = all.map(|one| &one["rule"]).filter(|rule| {
+        let comment = rule["comment"].as_str();
+        rule["table"] == TABLE && comment.is_some_and(|text| marks.iter().any(|one| one == text))
+    });
+    let gone: Vec<Value> = ours
+        .map(|rule| {
+            let at = |key: &str| rule[key].clone();
+            json!({"delete": {"rule": {
+                "family": at("family"), "table": at("table"), "chain": at("chain"), "handle": at("handle")
+            }}})
+        })
+        .collect();
+    match gone.is_empty() {
+        true => Ok(()),
+        false => Ok(firewall::apply(TABLE, &json!({ "nftables": gone }))?),
+    }
+}
+
+impl Network {
+    /// Which of these networks the host's own firewall is shut to.
+    ///
+    /// # Errors
+    /// The kernel or `nft` does not tell.
+    pub fn barred(all: &[Self]) -> Result<Vec<Barred>, HostError> {
+        let mut kernel = Netlink::open()?;
+        let mut probes = Vec::new();
+        for network in all {
+            let own = network.holds_back() && !network.is_external();
+            if own && network.own_bridge(&mut kernel)?.is_some() {
+                for six in [false, true] {
+                    let probe = network.probe(&mut kernel, six)?;
+                    probes.extend(probe.map(|packet| (network, packet)));
+                }
+            }
+        }
+        if probes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let rules = Ruleset::read()?;
+        let barred = probes.into_iter().filter_map(|(network, packet)| {
+            let family = if packet.is_ipv6() { "ip6" } else { "ip" };
+            is_shut(&rules.at(&[family], "forward", &packet), family).then(|| Barred {
+                network: network.clone(),
+                family,
+                chain: match rules.has_chain(family, TABLE, FOR_OTHERS) {
+                    true => FOR_OTHERS,
+                    false => CHAIN,
+                },
+            })
+        });
+        Ok(barred.collect())
+    }
+
+    /// A guest's packet as the host passes it on; `None` if there is no such.
+    fn probe(&self, kernel: &mut Netlink, six: bool) -> Result<Option<Packet>, HostError> {
+        let inside = self.inside();
+        let sender: IpAddr = match (six, self.prefix6, self.known_subnet()?) {
+            (false, _, Some(subnet)) => self.gateway_in(subnet).into(),
+            (true, Some(prefix), _) => prefix.gateway().into(),
+            _ => return Ok(None),
+        };
+        let out = match self.is_closed() {
+            true if !bridged_too(six)? => return Ok(None),
+            true => inside.clone(),
+            false => match uplink(kernel, six)? {
+                Some(name) => name,
+                None => return Ok(None),
+            },
+        };
+        Ok(Some(Packet {
+            from: inside,
+            to: out,
+            groups: (0, 0),
+            mac: None,
+            sender,
+            receiver: SOMEBODY[usize::from(six)],
+            protocol: RuleProtocol::Icmp,
+            port: 0,
+            led: false,
+            here: false,
+        }))
+    }
+
+    /// Takes back what was opened in the host's firewall. The network's lock is held.
+    pub(super) fn close_passage(&self) -> Result<(), HostError> {
+        let path = self.passage_file();
+        if files::read::<String>(&path)?.is_some() {
+            close(&[&self.table])?;
+            files::remove(&path)?;
+        }
+        Ok(())
+    }
+
+    fn passage_file(&self) -> PathBuf {
+        self.run_folder().join("passage.json")
+    }
+}
+
+/// The interface of the default route.
+fn uplink(kernel: &mut Netlink, six: bool) -> Result<Option<String>, HostError> {
+    let index = match six {
+        false => {
+            let routes = kernel.routes()?;
+            let default = routes.iter().find(|route| route.prefix == 0);
+            default.and_then(|route| route.interface)
+        }
+        true => {
+            let routes = kernel.routes6()?;
+            let default = routes.iter().find(|route| route.length == 0);
+            default.map(|route| route.interface)
+        }
+    };
+    let links = kernel.links("")?.into_iter();
+    let mut over = links.filter(|link| Some(link.index) == index);
+    Ok(over.next().map(|link| link.name))
+}
+
+/// Whether it is the policy that drops it, for certain or if a rule with a module of iptables' does not
+/// let it pass.
+fn is_shut(outcome: &Outcome, family: &str) -> bool {
+    let by_policy = |by: &Decided| {
+        by.rule.is_none() && by.family == family && by.table == TABLE && by.chain == CHAIN
+    };
+    outcome.dropped.iter().chain(&outcome.doubts).any(by_policy)
+}

@@ -1,0 +1,144 @@
+//! `network watch`: what others take away of networks is put back while it runs, and Docker's firewall let
+//! guests pass; both in network namespaces of the test's own.
+
+mod life;
+mod support;
+mod wires;
+
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use life::made;
+use support::{Bulkhead, Need, eventually, need};
+use wires::{WORLD, as_host, world};
+
+/// As Docker has it, but for its own networks.
+const DOCKER: &str = "add table ip filter
+add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }
+add chain ip filter DOCKER-USER
+add rule ip filter FORWARD jump DOCKER-USER
+add rule ip filter FORWARD oifname docker0 ct state established accept
+add rule ip filter DOCKER-USER return";
+
+fn nft(words: &str) -> String {
+    let done = Command::new("nft").arg(words).output().unwrap();
+    assert!(done.status.success(), "{words}: {done:?}");
+    String::from_utf8(done.stdout).unwrap()
+}
+
+fn world_answers(host: &Bulkhead, guest: &str) -> bool {
+    let to = WORLD.to_string();
+    let ping = ["exec", guest, "--", "ping", "-c", "1", "-W", "1", &to];
+    host.run(&ping).code == 0
+}
+
+fn tables() -> String {
+    nft("list tables")
+}
+
+/// `network watch`, which ends with the test.
+struct Watch(Child);
+
+impl Watch {
+    fn new(host: &Bulkhead) -> Self {
+        let mut command = host.command(&["network", "watch"]);
+        Self(command.stdout(Stdio::null()).spawn().unwrap())
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let pid = i32::try_from(self.0.id()).unwrap();
+        let _gone = nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(pid),
+            nix::sys::signal::Signal::SIGTERM,
+        );
+        let _ended = self.0.wait();
+    }
+}
+
+#[test]
+fn what_others_take_away_is_put_back_while_it_runs() {
+    as_host(|| {
+        if !need(Need::Root) {
+            return;
+        }
+        let _world = world();
+        let host = Bulkhead::new();
+        host.ok(&["network", "create", "lan", "--kind", "isolated"]);
+        made(&host, "a", &[]);
+        made(&host, "b", &["--network", "lan"]);
+        host.ok(&["start", "a", "b"]);
+        let before = tables();
+        assert_eq!(before.lines().count(), 3, "{before}");
+        let _watch = Watch::new(&host);
+        for gone in [
+            "flush ruleset",
+            &format!("delete {}", before.lines().next().unwrap()),
+        ] {
+            nft(gone);
+            eventually(gone, 20, || {
+                tables().lines().count() == before.lines().count()
+            });
+            assert!(world_answers(&host, "a"), "{gone}");
+        }
+        std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
+        eventually("forwarding", 20, || {
+            std::fs::read("/proc/sys/net/ipv4/ip_forward").unwrap() == b"1\n"
+        });
+        let twice = host.run(&["network", "watch"]);
+        assert_eq!(twice.code, 4, "{}", twice.stderr);
+        assert!(twice.stderr.contains("already"), "{}", twice.stderr);
+    });
+}
+
+#[test]
+fn dockers_firewall_lets_guests_pass_and_is_left_as_it_was() {
+    as_host(|| {
+        if !need(Need::Root) {
+            return;
+        }
+        let _world = world();
+        let host = Bulkhead::new();
+        made(&host, "a", &[]);
+        host.ok(&["start", "a"]);
+        assert!(world_answers(&host, "a"));
+        nft(DOCKER);
+        assert!(
+            !world_answers(&host, "a"),
+            "the test's own rules shut nothing"
+        );
+        // Named, and mended when somebody asks for it.
+        let told = host.run(&["doctor"]);
+        assert!(told.stdout.contains("shut firewall"), "{}", told.stdout);
+        host.run(&["doctor", "--fix"]);
+        assert!(world_answers(&host, "a"));
+        let rules = nft("list chain ip filter DOCKER-USER");
+        assert_eq!(rules.matches("accept").count(), 2, "{rules}");
+        let told = host.run(&["doctor"]);
+        assert!(!told.stdout.contains("shut firewall"), "{}", told.stdout);
+        // By itself, as Docker comes again.
+        nft("delete table ip filter");
+        let watch = Watch::new(&host);
+        nft(DOCKER);
+        eventually("Docker's firewall", 20, || world_answers(&host, "a"));
+        drop(watch);
+        // A policy of somebody else's is opened only if asked for, at its head.
+        nft("flush chain ip filter FORWARD");
+        nft("flush chain ip filter DOCKER-USER");
+        nft("delete chain ip filter DOCKER-USER");
+        let watch = Watch::new(&host);
+        nft("add rule ip filter FORWARD iifname other accept");
+        std::thread::sleep(Duration::from_millis(500));
+        drop(watch);
+        assert!(!world_answers(&host, "a"));
+        host.run(&["doctor", "--fix"]);
+        assert!(world_answers(&host, "a"));
+        // It goes with the network.
+        host.ok(&["kill", "a"]);
+        host.ok(&["delete", "--force", "--yes", "a"]);
+        host.run(&["doctor", "--fix"]);
+        let rules = nft("list chain ip filter FORWARD");
+        assert!(!rules.contains("guests of"), "{rules}");
+    });
+}

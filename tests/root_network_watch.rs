@@ -69,6 +69,11 @@ fn what_others_take_away_is_put_back_while_it_runs() {
         made(&host, "a", &[]);
         made(&host, "b", &["--network", "lan"]);
         host.ok(&["start", "a", "b"]);
+        let links = Command::new("ip").arg("link").output().unwrap();
+        let links = String::from_utf8(links.stdout).unwrap();
+        for whose in ["alias guest a eth0", "alias guest b eth0"] {
+            assert!(links.contains(whose), "{links}");
+        }
         let before = tables();
         assert_eq!(before.lines().count(), 3, "{before}");
         let _watch = Watch::new(&host);

@@ -233,7 +233,7 @@ impl Manager {
             network,
             lease,
         };
-        let ops = self.admit_nic(&plug, way_out)?;
+        let ops = NetOp::of(name, self.admit_nic(&plug, way_out)?);
         let refused = |source| GuestError::Nic {
             guest: name.clone(),
             nic: nic.name.to_string(),

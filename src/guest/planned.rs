@@ -59,6 +59,7 @@ impl Manager {
             None => guest,
         };
         self.check_host_side(&guest)?;
+        let net = NetOp::of(&name, net);
         let (root, mounts) = match rescue {
             Some(rescue) => {
                 let size = guest.memory.limit.0 / 4;

@@ -176,7 +176,16 @@ impl Netlink {
     /// # Errors
     /// When there is none or the kernel refuses.
     pub fn set_up(&mut self, name: &str) -> Result<(), NetlinkError> {
-        let mut message = named(name, Vec::new());
+        self.set_up_as(name, "")
+    }
+
+    /// The same, and has it say something of itself (`ip link` shows it as alias), if that is not empty.
+    ///
+    /// # Errors
+    /// As [`Netlink::set_up`].
+    pub fn set_up_as(&mut self, name: &str, alias: &str) -> Result<(), NetlinkError> {
+        let said = (!alias.is_empty()).then(|| LinkAttribute::IfAlias(alias.to_owned()));
+        let mut message = named(name, said.into_iter().collect());
         message.header.flags = LinkFlags::Up;
         message.header.change_mask = LinkFlags::Up;
         let until = Instant::now() + GOING;

@@ -86,6 +86,7 @@ pub(super) fn outside(undo: &mut Undo, inside: BorrowedFd<'_>, ops: &[NetOp]) ->
                 mtu,
                 isolated,
                 shape: to,
+                alias,
             } => {
                 let bridge = netlink
                     .link(bridge)?
@@ -102,7 +103,7 @@ pub(super) fn outside(undo: &mut Undo, inside: BorrowedFd<'_>, ops: &[NetOp]) ->
                 // Nothing passes before it is held back; and one that is up is whole.
                 netlink.bind_port(host_name, *mac, *isolated)?;
                 shape(undo, &mut netlink, host_name, to)?;
-                netlink.set_up(host_name)?;
+                netlink.set_up_as(host_name, alias)?;
             }
             NetOp::Routed { .. } => routed(undo, &mut netlink, inside, op)?,
             NetOp::Macvlan {
@@ -154,6 +155,7 @@ fn routed(
         mtu,
         group,
         shape: to,
+        alias,
     } = op
     else {
         return Ok(());
@@ -168,6 +170,7 @@ fn routed(
     };
     pair(undo, netlink, &veth)?;
     netlink.set_group(host_name, *group)?;
+    netlink.set_up_as(host_name, alias)?;
     answer_for_others(host_name)?;
     netlink.lead_to(*address, host_name, *gateway)?;
     if let Some(address) = address6 {

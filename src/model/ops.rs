@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::Shape;
+use super::{GuestName, Shape};
 
 /// One mount of a guest, in the order of a list. Host paths are resolved once, to descriptors, before
 /// any code of the guest runs; targets are resolved inside the guest's root only.
@@ -114,6 +114,23 @@ impl NetOp {
                 | Self::Passthrough { .. }
         )
     }
+
+    /// The same with host ends that say whose they are.
+    #[must_use]
+    pub fn of(guest: &GuestName, mut ops: Vec<Self>) -> Vec<Self> {
+        for op in &mut ops {
+            if let Self::Veth {
+                alias, guest_name, ..
+            }
+            | Self::Routed {
+                alias, guest_name, ..
+            } = op
+            {
+                *alias = format!("guest {guest} {guest_name}");
+            }
+        }
+        ops
+    }
 }
 
 /// One network operation of a launch. Names of host interfaces are the program's own, never a person's.
@@ -138,6 +155,9 @@ pub enum NetOp {
         /// How fast it is.
         #[serde(default, skip_serializing_if = "Shape::is_none")]
         shape: Shape,
+        /// What the host end says of itself: whose it is.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        alias: String,
     },
     /// On the host: a veth pair, one end with a route to the guest's address over it, the other in the
     /// guest's namespace. The host answers there for all it knows the way to.
@@ -162,6 +182,9 @@ pub enum NetOp {
         /// How fast it is.
         #[serde(default, skip_serializing_if = "Shape::is_none")]
         shape: Shape,
+        /// What the host end says of itself: whose it is.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        alias: String,
     },
     /// On the host: an interface in the guest's namespace, on one of the host's own. Nothing of it is
     /// left on the host.

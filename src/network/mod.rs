@@ -374,6 +374,7 @@ impl Network {
                 mtu,
                 isolated,
                 shape: shape::shape(wish),
+                alias: String::new(),
             },
         };
         let mut all = vec![outside];

@@ -86,6 +86,7 @@ impl Network {
             mtu,
             group: group(isolated),
             shape: shape::shape(wish),
+            alias: String::new(),
         }
     }
 

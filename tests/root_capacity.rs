@@ -89,7 +89,7 @@ fn a_guarantee_too_many_is_refused_to_the_hundredth() {
     let before = state(&host, "a");
     let why = host.fails(&["set", "a", "cpu.entitled=0.31"], 5);
     assert!(
-        why.contains("0.01 CPUs too few") && !why.contains("--force"),
+        why.contains("0.01 CPUs too few") && why.contains("or say `set --force`"),
         "{why}"
     );
     host.fails(&["set", "a", "cpu.entitled=0.31", "--dry-run"], 5);
@@ -146,6 +146,97 @@ fn memory_is_counted_to_the_byte() {
     host.ok(&["set", "b", "memory.low=30M"]);
     host.ok(&["start", "b"]);
     assert_eq!(resource(&host, "memory")["free"], 0);
+}
+
+#[test]
+fn disks_are_sold_to_the_byte() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    host.ok(&["pool", "create", "p", "--driver", "image"]);
+    let disk = || data(&host, &["capacity"])["disks"][0].clone();
+    let there = disk()["host"].as_u64().expect("bytes");
+    assert!(disk()["pools"].to_string().contains("\"p\""), "{}", disk());
+    // Of a quarter more than 80M: exactly 100M, of both pools together.
+    let reserve = there - (80 << 20);
+    settings(
+        &host,
+        &format!("[reserve]\ndisk = {reserve}\n[overcommit]\ndisk = 1.25\n"),
+    );
+    let create = |name: &str, size: &str| {
+        let mut command = host.command(&["create", name, "--template", "busybox"]);
+        command.args(["--pool", "p", "--network", "none", "--disk", size]);
+        command
+    };
+    assert_eq!(run(create("a", "64M")).code, 0);
+    let why = run(create("b", "37748737"));
+    assert_eq!(why.code, 5, "{}", why.stderr);
+    let wanted = "to have 37748737 bytes, and 37748736 bytes are left, 1 bytes too few";
+    assert!(why.stderr.contains(wanted), "{}", why.stderr);
+    let both = ["b", "c"].map(|name| {
+        let mut command = create(name, "36M");
+        command.stderr(Stdio::null()).spawn().expect("our program")
+    });
+    let codes = both.map(|mut child: Child| child.wait().expect("a child").code());
+    assert!(
+        codes == [Some(0), Some(5)] || codes == [Some(5), Some(0)],
+        "{codes:?}"
+    );
+    assert_eq!(
+        (disk()["sold"].as_u64(), disk()["free"].as_u64()),
+        (Some(100 << 20), Some(0))
+    );
+    // Deleted guests leave room; what is too much is refused of `set` too, and nothing is changed.
+    host.fails(&["set", "a", "disk.size=65M"], 5);
+    assert_eq!(host.ok(&["get", "a", "disk.size"]).trim(), "64M");
+    for name in ["b", "c"] {
+        host.run(&["delete", "--force", "--yes", name]);
+    }
+    host.ok(&["set", "a", "disk.size=100M"]);
+    let profiles = host.root().join("etc/bulkhead/profiles");
+    std::fs::create_dir_all(&profiles).expect("a folder of ours");
+    let text = "description = \"sold\"\n[disk]\npool = \"p\"\nsize = \"32M\"\n";
+    std::fs::write(profiles.join("sold.toml"), text).expect("a folder of ours");
+    settings(
+        &host,
+        &format!("[reserve]\ndisk = {reserve}\n[overcommit]\ndisk = 2.5\n"),
+    );
+    let fit = data(&host, &["capacity", "fit", "sold"]);
+    assert_eq!(
+        (fit["more"].as_u64(), fit["then"].as_str()),
+        (Some(3), Some("disk")),
+        "{fit}"
+    );
+}
+
+#[test]
+fn force_goes_beyond_where_the_host_lets_it() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    half_a_cpu(&host);
+    entitled(&host, "a", "0.3", &[]);
+    host.ok(&["start", "a"]);
+    let why = host.fails(&["set", "a", "cpu.entitled=0.6"], 5);
+    assert!(why.contains("set --force"), "{why}");
+    host.ok(&["set", "a", "cpu.entitled=0.6", "--force"]);
+    assert_eq!(host.ok(&["get", "a", "cpu.entitled"]).trim(), "0.6");
+    let etc = host.root().join("etc/bulkhead/bulkhead.toml");
+    let text = std::fs::read_to_string(&etc).expect("the settings");
+    std::fs::write(&etc, text + "[overcommit]\nforce = false\n").expect("the settings");
+    entitled(&host, "b", "0.1", &[]);
+    for refused in [
+        &["set", "a", "cpu.entitled=0.7", "--force"][..],
+        &["start", "b", "--force"],
+        &["start", "b", "--force", "--dry-run"],
+    ] {
+        let why = host.fails(refused, 5);
+        assert!(why.contains("overcommit.force"), "{why}");
+    }
+    let why = host.fails(&["start", "b"], 5);
+    assert!(!why.contains("--force"), "{why}");
 }
 
 #[test]

@@ -7,7 +7,8 @@ use super::command::{Verb, required};
 use super::context::{Context, note};
 use super::fault::{REFUSED, Result};
 use super::render::{self, Cell, Format};
-use crate::guest::capacity::{Capacity, Fit, Held};
+use crate::guest::capacity::{Capacity, Fit, Held, Scarce};
+use crate::guest::disk_room::DiskHeld;
 use crate::guest::view::bytes_text;
 use crate::model::{Ratio, Resource};
 
@@ -70,6 +71,17 @@ const HEADINGS: [&str; 10] = [
     "USED",
 ];
 
+const DISK_HEADINGS: [&str; 8] = [
+    "DISK OF POOLS",
+    "HOST",
+    "RESERVE",
+    "RATIO",
+    "SELLABLE",
+    "FREE",
+    "SOLD",
+    "USED",
+];
+
 fn count(help: &'static str) -> Arg {
     Arg::new("count")
         .short('n')
@@ -101,6 +113,9 @@ fn text(capacity: &Capacity, colour: bool) -> String {
     let rows: Vec<_> = capacity.resources.iter().map(cells).collect();
     let mut out = render::table(&HEADINGS, &rows, colour);
     out.push('\n');
+    let rows: Vec<_> = capacity.disks.iter().map(disk_cells).collect();
+    out += &render::table(&DISK_HEADINGS, &rows, colour);
+    out.push('\n');
     for fit in &capacity.sizes {
         out += &format!("{}\n", in_words(fit));
     }
@@ -112,10 +127,7 @@ fn cells(held: &Held) -> Vec<Cell> {
         Resource::Memory => bytes_text(n),
         Resource::Cpus => Ratio(u32::try_from(n).unwrap_or(u32::MAX)).to_string(),
     };
-    let sold = match held.unlimited {
-        0 => amount(held.sold),
-        n => format!("{} and {n} without limit", amount(held.sold)),
-    };
+    let sold = sold(amount(held.sold), held.unlimited);
     vec![
         Cell::from(word(held.resource)),
         Cell::from(amount(held.host)),
@@ -133,6 +145,28 @@ fn cells(held: &Held) -> Vec<Cell> {
     ]
 }
 
+fn disk_cells(disk: &DiskHeld) -> Vec<Cell> {
+    let any = |bytes: Option<u64>| bytes.map_or_else(|| "-".to_owned(), bytes_text);
+    let ratio = disk.ratio.map(|ratio| Ratio(ratio).to_string());
+    vec![
+        Cell::from(render::safe(&disk.pools.join(","))),
+        Cell::from(bytes_text(disk.host)),
+        Cell::from(bytes_text(disk.reserve)),
+        Cell::from(ratio.unwrap_or_else(|| "-".to_owned())),
+        Cell::from(any(disk.whole)),
+        Cell::from(any(disk.free)),
+        Cell::from(sold(bytes_text(disk.sold), disk.unlimited)),
+        Cell::from(bytes_text(disk.used)),
+    ]
+}
+
+fn sold(amount: String, unlimited: u64) -> String {
+    match unlimited {
+        0 => amount,
+        n => format!("{amount} and {n} without limit"),
+    }
+}
+
 fn word(resource: Resource) -> &'static str {
     match resource {
         Resource::Memory => "memory",
@@ -146,11 +180,12 @@ fn in_words(fit: &Fit) -> String {
         (_, _, Some(why)) => format!("no {name}: {why}"),
         (None, ..) => format!("any number of {name}: it has no limit and no guarantee"),
         (Some(n), Some(then), _) => {
-            let verb = match then {
-                Resource::Memory => "is",
-                Resource::Cpus => "are",
+            let then = match then {
+                Scarce::Memory => "memory is",
+                Scarce::Cpus => "CPUs are",
+                Scarce::Disk => "disk is",
             };
-            format!("{n} more of {name}, then {} {verb} the limit", word(then))
+            format!("{n} more of {name}, then {then} the limit")
         }
         (Some(n), None, _) => format!("{n} more of {name}"),
     }

@@ -40,6 +40,12 @@ pub(super) const SET: Verb = Verb {
                     .action(ArgAction::Append)
                     .help("Leave this setting to profiles and defaults again"),
             )
+            .arg(
+                Arg::new("force")
+                    .long("force")
+                    .action(ArgAction::SetTrue)
+                    .help("Raise a guarantee of a running guest beyond what the host can keep"),
+            )
             .arg(dry_run())
             .args(settings::flags())
     },
@@ -92,7 +98,7 @@ fn set(context: &Context, matches: &ArgMatches) -> Result<u8> {
         let _kept = manager.ensure_keeper(&name);
     }
     let changed = manager
-        .change(&name, &changes, dry_run)
+        .change(&name, &changes, (dry_run, matches.get_flag("force")))
         .map_err(|error| by_key(manager, &name, error))?;
     tell(context, manager, &name, &changed, dry_run)
 }

@@ -220,8 +220,9 @@ fn start(context: &Context, matches: &ArgMatches) -> Result<u8> {
         let status = manager.status(name)?;
         if status == Status::Stopped {
             manager.plan(name)?;
-            if !force {
-                manager.check_room(name)?;
+            match force {
+                true => manager.check_force()?,
+                false => manager.check_room(name)?,
             }
         }
         Ok(format!("would start; it is {status}"))

@@ -108,6 +108,12 @@ pub struct RoomSettings {
     pub cpu_reserve: u32,
     /// How often the rest may be promised.
     pub cpu_ratio: Ratio,
+    /// Bytes of each filesystem with pools that are kept for the host.
+    pub disk_reserve: u64,
+    /// How often the rest may be sold as disks; `None` for as often as one likes.
+    pub disk_ratio: Option<Ratio>,
+    /// Whether `--force` may go beyond all this.
+    pub force: bool,
 }
 
 /// Host settings, all filled in.
@@ -163,6 +169,9 @@ impl Default for Settings {
                 memory_ratio: Ratio::ONE,
                 cpu_reserve: 0,
                 cpu_ratio: Ratio::ONE,
+                disk_reserve: 0,
+                disk_ratio: None,
+                force: true,
             },
             reserved_cpus: CpuSet::default(),
         }
@@ -198,6 +207,8 @@ layered! {
         cpus: Option<OrNone<Cpus>>,
         /// Those that no guest runs on.
         cpuset: Option<OrNone<CpuSet>>,
+        /// Room kept for the host on each filesystem with pools.
+        disk: Option<Bytes>,
     }
 }
 
@@ -208,6 +219,10 @@ layered! {
         memory: Option<Ratio>,
         /// How often CPUs may.
         cpus: Option<Ratio>,
+        /// How often room on disks may be sold.
+        disk: Option<Ratio>,
+        /// Whether `--force` may go beyond.
+        force: Option<bool>,
     }
 }
 
@@ -284,6 +299,9 @@ impl ReservePart {
             // Whole ones are kept by their number, and count.
             cpu_reserve: cpus.map_or(0, Cpus::hundredths).max(self.whole()),
             cpu_ratio: overcommit.cpus.unwrap_or(Ratio::ONE),
+            disk_reserve: self.disk.map_or(0, |bytes| bytes.0),
+            disk_ratio: overcommit.disk,
+            force: overcommit.force.unwrap_or(true),
         }
     }
 }
@@ -419,8 +437,13 @@ mod tests {
         assert_eq!(settings.images, Some("/big".into()));
         assert_eq!(settings.trash_days, 7);
         assert_eq!(settings.room, Settings::default().room);
-        let text = "[reserve]\nmemory = \"2G\"\ncpus = 0.5\n[overcommit]\nmemory = 1.5\ncpus = 4\n";
+        let text = "[reserve]\nmemory = \"2G\"\ncpus = 0.5\ndisk = \"20G\"\n\
+                    [overcommit]\nmemory = 1.5\ncpus = 4\ndisk = 2\nforce = false\n";
         let room = Settings::parse("s", text).unwrap().room;
+        assert_eq!(
+            (room.disk_reserve, room.disk_ratio, room.force),
+            (20 << 30, Some(Ratio(200)), false)
+        );
         assert_eq!((room.memory_reserve, room.cpu_reserve), (2 << 30, 50));
         let whole = Settings::parse("s", "[reserve]\ncpus = 0.5\ncpuset = \"0-1\"").unwrap();
         assert_eq!(whole.reserved_cpus.to_string(), "0-1");

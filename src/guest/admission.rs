@@ -32,6 +32,18 @@ pub(super) enum Admission {
 }
 
 impl Manager {
+    /// How a command asks that may have said `--force`.
+    ///
+    /// # Errors
+    /// The host's settings are against it.
+    pub(super) fn admission(&self, force: bool) -> Result<Admission> {
+        match force {
+            true if !self.settings.room.force => Err(GuestError::NoForce),
+            true => Ok(Admission::Forced),
+            false => Ok(Admission::Asked),
+        }
+    }
+
     /// What the host has to promise, when nobody has CPUs to itself.
     pub(super) fn host_room(&self) -> HostRoom {
         let (facts, room) = (&self.facts, self.settings.room);
@@ -92,7 +104,13 @@ impl Manager {
         state.seat = self.choose_seat(guest, &others, held)?;
         if admission == Admission::Asked {
             let held = before.as_ref().map(|state| state.guaranteed);
-            self.room_for(guest, &state.seat, held.unwrap_or_default(), &others, true)?;
+            self.room_for(
+                guest,
+                &state.seat,
+                held.unwrap_or_default(),
+                &others,
+                "start",
+            )?;
         }
         self.put_on(guest, &state.seat, &others);
         fault::point()?;
@@ -105,6 +123,14 @@ impl Manager {
         self.settle_cpus()
     }
 
+    /// Says whether `--force` would be taken.
+    ///
+    /// # Errors
+    /// The host's settings are against it.
+    pub fn check_force(&self) -> Result<()> {
+        self.admission(true).map(drop)
+    }
+
     /// Says whether a start would find room.
     ///
     /// # Errors
@@ -115,13 +141,18 @@ impl Manager {
         self.tenant_room(name, guest.tenant.as_ref(), wanted)?;
         let others = self.seating(Some(name))?;
         let seat = self.choose_seat(&guest, &others, None)?;
-        self.room_for(&guest, &seat, Amounts::default(), &others, true)
+        self.room_for(&guest, &seat, Amounts::default(), &others, "start")
     }
 
     /// Changes what a running guest is guaranteed, which CPUs it has and what of its definition waits, if
     /// there is room; gives the state it had before, unless nothing has changed. The guest comes back
     /// with its CPUs. Its lock is held.
-    pub(super) fn promise(&self, guest: &mut Guest, in_force: InForce) -> Result<Option<RunState>> {
+    pub(super) fn promise(
+        &self,
+        guest: &mut Guest,
+        in_force: InForce,
+        admission: Admission,
+    ) -> Result<Option<RunState>> {
         let name = guest.name.clone();
         let Some(before) = self.run_state(&name)? else {
             return Ok(None);
@@ -140,7 +171,9 @@ impl Manager {
         if state == before {
             return Ok(None);
         }
-        self.room_for(guest, &state.seat, before.guaranteed, &others, false)?;
+        if admission == Admission::Asked {
+            self.room_for(guest, &state.seat, before.guaranteed, &others, "set")?;
+        }
         fault::point()?;
         self.write_run_state(&name, &state)?;
         if state.seat != before.seat
@@ -154,7 +187,7 @@ impl Manager {
     }
 
     /// Says whether [`Manager::promise`] would do it.
-    pub(super) fn check_promise(&self, guest: &Guest) -> Result<()> {
+    pub(super) fn check_promise(&self, guest: &Guest, admission: Admission) -> Result<()> {
         let state = self.run_state(&guest.name)?;
         let tenant = state.as_ref().and_then(|state| state.tenant.as_ref());
         self.tenant_room(&guest.name, tenant, Amounts::guaranteed(guest))?;
@@ -162,7 +195,12 @@ impl Manager {
         let held = state.as_ref().map(|state| &state.seat);
         let seat = self.choose_seat(guest, &others, held)?;
         let held = state.as_ref().map(|state| state.guaranteed);
-        self.room_for(guest, &seat, held.unwrap_or_default(), &others, false)
+        match admission {
+            Admission::Forced => Ok(()),
+            Admission::Asked => {
+                self.room_for(guest, &seat, held.unwrap_or_default(), &others, "set")
+            }
+        }
     }
 
     /// Puts back what a guest had before a change that came to nothing.
@@ -192,7 +230,7 @@ impl Manager {
         seat: &Seat,
         held: Amounts,
         others: &Seating,
-        forceable: bool,
+        verb: &'static str,
     ) -> Result<()> {
         let name = &guest.name;
         let mut wanted = Amounts::guaranteed(guest);
@@ -216,7 +254,7 @@ impl Manager {
             .map_err(|shortfall| GuestError::NoRoom {
                 name: name.clone(),
                 shortfall,
-                forceable,
+                force: self.settings.room.force.then_some(verb),
             })
     }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::disk_room::DiskHeld;
 use super::error::Result;
 use super::manager::Manager;
 use super::view::chain;
@@ -42,6 +43,27 @@ pub struct Held {
     pub used: u64,
 }
 
+/// What there is too little of for one more guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scarce {
+    /// Memory.
+    Memory,
+    /// CPUs.
+    Cpus,
+    /// Room on disks.
+    Disk,
+}
+
+impl From<Resource> for Scarce {
+    fn from(resource: Resource) -> Self {
+        match resource {
+            Resource::Memory => Self::Memory,
+            Resource::Cpus => Self::Cpus,
+        }
+    }
+}
+
 /// How many more guests of a profile fit.
 #[derive(Clone, Debug, Serialize)]
 pub struct Fit {
@@ -50,7 +72,7 @@ pub struct Fit {
     /// So many more; `None` for as many as one likes.
     pub more: Option<u64>,
     /// Of what there is too little then.
-    pub then: Option<Resource>,
+    pub then: Option<Scarce>,
     /// Why no guest of it can be on this machine at all.
     pub why: Option<String>,
 }
@@ -60,6 +82,8 @@ pub struct Fit {
 pub struct Capacity {
     /// Resources.
     pub resources: Vec<Held>,
+    /// Filesystems that pools lie on.
+    pub disks: Vec<DiskHeld>,
     /// Built-in sizes.
     pub sizes: Vec<Fit>,
 }
@@ -105,6 +129,7 @@ impl Manager {
         let sizes = SIZES.map(|size| self.fit_beside(size, &taken));
         Ok(Capacity {
             resources: Resource::ALL.map(held).to_vec(),
+            disks: self.disks()?,
             sizes: sizes.into_iter().collect::<Result<_>>()?,
         })
     }
@@ -147,10 +172,37 @@ impl Manager {
             Some(_) => self.more_dedicated(&guest, &taken.seating, more),
             None => more,
         };
+        let more = more.map(|(more, then)| (more, then.into()));
+        let more = self.more_disks(&guest, more)?;
         Ok(Fit {
             more: more.map(|(more, _)| more),
             then: more.map(|(_, then)| then),
             ..none(None)
+        })
+    }
+
+    /// How many more guests with disks of their own, where so many would fit by all else.
+    fn more_disks(
+        &self,
+        guest: &Guest,
+        more: Option<(u64, Scarce)>,
+    ) -> Result<Option<(u64, Scarce)>> {
+        let Some(size) = guest
+            .disk
+            .size
+            .filter(|_| self.settings.room.disk_ratio.is_some())
+        else {
+            return Ok(more);
+        };
+        let mut disks = self.disks()?.into_iter();
+        let disk = disks.find(|disk| disk.pools.contains(&guest.disk.pool));
+        let fit = disk
+            .and_then(|disk| disk.free)
+            .map(|free| free / size.0.max(1));
+        Ok(match (more, fit) {
+            (Some((more, _)), Some(fit)) if fit < more => Some((fit, Scarce::Disk)),
+            (None, Some(fit)) => Some((fit, Scarce::Disk)),
+            (more, _) => more,
         })
     }
 

@@ -5,12 +5,14 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use super::admission::Admission;
 use super::allowance::level_of;
 use super::create::quota;
 use super::error::{GuestError, Result};
 use super::manager::Manager;
 use super::resize::{self, InForce};
 use crate::define::{self, Change, KeyPath};
+use crate::kernel::file::Lock;
 use crate::kernel::{fault, file};
 use crate::model::{EventKind, Guest, GuestName, Status};
 use crate::{plan, storage};
@@ -26,7 +28,8 @@ pub struct Changed {
 
 impl Manager {
     /// Makes changes to a guest's definition. The kernel is asked first: if it refuses a new limit,
-    /// the old one stays in force and in the file.
+    /// the old one stays in force and in the file. With `force` a guarantee may be raised beyond what the
+    /// host can keep.
     ///
     /// # Errors
     /// A value is wrong, or the kernel refuses it; nothing has changed then.
@@ -34,7 +37,7 @@ impl Manager {
         &self,
         name: &GuestName,
         changes: &[(KeyPath, Change)],
-        dry_run: bool,
+        (dry_run, force): (bool, bool),
     ) -> Result<Changed> {
         let _lock = self.lock(name, "set")?;
         self.settle_root(name)?;
@@ -42,7 +45,8 @@ impl Manager {
         let keys = changes
             .iter()
             .map(|(path, _)| (path.to_string(), path.key.live));
-        self.replace(name, &text, keys.collect(), dry_run)
+        let admission = self.admission(force)?;
+        self.replace(name, &text, keys.collect(), (dry_run, admission))
     }
 
     /// Puts a whole new text in place of a guest's definition (`edit`).
@@ -61,7 +65,7 @@ impl Manager {
             .iter()
             .filter(differs)
             .map(|key| (key.path.to_owned(), key.live));
-        self.replace(name, text, keys.collect(), false)
+        self.replace(name, text, keys.collect(), (false, Admission::Asked))
     }
 
     fn replace(
@@ -69,7 +73,7 @@ impl Manager {
         name: &GuestName,
         text: &str,
         keys: Vec<(String, bool)>,
-        dry_run: bool,
+        (dry_run, admission): (bool, Admission),
     ) -> Result<Changed> {
         let guest = self.define(name, text)?;
         plan::spec::supported(&guest, &self.facts)?;
@@ -82,7 +86,7 @@ impl Manager {
                 made_from: before.origin.to_string(),
             });
         }
-        self.check_disk(name, &guest)?;
+        let _sold = self.check_disk(name, &guest)?;
         if let Ok(before) = self.guest(name) {
             resize::check(&before, &guest)?;
         }
@@ -110,7 +114,7 @@ impl Manager {
         if dry_run {
             if runs {
                 let (guest, _) = self.now_and_later(name, &guest)?;
-                self.check_promise(&guest)?;
+                self.check_promise(&guest, admission)?;
             }
             return Ok(changed);
         }
@@ -124,7 +128,7 @@ impl Manager {
         let mut held = None;
         let done = if runs {
             let (mut now, in_force) = self.now_and_later(name, &guest)?;
-            held = self.promise(&mut now, in_force)?;
+            held = self.promise(&mut now, in_force, admission)?;
             self.apply(name, &now)
         } else {
             Ok(())
@@ -226,10 +230,11 @@ impl Manager {
         self.apply(name, &self.seated(guest)?)
     }
 
-    /// What of a disk is chosen once.
-    fn check_disk(&self, name: &GuestName, guest: &Guest) -> Result<()> {
+    /// What of a disk is chosen once, and whether there is room for a larger one, which nobody else is
+    /// sold until what is returned is dropped.
+    fn check_disk(&self, name: &GuestName, guest: &Guest) -> Result<Option<Lock>> {
         let Ok(before) = self.guest(name) else {
-            return Ok(());
+            return Ok(None);
         };
         let fixed = |key, why: &str| GuestError::Chosen {
             name: name.clone(),
@@ -249,7 +254,7 @@ impl Manager {
             storage::check_resize(&self.layout, name, quota(guest))
                 .map_err(|error| self.root_error(name, error))?;
         }
-        Ok(())
+        self.sell_disk(guest, before.disk.size.map_or(0, |size| size.0))
     }
 
     fn resize(&self, name: &GuestName, guest: &Guest) -> Result<()> {

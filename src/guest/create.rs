@@ -57,6 +57,7 @@ impl Manager {
         self.check_host_side(&guest)?;
         self.pool_of(&guest)?
             .driver_for(&self.layout, quota(&guest))?;
+        drop(self.sell_disk(&guest, 0)?);
         if let Some(network) = self.network_of(&guest.network)? {
             self.check_ports(name, &guest.network)?;
             network.preview(name, &guest.network)?;
@@ -168,6 +169,10 @@ impl Manager {
     /// The last: its definition, from which on it is there.
     pub(super) fn complete(&self, name: &GuestName, text: &str, written: &Written) -> Result<()> {
         self.write_written(name, written)?;
+        let _sold = match self.settings.room.disk_ratio {
+            Some(_) => self.sell_disk(&self.define(name, text)?, 0)?,
+            None => None,
+        };
         file::write_whole(&self.definition_path(name), text.as_bytes(), 0o600)?;
         // From now on it has its room on disks.
         if self

@@ -153,15 +153,32 @@ pub enum GuestError {
     #[error("{0}")]
     Exhausted(String),
     /// The host cannot keep what it is to be guaranteed (exit code 5).
-    #[error("no room for guest {name}: {shortfall}{}", if *forceable { ", or say `start --force`" } else { "" })]
+    #[error("no room for guest {name}: {shortfall}{}", force.map_or_else(String::new, |verb| format!(", or say `{verb} --force`")))]
     NoRoom {
         /// Guest.
         name: GuestName,
         /// What is too little.
         shortfall: crate::model::Shortfall,
-        /// Whether a flag overrides it.
-        forceable: bool,
+        /// The verb whose `--force` overrides it, if the host's settings let it.
+        force: Option<&'static str>,
     },
+    /// So much room on disks is not to be sold (exit code 5).
+    #[error(
+        "no room for the disk of guest {name} in pool {pool}: {why}; ask for less, delete guests, or raise overcommit.disk in bulkhead.toml"
+    )]
+    NoDisk {
+        /// Guest.
+        name: GuestName,
+        /// Where it lies.
+        pool: String,
+        /// What is too little.
+        why: String,
+    },
+    /// `--force`, and the host's settings are against it (exit code 5).
+    #[error(
+        "--force goes beyond what this host may promise, and its settings are against that (overcommit.force in bulkhead.toml)"
+    )]
+    NoForce,
     /// It cannot have the CPUs it asks for (exit code 5).
     #[error("no CPUs for guest {name}: {why}")]
     NoCpus {
@@ -399,6 +416,8 @@ impl GuestError {
             | Self::Chosen { .. }
             | Self::Protected(_)
             | Self::NoRoom { .. }
+            | Self::NoDisk { .. }
+            | Self::NoForce
             | Self::NoCpus { .. }
             | Self::CpuPool { .. }
             | Self::Tenant { .. }

@@ -37,6 +37,7 @@
 //! | `neighbours` | guests' names for each other while they run |
 //! | `account`, `ledger`, `disk_time`, `cores` | what it has used, sent and received, over all its runs; its room on disks over time; how many cores it could use |
 //! | `events` | what happened |
+//! | `disk_room` | what is sold of pools' filesystems, and whether a disk fits |
 //! | `doctor`, `doctor_disk` | what this host can do; disks that are not what was sold |
 //! | `leftover`, `leftover_network` | what commands that died have left, named and removed |
 //!
@@ -74,6 +75,7 @@ mod credit_news;
 mod credit_watch;
 pub mod dedupe;
 pub mod delete;
+pub mod disk_room;
 mod disk_time;
 pub mod doctor;
 mod doctor_disk;

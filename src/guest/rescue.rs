@@ -5,7 +5,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::admission::Admission;
 use super::error::{GuestError, Result};
 use super::life::Verb;
 use super::manager::Manager;
@@ -50,10 +49,7 @@ impl Manager {
         let image = self.rescue_image(from, progress)?;
         storage::check_sound(&image)?;
         let round = Round {
-            admission: match force {
-                true => Admission::Forced,
-                false => Admission::Asked,
-            },
+            admission: self.admission(force)?,
             rescue: Some(Rescue {
                 from: from.to_owned(),
                 image: image.digest,

@@ -79,10 +79,7 @@ impl Manager {
         undo: Option<UndoMode>,
     ) -> Result<Started> {
         let round = Round {
-            admission: match force {
-                true => Admission::Forced,
-                false => Admission::Asked,
-            },
+            admission: self.admission(force)?,
             undo,
             ..Round::default()
         };

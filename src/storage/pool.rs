@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -221,9 +222,17 @@ impl Pool {
         if self.driver == Driver::Btrfs {
             driver_btrfs::mount_pool(&folder).map_err(|e| FileError::new("mount", &folder, e))?;
         }
-        let room = filesystem::space(open_dir(&folder)?.as_fd())
+        let opened = open_dir(&folder)?;
+        let room = filesystem::space(opened.as_fd())
             .map_err(|e| FileError::new("measure", &folder, e.errno))?;
+        let stat = |e: io::Error| FileError::new("look at", &folder, e);
+        let device = rustix::fs::fstat(&opened)
+            .map_err(|e| stat(e.into()))?
+            .st_dev;
+        let file = std::fs::metadata(driver_btrfs::file_of(&folder)).ok();
         Ok(PoolUse {
+            device,
+            file: file.map(|file| (file.dev(), file.len())),
             guests: super::root::guests_in(layout, &self.name)?,
             size: room.size,
             free: room.free,
@@ -246,6 +255,12 @@ impl Pool {
 pub struct PoolUse {
     /// The folder.
     pub folder: PathBuf,
+    /// Number of the filesystem it lies on (st_dev).
+    #[serde(skip)]
+    pub device: u64,
+    /// The file of ours that holds that filesystem: where it lies, its size.
+    #[serde(skip)]
+    pub file: Option<(u64, u64)>,
     /// Bytes of the filesystem it lies on.
     pub size: u64,
     /// Bytes free there.

@@ -79,6 +79,7 @@ mod foreign_pve;
 mod full_copy;
 #[cfg(fuzzing)]
 pub mod fuzzed;
+mod gone;
 mod guest_files;
 mod host;
 mod http_patience;
@@ -178,6 +179,7 @@ pub use first_boot::{
 };
 pub use foreign::{Newcomer, Opened, Told, open_archive};
 pub use full_copy::{Model, create_root_as};
+pub use gone::Gone;
 pub use guest_files::guest_file;
 pub use image::{
     Image, ImageError, Leftover, Progress, images, leftovers, load_image, remove_image,

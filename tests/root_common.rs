@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use life::{data, inside, made};
 use serde_json::json;
-use support::{Bulkhead, Need, need, run};
+use support::{Bulkhead, Need, TestDir, need, run};
 
 const MIB: u64 = 1 << 20;
 
@@ -343,6 +343,37 @@ fn what_images_have_alike_is_kept_once() {
     assert_eq!(inode(&trees[0].join("usr/app/lib/a")).1, 1);
     assert_eq!(data(&host, &["doctor"])["leftovers"], json!([]));
     host.ok(&["delete", "--all", "--force", "--yes"]);
+}
+
+/// An xfs can let files share blocks only if it was made so; else images' files become one by links.
+#[test]
+fn on_an_xfs_without_reflink_images_have_links() {
+    if !need(Need::Root) || !need(Need::LoopDevice) {
+        return;
+    }
+    let host = Bulkhead::new();
+    let at = host.root().join("var/lib/bulkhead");
+    let file = TestDir::new();
+    let shell = |line: String| {
+        let mut command = std::process::Command::new("sh");
+        command.args(["-ec", &line]);
+        assert_eq!(run(command).code, 0, "{line}");
+    };
+    let (disk, at) = (file.join("disk"), at.display());
+    shell(format!(
+        "truncate -s 512M {0}; mkfs.xfs -q -m reflink=0 {0}; mkdir -p {at}; mount -o loop {0} {at}",
+        disk.display()
+    ));
+    let trees = with_images(&host);
+    let would = data(&host, &["dedupe", "--dry-run"]);
+    let done = data(&host, &["dedupe"]);
+    assert_eq!(would, done);
+    assert!(done["image_files"].as_u64() >= Some(3), "{done}");
+    assert!(done.get("shared").is_none(), "no blocks: {done}");
+    assert_eq!(inode(&trees[1].join("usr/app/lib/a")).1, 2);
+    host.ok(&["delete", "--all", "--force", "--yes"]);
+    host.ok(&["doctor", "--fix"]);
+    shell(format!("umount {at}"));
 }
 
 /// One that goes to another tenant takes what it shares along, and nobody there comes to share it with those

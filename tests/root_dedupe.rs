@@ -274,6 +274,37 @@ fn what_a_guest_has_as_its_base_has_it_is_there_once() {
     }
 }
 
+/// What one step takes no later one counts: by itself, and as what it would do.
+#[test]
+fn a_dry_run_tells_what_the_run_does() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = &Bulkhead::new();
+    host.ok(&["pool", "create", "p", "--driver", "btrfs", "--size", "512M"]);
+    of_a_base(host, &[]);
+    for (pool, names) in [("p", &["x", "y"][..]), ("default", &["x"])] {
+        for name in names {
+            host.ok(&["clone", "w", name, "--full", "--pool", pool]);
+        }
+        let would = data(host, &["dedupe", "--pool", pool, "--dry-run"]);
+        let done = data(host, &["dedupe", "--pool", pool]);
+        assert_eq!(would, done, "{pool}");
+        assert_eq!(would["base_files"], 4, "{would}");
+        let number = |key: &str| would[key].as_u64().unwrap_or(0);
+        match pool {
+            "p" => assert!(number("shared") >= 4, "{would}"),
+            // time, mode, data and keep, twice.
+            _ => assert_eq!(number("common_files"), 8, "{would}"),
+        }
+        for name in names {
+            host.ok(&["delete", "--yes", name]);
+        }
+    }
+    host.ok(&["delete", "--all", "--force", "--yes"]);
+    host.ok(&["pool", "delete", "p"]);
+}
+
 #[test]
 fn killed_anywhere_a_guest_sees_what_it_saw() {
     if !need(Need::Root) {

@@ -62,6 +62,116 @@ fn answering(keeper: i32) -> Option<i32> {
     })
 }
 
+/// A program of 32 bits that makes one call and writes what it returned, and 84 bytes of memory that
+/// the call may have filled in. `{path}` is the address of a path, `{room}` that of the memory.
+fn of_32_bits(call: u32, arguments: [&str; 3], path: &str) -> Vec<u8> {
+    const AT: u32 = 0x0804_8000;
+    let head = 52 + 32;
+    let code_size = 58;
+    let path_at = AT + head + code_size;
+    let told_at = AT + 0x1000;
+    let value = |text: &str| match text {
+        "path" => path_at,
+        "room" => told_at + 4,
+        number => number.parse().expect("a number"),
+    };
+    let [b, c, d] = arguments.map(value);
+    let mut code = Vec::new();
+    // mov to eax, ebx, ecx, edx; int 0x80; mov from eax
+    let mut four = |number: u32, [b, c, d]: [u32; 3]| {
+        for (register, value) in [(0xb8, number), (0xbb, b), (0xb9, c), (0xba, d)] {
+            code.push(register);
+            code.extend(value.to_le_bytes());
+        }
+        code.extend([0xcd, 0x80]);
+        if number != 4 {
+            code.push(0xa3);
+            code.extend(told_at.to_le_bytes());
+        }
+    };
+    four(call, [b, c, d]);
+    four(4, [1, told_at, 88]);
+    code.extend([0xb8, 1, 0, 0, 0, 0x31, 0xdb, 0xcd, 0x80]);
+    assert_eq!(code.len(), code_size as usize, "where the path lies");
+    code.extend(path.as_bytes());
+    code.push(0);
+    let mut file = b"\x7fELF\x01\x01\x01".to_vec();
+    file.resize(16, 0);
+    for half in [2_u16, 3] {
+        file.extend(half.to_le_bytes());
+    }
+    for word in [1, AT + head, 52, 0, 0] {
+        file.extend(word.to_le_bytes());
+    }
+    for half in [52_u16, 32, 1, 0, 0, 0] {
+        file.extend(half.to_le_bytes());
+    }
+    let size = head + u32::try_from(code.len()).expect("short");
+    for word in [1, 0, AT, AT, size, 0x2000, 7, 0x1000] {
+        file.extend(word.to_le_bytes());
+    }
+    file.extend(code);
+    file
+}
+
+/// What such a program prints in the guest: what the call returned, and the memory in words.
+#[track_caller]
+fn told_of_32_bits(
+    host: &Bulkhead,
+    (call, arguments, path): (u32, [&str; 3], &str),
+) -> (i32, Vec<u32>) {
+    let file = host.root().join("of32");
+    std::fs::write(&file, of_32_bits(call, arguments, path)).expect("a folder of ours");
+    host.ok(&[
+        "file",
+        "push",
+        "--mode",
+        "755",
+        &file.to_string_lossy(),
+        "a:/root/of32",
+    ]);
+    let text = inside(host, "a", "/root/of32 </root/big | od -An -v -tu4 -w88");
+    let words = text.split_whitespace();
+    let mut words = words.map(|word| word.parse::<u32>().expect("a number"));
+    let returned = words.next().expect("88 bytes").cast_signed();
+    (returned, words.collect())
+}
+
+/// Programs of 32 bits are told the same, by their four calls; and of what is wrong, what the kernel says.
+fn told_to_32_bits(host: &Bulkhead, size: u64) {
+    let blocks = |words: &[u32], at: usize| u64::from(words[at]) * u64::from(words[1]);
+    for call in [
+        (268, ["path", "84", "room"], "/"),
+        (269, ["0", "84", "room"], ""),
+    ] {
+        let (returned, words) = told_of_32_bits(host, call);
+        assert_eq!(
+            (returned, blocks(&words, 2), words[3]),
+            (0, size, 0),
+            "{call:?}"
+        );
+        assert_eq!((words[0], words[14]), (0x794c_7630, 255), "{words:?}");
+        assert!(
+            (50 * MIB..70 * MIB).contains(&(size - blocks(&words, 4))),
+            "{words:?}"
+        );
+    }
+    for call in [
+        (99, ["path", "room", "0"], "/"),
+        (100, ["0", "room", "0"], ""),
+    ] {
+        let (returned, words) = told_of_32_bits(host, call);
+        assert_eq!((returned, blocks(&words, 2)), (0, size), "{call:?}");
+        assert_eq!((words[9], &words[16..]), (255, &[0; 5][..]), "{words:?}");
+    }
+    let returns = |call| told_of_32_bits(host, call).0;
+    assert_eq!(returns((268, ["path", "88", "room"], "/")), -22);
+    assert_eq!(returns((268, ["path", "84", "1"], "/")), -14);
+    assert_eq!(returns((268, ["path", "84", "room"], "/none")), -2);
+    let (returned, words) = told_of_32_bits(host, (268, ["path", "84", "room"], "/proc"));
+    assert_eq!((returned, words[0]), (0, 0x9fa0));
+}
+
 #[track_caller]
 fn made(host: &Bulkhead, name: &str, flags: &[&str]) {
     let base = ["create", name, "--template", "host", "--network", "none"];
@@ -115,6 +225,9 @@ fn df_on_btrfs_tells_what_was_sold() {
     assert_eq!(others[..2], ["proc", "sysfs"]);
     assert_eq!(others[3..6], ["proc", "proc", "9fa0"]);
     assert!(others[6].contains("No such file"), "{others:?}");
+    if cfg!(target_arch = "x86_64") {
+        told_to_32_bits(&host, size);
+    }
     // What is not memory is refused, and another size is told at once.
     let bad = "perl -e 'my $at = \"/\"; print syscall(137, $at, 1), \" \", $! + 0'";
     assert_eq!(inside(&host, "a", bad), "-1 14");

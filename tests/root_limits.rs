@@ -159,6 +159,43 @@ fn a_disk_of_its_own_is_a_row() {
 }
 
 #[test]
+fn a_disk_on_btrfs_is_a_row_too() {
+    if !need(Need::Root) || !need(Need::LoopDevice) {
+        return;
+    }
+    life::in_a_pool("btrfs", |host, flags| {
+        let flags = [flags, &["--network", "none", "--start"]].concat();
+        scripted(host, "web", "sleep 1000", &flags);
+        let before = row(host, "web", "disk");
+        assert_eq!(before["limit"].as_u64(), Some(32 * MIB), "{before}");
+        let write = "dd if=/dev/urandom of=/big bs=1M count=8 2>/dev/null; sync";
+        inside(host, "web", write);
+        let after = row(host, "web", "disk");
+        let [before, held] = [&before, &after].map(|row| row["held"].as_u64().expect("known"));
+        assert!((8 * MIB..10 * MIB).contains(&(held - before)), "{after}");
+        // What it says is what the guest sees, and what is nearly full is found.
+        let used = inside(host, "web", "df -k / | tail -1 | tr -s ' ' | cut -d' ' -f3");
+        let used: u64 = used.parse().expect("a number");
+        assert!(held.abs_diff(used * 1024) < MIB, "{held} {used}");
+        assert!(
+            !host
+                .ok(&["limits", "--all", "--near", "50%"])
+                .contains("disk")
+        );
+        inside(
+            host,
+            "web",
+            "dd if=/dev/urandom of=/more bs=1M count=10 2>/dev/null; sync",
+        );
+        assert!(
+            host.ok(&["limits", "--all", "--near", "50%"])
+                .contains("disk")
+        );
+        host.ok(&["delete", "--force", "web"]);
+    });
+}
+
+#[test]
 fn which_guests_and_in_which_form() {
     if !need(Need::Root) {
         return;

@@ -82,6 +82,7 @@ fn a_folder_is_what_was_sold(make: &str) {
     }
     assert!(shown(host, "free") > 400 * MIB);
     assert_eq!(inside(host, "free", "echo x >/x && cat /x"), "x");
+    shown_as_limits(host);
     // More and less while it runs; what is taken is kept.
     host.ok(&["set", "a", "disk.size=24M"]);
     close(shown(host, "a"), 24 * MIB);
@@ -107,6 +108,30 @@ fn a_folder_is_what_was_sold(make: &str) {
     became(10, clean);
     assert_eq!(data(host, &["doctor"])["leftovers"], serde_json::json!([]));
     drop(disk);
+}
+
+/// What `limits` says of two whose disks are full, of which one has a number of files too.
+fn shown_as_limits(host: &Bulkhead) {
+    let rows = data(host, &["limits", "--all"]);
+    let row = |name: &str, resource: &str| {
+        let all = rows.as_array().expect("rows").iter();
+        let found = all
+            .filter(|row| row["guest"] == name && row["resource"] == resource)
+            .map(|row| [&row["held"], &row["limit"]].map(|n| n.as_u64().expect("a number")));
+        found.collect::<Vec<_>>()
+    };
+    for name in ["a", "b"] {
+        let [[held, limit]] = row(name, "disk")[..] else {
+            panic!("{rows}");
+        };
+        assert_eq!(limit, 16 * MIB);
+        close(held, limit);
+    }
+    let [[held, limit]] = row("a", "files")[..] else {
+        panic!("{rows}");
+    };
+    assert!(limit == 1000 && (1..100).contains(&held), "{held} {limit}");
+    assert!(row("b", "files").is_empty() && row("free", "disk").is_empty());
 }
 
 /// `doctor` names a disk that is not what its definition says, and no other.

@@ -94,6 +94,14 @@ pub(super) const CLONE: Verb = Verb {
                     .value_name("SNAPSHOT")
                     .help("Begin with this snapshot [default: the guest as it is now]"),
             )
+            .arg(switch(
+                "full",
+                "Copy its files, so that the two share nothing but the image",
+            ))
+            .arg(switch(
+                "scrub",
+                "Without its logs, mail, histories, leases, keys and temporary files",
+            ))
             .arg(switch("start", "Start it when it is made"))
             .arg(dry_run())
             .args(settings::flags())
@@ -231,6 +239,8 @@ fn clone(context: &Context, matches: &ArgMatches) -> Result<u8> {
     let request = CloneRequest {
         snapshot: matches.get_one::<String>("snapshot").cloned(),
         changes: settings::changes(matches)?,
+        full: matches.get_flag("full"),
+        scrub: matches.get_flag("scrub"),
     };
     if matches.get_flag("dry-run") {
         manager.check_clone(&from, &to, &request)?;

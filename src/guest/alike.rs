@@ -8,7 +8,7 @@ use super::dedupe::DedupeError;
 use super::manager::Manager;
 use super::store::GuestLock;
 use crate::model::{GuestName, Status};
-use crate::storage::{self, Alike, CommonLayer, Joined, Leads};
+use crate::storage::{self, Alike, CommonLayer, Gone, Joined, Leads};
 
 /// How long a command at work is waited for before its guest is passed over.
 pub(super) const PATIENCE: Duration = Duration::from_millis(200);
@@ -47,7 +47,7 @@ type Result<T> = std::result::Result<T, DedupeError>;
 
 impl Manager {
     /// Puts what these guests of one pool and one tenant have alike into layers that they share; with
-    /// `would`, only counts. Those that run are passed over, and layers that somebody else leads to.
+    /// `would`, only counts, and notes which files would go. Those that run are passed over, and layers that somebody else leads to.
     ///
     /// # Errors
     /// It was interrupted; what goes wrong with single guests is added to `failed`.
@@ -55,7 +55,7 @@ impl Manager {
         &self,
         guests: &[GuestName],
         leads: &Leads,
-        would: bool,
+        would: Option<&mut Gone>,
         found: &mut Shared,
         failed: &mut Vec<String>,
     ) -> Result<()> {
@@ -71,7 +71,7 @@ impl Manager {
         &self,
         guests: &[GuestName],
         old: &[(CommonLayer, Vec<GuestName>)],
-        would: bool,
+        mut would: Option<&mut Gone>,
         found: &mut Shared,
         failed: &mut Vec<String>,
     ) -> Result<()> {
@@ -80,18 +80,21 @@ impl Manager {
             if self.at_rest(name).is_none() {
                 continue;
             }
-            match self.join_old(name, old, would, found) {
+            match self.join_old(name, old, would.as_deref_mut(), found) {
                 Err(error) if error.ends_all() => return Err(error),
                 Err(error) => failed.push(format!("guest {name}: {error}")),
                 // What it would share is still in its own layer.
-                Ok(true) if would => {}
+                Ok(true) if would.is_some() => {}
                 Ok(_) => alone.push(name.clone()),
             }
         }
         let left_out = &mut found.common_left_out;
-        let alike = storage::alike(&self.layout, &alone, (left_out, failed))?;
+        let nothing = Gone::default();
+        let gone = would.as_deref().unwrap_or(&nothing);
+        let alike = storage::alike(&self.layout, &alone, gone, (left_out, failed))?;
         for one in &alike {
-            if would {
+            if let Some(gone) = would.as_deref_mut() {
+                one.note(&self.layout, gone);
                 found.common_layers += 1;
                 found.common_files += one.files() * one.guests.len() as u64;
                 found.common_bytes += one.spared();
@@ -114,7 +117,7 @@ impl Manager {
         &self,
         name: &GuestName,
         old: &[(CommonLayer, Vec<GuestName>)],
-        would: bool,
+        mut would: Option<&mut Gone>,
         found: &mut Shared,
     ) -> Result<bool> {
         let mut any = false;
@@ -125,7 +128,7 @@ impl Manager {
             let Some(_lock) = self.at_rest(name) else {
                 continue;
             };
-            if let Some(joined) = layer.join(&self.layout, name, would)? {
+            if let Some(joined) = layer.join(&self.layout, name, would.as_deref_mut())? {
                 found.add(joined);
                 any = true;
             }
@@ -181,6 +184,6 @@ impl Manager {
                 None => return Ok(None),
             },
         };
-        Ok(made.insert(layer).join(&self.layout, name, false)?)
+        Ok(made.insert(layer).join(&self.layout, name, None)?)
     }
 }

@@ -128,14 +128,10 @@ impl<'a> Desk<'a> {
             _ => vec![native],
         };
         let numbered = arches.into_iter().flat_map(|arch| {
-            CALLS.map(|call| {
+            CALLS.into_iter().chain(DISK_CALLS).filter_map(move |call| {
                 let number = seccomp::number(call, arch)?;
                 Some((arch.audit_token(), number, arch, call))
             })
-        });
-        let of_disk = DISK_CALLS.map(|call| {
-            let number = seccomp::number(call, native)?;
-            Some((native.audit_token(), number, native, call))
         });
         let listener = |(place, fd)| (place, Listener { fd, unknown: true });
         Ok(Self {
@@ -147,7 +143,7 @@ impl<'a> Desk<'a> {
             }],
             listeners: post.listeners.into_iter().map(listener).collect(),
             last,
-            calls: numbered.chain(of_disk).flatten().collect(),
+            calls: numbered.collect(),
             pace: Pace::new(own_time()),
             numbers,
             disk: Disk::open(manager, name),
@@ -342,10 +338,10 @@ impl<'a> Desk<'a> {
         let done = match self.name_of(call) {
             Some((arch, "sysinfo")) => system(fd, call, arch, &mut self.numbers),
             Some((arch, "sched_getaffinity")) => affinity(fd, call, arch, &mut self.numbers),
-            Some((_, name)) => self
+            Some(call_of) => self
                 .disk
                 .as_ref()
-                .and_then(|disk| disk.tell(fd, call, name)),
+                .and_then(|disk| disk.tell(fd, call, call_of)),
             None => None,
         };
         // One that was interrupted or killed meanwhile needs no answer.

@@ -6,13 +6,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 use super::calls::fill_in;
 use super::manager::Manager;
 use crate::kernel::btrfs::Counter;
-use crate::kernel::caller_file::{self, Filesystem, Statfs};
+use crate::kernel::caller_file::{self, Filesystem, Form, Statfs};
 use crate::kernel::seccomp::notify::{self, Answer, Call};
-use crate::model::{Guest, GuestName};
+use crate::model::{Arch, Guest, GuestName};
 use crate::storage;
 
-/// The calls, which only the filters of such guests ask about.
-pub(super) const DISK_CALLS: [&str; 2] = ["statfs", "fstatfs"];
+/// The calls, which only the filters of such guests ask about; the last two programs of 32 bits have.
+pub(super) const DISK_CALLS: [&str; 4] = ["statfs", "fstatfs", "statfs64", "fstatfs64"];
 
 /// Folders that are no part of a guest's root; programs ask about files there again and again.
 const OTHERS: [&[u8]; 3] = [b"/proc/", b"/sys/", b"/dev/"];
@@ -36,10 +36,23 @@ impl Disk {
     }
 
     /// `None` where the kernel is to answer: that of other filesystems, and whatever is wrong with it.
-    pub(super) fn tell(&self, listener: BorrowedFd<'_>, call: &Call, name: &str) -> Option<Answer> {
-        let [what, address, ..] = call.arguments;
+    pub(super) fn tell(
+        &self,
+        listener: BorrowedFd<'_>,
+        call: &Call,
+        (arch, name): (Arch, &str),
+    ) -> Option<Answer> {
+        let [what, second, third, ..] = call.arguments;
+        let (form, address) = match (arch, name) {
+            (Arch::I386, "statfs64" | "fstatfs64") => (Form::Long, third),
+            (Arch::I386, _) => (Form::Short, second),
+            _ => (Form::Native, second),
+        };
+        if form == Form::Long && second & 0xffff_ffff != form.size() as u64 {
+            return None;
+        }
         let path = match name {
-            "statfs" => Some(notify::text_of_caller(listener, call, what).ok()?),
+            "statfs" | "statfs64" => Some(notify::text_of_caller(listener, call, what).ok()?),
             _ => None,
         };
         let elsewhere = |path: &[u8]| OTHERS.iter().any(|other| path.starts_with(other));
@@ -62,7 +75,10 @@ impl Disk {
             return None;
         }
         let told = told.sized(counted.limit, counted.used);
-        fill_in(listener, call, address, told.bytes(), 0)
+        match told.as_bytes(form) {
+            Ok(bytes) => fill_in(listener, call, address, &bytes, 0),
+            Err(errno) => Some(Answer::Fails(errno)),
+        }
     }
 }
 

@@ -63,6 +63,7 @@ impl Manager {
             Leads::new()
         });
         for guests in tenants.values() {
+            let would = would.then_some(&mut returned.gone);
             self.share_layers(guests, &leads, would, &mut common, &mut failed)?;
         }
         let mut linked = Linked::default();
@@ -72,6 +73,7 @@ impl Manager {
         let mut shared = Some(Deduped::default());
         for guests in tenants.values() {
             let Some(found) = &mut shared else { break };
+            let would = would.then_some(&returned.gone);
             match storage::dedupe(&self.layout, pool, guests, would, (found, &mut failed)) {
                 Ok(()) => {}
                 // Its filesystem cannot let files share blocks.

@@ -174,7 +174,7 @@ impl Manager {
         })
     }
 
-    /// Of a filesystem of its own what that says; of another one with a size, only the size.
+    /// Of its own layer what it holds and may hold; where nobody counts that, only the size it was sold.
     fn disk(&self, name: &GuestName) -> Result<Vec<Limited>> {
         let space = storage::space_in_use(&self.layout, name)
             .map_err(|error| self.root_error(name, error.into()))?;
@@ -183,17 +183,15 @@ impl Manager {
             let row = size.map(|size| Limited::new(name, "disk", Unit::Bytes, size.0));
             return Ok(row.into_iter().collect());
         };
-        let mut rows = vec![Limited {
-            held: Some(space.size.saturating_sub(space.free)),
-            ..Limited::new(name, "disk", Unit::Bytes, space.size)
-        }];
-        if space.files > 0 {
-            rows.push(Limited {
-                held: Some(space.files.saturating_sub(space.files_free)),
-                ..Limited::new(name, "files", Unit::Count, space.files)
-            });
-        }
-        Ok(rows)
+        let row = |resource, unit, size: u64, free: u64| Limited {
+            held: Some(size.saturating_sub(free)),
+            ..Limited::new(name, resource, unit, size)
+        };
+        let rows = [
+            row("disk", Unit::Bytes, space.size, space.free),
+            row("files", Unit::Count, space.files, space.files_free),
+        ];
+        Ok(rows.into_iter().filter(|row| row.limit > 0).collect())
     }
 }
 

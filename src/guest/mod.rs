@@ -84,6 +84,7 @@ pub mod events;
 pub mod exec;
 pub mod export;
 pub mod files;
+mod full_clone;
 pub mod goal;
 mod goal_held;
 mod goal_look;

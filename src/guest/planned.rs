@@ -78,7 +78,7 @@ impl Manager {
         };
         let profile = match self.answers_calls(&guest) {
             true if rescue.is_none() && self.answers_disk(&guest) => {
-                let calls = [CALLS, DISK_CALLS].concat();
+                let calls = [&CALLS[..], &DISK_CALLS].concat();
                 plan::seccomp::profile_that_notifies(seccomp, &calls)
             }
             true => plan::seccomp::profile_that_notifies(seccomp, &CALLS),

@@ -17,7 +17,7 @@ use super::store::{Machine, Written};
 use crate::define::{self, Change, KeyPath};
 use crate::kernel::{KernelError, fault, file};
 use crate::model::{EventKind, Guest, GuestName, Status, nearest};
-use crate::storage::{self, Saved};
+use crate::storage::{self, Image, Saved};
 
 /// A snapshot: what its record says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +51,10 @@ pub struct CloneRequest {
     pub snapshot: Option<String>,
     /// Changes of the definition.
     pub changes: Vec<(KeyPath, Change)>,
+    /// Whether it shares nothing with what it begins as but the image.
+    pub full: bool,
+    /// Whether what makes its model that guest, and what that has been doing, is taken out.
+    pub scrub: bool,
 }
 
 impl Manager {
@@ -306,24 +310,22 @@ impl Manager {
         };
         let text = self.text_of_clone(&definition, &request.changes)?;
         let guest = self.check_wanted(to, &text)?;
+        self.check_pool_of_clone(&guest, &definition, request)?;
         let image = storage::load_image(&self.layout, &digest)?;
-        let done = self
-            .root_of_clone(from, request, runs)
-            .and_then(|(saved, held)| {
-                let made = self.discard(to).and_then(|()| {
-                    self.furnish(to, &text, &guest, &image, || {
-                        let wish = (&saved, quota(&guest));
-                        storage::create_root_from(&self.layout, to, &image, wish)
-                            .map_err(|error| self.root_error(to, error))
-                    })
-                });
-                if held.is_some() {
-                    // A copy was made for this clone only; a layer is the clone's now.
-                    let _left = storage::remove_saved(&saved);
+        let made = self.discard(to).and_then(|()| {
+            self.furnish(to, &text, &guest, &image, || {
+                match request.full {
+                    true => self.full_root(from, &guest, &image, (request, runs))?,
+                    false => self.linked_root(from, &guest, &image, (request, runs))?,
                 }
-                made
-            });
-        self.made(to, done)?;
+                match request.scrub {
+                    true => storage::scrub_root(&self.layout, to, &image)
+                        .map_err(|error| self.root_error(to, error)),
+                    false => Ok(()),
+                }
+            })
+        });
+        self.made(to, made)?;
         let _lost = self.record(to, EventKind::Created);
         Ok(guest)
     }
@@ -342,19 +344,31 @@ impl Manager {
             Some(snapshot) => self.snapshot(from, snapshot)?.definition,
             None => self.definition_text(from)?,
         };
-        self.check_wanted(to, &self.text_of_clone(&definition, &request.changes)?)
+        let text = self.text_of_clone(&definition, &request.changes)?;
+        let guest = self.check_wanted(to, &text)?;
+        self.check_pool_of_clone(&guest, &definition, request)?;
+        Ok(guest)
     }
 
-    fn root_of_clone(
+    /// The root of a clone that shares with its model what their pool can share.
+    fn linked_root(
         &self,
         from: &GuestName,
-        request: &CloneRequest,
-        runs: bool,
-    ) -> Result<(Saved, Option<OwnedFd>)> {
-        if let Some(snapshot) = &request.snapshot {
-            return Ok((self.snapshot(from, snapshot)?.root, None));
+        guest: &Guest,
+        image: &Image,
+        (request, runs): (&CloneRequest, bool),
+    ) -> Result<()> {
+        let (saved, held) = match &request.snapshot {
+            Some(snapshot) => (self.snapshot(from, snapshot)?.root, None),
+            None => self.save_root(from, runs)?,
+        };
+        let wish = (&saved, quota(guest));
+        let made = storage::create_root_from(&self.layout, &guest.name, image, wish);
+        if held.is_some() {
+            // A copy was made for this clone only; a layer is the clone's now.
+            let _left = storage::remove_saved(&saved);
         }
-        self.save_root(from, runs)
+        made.map_err(|error| self.root_error(&guest.name, error))
     }
 
     /// Keeps a root as it is at one moment. Its lock is held.

@@ -125,18 +125,123 @@ impl Statfs {
         Self(told)
     }
 
-    /// As it lies in memory.
-    #[must_use]
-    pub fn bytes(&self) -> &[u8] {
+    /// As it lies in memory here.
+    fn bytes(&self) -> &[u8] {
         let length = std::mem::size_of::<libc::statfs>();
         // SAFETY: it lives as long as `self`, was zeroed as a whole and has no room between its fields.
         unsafe { std::slice::from_raw_parts((&raw const self.0).cast(), length) }
     }
 }
 
+/// How a program wants to be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// `struct statfs` of a machine of 64 bits.
+    Native,
+    /// That of a program of 32 bits (`struct compat_statfs`), as statfs(2) tells it.
+    Short,
+    /// What statfs64(2) tells such a program (`struct compat_statfs64`), without room between its fields.
+    Long,
+}
+
+impl Form {
+    /// Its size: what statfs64(2) must be called with.
+    #[must_use]
+    pub fn size(self) -> usize {
+        match self {
+            Self::Native => std::mem::size_of::<libc::statfs>(),
+            Self::Short => 64,
+            Self::Long => 84,
+        }
+    }
+}
+
+impl Statfs {
+    /// As it lies in the memory of a program.
+    ///
+    /// # Errors
+    /// `EOVERFLOW`: a number does not fit into one of 32 bits, as the kernel has it.
+    pub fn as_bytes(&self, form: Form) -> rustix::io::Result<Vec<u8>> {
+        if form == Form::Native {
+            return Ok(self.bytes().to_vec());
+        }
+        let word = |at: usize| -> u64 {
+            let bytes = self.bytes().get(at * 8..at * 8 + 8);
+            bytes.map_or(0, |b| u64::from_ne_bytes(b.try_into().unwrap_or_default()))
+        };
+        let [
+            kind,
+            block,
+            all,
+            free,
+            left,
+            files,
+            files_free,
+            id,
+            name,
+            piece,
+            flags,
+        ] = std::array::from_fn(word);
+        let narrow = |n: u64| u32::try_from(n).map_err(|_| Errno::OVERFLOW);
+        // As many as there can be is told as such.
+        let count = |n: u64| {
+            if n == u64::MAX {
+                Ok(u32::MAX)
+            } else {
+                narrow(n)
+            }
+        };
+        let mut bytes = Vec::with_capacity(form.size());
+        // The kind and the flags have no more bits than that.
+        bytes.extend(((kind & 0xffff_ffff) as u32).to_ne_bytes());
+        bytes.extend(narrow(block)?.to_ne_bytes());
+        if form == Form::Short {
+            for n in [narrow(all)?, narrow(free)?, narrow(left)?] {
+                bytes.extend(n.to_ne_bytes());
+            }
+            for n in [count(files)?, count(files_free)?] {
+                bytes.extend(n.to_ne_bytes());
+            }
+        } else {
+            for n in [all, free, left, files, files_free] {
+                bytes.extend(n.to_ne_bytes());
+            }
+        }
+        bytes.extend(id.to_ne_bytes());
+        bytes.extend(narrow(name)?.to_ne_bytes());
+        bytes.extend(narrow(piece)?.to_ne_bytes());
+        bytes.extend(((flags & 0xffff_ffff) as u32).to_ne_bytes());
+        bytes.resize(form.size(), 0);
+        Ok(bytes)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn programs_of_32_bits_are_told_in_their_own_form() {
+        let root = link(std::process::id(), "root").unwrap();
+        let told = Statfs::of(root.as_fd()).unwrap();
+        let block = u64::try_from(told.0.f_bsize).unwrap();
+        let small = told.sized(1000 * block, 300 * block);
+        let long = small.as_bytes(Form::Long).unwrap();
+        let short = small.as_bytes(Form::Short).unwrap();
+        assert_eq!((long.len(), short.len()), (84, 64));
+        let wide = |at: usize| u64::from_ne_bytes(long[at..at + 8].try_into().unwrap());
+        let narrow = |of: &[u8], at: usize| u32::from_ne_bytes(of[at..at + 4].try_into().unwrap());
+        assert_eq!((wide(8), wide(16)), (1000, 700));
+        assert_eq!((narrow(&short, 8), narrow(&short, 12)), (1000, 700));
+        // The number of the filesystem, and after it the longest name.
+        assert_eq!(long[48..56], short[28..36]);
+        assert_eq!([narrow(&long, 56), narrow(&short, 36)], [255; 2]);
+        assert_eq!(narrow(&long, 4), u32::try_from(block).unwrap());
+        // What has more blocks than that is too large for the old call only.
+        let large = told.sized((1 << 33) * block, 0);
+        assert_eq!(large.as_bytes(Form::Short), Err(Errno::OVERFLOW));
+        assert!(large.as_bytes(Form::Long).is_ok());
+    }
 
     #[test]
     fn a_size_is_told_and_no_more_room_than_there_is() {

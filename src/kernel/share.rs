@@ -10,6 +10,14 @@ use rustix::io::Errno;
 const FIDEDUPERANGE: libc::Ioctl = 0xc018_9436;
 const FIEMAP: libc::Ioctl = 0xc020_660b;
 
+/// `XFS_IOC_FSGEOMETRY` (Linux 5.2), and where in what it writes the flags are; that of reflinks.
+const XFS_GEOMETRY: libc::Ioctl = 0x8100_587e;
+const XFS_FLAGS: usize = 92;
+const XFS_REFLINK: u32 = 1 << 20;
+/// What statfs(2) says of the filesystems that can, the second if it was made so.
+const BTRFS: i64 = 0x9123_683e;
+const XFS: i64 = 0x5846_5342;
+
 /// Most bytes that are shared in one call; filesystems cut longer ones short.
 const PIECE: u64 = 16 << 20;
 /// Parts of a file that are asked for.
@@ -49,6 +57,24 @@ struct Map {
     count: u32,
     reserved: u32,
     extents: [Extent; EXTENTS],
+}
+
+/// Whether files of the filesystem that this folder lies on can share blocks.
+#[must_use]
+pub fn can(folder: BorrowedFd<'_>) -> bool {
+    match rustix::fs::fstatfs(folder).map(|stat| stat.f_type) {
+        Ok(BTRFS) => true,
+        Ok(XFS) => {
+            let mut geometry = [0_u8; 256];
+            // SAFETY: the request writes one `struct xfs_fsop_geom`, which has these 256 bytes.
+            let done =
+                unsafe { libc::ioctl(folder.as_raw_fd(), XFS_GEOMETRY, geometry.as_mut_ptr()) };
+            let flags = geometry[XFS_FLAGS..XFS_FLAGS + 4].try_into();
+            let flags = flags.map_or(0, u32::from_ne_bytes);
+            done == 0 && flags & XFS_REFLINK != 0
+        }
+        _ => false,
+    }
 }
 
 /// Makes the first `size` bytes of `to` share the blocks of `from`, as long as they are the same; gives

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use serde::Serialize;
 
 use super::dirfd::{FileError, child_dir, is_dir, is_file, names, open_dir, stat_at};
+use super::gone::Gone;
 use super::image::Image;
 use super::merged_folder::{Entry, Folder, entry, is_opaque};
 use super::place;
@@ -37,6 +38,9 @@ pub struct Returned {
     pub base_running: u64,
     /// Folders and files that were passed over: they lie too deep, or cannot be looked into.
     pub base_left_out: u64,
+    /// The files that would be given back.
+    #[serde(skip)]
+    pub gone: Gone,
 }
 
 /// Drops what a guest has as its base has it; with `would`, only counts. The guest must be stopped and
@@ -140,6 +144,7 @@ impl Search<'_> {
         self.found.base_files += 1;
         self.found.base_bytes += u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
         if self.would {
+            self.found.gone.add(&stat);
             return Ok(false);
         }
         fault::point().map_err(|_| Errno::CANCELED)?;

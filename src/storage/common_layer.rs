@@ -26,6 +26,7 @@ use super::dirfd::{
 use super::driver::Driver;
 use super::driver_folder;
 use super::extract_file::create;
+use super::gone::Gone;
 use super::merged;
 use super::merged_copy::{copy_attributes, copy_data};
 use super::merged_folder::is_opaque;
@@ -179,7 +180,7 @@ impl CommonLayer {
     }
 
     /// Has a stopped guest that has all of it in its own layer see it through this one; with `would`, only
-    /// counts. `None` where the guest has not, and nothing is changed. Whoever calls holds the guest's lock,
+    /// counts, and notes which of its files would go. `None` where the guest has not, and nothing is changed. Whoever calls holds the guest's lock,
     /// and sees to it that somebody lists the layer or that it was just made.
     ///
     /// # Errors
@@ -188,7 +189,7 @@ impl CommonLayer {
         &self,
         layout: &Layout,
         name: &GuestName,
-        would: bool,
+        would: Option<&mut Gone>,
     ) -> Result<Option<Joined>, RootError> {
         let Some(own) = Own::open(layout, name)? else {
             return Ok(None);
@@ -199,12 +200,21 @@ impl CommonLayer {
         if leads_elsewhere(&own.upper).map_err(|e| failed(e.into()))? {
             return Ok(None);
         }
-        let mut joined = Joined::default();
-        let whole = self.is_whole_in(&own.upper, &self.tree, &mut joined);
+        let (mut joined, mut going) = (Joined::default(), Vec::new());
+        let nothing = Gone::default();
+        let gone = would.as_deref().unwrap_or(&nothing);
+        let whole = self.is_whole_in(&own.upper, &self.tree, &mut |own| {
+            joined.add(own);
+            if would.is_some() {
+                going.push(*own);
+            }
+            !gone.has(own)
+        });
         if !whole.map_err(|e| failed(e.into()))? || joined.files == 0 {
             return Ok(None);
         }
-        if would {
+        if let Some(gone) = would {
+            going.iter().for_each(|stat| gone.add(stat));
             return Ok(Some(joined));
         }
         // Many that cannot be made one leave room for some more, and then it is told that there is none.
@@ -223,12 +233,12 @@ impl CommonLayer {
     }
 
     /// Whether a folder of a guest's own layer has each file of a folder of this one, and has it so that no
-    /// guest could tell the two apart.
+    /// guest could tell the two apart. `met` is asked about each, and may say that it is not there.
     fn is_whole_in(
         &self,
         upper: &OwnedFd,
         layer: &OwnedFd,
-        joined: &mut Joined,
+        met: &mut dyn FnMut(&Stat) -> bool,
     ) -> rustix::io::Result<bool> {
         for name in names(layer)? {
             if interrupt::caught().is_some() {
@@ -239,10 +249,9 @@ impl CommonLayer {
             };
             if !is_dir(&ours) {
                 let plain = is_file(&own) && own.st_nlink == 1;
-                if !plain || !is_same((upper, &own), (layer, &ours), &name)? {
+                if !plain || !is_same((upper, &own), (layer, &ours), &name)? || !met(&own) {
                     return Ok(false);
                 }
-                joined.add(&own);
                 continue;
             }
             if !is_dir(&own) {
@@ -250,7 +259,7 @@ impl CommonLayer {
             }
             let (own, ours) = (child_dir(upper, &name)?, child_dir(layer, &name)?);
             let plain = !is_opaque(&own) && !is_elsewhere(&of_open(&own)?);
-            if !plain || !self.is_whole_in(&own, &ours, joined)? {
+            if !plain || !self.is_whole_in(&own, &ours, met)? {
                 return Ok(false);
             }
         }
@@ -390,9 +399,9 @@ mod tests {
     }
 
     fn is_whole(layer: &CommonLayer, upper: &Path) -> bool {
-        let mut joined = Joined::default();
         let upper = open_dir(upper).unwrap();
-        layer.is_whole_in(&upper, &layer.tree, &mut joined).unwrap()
+        let whole = layer.is_whole_in(&upper, &layer.tree, &mut |_| true);
+        whole.unwrap()
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::base_equal::is_elsewhere;
 use super::dedupe::{PATHS_MOST, digest};
 use super::dirfd::{FileError, below, child_dir, child_file, cname, is_dir, is_file};
 use super::driver::Driver;
+use super::gone::Gone;
 use super::merged;
 use super::merged_folder::is_opaque;
 use super::place;
@@ -48,6 +49,16 @@ impl Alike {
     #[must_use]
     pub fn files(&self) -> u64 {
         self.paths.len() as u64
+    }
+
+    /// Notes their guests' copies but one.
+    pub fn note(&self, layout: &Layout, gone: &mut Gone) {
+        for name in self.guests.iter().skip(1) {
+            // One whose layer cannot be opened now is told of when it is looked through.
+            if let Ok(Some(upper)) = upper_of(layout, name) {
+                gone.add_paths(&upper, &self.paths);
+            }
+        }
     }
 
     /// What their guests' copies but one take on disk.
@@ -86,14 +97,16 @@ type Set = BTreeSet<usize>;
 type Sized = (Vec<u8>, u64);
 
 /// What of the files that guests have in layers of their own could be in layers that they share; guests
-/// whose own layer is no folder have none. Nothing is changed. Folders that are left out are added to
-/// `left_out`, guests that cannot be looked through to `failed`.
+/// whose own layer is no folder have none, and files that would be gone by then are none of them. Nothing is
+/// changed. Folders that are left out are added to `left_out`, guests that cannot be looked through to
+/// `failed`.
 ///
 /// # Errors
 /// It was interrupted.
 pub fn alike(
     layout: &Layout,
     guests: &[GuestName],
+    gone: &Gone,
     (left_out, failed): (&mut u64, &mut Vec<String>),
 ) -> Result<Vec<Alike>, RootError> {
     let mut uppers = Vec::new();
@@ -108,6 +121,9 @@ pub fn alike(
     let (mut told, mut broken) = (0, Set::new());
     for (number, (name, upper)) in uppers.iter().enumerate() {
         let met = plain_files(upper, left_out, |path, stat| {
+            if gone.has(stat) {
+                return true;
+            }
             told += path.len() + size_of::<Same>();
             if told > PATHS_MOST {
                 return false;

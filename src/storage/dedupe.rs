@@ -15,6 +15,7 @@ use sha2::{Digest as _, Sha256};
 use super::chain::Chain;
 use super::dirfd::{FileError, below, child_dir, child_file, cname, is_file, open_dir};
 use super::driver::Driver;
+use super::gone::Gone;
 use super::image::load_image;
 use super::pool::{Pool, PoolError};
 use super::root::{self, RootError, image_digest};
@@ -52,8 +53,8 @@ struct Candidate {
     path: Vec<u8>,
 }
 
-/// Makes equal files of these guests of a pool share their blocks; with `would`, only counts them. What
-/// goes wrong with one of them is added to `failed`, and no reason to leave out the others.
+/// Makes equal files of these guests of a pool share their blocks; with `would`, only counts them, but for
+/// those that would be gone by then. What goes wrong with one of them is added to `failed`, and no reason to leave out the others.
 ///
 /// # Errors
 /// The pool's filesystem cannot; it was interrupted.
@@ -61,7 +62,7 @@ pub fn dedupe(
     layout: &Layout,
     pool: &Pool,
     guests: &[GuestName],
-    would: bool,
+    would: Option<&Gone>,
     (found, failed): (&mut Deduped, &mut Vec<String>),
 ) -> Result<(), RootError> {
     if pool.driver == Driver::Image {
@@ -79,6 +80,7 @@ pub fn dedupe(
             let held = u64::try_from(met.stat.st_blocks).unwrap_or(0) * 512;
             // A file of holes has nothing to share. One with several names is looked at once.
             let worth = is_file(met.stat) && size >= SMALLEST && held >= size / 2;
+            let worth = worth && would.is_none_or(|gone| !gone.has(met.stat));
             if !worth || !seen.insert((met.stat.st_dev, met.stat.st_ino)) {
                 return Ok(());
             }
@@ -105,7 +107,7 @@ pub fn dedupe(
     }
     let trees: Vec<OwnedFd> = trees.into_iter().map(|(_, tree)| tree).collect();
     for (size, group) in by_size.into_iter().filter(|(_, group)| group.len() > 1) {
-        same_size(&trees, (size, &group), would, found).map_err(|e| match e {
+        same_size(&trees, (size, &group), would.is_some(), found).map_err(|e| match e {
             Errno::OPNOTSUPP | Errno::NOTTY => refused(pool),
             _ => interrupted(layout, pool),
         })?;
@@ -138,8 +140,7 @@ fn trees(
         match layer(layout, name, &mut paths) {
             Ok(None) => {}
             Ok(Some(upper)) => {
-                let kind = fs::fstatfs(&upper).map(|stat| stat.f_type);
-                if kind.is_ok_and(|kind| ![magic::BTRFS, magic::XFS].contains(&kind)) {
+                if !share::can(upper.as_fd()) {
                     return Err(refused(pool));
                 }
                 trees.push((format!("guest {name}"), upper));
@@ -195,12 +196,6 @@ fn mount_of(folder: &OwnedFd) -> Option<u64> {
     let flags = fs::AtFlags::EMPTY_PATH;
     let stat = fs::statx(folder, c"", flags, fs::StatxFlags::MNT_ID).ok()?;
     Some(stat.stx_mnt_id)
-}
-
-/// What statfs(2) says of the filesystems that can.
-pub(super) mod magic {
-    pub(in super::super) const BTRFS: i64 = 0x9123_683e;
-    pub(in super::super) const XFS: i64 = 0x5846_5342;
 }
 
 fn open(trees: &[OwnedFd], one: &Candidate) -> rustix::io::Result<File> {

@@ -12,6 +12,7 @@ use super::dirfd::{self, FileError, Owner, open_dir};
 use super::place::Opened;
 use super::pool::Filesystem;
 use super::{driver_btrfs, driver_folder, driver_image};
+use crate::kernel::filesystem::Space;
 use crate::model::Writable;
 
 /// Kinds of pools.
@@ -59,6 +60,9 @@ pub(super) trait Layers {
     fn resize(&self, object: &Object, quota: Quota) -> io::Result<()>;
     /// What it is kept to. Of a filesystem in a file that is what df(1) shows.
     fn kept_to(&self, object: &Object) -> io::Result<Quota>;
+    /// What it has room for and how much of that is free, while it is in use; `None` where it is kept to
+    /// nothing, or nobody has it in use who must have. A size or a number of files without a limit is 0.
+    fn space_in_use(&self, object: &Object) -> io::Result<Option<Space>>;
     /// Makes `to` a copy, in use or not, sharing what the filesystem can share.
     fn copy(&self, object: &Object, to: &Object) -> io::Result<OwnedFd>;
     /// Removes it with all that is in it; none there is success.
@@ -120,6 +124,11 @@ impl Object {
     pub(super) fn kept_to(&self) -> Result<Quota, FileError> {
         let kept = self.driver.layers().kept_to(self);
         kept.map_err(|e| FileError::new("look at", &self.path, e))
+    }
+
+    pub(super) fn space_in_use(&self) -> Result<Option<Space>, FileError> {
+        let space = self.driver.layers().space_in_use(self);
+        space.map_err(|e| FileError::new("look at", &self.path, e))
     }
 
     /// Makes `to`, which is not there, a copy. What fails leaves nothing. As long as what comes back

@@ -12,7 +12,7 @@ use super::driver::{Layers, Object, Quota, open_folder};
 use super::driver_folder::parent_of;
 use super::place::Opened;
 use super::remove::remove_tree;
-use crate::kernel::filesystem::Disk;
+use crate::kernel::filesystem::{Disk, Space};
 use crate::kernel::{KernelError, btrfs, mount};
 use crate::model::Writable;
 
@@ -49,6 +49,16 @@ impl Layers for Subvolume {
         let subvolume = open_dir(&object.path).map_err(|e| e.source)?;
         let size = btrfs::limited(subvolume.as_fd()).map_err(io::Error::other)?;
         Ok(Quota { size, inodes: None })
+    }
+
+    fn space_in_use(&self, object: &Object) -> io::Result<Option<Space>> {
+        let subvolume = open_dir(&object.path).map_err(|e| e.source)?;
+        let counter = btrfs::Counter::of(subvolume.as_fd()).map_err(io::Error::other)?;
+        Ok(counter.read().map(|counted| Space {
+            size: counted.limit,
+            free: counted.limit.saturating_sub(counted.used),
+            ..Space::default()
+        }))
     }
 
     fn copy(&self, object: &Object, to: &Object) -> io::Result<OwnedFd> {

@@ -10,6 +10,7 @@ use super::dirfd::{self, FileError, Owner, child_dir, cname, open_dir};
 use super::driver::{Layers, Object, Quota, open_folder};
 use super::place::Opened;
 use super::remove::remove_tree;
+use crate::kernel::filesystem::Space;
 use crate::kernel::{quota, random};
 use crate::model::Writable;
 
@@ -57,6 +58,26 @@ impl Layers for Folder {
         let (size, files) = quota::limits(folder.as_fd(), project).map_err(io::Error::other)?;
         let inodes = files.map(|files| u32::try_from(files).unwrap_or(u32::MAX));
         Ok(Quota { size, inodes })
+    }
+
+    fn space_in_use(&self, object: &Object) -> io::Result<Option<Space>> {
+        let folder = open_dir(&object.path).map_err(|e| e.source)?;
+        let project = project(&folder);
+        if project == quota::NONE {
+            return Ok(None);
+        }
+        let (size, files) = quota::limits(folder.as_fd(), project).map_err(io::Error::other)?;
+        if size.is_none() && files.is_none() {
+            return Ok(None);
+        }
+        let held = quota::held(folder.as_fd(), project).map_err(io::Error::other)?;
+        let (size, files) = (size.unwrap_or(0), files.unwrap_or(0));
+        Ok(Some(Space {
+            size,
+            free: size.saturating_sub(held.bytes),
+            files,
+            files_free: files.saturating_sub(held.files),
+        }))
     }
 
     fn copy(&self, _object: &Object, _to: &Object) -> io::Result<OwnedFd> {

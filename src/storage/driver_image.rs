@@ -103,6 +103,16 @@ impl Layers for ImageFile {
         })
     }
 
+    fn space_in_use(&self, object: &Object) -> io::Result<Option<Space>> {
+        let file = std::fs::File::open(&object.path)?;
+        // As long as this is open nobody frees it, so that it is the one found below.
+        let device = LoopDevice::existing(file.as_fd(), &object.path).map_err(into_io)?;
+        match device {
+            Some(_kept) => Ok(Some(open(object)?.space().map_err(into_io)?)),
+            None => Ok(None),
+        }
+    }
+
     fn copy(&self, object: &Object, to: &Object) -> io::Result<OwnedFd> {
         let disk = open(object)?;
         let target = std::fs::File::options()
@@ -124,17 +134,6 @@ impl Layers for ImageFile {
             }
             _ => Ok(()),
         }
-    }
-}
-
-/// Size and free room of a layer that somebody has mounted; `None` when nobody has.
-pub(super) fn space_in_use(object: &Object) -> io::Result<Option<Space>> {
-    let file = std::fs::File::open(&object.path)?;
-    // As long as this is open nobody frees it, so that it is the one found below.
-    let device = LoopDevice::existing(file.as_fd(), &object.path).map_err(into_io)?;
-    match device {
-        Some(_kept) => Ok(Some(open(object)?.space().map_err(into_io)?)),
-        None => Ok(None),
     }
 }
 

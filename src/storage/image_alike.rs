@@ -6,7 +6,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{self, AtFlags, RenameFlags, Stat};
@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::base_equal::{is_same, times};
 use super::common_look::Same;
-use super::dedupe::{PATHS_MOST, magic};
+use super::dedupe::PATHS_MOST;
 use super::dirfd::{FileError, below, cname, is_file, open_dir, stat_at};
 use super::image::{ImageError, images, users};
 use super::root::image_digest;
@@ -24,7 +24,7 @@ use super::verify::is_marked;
 use super::walk::walk;
 use super::workshop::Workshop;
 use super::{layer, merged};
-use crate::kernel::{fault, file, interrupt};
+use crate::kernel::{fault, file, interrupt, share};
 use crate::model::{GuestName, Layout};
 
 /// Where packages put what nobody changes. Elsewhere a program may ask how many names a file has: cron
@@ -127,8 +127,7 @@ pub fn image_trees(layout: &Layout, guests: &[GuestName]) -> Result<Vec<ImageTre
             continue;
         }
         let top = open_dir(&path)?;
-        let kind = fs::fstatfs(&top).map_err(|e| FileError::new("look at", &path, e))?;
-        if [magic::BTRFS, magic::XFS].contains(&kind.f_type) {
+        if share::can(top.as_fd()) {
             continue;
         }
         let mut by = BTreeSet::new();

@@ -76,8 +76,10 @@ mod first_boot;
 mod foreign;
 mod foreign_incus;
 mod foreign_pve;
+mod full_copy;
 #[cfg(fuzzing)]
 pub mod fuzzed;
+mod gone;
 mod guest_files;
 mod host;
 mod http_patience;
@@ -130,6 +132,7 @@ mod rescue;
 mod root;
 mod saved;
 mod saved_diff;
+mod scrub;
 mod seed;
 mod sold;
 mod ssh_keys;
@@ -175,6 +178,8 @@ pub use first_boot::{
     update_network, update_stale,
 };
 pub use foreign::{Newcomer, Opened, Told, open_archive};
+pub use full_copy::{Model, create_root_as};
+pub use gone::Gone;
 pub use guest_files::guest_file;
 pub use image::{
     Image, ImageError, Leftover, Progress, images, leftovers, load_image, remove_image,
@@ -215,6 +220,7 @@ pub use saved::{
     save_root, trees_of_saved,
 };
 pub use saved_diff::{TreeOf, TwoTrees};
+pub use scrub::scrub_root;
 pub use sold::disk_differs;
 pub use stream_pull::{ServerFetch, look_at_server_image, pull_server_image};
 pub use stream_server::ServerImage;

@@ -10,7 +10,6 @@ use serde::{Deserialize, Serialize};
 
 use super::dirfd::{self, FileError, child_file, open_dir, read_limited};
 use super::driver::{Driver, Object};
-use super::driver_image;
 use super::pool::{DEFAULT_POOL, Filesystem};
 use crate::kernel::filesystem::{Disk, Space};
 use crate::model::{GuestName, Layout, Writable};
@@ -102,17 +101,14 @@ pub(super) fn writable(layout: &Layout, name: &GuestName) -> Result<Writable, Fi
     Ok(object(layout, name)?.writable())
 }
 
-/// Size and free room of a running guest's own filesystem; `None` where it has none of its own.
+/// What a running guest's own layer has room for and how much of that is free: of a filesystem in a file
+/// all of it, of a folder and of a subvolume what they are kept to (0 where that is not limited); `None`
+/// where nothing is.
 ///
 /// # Errors
 /// The record of where it lies, or the filesystem, cannot be read.
 pub fn space_in_use(layout: &Layout, name: &GuestName) -> Result<Option<Space>, FileError> {
-    let object = object(layout, name)?;
-    match object.driver {
-        Driver::Image => driver_image::space_in_use(&object)
-            .map_err(|e| FileError::new("look at", &object.path, e)),
-        Driver::Overlay | Driver::Btrfs => Ok(None),
-    }
+    object(layout, name)?.space_in_use()
 }
 
 /// The pool that a guest's own layer lies in.

@@ -1,6 +1,5 @@
-//! An image from a stopped guest: its layers put together, what makes it this guest taken out. Keys,
-//! machine id, names, addresses, logs, leases and histories go, the root password is locked; a guest
-//! made from the image gets its own of each.
+//! An image from a stopped guest: its layers put together, what makes it this guest taken out (`scrub`).
+//! The root password is locked; a guest made from the image gets names, addresses and keys of its own.
 
 use super::build::finish;
 use super::dirfd::{FileError, Owner, open_dir};
@@ -8,36 +7,16 @@ use super::first_boot::set_field;
 use super::image::{Image, ImageError, Progress};
 use super::import::of_tree;
 use super::merged::Merged;
-use super::merged_copy::{Copy, Fate};
+use super::merged_copy::Copy;
 use super::network_files::HEADER;
 use super::oci_blobs::refused;
+use super::scrub::fate;
 use super::seed::Seed;
 use super::tag::tag_image;
 use super::workshop::Workshop;
 use crate::kernel::fault;
 use crate::model::{GuestName, ImageName, Layout, merge_hosts};
 
-/// Folders of which nothing is kept but themselves.
-const EMPTIED: [&str; 8] = [
-    "run",
-    "tmp",
-    "var/tmp",
-    "var/run",
-    "var/lib/dhcp",
-    "var/lib/dhcpcd",
-    "var/lib/systemd/network",
-    "root/.ssh",
-];
-/// Files that belong to one guest.
-const OWN: [&str; 7] = [
-    "etc/hostname",
-    "etc/machine-id",
-    "var/lib/dbus/machine-id",
-    "var/lib/systemd/random-seed",
-    "var/lib/systemd/credential.secret",
-    "var/lib/urandom/random-seed",
-    "root/.bash_history",
-];
 /// Network files that the program writes, as long as they are its own.
 const NETWORK: [&str; 3] = [
     "etc/resolv.conf",
@@ -92,25 +71,6 @@ pub fn publish_guest(
     Ok(image)
 }
 
-/// What becomes of a path of the guest's.
-fn fate(path: &[u8], folder: bool) -> Fate {
-    let Ok(path) = std::str::from_utf8(path) else {
-        return Fate::Keep;
-    };
-    let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
-    let below = |top: &str| {
-        path.strip_prefix(top)
-            .is_some_and(|rest| rest.starts_with('/'))
-    };
-    let goes = EMPTIED.iter().any(|top| below(top))
-        || OWN.contains(&path)
-        || (parent == "etc/ssh" && name.starts_with("ssh_host_"))
-        || (below("var/log") && !folder)
-        || name == ".bash_history"
-        || name == ".ash_history";
-    if goes { Fate::Drop } else { Fate::Keep }
-}
-
 /// Takes out of files what in them belongs to the guest.
 fn scrub(tree: &Merged, seed: &Seed) -> Result<(), ImageError> {
     if let Some((text, owner)) = tree.read("etc/hosts")? {
@@ -129,31 +89,4 @@ fn scrub(tree: &Merged, seed: &Seed) -> Result<(), ImageError> {
     // Empty, as machine-id(5) wants it in an image.
     seed.owned_file("etc/machine-id", Owner::root(0o444), b"")?;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_this_guests_goes_and_nothing_else() {
-        for (path, folder, kept) in [
-            ("etc/ssh/ssh_host_ed25519_key", false, false),
-            ("etc/ssh/sshd_config", false, true),
-            ("etc/machine-id", false, false),
-            ("var/log/syslog", false, false),
-            ("var/log/apt", true, true),
-            ("var/log/apt/term.log", false, false),
-            ("tmp", true, true),
-            ("tmp/x", true, false),
-            ("root/.ssh/authorized_keys", false, false),
-            ("home/a/.bash_history", false, false),
-            ("home/a/.ssh/config", false, true),
-            ("srv/run/x", false, true),
-            ("runner", false, true),
-        ] {
-            let is = fate(path.as_bytes(), folder) == Fate::Keep;
-            assert_eq!(is, kept, "{path}");
-        }
-    }
 }

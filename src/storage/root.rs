@@ -72,7 +72,7 @@ pub fn create_root(
     (pool, quota): (&Pool, Quota),
 ) -> Result<(), RootError> {
     let origin = Origin::over(Chain::default(), pool.place(layout, quota)?, quota);
-    create_from(layout, name, image, &origin)
+    create_from(layout, name, image, &origin, |_| Ok(()))
 }
 
 /// What a root begins as.
@@ -120,38 +120,32 @@ impl Origin {
     }
 }
 
-/// The same for a root that may begin as a copy.
+/// The same for a root that may begin as a copy; `furnish` writes into the folder it lies in before it is
+/// the guest's.
 pub(super) fn create_from(
     layout: &Layout,
     name: &GuestName,
     image: &Image,
     origin: &Origin,
+    furnish: impl FnOnce(&Path) -> Result<(), RootError>,
 ) -> Result<(), RootError> {
     let path = folder(layout, name);
     let parent = ensure_private(&layout.guest(name))?;
-    let temporary = cname(format!(".root-{}", std::process::id()))
-        .map_err(|e| FileError::new("create", &path, e))?;
-    let result = fill(&parent, &temporary, image, origin)
-        .and_then(|_lock| {
-            fault::point().map_err(|e| e.errno)?;
-            fs::renameat_with(
-                &parent,
-                &*temporary,
-                &parent,
-                c"root",
-                RenameFlags::NOREPLACE,
-            )?;
-            fault::point().map_err(|e| e.errno)?;
-            fs::fsync(&parent)?;
-            Ok(())
-        })
-        .map_err(|e| match Errno::from_io_error(&e) {
-            Some(Errno::EXIST) => RootError::Exists {
-                guest: name.clone(),
-                path: path.clone(),
-            },
-            _ => FileError::new("create root", &path, e).into(),
-        });
+    let half_made = format!(".root-{}", std::process::id());
+    let shown = path.with_file_name(&half_made);
+    let temporary = cname(half_made).map_err(|e| FileError::new("create", &path, e))?;
+    let failed = |e: std::io::Error| match Errno::from_io_error(&e) {
+        Some(Errno::EXIST) => RootError::Exists {
+            guest: name.clone(),
+            path: path.clone(),
+        },
+        _ => FileError::new("create root", &path, e).into(),
+    };
+    let result = (|| {
+        let _lock = fill(&parent, &temporary, image, origin).map_err(failed)?;
+        furnish(&shown)?;
+        arrive(&parent, &temporary).map_err(failed)
+    })();
     let there = image.path.exists() && image.lowers().iter().all(|lower| lower.exists());
     if result.is_ok() && !there {
         delete_root(layout, name)?;
@@ -165,6 +159,15 @@ pub(super) fn create_from(
         discard(&parent, &temporary, &path).ok();
     }
     result
+}
+
+/// Gives a root that is whole its name.
+fn arrive(parent: &OwnedFd, temporary: &CString) -> std::io::Result<()> {
+    fault::point().map_err(|e| e.errno)?;
+    let flags = RenameFlags::NOREPLACE;
+    fs::renameat_with(parent, &**temporary, parent, c"root", flags)?;
+    fault::point().map_err(|e| e.errno)?;
+    Ok(fs::fsync(parent)?)
 }
 
 /// Removes a root's folder, and first the layer of it that lies elsewhere.

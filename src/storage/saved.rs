@@ -135,7 +135,7 @@ pub fn create_root_from(
     image: &super::Image,
     (saved, quota): (&Saved, Quota),
 ) -> Result<(), RootError> {
-    root::create_from(layout, name, image, &origin(saved, quota)?)
+    root::create_from(layout, name, image, &origin(saved, quota)?, |_| Ok(()))
 }
 
 fn origin(saved: &Saved, quota: Quota) -> Result<Origin, RootError> {

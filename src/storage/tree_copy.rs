@@ -11,7 +11,7 @@ use super::tree_write::{Sink, TreeWriter};
 use crate::kernel::interrupt;
 
 /// Bytes that are read at once.
-const PIECE: usize = 256 << 10;
+pub(super) const PIECE: usize = 256 << 10;
 
 /// Makes the empty folder `to` a copy of `from`. Gives the number of attributes that were left out.
 ///
@@ -50,7 +50,8 @@ pub(super) fn copy_tree(
     writer.finish()
 }
 
-fn pour(
+/// Writes all of a file's data.
+pub(super) fn pour(
     mut content: Content,
     mut sink: Sink,
     path: &[u8],

@@ -86,13 +86,7 @@ pub(super) fn read_tree<E: From<FileError>>(
         }
     }
     let stat = fs::fstat(top).map_err(|e| failed("look at", b"", e))?;
-    visit(&Found {
-        path: b"",
-        stat: &stat,
-        earlier: None,
-        place: None,
-        top,
-    })?;
+    visit(&Found::top(top, &stat))?;
     let mut names: HashMap<(u64, u64), Vec<u8>> = HashMap::new();
     let mut at = Vec::new();
     let walked = walk(top, |met| {
@@ -120,6 +114,33 @@ pub(super) fn read_tree<E: From<FileError>>(
 }
 
 impl<'a> Found<'a> {
+    /// The top of a tree.
+    pub(super) fn top(top: BorrowedFd<'a>, stat: &'a Stat) -> Self {
+        Self {
+            path: b"",
+            stat,
+            earlier: None,
+            place: None,
+            top,
+        }
+    }
+
+    /// One that was met by another walk, in the folder `dir`.
+    pub(super) fn met(
+        path: &'a [u8],
+        (dir, name): (BorrowedFd<'a>, &'a CStr),
+        stat: &'a Stat,
+        earlier: Option<&'a [u8]>,
+    ) -> Self {
+        Self {
+            path,
+            stat,
+            earlier,
+            place: Some((dir, name)),
+            top: dir,
+        }
+    }
+
     /// The same as a file of its own, whatever other names it has.
     pub(super) fn alone(&self) -> Found<'a> {
         Found {

@@ -44,7 +44,7 @@ mod traffic;
 mod used;
 
 pub use address_block::{AddressBlock, BlockError};
-pub use allowance::{Allowance, Level};
+pub use allowance::{Allowance, AllowanceClass, Level};
 pub use amount::{AmountError, Bytes, CpuSet, Cpus};
 pub use bisect::{Next, Search, Sure, Verdict};
 pub use ceilings::Ceilings;
@@ -89,5 +89,5 @@ pub use share_name::{ShareName, ShareNameError};
 pub use status::{Event, EventKind, ExitReason, Sample, Status};
 pub use system_info::{SystemInfo, shown_affinity};
 pub use tenant::{TenantCaps, TenantName, TenantNameError};
-pub use traffic::{Traffic, Volume};
+pub use traffic::{Flows, Traffic, Volume};
 pub use used::{Gauge, Used};

@@ -33,7 +33,7 @@
 //! | `plug.rs` | interfaces of guests that run |
 //! | `shape.rs` | how fast a guest is |
 //! | `tend.rs` | what others have changed, put right |
-//! | `traffic.rs` | what guests send and receive, counted |
+//! | `traffic.rs`, `classes.rs` | what guests send and receive, counted; what of it is internal |
 //! | `ceiling.rs` | ceilings of one guest's packets and connections |
 //! | `wall.rs`, `wall_rules.rs`, `wall_fields.rs` | guests' own firewalls: where they stand, their rules |
 //! | `shared.rs`, `wall_sets.rs` | what those share: groups of rules, sets of addresses |
@@ -50,6 +50,7 @@ mod book;
 mod bridge;
 mod ceiling;
 mod change;
+mod classes;
 mod directory;
 mod dns;
 mod external;
@@ -98,7 +99,7 @@ mod wall_sets;
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::kernel::netlink_nft::Family;
-use crate::model::{Layout, NetOp, NetworkName, NetworkWish, NicName, Prefix6};
+use crate::model::{AddressBlock, Layout, NetOp, NetworkName, NetworkWish, NicName, Prefix6};
 
 pub use away::Away;
 pub use directory::DirectoryError;
@@ -145,6 +146,8 @@ pub struct NetworkSettings {
     pub connections: Option<u32>,
     /// What guests are told.
     pub served: Served,
+    /// Addresses with which traffic is internal, beside those of a guest's own network.
+    pub internal: Vec<AddressBlock>,
 }
 
 impl Default for NetworkSettings {
@@ -158,6 +161,7 @@ impl Default for NetworkSettings {
             isolated_ports: false,
             connections: None,
             served: Served::default(),
+            internal: Vec::new(),
         }
     }
 }
@@ -214,6 +218,8 @@ pub struct Network {
     force: bool,
     /// What its guests are told.
     served: Served,
+    /// Addresses beyond it with which traffic is internal.
+    internal: Vec<AddressBlock>,
 }
 
 impl Network {
@@ -254,6 +260,7 @@ impl Network {
             vxlan: None,
             force: false,
             served: settings.served,
+            internal: settings.internal,
         })
     }
 

@@ -6,7 +6,7 @@ mod support;
 use std::process::{Child, Command, Stdio};
 
 use clients::containerd::{Containerd, with_containerd};
-use clients::leftovers::Marks;
+use clients::leftovers::{Marks, by_systemd};
 use clients::terminal::{SIZED, Terminal};
 use clients::{command, end_with, image, ready, runtime, succeed, within};
 use support::{Need, TestDir, run};
@@ -27,7 +27,7 @@ impl Buildah {
         );
         image::oci_archive(folder.path());
         Self {
-            marks: Marks::new(&folder),
+            marks: Marks::new(&folder, false),
             folder,
         }
     }
@@ -207,6 +207,9 @@ impl<'a> Docker<'a> {
         ]);
         daemon.args(["--ip6tables=false", "--ip-masq=false", "--ip-forward=false"]);
         daemon.args(["--cgroup-parent", &containerd.marks().cgroup()]);
+        if by_systemd() {
+            daemon.args(["--exec-opt", "native.cgroupdriver=systemd"]);
+        }
         daemon
             .arg("--add-runtime")
             .arg(format!("tested={}", runtime().display()));

@@ -211,7 +211,6 @@ fn exec_takes_all_its_flags() {
     assert!(group.contains(&bundle.group()), "{group}");
     for (wrong, word) in [
         (&["--user", "web"][..], "--user"),
-        (&["--cap", "CAP_NONE"], "capability"),
         (&["--cwd", "x"], "absolute"),
         (&["--cgroup", "/none"], "no such group"),
         (&["--cgroup", "../.."], "below"),
@@ -222,6 +221,13 @@ fn exec_takes_all_its_flags() {
         let told = bundle.fails(&args);
         assert!(told.contains(word), "{wrong:?}: {told}");
     }
+    // The specification wants a warning for this.
+    let warned = bundle.oci(&["exec", "--cap", "CAP_NONE", "c", "true"]);
+    assert!(
+        warned.code == 0 && warned.stderr.contains("capability \\\"CAP_NONE"),
+        "{}",
+        warned.report()
+    );
 }
 
 #[test]
@@ -442,6 +448,19 @@ fn errors_are_logged_where_the_client_reads_them() {
     );
     assert!(line["time"].is_string());
     assert!(bundle.ok(&["--version"]).contains("spec: 1."));
+    // What a client adds at the end counts, as with runc.
+    let twice = [
+        "--log-format",
+        "text",
+        "--log-format",
+        "json",
+        "list",
+        "-f",
+        "table",
+        "-f",
+        "json",
+    ];
+    assert!(bundle.ok(&twice).trim_start().starts_with('['));
     for later in ["checkpoint", "restore"] {
         assert!(!bundle.fails(&[later, "c"]).is_empty());
     }
@@ -497,6 +516,8 @@ fn features_tells_the_truth() {
         }
         one.says("true");
     }
+    // What each does is tried in root_oci_seccomp.rs.
+    assert_eq!(words("/linux/seccomp/actions").len(), 9, "{features}");
     for arch in words("/linux/seccomp/archs") {
         bundle.config["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW",
             "architectures": ["SCMP_ARCH_X86_64", arch],

@@ -356,11 +356,24 @@ fn a_terminal_goes_to_whoever_asked_for_it() {
     let said = read_all(receive(&socket));
     assert_eq!(said, "/dev/pts/0\nin\n");
     assert_ne!(fs::read_to_string(&pid_file).expect("written"), pid);
-    // A socket without a terminal is a mistake.
+    // A socket without a terminal is a mistake, and a terminal without anybody.
+    for line in [
+        &["exec", "--console-socket", &path, "c", "tty"][..],
+        &["exec", "--tty", "--detach", "c", "tty"],
+    ] {
+        let told = bundle.fails(line);
+        assert!(told.contains("--console-socket"), "{line:?}: {told}");
+    }
     bundle.remove();
     let at = bundle.path("").display().to_string();
     let told = bundle.fails(&["create", "--bundle", &at, "--console-socket", &path, "c"]);
     assert!(told.contains("--console-socket"), "{told}");
+    bundle.config["process"]["terminal"] = json!(true);
+    bundle.script("tty").write();
+    for verb in [&["create"][..], &["run", "--detach"]] {
+        let told = bundle.fails(&[verb, &["--bundle", &at, "c"]].concat());
+        assert!(told.contains("--console-socket"), "{verb:?}: {told}");
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::time::Duration;
 use clients::podman::Podman;
 use clients::ready;
 use clients::terminal::{SIZED, Terminal};
-use support::{Need, eventually};
+use support::{Need, eventually, need};
 
 #[test]
 fn output_and_statuses_come_back() {
@@ -156,7 +156,7 @@ fn top_stats_pause_and_signals() {
     assert_eq!(podman.inspect("web", ".State.Status"), "running");
 
     podman.ok(&["kill", "--signal", "USR1", "web"]);
-    eventually("the trap speaks", 10, || {
+    eventually("the trap speaks", 60, || {
         podman.ok(&["logs", "web"]).contains("usr1")
     });
     podman.ok(&["stop", "web"]);
@@ -164,11 +164,11 @@ fn top_stats_pause_and_signals() {
     let attached = podman.command(&["start", "--attach", "web"]);
     let running = std::thread::scope(|scope| {
         let attached = scope.spawn(|| support::run(attached));
-        eventually("it runs", 10, || {
+        eventually("it runs", 60, || {
             podman.inspect("web", ".State.Running") == "true"
         });
         // The trap is not set at once.
-        eventually("it ends", 10, || {
+        eventually("it ends", 60, || {
             podman.ends(&["kill", "--signal", "TERM", "web"], 0);
             std::thread::sleep(Duration::from_millis(200));
             podman.inspect("web", ".State.Running") == "false"
@@ -221,7 +221,7 @@ fn a_pod_shares_namespaces() {
     assert_ne!(podman.inside("web", line), podman.inside("db", line));
     assert_eq!(podman.inside("web", "hostname"), "shop");
     podman.ok(&["exec", "-d", "web", "sh", "-c", "echo hello | nc -l -p 99"]);
-    eventually("one hears the other", 10, || {
+    eventually("one hears the other", 60, || {
         let call = podman.command(&["exec", "db", "nc", "127.0.0.1", "99"]);
         support::run(call).stdout == "hello\n"
     });
@@ -304,4 +304,33 @@ fn a_unit_for_systemd_is_written() {
     podman.removes(&["--cidfile", &mark]);
     podman.ok(&["start", "web"]);
     podman.ok(&["stop", "--time", "0", "web"]);
+}
+
+#[test]
+fn a_unit_of_systemd_s_runs() {
+    if !need(Need::Systemd) || !ready(Need::Podman) {
+        return;
+    }
+    let podman = Podman::new();
+    podman.asleep("web", &[]);
+    let written = podman.ok(&["generate", "systemd", "--new", "--name", "web"]);
+    podman.removes(&["web"]);
+    let at = |name: &str| podman.path(name).display().to_string();
+    let ours = format!(
+        "[Service]\nEnvironment=CONTAINERS_CONF={}\nEnvironment=CONTAINERS_STORAGE_CONF={}\n",
+        at("containers.conf"),
+        at("storage.conf")
+    );
+    let unit = format!("{}.service", podman.marks().cgroup().replace('.', "_"));
+    let file = std::path::Path::new("/run/systemd/system").join(&unit);
+    fs::write(&file, written.replace("[Service]\n", &ours)).expect("root may");
+    let systemctl = |line: &str| clients::succeed_in_shell(&format!("systemctl {line}"));
+    systemctl("daemon-reload");
+    // The unit is up when conmon says so: the start waits for it.
+    systemctl(&format!("start {unit}"));
+    assert_eq!(podman.inspect("web", ".State.Running"), "true");
+    systemctl(&format!("stop {unit}"));
+    fs::remove_file(&file).expect("written above");
+    systemctl("daemon-reload");
+    assert_eq!(podman.ok(&["ps", "--all", "--quiet"]), "");
 }

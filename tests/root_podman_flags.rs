@@ -22,25 +22,18 @@ fn limits_are_in_force() {
         "web",
         &[&limits[..], &["--cpu-shares", "300", "--cpuset-cpus", "0"]].concat(),
     );
-    let read = |controller: &str, file: &str| {
-        let id = podman.inspect("web", ".Id");
-        let folder = podman
-            .marks()
-            .cgroup_path(controller)
-            .join(format!("libpod-{id}"));
-        let text = fs::read_to_string(folder.join(file)).unwrap_or_else(|e| panic!("{file}: {e}"));
-        text.trim().to_owned()
-    };
-    if Need::CgroupV1.is_met() {
-        assert_eq!(
-            read("memory", "memory.limit_in_bytes"),
-            (48 << 20).to_string()
-        );
-        assert_eq!(read("cpu", "cpu.cfs_quota_us"), "25000");
-        assert_eq!(read("cpu", "cpu.shares"), "300");
-        assert_eq!(read("cpuset", "cpuset.cpus"), "0");
-        assert_eq!(read("pids", "pids.max"), "20");
-    }
+    let limit = |v1, v2| podman.limit("web", v1, v2);
+    let (v1, bytes) = (Need::CgroupV1.is_met(), |mib: u32| (mib << 20).to_string());
+    assert_eq!(
+        limit(["memory", "memory.limit_in_bytes"], "memory.max"),
+        bytes(48)
+    );
+    let quota = limit(["cpu", "cpu.cfs_quota_us"], "cpu.max");
+    assert_eq!(quota, if v1 { "25000" } else { "25000 100000" });
+    let weight = limit(["cpu", "cpu.shares"], "cpu.weight");
+    assert_eq!(weight, if v1 { "300" } else { "39" });
+    assert_eq!(limit(["cpuset", "cpuset.cpus"], "cpuset.cpus"), "0");
+    assert_eq!(limit(["pids", "pids.max"], "pids.max"), "20");
     let many = "for i in $(seq 40); do sleep 1 & done 2>&1; wait";
     let refused = support::run(podman.command(&["exec", "web", "sh", "-c", many]));
     let told = refused.report();
@@ -59,18 +52,17 @@ fn limits_are_in_force() {
     podman.ends(&[&hungry[..], &eat].concat(), 137);
     let update = ["update", "--cpus", "0.5", "--memory", "64m", "web"];
     podman.ok(&update);
-    if Need::CgroupV1.is_met() {
-        assert_eq!(read("cpu", "cpu.cfs_quota_us"), "50000");
-        assert_eq!(
-            read("memory", "memory.limit_in_bytes"),
-            (64 << 20).to_string()
-        );
-    }
-    let limit = podman.prints(
+    let quota = limit(["cpu", "cpu.cfs_quota_us"], "cpu.max");
+    assert_eq!(quota, if v1 { "50000" } else { "50000 100000" });
+    assert_eq!(
+        limit(["memory", "memory.limit_in_bytes"], "memory.max"),
+        bytes(64)
+    );
+    let shown = podman.prints(
         &["--ulimit", "nofile=100:200", "--ulimit", "nproc=99:99"],
         "ulimit -n; ulimit -Hn",
     );
-    assert_eq!(limit, "100\n200");
+    assert_eq!(shown, "100\n200");
 }
 
 #[test]
@@ -245,7 +237,7 @@ fn a_container_of_the_hosts_processes_ends_whole() {
         "-c",
         line,
     ]);
-    eventually("it runs", 10, || {
+    eventually("it runs", 60, || {
         podman.ok(&["logs", "web"]).contains("started")
     });
     podman.ok(&["kill", "web"]);

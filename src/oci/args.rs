@@ -11,6 +11,7 @@ use clap::{Args, FromArgMatches, Parser, Subcommand, ValueEnum};
 #[command(
     name = "bulkhead-oci",
     disable_version_flag = true,
+    args_override_self = true,
     about = "Runs OCI containers: Bulkhead's engine behind runc's command line",
     max_term_width = 100
 )]
@@ -50,7 +51,11 @@ pub(super) struct Global {
 
 /// The same, with the rest of the line as it is.
 #[derive(Debug, Parser)]
-#[command(disable_version_flag = true, disable_help_subcommand = true)]
+#[command(
+    disable_version_flag = true,
+    disable_help_subcommand = true,
+    args_override_self = true
+)]
 struct Begin {
     #[command(flatten)]
     global: Global,
@@ -87,7 +92,7 @@ impl Cli {
 /// The command of these words, if it is one and nothing is wrong with it.
 fn one(words: &[OsString]) -> Option<Command> {
     fn read<T: Args + FromArgMatches>(words: &[OsString]) -> Option<T> {
-        let tree = T::augment_args(clap::Command::new("bulkhead-oci"));
+        let tree = T::augment_args(clap::Command::new("bulkhead-oci").args_override_self(true));
         let found = tree.try_get_matches_from(words).ok()?;
         T::from_arg_matches(&found).ok()
     }

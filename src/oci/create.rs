@@ -2,7 +2,10 @@
 //! a step fails; if it is killed, `delete --force` finds in its folder what to remove.
 
 use std::cell::RefCell;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Process;
 
 use super::args::{Cli, Create, Make};
 use super::bundle::Bundle;
@@ -12,19 +15,28 @@ use super::log::Log;
 use super::store::{CONFIG, Folder, Record, Store};
 use crate::kernel::cgroup::Cgroups;
 use crate::kernel::process::Identity;
-use crate::kernel::{Errno, KernelError, socket};
+use crate::kernel::socket::connect_to;
+use crate::kernel::{Errno, KernelError};
 use crate::launch::container::{self, Place, Prepared, RecordError, Recorder, Told};
 use crate::model::CgroupPlace;
 use crate::plan::container::{OCI_VERSION, Wish, bit, steps};
 
 /// Makes a container and leaves it waiting.
 pub(super) fn create(cli: &Cli, store: &Store, args: &Create, log: &Log) -> Result<u8> {
-    let made = make(cli, store, &args.make, true, log)?;
+    let made = make(cli, store, &args.make, Until::Made, log)?;
     // Others may have it from here on; the first process has inherited the lock until it closes it.
     made.folder.get()?.unlock()?;
     made.prepared.release(false)?;
     made.folder.done();
     Ok(0)
+}
+
+/// How long the command stays with a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Until {
+    Made,
+    Started,
+    Over,
 }
 
 /// A container whose first process waits for the word to go on.
@@ -86,7 +98,8 @@ impl Drop for Unfinished {
 }
 
 /// Everything up to the word.
-pub(super) fn make(cli: &Cli, store: &Store, args: &Make, waits: bool, log: &Log) -> Result<Made> {
+pub(super) fn make(cli: &Cli, store: &Store, args: &Make, until: Until, log: &Log) -> Result<Made> {
+    let waits = until == Until::Made;
     super::store::check_id(&args.id)?;
     let mut bundle = Bundle::read(&args.bundle)?;
     bundle
@@ -96,7 +109,11 @@ pub(super) fn make(cli: &Cli, store: &Store, args: &Make, waits: bool, log: &Log
         .for_each(|text| log.warn(text));
     let host = HostView::look(store.rootless)?;
     let cgroup = bundle.cgroups(&args.id, cli.global.systemd_cgroup, &host)?;
-    let console = console(&bundle, args)?;
+    let console = console(
+        bundle.config.spec.process().as_ref(),
+        args.console_socket.as_deref(),
+        until != Until::Over,
+    )?;
     let wish = Wish {
         id: &args.id,
         spec: &bundle.config.spec,
@@ -166,21 +183,25 @@ pub(super) fn make(cli: &Cli, store: &Store, args: &Make, waits: bool, log: &Log
 }
 
 /// A terminal needs somebody to hold its other end, and only a terminal does.
-fn console(bundle: &Bundle, args: &Make) -> Result<Option<std::os::fd::OwnedFd>> {
-    let terminal = bundle
-        .config
-        .spec
-        .process()
-        .as_ref()
-        .and_then(|p| p.terminal())
-        == Some(true);
-    match (&args.console_socket, terminal) {
-        (Some(path), true) => Ok(Some(socket::connect_to(path)?)),
-        (Some(_), false) => Err(OciError::Usage {
+pub(super) fn console(
+    process: Option<&Process>,
+    socket: Option<&Path>,
+    alone: bool,
+) -> Result<Option<OwnedFd>> {
+    let terminal = process.and_then(Process::terminal) == Some(true);
+    let wrong = |why: &str| {
+        Err(OciError::Usage {
             what: "--console-socket".into(),
-            why: "process.terminal is not true, so there is no terminal to send".into(),
-        }),
-        (None, _) => Ok(None),
+            why: why.into(),
+        })
+    };
+    match socket {
+        Some(path) if terminal => Ok(Some(connect_to(path)?)),
+        Some(_) => wrong("process.terminal is not true, so there is no terminal to send"),
+        None if terminal && alone => {
+            wrong("missing: a terminal needs it where nobody stays to hold its other end")
+        }
+        None => Ok(None),
     }
 }
 

@@ -64,8 +64,12 @@ fn adapt(value: &mut Value) -> Vec<String> {
             known
         });
     }
-    let told = |name| format!("the capability {name:?} is unknown here and ignored");
-    unknown.into_iter().map(told).collect()
+    unknown.iter().map(|name| not_known(name)).collect()
+}
+
+/// The warning about a capability of another kernel.
+pub(super) fn not_known(capability: &str) -> String {
+    format!("the capability {capability:?} is unknown here and ignored")
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
 
 use super::args::Exec;
-use super::create::{told, write_pid};
+use super::create::{console, told, write_pid};
 use super::dialect;
 use super::error::{OciError, Result};
 use super::host::{self, HostView};
@@ -18,7 +18,6 @@ use super::rules::Config;
 use super::store::{CONFIG, LARGEST, Status, Store};
 use crate::kernel::cgroup::Cgroups;
 use crate::kernel::process::timespec;
-use crate::kernel::socket;
 use crate::launch::container::{self, Entered, Place, Recorder};
 use crate::plan::container::{Entry, capability, check_process, enter};
 
@@ -61,10 +60,7 @@ pub(super) fn exec(store: &Store, args: &Exec, log: &Log) -> Result<u8> {
         keep_keyring: false,
         preserve: args.preserve_fds,
     })?;
-    let console = match (&args.console_socket, process.terminal()) {
-        (Some(path), Some(true)) => Some(socket::connect_to(path)?),
-        _ => None,
-    };
+    let console = console(Some(&process), args.console_socket.as_deref(), args.detach)?;
     let place = Place {
         host: host.cgroups.clone(),
         cache: host::cache(),
@@ -173,7 +169,7 @@ fn process(args: &Exec, spec: &Spec, log: &Log) -> Result<Process> {
         process.set_selinux_label(Some(label.clone()));
     }
     user(args, &mut process)?;
-    capabilities(args, &mut process)?;
+    capabilities(args, &mut process, log);
     Ok(process)
 }
 
@@ -203,9 +199,9 @@ fn user(args: &Exec, process: &mut Process) -> Result<()> {
 }
 
 /// Further ones, in the sets that need them to be of use.
-fn capabilities(args: &Exec, process: &mut Process) -> Result<()> {
+fn capabilities(args: &Exec, process: &mut Process, log: &Log) {
     if args.cap.is_empty() {
-        return Ok(());
+        return;
     }
     let mut sets: LinuxCapabilities = process.capabilities().clone().unwrap_or_default();
     let mut bounding = sets.bounding().clone().unwrap_or_default();
@@ -213,10 +209,11 @@ fn capabilities(args: &Exec, process: &mut Process) -> Result<()> {
     let mut permitted = sets.permitted().clone().unwrap_or_default();
     let mut ambient = sets.ambient().clone().unwrap_or_default();
     for name in &args.cap {
-        let capability = capability(name).ok_or_else(|| OciError::Usage {
-            what: format!("--cap {name}"),
-            why: "there is no such capability".into(),
-        })?;
+        // As in a configuration: the specification wants a warning.
+        let Some(capability) = capability(name) else {
+            log.warn(&dialect::not_known(name));
+            continue;
+        };
         bounding.insert(capability);
         effective.insert(capability);
         permitted.insert(capability);
@@ -231,5 +228,4 @@ fn capabilities(args: &Exec, process: &mut Process) -> Result<()> {
     sets.set_permitted(Some(permitted));
     sets.set_ambient(Some(ambient));
     process.set_capabilities(Some(sets));
-    Ok(())
 }

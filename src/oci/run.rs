@@ -1,7 +1,7 @@
 //! `run`: a container from its making to its end, in one process.
 
 use super::args::{Cli, Run};
-use super::create::{make, told};
+use super::create::{Until, make, told};
 use super::error::Result;
 use super::log::Log;
 use super::store::{Status, Store};
@@ -11,7 +11,11 @@ use crate::plan::container::hooks;
 
 /// Runs a container.
 pub(super) fn run(cli: &Cli, store: &Store, args: &Run, log: &Log) -> Result<u8> {
-    let mut made = make(cli, store, &args.make, false, log)?;
+    let until = match args.detach {
+        true => Until::Started,
+        false => Until::Over,
+    };
+    let mut made = make(cli, store, &args.make, until, log)?;
     let terminal = made.prepared.terminal();
     relay::get_ready(terminal.as_ref());
     let (pid, pidfd) = made.prepared.release(true)?;

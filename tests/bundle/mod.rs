@@ -56,7 +56,7 @@ impl Site {
     pub fn new() -> Self {
         let folder = TestDir::new();
         Self {
-            marks: Marks::new(&folder),
+            marks: Marks::new(&folder, false),
             program: oci_program(),
             folder,
         }

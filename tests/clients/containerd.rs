@@ -8,11 +8,11 @@ use std::process::{Child, Command, Stdio};
 
 use nix::sched::CloneFlags;
 
-use super::leftovers::Marks;
+use super::leftovers::{Marks, by_systemd};
 use super::{apart, command, end_with, image, runtime, succeed, succeed_in_shell, within};
 use crate::support::{Outcome, TestDir, run};
 
-/// `FOLDER` and `RUNTIME` are put in. Without AppArmor and without lowering OOM scores, which this
+/// `FOLDER`, `RUNTIME` and `SYSTEMD` are put in. Without AppArmor and without lowering OOM scores, which this
 /// kind of machine does not have or allow.
 const SETTINGS: &str = r#"
 version = 2
@@ -40,6 +40,7 @@ runtime_type = "io.containerd.runc.v2"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.tested.options]
 BinaryName = "RUNTIME"
 Root = "FOLDER/runtime"
+SystemdCgroup = SYSTEMD
 "#;
 
 /// Pods get a bridge in the network namespace that containerd is in.
@@ -83,7 +84,8 @@ impl Containerd {
         let path = folder.path().display().to_string();
         let filled = |text: &str| {
             let runtime = runtime().display().to_string();
-            text.replace("FOLDER", &path).replace("RUNTIME", &runtime)
+            let text = text.replace("FOLDER", &path).replace("RUNTIME", &runtime);
+            text.replace("SYSTEMD", &by_systemd().to_string())
         };
         std::fs::create_dir(folder.join("cni")).expect("a folder of ours");
         folder.write("cni/pods.conflist", &filled(NETWORK));
@@ -98,10 +100,13 @@ impl Containerd {
         let daemon = daemon.spawn().expect("containerd is installed");
         let containerd = Self {
             daemon,
-            marks: Marks::new(&folder),
+            marks: Marks::new(&folder, by_systemd()),
             folder,
         };
-        let answers = within(30, || run(containerd.ctr(&["version"])).code == 0);
+        // Asking costs more than its start where a processor is emulated.
+        let answers = within(120, || {
+            containerd.socket().exists() && run(containerd.ctr(&["version"])).code == 0
+        });
         assert!(answers, "{}", containerd.log());
         let archive = image::oci_archive(containerd.folder.path());
         let archive = archive.to_str().expect("a plain path");
@@ -126,8 +131,14 @@ impl Containerd {
             .arg("--runc-root")
             .arg(self.folder.join("runtime"));
         ctr.args(["--runtime", "io.containerd.runc.v2"]);
-        ctr.arg("--cgroup")
-            .arg(format!("{}/{id}", self.marks.cgroup()));
+        let parent = self.marks.cgroup();
+        ctr.arg("--cgroup");
+        match by_systemd() {
+            true => ctr
+                .arg(format!("{parent}:box:{id}"))
+                .arg("--runc-systemd-cgroup"),
+            false => ctr.arg(format!("{parent}/{id}")),
+        };
         ctr.args(flags).args([image::NAME, id]).args(words);
         ctr
     }
@@ -157,6 +168,17 @@ impl Containerd {
     /// What tells this test's containers from others.
     pub fn marks(&self) -> &Marks {
         &self.marks
+    }
+
+    /// What is in a file of a container's cgroup, by its names on version 1 and on version 2. Of
+    /// systemd's units the first word is whose they are: `box` for `ctr`.
+    #[track_caller]
+    pub fn limit(&self, whose: &str, id: &str, v1: [&str; 2], v2: &str) -> String {
+        let group = match by_systemd() {
+            true => format!("{whose}-{id}.scope"),
+            false => id.to_owned(),
+        };
+        self.marks.read(&group, v1, v2)
     }
 
     /// The end of what the daemon wrote.

@@ -1,42 +1,71 @@
-//! What containers leave on a machine: mounts, cgroups, processes. Each test puts its containers
-//! below a cgroup of its own and keeps its files in a folder of its own, so what it left can be
-//! told from what tests beside it do.
+//! What containers leave on a machine: mounts, cgroups, processes, units. Each test puts its
+//! containers below a cgroup of its own and keeps its files in a folder of its own, so what it left
+//! can be told from what tests beside it do. Where systemd runs, the cgroup of a client is a slice, and
+//! the groups below it are made through systemd, as clients do there by themselves.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::within;
-use crate::support::TestDir;
+use super::{command, within};
+use crate::support::{Need, TestDir, run};
 
 const CGROUPS: &str = "/sys/fs/cgroup";
+
+/// Where systemd keeps the units that are made while it runs.
+const UNITS: &str = "/run/systemd/transient";
+
+/// Whether clients make groups through systemd.
+pub fn by_systemd() -> bool {
+    Need::Systemd.is_met() && Need::CgroupV2.is_met()
+}
 
 /// The marks of one test.
 #[derive(Debug)]
 pub struct Marks {
     folder: PathBuf,
     cgroup: String,
+    systemd: bool,
 }
 
 impl Marks {
-    /// Those of the test with this folder.
-    pub fn new(folder: &TestDir) -> Self {
+    /// Those of the test with this folder, whose groups are made through systemd or not.
+    pub fn new(folder: &TestDir, systemd: bool) -> Self {
         let name = folder.path().file_name().expect("a name");
+        let name = name.to_string_lossy();
+        // A dash would make it a slice in a slice.
+        let slice = || name.replace('-', "_") + ".slice";
         Self {
             folder: folder.path().to_owned(),
-            cgroup: name.to_string_lossy().into_owned(),
+            cgroup: match systemd {
+                true => slice(),
+                false => name.into_owned(),
+            },
+            systemd,
         }
     }
 
     /// The cgroup below which the test's containers must be, as clients want it.
     pub fn cgroup(&self) -> String {
-        format!("/{}", self.cgroup)
+        match self.systemd {
+            true => self.cgroup.clone(),
+            false => format!("/{}", self.cgroup),
+        }
     }
 
-    /// The test's own cgroup in this hierarchy.
-    pub fn cgroup_path(&self, controller: &str) -> PathBuf {
-        Path::new(CGROUPS).join(controller).join(&self.cgroup)
+    /// What is in a file of a container's cgroup, by its names on version 1 and on version 2.
+    #[track_caller]
+    pub fn read(&self, group: &str, v1: [&str; 2], v2: &str) -> String {
+        let own = match Need::CgroupV1.is_met() {
+            true => Path::new(CGROUPS).join(v1[0]).join(&self.cgroup),
+            false => Path::new(CGROUPS).join(&self.cgroup),
+        };
+        let file = if Need::CgroupV1.is_met() { v1[1] } else { v2 };
+        let path = own.join(group).join(file);
+        let text = fs::read_to_string(&path);
+        let text = text.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        text.trim().to_owned()
     }
 
     /// Everything that is there now, a line each.
@@ -56,6 +85,7 @@ impl Marks {
                 words(pid, "cmdline").join(" ")
             ));
         }
+        found.extend(self.units().into_iter().map(|name| format!("unit {name}")));
         found
     }
 
@@ -63,7 +93,7 @@ impl Marks {
     #[track_caller]
     pub fn must_be_gone(&self) {
         let mut last = Vec::new();
-        let gone = within(10, || {
+        let gone = within(60, || {
             last = self.found();
             last.is_empty()
         });
@@ -100,11 +130,37 @@ impl Marks {
             cgroups.sort_by_key(|path| std::cmp::Reverse(path.components().count()));
             let kept = cgroups.iter().filter(|path| fs::remove_dir(path).is_err());
             if kept.count() == 0 && pids.is_empty() {
-                return;
+                break;
             }
             std::thread::sleep(std::time::Duration::from_millis(50));
         }
-        eprintln!("not cleared: {:#?}", self.found());
+        if self.systemd {
+            let mut stop = command("systemctl");
+            let units = self.units();
+            stop.args(["stop", &self.cgroup]).args(&units);
+            // What never began is not known to it.
+            let _ = run(stop);
+        }
+        let left = self.found();
+        if !left.is_empty() {
+            eprintln!("not cleared: {left:#?}");
+        }
+    }
+
+    /// Units that systemd has still in the test's slice.
+    fn units(&self) -> Vec<String> {
+        if !self.systemd {
+            return Vec::new();
+        }
+        let entries = fs::read_dir(UNITS).into_iter().flatten().flatten();
+        let slice = format!("Slice={}", self.cgroup.trim_end_matches(".slice"));
+        let ours = entries.filter(|entry| {
+            let text = fs::read_to_string(entry.path()).unwrap_or_default();
+            let mut rest = text.lines().filter_map(|line| line.strip_prefix(&slice));
+            rest.any(|rest| rest.starts_with(['.', '-']))
+        });
+        ours.map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .collect()
     }
 
     /// Mounts below the folder, as this thread sees them.

@@ -6,11 +6,11 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use super::leftovers::Marks;
+use super::leftovers::{Marks, by_systemd};
 use super::{command, end_with, image, runtime, succeed, within};
 use crate::support::{Outcome, TestDir, run};
 
-/// Without systemd as process 1; locks in files, because those in shared memory are one set for the
+/// Groups as this machine has them; locks in files, because those in shared memory are one set for the
 /// whole machine; limits that are within ours, because Podman would raise them.
 const SETTINGS: &str = r#"
 [containers]
@@ -18,7 +18,7 @@ default_ulimits = ["nofile=1024:1024", "nproc=4096:4096"]
 log_driver = "k8s-file"
 netns = "none"
 [engine]
-cgroup_manager = "cgroupfs"
+cgroup_manager = "MANAGER"
 events_logger = "none"
 lock_type = "file"
 "#;
@@ -35,14 +35,15 @@ impl Podman {
     pub fn new() -> Self {
         let folder = TestDir::new();
         let path = folder.path().display();
-        folder.write("containers.conf", SETTINGS);
+        let manager = if by_systemd() { "systemd" } else { "cgroupfs" };
+        folder.write("containers.conf", &SETTINGS.replace("MANAGER", manager));
         let storage = format!(
             "[storage]\ndriver = \"vfs\"\ngraphroot = \"{path}/root\"\nrunroot = \"{path}/run\"\n"
         );
         folder.write("storage.conf", &storage);
         let archive = image::oci_archive(folder.path());
         let podman = Self {
-            marks: Marks::new(&folder),
+            marks: Marks::new(&folder, by_systemd()),
             folder,
         };
         podman.ok(&[
@@ -162,6 +163,14 @@ impl Podman {
     /// What tells this test's containers from others.
     pub fn marks(&self) -> &Marks {
         &self.marks
+    }
+
+    /// What is in a file of a container's cgroup, by its names on version 1 and on version 2.
+    #[track_caller]
+    pub fn limit(&self, name: &str, v1: [&str; 2], v2: &str) -> String {
+        let unit = if by_systemd() { ".scope" } else { "" };
+        let group = format!("libpod-{}{unit}", self.inspect(name, ".Id"));
+        self.marks.read(&group, v1, v2)
     }
 }
 

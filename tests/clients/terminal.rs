@@ -89,7 +89,7 @@ impl Terminal {
     #[track_caller]
     pub fn shows(&self, text: &str) {
         let mut last = String::new();
-        let seen = within(20, || {
+        let seen = within(60, || {
             last = self.screen();
             last.contains(text)
         });
@@ -100,7 +100,7 @@ impl Terminal {
     #[track_caller]
     pub fn ends(&mut self) -> i32 {
         let mut code = None;
-        let over = within(20, || {
+        let over = within(60, || {
             code = self.child.try_wait().expect("a child of ours");
             code.is_some()
         });

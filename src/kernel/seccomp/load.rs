@@ -44,7 +44,8 @@ fn hint(errno: Errno) -> &'static str {
 /// Whether the kernel knows an action (`SECCOMP_GET_ACTION_AVAIL`, Linux 4.14).
 #[must_use]
 pub fn supported(action: Action) -> bool {
-    let code = action.code();
+    // The kernel knows none with a number in it.
+    let code = action.code() & libc::SECCOMP_RET_ACTION_FULL;
     // SAFETY: the third argument points to a live u32, which the kernel only reads.
     let r = unsafe {
         libc::syscall(

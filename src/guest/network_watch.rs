@@ -2,6 +2,7 @@
 //! gone, Docker comes and shuts the way, the uplink gets another name. The kernel tells that something
 //! has changed; what, each network is asked.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -9,6 +10,7 @@ use serde::Serialize;
 use super::error::{GuestError, Result};
 use super::manager::Manager;
 use super::networks::network;
+use super::view::chain;
 use crate::kernel::file::Lock;
 use crate::kernel::interrupt;
 use crate::kernel::netlink_watch::NetworkWatch;
@@ -35,7 +37,7 @@ pub struct Tended {
 
 impl Manager {
     /// Puts right what others change of the networks until a signal asks this program to end, and tells
-    /// of it. What fails is tried again.
+    /// of it; what fails is told once, and tried again.
     ///
     /// # Errors
     /// Another such process runs, or the kernel does not tell news.
@@ -48,13 +50,26 @@ impl Manager {
         let news = |error| network(HostError::from(error));
         let mut watch = NetworkWatch::open().map_err(news)?;
         let ours = |name: &str| OURS.iter().any(|one| name.starts_with(one));
+        let mut failing = BTreeSet::new();
         while interrupt::caught().is_none() {
-            let mut failed = false;
-            self.tend_networks(&mut |tended| {
-                failed |= tended.failed.is_some();
-                told(tended);
-            })?;
-            let again = failed.then_some(AGAIN);
+            let before = std::mem::take(&mut failing);
+            let mut tell = |tended: Tended| {
+                let known = tended.failed.as_ref().is_some_and(|why| {
+                    let why = (tended.network.clone(), why.clone());
+                    let known = before.contains(&why);
+                    failing.insert(why);
+                    known
+                });
+                if !known {
+                    told(&tended);
+                }
+            };
+            // With the host's settings as they are by now: a network is to be as every other command has it.
+            let done = Self::open(self.layout.root()).and_then(|now| now.tend_networks(&mut tell));
+            if let Err(error) = done {
+                tell(tended("", "settings and records", Some(error)));
+            }
+            let again = (!failing.is_empty()).then_some(AGAIN);
             if watch.wait(again, &ours).map_err(news)? {
                 std::thread::sleep(SETTLE);
             }
@@ -62,33 +77,33 @@ impl Manager {
         Ok(())
     }
 
-    fn tend_networks(&self, told: &mut dyn FnMut(&Tended)) -> Result<()> {
+    fn tend_networks(&self, told: &mut dyn FnMut(Tended)) -> Result<()> {
         let all = self.networks()?;
         for one in &all {
             let what = "its firewall, address and announcements";
             match one.tend() {
                 Ok(false) => {}
-                done => told(&tended(one.word(), what, done.err())),
+                done => told(tended(one.word(), what, done.err().map(network))),
             }
         }
         match Network::barred(&all) {
             // A policy that somebody else chose may be meant for guests as well.
             Ok(barred) => {
                 for one in barred.iter().filter(|one| one.is_dockers()) {
-                    let done = one.open();
-                    told(&tended(one.network(), "Docker's firewall", done.err()));
+                    let failed = one.open().err().map(network);
+                    told(tended(one.network(), "Docker's firewall", failed));
                 }
             }
-            Err(error) => told(&tended("", "Docker's firewall", Some(error))),
+            Err(error) => told(tended("", "Docker's firewall", Some(network(error)))),
         }
         Ok(())
     }
 }
 
-fn tended(network: &str, what: &'static str, failed: Option<HostError>) -> Tended {
+fn tended(network: &str, what: &'static str, failed: Option<GuestError>) -> Tended {
     Tended {
         network: network.to_owned(),
         what,
-        failed: failed.map(|error| error.to_string()),
+        failed: failed.map(|error| chain(&error)),
     }
 }

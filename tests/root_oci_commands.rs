@@ -352,6 +352,8 @@ fn usage_processes_and_lists_are_printed() {
         "{table}"
     );
     assert!(bundle.ok(&["ps", "c", "-o", "pid,comm"]).contains("sleep"));
+    // What comes after the name is for ps, whatever it is.
+    assert!(bundle.ok(&["ps", "c", "-f"]).starts_with("UID"));
     assert_eq!(bundle.ok(&["list", "-q"]), "c\n");
     let list = parse(&bundle.ok(&["list", "--format", "json"]));
     assert_eq!(

@@ -347,16 +347,14 @@ pub(super) struct Ps {
     /// How to print them
     #[arg(short, long, value_enum, default_value = "table")]
     pub(super) format: Format,
-    /// Name of the container
-    #[arg(value_name = "CONTAINER")]
-    pub(super) id: String,
-    /// Options of ps(1); default: -ef
+    /// Name of the container; what follows is ps(1)'s: -ef unless told
     #[arg(
+        required = true,
         trailing_var_arg = true,
         allow_hyphen_values = true,
-        value_name = "OPTIONS"
+        value_name = "CONTAINER [OPTIONS]"
     )]
-    pub(super) options: Vec<String>,
+    pub(super) words: Vec<String>,
 }
 
 #[derive(Debug, Args)]

@@ -31,13 +31,20 @@ fn value(record: &Record, status: Status) -> Value {
         "status": status.word(),
         "bundle": record.bundle,
         "rootfs": record.rootfs,
-        "created": clock::time(record.created_ms),
+        "created": created(record),
         "owner": record.owner,
     });
     if let (Value::Object(all), false) = (&mut all, record.annotations.is_empty()) {
         all.insert("annotations".into(), json!(record.annotations));
     }
     all
+}
+
+/// With milliseconds: clients order by it.
+fn created(record: &Record) -> String {
+    let time = clock::time(record.created_ms);
+    let fraction = record.created_ms % 1000;
+    format!("{}.{fraction:03}Z", time.trim_end_matches('Z'))
 }
 
 fn pid(record: &Record, status: Status) -> u32 {
@@ -126,7 +133,7 @@ fn table(out: &mut impl std::io::Write, rows: &[(Record, Status)]) -> Result<()>
             pid(record, *status).to_string(),
             status.word().to_owned(),
             record.bundle.display().to_string(),
-            clock::time(record.created_ms),
+            created(record),
             record.owner.clone(),
         ]
     });

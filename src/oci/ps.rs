@@ -10,7 +10,11 @@ use crate::kernel::cgroup::{Cgroups, Host};
 
 /// Prints them.
 pub(super) fn ps(store: &Store, args: &Ps) -> Result<u8> {
-    let folder = store.find(&args.id)?;
+    let (id, options) = match &*args.words {
+        [id, options @ ..] => (id.as_str(), options),
+        [] => ("", &[][..]),
+    };
+    let folder = store.find(id)?;
     let record = folder.made()?;
     let host = Host::quick()?;
     let place = record.cgroup.as_ref().ok_or(OciError::NotRunning)?;
@@ -22,10 +26,10 @@ pub(super) fn ps(store: &Store, args: &Ps) -> Result<u8> {
         }
         Format::Table => {
             let usual = ["-ef".to_owned()];
-            let options = if args.options.is_empty() {
+            let options = if options.is_empty() {
                 &usual[..]
             } else {
-                &args.options[..]
+                options
             };
             let text = run_ps(options)?;
             out.write_all(only(&text, &pids)?.as_bytes())?;

@@ -112,7 +112,7 @@ fn make_rootless(all: &mut Value) {
     if let Some(mounts) = all["mounts"].as_array_mut() {
         mounts.retain(|mount| mount["type"] != "cgroup");
         for mount in mounts.iter_mut() {
-            if let Some(options) = mount["options"].as_array_mut() {
+            if let Some(options) = mount.get_mut("options").and_then(Value::as_array_mut) {
                 options.retain(|option| option != "gid=5");
             }
             if mount["type"] == "sysfs" {
@@ -131,6 +131,12 @@ mod tests {
     fn both_are_configurations_that_pass() {
         for (rootless, unified) in [(false, false), (true, false), (false, true), (true, true)] {
             let template = template(rootless, unified);
+            let mounts = template["mounts"].as_array().unwrap();
+            assert!(
+                mounts
+                    .iter()
+                    .all(|mount| mount.get("options") != Some(&Value::Null))
+            );
             let spec: oci_spec::runtime::Spec = serde_json::from_value(template).unwrap();
             crate::plan::container::check(&spec).unwrap();
             assert_eq!(spec.process().as_ref().unwrap().terminal(), Some(true));

@@ -51,7 +51,7 @@ impl Kubelet {
             "--header",
             "te: trailers",
         ]);
-        curl.args(["--data-binary", "@-", "--max-time", "60"]);
+        curl.args(["--data-binary", "@-", "--max-time", "200"]);
         curl.arg(format!(
             "http://localhost/runtime.v1.RuntimeService/{method}"
         ));
@@ -129,7 +129,7 @@ impl Stream {
         let (port, path) = rest.split_once('/').expect("a path");
         let port: u16 = port.parse().expect("a port");
         let mut wire = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("it listens");
-        wire.set_read_timeout(Some(Duration::from_secs(20)))
+        wire.set_read_timeout(Some(Duration::from_secs(100)))
             .expect("a socket");
         let request = format!(
             "GET /{path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\n\

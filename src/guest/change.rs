@@ -244,7 +244,7 @@ impl Manager {
         if before.disk.pool != guest.disk.pool {
             return Err(fixed(
                 "disk.pool",
-                "its root lies there: make a new guest in the other pool",
+                "its root lies there: make a copy in the other pool (`bulkhead clone --full --pool POOL`)",
             ));
         }
         if before.disk.inodes != guest.disk.inodes {

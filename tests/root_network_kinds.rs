@@ -176,7 +176,13 @@ fn guests_on_somebody_elses_bridge_are_machines_of_its_lan() {
         });
         connect(&a, &router, ROUTER, BRIEFLY).unwrap_err();
         let counted = lan.counters(&lease_b).unwrap().unwrap().traffic;
-        assert!(counted.received_ipv4.packets > 3 && counted.sent_ipv4.packets > 3);
+        // Another guest is on this host; the rest of the LAN is not.
+        for flows in [counted.internal, counted.external] {
+            assert!(
+                flows.received_ipv4.packets > 2 && flows.sent_ipv4.packets > 2,
+                "{counted:?}"
+            );
+        }
         assert!(!hears_ipv6(&router, &b, &lease_b));
         let table = installation.layout().network_table(&"lan".parse().unwrap());
         let flush = ["flush", "chain", "bridge", &table, "foreign"];

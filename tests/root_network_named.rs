@@ -120,6 +120,7 @@ fn a_closed_network_leads_to_its_guests_and_nowhere_else() {
                 .unwrap()
                 .unwrap()
                 .traffic
+                .internal
                 .received_ipv4
                 .packets
                 > 3

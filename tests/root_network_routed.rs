@@ -123,8 +123,9 @@ fn the_host_leads_from_guest_to_guest_and_out() {
         });
         udp.recv_from(&mut [0; 2000]).unwrap_err();
         let after = shop.counters(&lease_a).unwrap().unwrap().traffic;
-        let sent = after.sent_ipv4.bytes - before.sent_ipv4.bytes;
+        let sent = after.internal.sent_ipv4.bytes - before.internal.sent_ipv4.bytes;
         assert_eq!(sent, 1000 + 8 + 20 + 14, "a frame with its headers");
+        assert_eq!(after.external, before.external);
         shop.follow(&name("b"), &wishing(&["8080:80"], &[]))
             .unwrap();
         a.run(|| {

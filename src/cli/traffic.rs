@@ -59,6 +59,7 @@ pub(super) fn by(matches: &ArgMatches) -> By {
     }
 }
 
+/// Sums of both classes, and of those what is IPv6, what is of which class, and what is both.
 #[derive(Serialize)]
 struct Row {
     name: GuestName,
@@ -71,30 +72,55 @@ struct Row {
     sent_ipv6_packets: u64,
     received_ipv6_bytes: u64,
     received_ipv6_packets: u64,
+    sent_internal_bytes: u64,
+    sent_internal_packets: u64,
+    received_internal_bytes: u64,
+    received_internal_packets: u64,
+    sent_external_bytes: u64,
+    sent_external_packets: u64,
+    received_external_bytes: u64,
+    received_external_packets: u64,
+    sent_internal_ipv6_bytes: u64,
+    sent_internal_ipv6_packets: u64,
+    received_internal_ipv6_bytes: u64,
+    received_internal_ipv6_packets: u64,
 }
 
 impl Row {
     fn of(name: &GuestName, period: Period) -> Self {
-        let Period {
-            period, traffic, ..
-        } = period;
-        let (sent, received) = (traffic.sent(), traffic.received());
+        let (all, internal) = (period.traffic.total(), period.traffic.internal);
+        let external = period.traffic.external;
         Self {
             name: name.clone(),
-            period,
-            sent_bytes: sent.bytes,
-            sent_packets: sent.packets,
-            received_bytes: received.bytes,
-            received_packets: received.packets,
-            sent_ipv6_bytes: traffic.sent_ipv6.bytes,
-            sent_ipv6_packets: traffic.sent_ipv6.packets,
-            received_ipv6_bytes: traffic.received_ipv6.bytes,
-            received_ipv6_packets: traffic.received_ipv6.packets,
+            period: period.period,
+            sent_bytes: all.sent().bytes,
+            sent_packets: all.sent().packets,
+            received_bytes: all.received().bytes,
+            received_packets: all.received().packets,
+            sent_ipv6_bytes: all.sent_ipv6.bytes,
+            sent_ipv6_packets: all.sent_ipv6.packets,
+            received_ipv6_bytes: all.received_ipv6.bytes,
+            received_ipv6_packets: all.received_ipv6.packets,
+            sent_internal_bytes: internal.sent().bytes,
+            sent_internal_packets: internal.sent().packets,
+            received_internal_bytes: internal.received().bytes,
+            received_internal_packets: internal.received().packets,
+            sent_external_bytes: external.sent().bytes,
+            sent_external_packets: external.sent().packets,
+            received_external_bytes: external.received().bytes,
+            received_external_packets: external.received().packets,
+            sent_internal_ipv6_bytes: internal.sent_ipv6.bytes,
+            sent_internal_ipv6_packets: internal.sent_ipv6.packets,
+            received_internal_ipv6_bytes: internal.received_ipv6.bytes,
+            received_internal_ipv6_packets: internal.received_ipv6.packets,
         }
     }
 }
 
-const HEADINGS: [&str; 6] = ["NAME", "PERIOD", "SENT", "PACKETS", "RECEIVED", "PACKETS"];
+const HEADINGS: [&str; 10] = [
+    "NAME", "PERIOD", "SENT", "PACKETS", "INTERNAL", "EXTERNAL", "RECEIVED", "PACKETS", "INTERNAL",
+    "EXTERNAL",
+];
 
 fn traffic(context: &Context, matches: &ArgMatches) -> Result<u8> {
     let manager = context.manager()?;
@@ -111,8 +137,12 @@ fn traffic(context: &Context, matches: &ArgMatches) -> Result<u8> {
             Cell::from(&row.period),
             Cell::from(bytes_text(row.sent_bytes)),
             Cell::from(row.sent_packets.to_string()),
+            Cell::from(bytes_text(row.sent_internal_bytes)),
+            Cell::from(bytes_text(row.sent_external_bytes)),
             Cell::from(bytes_text(row.received_bytes)),
             Cell::from(row.received_packets.to_string()),
+            Cell::from(bytes_text(row.received_internal_bytes)),
+            Cell::from(bytes_text(row.received_external_bytes)),
         ]
     })?;
     Ok(0)

@@ -84,6 +84,7 @@ struct Row {
 impl Row {
     fn of(name: &GuestName, period: Period, rates: Option<&Rates>) -> Self {
         let (used, traffic) = (period.used, period.traffic);
+        let total = traffic.total();
         // To a millionth: beyond it is the error of the arithmetic.
         let cost =
             |rates: &Rates| (rates.cost(&used, &traffic, period.disk_kib_s) * 1e6).round() / 1e6;
@@ -101,8 +102,8 @@ impl Row {
             written_bytes: used.io_written,
             reads: used.reads,
             writes: used.writes,
-            sent_bytes: traffic.sent().bytes,
-            received_bytes: traffic.received().bytes,
+            sent_bytes: total.sent().bytes,
+            received_bytes: total.received().bytes,
             cost: rates.map(cost),
             currency: rates.map(|rates| rates.currency.clone()),
         }

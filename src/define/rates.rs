@@ -89,8 +89,8 @@ impl Rates {
             (self.million_writes, number(used.writes) / 1e6),
             (self.read_gib, gib(used.io_read)),
             (self.written_gib, gib(used.io_written)),
-            (self.sent_gib, gib(traffic.sent().bytes)),
-            (self.received_gib, gib(traffic.received().bytes)),
+            (self.sent_gib, gib(traffic.total().sent().bytes)),
+            (self.received_gib, gib(traffic.total().received().bytes)),
         ];
         parts.iter().map(|(price, amount)| price.0 * amount).sum()
     }
@@ -105,7 +105,7 @@ fn number(amount: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Volume;
+    use crate::model::{Flows, Volume};
 
     const CARD: &str = "currency = \"EUR\"\nhour = 0.5\ncpu_hour = 2\nmemory_gib_hour = 4.0\n\
                         sent_gib = 0.25\ndisk_gib_hour = 0.5\nmillion_writes = 8\n";
@@ -122,10 +122,14 @@ mod tests {
             writes: 500_000,
             ..Used::default()
         };
+        let sent_ipv4 = Volume {
+            packets: 1,
+            bytes: 8 << 30,
+        };
         let traffic = Traffic {
-            sent_ipv4: Volume {
-                packets: 1,
-                bytes: 8 << 30,
+            external: Flows {
+                sent_ipv4,
+                ..Flows::default()
             },
             ..Traffic::default()
         };

@@ -9,7 +9,7 @@ use super::file::{ReadError, read_file};
 use super::layer::{Replace, layered};
 use super::read::Reader;
 use super::word::{OrNone, Word, quoted};
-use crate::model::{Bytes, CpuSet, Cpus, IdBlock, Prefix6, Ratio};
+use crate::model::{AddressBlock, Bytes, CpuSet, Cpus, IdBlock, Prefix6, Ratio};
 
 /// A range of IPv4 addresses: `10.213.0.0/16`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +60,9 @@ impl std::fmt::Display for Subnet {
     }
 }
 
+/// Most ranges that each packet is held against, and that are written with every network's rules.
+const MOST_INTERNAL: usize = 1000;
+
 /// `[network]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkSettings {
@@ -86,6 +89,9 @@ pub struct NetworkSettings {
     pub names: bool,
     /// See `dhcp`; `None` for the usual one.
     pub domain: Option<String>,
+    /// `traffic.internal`: addresses with which traffic is internal, beside those of a guest's own
+    /// network.
+    pub internal: Vec<AddressBlock>,
 }
 
 /// `[ids]`
@@ -147,6 +153,7 @@ impl Default for Settings {
                 ra: false,
                 names: false,
                 domain: None,
+                internal: Vec::new(),
             },
             // Above what distributions give to people (subuid(5)) and Incus to its containers;
             // room for 8,064 guests, and all below 2^31. systemd-nspawn's --private-users=pick
@@ -174,6 +181,8 @@ layered! {
     pub struct SettingsPart {
         /// `[network]`
         network: NetworkSettingsPart,
+        /// `[traffic]`
+        traffic: TrafficPart,
         /// `[ids]`
         ids: IdSettingsPart,
         /// `[templates]`
@@ -244,6 +253,14 @@ layered! {
         names: Option<bool>,
         /// Where the names are.
         domain: Option<String>,
+    }
+}
+
+layered! {
+    /// `[traffic]`
+    pub struct TrafficPart {
+        /// Addresses with which it is internal.
+        internal: Replace<AddressBlock>,
     }
 }
 
@@ -322,6 +339,7 @@ impl Settings {
                 ra: part.network.ra.unwrap_or(false),
                 names: part.network.names.unwrap_or(false),
                 domain: part.network.domain,
+                internal: part.traffic.internal.0.unwrap_or_default(),
             },
             ids: IdSettings {
                 first: part.ids.first.unwrap_or(usual.ids.first),
@@ -375,6 +393,12 @@ impl Settings {
                 format!("is too few: a guest takes {}", IdBlock::STRIDE),
             ));
         }
+        if self.network.internal.len() > MOST_INTERNAL {
+            found.push((
+                "traffic.internal",
+                format!("has more than {MOST_INTERNAL} addresses: name fewer and larger ranges"),
+            ));
+        }
         if self.trash_days > 3650 {
             found.push(("trash.days", "is out of range: 0 to 3650".into()));
         }
@@ -417,6 +441,10 @@ mod tests {
             (false, 1_000_000)
         );
         assert_eq!(settings.images, Some("/big".into()));
+        let text = "[traffic]\ninternal = [\"10.0.0.0/8\", \"fd00::/8\", \"192.0.2.7\"]";
+        let listed = Settings::parse("s", text).unwrap().network.internal;
+        let listed: Vec<_> = listed.iter().map(ToString::to_string).collect();
+        assert_eq!(listed, ["10.0.0.0/8", "fd00::/8", "192.0.2.7"]);
         assert_eq!(settings.trash_days, 7);
         assert_eq!(settings.room, Settings::default().room);
         let text = "[reserve]\nmemory = \"2G\"\ncpus = 0.5\n[overcommit]\nmemory = 1.5\ncpus = 4\n";
@@ -449,6 +477,12 @@ mod tests {
         );
         assert!(refused("[overcommit]\ncpus = 0").starts_with("s:2: overcommit.cpus: "));
         assert!(refused("[reserve]\nmemory = \"x\"").starts_with("s:2: reserve.memory: "));
+        assert_eq!(
+            refused("[traffic]\ninternal = [\"10.0.0.1/8\"]"),
+            "s:2: traffic.internal: \"10.0.0.1/8\" is no address, or has bits beyond its length: write it as 192.0.2.7, 198.51.100.0/24 or 2001:db8::/32"
+        );
+        let many = vec!["\"10.0.0.1\""; 1001].join(",");
+        assert!(refused(&format!("[traffic]\ninternal = [{many}]")).contains("more than 1000"));
         assert_eq!(
             refused("[trash]\ndays = 4000"),
             "s:2: trash.days: is out of range: 0 to 3650"

@@ -8,9 +8,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::model::{
-    Bytes, CpuMode, CpuPoolName, CpuSet, Cpus, FirewallLine, Forward, GuestName, ImageName, Mac,
-    NetworkKind, NicName, Prefix6, Rate, Ratio, Resize, RestartPolicy, Rlimit, TenantName, View,
-    nearest,
+    AddressBlock, Bytes, CpuMode, CpuPoolName, CpuSet, Cpus, FirewallLine, Forward, GuestName,
+    ImageName, Mac, NetworkKind, NicName, Prefix6, Rate, Ratio, Resize, RestartPolicy, Rlimit,
+    TenantName, View, nearest,
 };
 
 /// A value written as one word of text; a number or truth value in TOML stands for its own text.
@@ -53,6 +53,7 @@ macro_rules! words_by_from_str {
     )*};
 }
 words_by_from_str!(
+    AddressBlock,
     Bytes,
     Cpus,
     CpuMode,

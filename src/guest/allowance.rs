@@ -46,7 +46,8 @@ impl Manager {
         let used = days
             .iter()
             .filter(|day| day.period.len() == DAY && day.period >= began)
-            .map(|day| day.traffic.sent().bytes + day.traffic.received().bytes)
+            .map(|day| day.traffic.total())
+            .map(|flows| flows.sent().bytes + flows.received().bytes)
             .sum();
         Ok(Some(Month {
             level: allowance.level(used),

@@ -248,8 +248,8 @@ fn load(name: &GuestName, now: &Seen, then: Option<&Seen>, since: Duration, time
         memory_cache: glance.cache,
         memory_limit: glance.memory_limit,
         swap: glance.swap,
-        received_bytes_s: traffic.map(|since| a_second(since.received().bytes, 0)),
-        sent_bytes_s: traffic.map(|since| a_second(since.sent().bytes, 0)),
+        received_bytes_s: traffic.map(|since| a_second(since.total().received().bytes, 0)),
+        sent_bytes_s: traffic.map(|since| a_second(since.total().sent().bytes, 0)),
         read_bytes_s: io.map(|(now, then)| a_second(now.0, then.0)),
         written_bytes_s: io.map(|(now, then)| a_second(now.1, then.1)),
         cpu_some_percent: for_cpu.map(|(some, _)| some),
@@ -275,7 +275,7 @@ fn hundredths(number: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Traffic, Volume};
+    use crate::model::{Flows, Traffic, Volume};
 
     fn seen(glance: Glance, received: Option<(&str, u64)>) -> Seen {
         let volume = |bytes| Volume { packets: 1, bytes };
@@ -288,7 +288,10 @@ mod tests {
             traffic: received.map(|(source, bytes)| Counters {
                 source: source.to_owned(),
                 traffic: Traffic {
-                    received_ipv4: volume(bytes),
+                    internal: Flows {
+                        received_ipv4: volume(bytes),
+                        ..Flows::default()
+                    },
                     ..Traffic::default()
                 },
             }),

@@ -191,6 +191,7 @@ fn network_settings(layout: &Layout, settings: &Settings) -> NetworkSettings {
         dns: settings.network.dns.clone(),
         isolated_ports: settings.network.isolated_ports,
         connections: settings.network.connections,
+        internal: settings.network.internal.clone(),
         served: Served {
             dhcp: settings.network.dhcp,
             ra: settings.network.ra,

@@ -167,7 +167,10 @@ pub fn exchange(
     const VERB: &str = "put a guest into the firewall table";
     let mut kernel = Conversation::open(NETLINK_NETFILTER)
         .map_err(|e| NetlinkError::new(VERB, table, e.into()))?;
-    let delete = |element| Message::new(number::DELETE_ELEMENT, family, chosen(table, element));
+    let delete = |element| {
+        let chosen = chosen(table, std::slice::from_ref(element));
+        Message::new(number::DELETE_ELEMENT, family, chosen)
+    };
     let add = |element| Message::new(number::NEW_ELEMENT, family, whole(table, element));
     let deleting = old.iter().map(|element| (delete(element), 0));
     let adding = new.iter().map(|element| (add(element), NLM_F_CREATE));
@@ -187,7 +190,8 @@ pub fn delete_element(
     let Some(mut kernel) = open(VERB, table)? else {
         return Ok(false);
     };
-    let message = Message::new(number::DELETE_ELEMENT, family, chosen(table, element));
+    let chosen = chosen(table, std::slice::from_ref(element));
+    let message = Message::new(number::DELETE_ELEMENT, family, chosen);
     match transaction(&mut kernel, [(message, 0)].into_iter()) {
         Ok(()) => Ok(true),
         Err(e) if absent(&e) => Ok(false),
@@ -269,25 +273,30 @@ fn transaction(
     kernel.ask_all(all)
 }
 
-/// The attributes that name an element.
-pub(super) fn chosen(table: &str, element: &Element) -> Vec<u8> {
-    listed(table, element, &[])
+/// The attributes that name elements of one set.
+pub(super) fn chosen(table: &str, elements: &[Element]) -> Vec<u8> {
+    let ones = elements.iter().flat_map(|element| one(element, &[]));
+    listed(table, elements.first(), ones.collect())
 }
 
-/// The same with its value.
+/// The same of one with its value.
 fn whole(table: &str, element: &Element) -> Vec<u8> {
     let value = element.value.as_deref();
     let value = value.map(|value| nest(number::DATA, attribute(number::VALUE, value)));
-    listed(table, element, &value.unwrap_or_default())
+    let one = one(element, &value.unwrap_or_default());
+    listed(table, Some(element), one)
 }
 
-fn listed(table: &str, element: &Element, value: &[u8]) -> Vec<u8> {
+fn one(element: &Element, value: &[u8]) -> Vec<u8> {
     let key = nest(number::KEY, attribute(number::VALUE, &element.key));
-    let one = nest(number::ELEMENT, [&key, value].concat());
+    nest(number::ELEMENT, [&key, value].concat())
+}
+
+fn listed(table: &str, first: Option<&Element>, ones: Vec<u8>) -> Vec<u8> {
     [
         text(number::TABLE, table),
-        text(number::SET, &element.set),
-        nest(number::ELEMENTS, one),
+        text(number::SET, first.map_or("", |first| &first.set)),
+        nest(number::ELEMENTS, ones),
     ]
     .concat()
 }
@@ -398,7 +407,7 @@ mod tests {
     #[test]
     fn an_element_is_found_where_it_was_put() {
         let element = Element::new("s", vec![1, 2, 3, 4, 5]);
-        let bytes = chosen("t", &element);
+        let bytes = chosen("t", std::slice::from_ref(&element));
         let path = [
             number::ELEMENTS,
             number::ELEMENT,

@@ -72,19 +72,24 @@ impl Counting {
         self.handle
     }
 
-    /// What an element has counted, without headers of frames; `None` if there is none.
+    /// What elements of one set have counted, without headers of frames; `None` if one is not there.
     ///
     /// # Errors
     /// When the kernel refuses to tell.
-    pub fn count(&mut self, element: &Element) -> Result<Option<Volume>, NetlinkError> {
-        let body = chosen(&self.table, element);
+    pub fn count<const N: usize>(
+        &mut self,
+        elements: &[Element; N],
+    ) -> Result<Option<[Volume; N]>, NetlinkError> {
+        let body = chosen(&self.table, elements);
         let question = Message::new(number::GET_ELEMENT, self.family, body);
         let answers = match self.kernel.ask(question, 0) {
             Ok(answers) => answers,
             Err(e) if absent(&e) => return Ok(None),
             Err(e) => return Err(NetlinkError::new(VERB, &self.table, e)),
         };
-        Ok(answers.iter().find_map(|answer| counted(answer.body())))
+        // One for each, in the order in which they were asked for.
+        let counted: Option<Vec<Volume>> = answers.iter().map(|one| counted(one.body())).collect();
+        Ok(counted.and_then(|all| all.try_into().ok()))
     }
 }
 

@@ -89,5 +89,5 @@ pub use share_name::{ShareName, ShareNameError};
 pub use status::{Event, EventKind, ExitReason, Sample, Status};
 pub use system_info::{SystemInfo, shown_affinity};
 pub use tenant::{TenantCaps, TenantName, TenantNameError};
-pub use traffic::{Traffic, Volume};
+pub use traffic::{Flows, Traffic, Volume};
 pub use used::{Gauge, Used};

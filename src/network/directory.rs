@@ -218,6 +218,7 @@ impl Network {
             vxlan: record.vxlan.clone(),
             force: record.force,
             served: record.served.clone(),
+            internal: self.internal.clone(),
         }
     }
 

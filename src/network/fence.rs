@@ -47,6 +47,7 @@ impl Network {
             closed: self.is_closed(),
             gate: self.name.as_ref().map(|_| ends.as_str()),
             spoken: self.spoken(),
+            internal: &self.internal(subnet),
         });
         firewall::apply(table, &rules)?;
         pause()?;
@@ -79,6 +80,7 @@ impl Network {
             prefix6: self.prefix6,
             gateway: self.addresses.gateway,
             served: self.served.clone(),
+            internal: self.internal.clone(),
             rules: firewall::REVISION,
         };
         // Before the note: whoever finds none does it again.

@@ -81,7 +81,6 @@ pub(super) fn table(
         false => all.extend(routed::apart(at)),
     }
     all.extend(wall::table(at));
-    all.extend(traffic::table(at));
     all
 }
 

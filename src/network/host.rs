@@ -22,7 +22,7 @@ use super::{Lease, Network, announce};
 use crate::kernel::KernelError;
 use crate::kernel::netlink::{Link, Netlink, NetlinkError, Route};
 use crate::kernel::netlink_nft::{Family, table_exists};
-use crate::model::Prefix6;
+use crate::model::{AddressBlock, Prefix6};
 
 pub(super) const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 pub(super) const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -132,6 +132,8 @@ pub(super) struct Marker {
     pub(super) gateway: Option<Ipv4Addr>,
     #[serde(default)]
     pub(super) served: Served,
+    #[serde(default)]
+    pub(super) internal: Vec<AddressBlock>,
     /// [`firewall::REVISION`] of the program that wrote the rules.
     pub(super) rules: u32,
 }
@@ -200,6 +202,7 @@ impl Network {
             || (marker.nat, marker.connections, marker.prefix6)
                 != (self.nat, self.connections, self.prefix6)
             || marker.served != self.served
+            || marker.internal != self.internal
             || marker.gateway != self.addresses.gateway
             || marker.rules != firewall::REVISION
             || Some(&marker.boot_id) != files::read_sysctl(Path::new(BOOT_ID))?.as_ref()

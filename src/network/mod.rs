@@ -31,7 +31,7 @@
 //! | `away.rs` | the note of one that is in a guest |
 //! | `plug.rs` | interfaces of guests that run |
 //! | `shape.rs` | how fast a guest is |
-//! | `traffic.rs` | what guests send and receive, counted |
+//! | `traffic.rs`, `classes.rs` | what guests send and receive, counted; what of it is internal |
 //! | `ceiling.rs` | ceilings of one guest's packets and connections |
 //! | `wall.rs`, `wall_rules.rs`, `wall_fields.rs` | guests' own firewalls: where they stand, their rules |
 //! | `shared.rs`, `wall_sets.rs` | what those share: groups of rules, sets of addresses |
@@ -48,6 +48,7 @@ mod book;
 mod bridge;
 mod ceiling;
 mod change;
+mod classes;
 mod directory;
 mod dns;
 mod external;
@@ -94,7 +95,7 @@ mod wall_sets;
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::kernel::netlink_nft::Family;
-use crate::model::{Layout, NetOp, NetworkName, NetworkWish, NicName, Prefix6};
+use crate::model::{AddressBlock, Layout, NetOp, NetworkName, NetworkWish, NicName, Prefix6};
 
 pub use away::Away;
 pub use directory::DirectoryError;
@@ -140,6 +141,8 @@ pub struct NetworkSettings {
     pub connections: Option<u32>,
     /// What guests are told.
     pub served: Served,
+    /// Addresses with which traffic is internal, beside those of a guest's own network.
+    pub internal: Vec<AddressBlock>,
 }
 
 impl Default for NetworkSettings {
@@ -153,6 +156,7 @@ impl Default for NetworkSettings {
             isolated_ports: false,
             connections: None,
             served: Served::default(),
+            internal: Vec::new(),
         }
     }
 }
@@ -209,6 +213,8 @@ pub struct Network {
     force: bool,
     /// What its guests are told.
     served: Served,
+    /// Addresses beyond it with which traffic is internal.
+    internal: Vec<AddressBlock>,
 }
 
 impl Network {
@@ -249,6 +255,7 @@ impl Network {
             vxlan: None,
             force: false,
             served: settings.served,
+            internal: settings.internal,
         })
     }
 

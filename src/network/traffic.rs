@@ -1,6 +1,8 @@
-//! What passes between a guest and the bridge, counted by the firewall: the elements of two sets,
-//! which come with the guest's address and go with it. So counters outlive the guest's interface,
-//! whoever removes that, and the guest itself. Adding them up over their lives is `guest::account`.
+//! What passes between a guest and the bridge, counted by the firewall: the elements of sets, which
+//! come with the guest's address and go with it. So counters outlive the guest's interface, whoever
+//! removes that, and the guest itself. A packet is counted once: by its other end's address in a set of
+//! internal traffic (`classes.rs`), or in one of external. Adding them up over their lives is
+//! `guest::account`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,20 +10,26 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::Network;
+use super::classes::Internal;
 use super::files::read_sysctl;
 use super::firewall::{At, chain, matches, rule};
 use super::guard::{flush, set};
 use super::host::{BOOT_ID, HostError};
 use super::lease::Lease;
+use super::wall_fields::VERSIONS;
 use crate::kernel::netlink_nft::{Element, NAME_LENGTH};
 use crate::kernel::netlink_nft_count::Counting;
-use crate::model::{GuestName, Traffic, Volume};
+use crate::model::{Flows, GuestName, Traffic, Volume};
 
-/// From guests, and to them, by interface and protocol.
+/// External, from guests and to them, by interface and protocol. All was counted there before there
+/// were classes.
 const SENT: &str = "sent";
 const RECEIVED: &str = "received";
+/// The same, internal.
+const SENT_INSIDE: &str = "sent_internal";
+const RECEIVED_INSIDE: &str = "received_internal";
 /// Sets of this file.
-pub(super) const SETS: [&str; 2] = [SENT, RECEIVED];
+pub(super) const SETS: [&str; 4] = [SENT, RECEIVED, SENT_INSIDE, RECEIVED_INSIDE];
 /// <linux/if_ether.h>: ETH_P_IP, ETH_P_IPV6.
 const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
@@ -41,41 +49,67 @@ pub struct Counters {
     pub traffic: Traffic,
 }
 
-/// The sets and the chains that count.
-pub(super) fn table(at: &At) -> Vec<Value> {
+/// The sets and the chains that count, by these other ends.
+pub(super) fn table(at: &At, internal: &Internal) -> Vec<Value> {
+    let counting = |name| {
+        let mut all = set(at, name, json!(["ifname", "ether_type"]));
+        all["add"]["set"]["stmt"] = json!([{"counter": null}]);
+        all
+    };
     let mut all = Vec::new();
-    for (which, hook, priority, key) in [
-        (SENT, "prerouting", AFTER_GUARD, "iifname"),
-        (RECEIVED, "postrouting", LAST, "oifname"),
+    for (which, inside, hook, priority, key, end) in [
+        (
+            SENT,
+            SENT_INSIDE,
+            "prerouting",
+            AFTER_GUARD,
+            "iifname",
+            "daddr",
+        ),
+        (
+            RECEIVED,
+            RECEIVED_INSIDE,
+            "postrouting",
+            LAST,
+            "oifname",
+            "saddr",
+        ),
     ] {
-        let mut counting = set(at, which, json!(["ifname", "ether_type"]));
-        counting["add"]["set"]["stmt"] = json!([{"counter": null}]);
-        all.push(counting);
+        all.extend([which, inside].map(counting));
         all.push(chain(at, which, "filter", hook, priority));
         all.push(flush(at, which));
         let packet = json!({"concat": [{"meta": {"key": key}}, {"meta": {"key": "protocol"}}]});
-        let found = matches("==", packet, json!(format!("@{which}")));
-        all.push(rule(at, which, json!([found])));
+        let found = |set| matches("==", packet.clone(), json!(format!("@{set}")));
+        for version in VERSIONS {
+            let address = json!({"payload": {"protocol": version, "field": end}});
+            for ends in internal.of(version) {
+                let is = matches("==", address.clone(), ends);
+                all.push(rule(
+                    at,
+                    which,
+                    json!([is, found(inside), {"accept": null}]),
+                ));
+            }
+        }
+        all.push(rule(at, which, json!([found(which)])));
     }
     all
 }
 
-/// The counters of a guest: IPv4 and IPv6 from it, IPv4 and IPv6 to it.
-pub(super) fn elements(lease: &Lease) -> [Element; 4] {
-    let of = |set, protocol: u16| {
+/// The counters of a guest: in each set those of IPv4 and IPv6.
+pub(super) fn elements(lease: &Lease) -> impl Iterator<Item = Element> {
+    SETS.into_iter().flat_map(|set| of_set(lease, set))
+}
+
+fn of_set(lease: &Lease, set: &str) -> [Element; 2] {
+    [IPV4, IPV6].map(|protocol| {
         let mut key = lease.host_interface.as_bytes().to_vec();
         key.resize(NAME_LENGTH, 0);
         key.extend(protocol.to_be_bytes());
         // Each part of a key is as long as a multiple of four.
         key.extend([0, 0]);
         Element::new(set, key)
-    };
-    [
-        of(SENT, IPV4),
-        of(SENT, IPV6),
-        of(RECEIVED, IPV4),
-        of(RECEIVED, IPV6),
-    ]
+    })
 }
 
 impl Network {
@@ -134,26 +168,46 @@ impl Meter {
     }
 
     fn read(&mut self, lease: &Lease) -> Result<Option<Counters>, HostError> {
-        let mut volumes = [Volume::default(); 4];
-        for (volume, element) in volumes.iter_mut().zip(elements(lease)) {
-            let Some(counted) = self.counting.count(&element)? else {
-                return Ok(None);
-            };
-            *volume = Volume {
-                bytes: counted.bytes + HEADER * counted.packets,
-                ..counted
-            };
-        }
+        let Some(external) = self.flows(lease, SENT, RECEIVED)? else {
+            return Ok(None);
+        };
+        // The rules may be those of a program that knew no classes.
+        let internal = self.flows(lease, SENT_INSIDE, RECEIVED_INSIDE)?;
         let (boot, table) = (&self.boot, self.counting.table());
-        let [sent_ipv4, sent_ipv6, received_ipv4, received_ipv6] = volumes;
         Ok(Some(Counters {
             source: format!("{boot} {table} {}", lease.host_interface),
             traffic: Traffic {
-                sent_ipv4,
-                sent_ipv6,
-                received_ipv4,
-                received_ipv6,
+                external,
+                internal: internal.unwrap_or_default(),
             },
         }))
+    }
+
+    fn flows(
+        &mut self,
+        lease: &Lease,
+        sent: &str,
+        received: &str,
+    ) -> Result<Option<Flows>, HostError> {
+        let mut of = |set| {
+            let counted = self.counting.count(&of_set(lease, set))?;
+            Ok::<_, HostError>(counted.map(|both| both.map(with_headers)))
+        };
+        let Some([sent_ipv4, sent_ipv6]) = of(sent)? else {
+            return Ok(None);
+        };
+        Ok(of(received)?.map(|[received_ipv4, received_ipv6]| Flows {
+            sent_ipv4,
+            sent_ipv6,
+            received_ipv4,
+            received_ipv6,
+        }))
+    }
+}
+
+fn with_headers(counted: Volume) -> Volume {
+    Volume {
+        bytes: counted.bytes + HEADER * counted.packets,
+        ..counted
     }
 }

@@ -51,7 +51,7 @@ pub(super) fn sum(blocks: &[AddressBlock]) -> u32 {
 }
 
 /// Elements of one version; what lies in another of them is none of its own.
-fn elements(blocks: &[AddressBlock], version: &str) -> Vec<Value> {
+pub(super) fn elements(blocks: &[AddressBlock], version: &str) -> Vec<Value> {
     let mut all: Vec<AddressBlock> = blocks
         .iter()
         .copied()

@@ -150,6 +150,7 @@ fn each_packet_is_in_one_class() {
 
     changes_while_it_flows(&host, &far);
     outlives(&host);
+    costs(&host);
 
     let traced = data(&host, &["network", "trace", "w", "icmp", &world]);
     let stops = |hop: &Value| hop["verdict"] == "stops" || hop["verdict"] == "may-stop";
@@ -228,6 +229,23 @@ fn outlives(host: &Bulkhead) {
     let after = account(host, "w");
     assert_eq!(after.external_since(before), (40, 40));
     assert!(after.sent[0].1 >= before.sent[0].1, "{before:?} {after:?}");
+}
+
+/// A bill has both classes, and a price for each.
+fn costs(host: &Bulkhead) {
+    let card = host.root().join("rates.toml");
+    let text = "sent_external_gib = 1073741824\nreceived_internal_gib = 1073741824\n";
+    fs::write(&card, text).expect("a folder of ours");
+    let card = card.to_str().expect("a plain path");
+    let rows = data(host, &["usage", "w", "--rates", card]);
+    let (now, row) = (account(host, "w"), &rows[0]);
+    assert_eq!(row["sent_external_bytes"], now.sent[1].1, "{row}");
+    assert_eq!(row["received_external_bytes"], now.received[1].1, "{row}");
+    let number = |key: &str| row[key].as_f64().expect("a number");
+    let sum = number("sent_internal_bytes") + number("sent_external_bytes");
+    assert_eq!(sum.to_bits(), number("sent_bytes").to_bits(), "{row}");
+    let cost = number("sent_external_bytes") + number("received_internal_bytes");
+    assert!((number("cost") - cost).abs() < 0.001, "{row}");
 }
 
 /// Sends IPv4 frames: to the gateway by a source route that goes on to the world, and to the world from

@@ -75,6 +75,10 @@ struct Row {
     writes: u64,
     sent_bytes: u64,
     received_bytes: u64,
+    sent_internal_bytes: u64,
+    sent_external_bytes: u64,
+    received_internal_bytes: u64,
+    received_external_bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     cost: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -104,6 +108,10 @@ impl Row {
             writes: used.writes,
             sent_bytes: total.sent().bytes,
             received_bytes: total.received().bytes,
+            sent_internal_bytes: traffic.internal.sent().bytes,
+            sent_external_bytes: traffic.external.sent().bytes,
+            received_internal_bytes: traffic.internal.received().bytes,
+            received_external_bytes: traffic.external.received().bytes,
             cost: rates.map(cost),
             currency: rates.map(|rates| rates.currency.clone()),
         }
@@ -115,10 +123,23 @@ impl Row {
             (&mut self.cpu_us, more.cpu_us),
             (&mut self.memory_kib_s, more.memory_kib_s),
             (&mut self.swap_kib_s, more.swap_kib_s),
+            (&mut self.disk_kib_s, more.disk_kib_s),
             (&mut self.read_bytes, more.read_bytes),
             (&mut self.written_bytes, more.written_bytes),
+            (&mut self.reads, more.reads),
+            (&mut self.writes, more.writes),
             (&mut self.sent_bytes, more.sent_bytes),
             (&mut self.received_bytes, more.received_bytes),
+            (&mut self.sent_internal_bytes, more.sent_internal_bytes),
+            (&mut self.sent_external_bytes, more.sent_external_bytes),
+            (
+                &mut self.received_internal_bytes,
+                more.received_internal_bytes,
+            ),
+            (
+                &mut self.received_external_bytes,
+                more.received_external_bytes,
+            ),
         ] {
             *sum = sum.saturating_add(n);
         }
@@ -128,7 +149,7 @@ impl Row {
     }
 }
 
-const HEADINGS: [&str; 13] = [
+const HEADINGS: [&str; 15] = [
     "NAME",
     "PERIOD",
     "RUN",
@@ -141,7 +162,9 @@ const HEADINGS: [&str; 13] = [
     "READS",
     "WRITES",
     "SENT",
+    "EXTERNAL",
     "RECEIVED",
+    "EXTERNAL",
 ];
 
 fn usage(context: &Context, matches: &ArgMatches) -> Result<u8> {
@@ -240,7 +263,9 @@ fn cells(row: &Row) -> Vec<Cell> {
         Cell::from(row.reads.to_string()),
         Cell::from(row.writes.to_string()),
         Cell::from(bytes_text(row.sent_bytes)),
+        Cell::from(bytes_text(row.sent_external_bytes)),
         Cell::from(bytes_text(row.received_bytes)),
+        Cell::from(bytes_text(row.received_external_bytes)),
     ];
     cells.extend(row.cost.map(|cost| Cell::from(format!("{cost:.4}"))));
     cells

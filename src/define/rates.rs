@@ -33,10 +33,18 @@ pub struct Rates {
     pub million_reads: Price,
     /// A million writes to disks.
     pub million_writes: Price,
-    /// A GiB sent.
-    pub sent_gib: Price,
-    /// A GiB received.
-    pub received_gib: Price,
+    /// A GiB sent, of whatever class.
+    pub sent_gib: Option<Price>,
+    /// A GiB received, of whatever class.
+    pub received_gib: Option<Price>,
+    /// A GiB sent that is external.
+    pub sent_external_gib: Option<Price>,
+    /// A GiB sent that is internal.
+    pub sent_internal_gib: Option<Price>,
+    /// A GiB received that is external.
+    pub received_external_gib: Option<Price>,
+    /// A GiB received that is internal.
+    pub received_internal_gib: Option<Price>,
 }
 
 /// A price: a number that is not negative.
@@ -71,7 +79,31 @@ impl Rates {
     }
 
     fn parse(shown: &str, text: &str) -> Result<Self, DefineError> {
-        toml::from_str(text).map_err(|error| DefineError::single(shown, error.to_string().trim()))
+        let card: Self = toml::from_str(text)
+            .map_err(|error| DefineError::single(shown, error.to_string().trim()))?;
+        for (way, all, external, internal) in [
+            (
+                "sent",
+                card.sent_gib,
+                card.sent_external_gib,
+                card.sent_internal_gib,
+            ),
+            (
+                "received",
+                card.received_gib,
+                card.received_external_gib,
+                card.received_internal_gib,
+            ),
+        ] {
+            // Whether it is for the rest then, or on top, nobody could tell.
+            if all.is_some() && (external.is_some() || internal.is_some()) {
+                let why = format!(
+                    "{way}_gib is the price of all that is {way}: name it, or {way}_external_gib and {way}_internal_gib"
+                );
+                return Err(DefineError::single(shown, why));
+            }
+        }
+        Ok(card)
     }
 
     /// What it costs; of room on disks it had `disk_kib_s`, KiB times seconds.
@@ -79,6 +111,8 @@ impl Rates {
     pub fn cost(&self, used: &Used, traffic: &Traffic, disk_kib_s: u64) -> f64 {
         let kib_s = |amount: u64| number(amount) * 1024.0 / GIB / HOUR_S;
         let gib = |bytes: u64| number(bytes) / GIB;
+        let (external, internal) = (traffic.external, traffic.internal);
+        let of = |class: Option<Price>, all: Option<Price>| class.or(all).unwrap_or_default();
         let parts = [
             (self.hour, number(used.run_ms) / 1e3 / HOUR_S),
             (self.cpu_hour, number(used.cpu_us) / 1e6 / HOUR_S),
@@ -89,8 +123,22 @@ impl Rates {
             (self.million_writes, number(used.writes) / 1e6),
             (self.read_gib, gib(used.io_read)),
             (self.written_gib, gib(used.io_written)),
-            (self.sent_gib, gib(traffic.total().sent().bytes)),
-            (self.received_gib, gib(traffic.total().received().bytes)),
+            (
+                of(self.sent_external_gib, self.sent_gib),
+                gib(external.sent().bytes),
+            ),
+            (
+                of(self.sent_internal_gib, self.sent_gib),
+                gib(internal.sent().bytes),
+            ),
+            (
+                of(self.received_external_gib, self.received_gib),
+                gib(external.received().bytes),
+            ),
+            (
+                of(self.received_internal_gib, self.received_gib),
+                gib(internal.received().bytes),
+            ),
         ];
         parts.iter().map(|(price, amount)| price.0 * amount).sum()
     }
@@ -138,6 +186,44 @@ mod tests {
             (cost - (1.0 + 1.0 + 4.0 + 2.0 + 1.5 + 4.0)).abs() < 1e-9,
             "{cost}"
         );
+    }
+
+    #[test]
+    fn classes_of_traffic_have_prices_of_their_own_or_one_for_both() {
+        let flows = |sent_gib: u64, received_gib: u64| {
+            let of = |gib: u64| Volume {
+                packets: 1,
+                bytes: gib << 30,
+            };
+            Flows {
+                sent_ipv4: of(sent_gib),
+                received_ipv6: of(received_gib),
+                ..Flows::default()
+            }
+        };
+        let traffic = Traffic {
+            external: flows(1, 10),
+            internal: flows(100, 1000),
+        };
+        for (card, cost) in [
+            ("sent_gib = 2", 202.0),
+            ("sent_external_gib = 2", 2.0),
+            (
+                "sent_external_gib = 2\nsent_internal_gib = 0.5\nreceived_gib = 1",
+                1062.0,
+            ),
+            (
+                "received_internal_gib = 1\nreceived_external_gib = 3",
+                1030.0,
+            ),
+        ] {
+            let card = Rates::parse("card.toml", card).unwrap();
+            let found = card.cost(&Used::default(), &traffic, 0);
+            assert!((found - cost).abs() < 1e-9, "{found} {card:?}");
+        }
+        let both = "received_gib = 1\nreceived_internal_gib = 0";
+        let error = Rates::parse("card.toml", both).unwrap_err().to_string();
+        assert!(error.contains("received_external_gib and"), "{error}");
     }
 
     #[test]

@@ -282,6 +282,7 @@ fn value_for(key: &Key, n: u32) -> String {
         "network.kind" => ["bridge", "none", "host", "lan"][n as usize % 4].into(),
         "network.address" | "network.dns" => format!("10.0.{}.{}", n % 200, n % 100),
         "network.address6" => format!("fd42::{:x}", n % 0xffff),
+        "network.allowance_class" => ["all", "external"][n as usize % 2].into(),
         "network.rate_in" | "network.rate_out" | "network.allowance_rate" => {
             format!("{}kbit", 64 + n)
         }

@@ -248,6 +248,56 @@ fn costs(host: &Bulkhead) {
     assert!((number("cost") - cost).abs() < 0.001, "{row}");
 }
 
+#[test]
+fn an_allowance_can_be_of_external_traffic_alone() {
+    if !need(Need::Root) {
+        return;
+    }
+    own_network();
+    let _far = world();
+    let host = Bulkhead::new();
+    let external = ["--allowance", "50K", "--allowance-class", "external"];
+    started(
+        &host,
+        "w",
+        &[&external[..], &["--allowance-cut", "90K"]].concat(),
+    );
+    started(&host, "v", &[]);
+    let month = |level: &str| {
+        let month = &info(&host, "w")["month"];
+        assert_eq!(month["level"], level, "{month}");
+        assert_eq!(month["class"], "external");
+        month["used"].as_u64().expect("a number")
+    };
+    let far = WORLD.to_string();
+    echo(&host, "w", &address(&host, "v"), 100);
+    assert_eq!(month("free"), 0);
+    echo(&host, "w", &far, 25);
+    assert_eq!(month("spent"), 25 * 2 * ECHO);
+    assert!(host.ok(&["info", "w"]).contains(" of 50K external since "));
+    echo(&host, "w", &far, 25);
+    // Whoever changes it looks at once.
+    host.ok(&["set", "w", "--allowance", "60K"]);
+    assert_eq!(month("cut"), 50 * 2 * ECHO);
+    let ping = ["exec", "w", "--", "ping", "-q", "-c", "1", "-W", "1", &far];
+    assert_ne!(host.run(&ping).code, 0);
+    // All of it counts again, and is not too much.
+    host.ok(&[
+        "set",
+        "w",
+        "--allowance-class",
+        "all",
+        "--allowance-cut",
+        "1M",
+    ]);
+    echo(&host, "w", &far, 1);
+    assert!(info(&host, "w")["month"]["used"].as_u64() > Some(300 * ECHO));
+    let said = host.fails(&["create", "x", "--allowance-class", "external"], 5);
+    assert!(said.contains("network.allowance_class: needs"), "{said}");
+    let said = host.fails(&["set", "v", "--allowance-class", "extern"], 2);
+    assert!(said.contains("did you mean \"external\"?"), "{said}");
+}
+
 /// Sends IPv4 frames: to the gateway by a source route that goes on to the world, and to the world from
 /// an internal address, from another hardware address, and with a VLAN's tag.
 const FORGE: &str = r#"

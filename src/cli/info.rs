@@ -8,7 +8,9 @@ use crate::guest::allowance::Month;
 use crate::guest::credit::CreditView;
 use crate::guest::view::{Info, bytes_text, reason_text};
 use crate::model::clock::{span, time};
-use crate::model::{Cpus, Event, EventKind, Guest, ID_BLOCK, Level, Resize, RestartPolicy};
+use crate::model::{
+    AllowanceClass, Cpus, Event, EventKind, Guest, ID_BLOCK, Level, Resize, RestartPolicy,
+};
 
 pub(super) const INFO: Verb = Verb {
     name: "info",
@@ -244,7 +246,11 @@ fn traffic(month: &Month) -> String {
         Level::Cut => ", cut off",
     };
     let used = bytes_text(month.used);
-    format!("{used} of {most} since {}{level}", month.began)
+    let class = match month.class {
+        AllowanceClass::All => "",
+        AllowanceClass::External => " external",
+    };
+    format!("{used} of {most}{class} since {}{level}", month.began)
 }
 
 fn restart(lines: &mut Lines, guest: &Guest, restarts: u32) {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::check::Found;
 use super::nic;
-use crate::model::{Bytes, Guest, NetworkWish, Rate};
+use crate::model::{AllowanceClass, Bytes, Guest, NetworkWish, Rate};
 
 /// resolv.conf(5): the resolver library looks at no more.
 const MOST_NAME_SERVERS: usize = 3;
@@ -108,6 +108,12 @@ fn allowance(network: &NetworkWish, found: &mut Found) {
     };
     has(allowance.bytes.is_some(), "network.allowance", found);
     has(allowance.cut.is_some(), "network.allowance_cut", found);
+    if allowance.class != AllowanceClass::All && !allowance.is_some() {
+        found.add(
+            "network.allowance_class",
+            "needs network.allowance or network.allowance_cut",
+        );
+    }
     found.range("network.allowance_day", &allowance.day, &1, &28);
     if let Some(rate) = &allowance.rate {
         found.range("network.allowance_rate", rate, &SLOWEST, &FASTEST);

@@ -13,8 +13,8 @@ use super::read::{Node, Reader, scalar};
 use super::schedule::SnapshotsPart;
 use super::word::{OrNone, Pause};
 use crate::model::{
-    Bytes, CpuMode, CpuPoolName, CpuSet, Cpus, FirewallLine, Forward, GuestName, ImageName, Mac,
-    NetworkKind, Rate, Resize, RestartPolicy, Rlimit, TenantName, View,
+    AllowanceClass, Bytes, CpuMode, CpuPoolName, CpuSet, Cpus, FirewallLine, Forward, GuestName,
+    ImageName, Mac, NetworkKind, Rate, Resize, RestartPolicy, Rlimit, TenantName, View,
 };
 
 layered! {
@@ -238,6 +238,8 @@ layered! {
         connections: Option<OrNone<u32>>,
         /// Bytes a month.
         allowance: Option<OrNone<Bytes>>,
+        /// What of it counts.
+        allowance_class: Option<AllowanceClass>,
         /// When a month begins.
         allowance_day: Option<u32>,
         /// How fast it is beyond.

@@ -250,6 +250,8 @@ pub const KEYS: &[Key] = &[
         "Most connections of it that the host keeps track of, or none [default: none, the host's]"),
     key("network.allowance", "allowance", "BYTES", Kind::Number, LIVE,
         "Bytes it may send and receive in a month, both together, or none [default: none]"),
+    key("network.allowance_class", "allowance-class", "CLASS", Kind::Text, LIVE,
+        "What counts for it: all, or external for what is not internal to the host's networks [default: all]"),
     key("network.allowance_day", "allowance-day", "DAY", Kind::Number, LIVE,
         "Day on which such a month begins, 1 to 28 [default: 1]"),
     key("network.allowance_rate", "allowance-rate", "RATE", Kind::Text, LIVE,

@@ -24,6 +24,7 @@ impl From<NetworkPart> for NetworkWish {
             new_connections,
             connections,
             allowance,
+            allowance_class,
             allowance_day,
             allowance_rate,
             allowance_cut,
@@ -51,6 +52,7 @@ impl From<NetworkPart> for NetworkWish {
             },
             allowance: Allowance {
                 bytes: allowance.and_then(|bytes| bytes.0),
+                class: allowance_class.unwrap_or_default(),
                 // What is no day is found by the check.
                 day: allowance_day.map_or(1, |day| u8::try_from(day).unwrap_or(u8::MAX)),
                 rate: allowance_rate.and_then(|rate| rate.0),

@@ -10,7 +10,7 @@ use super::flag::{device_text, io_limit_text, mount_text, tmpfs_text};
 use super::key::{Key, KeyError, KeyPath};
 use super::resolve::BURST_PERIOD_US;
 use super::schedule;
-use super::word::{Pause, RESTART_POLICIES, VIEWS, rlimit_text};
+use super::word::{ALLOWANCE_CLASSES, Pause, RESTART_POLICIES, VIEWS, rlimit_text};
 use crate::model::{Cpus, Guest};
 
 /// The value of a setting such as `memory.limit` or `labels.team`; of one with several items, one
@@ -222,6 +222,7 @@ fn rest(guest: &Guest, path: &str) -> Items {
         "network.new_connections" => optional(guest.network.ceilings.new_connections),
         "network.connections" => optional(guest.network.ceilings.connections),
         "network.allowance" => optional(guest.network.allowance.bytes),
+        "network.allowance_class" => word(&ALLOWANCE_CLASSES, &guest.network.allowance.class),
         "network.allowance_day" => single(guest.network.allowance.day),
         "network.allowance_rate" => optional(guest.network.allowance.rate),
         "network.allowance_cut" => optional(guest.network.allowance.cut),

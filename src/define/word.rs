@@ -8,9 +8,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::model::{
-    AddressBlock, Bytes, CpuMode, CpuPoolName, CpuSet, Cpus, FirewallLine, Forward, GuestName,
-    ImageName, Mac, NetworkKind, NicName, Prefix6, Rate, Ratio, Resize, RestartPolicy, Rlimit,
-    TenantName, View, nearest,
+    AddressBlock, AllowanceClass, Bytes, CpuMode, CpuPoolName, CpuSet, Cpus, FirewallLine, Forward,
+    GuestName, ImageName, Mac, NetworkKind, NicName, Prefix6, Rate, Ratio, Resize, RestartPolicy,
+    Rlimit, TenantName, View, nearest,
 };
 
 /// A value written as one word of text; a number or truth value in TOML stands for its own text.
@@ -153,11 +153,22 @@ const NETWORK_KINDS: [(&str, NetworkKind); 3] = [
     ("host", NetworkKind::Host),
 ];
 
+pub(super) const ALLOWANCE_CLASSES: [(&str, AllowanceClass); 2] = [
+    ("all", AllowanceClass::All),
+    ("external", AllowanceClass::External),
+];
+
 pub(super) const VIEWS: [(&str, View); 3] = [
     ("guest", View::Guest),
     ("files", View::Files),
     ("host", View::Host),
 ];
+
+impl Word for AllowanceClass {
+    fn read(text: &str) -> Result<Self, String> {
+        choice(text, &ALLOWANCE_CLASSES)
+    }
+}
 
 impl Word for View {
     fn read(text: &str) -> Result<Self, String> {

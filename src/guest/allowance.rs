@@ -12,7 +12,7 @@ use super::error::Result;
 use super::ledger::DAY;
 use super::manager::{Manager, now_ms};
 use crate::kernel::file;
-use crate::model::{Allowance, EventKind, Guest, GuestName, Level, clock};
+use crate::model::{Allowance, AllowanceClass, EventKind, Guest, GuestName, Level, clock};
 
 /// How often the keeper of a guest with an allowance looks how far it has got.
 const OFTEN: Duration = Duration::from_secs(30);
@@ -22,8 +22,10 @@ const OFTEN: Duration = Duration::from_secs(30);
 pub struct Month {
     /// Its first day, `2026-03-15`.
     pub began: String,
-    /// Bytes sent and received since.
+    /// Bytes sent and received since, of what counts.
     pub used: u64,
+    /// What counts.
+    pub class: AllowanceClass,
     /// Bytes allowed.
     pub allowance: Option<u64>,
     /// Bytes beyond which nothing passes.
@@ -46,13 +48,13 @@ impl Manager {
         let used = days
             .iter()
             .filter(|day| day.period.len() == DAY && day.period >= began)
-            .map(|day| day.traffic.total())
-            .map(|flows| flows.sent().bytes + flows.received().bytes)
+            .map(|day| allowance.counted(&day.traffic))
             .sum();
         Ok(Some(Month {
             level: allowance.level(used),
             began,
             used,
+            class: allowance.class,
             allowance: allowance.bytes.map(|bytes| bytes.0),
             cut: allowance.cut.map(|bytes| bytes.0),
         }))

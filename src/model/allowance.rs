@@ -2,13 +2,15 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Bytes, FirewallLine, FirewallRule, NetworkWish, Rate};
+use super::{Bytes, FirewallLine, FirewallRule, Flows, NetworkWish, Rate, Traffic};
 
 /// What a definition allows a month. The default allows anything.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Allowance {
     /// Bytes sent and received together; `None` for any number.
     pub bytes: Option<Bytes>,
+    /// Which of them count.
+    pub class: AllowanceClass,
     /// Day of the month on which counting begins anew (UTC), 1 to 28.
     pub day: u8,
     /// Most it sends and receives once they are used up; `None` changes nothing.
@@ -21,11 +23,23 @@ impl Default for Allowance {
     fn default() -> Self {
         Self {
             bytes: None,
+            class: AllowanceClass::All,
             day: 1,
             rate: None,
             cut: None,
         }
     }
+}
+
+/// What counts for an allowance.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AllowanceClass {
+    /// All that it sends and receives.
+    #[default]
+    All,
+    /// What is external of that.
+    External,
 }
 
 /// How far a guest has got with its allowance.
@@ -72,6 +86,16 @@ impl Allowance {
             (false, month) => (year, month - 1),
         };
         format!("{year:04}-{month:02}-{:02}", self.day)
+    }
+
+    /// How many bytes of some traffic count.
+    #[must_use]
+    pub fn counted(&self, traffic: &Traffic) -> u64 {
+        let both = |flows: Flows| (flows.sent() + flows.received()).bytes;
+        match self.class {
+            AllowanceClass::All => both(traffic.total()),
+            AllowanceClass::External => both(traffic.external),
+        }
     }
 
     /// How far `used` bytes of this month have got.
@@ -126,10 +150,12 @@ impl NetworkWish {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Volume;
 
     fn allowance(day: u8) -> Allowance {
         Allowance {
             bytes: Some(Bytes(100)),
+            class: AllowanceClass::External,
             day,
             rate: "1mbit".parse().ok(),
             cut: Some(Bytes(200)),
@@ -157,6 +183,21 @@ mod tests {
             [Level::Free, Level::Spent, Level::Spent, Level::Cut]
         );
         assert_eq!(Allowance::default().level(u64::MAX), Level::Free);
+    }
+
+    #[test]
+    fn what_is_internal_counts_unless_it_is_said_not_to() {
+        let flows = |bytes| Flows {
+            sent_ipv4: Volume { packets: 1, bytes },
+            received_ipv6: Volume { packets: 1, bytes },
+            ..Flows::default()
+        };
+        let traffic = Traffic {
+            external: flows(100),
+            internal: flows(7000),
+        };
+        assert_eq!(Allowance::default().counted(&traffic), 14_200);
+        assert_eq!(allowance(1).counted(&traffic), 200);
     }
 
     #[test]

@@ -44,7 +44,7 @@ mod traffic;
 mod used;
 
 pub use address_block::{AddressBlock, BlockError};
-pub use allowance::{Allowance, Level};
+pub use allowance::{Allowance, AllowanceClass, Level};
 pub use amount::{AmountError, Bytes, CpuSet, Cpus};
 pub use bisect::{Next, Search, Sure, Verdict};
 pub use ceilings::Ceilings;

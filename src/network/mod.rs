@@ -31,8 +31,10 @@
 //! | `away.rs` | the note of one that is in a guest |
 //! | `plug.rs` | interfaces of guests that run |
 //! | `shape.rs` | how fast a guest is |
+//! | `trunk.rs` | what a tenant's guests receive and send together |
 //! | `traffic.rs` | what guests send and receive, counted |
 //! | `ceiling.rs` | ceilings of one guest's packets and connections |
+//! | `urgency.rs` | who goes first |
 //! | `wall.rs`, `wall_rules.rs`, `wall_fields.rs` | guests' own firewalls: where they stand, their rules |
 //! | `shared.rs`, `wall_sets.rs` | what those share: groups of rules, sets of addresses |
 //! | `trace.rs`, `trace_path.rs`, `trace_words.rs` | why a packet does or does not pass |
@@ -84,6 +86,8 @@ mod trace;
 mod trace_path;
 mod trace_words;
 mod traffic;
+mod trunk;
+mod urgency;
 mod vanished;
 mod vxlan;
 mod wall;
@@ -368,7 +372,7 @@ impl Network {
                 mac: lease.mac,
                 mtu,
                 isolated,
-                shape: shape::shape(wish),
+                shape: self.shape(wish),
             },
         };
         let mut all = vec![outside];

@@ -286,6 +286,7 @@ fn value_for(key: &Key, n: u32) -> String {
         "network.rate_in" | "network.rate_out" | "network.allowance_rate" => {
             format!("{}kbit", 64 + n)
         }
+        "network.priority" => ["low", "normal", "high"][n as usize % 3].into(),
         "network.packets" => (10 + n).to_string(),
         "network.new_connections" | "network.connections" => (1 + n).to_string(),
         "network.mac" => format!("02:00:00:00:{:02x}:{:02x}", n / 256 % 256, n % 256),

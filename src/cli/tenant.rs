@@ -63,7 +63,7 @@ fn name() -> Arg {
         .help("Name of the tenant")
 }
 
-fn caps() -> [Arg; 4] {
+fn caps() -> [Arg; 6] {
     let cap = |name: &'static str, value: &'static str, help: &'static str| {
         Arg::new(name).long(name).value_name(value).help(help)
     };
@@ -87,6 +87,16 @@ fn caps() -> [Arg; 4] {
             "io-weight",
             "WEIGHT",
             "Its share of block devices under contention, 1 to 10000, or none [default: none]",
+        ),
+        cap(
+            "rate-in",
+            "RATE",
+            "Most that all its guests together receive, such as 100mbit, or none [default: none]",
+        ),
+        cap(
+            "rate-out",
+            "RATE",
+            "Most that all its guests together send, such as 100mbit, or none [default: none]",
         ),
     ]
 }
@@ -112,6 +122,8 @@ fn wanted(matches: &ArgMatches, mut caps: TenantCaps) -> Result<TenantCaps> {
     read(matches, "cpus", &mut caps.cpus)?;
     read(matches, "processes", &mut caps.processes)?;
     read(matches, "io-weight", &mut caps.io_weight)?;
+    read(matches, "rate-in", &mut caps.rate_in)?;
+    read(matches, "rate-out", &mut caps.rate_out)?;
     Ok(caps)
 }
 
@@ -183,6 +195,8 @@ fn text(view: &TenantView) -> String {
         ("memory", memory),
         ("processes", of(processes, view.caps.processes)),
         ("io weight", or_none(view.caps.io_weight)),
+        ("rate in", or_none(view.caps.rate_in)),
+        ("rate out", or_none(view.caps.rate_out)),
         (
             "guaranteed",
             format!(
@@ -208,10 +222,17 @@ fn create(context: &Context, matches: &ArgMatches) -> Result<u8> {
 
 fn set(context: &Context, matches: &ArgMatches) -> Result<u8> {
     let name: TenantName = required(matches, "tenant")?;
-    let flags = ["memory", "cpus", "processes", "io-weight"];
+    let flags = [
+        "memory",
+        "cpus",
+        "processes",
+        "io-weight",
+        "rate-in",
+        "rate-out",
+    ];
     if !flags.iter().any(|flag| matches.contains_id(flag)) {
         return Err(Fault::usage(
-            "nothing to set: say --memory, --cpus, --processes or --io-weight",
+            "nothing to set: say --memory, --cpus, --processes, --io-weight, --rate-in or --rate-out",
         ));
     }
     let manager = context.manager()?;

@@ -9,9 +9,9 @@ use crate::model::{AllowanceClass, Bytes, Guest, NetworkWish, Rate};
 /// resolv.conf(5): the resolver library looks at no more.
 const MOST_NAME_SERVERS: usize = 3;
 /// With less, one packet takes a fifth of a second.
-pub(super) const SLOWEST: Rate = Rate(64_000);
+pub(super) const SLOWEST: Rate = Rate::SLOWEST;
 /// The kernel counts bytes a second in 32 bits.
-pub(super) const FASTEST: Rate = Rate(32_000_000_000);
+pub(super) const FASTEST: Rate = Rate::FASTEST;
 /// A few hundred packets more a second would be noticed.
 pub(super) const MOST_RULES: usize = 128;
 /// With fewer, a connection that stands is as good as none.
@@ -133,6 +133,13 @@ fn allowance(network: &NetworkWish, found: &mut Found) {
 
 fn ceilings(network: &NetworkWish, found: &mut Found) {
     let ceilings = &network.ceilings;
+    let alone = !network.kind.has_address() && network.nics.is_empty();
+    if !ceilings.urgency.is_normal() && alone {
+        found.add(
+            "network.priority",
+            "needs the network kind bridge, or a network's name: nothing of another goes before or behind",
+        );
+    }
     for (key, count, least) in [
         ("network.packets", ceilings.packets, FEWEST_PACKETS),
         ("network.new_connections", ceilings.new_connections, 1),

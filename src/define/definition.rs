@@ -14,7 +14,7 @@ use super::schedule::SnapshotsPart;
 use super::word::{OrNone, Pause};
 use crate::model::{
     AllowanceClass, Bytes, CpuMode, CpuPoolName, CpuSet, Cpus, FirewallLine, Forward, GuestName,
-    ImageName, Mac, NetworkKind, Rate, Resize, RestartPolicy, Rlimit, TenantName, View,
+    ImageName, Mac, NetworkKind, Rate, Resize, RestartPolicy, Rlimit, TenantName, Urgency, View,
 };
 
 layered! {
@@ -236,6 +236,8 @@ layered! {
         new_connections: Option<OrNone<u32>>,
         /// Connections the host keeps track of.
         connections: Option<OrNone<u32>>,
+        /// Who goes first.
+        priority: Option<Urgency>,
         /// Bytes a month.
         allowance: Option<OrNone<Bytes>>,
         /// What of it counts.

@@ -248,6 +248,8 @@ pub const KEYS: &[Key] = &[
         "Most connections it begins in a second, or none [default: none]"),
     key("network.connections", "connections", "COUNT", Kind::Number, LIVE,
         "Most connections of it that the host keeps track of, or none [default: none, the host's]"),
+    key("network.priority", "network-priority", "WORD", Kind::Text, LIVE,
+        "Whose packets go first where there is no room for all: low, normal or high [default: normal]"),
     key("network.allowance", "allowance", "BYTES", Kind::Number, LIVE,
         "Bytes it may send and receive in a month, both together, or none [default: none]"),
     key("network.allowance_class", "allowance-class", "CLASS", Kind::Text, LIVE,

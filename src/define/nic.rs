@@ -120,6 +120,7 @@ impl From<NicEntry> for Nic {
                 packets: entry.packets,
                 new_connections: entry.new_connections,
                 connections: entry.connections,
+                ..Ceilings::default()
             },
         }
     }

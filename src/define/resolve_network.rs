@@ -23,6 +23,7 @@ impl From<NetworkPart> for NetworkWish {
             packets,
             new_connections,
             connections,
+            priority,
             allowance,
             allowance_class,
             allowance_day,
@@ -49,6 +50,7 @@ impl From<NetworkPart> for NetworkWish {
                 packets: packets.and_then(|count| count.0),
                 new_connections: new_connections.and_then(|count| count.0),
                 connections: connections.and_then(|count| count.0),
+                urgency: priority.unwrap_or_default(),
             },
             allowance: Allowance {
                 bytes: allowance.and_then(|bytes| bytes.0),
@@ -58,6 +60,7 @@ impl From<NetworkPart> for NetworkWish {
                 rate: allowance_rate.and_then(|rate| rate.0),
                 cut: allowance_cut.and_then(|cut| cut.0),
             },
+            tenant: None,
         }
     }
 }

@@ -221,6 +221,7 @@ fn rest(guest: &Guest, path: &str) -> Items {
         "network.packets" => optional(guest.network.ceilings.packets),
         "network.new_connections" => optional(guest.network.ceilings.new_connections),
         "network.connections" => optional(guest.network.ceilings.connections),
+        "network.priority" => single(guest.network.ceilings.urgency),
         "network.allowance" => optional(guest.network.allowance.bytes),
         "network.allowance_class" => word(&ALLOWANCE_CLASSES, &guest.network.allowance.class),
         "network.allowance_day" => single(guest.network.allowance.day),

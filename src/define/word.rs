@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::model::{
     AddressBlock, AllowanceClass, Bytes, CpuMode, CpuPoolName, CpuSet, Cpus, FirewallLine, Forward,
     GuestName, ImageName, Mac, NetworkKind, NicName, Prefix6, Rate, Ratio, Resize, RestartPolicy,
-    Rlimit, TenantName, View, nearest,
+    Rlimit, TenantName, Urgency, View, nearest,
 };
 
 /// A value written as one word of text; a number or truth value in TOML stands for its own text.
@@ -68,7 +68,8 @@ words_by_from_str!(
     Rate,
     Ratio,
     Resize,
-    TenantName
+    TenantName,
+    Urgency
 );
 
 impl Word for String {

@@ -297,6 +297,7 @@ impl Manager {
         }
         self.change_port(name, guest)?;
         self.plug_nics(name, guest)?;
+        self.tidy_shared(guest)?;
         self.write_orders(name, guest)
     }
 

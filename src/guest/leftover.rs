@@ -55,6 +55,7 @@ impl Manager {
             self.of_nobody(&name, fix, &mut found)?;
         }
         self.of_tenants(fix, &mut found)?;
+        self.of_trunks(fix, &mut found)?;
         self.of_memory(fix, &mut found)?;
         for stale in self.stale_mounts()? {
             let unmount = || mount::unmount_path(&stale.folder).map_err(|e| e.to_string());

@@ -12,6 +12,7 @@
 //! | `admission`, `capacity` | whether the host can keep what guests are guaranteed; what is left of it |
 //! | `as_it_runs` | what the limits of a running guest are to be now |
 //! | `tenant`, `tenant_change` | whose guests they are, and what those share; made, changed, removed |
+//! | `trunks` | what of the network they share |
 //! | `goal`, `goal_run`, `goal_look`, `goal_metric` | goals, and the controller that follows them |
 //! | `undo` | what a guest writes in one run, dropped or kept |
 //! | `reinstall` | a fresh root for a guest; what becomes true with another root |
@@ -138,6 +139,7 @@ mod told;
 mod top_processes;
 mod trace;
 pub mod trash;
+mod trunks;
 pub mod undo;
 pub mod view;
 pub mod why;

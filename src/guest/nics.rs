@@ -417,7 +417,7 @@ fn leads(op: &NetOp) -> bool {
 fn counted(nic: &Nic, guest: &Guest) -> NetworkWish {
     NetworkWish {
         allowance: guest.network.allowance.clone(),
-        ..nic.wish()
+        ..nic.wish_within(&guest.network)
     }
 }
 
@@ -427,7 +427,7 @@ pub(super) fn wish_of(lease: &Lease, wish: &NetworkWish) -> Option<NetworkWish> 
         .nics
         .iter()
         .find(|nic| Some(&nic.name) == lease.nic.as_ref());
-    nic.map(Nic::wish)
+    nic.map(|nic| nic.wish_within(wish))
 }
 
 /// Whether a guest that is to be so keeps what it has on a network.

@@ -203,7 +203,11 @@ impl Manager {
         // The interface goes with the guest's network namespace; what came from it was led over
         // another, which a later start uses again or `doctor` removes.
         for (network, lease) in leased {
-            let _later = network.unshape(&lease);
+            let _later = match tenant.is_some() {
+                // At once, so that nothing of it is left in what the tenant's guests share.
+                true => network.teardown_guest(&lease),
+                false => network.unshape(&lease),
+            };
         }
         fault::point()?;
         if let Some(reason) = reason {

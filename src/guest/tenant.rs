@@ -14,6 +14,7 @@ use super::error::{GuestError, Result};
 use super::leftover::{Leftover, leftover, told};
 use super::manager::{Manager, RECORD};
 use crate::kernel::cgroup::{self, Group, Limits, Parent};
+use crate::kernel::fault;
 use crate::kernel::file::{self, Lock};
 use crate::model::{Amounts, Guest, GuestName, Resource, Status, TenantCaps, TenantName, nearest};
 
@@ -113,8 +114,12 @@ impl Manager {
             Some(state) => state.tenant,
             None => guest.tenant.clone(),
         };
-        if let Some(caps) = tenant.and_then(|tenant| self.tenant_caps(&tenant).ok()) {
+        let Some(tenant) = tenant else {
+            return;
+        };
+        if let Ok(caps) = self.tenant_caps(&tenant) {
             caps.hold(guest);
+            guest.network.tenant = caps.rates(&tenant);
         }
     }
 
@@ -213,6 +218,8 @@ impl Manager {
         } else if let Some(folder) = parent.folder(&tenant.group())? {
             folder.weigh(None)?;
         }
+        fault::point()?;
+        self.leave_trunks(tenant)?;
         drop(lock);
         Ok(())
     }
@@ -343,7 +350,7 @@ impl Manager {
         let mut same = keeps(&group.counters()?, &limits(&caps), &|_| false);
         for name in self.members(tenant)? {
             // The group goes first where it gets more.
-            same = same && !self.is_behind(&name);
+            same = same && !self.is_behind(&name) && self.keeps_to_rates(&name, tenant, &caps)?;
         }
         if !same {
             let set = || self.settle_tenant(tenant);

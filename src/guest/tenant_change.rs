@@ -99,6 +99,7 @@ impl Manager {
         let caps = change(before);
         check(name, &caps)?;
         self.keeps_promises(name, &caps)?;
+        self.check_rates(name, &caps, &self.tenant_guests(name)?)?;
         if dry_run {
             return Ok(());
         }
@@ -130,11 +131,13 @@ impl Manager {
             if let (Some(folder), Some(most)) = (folder, limits(to).cpu_quota_us) {
                 folder.lower_quotas(most)?;
             }
-            return self.limit_tenant(name, to);
+            self.limit_tenant(name, to)?;
+            return self.settle_trunks(name, to);
         }
         self.limit_tenant(name, to)?;
         drop(held);
-        self.bring_members(name)
+        self.bring_members(name)?;
+        self.settle_trunks(name, to)
     }
 
     /// Puts into force what is written down of a tenant, whichever way it was changed.
@@ -146,6 +149,7 @@ impl Manager {
         };
         let raised = limit();
         self.bring_members(name)?;
+        self.settle_trunks(name, &caps)?;
         raised.or_else(|_| limit())
     }
 
@@ -202,6 +206,7 @@ impl Manager {
         if let Some(parent) = self.existing_cgroups()? {
             parent.remove_folder(&name.group())?;
         }
+        self.leave_trunks(name)?;
         fault::point()?;
         let path = self.layout.tenant(name);
         std::fs::remove_file(&path)

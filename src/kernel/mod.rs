@@ -45,6 +45,8 @@ mod netlink_proxy;
 pub mod netlink_routed;
 mod netlink_shape;
 mod netlink_socket;
+mod netlink_traffic;
+mod netlink_trunk;
 pub mod netlink_vxlan;
 pub mod netlink_watch;
 mod netlink_way;

@@ -1,7 +1,7 @@
 //! Keeping an interface to a rate, as tc(8) does: a token bucket (tc-tbf(8)) holds back what is sent.
 //! What comes in cannot be held back, so it is led over an interface of its own, an "ifb", which sends
-//! it on: both ends of the matter stay on the host, where no guest reaches them. Which bucket fits a
-//! rate is the network room's matter.
+//! it on: both ends of the matter stay on the host, where no guest reaches them. Rates that several
+//! share are in `netlink_trunk.rs`. Which bucket fits a rate is the network room's matter.
 
 use std::io;
 
@@ -15,6 +15,7 @@ use super::netlink::{Netlink, NetlinkError, errno};
 use super::netlink_message::named;
 use super::netlink_nft::{attribute, nest};
 use super::netlink_socket::Refusal;
+use super::netlink_trunk::Place;
 use crate::model::{Shape, TokenBucket};
 
 /// Numbers of <linux/pkt_sched.h>, <linux/pkt_cls.h> and <linux/tc_act/tc_mirred.h>.
@@ -37,10 +38,19 @@ mod number {
 
 /// Handle of the token bucket.
 const BUCKET: TcHandle = TcHandle { major: 1, minor: 0 };
-/// Handle of what sees packets that come in.
+/// Handle of what sees packets before any queue.
 const INGRESS: TcHandle = TcHandle {
     major: 0xffff,
     minor: 0,
+};
+/// Where what comes in by a port passes, and what goes out by it, before any queue.
+const FROM_PORT: TcHandle = TcHandle {
+    major: 0xffff,
+    minor: 0xfff2,
+};
+const TO_PORT: TcHandle = TcHandle {
+    major: 0xffff,
+    minor: 0xfff3,
 };
 
 /// Name of the interface over which is led what comes in by `port`: at most 14 bytes of that.
@@ -63,33 +73,75 @@ impl Netlink {
         }
         pause(port)?;
         let shaper = shaper_name(port);
-        let Some(bucket) = &shape.outgoing else {
-            self.delete_queue(port, index, TcHandle::INGRESS, INGRESS)?;
-            pause(port)?;
-            return self.delete_link(&shaper).map(drop);
+        let place = |most| Place {
+            port,
+            index,
+            most,
+            urgency: shape.urgency,
         };
-        self.create_shaper(&shaper)?;
-        pause(port)?;
-        let over = self.index(&shaper)?;
-        self.hold_back(&shaper, over, bucket)?;
-        pause(port)?;
+        let to_guest = match &shape.trunk_in {
+            Some(trunk) => Some(self.join(trunk, &place(shape.incoming.as_ref()))?),
+            None => None,
+        };
+        let own = shape.outgoing.as_ref();
+        let from_guest = match (&shape.trunk_out, own) {
+            // An own rate is kept there as well.
+            (Some(trunk), own) => Some(self.join(trunk, &place(own))?),
+            (None, Some(bucket)) => Some(self.through_shaper(&shaper, bucket)?),
+            (None, None) => None,
+        };
         // A second filter beside the first would be one too many.
         self.delete_queue(port, index, TcHandle::INGRESS, INGRESS)?;
-        let mut ingress = about(index, TcHandle::INGRESS, "ingress", Vec::new());
-        ingress.header.handle = INGRESS;
+        pause(port)?;
+        if to_guest.is_some() || from_guest.is_some() {
+            self.divert(port, index, [(FROM_PORT, from_guest), (TO_PORT, to_guest)])?;
+        }
+        match shape.trunk_out.is_none() && own.is_some() {
+            true => Ok(()),
+            false => self.delete_link(&shaper).map(drop),
+        }
+    }
+
+    /// Makes what holds back what comes from a guest that shares its rate with nobody.
+    fn through_shaper(&mut self, name: &str, bucket: &TokenBucket) -> Result<u32, NetlinkError> {
+        self.create_shaper(name)?;
+        pause(name)?;
+        let over = self.index(name)?;
+        self.hold_back(name, over, bucket)?;
+        pause(name)?;
+        Ok(over)
+    }
+
+    /// Leads what passes a port over other interfaces, by their numbers.
+    fn divert(
+        &mut self,
+        port: &str,
+        index: u32,
+        ways: [(TcHandle, Option<u32>); 2],
+    ) -> Result<(), NetlinkError> {
+        let mut both = about(index, TcHandle::INGRESS, "clsact", Vec::new());
+        both.header.handle = INGRESS;
         self.traffic(
             port,
-            RouteNetlinkMessage::NewQueueDiscipline(ingress),
+            RouteNetlinkMessage::NewQueueDiscipline(both),
             NLM_F_CREATE | NLM_F_EXCL,
         )?;
-        pause(port)?;
-        let mut filter = about(index, INGRESS, "u32", lead_over(over));
-        filter.header.info = 1 << 16 | u32::from(number::ALL_PROTOCOLS.to_be());
-        self.traffic(
-            port,
-            RouteNetlinkMessage::NewTrafficFilter(filter),
-            NLM_F_CREATE | NLM_F_EXCL,
-        )
+        for (way, over) in ways {
+            let Some(over) = over else {
+                continue;
+            };
+            pause(port)?;
+            let mut filter = about(index, way, "u32", lead_over(over));
+            // Filters of one rank in both places the kernel would tell of as if each were in both.
+            let rank = if way == FROM_PORT { 1 } else { 2 };
+            filter.header.info = rank << 16 | u32::from(number::ALL_PROTOCOLS.to_be());
+            self.traffic(
+                port,
+                RouteNetlinkMessage::NewTrafficFilter(filter),
+                NLM_F_CREATE | NLM_F_EXCL,
+            )?;
+        }
+        Ok(())
     }
 
     fn index(&mut self, name: &str) -> Result<u32, NetlinkError> {
@@ -100,7 +152,7 @@ impl Netlink {
         })
     }
 
-    fn create_shaper(&mut self, name: &str) -> Result<(), NetlinkError> {
+    pub(super) fn create_shaper(&mut self, name: &str) -> Result<(), NetlinkError> {
         let kind = vec![LinkInfo::Kind(InfoKind::Ifb)];
         let mut message = named(name, vec![LinkAttribute::LinkInfo(kind)]);
         message.header.flags = LinkFlags::Up;

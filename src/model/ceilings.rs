@@ -1,6 +1,9 @@
-//! How much of what all guests share on a network one of them may use, beside bytes a second.
+//! How much of what all guests share on a network one of them may use, beside bytes a second, and who of
+//! them goes first.
 
 use serde::{Deserialize, Serialize};
+
+use super::Urgency;
 
 /// What a definition says; the default is no ceiling of the guest's own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +18,9 @@ pub struct Ceilings {
     /// Connections of it that the host keeps track of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connections: Option<u32>,
+    /// Whether what it sends goes before what others send, or behind it.
+    #[serde(default, skip_serializing_if = "Urgency::is_normal")]
+    pub urgency: Urgency,
 }
 
 impl Ceilings {
@@ -28,5 +34,11 @@ impl Ceilings {
     #[must_use]
     pub fn at_port(&self) -> bool {
         self.packets.is_some() || self.new_connections.is_some()
+    }
+
+    /// Whether anything at all is done there.
+    #[must_use]
+    pub fn needs_port(&self) -> bool {
+        self.at_port() || self.urgency != Urgency::Normal
     }
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Allowance, Bytes, Ceilings, CpuMode, CpuPoolName, CpuSet, Cpus, Credits, EventRule,
     FirewallLine, Forward, GuestName, ImageName, Mac, NetworkName, Nic, NicName, Rate, Resize,
-    SnapshotRule, TenantName, View,
+    SnapshotRule, TenantName, TenantRates, View,
 };
 
 /// One guest's whole definition after profiles and defaults.
@@ -424,6 +424,9 @@ pub struct NetworkWish {
     pub ceilings: Ceilings,
     /// How much of all that in a month.
     pub allowance: Allowance,
+    /// What it shares with others of its tenant; not of its definition, but of its tenant's record.
+    #[serde(skip)]
+    pub tenant: Option<TenantRates>,
 }
 
 /// First-boot access data.

@@ -126,6 +126,23 @@ impl Layout {
         self.run().join("tenants").join(name.as_str())
     }
 
+    /// The interface over which is led what comes to all guests of a tenant, or from them: eleven bytes
+    /// for the system's installation, fifteen for any other, so that they never meet.
+    #[must_use]
+    pub fn tenant_trunk(&self, name: &TenantName, incoming: bool) -> String {
+        let tag = tag_of(&[
+            self.root.as_os_str().as_encoded_bytes(),
+            b"\0tenant\0",
+            name.as_str().as_bytes(),
+        ]);
+        let short = match self.tag.is_empty() {
+            true => &tag,
+            false => &tag[..4],
+        };
+        let way = if incoming { 'i' } else { 'o' };
+        format!("bt{}{short}{way}", self.tag)
+    }
+
     /// Eight hexadecimal digits that interfaces of a network that somebody made have in their names.
     #[must_use]
     pub fn network_tag(&self, name: &NetworkName) -> String {
@@ -206,6 +223,26 @@ mod tests {
         assert_ne!(one.network_tag(&lan), one.network_tag(&dmz));
         assert_ne!(two.network_tag(&lan), two.tag());
         assert_eq!(one.network_table(&lan), "bulkhead.lan");
+    }
+
+    #[test]
+    fn what_tenants_share_has_names_that_the_kernel_takes() {
+        let (system, test) = (
+            Layout::new(Path::new("/")),
+            Layout::new(Path::new("/tmp/x")),
+        );
+        let (acme, other) = ("acme".parse().unwrap(), "other".parse().unwrap());
+        let names = [
+            system.tenant_trunk(&acme, true),
+            system.tenant_trunk(&acme, false),
+            system.tenant_trunk(&other, true),
+            test.tenant_trunk(&acme, true),
+            test.tenant_trunk(&other, true),
+        ];
+        for (at, name) in names.iter().enumerate() {
+            assert!(name.len() <= 15 && !names[..at].contains(name), "{name}");
+        }
+        assert!(names[4].contains(test.tag()));
     }
 
     #[test]

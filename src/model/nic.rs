@@ -218,6 +218,19 @@ impl Nic {
             ..NetworkWish::default()
         }
     }
+
+    /// The same with what all interfaces of a guest have in common.
+    #[must_use]
+    pub fn wish_within(&self, guest: &NetworkWish) -> NetworkWish {
+        NetworkWish {
+            tenant: guest.tenant.clone(),
+            ceilings: Ceilings {
+                urgency: guest.ceilings.urgency,
+                ..self.ceilings
+            },
+            ..self.wish()
+        }
+    }
 }
 
 #[cfg(test)]

@@ -4,8 +4,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::Urgency;
 use super::amount::in_largest_unit;
 
 /// Text that is no rate; the message says what would be.
@@ -20,6 +21,11 @@ pub struct RateError(String);
 pub struct Rate(pub u64);
 
 impl Rate {
+    /// The least that an interface is kept to: with less, programs give up.
+    pub const SLOWEST: Self = Self(64_000);
+    /// The most: what the kernel counts in bytes with 32 bits.
+    pub const FASTEST: Self = Self(32_000_000_000);
+
     /// The same in bytes.
     #[must_use]
     pub const fn bytes(self) -> u64 {
@@ -73,6 +79,12 @@ impl Serialize for Rate {
     }
 }
 
+impl<'de> Deserialize<'de> for Rate {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?.parse().map_err(de::Error::custom)
+    }
+}
+
 /// What lets traffic through at a rate: tokens that come at that rate, as many as are spent at once
 /// at most, and a queue for what has to wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,8 +97,20 @@ pub struct TokenBucket {
     pub queue: u32,
 }
 
+/// A rate that several interfaces keep to together: all of it is led over one of the host's own, where
+/// each has its share and may use what the others leave.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trunk {
+    /// The interface.
+    pub name: String,
+    /// Whose it is, for people.
+    pub whose: String,
+    /// What passes there.
+    pub bucket: TokenBucket,
+}
+
 /// How fast a guest's interface is; `None` for as fast as it can.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shape {
     /// What goes to the guest.
     #[serde(rename = "in", default, skip_serializing_if = "Option::is_none")]
@@ -94,13 +118,23 @@ pub struct Shape {
     /// What comes from the guest.
     #[serde(rename = "out", default, skip_serializing_if = "Option::is_none")]
     pub outgoing: Option<TokenBucket>,
+    /// What goes to the guest and others together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trunk_in: Option<Trunk>,
+    /// What comes from the guest and others together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trunk_out: Option<Trunk>,
+    /// Who of those goes first.
+    #[serde(default)]
+    pub urgency: Urgency,
 }
 
 impl Shape {
     /// Whether nothing is to be kept to a rate.
     #[must_use]
     pub fn is_none(&self) -> bool {
-        *self == Self::default()
+        let own = self.incoming.is_none() && self.outgoing.is_none();
+        own && self.trunk_in.is_none() && self.trunk_out.is_none()
     }
 }
 

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Amounts, Bytes, Cpus, Guest, Resource};
+use super::{Amounts, Bytes, Cpus, Guest, Rate, Resource};
 
 /// Least memory of a tenant, bytes: that of a guest.
 const LEAST_MEMORY: u64 = 4 << 20;
@@ -97,9 +97,36 @@ pub struct TenantCaps {
     pub processes: Option<u32>,
     /// Share of block devices under contention, 1 to 10,000.
     pub io_weight: Option<u32>,
+    /// Bits a second that come to them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_in: Option<Rate>,
+    /// Bits a second that go from them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_out: Option<Rate>,
+}
+
+/// What a guest's network shares with all others of its tenant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TenantRates {
+    /// Whose they are.
+    pub tenant: TenantName,
+    /// Most that comes to them.
+    pub rate_in: Option<Rate>,
+    /// Most that goes from them.
+    pub rate_out: Option<Rate>,
 }
 
 impl TenantCaps {
+    /// What of it their networks share; `None` if nothing.
+    #[must_use]
+    pub fn rates(&self, tenant: &TenantName) -> Option<TenantRates> {
+        (self.rate_in.is_some() || self.rate_out.is_some()).then(|| TenantRates {
+            tenant: tenant.clone(),
+            rate_in: self.rate_in,
+            rate_out: self.rate_out,
+        })
+    }
+
     /// What is no cap, as a sentence.
     ///
     /// # Errors
@@ -113,6 +140,15 @@ impl TenantCaps {
         }
         if self.io_weight.is_some_and(|n| !(1..=10_000).contains(&n)) {
             return Err("io-weight: give a number from 1 to 10000".to_owned());
+        }
+        for (flag, rate) in [("rate-in", self.rate_in), ("rate-out", self.rate_out)] {
+            if rate.is_some_and(|rate| !(Rate::SLOWEST..=Rate::FASTEST).contains(&rate)) {
+                return Err(format!(
+                    "{flag}: give a rate from {} to {}",
+                    Rate::SLOWEST,
+                    Rate::FASTEST
+                ));
+            }
         }
         Ok(())
     }
@@ -233,6 +269,10 @@ mod tests {
             },
             TenantCaps {
                 io_weight: Some(0),
+                ..small
+            },
+            TenantCaps {
+                rate_out: Some(Rate(63_999)),
                 ..small
             },
         ] {

@@ -92,12 +92,14 @@ impl Network {
             // First: where it is cut off, the rules are the allowance's.
             (wish.allowance.is_some(), "network.allowance"),
             (!wish.firewall.is_empty(), "network.firewall"),
+            (!wish.ceilings.urgency.is_normal(), "network.priority"),
             (
                 !wish.ceilings.is_none(),
                 "network.packets, new_connections, connections",
             ),
             (wish.rate_in.is_some(), "network.rate_in"),
             (wish.rate_out.is_some(), "network.rate_out"),
+            (wish.tenant.is_some(), "tenant"),
             (wish.isolated_ports.is_some(), "network.isolated_ports"),
             (self.is_passthrough() && wish.mac.is_some(), "network.mac"),
         ];

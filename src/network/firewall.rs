@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::classes::Internal;
 use super::served_rules::Spoken;
 use super::subnet::Subnet;
-use super::{ceiling, forward, guard, nat6, traffic, vxlan};
+use super::{ceiling, forward, guard, nat6, traffic, urgency, vxlan};
 use crate::kernel::netlink_nft::Family;
 use crate::model::Prefix6;
 
@@ -110,6 +110,7 @@ pub(super) fn tables(wanted: &Wanted<'_>) -> Value {
     } else if wanted.closed {
         all.extend(wanted.spoken.apart(name, inside));
     }
+    all.extend(urgency::of(wanted));
     json!({ "nftables": all })
 }
 

@@ -195,6 +195,7 @@ impl Network {
     pub(super) fn as_written(&self) -> Result<(), HostError> {
         self.wall_as_written()?;
         self.ceilings_as_written()?;
+        self.urgency_as_written()?;
         self.lead_as_written()
     }
 

@@ -303,10 +303,10 @@ impl Leases {
         self.by_guest.get(guest).is_some_and(has)
     }
 
-    /// Guests with rules, or ceilings of what passes their port.
+    /// Guests with rules, ceilings of what passes their port, or a priority.
     pub(super) fn walls(&self) -> impl Iterator<Item = (&GuestName, &Held)> {
         let all = self.by_guest.iter();
-        all.filter(|(_, held)| !held.rules.is_empty() || held.ceilings.at_port())
+        all.filter(|(_, held)| !held.rules.is_empty() || held.ceilings.needs_port())
     }
 
     /// Keeps a guest that has an address to these rules and ceilings.

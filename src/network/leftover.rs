@@ -91,6 +91,7 @@ impl Network {
         all.extend(self.astray()?);
         let misled = self.misled()?.into_iter().map(StaleEntry::Rules);
         let ceilings = self.ceilings_astray()?.into_iter();
+        let ceilings = ceilings.chain(self.urgency_astray()?);
         let misled = misled.chain(ceilings.map(|at| StaleEntry::Rules(at.to_string())));
         Ok(all
             .into_iter()

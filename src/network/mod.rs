@@ -33,8 +33,10 @@
 //! | `plug.rs` | interfaces of guests that run |
 //! | `shape.rs` | how fast a guest is |
 //! | `tend.rs` | what others have changed, put right |
+//! | `trunk.rs` | what a tenant's guests receive and send together |
 //! | `traffic.rs`, `classes.rs` | what guests send and receive, counted; what of it is internal |
 //! | `ceiling.rs` | ceilings of one guest's packets and connections |
+//! | `urgency.rs` | who goes first |
 //! | `wall.rs`, `wall_rules.rs`, `wall_fields.rs` | guests' own firewalls: where they stand, their rules |
 //! | `shared.rs`, `wall_sets.rs` | what those share: groups of rules, sets of addresses |
 //! | `trace.rs`, `trace_path.rs`, `trace_words.rs` | why a packet does or does not pass |
@@ -89,6 +91,8 @@ mod trace;
 mod trace_path;
 mod trace_words;
 mod traffic;
+mod trunk;
+mod urgency;
 mod vanished;
 mod vxlan;
 mod wall;
@@ -380,7 +384,7 @@ impl Network {
                 mac: lease.mac,
                 mtu,
                 isolated,
-                shape: shape::shape(wish),
+                shape: self.shape(wish),
                 alias: String::new(),
             },
         };

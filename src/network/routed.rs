@@ -15,7 +15,7 @@ use super::firewall::{At, chain, matches, rule};
 use super::guard::{FIRST, GUESTS, PORTS, flush};
 use super::host::HostError;
 use super::lease::Lease;
-use super::{Network, interface_of, shape};
+use super::{Network, interface_of};
 use crate::kernel::netlink::{Netlink, NetlinkError, Route};
 use crate::model::{NetOp, NetworkWish};
 
@@ -85,7 +85,7 @@ impl Network {
             mac: lease.mac,
             mtu,
             group: group(isolated),
-            shape: shape::shape(wish),
+            shape: self.shape(wish),
             alias: String::new(),
         }
     }

@@ -101,7 +101,7 @@ impl Network {
 
     /// Whether it has a table of family inet.
     pub(super) fn has_inside(&self) -> bool {
-        self.nat || self.tells_closed()
+        self.nat || self.tells_closed() || self.ranks_inside()
     }
 
     /// Gives the bridge the host's address, where there is to be one, and else takes it away.

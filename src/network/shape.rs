@@ -28,7 +28,7 @@ impl Network {
     /// When the kernel refuses.
     pub fn reshape(&self, lease: &Lease, wish: &NetworkWish) -> Result<(), HostError> {
         if interface::exists(&lease.host_interface)? {
-            Netlink::open()?.shape(&lease.host_interface, &shape(wish))?;
+            Netlink::open()?.shape(&lease.host_interface, &self.shape(wish))?;
         }
         Ok(())
     }
@@ -44,18 +44,22 @@ impl Network {
         }
         Ok(())
     }
-}
 
-/// What a definition's rates mean.
-pub(super) fn shape(wish: &NetworkWish) -> Shape {
-    let of = |rate: Option<Rate>, burst| rate.map(|rate| bucket(rate, burst));
-    Shape {
-        incoming: of(wish.rate_in, wish.burst_in),
-        outgoing: of(wish.rate_out, wish.burst_out),
+    /// What a definition's rates mean, and those of its tenant.
+    pub(super) fn shape(&self, wish: &NetworkWish) -> Shape {
+        let of = |rate: Option<Rate>, burst| rate.map(|rate| bucket(rate, burst));
+        let trunk = |incoming| self.trunk(wish.tenant.as_ref()?, incoming);
+        Shape {
+            incoming: of(wish.rate_in, wish.burst_in),
+            outgoing: of(wish.rate_out, wish.burst_out),
+            trunk_in: trunk(true),
+            trunk_out: trunk(false),
+            urgency: wish.ceilings.urgency,
+        }
     }
 }
 
-fn bucket(rate: Rate, burst: Option<Bytes>) -> TokenBucket {
+pub(super) fn bucket(rate: Rate, burst: Option<Bytes>) -> TokenBucket {
     let rate = rate.bytes();
     let usual = (rate / BURST).max(SMALLEST_BURST);
     // Just below a whole packet, every packet would have to be cut up for nothing.

@@ -150,6 +150,14 @@ impl Network {
         }
         kernel.delete_link(&format!("vx-{}", owner.tag()))?;
         pause()?;
+        if owner.name.is_none() {
+            // What its tenants' guests shared.
+            let shared = format!("bt{}", owner.tag());
+            for link in kernel.links(&shared)? {
+                kernel.delete_link(&link.name)?;
+                pause()?;
+            }
+        }
         announce::withdraw_of(&mut kernel, bridge)?;
         pause()?;
         kernel.delete_link(&bridge.name)?;

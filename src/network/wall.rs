@@ -168,6 +168,8 @@ fn sum(guest: &GuestName, rules: &[FirewallRule], ceilings: Ceilings, spoken: Sp
     let text = std::iter::once(format!("{FORM} {guest}\n")).chain(lines);
     let rates = [ceilings.packets, ceilings.new_connections];
     let text = text.chain(ceilings.at_port().then(|| format!("{rates:?}\n")));
+    let urgency = ceilings.urgency;
+    let text = text.chain((!urgency.is_normal()).then(|| format!("{urgency}\n")));
     let passes = [false, true].map(|incoming| spoken.passes(incoming));
     let passes = passes.into_iter().flatten();
     text.chain(passes.map(|rule| format!("{rule}\n")))

@@ -14,6 +14,7 @@ use super::ceiling;
 use super::firewall::{At, matches, rule};
 use super::guard::set;
 use super::served_rules::Spoken;
+use super::urgency;
 use super::wall_fields::{
     ACK, BEGINS, FIN, NONSENSE, PSH, RST, SYN, VERSIONS, conversation, ends, flags, l4proto,
     messages, neither, parts, peers, protocol,
@@ -99,6 +100,11 @@ impl Held<'_> {
         rules.any(|rule| rule.incoming == incoming && rule.state == Some(state))
     }
 
+    /// Whether nothing is asked of its packets, and they only have a priority.
+    fn only_ranked(&self) -> bool {
+        self.rules.is_empty() && !self.ceilings.at_port()
+    }
+
     /// Whether what comes to it is held to rules, and so what it calls is remembered.
     fn remembers(&self) -> bool {
         self.rules.iter().any(|rule| rule.incoming)
@@ -116,6 +122,9 @@ impl Held<'_> {
     /// conversations go on.
     pub(super) fn missing_sets(&self, at: &At) -> Result<Vec<Value>, NetlinkError> {
         let mut all = Vec::new();
+        if self.only_ranked() {
+            return Ok(all);
+        }
         for memory in Memory::ALL {
             let needed = match memory {
                 Memory::Answers | Memory::Asked => true,
@@ -136,6 +145,12 @@ impl Held<'_> {
     /// something, of that name, if there are to be any.
     pub(super) fn chain(&self, at: &At, own: &str, incoming: bool, standing: &str) -> Vec<Value> {
         let mut all = Vec::new();
+        if !incoming {
+            all.extend(urgency::set(self.ceilings.urgency));
+        }
+        if self.only_ranked() {
+            return all.into_iter().map(|expr| rule(at, own, expr)).collect();
+        }
         let apart = self.has(incoming, RuleState::Established);
         let belongs = match apart {
             true => json!({"goto": {"target": standing}}),

@@ -3,7 +3,8 @@
 //! before the clone is written its own.
 
 use std::collections::BTreeSet;
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsStr};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use rustix::fs::{self, FileType, Mode};
@@ -11,7 +12,7 @@ use rustix::io::Errno;
 
 use super::dirfd::{FileError, names, stat_at};
 use super::image::Image;
-use super::merged::Merged;
+use super::merged::{Merged, split};
 use super::merged_copy::Fate;
 use super::merged_folder::{Entry, Folder, entry, is_whiteout};
 use super::remove::remove_tree;
@@ -61,19 +62,17 @@ const HISTORIES: [&str; 9] = [
 
 /// What becomes of a path of the guest's.
 pub(super) fn fate(path: &[u8], folder: bool) -> Fate {
-    let Ok(path) = std::str::from_utf8(path) else {
-        return Fate::Keep;
-    };
-    let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+    let (parent, name) = split(path);
     let below = |top: &&str| {
-        path.strip_prefix(*top)
-            .is_some_and(|rest| rest.starts_with('/'))
+        path.strip_prefix(top.as_bytes())
+            .is_some_and(|rest| rest.starts_with(b"/"))
     };
+    let among = |all: &[&str], what: &[u8]| all.iter().any(|one| one.as_bytes() == what);
     let goes = EMPTIED.iter().any(below)
-        || OWN.contains(&path)
-        || (parent == "etc/ssh" && name.starts_with("ssh_host_"))
+        || among(&OWN, path)
+        || (parent == b"etc/ssh" && name.starts_with(b"ssh_host_"))
         || (!folder && FOLDERS_ONLY.iter().any(below))
-        || (!folder && HISTORIES.contains(&name));
+        || (!folder && among(&HISTORIES, name));
     if goes { Fate::Drop } else { Fate::Keep }
 }
 
@@ -139,9 +138,8 @@ fn one(
 }
 
 fn drop_one(tree: &Merged, here: &Folder, name: &CStr, path: &[u8]) -> Result<(), FileError> {
-    let text = std::str::from_utf8(path).map_err(|_| failed("remove", path, Errno::ILSEQ))?;
     if let Some(upper) = &here.upper {
-        remove_tree(upper, name, Path::new(text))?;
+        remove_tree(upper, name, Path::new(OsStr::from_bytes(path)))?;
     }
     let at = |e: Errno| failed("hide", path, e);
     for lower in &here.lowers {
@@ -149,8 +147,8 @@ fn drop_one(tree: &Merged, here: &Folder, name: &CStr, path: &[u8]) -> Result<()
             continue;
         };
         if !is_whiteout(&stat) {
-            let place = tree.place(text).map_err(|e| failed("hide", path, e))?;
-            let (dir, name) = (place.0, place.1);
+            let place = tree.place_bytes(path);
+            let (dir, name) = place.map_err(|e| failed("hide", path, e))?;
             fs::mknodat(&dir, &*name, FileType::CharacterDevice, Mode::empty(), 0).map_err(at)?;
         }
         break;
@@ -189,6 +187,7 @@ mod tests {
             let is = fate(path.as_bytes(), folder) == Fate::Keep;
             assert_eq!(is, kept, "{path}");
         }
+        assert_eq!(fate(b"home/\xff/.bash_history", false), Fate::Drop);
     }
 
     #[test]

@@ -203,7 +203,10 @@ fn a_folder_is_lowered_below_the_limits_of_groups_that_are_gone() {
     // One that is there, and that nobody has lowered, is refused for good.
     let inner = Group::create(&outer, "there", &of(30_000), None).unwrap();
     if ground.on_v1("cpu") {
-        ground.parent.limit_folder("outer", &of(20_000)).unwrap_err();
+        ground
+            .parent
+            .limit_folder("outer", &of(20_000))
+            .unwrap_err();
     }
     inner.remove().unwrap();
     assert!(ground.parent.remove_folder("outer").unwrap());

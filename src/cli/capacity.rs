@@ -57,7 +57,7 @@ pub(super) const CAPACITY: Verb = Verb {
     hidden: false,
 };
 
-const HEADINGS: [&str; 10] = [
+const HEADINGS: [&str; 11] = [
     "RESOURCE",
     "HOST",
     "RESERVE",
@@ -68,6 +68,7 @@ const HEADINGS: [&str; 10] = [
     "FREE",
     "SOLD",
     "USED",
+    "PEAK",
 ];
 
 fn count(help: &'static str) -> Arg {
@@ -130,6 +131,7 @@ fn cells(held: &Held) -> Vec<Cell> {
         Cell::from(amount(held.free)),
         Cell::from(sold),
         Cell::from(amount(held.used)),
+        Cell::from(amount(held.peak)),
     ]
 }
 

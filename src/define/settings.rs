@@ -108,6 +108,8 @@ pub struct RoomSettings {
     pub cpu_reserve: u32,
     /// How often the rest may be promised.
     pub cpu_ratio: Ratio,
+    /// Whether `--force` goes beyond that.
+    pub force: bool,
 }
 
 /// Host settings, all filled in.
@@ -163,6 +165,7 @@ impl Default for Settings {
                 memory_ratio: Ratio::ONE,
                 cpu_reserve: 0,
                 cpu_ratio: Ratio::ONE,
+                force: true,
             },
             reserved_cpus: CpuSet::default(),
         }
@@ -208,6 +211,8 @@ layered! {
         memory: Option<Ratio>,
         /// How often CPUs may.
         cpus: Option<Ratio>,
+        /// Whether `--force` goes beyond that.
+        force: Option<bool>,
     }
 }
 
@@ -284,6 +289,7 @@ impl ReservePart {
             // Whole ones are kept by their number, and count.
             cpu_reserve: cpus.map_or(0, Cpus::hundredths).max(self.whole()),
             cpu_ratio: overcommit.cpus.unwrap_or(Ratio::ONE),
+            force: overcommit.force.unwrap_or(true),
         }
     }
 }

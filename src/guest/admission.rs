@@ -90,9 +90,11 @@ impl Manager {
         // Nobody can insist on CPUs that others have.
         let held = before.as_ref().map(|state| &state.seat);
         state.seat = self.choose_seat(guest, &others, held)?;
-        if admission == Admission::Asked {
+        if self.asks(admission) {
             let held = before.as_ref().map(|state| state.guaranteed);
-            self.room_for(guest, &state.seat, held.unwrap_or_default(), &others, true)?;
+            let held = held.unwrap_or_default();
+            let otherwise = self.otherwise("start", admission);
+            self.room_for(guest, &state.seat, held, &others, &otherwise)?;
         }
         self.put_on(guest, &state.seat, &others);
         fault::point()?;
@@ -115,13 +117,35 @@ impl Manager {
         self.tenant_room(name, guest.tenant.as_ref(), wanted)?;
         let others = self.seating(Some(name))?;
         let seat = self.choose_seat(&guest, &others, None)?;
-        self.room_for(&guest, &seat, Amounts::default(), &others, true)
+        let otherwise = self.otherwise("start", Admission::Asked);
+        self.room_for(&guest, &seat, Amounts::default(), &others, &otherwise)
+    }
+
+    /// Whether there has to be room: whoever insists goes beyond it where the host lets them.
+    fn asks(&self, admission: Admission) -> bool {
+        admission == Admission::Asked || !self.settings.room.force
+    }
+
+    /// What a message of too little room says of insisting.
+    fn otherwise(&self, verb: &str, admission: Admission) -> String {
+        match (self.settings.room.force, admission) {
+            (true, _) => format!(", or say `{verb} --force`"),
+            (false, Admission::Asked) => String::new(),
+            (false, Admission::Forced) => {
+                "; `--force` does not help: overcommit.force is false in bulkhead.toml".to_owned()
+            }
+        }
     }
 
     /// Changes what a running guest is guaranteed, which CPUs it has and what of its definition waits, if
     /// there is room; gives the state it had before, unless nothing has changed. The guest comes back
     /// with its CPUs. Its lock is held.
-    pub(super) fn promise(&self, guest: &mut Guest, in_force: InForce) -> Result<Option<RunState>> {
+    pub(super) fn promise(
+        &self,
+        guest: &mut Guest,
+        in_force: InForce,
+        admission: Admission,
+    ) -> Result<Option<RunState>> {
         let name = guest.name.clone();
         let Some(before) = self.run_state(&name)? else {
             return Ok(None);
@@ -140,7 +164,10 @@ impl Manager {
         if state == before {
             return Ok(None);
         }
-        self.room_for(guest, &state.seat, before.guaranteed, &others, false)?;
+        if self.asks(admission) {
+            let otherwise = self.otherwise("set", admission);
+            self.room_for(guest, &state.seat, before.guaranteed, &others, &otherwise)?;
+        }
         fault::point()?;
         self.write_run_state(&name, &state)?;
         if state.seat != before.seat
@@ -154,15 +181,19 @@ impl Manager {
     }
 
     /// Says whether [`Manager::promise`] would do it.
-    pub(super) fn check_promise(&self, guest: &Guest) -> Result<()> {
+    pub(super) fn check_promise(&self, guest: &Guest, admission: Admission) -> Result<()> {
         let state = self.run_state(&guest.name)?;
         let tenant = state.as_ref().and_then(|state| state.tenant.as_ref());
         self.tenant_room(&guest.name, tenant, Amounts::guaranteed(guest))?;
         let others = self.seating(Some(&guest.name))?;
         let held = state.as_ref().map(|state| &state.seat);
         let seat = self.choose_seat(guest, &others, held)?;
-        let held = state.as_ref().map(|state| state.guaranteed);
-        self.room_for(guest, &seat, held.unwrap_or_default(), &others, false)
+        if !self.asks(admission) {
+            return Ok(());
+        }
+        let held = state.map(|state| state.guaranteed).unwrap_or_default();
+        let otherwise = self.otherwise("set", admission);
+        self.room_for(guest, &seat, held, &others, &otherwise)
     }
 
     /// Puts back what a guest had before a change that came to nothing.
@@ -192,14 +223,14 @@ impl Manager {
         seat: &Seat,
         held: Amounts,
         others: &Seating,
-        forceable: bool,
+        otherwise: &str,
     ) -> Result<()> {
         let name = &guest.name;
         let mut wanted = Amounts::guaranteed(guest);
         let room = self.room_beside(others);
         match seat {
             Seat::Dedicated { kept, .. } => {
-                self.room_without_more(name, others, kept)?;
+                self.room_without_more(name, others, kept, otherwise)?;
             }
             // What is guaranteed in a pool is kept there.
             Seat::Pool(pool) => {
@@ -216,12 +247,18 @@ impl Manager {
             .map_err(|shortfall| GuestError::NoRoom {
                 name: name.clone(),
                 shortfall,
-                forceable,
+                otherwise: otherwise.to_owned(),
             })
     }
 
     /// Refuses to give CPUs away that guests which share are guaranteed.
-    fn room_without_more(&self, name: &GuestName, others: &Seating, kept: &CpuSet) -> Result<()> {
+    fn room_without_more(
+        &self,
+        name: &GuestName,
+        others: &Seating,
+        kept: &CpuSet,
+        otherwise: &str,
+    ) -> Result<()> {
         let mut room = self.room_beside(others).cpus;
         let before = room.whole();
         room.given += kept.len() as u64 * 100;
@@ -233,7 +270,7 @@ impl Manager {
             name: name.clone(),
             why: format!(
                 "running guests that share are guaranteed {}, and {} could be kept beside it; stop guests \
-                 that are guaranteed {}, or say `start --force`",
+                 that are guaranteed {}{otherwise}",
                 Resource::Cpus.exactly(promised),
                 Resource::Cpus.exactly(room.whole()),
                 Resource::Cpus.exactly(promised - room.whole()),

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use super::admission::Admission;
 use super::allowance::level_of;
 use super::create::quota;
 use super::error::{GuestError, Result};
@@ -26,7 +27,8 @@ pub struct Changed {
 
 impl Manager {
     /// Makes changes to a guest's definition. The kernel is asked first: if it refuses a new limit,
-    /// the old one stays in force and in the file.
+    /// the old one stays in force and in the file. With `force` a running guest is guaranteed more than
+    /// there is room for, where the host lets anybody go so far.
     ///
     /// # Errors
     /// A value is wrong, or the kernel refuses it; nothing has changed then.
@@ -34,6 +36,7 @@ impl Manager {
         &self,
         name: &GuestName,
         changes: &[(KeyPath, Change)],
+        force: bool,
         dry_run: bool,
     ) -> Result<Changed> {
         let _lock = self.lock(name, "set")?;
@@ -42,7 +45,11 @@ impl Manager {
         let keys = changes
             .iter()
             .map(|(path, _)| (path.to_string(), path.key.live));
-        self.replace(name, &text, keys.collect(), dry_run)
+        let admission = match force {
+            true => Admission::Forced,
+            false => Admission::Asked,
+        };
+        self.replace(name, &text, keys.collect(), admission, dry_run)
     }
 
     /// Puts a whole new text in place of a guest's definition (`edit`).
@@ -61,7 +68,7 @@ impl Manager {
             .iter()
             .filter(differs)
             .map(|key| (key.path.to_owned(), key.live));
-        self.replace(name, text, keys.collect(), false)
+        self.replace(name, text, keys.collect(), Admission::Asked, false)
     }
 
     fn replace(
@@ -69,6 +76,7 @@ impl Manager {
         name: &GuestName,
         text: &str,
         keys: Vec<(String, bool)>,
+        admission: Admission,
         dry_run: bool,
     ) -> Result<Changed> {
         let guest = self.define(name, text)?;
@@ -110,7 +118,7 @@ impl Manager {
         if dry_run {
             if runs {
                 let (guest, _) = self.now_and_later(name, &guest)?;
-                self.check_promise(&guest)?;
+                self.check_promise(&guest, admission)?;
             }
             return Ok(changed);
         }
@@ -124,7 +132,7 @@ impl Manager {
         let mut held = None;
         let done = if runs {
             let (mut now, in_force) = self.now_and_later(name, &guest)?;
-            held = self.promise(&mut now, in_force)?;
+            held = self.promise(&mut now, in_force, admission)?;
             self.apply(name, &now)
         } else {
             Ok(())

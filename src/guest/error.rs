@@ -153,14 +153,14 @@ pub enum GuestError {
     #[error("{0}")]
     Exhausted(String),
     /// The host cannot keep what it is to be guaranteed (exit code 5).
-    #[error("no room for guest {name}: {shortfall}{}", if *forceable { ", or say `start --force`" } else { "" })]
+    #[error("no room for guest {name}: {shortfall}{otherwise}")]
     NoRoom {
         /// Guest.
         name: GuestName,
         /// What is too little.
         shortfall: crate::model::Shortfall,
-        /// Whether a flag overrides it.
-        forceable: bool,
+        /// What else would do.
+        otherwise: String,
     },
     /// It cannot have the CPUs it asks for (exit code 5).
     #[error("no CPUs for guest {name}: {why}")]

@@ -9,7 +9,7 @@
 //! | `export`, `import`, `adopt`, `hold` | a guest as one stream, and from one; held still meanwhile |
 //! | `planned`, `rescue` | what a start would do; with another userspace for its root |
 //! | `create`, `start`, `stop`, `delete`, `change`, `exec` | the verbs |
-//! | `admission`, `capacity` | whether the host can keep what guests are guaranteed; what is left of it |
+//! | `admission`, `capacity`, `peak` | whether the host can keep what guests are guaranteed; what is left of it; the most that was used |
 //! | `as_it_runs` | what the limits of a running guest are to be now |
 //! | `tenant`, `tenant_change` | whose guests they are, and what those share; made, changed, removed |
 //! | `goal`, `goal_run`, `goal_look`, `goal_metric` | goals, and the controller that follows them |
@@ -27,8 +27,8 @@
 //! | `successor` | how the launching process becomes the keeper |
 //! | `bisect` | which guest makes the others wait |
 //! | `view`, `limited`, `why`, `load` | what `list` and `info` show; what `limits` does; what `why` says; what `top` shows |
-//! | `inside`, `inside_start`, `inside_text`, `inside_load` | files of /proc and /sys that tell a guest of its own machine |
-//! | `limit_events`, `top_processes` | limits that were hit, and who used most then |
+//! | `inside`, `inside_look`, `inside_start`, `inside_text`, `inside_load` | files of /proc and /sys that tell a guest of its own machine |
+//! | `limit_events`, `limit_last`, `top_processes` | limits that were hit, what of each was told last, and who used most then |
 //! | `networks` | which network a guest is on |
 //! | `told` | what a guest's files say before it starts |
 //! | `lent` | the host's own interfaces that a guest has, and that come back |
@@ -91,6 +91,7 @@ mod ids;
 pub mod import;
 mod inside;
 mod inside_load;
+mod inside_look;
 mod inside_start;
 mod inside_text;
 pub mod keeper;
@@ -100,6 +101,7 @@ mod leftover_network;
 mod lent;
 mod life;
 mod limit_events;
+mod limit_last;
 pub mod limited;
 pub mod load;
 pub mod manager;
@@ -107,6 +109,7 @@ mod memory_kept;
 mod neighbours;
 pub mod networks;
 pub mod nics;
+mod peak;
 mod pids_look;
 mod planned;
 mod program;

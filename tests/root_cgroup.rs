@@ -184,6 +184,34 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// The kernel knows a group of version 1 for some 15 ms after it was removed, and the limit that it had.
+#[test]
+fn a_folder_is_lowered_below_the_limits_of_groups_that_are_gone() {
+    let ground = Ground::new();
+    let of = |quota| Limits {
+        cpu_quota_us: Some(quota),
+        ..Limits::default()
+    };
+    let outer = ground.parent.ensure_folder("outer", &of(50_000)).unwrap();
+    for _ in 0..3 {
+        ground.parent.limit_folder("outer", &of(50_000)).unwrap();
+        let inner = Group::create(&outer, "gone", &of(50_000), None).unwrap();
+        inner.remove().unwrap();
+        outer.lower_quotas(31_000).unwrap();
+        ground.parent.limit_folder("outer", &of(31_000)).unwrap();
+    }
+    // One that is there, and that nobody has lowered, is refused for good.
+    let inner = Group::create(&outer, "there", &of(30_000), None).unwrap();
+    if ground.on_v1("cpu") {
+        ground
+            .parent
+            .limit_folder("outer", &of(20_000))
+            .unwrap_err();
+    }
+    inner.remove().unwrap();
+    assert!(ground.parent.remove_folder("outer").unwrap());
+}
+
 /// A guest that is ending keeps its group for a moment, and with it the limit that it had.
 #[test]
 fn a_folder_is_lowered_below_the_limits_of_the_groups_in_it() {

@@ -4,6 +4,8 @@
 mod life;
 mod support;
 
+use std::process::Stdio;
+
 use life::{data, inside, scripted};
 use serde_json::Value;
 use support::{Bulkhead, Need, eventually, need};
@@ -90,6 +92,14 @@ fn a_guest_at_its_limits_shows_them_and_its_neighbour_does_not() {
     assert!(!near.iter().any(|row| row.starts_with("calm")), "{near:?}");
     let table = host.ok(&["limits", "full"]);
     assert!(table.contains("killed for want of it"), "{table}");
+    // What was told of it last, and nothing of the run before.
+    eventually("it is told", 20, || {
+        row(&host, "full", "memory")["last"]["event"] == "out-of-memory"
+    });
+    let last = row(&host, "full", "memory")["last"].clone();
+    assert!(last["top"][0]["name"].is_string(), "{last}");
+    assert!(row(&host, "full", "processes")["last"].is_null());
+    assert!(row(&host, "calm", "memory")["last"].is_null());
 }
 
 #[test]
@@ -223,10 +233,23 @@ fn which_guests_and_in_which_form() {
     host.fails(&["limits"], 2);
     host.fails(&["limits", "on", "--near", "120%"], 2);
     let csv = host.ok(&["limits", "on", "--format", "csv"]);
-    let heading = "guest,resource,unit,held,peak,limit,hits,killed,periods,throttled_us\n";
+    let heading = "guest,resource,unit,held,peak,limit,hits,killed,periods,throttled_us,last\n";
     assert!(csv.starts_with(heading), "{csv}");
     assert!(
         host.ok(&["limits", "on", "--format", "yaml"])
             .contains("resource: memory")
     );
+    // Again and again, until a guest that was named has ended.
+    let watch = host
+        .command(&["limits", "on", "--watch=100ms", "--format", "json"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the program");
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    host.ok(&["kill", "on"]);
+    let done = watch.wait_with_output().expect("it ends");
+    assert_eq!(done.status.code(), Some(4));
+    let lines = String::from_utf8_lossy(&done.stdout).into_owned();
+    let memory = |line: &&str| line.contains("\"resource\":\"memory\"");
+    assert!(lines.lines().filter(memory).count() >= 2, "{lines}");
 }

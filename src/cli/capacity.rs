@@ -58,7 +58,7 @@ pub(super) const CAPACITY: Verb = Verb {
     hidden: false,
 };
 
-const HEADINGS: [&str; 10] = [
+const HEADINGS: [&str; 11] = [
     "RESOURCE",
     "HOST",
     "RESERVE",
@@ -69,6 +69,7 @@ const HEADINGS: [&str; 10] = [
     "FREE",
     "SOLD",
     "USED",
+    "PEAK",
 ];
 
 const DISK_HEADINGS: [&str; 8] = [
@@ -142,6 +143,7 @@ fn cells(held: &Held) -> Vec<Cell> {
         Cell::from(amount(held.free)),
         Cell::from(sold),
         Cell::from(amount(held.used)),
+        Cell::from(amount(held.peak)),
     ]
 }
 

@@ -9,7 +9,7 @@ use std::process::Command;
 use clap::{Arg, ArgAction, ArgMatches};
 use serde_json::{Map, Value};
 
-use super::command::{Verb, dry_run, name, name_of};
+use super::command::{Verb, dry_run, name, name_of, switch};
 use super::context::Context;
 use super::delete::confirmed;
 use super::fault::{FAILED, Fault, Result};
@@ -40,12 +40,10 @@ pub(super) const SET: Verb = Verb {
                     .action(ArgAction::Append)
                     .help("Leave this setting to profiles and defaults again"),
             )
-            .arg(
-                Arg::new("force")
-                    .long("force")
-                    .action(ArgAction::SetTrue)
-                    .help("Raise a guarantee of a running guest beyond what the host can keep"),
-            )
+            .arg(switch(
+                "force",
+                "Change it even if the host has no room for what it is guaranteed",
+            ))
             .arg(dry_run())
             .args(settings::flags())
     },
@@ -98,7 +96,7 @@ fn set(context: &Context, matches: &ArgMatches) -> Result<u8> {
         let _kept = manager.ensure_keeper(&name);
     }
     let changed = manager
-        .change(&name, &changes, (dry_run, matches.get_flag("force")))
+        .change(&name, &changes, matches.get_flag("force"), dry_run)
         .map_err(|error| by_key(manager, &name, error))?;
     tell(context, manager, &name, &changed, dry_run)
 }

@@ -168,7 +168,12 @@ fn limits(lines: &mut Lines, guest: &Guest, info: &Info) {
             "1" => "1 CPU".to_owned(),
             cpus => format!("{cpus} CPUs"),
         });
-    let mut cpu = format!("{limit}, weight {}", guest.cpu.weight);
+    let entitled = guest
+        .cpu
+        .entitled
+        .map(|cpus| format!(", {cpus} guaranteed"));
+    let entitled = entitled.unwrap_or_default();
+    let mut cpu = format!("{limit}{entitled}, weight {}", guest.cpu.weight);
     match (&guest.cpu.pool, guest.cpu.dedicated) {
         (Some(pool), _) => cpu += &format!(", in pool {pool}"),
         (None, Some(1)) => cpu = "1 whole CPU for itself".to_owned(),

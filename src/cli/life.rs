@@ -220,9 +220,8 @@ fn start(context: &Context, matches: &ArgMatches) -> Result<u8> {
         let status = manager.status(name)?;
         if status == Status::Stopped {
             manager.plan(name)?;
-            match force {
-                true => manager.check_force()?,
-                false => manager.check_room(name)?,
+            if !force {
+                manager.check_room(name)?;
             }
         }
         Ok(format!("would start; it is {status}"))

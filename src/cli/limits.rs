@@ -1,16 +1,20 @@
-//! `limits`: how near running guests are to what they may use. Reads, takes no lock.
+//! `limits`: how near running guests are to what they may use, once or again and again. Reads, takes no
+//! lock.
+
+use std::io::IsTerminal;
+use std::time::Duration;
 
 use clap::{Arg, ArgMatches};
 
 use super::command::Verb;
 use super::context::Context;
 use super::fault::{Fault, Result};
-use super::render::{Cell, Tone};
+use super::render::{self, Cell, Format, Tone};
 use super::select;
 use crate::guest::GuestError;
 use crate::guest::limited::{Limited, Unit};
 use crate::guest::view::bytes_text;
-use crate::model::{Bytes, Cpus};
+use crate::model::{Bytes, Cpus, Event, EventKind, clock};
 
 pub(super) const LIMITS: Verb = Verb {
     name: "limits",
@@ -24,16 +28,29 @@ pub(super) const LIMITS: Verb = Verb {
                     .value_parser(percent)
                     .help("Only what holds or has held so much of its limit: 80%"),
             )
+            .arg(
+                Arg::new("watch")
+                    .long("watch")
+                    .value_name("TIME")
+                    .num_args(0..=1)
+                    .require_equals(true)
+                    .default_missing_value("2s")
+                    .value_parser(super::top::interval)
+                    .help("Again and again, every 2s or --watch=TIME (100ms to 1h), until it is ended"),
+            )
             .after_help(
-                "What this kernel does not keep is shown as -. Chosen by --all or --select, guests \
-                 that do not run are passed over.",
+                "What this kernel does not keep is shown as -. LAST is when the limit was told of \
+                 last since the guest's start, and who used most then (`bulkhead events` has all of \
+                 it). Chosen by --all or --select, guests that do not run are passed over.",
             )
     },
     run: limits,
     hidden: false,
 };
 
-const HEADINGS: [&str; 7] = ["GUEST", "RESOURCE", "HELD", "PEAK", "LIMIT", "HITS", "NOTE"];
+const HEADINGS: [&str; 8] = [
+    "GUEST", "RESOURCE", "HELD", "PEAK", "LIMIT", "HITS", "LAST", "NOTE",
+];
 
 fn percent(text: &str) -> std::result::Result<u8, String> {
     let number = text.strip_suffix('%').unwrap_or(text).parse::<u8>();
@@ -42,9 +59,29 @@ fn percent(text: &str) -> std::result::Result<u8, String> {
 }
 
 fn limits(context: &Context, matches: &ArgMatches) -> Result<u8> {
+    let every = matches.get_one::<Duration>("watch").copied();
+    let near = matches.get_one::<u8>("near").copied();
+    loop {
+        let (mut rows, code) = look(context, matches)?;
+        rows.retain(|row| near.is_none_or(|near| row.is_near(near)));
+        context.manager()?.tell_last(&mut rows)?;
+        let Some(every) = every else {
+            context.list(&rows, &HEADINGS, cells)?;
+            return Ok(code);
+        };
+        show_again(context, &rows)?;
+        // A guest that was named and does not run (any more) ends it.
+        if code != 0 {
+            return Ok(code);
+        }
+        std::thread::sleep(every);
+    }
+}
+
+/// The limits of the guests that are chosen at this moment, and the code for those that have none.
+fn look(context: &Context, matches: &ArgMatches) -> Result<(Vec<Limited>, u8)> {
     let manager = context.manager()?;
     let named = matches.contains_id("names");
-    let near = matches.get_one::<u8>("near").copied();
     let (mut rows, mut code) = (Vec::new(), 0);
     for name in select::chosen(context, matches)? {
         match manager.limited(&name) {
@@ -57,9 +94,19 @@ fn limits(context: &Context, matches: &ArgMatches) -> Result<u8> {
             }
         }
     }
-    rows.retain(|row| near.is_none_or(|near| row.is_near(near)));
-    context.list(&rows, &HEADINGS, cells)?;
-    Ok(code)
+    Ok((rows, code))
+}
+
+/// One look of many: on a terminal in the place of the one before, for programs a line for each row.
+fn show_again(context: &Context, rows: &[Limited]) -> Result<()> {
+    if context.format == Format::Table {
+        if std::io::stdout().is_terminal() && super::context::takes_escapes() {
+            context.out("\x1b[H\x1b[2J")?;
+        }
+        return context.list(rows, &HEADINGS, cells);
+    }
+    let lines = rows.iter().map(|row| render::streamed(context.format, row));
+    context.out(&lines.collect::<String>())
 }
 
 fn cells(row: &Limited) -> Vec<Cell> {
@@ -77,6 +124,7 @@ fn cells(row: &Limited) -> Vec<Cell> {
         amount(row.peak),
         Cell::from(in_words(row.unit, row.limit)),
         Cell::new(&hits, tone),
+        Cell::from(row.last.as_ref().map_or("-".into(), last)),
         Cell::from(note(row)),
     ]
 }
@@ -99,6 +147,19 @@ fn in_words(unit: Unit, n: u64) -> String {
             cpus.map_or("0".into(), |cpus| cpus.to_string())
         }
     }
+}
+
+/// `2026-03-15T10:00:07Z, tail 12`
+fn last(event: &Event) -> String {
+    let top = match &event.kind {
+        EventKind::OutOfMemory { top, .. } | EventKind::Limit { top, .. } => top.first(),
+        _ => None,
+    };
+    let who = top.map_or_else(String::new, |top| {
+        let pid = top.pid.map_or_else(String::new, |pid| format!(" {pid}"));
+        format!(", {}{pid}", render::safe(&top.name))
+    });
+    clock::time(event.time_ms) + &who
 }
 
 /// What the columns have no place for.

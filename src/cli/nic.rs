@@ -125,7 +125,7 @@ fn change(
     (verb, what, nic): (&str, &str, &str),
 ) -> Result<u8> {
     let dry = matches.get_flag("dry-run");
-    context.manager()?.change(guest, changes, (dry, false))?;
+    context.manager()?.change(guest, changes, false, dry)?;
     context.done(&match dry {
         true => format!("guest {guest} would have {what} {nic}"),
         false => format!("guest {guest} {verb} {what} {nic}"),

@@ -49,7 +49,7 @@ pub(super) const TOP: Verb = Verb {
     hidden: false,
 };
 
-fn interval(text: &str) -> std::result::Result<Duration, String> {
+pub(super) fn interval(text: &str) -> std::result::Result<Duration, String> {
     let fits = clock::duration(text)
         .ok()
         .filter(|time| (Duration::from_millis(100)..=Duration::from_secs(3600)).contains(time));

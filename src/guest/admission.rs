@@ -32,18 +32,6 @@ pub(super) enum Admission {
 }
 
 impl Manager {
-    /// How a command asks that may have said `--force`.
-    ///
-    /// # Errors
-    /// The host's settings are against it.
-    pub(super) fn admission(&self, force: bool) -> Result<Admission> {
-        match force {
-            true if !self.settings.room.force => Err(GuestError::NoForce),
-            true => Ok(Admission::Forced),
-            false => Ok(Admission::Asked),
-        }
-    }
-
     /// What the host has to promise, when nobody has CPUs to itself.
     pub(super) fn host_room(&self) -> HostRoom {
         let (facts, room) = (&self.facts, self.settings.room);
@@ -102,15 +90,11 @@ impl Manager {
         // Nobody can insist on CPUs that others have.
         let held = before.as_ref().map(|state| &state.seat);
         state.seat = self.choose_seat(guest, &others, held)?;
-        if admission == Admission::Asked {
+        if self.asks(admission) {
             let held = before.as_ref().map(|state| state.guaranteed);
-            self.room_for(
-                guest,
-                &state.seat,
-                held.unwrap_or_default(),
-                &others,
-                "start",
-            )?;
+            let held = held.unwrap_or_default();
+            let otherwise = self.otherwise("start", admission);
+            self.room_for(guest, &state.seat, held, &others, &otherwise)?;
         }
         self.put_on(guest, &state.seat, &others);
         fault::point()?;
@@ -123,14 +107,6 @@ impl Manager {
         self.settle_cpus()
     }
 
-    /// Says whether `--force` would be taken.
-    ///
-    /// # Errors
-    /// The host's settings are against it.
-    pub fn check_force(&self) -> Result<()> {
-        self.admission(true).map(drop)
-    }
-
     /// Says whether a start would find room.
     ///
     /// # Errors
@@ -141,7 +117,24 @@ impl Manager {
         self.tenant_room(name, guest.tenant.as_ref(), wanted)?;
         let others = self.seating(Some(name))?;
         let seat = self.choose_seat(&guest, &others, None)?;
-        self.room_for(&guest, &seat, Amounts::default(), &others, "start")
+        let otherwise = self.otherwise("start", Admission::Asked);
+        self.room_for(&guest, &seat, Amounts::default(), &others, &otherwise)
+    }
+
+    /// Whether there has to be room: whoever insists goes beyond it where the host lets them.
+    fn asks(&self, admission: Admission) -> bool {
+        admission == Admission::Asked || !self.settings.room.force
+    }
+
+    /// What a message of too little room says of insisting.
+    fn otherwise(&self, verb: &str, admission: Admission) -> String {
+        match (self.settings.room.force, admission) {
+            (true, _) => format!(", or say `{verb} --force`"),
+            (false, Admission::Asked) => String::new(),
+            (false, Admission::Forced) => {
+                "; `--force` does not help: overcommit.force is false in bulkhead.toml".to_owned()
+            }
+        }
     }
 
     /// Changes what a running guest is guaranteed, which CPUs it has and what of its definition waits, if
@@ -171,8 +164,9 @@ impl Manager {
         if state == before {
             return Ok(None);
         }
-        if admission == Admission::Asked {
-            self.room_for(guest, &state.seat, before.guaranteed, &others, "set")?;
+        if self.asks(admission) {
+            let otherwise = self.otherwise("set", admission);
+            self.room_for(guest, &state.seat, before.guaranteed, &others, &otherwise)?;
         }
         fault::point()?;
         self.write_run_state(&name, &state)?;
@@ -194,13 +188,12 @@ impl Manager {
         let others = self.seating(Some(&guest.name))?;
         let held = state.as_ref().map(|state| &state.seat);
         let seat = self.choose_seat(guest, &others, held)?;
-        let held = state.as_ref().map(|state| state.guaranteed);
-        match admission {
-            Admission::Forced => Ok(()),
-            Admission::Asked => {
-                self.room_for(guest, &seat, held.unwrap_or_default(), &others, "set")
-            }
+        if !self.asks(admission) {
+            return Ok(());
         }
+        let held = state.map(|state| state.guaranteed).unwrap_or_default();
+        let otherwise = self.otherwise("set", admission);
+        self.room_for(guest, &seat, held, &others, &otherwise)
     }
 
     /// Puts back what a guest had before a change that came to nothing.
@@ -230,14 +223,14 @@ impl Manager {
         seat: &Seat,
         held: Amounts,
         others: &Seating,
-        verb: &'static str,
+        otherwise: &str,
     ) -> Result<()> {
         let name = &guest.name;
         let mut wanted = Amounts::guaranteed(guest);
         let room = self.room_beside(others);
         match seat {
             Seat::Dedicated { kept, .. } => {
-                self.room_without_more(name, others, kept)?;
+                self.room_without_more(name, others, kept, otherwise)?;
             }
             // What is guaranteed in a pool is kept there.
             Seat::Pool(pool) => {
@@ -254,12 +247,18 @@ impl Manager {
             .map_err(|shortfall| GuestError::NoRoom {
                 name: name.clone(),
                 shortfall,
-                force: self.settings.room.force.then_some(verb),
+                otherwise: otherwise.to_owned(),
             })
     }
 
     /// Refuses to give CPUs away that guests which share are guaranteed.
-    fn room_without_more(&self, name: &GuestName, others: &Seating, kept: &CpuSet) -> Result<()> {
+    fn room_without_more(
+        &self,
+        name: &GuestName,
+        others: &Seating,
+        kept: &CpuSet,
+        otherwise: &str,
+    ) -> Result<()> {
         let mut room = self.room_beside(others).cpus;
         let before = room.whole();
         room.given += kept.len() as u64 * 100;
@@ -271,7 +270,7 @@ impl Manager {
             name: name.clone(),
             why: format!(
                 "running guests that share are guaranteed {}, and {} could be kept beside it; stop guests \
-                 that are guaranteed {}, or say `start --force`",
+                 that are guaranteed {}{otherwise}",
                 Resource::Cpus.exactly(promised),
                 Resource::Cpus.exactly(room.whole()),
                 Resource::Cpus.exactly(promised - room.whole()),

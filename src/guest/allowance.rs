@@ -163,6 +163,7 @@ impl Looks {
         let now = Instant::now();
         if now >= self.account {
             manager.keep_account_if_idle(name);
+            let _next_time = manager.keep_peaks();
             self.account = now + until_next_look();
             // A definition may have got an allowance, or lost it, since the start.
             let guest = manager.guest(name);

@@ -41,6 +41,8 @@ pub struct Held {
     pub unlimited: u64,
     /// What running guests use now.
     pub used: u64,
+    /// The most that guests used together in the last week, or use now.
+    pub peak: u64,
 }
 
 /// What there is too little of for one more guest.
@@ -105,7 +107,7 @@ impl Manager {
     pub fn capacity(&self) -> Result<Capacity> {
         let taken = self.promises()?;
         let room = self.room_beside(&taken.seating);
-        let used = self.used(&taken.running);
+        let (used, peak) = (self.used(&taken.running), self.peak());
         let held = |resource| {
             let room = room.of(resource);
             let guaranteed = taken.guaranteed.of(resource);
@@ -124,6 +126,7 @@ impl Manager {
                     Resource::Cpus => taken.without_cpu_limit,
                 },
                 used: used.of(resource),
+                peak: peak.of(resource).max(used.of(resource)),
             }
         };
         let sizes = SIZES.map(|size| self.fit_beside(size, &taken));

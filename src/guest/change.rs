@@ -28,8 +28,8 @@ pub struct Changed {
 
 impl Manager {
     /// Makes changes to a guest's definition. The kernel is asked first: if it refuses a new limit,
-    /// the old one stays in force and in the file. With `force` a guarantee may be raised beyond what the
-    /// host can keep.
+    /// the old one stays in force and in the file. With `force` a running guest is guaranteed more than
+    /// there is room for, where the host lets anybody go so far.
     ///
     /// # Errors
     /// A value is wrong, or the kernel refuses it; nothing has changed then.
@@ -37,7 +37,8 @@ impl Manager {
         &self,
         name: &GuestName,
         changes: &[(KeyPath, Change)],
-        (dry_run, force): (bool, bool),
+        force: bool,
+        dry_run: bool,
     ) -> Result<Changed> {
         let _lock = self.lock(name, "set")?;
         self.settle_root(name)?;
@@ -45,8 +46,11 @@ impl Manager {
         let keys = changes
             .iter()
             .map(|(path, _)| (path.to_string(), path.key.live));
-        let admission = self.admission(force)?;
-        self.replace(name, &text, keys.collect(), (dry_run, admission))
+        let admission = match force {
+            true => Admission::Forced,
+            false => Admission::Asked,
+        };
+        self.replace(name, &text, keys.collect(), admission, dry_run)
     }
 
     /// Puts a whole new text in place of a guest's definition (`edit`).
@@ -65,7 +69,7 @@ impl Manager {
             .iter()
             .filter(differs)
             .map(|key| (key.path.to_owned(), key.live));
-        self.replace(name, text, keys.collect(), (false, Admission::Asked))
+        self.replace(name, text, keys.collect(), Admission::Asked, false)
     }
 
     fn replace(
@@ -73,7 +77,8 @@ impl Manager {
         name: &GuestName,
         text: &str,
         keys: Vec<(String, bool)>,
-        (dry_run, admission): (bool, Admission),
+        admission: Admission,
+        dry_run: bool,
     ) -> Result<Changed> {
         let guest = self.define(name, text)?;
         plan::spec::supported(&guest, &self.facts)?;

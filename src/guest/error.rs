@@ -153,14 +153,14 @@ pub enum GuestError {
     #[error("{0}")]
     Exhausted(String),
     /// The host cannot keep what it is to be guaranteed (exit code 5).
-    #[error("no room for guest {name}: {shortfall}{}", force.map_or_else(String::new, |verb| format!(", or say `{verb} --force`")))]
+    #[error("no room for guest {name}: {shortfall}{otherwise}")]
     NoRoom {
         /// Guest.
         name: GuestName,
         /// What is too little.
         shortfall: crate::model::Shortfall,
-        /// The verb whose `--force` overrides it, if the host's settings let it.
-        force: Option<&'static str>,
+        /// What else would do.
+        otherwise: String,
     },
     /// So much room on disks is not to be sold (exit code 5).
     #[error(
@@ -174,11 +174,6 @@ pub enum GuestError {
         /// What is too little.
         why: String,
     },
-    /// `--force`, and the host's settings are against it (exit code 5).
-    #[error(
-        "--force goes beyond what this host may promise, and its settings are against that (overcommit.force in bulkhead.toml)"
-    )]
-    NoForce,
     /// It cannot have the CPUs it asks for (exit code 5).
     #[error("no CPUs for guest {name}: {why}")]
     NoCpus {
@@ -417,7 +412,6 @@ impl GuestError {
             | Self::Protected(_)
             | Self::NoRoom { .. }
             | Self::NoDisk { .. }
-            | Self::NoForce
             | Self::NoCpus { .. }
             | Self::CpuPool { .. }
             | Self::Tenant { .. }

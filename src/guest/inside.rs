@@ -14,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::fs::{Mode, OFlags};
 
 use super::inside_load::Load;
+use super::inside_look::Look;
 use super::inside_text::{self as text, CpuTimes, HostSize};
 use super::manager::Manager;
 use crate::kernel::cgroup::{CpuUse, Group};
@@ -25,6 +26,9 @@ use crate::model::{CpuSet, GuestName, InsideFile};
 const QUICK: Duration = Duration::from_millis(100);
 /// For a file that is read all the time.
 const SLOW: Duration = Duration::from_secs(2);
+/// A file that was asked for within this is written anew with another that is: whoever reads one most
+/// often reads the others, and one look at the group is enough for all of them.
+const LATELY: Duration = Duration::from_secs(60);
 /// Largest description of a machine's CPUs.
 const MOST_CPUINFO: u64 = 16 << 20;
 
@@ -50,6 +54,8 @@ struct Held {
     free_until: Option<Instant>,
     /// Since when they are.
     held_since: Instant,
+    /// When somebody was held because of it.
+    asked: Option<Instant>,
     /// The CPUs that it shows, if it has been written once.
     cpus: Vec<u32>,
 }
@@ -162,34 +168,53 @@ impl Inside {
             return;
         };
         let pids: Vec<i32> = readers.iter().map(Reader::pid).collect();
+        let (now, look) = (Instant::now(), Look::at(group));
+        let mut rhythm = self.rhythm(now);
         for reader in &readers {
             let inode = reader.inode();
             let found = self
                 .files
                 .iter_mut()
                 .find(|held| Some(held.inode) == inode && held.free_until.is_none());
-            if let Some(held) = found {
-                self.numbers.renew(held, group, &pids);
-                held.leave_alone(&self.watch);
+            let Some(held) = found else { continue };
+            self.numbers.asked(held, &look, &pids);
+            self.numbers.renew(held, &look);
+            held.leave_alone(&self.watch, now, rhythm);
+            rhythm = held.free_until.map(|until| (held.pause, until));
+        }
+        // The others that were asked for lately go the same way from now on, so that who reads all of
+        // them in turn is held once, whether in a loop or not.
+        for held in &mut self.files {
+            if let Some((pause, until)) = rhythm
+                && held.free_until.is_none()
+                && held.was_asked_lately(now)
+            {
+                self.numbers.renew(held, &look);
+                held.pause = pause;
+                held.free(&self.watch, until);
             }
         }
         // They go on as they are dropped.
+    }
+
+    /// For how long, and until when, files that were asked for lately are left alone now, if any are.
+    fn rhythm(&self, now: Instant) -> Option<(Duration, Instant)> {
+        let files = self.files.iter().filter(|held| held.was_asked_lately(now));
+        let free = files.filter_map(|held| Some((held.pause, held.free_until?)));
+        free.filter(|(_, until)| *until > now)
+            .min_by_key(|(_, until)| *until)
     }
 
     /// Nobody is held from now until the next [`Inside::tick`], however long that takes; what they read
     /// is from now.
     pub(super) fn let_all_be(&mut self, group: &Group) {
         self.serve(group);
-        let now = Instant::now();
+        let (now, look) = (Instant::now(), Look::at(group));
         for held in &mut self.files {
-            if held.free_until.is_some() {
-                continue;
+            if held.free_until.is_none() {
+                self.numbers.renew(held, &look);
+                held.free(&self.watch, now);
             }
-            // Asked for the load, threads would be counted again and again.
-            if held.kind != InsideFile::Loadavg {
-                self.numbers.renew(held, group, &[]);
-            }
-            held.free(&self.watch, now);
         }
         // Those who came before that.
         self.serve(group);
@@ -235,6 +260,7 @@ impl Held {
             pause: QUICK,
             free_until: None,
             held_since: now,
+            asked: None,
             cpus: Vec::new(),
         })
     }
@@ -266,17 +292,30 @@ impl Held {
         }
     }
 
-    /// Nobody is held for a while.
-    fn leave_alone(&mut self, watch: &ReadWatch) {
-        let now = Instant::now();
-        self.pause = next_pause(self.pause, now.duration_since(self.held_since));
-        self.free(watch, now + self.pause);
+    /// Nobody is held for a while: as long as for the others, if they are left alone now, so that all
+    /// are held again at one moment.
+    fn leave_alone(
+        &mut self,
+        watch: &ReadWatch,
+        now: Instant,
+        others: Option<(Duration, Instant)>,
+    ) {
+        self.asked = Some(now);
+        let own = next_pause(self.pause, now.duration_since(self.held_since));
+        let (pause, until) = others.unwrap_or((own, now + own));
+        self.pause = pause;
+        self.free(watch, until);
     }
 
     fn free(&mut self, watch: &ReadWatch, until: Instant) {
         if watch.let_be(self.file.as_fd()).is_ok() {
             self.free_until = Some(until);
         }
+    }
+
+    fn was_asked_lately(&self, now: Instant) -> bool {
+        self.asked
+            .is_some_and(|at| now.saturating_duration_since(at) < LATELY)
     }
 
     fn hold_again(&mut self, watch: &ReadWatch, now: Instant) {
@@ -299,85 +338,79 @@ fn next_pause(pause: Duration, waited: Duration) -> Duration {
 }
 
 impl Numbers {
-    /// Writes a file anew. What cannot be read leaves it as it was.
-    fn renew(&mut self, held: &mut Held, group: &Group, readers: &[i32]) {
+    /// Somebody waits for a file: the load is counted from the first who asks for it on.
+    fn asked(&mut self, held: &Held, look: &Look<'_>, readers: &[i32]) {
         if held.kind == InsideFile::Loadavg && self.load.ask(Instant::now()) {
-            let _counted = self.count_time(group);
+            let _counted = self.count_time(look);
             self.load.begin(self.times.busy());
-            self.count_tasks(group, readers);
+            self.count_tasks(look.group, readers);
         }
-        if let Some(text) = self.text(held, group) {
+    }
+
+    /// Writes a file anew. What cannot be read leaves it as it was.
+    fn renew(&mut self, held: &mut Held, look: &Look<'_>) {
+        if let Some(text) = self.text(held, look) {
             held.write(&text);
         }
     }
 
-    fn text(&mut self, held: &mut Held, group: &Group) -> Option<String> {
-        let memory = || group.memory_use().ok();
-        let host = host_size(self.host_memory);
+    fn text(&mut self, held: &mut Held, look: &Look<'_>) -> Option<String> {
+        let host = look.host(self.host_memory);
         Some(match held.kind {
-            InsideFile::Meminfo => text::meminfo(&memory()?, host),
-            InsideFile::Swaps => text::swaps(&memory()?, host),
+            InsideFile::Meminfo => text::meminfo(&look.memory()?, host),
+            InsideFile::Swaps => text::swaps(&look.memory()?, host),
             InsideFile::Vmstat => {
-                text::vmstat(&memory()?, &group.disk_use().unwrap_or_default(), host)
+                text::vmstat(&look.memory()?, look.disks().unwrap_or_default(), host)
             }
             InsideFile::Diskstats => {
-                let disks = group.disk_use().ok()?.into_iter();
-                let named: Vec<_> = disks
-                    .map(|disk| (disk, block_device_name(disk.device)))
+                let named = look.disks()?.iter();
+                let named: Vec<_> = named
+                    .map(|disk| (*disk, block_device_name(disk.device)))
                     .collect();
                 text::diskstats(&named)
             }
+            // While nobody asks it is not known: then it stays.
             InsideFile::Loadavg => {
-                let (tasks, threads) = (self.load.tasks(), group.threads().unwrap_or(0));
-                text::loadavg(self.load.average(), tasks.running, threads)
+                self.load.due()?;
+                let tasks = self.load.tasks();
+                text::loadavg(self.load.average(), tasks.running, look.threads())
             }
-            InsideFile::Stat => self.stat(group)?,
+            InsideFile::Stat => self.stat(look)?,
             InsideFile::Cpuinfo | InsideFile::CpuOnline | InsideFile::CpuPresent => {
-                let cpus = self.cpus(group);
+                let cpus = look.cpus(&self.host_cpus);
                 if held.cpus == cpus {
                     return None;
                 }
                 let text = match held.kind {
-                    InsideFile::Cpuinfo => cpuinfo(&self.host_cpuinfo, &cpus),
-                    _ => cpu_list(&cpus),
+                    InsideFile::Cpuinfo => cpuinfo(&self.host_cpuinfo, cpus),
+                    _ => cpu_list(cpus),
                 };
                 if text.is_empty() {
                     return None;
                 }
-                held.cpus = cpus;
+                held.cpus = cpus.to_vec();
                 text
             }
         })
     }
 
-    /// The CPUs that the guest sees now; at least one.
-    fn cpus(&self, group: &Group) -> Vec<u32> {
-        let allowed = group.cpus_allowed().ok().flatten();
-        let allowed: Option<CpuSet> = allowed.and_then(|list| list.trim().parse().ok());
-        // Where nobody has chosen: those there are now, for they come and go.
-        let allowed = allowed.unwrap_or_else(|| online(&self.host_cpus));
-        text::cpus(allowed.iter(), group.cpu_limit().ok().flatten())
-    }
-
-    fn stat(&mut self, group: &Group) -> Option<String> {
-        self.count_time(group)?;
-        let threads = group.threads().unwrap_or(0);
-        self.times.forks = self.times.forks.max(threads);
+    fn stat(&mut self, look: &Look<'_>) -> Option<String> {
+        self.count_time(look)?;
+        self.times.forks = self.times.forks.max(look.threads());
         let tasks = self.load.tasks();
         Some(text::stat(&self.times, tasks.running, tasks.blocked))
     }
 
     /// CPU time up to now.
-    fn count_time(&mut self, group: &Group) -> Option<()> {
-        let (now, used) = (Instant::now(), group.cpu_use().ok()?);
+    fn count_time(&mut self, look: &Look<'_>) -> Option<()> {
+        let (now, used) = (Instant::now(), look.cpu()?);
         let (then, before) = self.counted;
         let passed = u64::try_from(now.duration_since(then).as_micros()).unwrap_or(0);
-        let cpus = self.cpus(group);
         self.times.advance(
             used.user.saturating_sub(before.user),
             used.system.saturating_sub(before.system),
             passed,
-            &cpus,
+            look.cpus(&self.host_cpus),
         );
         self.counted = (now, used);
         Some(())

@@ -153,4 +153,60 @@ mod tests {
         assert_eq!((days.len(), months.len()), (DAYS, 20));
         assert!(months.iter().all(|month| *month < days[0]));
     }
+
+    /// A day of a guest, second by second. Its keeper reads every ten minutes and is killed at any
+    /// moment, before it writes too; so is the guest, whose run the next command puts away; and the
+    /// host, with counters that nobody had read.
+    #[test]
+    fn in_a_day_of_kills_nothing_is_counted_twice_and_nothing_lost_but_with_the_host() {
+        let mut chance = 88_172_645_463_325_252_u64;
+        let mut random = |below: u64| {
+            chance ^= chance << 13;
+            chance ^= chance >> 7;
+            chance ^= chance << 17;
+            chance % below
+        };
+        let read = |disk: &str, run: u64, counter: u64| {
+            let mut ledger: Ledger<u64, u64> = serde_json::from_str(disk).unwrap();
+            ledger.add(seen(&format!("run {run}"), counter), "2026-03-01");
+            serde_json::to_string(&ledger).unwrap()
+        };
+        let mut disk = serde_json::to_string(&Ledger::<u64, u64>::default()).unwrap();
+        // What the kernel has counted in all, and in this run; what of it nobody has written down.
+        let (mut truth, mut counter, mut unread, mut lost) = (0, 0, 0, 0);
+        let (mut run, mut keeper, mut kills) = (0, true, [0_u32; 4]);
+        for second in 0..86_400_u64 {
+            let used = random(1000);
+            (truth, counter, unread) = (truth + used, counter + used, unread + used);
+            match random(500) {
+                0 => (keeper, kills[0]) = (false, kills[0] + 1),
+                // The next command puts a new keeper on.
+                1 => keeper = true,
+                2 => {
+                    disk = read(&disk, run, counter);
+                    (run, counter, unread, keeper) = (run + 1, 0, 0, true);
+                    kills[1] += 1;
+                }
+                3 => {
+                    lost += unread;
+                    (run, counter, unread, keeper) = (run + 1, 0, 0, true);
+                    kills[2] += 1;
+                }
+                _ if keeper && second % 600 == 0 => {
+                    let now = read(&disk, run, counter);
+                    if random(4) == 0 {
+                        (keeper, kills[3]) = (false, kills[3] + 1);
+                    } else {
+                        (disk, unread) = (now, 0);
+                    }
+                }
+                _ => {}
+            }
+        }
+        let ledger: Ledger<u64, u64> = serde_json::from_str(&disk).unwrap();
+        let sum = ledger.periods.values().sum::<u64>();
+        assert_eq!(sum, truth - lost - unread);
+        assert!(kills.iter().sum::<u32>() > 400, "{kills:?}");
+        assert!(kills.iter().all(|kills| *kills > 0), "{kills:?}");
+    }
 }

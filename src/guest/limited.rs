@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::error::{GuestError, Result};
 use super::manager::Manager;
 use crate::kernel::cgroup::{Counter, Counters, Throttling};
-use crate::model::{GuestName, Seat, Status};
+use crate::model::{Event, GuestName, Seat, Status};
 use crate::storage;
 
 /// In what an amount is counted.
@@ -48,6 +48,8 @@ pub struct Limited {
     pub periods: Option<u64>,
     /// For how long the CPU limit held it back, microseconds, summed over CPUs.
     pub throttled_us: Option<u64>,
+    /// What was told of this limit last in the present run, if anybody has looked (`tell_last`).
+    pub last: Option<Event>,
 }
 
 impl Limited {
@@ -63,6 +65,7 @@ impl Limited {
             killed: None,
             periods: None,
             throttled_us: None,
+            last: None,
         }
     }
 

@@ -9,7 +9,7 @@
 //! | `export`, `import`, `adopt`, `hold` | a guest as one stream, and from one; held still meanwhile |
 //! | `planned`, `rescue` | what a start would do; with another userspace for its root |
 //! | `create`, `start`, `stop`, `delete`, `change`, `exec` | the verbs |
-//! | `admission`, `capacity` | whether the host can keep what guests are guaranteed; what is left of it |
+//! | `admission`, `capacity`, `peak` | whether the host can keep what guests are guaranteed; what is left of it; the most that was used |
 //! | `as_it_runs` | what the limits of a running guest are to be now |
 //! | `tenant`, `tenant_change` | whose guests they are, and what those share; made, changed, removed |
 //! | `trunks` | what of the network they share |
@@ -28,8 +28,8 @@
 //! | `successor` | how the launching process becomes the keeper |
 //! | `bisect` | which guest makes the others wait |
 //! | `view`, `limited`, `why`, `load` | what `list` and `info` show; what `limits` does; what `why` says; what `top` shows |
-//! | `inside`, `inside_start`, `inside_text`, `inside_load` | files of /proc and /sys that tell a guest of its own machine |
-//! | `limit_events`, `top_processes` | limits that were hit, and who used most then |
+//! | `inside`, `inside_look`, `inside_start`, `inside_text`, `inside_load` | files of /proc and /sys that tell a guest of its own machine |
+//! | `limit_events`, `limit_last`, `top_processes` | limits that were hit, what of each was told last, and who used most then |
 //! | `networks` | which network a guest is on |
 //! | `network_watch` | networks kept as they are to be while others change the host's |
 //! | `told` | what a guest's files say before it starts |
@@ -96,6 +96,7 @@ mod ids;
 pub mod import;
 mod inside;
 mod inside_load;
+mod inside_look;
 mod inside_start;
 mod inside_text;
 pub mod keeper;
@@ -105,6 +106,7 @@ mod leftover_network;
 mod lent;
 mod life;
 mod limit_events;
+mod limit_last;
 pub mod limited;
 pub mod load;
 pub mod manager;
@@ -113,6 +115,7 @@ mod neighbours;
 pub mod network_watch;
 pub mod networks;
 pub mod nics;
+mod peak;
 mod pids_look;
 mod planned;
 mod program;

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::admission::Admission;
 use super::error::{GuestError, Result};
 use super::life::Verb;
 use super::manager::Manager;
@@ -49,7 +50,10 @@ impl Manager {
         let image = self.rescue_image(from, progress)?;
         storage::check_sound(&image)?;
         let round = Round {
-            admission: self.admission(force)?,
+            admission: match force {
+                true => Admission::Forced,
+                false => Admission::Asked,
+            },
             rescue: Some(Rescue {
                 from: from.to_owned(),
                 image: image.digest,

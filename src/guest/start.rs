@@ -79,7 +79,10 @@ impl Manager {
         undo: Option<UndoMode>,
     ) -> Result<Started> {
         let round = Round {
-            admission: self.admission(force)?,
+            admission: match force {
+                true => Admission::Forced,
+                false => Admission::Asked,
+            },
             undo,
             ..Round::default()
         };

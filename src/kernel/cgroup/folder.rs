@@ -2,11 +2,14 @@
 //! within them, whatever each has of its own. It holds no process itself. Made when the first
 //! group needs it, removed when it is empty.
 
+use std::time::{Duration, Instant};
+
 use rustix::fs::{AtFlags, CWD};
 use rustix::io::Errno;
 
 use super::dir::{Dir, number};
 use super::parent::{Hierarchy, enable_all};
+use super::remove::PATIENCE;
 use super::{Applied, CgroupError, Controller, Group, Limits, Parent, Result, v1, walk};
 use crate::kernel::fault;
 
@@ -94,7 +97,7 @@ impl Parent {
         // Nor a part that is handed down: one called so in it is a group as the others are.
         group.guest = None;
         let limits = group.with_kept(limits)?;
-        let applied = group.update(&limits)?;
+        let applied = outlasting(|| group.update(&limits))?;
         let v2 = group.v2_dir()?;
         fault::point().map_err(|e| CgroupError::file("limit", v2.path(), e.errno))?;
         v2.write(MARK.0, MARK.1)?;
@@ -200,6 +203,30 @@ impl Parent {
         }
         Ok(true)
     }
+}
+
+/// Tries again for a while what version 1 refuses for the sake of a group that is gone: for as long as
+/// the kernel takes to forget one that was removed (15 ms or so), its CPU limit counts as one inside, and
+/// nobody can see it any more or make it smaller.
+fn outlasting<T>(mut change: impl FnMut() -> Result<T>) -> Result<T> {
+    let until = Instant::now() + PATIENCE;
+    let mut pause = Duration::from_millis(1);
+    loop {
+        match change() {
+            Err(error) if is_of_the_gone(&error) && Instant::now() < until => {
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(Duration::from_millis(20));
+            }
+            done => return done,
+        }
+    }
+}
+
+fn is_of_the_gone(error: &CgroupError) -> bool {
+    let CgroupError::File { path, .. } = error else {
+        return false;
+    };
+    error.errno() == Some(libc::EINVAL) && path.ends_with("cpu.cfs_quota_us")
 }
 
 /// Before Linux 5.11, version 1 charges memory to those above only when told so.

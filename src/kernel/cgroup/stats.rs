@@ -5,7 +5,7 @@ use std::path::Path;
 use rustix::io::Errno;
 
 use super::dir::{Dir, keyed, number};
-use super::{CgroupError, Controller, Group, Result, Version};
+use super::{CgroupError, Controller, Group, Parent, Result, Version};
 use crate::model::Sample;
 
 /// How long processes of a group waited for something: the lines of a pressure file (PSI, Linux
@@ -94,6 +94,17 @@ impl Group {
             (dir, Version::V2) => keyed(&text(dir, "memory.events")?, "oom_kill"),
         }
         .unwrap_or(0))
+    }
+}
+
+impl Parent {
+    /// CPU time that all groups in it have used, those that are gone as well, since it was made;
+    /// microseconds.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn cpu_us(&self) -> Result<u64> {
+        Ok(keyed(&text(&self.v2, "cpu.stat")?, "usage_usec").unwrap_or(0))
     }
 }
 

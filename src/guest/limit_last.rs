@@ -1,0 +1,118 @@
+//! What happened last at each limit of a guest: beside the kernel's numbers in `limited`, the event that
+//! its keeper told of it (`limit_events`), with who used most then.
+
+use std::collections::HashMap;
+
+use super::error::Result;
+use super::limited::Limited;
+use super::manager::Manager;
+use crate::model::{Event, EventKind};
+
+impl Manager {
+    /// Puts beside each row the last event of its limit since the guest's present start. One look
+    /// through the events is enough for all guests.
+    ///
+    /// # Errors
+    /// The events cannot be read.
+    pub fn tell_last(&self, rows: &mut [Limited]) -> Result<()> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let mut last = Last::default();
+        let of_limits = |event: &Event| resource(&event.kind).is_some() || begins(&event.kind);
+        self.events(&of_limits, false, &mut |event| {
+            last.take_in(event);
+            true
+        })?;
+        for row in rows {
+            row.last = last.of(row.guest.as_str(), row.resource);
+        }
+        Ok(())
+    }
+}
+
+/// The last events of limits, by guest and resource.
+#[derive(Default)]
+struct Last(HashMap<String, HashMap<String, Event>>);
+
+impl Last {
+    fn take_in(&mut self, event: &Event) {
+        if begins(&event.kind) {
+            self.0.remove(&event.guest);
+        } else if let Some(resource) = resource(&event.kind) {
+            let of_guest = self.0.entry(event.guest.clone()).or_default();
+            of_guest.insert(resource.to_owned(), event.clone());
+        }
+    }
+
+    fn of(&self, guest: &str, resource: &str) -> Option<Event> {
+        self.0.get(guest)?.get(resource).cloned()
+    }
+}
+
+/// Whether the kernel's numbers begin anew with it.
+fn begins(kind: &EventKind) -> bool {
+    matches!(
+        kind,
+        EventKind::Created
+            | EventKind::Started
+            | EventKind::Rescue { .. }
+            | EventKind::Restarted { .. }
+    )
+}
+
+/// Of which row an event tells.
+fn resource(kind: &EventKind) -> Option<&str> {
+    match kind {
+        EventKind::OutOfMemory { .. } => Some("memory"),
+        EventKind::Limit { resource, .. } => Some(resource),
+        EventKind::Credits { .. } => Some("credits"),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(time_ms: u64, guest: &str, kind: EventKind) -> Event {
+        Event {
+            time_ms,
+            guest: guest.to_owned(),
+            kind,
+        }
+    }
+
+    fn killed() -> EventKind {
+        EventKind::OutOfMemory {
+            kills: 1,
+            top: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_last_of_each_limit_since_the_start_is_told() {
+        let mut last = Last::default();
+        let limit = |resource: &str| EventKind::Limit {
+            resource: resource.to_owned(),
+            hits: 1,
+            percent: None,
+            top: Vec::new(),
+        };
+        for (at, guest, kind) in [
+            (1, "a", killed()),
+            (2, "a", EventKind::Started),
+            (3, "a", limit("cpu")),
+            (4, "a", limit("cpu")),
+            (5, "b", killed()),
+            (6, "a", EventKind::Paused),
+        ] {
+            last.take_in(&event(at, guest, kind));
+        }
+        let at = |guest, resource| last.of(guest, resource).map(|event| event.time_ms);
+        assert_eq!(at("a", "cpu"), Some(4));
+        assert_eq!(at("a", "memory"), None, "that was the run before");
+        assert_eq!(at("b", "memory"), Some(5));
+        assert_eq!(at("b", "cpu"), None);
+    }
+}

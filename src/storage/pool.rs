@@ -174,7 +174,9 @@ impl Pool {
                 if driver_folder::is_sized(&self.folder(layout)) {
                     return Ok(Driver::Overlay);
                 }
-                sized.ok_or_else(|| self.refused(driver_folder::NO_SIZE))?
+                sized.ok_or_else(|| {
+                    self.refused(driver_folder::NO_SIZE.replace("NAME", &self.name))
+                })?
             }
             (driver, _) => driver,
         };
@@ -221,14 +223,24 @@ impl Pool {
         if self.driver == Driver::Btrfs {
             driver_btrfs::mount_pool(&folder).map_err(|e| FileError::new("mount", &folder, e))?;
         }
-        let room = filesystem::space(open_dir(&folder)?.as_fd())
-            .map_err(|e| FileError::new("measure", &folder, e.errno))?;
+        let room = self.room(layout)?;
         Ok(PoolUse {
             guests: super::root::guests_in(layout, &self.name)?,
             size: room.size,
             free: room.free,
             folder,
         })
+    }
+
+    /// How much room there is on what it lies on, which must be mounted.
+    ///
+    /// # Errors
+    /// Its folder cannot be read.
+    pub fn room(&self, layout: &Layout) -> Result<filesystem::Space, PoolError> {
+        let folder = self.folder(layout);
+        let room = filesystem::space(open_dir(&folder)?.as_fd())
+            .map_err(|e| FileError::new("measure", &folder, e.errno))?;
+        Ok(room)
     }
 
     pub(super) fn save(&self, layout: &Layout) -> Result<(), PoolError> {

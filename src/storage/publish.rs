@@ -11,6 +11,7 @@ use super::merged::Merged;
 use super::merged_copy::{Copy, Fate};
 use super::network_files::HEADER;
 use super::oci_blobs::refused;
+use super::saved::{Saved, merged_of};
 use super::seed::Seed;
 use super::tag::tag_image;
 use super::workshop::Workshop;
@@ -45,20 +46,24 @@ const NETWORK: [&str; 3] = [
     "etc/network/interfaces",
 ];
 
-/// Makes an image of a guest, which must be stopped and stay so, and gives it a name.
+/// Makes an image of a guest, which must be stopped and stay so, or of what a snapshot of its keeps,
+/// and gives it a name.
 ///
 /// # Errors
 /// Its tree cannot be read, or is deeper than any tree needs to be; the disk is full. Nothing of what
 /// failed is left.
 pub fn publish_guest(
     layout: &Layout,
-    guest: &GuestName,
+    (guest, snapshot): (&GuestName, Option<(&str, &Saved)>),
     below: &Image,
     name: &ImageName,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Image, ImageError> {
     let workshop = Workshop::open(&layout.images(), "publish")?;
-    let tree = Merged::open(layout, guest, below)?;
+    let tree = match snapshot {
+        None => Merged::open(layout, guest, below)?,
+        Some((_, saved)) => merged_of(saved, below)?,
+    };
     let pause = || fault::point().map_err(|e| FileError::new("make", &workshop.shown, e.errno));
     pause()?;
     progress(Progress::Phase(format!("copying guest {guest}")));
@@ -78,7 +83,10 @@ pub fn publish_guest(
     let seed = Seed::open(&workshop.root())?;
     scrub(&tree, &seed)?;
     progress(Progress::Phase("hashing the image".into()));
-    let source = format!("guest {guest}");
+    let source = match snapshot {
+        None => format!("guest {guest}"),
+        Some((snapshot, _)) => format!("guest {guest}, snapshot {snapshot}"),
+    };
     let mut image = of_tree(&seed, source.clone());
     image.mounts = below.mounts.clone();
     image.config = below.config.clone();
@@ -106,9 +114,15 @@ fn fate(path: &[u8], folder: bool) -> Fate {
         || OWN.contains(&path)
         || (parent == "etc/ssh" && name.starts_with("ssh_host_"))
         || (below("var/log") && !folder)
+        || (parent == "var/log/journal" && is_machine_id(name))
         || name == ".bash_history"
         || name == ".ash_history";
     if goes { Fate::Drop } else { Fate::Keep }
+}
+
+/// Whether it is called as a machine id is: journald's folders are.
+fn is_machine_id(name: &str) -> bool {
+    name.len() == 32 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// Takes out of files what in them belongs to the guest.
@@ -144,6 +158,12 @@ mod tests {
             ("var/log/syslog", false, false),
             ("var/log/apt", true, true),
             ("var/log/apt/term.log", false, false),
+            ("var/log/journal", true, true),
+            (
+                "var/log/journal/d3676777dfad1cbda38934af488642e6",
+                true,
+                false,
+            ),
             ("tmp", true, true),
             ("tmp/x", true, false),
             ("root/.ssh/authorized_keys", false, false),

@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use super::dirfd::{self, FileError, Owner, child_dir, child_file, cname, open_dir, read_limited};
 use super::image::Image;
 use super::merged_folder::{Entry, Folder, Trail, copy_up, entry, new_folder};
+use super::place::Opened;
 use crate::kernel::filesystem::Disk;
 use crate::model::{GuestName, Layout};
 
@@ -55,10 +56,7 @@ impl Merged {
     }
 
     /// The same of what is open already.
-    pub(super) fn of_opened(
-        opened: super::place::Opened,
-        lowers: Vec<PathBuf>,
-    ) -> Result<Self, FileError> {
+    pub(super) fn of_opened(opened: Opened, lowers: Vec<PathBuf>) -> Result<Self, FileError> {
         let shown = opened.shown.join("upper");
         let upper =
             child_dir(&opened.folder, c"upper").map_err(|e| FileError::new("open", &shown, e))?;

@@ -340,7 +340,7 @@ fn what_is_no_archive_of_a_guest_is_told_so() {
         assert!(!error.is_empty());
     }
     let newer = serde_json::to_string(&Manifest {
-        format: 3,
+        format: 4,
         ..plain()
     })
     .unwrap();
@@ -350,7 +350,7 @@ fn what_is_no_archive_of_a_guest_is_told_so() {
     pad(&mut out, newer.len() as u64);
     out.resize(out.len() + 1024, 0);
     let error = unpack(&out, Path::new("/nowhere")).unwrap_err().to_string();
-    assert!(error.contains("its format is 3"), "{error}");
+    assert!(error.contains("its format is 4"), "{error}");
 }
 
 #[test]

@@ -136,6 +136,64 @@ fn a_container_of_incus_becomes_a_guest() {
 }
 
 #[test]
+fn a_container_of_lxc_becomes_a_guest_with_its_address() {
+    if !need(Need::Root) {
+        return;
+    }
+    let (folder, to) = (TestDir::new(), Bulkhead::new());
+    let root = root(&folder);
+    let base = folder.path().display().to_string();
+    // An address of this host's own network that nobody has.
+    to.ok(&["create", "first", "--template", "busybox"]);
+    let first = to.ok(&["info", "first", "--format", "json"]);
+    let first: serde_json::Value = serde_json::from_str(&first).expect("JSON");
+    let address = first["address"].as_str().expect("an address");
+    let net = address.rsplit_once('.').expect("four parts").0;
+    let config = format!(
+        "lxc.uts.name = shop\nlxc.cgroup2.memory.max = 128M\nlxc.net.0.ipv4.address = {net}.77/24\n\
+         lxc.mount.entry = /srv srv none bind 0 0\n"
+    );
+    std::fs::write(folder.join("config"), config).expect("a file of ours");
+    shell(&format!(
+        "cd {base}; tar --numeric-owner -czf lxc.tgz --transform 's,^{},rootfs,' config {}",
+        root.file_name().expect("a name").display(),
+        root.file_name().expect("a name").display()
+    ));
+    to.ok(&["import", &format!("{base}/lxc.tgz")]);
+    assert_eq!(to.ok(&["get", "shop", "memory.limit"]), "128M\n");
+    assert_eq!(
+        to.ok(&["get", "shop", "network.address"]),
+        format!("{net}.77\n")
+    );
+    is_at_home(&to, "shop");
+    // One that is taken is none; and a root that lies here, with what OpenVZ says of it beside it.
+    let taken =
+        format!("HOSTNAME=\"vz.example.org\"\nPHYSPAGES=\"0:32768\"\nIP_ADDRESS=\"{net}.77\"\n");
+    std::fs::write(folder.join("101.conf"), taken).expect("a file of ours");
+    let (root, conf) = (root.display().to_string(), format!("{base}/101.conf"));
+    let said = to.run(&["import", "--from", &root, "--config", &conf]);
+    assert_eq!(said.code, 0, "{}", said.report());
+    assert!(
+        said.stderr.contains("it has one of this host"),
+        "{}",
+        said.report()
+    );
+    assert_eq!(to.ok(&["get", "vz", "memory.limit"]), "128M\n");
+    to.fails(
+        &[
+            "import",
+            "--from",
+            &root,
+            "--config",
+            "/etc/passwd",
+            "--name",
+            "x",
+        ],
+        1,
+    );
+}
+
+#[test]
 fn what_is_damaged_or_hostile_leaves_nothing() {
     if !need(Need::Root) {
         return;

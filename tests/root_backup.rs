@@ -188,6 +188,26 @@ fn a_second_backup_reads_no_data() {
 }
 
 #[test]
+fn after_damage_the_next_backup_reads_what_is_missing() {
+    if !need(Need::Root) {
+        return;
+    }
+    let site = Site::new();
+    std::fs::write(site.upper().join("data"), "x".repeat(100_000)).expect("written");
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    site.ok(&["create", "web"]);
+    // The list of files is gone with the data.
+    for pack in std::fs::read_dir(Path::new(&site.repository()).join("packs")).expect("packs") {
+        std::fs::remove_file(pack.expect("one").path()).expect("removed");
+    }
+    site.ok(&["reindex"]);
+    let again = site.json(&["create", "web"]);
+    assert!(again[0]["read_bytes"].as_u64() >= Some(100_000), "{again}");
+    site.ok(&["prune", "--keep-last", "1"]);
+    site.is_whole("after damage");
+}
+
+#[test]
 fn a_backup_killed_anywhere_leaves_a_whole_repository() {
     if !need(Need::Root) {
         return;

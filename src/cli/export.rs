@@ -51,6 +51,7 @@ pub(super) const EXPORT: Verb = Verb {
                     .help("How hard to compress: zstd 1 to 19, gzip 1 to 9 [default: 3, 6]"),
             )
             .arg(switch("no-image", "Without its image, for a host that has it"))
+            .arg(switch("no-snapshots", "Without its snapshots"))
             .arg(dry_run())
             .after_help(
                 "A running guest is held still while its own files are read; its image goes \
@@ -81,6 +82,7 @@ fn export(context: &Context, matches: &ArgMatches) -> Result<u8> {
     let wish = ExportWish {
         compression: compression(matches)?,
         with_image: !matches.get_flag("no-image"),
+        with_snapshots: !matches.get_flag("no-snapshots"),
     };
     let path: PathBuf = required(matches, "output")?;
     let to_stdout = path == Path::new("-");

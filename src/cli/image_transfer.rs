@@ -120,7 +120,10 @@ pub(super) fn pull(context: &Context, matches: &ArgMatches) -> Result<u8> {
 /// `image publish`.
 pub(super) fn publish_command() -> Command {
     Command::new("publish")
-        .about("Make an image of a stopped guest, without its keys, names, logs and addresses")
+        .about(
+            "Make an image of a stopped guest, or of a snapshot, without keys, names, logs and \
+             addresses",
+        )
         .arg(
             Arg::new("guest")
                 .value_name("GUEST")
@@ -136,6 +139,15 @@ pub(super) fn publish_command() -> Command {
                 .value_parser(value_parser!(PathBuf))
                 .help("Archive of a root to make it of instead, as it is"),
         )
+        .arg(
+            Arg::new("snapshot")
+                .long("snapshot")
+                .value_name("SNAPSHOT")
+                .requires("guest")
+                .help(
+                    "Of this snapshot of the guest, which may run [default: as it is now, stopped]",
+                ),
+        )
         .arg(tag().required(true).help("Name of the image"))
         .arg(dry_run())
 }
@@ -146,9 +158,12 @@ pub(super) fn publish(context: &Context, matches: &ArgMatches) -> Result<u8> {
     let tag: ImageName = required(matches, "tag")?;
     let guest = matches.get_one::<GuestName>("guest");
     let archive = matches.get_one::<PathBuf>("archive");
+    let snapshot = matches.get_one::<String>("snapshot").map(String::as_str);
     if matches.get_flag("dry-run") {
-        if let Some(guest) = guest {
-            manager.check_publish(guest)?;
+        match (guest, snapshot) {
+            (Some(guest), Some(snapshot)) => drop(manager.snapshot(guest, snapshot)?),
+            (Some(guest), None) => manager.check_publish(guest)?,
+            (None, _) => {}
         }
         context.done(&format!("would make the image {tag}"))?;
         return Ok(0);
@@ -157,7 +172,9 @@ pub(super) fn publish(context: &Context, matches: &ArgMatches) -> Result<u8> {
     let mut teller = Teller::new(context.quiet);
     let mut tell = |step| teller.tell(step);
     let made = match (guest, archive) {
-        (Some(guest), _) => manager.publish(guest, &tag, &mut tell).map_err(Fault::from),
+        (Some(guest), _) => manager
+            .publish((guest, snapshot), &tag, &mut tell)
+            .map_err(Fault::from),
         (None, archive) => {
             let wanted = Import {
                 source: archive.cloned().unwrap_or_default(),

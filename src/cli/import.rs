@@ -38,6 +38,14 @@ pub(super) const IMPORT: Verb = Verb {
                     .value_parser(value_parser!(PathBuf))
                     .help("Root of a machine, in a folder of this host"),
             )
+            .arg(
+                Arg::new("config")
+                    .long("config")
+                    .value_name("FILE")
+                    .requires("from")
+                    .value_parser(value_parser!(PathBuf))
+                    .help("With --from, the root of a container: what LXC, OpenVZ or Proxmox says about it, such as /etc/vz/conf/101.conf"),
+            )
             .args(far_flags())
             .arg(
                 Arg::new("as")
@@ -132,6 +140,7 @@ fn import(context: &Context, matches: &ArgMatches) -> Result<u8> {
         fresh: matches.get_flag("fresh"),
         trust: matches.get_flag("trust"),
         changes: settings::changes(matches)?,
+        config: matches.get_one("config").cloned(),
         shown: match path == Path::new("-") {
             true => "standard input".into(),
             false => path.display().to_string(),

@@ -252,6 +252,15 @@ pub(super) fn in_words(kind: &EventKind) -> String {
             let (limit, from, to) = (resource.limit(), resource.show(*from), resource.show(*to));
             format!("goal {goal}: {limit} {from} to {to}{word}: {cause}")
         }
+        EventKind::PoolNearlyFull {
+            pool,
+            percent,
+            free,
+        } => format!(
+            "pool {} is {percent}% full: {} are left",
+            safe(pool),
+            bytes_text(*free)
+        ),
         EventKind::Paused => "paused".to_owned(),
         EventKind::Resumed => "resumed".to_owned(),
         EventKind::Changed { keys } => format!("changed: {}", keys.join(", ")),

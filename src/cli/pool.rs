@@ -10,6 +10,7 @@ use super::command::{Verb, dry_run, required};
 use super::context::Context;
 use super::fault::{Fault, Result};
 use super::render::{Cell, safe};
+use crate::guest::pool_watch::nearly_full;
 use crate::guest::view::bytes_text;
 use crate::model::Bytes;
 use crate::storage::{self, Driver, Filesystem, Pool, PoolUse};
@@ -133,7 +134,7 @@ fn list(context: &Context) -> Result<u8> {
             Ok(Shown { pool, used })
         })
         .collect::<Result<_>>()?;
-    let heads = ["NAME", "DRIVER", "GUESTS", "SIZE", "FREE", "SOURCE"];
+    let heads = ["NAME", "DRIVER", "GUESTS", "SIZE", "FREE", "SOURCE", "NOTE"];
     context.list(&all, &heads, |shown| {
         vec![
             Cell::from(shown.pool.name.as_str()),
@@ -142,6 +143,7 @@ fn list(context: &Context) -> Result<u8> {
             Cell::from(bytes_text(shown.used.size)),
             Cell::from(bytes_text(shown.used.free)),
             Cell::from(safe(&shown.used.folder.display().to_string())),
+            Cell::from(nearly_full(shown.used.size, shown.used.free).unwrap_or_default()),
         ]
     })?;
     Ok(0)

@@ -20,13 +20,7 @@ pub(super) const REINSTALL: Verb = Verb {
     build: |command| {
         command
             .arg(name())
-            .arg(
-                Arg::new("keep")
-                    .long("keep")
-                    .value_name("PATH")
-                    .action(ArgAction::Append)
-                    .help("File or folder inside the guest that it keeps; may be said again"),
-            )
+            .arg(keep_flag())
             .arg(switch("yes", "Do not ask").short('y'))
             .arg(dry_run())
             .args(settings::origin_flags().map(another))
@@ -40,12 +34,26 @@ pub(super) const REINSTALL: Verb = Verb {
     hidden: false,
 };
 
+/// The flag that names what stays.
+pub(super) fn keep_flag() -> Arg {
+    Arg::new("keep")
+        .long("keep")
+        .value_name("PATH")
+        .action(ArgAction::Append)
+        .help("File or folder inside the guest that it keeps; may be said again")
+}
+
+/// What it names.
+pub(super) fn kept_paths(matches: &ArgMatches) -> Result<Vec<String>> {
+    let paths = matches.get_many::<String>("keep").into_iter().flatten();
+    paths.map(|path| kept(path)).collect()
+}
+
 fn reinstall(context: &Context, matches: &ArgMatches) -> Result<u8> {
     let (name, manager) = (name_of(matches)?, context.manager()?);
-    let paths = matches.get_many::<String>("keep").into_iter().flatten();
     let wish = ReinstallWish {
         changes: settings::changes(matches)?,
-        keep: paths.map(|path| kept(path)).collect::<Result<_>>()?,
+        keep: kept_paths(matches)?,
     };
     let planned = manager.check_reinstall(&name, &wish)?;
     if matches.get_flag("dry-run") {

@@ -10,7 +10,7 @@ use super::context::Context;
 use super::fault::{Fault, Result};
 use super::render::{Cell, safe};
 use super::settings;
-use super::{snapshot_diff, snapshot_mount, snapshot_run};
+use super::{reinstall, snapshot_diff, snapshot_mount, snapshot_run};
 use crate::guest::snapshot::{CloneRequest, Snapshot};
 use crate::guest::snapshot_mount::SnapshotMount;
 use crate::kernel::interrupt;
@@ -56,6 +56,9 @@ pub(super) const SNAPSHOT: Verb = Verb {
                     .arg(name())
                     .arg(snapshot())
                     .arg(switch("definition", "Its definition as well"))
+                    .arg(reinstall::keep_flag().help(
+                        "File or folder inside the guest that stays as it is now; may be said again",
+                    ))
                     .arg(dry_run()),
             )
             .subcommand(
@@ -125,14 +128,17 @@ struct Shown<'a> {
     image: &'a str,
     comment: &'a str,
     automatic: bool,
+    /// Whether the guest came from it last.
+    current: bool,
     /// Folders that it is mounted on.
     mounted: Vec<PathBuf>,
 }
 
 impl<'a> Shown<'a> {
-    fn of(one: &'a Snapshot, mounted: Vec<PathBuf>) -> Self {
+    fn of(one: &'a Snapshot, mounted: Vec<PathBuf>, current: Option<&str>) -> Self {
         Self {
             mounted,
+            current: current == Some(one.name.as_str()),
             name: &one.name,
             created_ms: one.created_ms,
             parent: one.parent.as_deref(),
@@ -146,6 +152,7 @@ impl<'a> Shown<'a> {
 fn list(context: &Context, matches: &ArgMatches) -> Result<u8> {
     let (name, manager) = (name_of(matches)?, context.manager()?);
     let all = manager.snapshots(&name)?;
+    let current = manager.latest_snapshot(&name)?;
     let mounts = manager.snapshot_mounts()?;
     let mounted = |snapshot: &str| -> Vec<PathBuf> {
         let here = |one: &&SnapshotMount| one.guest == name.as_str() && one.snapshot == snapshot;
@@ -154,7 +161,7 @@ fn list(context: &Context, matches: &ArgMatches) -> Result<u8> {
     };
     let shown: Vec<Shown<'_>> = all
         .iter()
-        .map(|one| Shown::of(one, mounted(&one.name)))
+        .map(|one| Shown::of(one, mounted(&one.name), current.as_deref()))
         .collect();
     context.list(
         &shown,
@@ -178,6 +185,9 @@ fn list(context: &Context, matches: &ArgMatches) -> Result<u8> {
             ]
         },
     )?;
+    if let Some(current) = &current {
+        context.say(&format!("{name} goes on after {}", safe(current)));
+    }
     Ok(0)
 }
 
@@ -207,12 +217,14 @@ fn create(context: &Context, matches: &ArgMatches) -> Result<u8> {
 fn restore(context: &Context, matches: &ArgMatches) -> Result<u8> {
     let (name, manager) = (name_of(matches)?, context.manager()?);
     let snapshot: String = required(matches, "snapshot")?;
+    let keep = reinstall::kept_paths(matches)?;
     if matches.get_flag("dry-run") {
         manager.snapshot(&name, &snapshot)?;
         context.done(&format!("{name}: would go back to snapshot {snapshot}"))?;
         return Ok(0);
     }
-    manager.restore(&name, &snapshot, matches.get_flag("definition"))?;
+    let wish = (matches.get_flag("definition"), keep.as_slice());
+    manager.restore(&name, &snapshot, wish)?;
     context.done(&format!(
         "{name}: is as it was at snapshot {}",
         safe(&snapshot)

@@ -40,6 +40,20 @@ impl Manager {
                 }
             }
         }
+        for (path, value, note) in &told.wishes {
+            // Said by whoever imports it, it is theirs.
+            let said = |(key, _): &(KeyPath, define::Change)| key.key.path == *path;
+            if wish.changes.iter().any(said) {
+                continue;
+            }
+            match self.with_wish(&name, &definition, (path, value), wish) {
+                Ok(text) => {
+                    definition = text;
+                    notes.push(format!("{path}: {value:.40}: as it was"));
+                }
+                Err(_) => notes.push(note.clone()),
+            }
+        }
         let definition = define::edit(&definition, &wish.changes)?;
         let guest = self.check_wanted(&name, &definition)?;
         Ok(Imported {
@@ -61,6 +75,19 @@ impl Manager {
     ) -> Result<String> {
         let text = define::edit(text, &key.changes(values)?)?;
         self.define(name, &text)?;
+        Ok(text)
+    }
+
+    /// The same with what this host may not have, or not do.
+    fn with_wish(
+        &self,
+        name: &GuestName,
+        text: &str,
+        (path, value): (&str, &str),
+        wish: &ImportWish,
+    ) -> Result<String> {
+        let text = define::edit(text, &KeyPath::parse(path)?.key.changes(&[value])?)?;
+        self.check_wanted(name, &define::edit(&text, &wish.changes)?)?;
         Ok(text)
     }
 

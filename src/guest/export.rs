@@ -6,9 +6,12 @@ use std::time::{Duration, Instant};
 use super::error::{GuestError, Result};
 use super::life::Verb;
 use super::manager::{Manager, now_ms};
+use super::snapshot::Snapshot;
 use crate::kernel::fault;
 use crate::model::{GuestName, Status};
-use crate::storage::{self, Compression, PackError, Packed, PackedGuest, Packer, Progress};
+use crate::storage::{
+    self, Compression, PackError, Packed, PackedGuest, PackedSnapshot, Packer, Progress,
+};
 
 /// How a guest is to be exported.
 #[derive(Clone, Copy, Debug)]
@@ -17,6 +20,8 @@ pub struct ExportWish {
     pub compression: Compression,
     /// Whether its image goes along.
     pub with_image: bool,
+    /// Whether its snapshots do.
+    pub with_snapshots: bool,
 }
 
 /// A guest that was exported.
@@ -69,6 +74,13 @@ impl Manager {
         let machine = self.machine(name)?;
         let image = storage::load_image(&self.layout, &machine.image)?;
         let runs = self.status(name)? == Status::Running;
+        let kept = match wish.with_snapshots {
+            true => self.snapshots(name)?,
+            false => Vec::new(),
+        };
+        let saved: Vec<&storage::Saved> = kept.iter().map(|one| &one.root).collect();
+        let failed = |source: PackError| archive(format!("export guest {name}"), source);
+        let saved = storage::SavedTrees::of(&self.layout, name, &saved).map_err(failed)?;
         let written = self.written(name).map(serde_json::to_value);
         let guest = PackedGuest {
             name: name.to_string(),
@@ -79,12 +91,13 @@ impl Manager {
                 .and_then(std::result::Result::ok)
                 .unwrap_or_default(),
             ran: runs,
+            snapshot: machine.snapshot,
+            snapshots: packed(kept, &saved.layers),
         };
-        let failed = |source: PackError| archive(format!("export guest {name}"), source);
         let manifest = storage::manifest(
             (&self.layout, name),
             guest,
-            (&image, wish.with_image),
+            (&image, wish.with_image, &saved),
             now_ms(),
         )
         .map_err(failed)?;
@@ -95,6 +108,7 @@ impl Manager {
             packer.image(&image).map_err(failed)?;
         }
         storage::pack_sealed(&mut packer, &self.layout, name).map_err(failed)?;
+        saved.pack(&mut packer).map_err(failed)?;
         fault::point()?;
         let mut held = None;
         if runs {
@@ -114,6 +128,22 @@ impl Manager {
             held,
         })
     }
+}
+
+/// What an archive says of snapshots that are made of these parts.
+fn packed(kept: Vec<Snapshot>, layers: &[Vec<String>]) -> Vec<PackedSnapshot> {
+    let packed = |(one, layers): (Snapshot, &Vec<String>)| PackedSnapshot {
+        name: one.name,
+        created_ms: one.created_ms,
+        comment: one.comment,
+        parent: one.parent,
+        image: one.image,
+        definition: one.definition,
+        automatic: one.automatic,
+        written: serde_json::to_value(one.written).unwrap_or_default(),
+        layers: layers.clone(),
+    };
+    kept.into_iter().zip(layers).map(packed).collect()
 }
 
 /// An error of an archive.

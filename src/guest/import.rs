@@ -28,6 +28,8 @@ pub struct ImportWish {
     pub trust: bool,
     /// What its definition is to say here.
     pub changes: Vec<(KeyPath, Change)>,
+    /// A file that says what the container was that a folder is the root of.
+    pub config: Option<PathBuf>,
     /// What is imported, for messages.
     pub shown: String,
 }
@@ -124,7 +126,12 @@ impl Manager {
             Source::Far(far) => {
                 FarMachine::ask(far).map(|machine| Opened::Newcomer(Box::new(machine)))
             }
-            Source::Folder(path) => Machine::in_folder(&self.layout, &path).map(newcomer),
+            Source::Folder(path) => Machine::in_folder(&self.layout, &path)
+                .and_then(|machine| match &wish.config {
+                    Some(config) => machine.with_config(config),
+                    None => Ok(machine),
+                })
+                .map(newcomer),
         };
         opened.map_err(|source| archive(format!("import {}", wish.shown), source))
     }
@@ -227,8 +234,13 @@ impl Manager {
         };
         let machine = self.enroll(name, &image.image, machine_id)?;
         self.make_root(&planned.guest, &image.image)?;
-        let left_out = storage::receive_own(&self.layout, name, &mut unpacker, progress);
-        let left_out = left_out.map_err(failed)?;
+        let sealed = storage::receive_sealed(&self.layout, name, &mut unpacker);
+        let mut left_out = sealed.map_err(failed)?;
+        let manifest = unpacker.manifest.clone();
+        let kept = self.plan_snapshots(name, planned, (&manifest, &image.image), wish)?;
+        left_out += kept.receive(&mut unpacker, progress).map_err(failed)?;
+        let own = storage::receive_own(&self.layout, name, &mut unpacker, progress);
+        left_out += own.map_err(failed)?;
         unpacker.finish().map_err(failed)?;
         if left_out > 0 {
             let what = "extended attributes that mean something to a host only were left out";
@@ -239,6 +251,7 @@ impl Manager {
         if fresh {
             let boot = self.first_boot_data(&planned.guest, &machine, lease.as_ref())?;
             self.write_first_boot(name, &image.image, &boot)?;
+            self.settle_snapshots(name, &kept, (&manifest, &image.image), &boot)?;
         } else if let Ok(mut there) = serde_json::from_value::<Written>(packed.written) {
             there.address = written.address;
             written = there;

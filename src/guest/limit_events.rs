@@ -253,6 +253,8 @@ impl<'a> LimitEvents<'a> {
                 self.files.look(used, space.files);
             }
             self.look_at_network();
+            // What cannot be told now is told by the next look.
+            let _later = self.manager.look_at_pool(self.name);
         }
         self.looks = self.looks.wrapping_add(1);
     }

@@ -6,7 +6,7 @@
 //! | `store` | a guest's folders, lock, records; what a reboot may forget and what not |
 //! | `ids` | blocks of host ids |
 //! | `life` | the table of verbs and states |
-//! | `export`, `import`, `adopt`, `hold` | a guest as one stream, and from one; held still meanwhile |
+//! | `export`, `import`, `import_saved`, `adopt`, `hold` | a guest as one stream, and from one; held still meanwhile |
 //! | `planned`, `rescue` | what a start would do; with another userspace for its root |
 //! | `create`, `start`, `stop`, `delete`, `change`, `exec` | the verbs |
 //! | `admission`, `capacity`, `peak` | whether the host can keep what guests are guaranteed; what is left of it; the most that was used |
@@ -21,7 +21,7 @@
 //! | `alike_images` | what their images have alike |
 //! | `rebase` | a guest's own layer over a newer image, and back |
 //! | `trash` | deleted guests that can be brought back |
-//! | `snapshot`, `snapshot_diff`, `snapshot_mount`, `schedule` | a guest as it was; snapshots that are taken by the clock |
+//! | `snapshot`, `snapshot_diff`, `snapshot_mount`, `snapshot_tree`, `schedule` | a guest as it was; snapshots that are taken by the clock |
 //! | `files` | single files of a guest, while it runs or not |
 //! | `backup` | a guest into a backup repository and out of one |
 //! | `keeper`, `console` | the small process beside a guest, and its viewers |
@@ -39,7 +39,7 @@
 //! | `account`, `ledger`, `disk_time`, `cores` | what it has used, sent and received, over all its runs; its room on disks over time; how many cores it could use |
 //! | `events` | what happened |
 //! | `disk_room` | what is sold of pools' filesystems, and whether a disk fits |
-//! | `doctor`, `doctor_disk` | what this host can do; disks that are not what was sold |
+//! | `doctor`, `doctor_disk`, `pool_watch` | what this host can do; disks that are not what was sold; pools nearly full |
 //! | `leftover`, `leftover_network` | what commands that died have left, named and removed |
 //!
 //! The kernel is the truth: a guest runs when its first process lives, whatever a file says. A
@@ -94,6 +94,7 @@ pub mod goal_run;
 mod hold;
 mod ids;
 pub mod import;
+mod import_saved;
 mod inside;
 mod inside_load;
 mod inside_look;
@@ -118,6 +119,7 @@ pub mod nics;
 mod peak;
 mod pids_look;
 mod planned;
+pub mod pool_watch;
 mod program;
 mod publish;
 pub mod rebase;
@@ -131,6 +133,7 @@ pub mod shared;
 pub mod snapshot;
 pub mod snapshot_diff;
 pub mod snapshot_mount;
+mod snapshot_tree;
 pub mod split;
 pub mod start;
 pub mod stop;

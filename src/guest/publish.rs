@@ -22,25 +22,34 @@ impl Manager {
         }
     }
 
-    /// Makes an image of a stopped guest, without what makes it this guest, and gives it a name.
+    /// Makes an image of a stopped guest, or of a snapshot of one in whatever state, without what makes
+    /// it this guest, and gives it a name.
     ///
     /// # Errors
-    /// As [`Manager::check_publish`]; its tree cannot be copied; the disk is full.
+    /// As [`Manager::check_publish`]; there is no such snapshot; its tree cannot be copied; the disk is
+    /// full.
     pub fn publish(
         &self,
-        name: &GuestName,
+        (name, snapshot): (&GuestName, Option<&str>),
         image: &ImageName,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Image> {
         let _lock = self.lock(name, "image publish")?;
-        self.check_publish(name)?;
-        self.clean_up(name)?;
-        let machine = self.machine(name)?;
-        let below = storage::load_image(&self.layout, &machine.image)?;
+        let kept = snapshot.map(|kept| self.snapshot(name, kept)).transpose()?;
+        let digest = match &kept {
+            Some(kept) => kept.image.clone(),
+            None => {
+                self.check_publish(name)?;
+                self.clean_up(name)?;
+                self.machine(name)?.image
+            }
+        };
+        let below = storage::load_image(&self.layout, &digest)?;
         storage::check_sound(&below)?;
+        let kept = kept.as_ref().map(|kept| (kept.name.as_str(), &kept.root));
         Ok(storage::publish_guest(
             &self.layout,
-            name,
+            (name, kept),
             &below,
             image,
             progress,

@@ -151,7 +151,7 @@ impl Manager {
             };
             let wish = (&taken.root, quota(&plan.guest));
             fault::point()?;
-            storage::restore_root(&self.layout, name, &plan.new, wish, &arrival.note())
+            storage::restore_root(&self.layout, name, &plan.new, wish, &arrival.note(), None)
                 .map_err(|error| self.root_error(name, error))?;
             // It lies over its new base: what cannot be written down now, the next command writes.
             let _later = self.settle_root(name);
@@ -262,7 +262,7 @@ impl Manager {
             snapshot: wanted.parent.clone(),
             written: self.written_then(name, wanted),
         };
-        self.put_root_back(name, wanted, &arrival)?;
+        self.put_root_back(name, wanted, &arrival, &[])?;
         // It is back; what cannot be written down now, the next command writes.
         let _later = self.settle_root(name);
         Ok(())

@@ -112,18 +112,22 @@ impl Manager {
         let guest = self.define(name, &text)?;
         plan::spec::supported(&guest, &self.facts)?;
         self.check_host_side(&guest)?;
-        if !wish.keep.is_empty() {
-            let old = storage::load_image(&self.layout, &self.machine(name)?.image)?;
-            storage::check_keep(&self.layout, name, &old, &wish.keep).map_err(|error| {
-                GuestError::File {
-                    verb: error.verb,
-                    guest: name.clone(),
-                    path: error.path.display().to_string(),
-                    why: error.source.to_string(),
-                }
-            })?;
-        }
+        self.check_keep(name, &wish.keep)?;
         Ok((text, guest))
+    }
+
+    /// Whether all that is to be kept is in a stopped guest's root.
+    pub(super) fn check_keep(&self, name: &GuestName, keep: &[String]) -> Result<()> {
+        if keep.is_empty() {
+            return Ok(());
+        }
+        let old = storage::load_image(&self.layout, &self.machine(name)?.image)?;
+        storage::check_keep(&self.layout, name, &old, keep).map_err(|error| GuestError::File {
+            verb: error.verb,
+            guest: name.clone(),
+            path: error.path.display().to_string(),
+            why: error.source.to_string(),
+        })
     }
 
     /// A name for a snapshot that is taken for this reason: it tells the minute.

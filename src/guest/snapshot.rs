@@ -58,11 +58,11 @@ pub struct CloneRequest {
 }
 
 impl Manager {
-    fn snapshots_folder(&self, name: &GuestName) -> PathBuf {
+    pub(super) fn snapshots_folder(&self, name: &GuestName) -> PathBuf {
         self.layout.guest(name).join("snapshots")
     }
 
-    fn snapshot_path(&self, name: &GuestName, snapshot: &str) -> PathBuf {
+    pub(super) fn snapshot_path(&self, name: &GuestName, snapshot: &str) -> PathBuf {
         self.snapshots_folder(name).join(format!("{snapshot}.json"))
     }
 
@@ -177,11 +177,18 @@ impl Manager {
         Ok(taken)
     }
 
-    /// Puts a stopped guest's files back to a snapshot, and with `definition` its definition too.
+    /// Puts a stopped guest's files back to a snapshot, but for what is at the paths `keep`, and with
+    /// `definition` its definition too.
     ///
     /// # Errors
-    /// It runs, there is no such snapshot, the disk is full; the guest is then as it was.
-    pub fn restore(&self, name: &GuestName, snapshot: &str, definition: bool) -> Result<()> {
+    /// It runs, there is no such snapshot, what is to be kept is not there, the disk is full; the guest
+    /// is then as it was.
+    pub fn restore(
+        &self,
+        name: &GuestName,
+        snapshot: &str,
+        (definition, keep): (bool, &[String]),
+    ) -> Result<()> {
         let _lock = self.lock(name, "restore")?;
         let wanted = self.snapshot(name, snapshot)?;
         let status = self.status(name)?;
@@ -199,7 +206,9 @@ impl Manager {
             snapshot: Some(snapshot.into()),
             written: self.written_then(name, &wanted),
         };
-        self.go_back(name, &wanted, &arrival)?;
+        self.check_keep(name, keep)?;
+        self.put_root_back(name, &wanted, &arrival, keep)?;
+        self.settle_root(name)?;
         let snapshot = snapshot.to_owned();
         let _lost = self.record(name, EventKind::Restored { snapshot });
         self.drop_unused();
@@ -214,7 +223,7 @@ impl Manager {
         wanted: &Snapshot,
         arrival: &Arrival,
     ) -> Result<()> {
-        self.put_root_back(name, wanted, arrival)?;
+        self.put_root_back(name, wanted, arrival, &[])?;
         self.settle_root(name)
     }
 
@@ -224,6 +233,7 @@ impl Manager {
         name: &GuestName,
         wanted: &Snapshot,
         arrival: &Arrival,
+        keep: &[String],
     ) -> Result<()> {
         let guest = match &arrival.definition {
             Some(text) => self.define(name, text)?,
@@ -232,7 +242,16 @@ impl Manager {
         let image = storage::load_image(&self.layout, &wanted.image)?;
         fault::point()?;
         let wish = (&wanted.root, quota(&guest));
-        storage::restore_root(&self.layout, name, &image, wish, &arrival.note())
+        // What is to be kept lies over the image of now.
+        let now = match keep.is_empty() {
+            true => None,
+            false => Some(storage::load_image(
+                &self.layout,
+                &self.machine(name)?.image,
+            )?),
+        };
+        let keep = now.as_ref().map(|now| (now, keep));
+        storage::restore_root(&self.layout, name, &image, wish, &arrival.note(), keep)
             .map_err(|error| self.root_error(name, error))
     }
 
@@ -277,6 +296,8 @@ impl Manager {
     /// The same without the layers that nothing lists then. Its lock is held.
     pub(super) fn forget(&self, name: &GuestName, gone: &Snapshot) -> Result<()> {
         self.must_not_be_mounted(name, Some(&gone.name))?;
+        // On a full disk the tree has a gap then, and that is all.
+        let _gap = self.close_gap(name, gone);
         let path = self.snapshot_path(name, &gone.name);
         fault::point()?;
         std::fs::remove_file(&path).map_err(KernelError::io("remove", path.display()))?;

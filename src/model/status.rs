@@ -109,6 +109,15 @@ pub enum EventKind {
         #[serde(default)]
         top: Vec<TopProcess>,
     },
+    /// The pool that it lies in is nearly full.
+    PoolNearlyFull {
+        /// Name of the pool.
+        pool: String,
+        /// The part that is used.
+        percent: u64,
+        /// Bytes that are left.
+        free: u64,
+    },
     /// Its credits of CPU time are used up, or it has some again.
     Credits {
         /// Whether it is held to what it earns now.

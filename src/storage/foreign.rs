@@ -17,12 +17,12 @@ use super::pack_format::{MANIFEST, PackError};
 use super::pack_read::Unpacker;
 use super::seed::Seed;
 use super::workshop::Workshop;
-use super::{foreign_incus, foreign_pve};
+use super::{foreign_incus, foreign_lxc, foreign_pve};
 use crate::kernel::fault;
 use crate::model::Layout;
 
 /// Most bytes of what an archive says about its container.
-const CONFIG_MOST: usize = 1 << 20;
+pub(super) const CONFIG_MOST: usize = 1 << 20;
 
 /// What another program's archive says about its container, in words of this one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,8 +33,11 @@ pub struct Told {
     pub settings: Vec<(&'static str, String)>,
     /// What has no word here, or is not taken, and what to do.
     pub notes: Vec<String>,
+    /// The same where this host decides whether it can be: the key, the value, and what to say where it
+    /// cannot.
+    pub wishes: Vec<(&'static str, String, String)>,
     /// The folder of the archive in which the root lies.
-    pub(super) root: &'static str,
+    pub(super) root: String,
     /// First id on the host the archive was made on, where owners are such ids.
     pub(super) shift: u32,
 }
@@ -43,6 +46,28 @@ impl Told {
     /// Adds a setting.
     pub(super) fn set(&mut self, key: &'static str, value: impl Into<String>) {
         self.settings.push((key, value.into()));
+    }
+
+    /// Its address, with or without the length of its network behind it: it stays where a network of this
+    /// host has it free.
+    pub(super) fn address(&mut self, text: &str) {
+        let address = text.split(['/', ' ']).next().unwrap_or(text);
+        let note = format!(
+            "its address was {text:.40}: it has one of this host; --address asks for another"
+        );
+        match address.parse::<std::net::Ipv4Addr>() {
+            Ok(address) => {
+                let address = address.to_string();
+                self.wishes.push(("network.address", address, note));
+            }
+            Err(_) => self.note(note),
+        }
+    }
+
+    /// How large its root was: it stays so where its pool here keeps it to a size.
+    pub(super) fn disk(&mut self, size: &str) {
+        let note = format!("its root was sold {size:.20}: --disk says how large it may be here");
+        self.wishes.push(("disk.size", size.to_owned(), note));
     }
 
     /// Adds a note.
@@ -138,9 +163,15 @@ impl Foreign {
             let path = entry.path.join(&b'/');
             let kind = KINDS.iter().find(|kind| kind.0.as_bytes() == path);
             let Some((file, program, read)) = kind else {
+                if let Some(top) = top_of_lxc(&entry) {
+                    return Self::of_lxc(reader, &top);
+                }
                 // Folders on the way to it.
                 if entry.kind == EntryKind::Folder && entry.path.len() < 3 {
                     continue;
+                }
+                if entry.path.iter().any(|part| part == b"rootfs") {
+                    return Err(PackError::Format(LATE.into()));
                 }
                 return Ok(None);
             };
@@ -157,6 +188,66 @@ impl Foreign {
             }));
         }
         Ok(None)
+    }
+
+    /// The same of what may be a container of LXC, whose `config` comes now.
+    fn of_lxc(mut reader: Reader<Pieces>, top: &str) -> Result<Option<Self>, PackError> {
+        let text = text(&mut reader, "config")?;
+        if !foreign_lxc::is_config(&text) {
+            return Ok(None);
+        }
+        let told = foreign_lxc::container(&text);
+        let told = told.map_err(|why| PackError::Format(format!("config: {why}")))?;
+        reader.limits.shift = told.shift;
+        let name = match told.name.is_empty() {
+            true => top.trim_end_matches('/').to_owned(),
+            false => told.name.clone(),
+        };
+        Ok(Some(Self {
+            reader,
+            program: "LXC",
+            told: Told {
+                name,
+                root: format!("{top}rootfs"),
+                ..told
+            },
+        }))
+    }
+}
+
+/// What to do with an archive whose root comes before what is said about it.
+const LATE: &str = "its rootfs comes before its config: for a container of LXC make it anew with \
+                    `tar --numeric-owner -czf FILE config rootfs`";
+
+/// If this is the `config` of a container of LXC: the folder it lies in, with a slash, or nothing.
+fn top_of_lxc(entry: &Entry) -> Option<String> {
+    let (last, above) = entry.path.split_last()?;
+    if entry.kind != EntryKind::File || last != b"config" {
+        return None;
+    }
+    match above {
+        [] => Some(String::new()),
+        [top] => Some(format!("{}/", std::str::from_utf8(top).ok()?)),
+        _ => None,
+    }
+}
+
+/// What a file on the host says about a container whose root lies beside it: the `config` of LXC, the
+/// `101.conf` of OpenVZ, the `101.conf` of Proxmox.
+pub(super) fn told_by(text: &str) -> Result<Told, String> {
+    let has = |mark: fn(&str) -> bool| text.lines().map(str::trim).any(mark);
+    if foreign_lxc::is_config(text) {
+        return foreign_lxc::container(text);
+    }
+    if has(|line| {
+        let key = line.split_once("=\"").map_or("", |(key, _)| key);
+        !key.is_empty() && key.bytes().all(|b| b.is_ascii_uppercase() || b == b'_')
+    }) {
+        return foreign_pve::private_area(text);
+    }
+    match has(|line| line.starts_with("rootfs:") || line.starts_with("arch:")) {
+        true => foreign_pve::container(text),
+        false => Err("it is no configuration of a container of LXC, OpenVZ or Proxmox".into()),
     }
 }
 
@@ -199,7 +290,7 @@ impl Newcomer for Foreign {
         let done = done.map_err(failed)?;
         if done.entries == 0 {
             return Err(failed(ArchiveError::Entry {
-                entry: self.told.root.into(),
+                entry: self.told.root.clone(),
                 reason: "there is no root file system in it".into(),
             }));
         }

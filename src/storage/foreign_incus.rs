@@ -17,7 +17,7 @@ pub(super) fn container(text: &str) -> Result<Told, String> {
     }
     let mut told = Told {
         name: index.text("name").unwrap_or_default().to_owned(),
-        root: "backup/container/rootfs",
+        root: "backup/container/rootfs".into(),
         ..Told::default()
     };
     if index.get("snapshots").is_some_and(|list| list.len() > 0) {
@@ -83,16 +83,18 @@ fn device(told: &mut Told, name: &str, device: &Yaml) {
     match device.text("type") {
         Some("disk") if device.text("path") == Some("/") => {
             if let Some(size) = device.text("size") {
-                told.note(format!(
-                    "its root was sold {size:.20}: --disk says how large it may be here"
-                ));
+                match bytes(size) {
+                    Some(size) => told.disk(&size),
+                    None => told.lost("size of its root", size),
+                }
             }
         }
         Some("nic") => {
             if let Some(address) = device.text("ipv4.address") {
-                told.note(format!(
-                    "its address was {address:.40}: it has one of this host; --address asks for another"
-                ));
+                told.address(address);
+            }
+            if let Some(address) = device.text("ipv6.address") {
+                told.lost("ipv6.address", address);
             }
         }
         kind => told.note(format!(
@@ -164,7 +166,9 @@ mod tests {
         );
         assert!(told.settings.contains(&("cpu.limit", "2".into())));
         let notes = told.notes.join("\n");
-        for what in ["10.1.2.3", "10GiB", "gpu", "security.nesting", "snapshots"] {
+        let wishes: Vec<&str> = told.wishes.iter().map(|wish| wish.1.as_str()).collect();
+        assert_eq!(wishes, ["10.1.2.3", "10737418240"]);
+        for what in ["gpu", "security.nesting", "snapshots"] {
             assert!(notes.contains(what), "{what}: {notes}");
         }
         assert!(container("type: virtual-machine\n").is_err());

@@ -50,13 +50,12 @@ fn setting(told: &mut Told, key: &str, value: &str) -> Result<(), String> {
         }
         "rootfs" => {
             if let Some(size) = option(value, "size") {
-                told.note(format!(
-                    "its root was sold {size:.20}: --disk says how large it may be here"
-                ));
+                told.disk(size);
             }
         }
         key if is_numbered(key, "net") => interface(told, key, value),
-        "features" | "startup" | "tags" | "cpuunits" | "dev0" => told.lost(key, value),
+        "cpuunits" => told.set("cpu.weight", value),
+        "features" | "startup" | "tags" | "dev0" => told.lost(key, value),
         key if is_numbered(key, "mp") => told.note(format!(
             "{key}: {value:.80}: a volume beside the root, not in the backup's definition here; --mount shows a folder"
         )),
@@ -77,14 +76,15 @@ fn cores(told: &mut Told, value: &str) {
 fn interface(told: &mut Told, key: &str, value: &str) {
     if key != "net0" {
         told.note(format!(
-            "{key}: {value:.80}: a guest has one interface here"
+            "{key}: {value:.80}: not translated; `bulkhead nic add` gives it further interfaces"
         ));
         return;
     }
     if let Some(address) = option(value, "ip").filter(|ip| ip.contains('/')) {
-        told.note(format!(
-            "its address was {address:.40}: it has one of this host; --address asks for another"
-        ));
+        told.address(address);
+    }
+    if let Some(address) = option(value, "ip6").filter(|ip| ip.contains('/')) {
+        told.lost("net0 ip6", address);
     }
     if let Some(rate) = option(value, "rate") {
         told.lost("net0 rate", rate);
@@ -155,18 +155,38 @@ pub(super) fn private_area(text: &str) -> Result<Told, String> {
                     told.set("network.dns", server);
                 }
             }
-            "IP_ADDRESS" => told.note(format!(
-                "its address was {value:.40}: it has one of this host; --address asks for another"
-            )),
-            "DISKSPACE" => told.note(format!(
-                "its disk was {value:.40}: --disk says how large it may be here"
-            )),
+            "IP_ADDRESS" => addresses(&mut told, value),
+            "DISKSPACE" => match disk(limit) {
+                Some(size) => told.disk(&size),
+                None => told.lost(key, value),
+            },
             "CPULIMIT" | "CPUUNITS" | "DISKINODES" | "CAPABILITY" | "FEATURES" | "DEVNODES"
             | "NETIF" | "IOLIMIT" | "IOPSLIMIT" => told.lost(key, value),
             _ => {}
         }
     }
     Ok(told)
+}
+
+/// The first that is IPv4, and the others in words.
+fn addresses(told: &mut Told, list: &str) {
+    let is_v4 = |text: &&str| text.contains('.') && !text.contains(':');
+    let first = list.split_whitespace().find(is_v4);
+    for address in list.split_whitespace() {
+        match Some(address) == first {
+            true => told.address(address),
+            false => told.lost("IP_ADDRESS", address),
+        }
+    }
+}
+
+/// A size of a disk: a number of KiB, or an amount with K, M or G.
+fn disk(text: &str) -> Option<String> {
+    if text.ends_with(['K', 'M', 'G']) {
+        return Some(text.to_owned());
+    }
+    let size: u64 = text.parse().ok()?;
+    (size < 1 << 40).then(|| format!("{size}K"))
 }
 
 /// A number of pages, or an amount with K, M or G; none where it is unlimited.
@@ -210,15 +230,17 @@ mod tests {
                 "description=web: the shop"
             ]
         );
+        let wishes: Vec<(&str, &str)> = told
+            .wishes
+            .iter()
+            .map(|(key, value, _)| (*key, value.as_str()))
+            .collect();
+        assert_eq!(
+            wishes,
+            [("network.address", "192.168.1.5"), ("disk.size", "8G")]
+        );
         let notes = told.notes.join("\n");
-        for what in [
-            "192.168.1.5/24",
-            "8G",
-            "mp0",
-            "nesting",
-            "lxc.apparmor",
-            "snapshots",
-        ] {
+        for what in ["mp0", "nesting", "lxc.apparmor", "snapshots"] {
             assert!(notes.contains(what), "{what}: {notes}");
         }
         assert!(container("arch: arm64\n").is_err());
@@ -228,7 +250,7 @@ mod tests {
     fn a_private_area_of_openvz() {
         let told = private_area(
             "# x\nONBOOT=\"yes\"\nPHYSPAGES=\"0:262144\"\nSWAPPAGES=\"0:512M\"\nNUMPROC=\"200:240\"\n\
-             HOSTNAME=\"db.example.org\"\nIP_ADDRESS=\"10.0.0.7\"\nCPULIMIT=\"50\"\n",
+             HOSTNAME=\"db.example.org\"\nIP_ADDRESS=\"10.0.0.7 2001:db8::7\"\nDISKSPACE=\"2097152:2306867\"\nCPULIMIT=\"50\"\n",
         )
         .unwrap();
         assert_eq!(told.name, "db");
@@ -238,6 +260,8 @@ mod tests {
         );
         assert!(told.settings.contains(&("memory.swap", "512M".into())));
         assert!(told.settings.contains(&("processes", "240".into())));
+        assert_eq!(told.wishes[0].1, "10.0.0.7");
+        assert_eq!(told.wishes[1].1, "2306867K");
         assert_eq!(told.notes.len(), 2);
     }
 }

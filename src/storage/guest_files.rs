@@ -65,7 +65,7 @@ fn list(tree: &Merged, path: &str) -> io::Result<Vec<FileEntry>> {
 }
 
 fn found(entry: Option<FileEntry>) -> io::Result<FileEntry> {
-    entry.ok_or_else(|| io::ErrorKind::NotFound.into())
+    entry.ok_or_else(|| rustix::io::Errno::NOENT.into())
 }
 
 fn look(tree: &Merged, path: &str) -> io::Result<Option<FileEntry>> {

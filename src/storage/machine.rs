@@ -12,7 +12,7 @@ use rustix::fs::{self, FileType};
 
 use super::build::{finish, now_ms};
 use super::dirfd::{FileError, child_dir, cname, file_type, is_file, open_dir};
-use super::foreign::{Newcomer, Told};
+use super::foreign::{CONFIG_MOST, Newcomer, Told, told_by};
 use super::image::{Image, ImageError, Progress};
 use super::import::of_tree;
 use super::machine_find::{Found, Volumes, look_inside, text};
@@ -141,6 +141,24 @@ impl Machine {
         ));
         machine.told = told;
         Ok(machine)
+    }
+
+    /// The same with what a file beside it says about the container that it was.
+    ///
+    /// # Errors
+    /// It cannot be read, or is of no program that is known.
+    pub fn with_config(mut self, path: &Path) -> Result<Self, PackError> {
+        let failed = |why: String| PackError::Newcomer(format!("{}: {why}", path.display()));
+        let text = crate::kernel::file::read_small(path, CONFIG_MOST as u64)
+            .map_err(|error| PackError::Newcomer(error.to_string()))?
+            .ok_or_else(|| failed("it is not there".into()))?;
+        let told = told_by(&String::from_utf8_lossy(&text)).map_err(failed)?;
+        if !told.name.is_empty() {
+            self.told.name = told.name;
+        }
+        self.told.settings = told.settings;
+        self.told.wishes = told.wishes;
+        Ok(self.with_notes(told.notes))
     }
 
     fn with_notes(mut self, notes: Vec<String>) -> Self {

@@ -75,6 +75,7 @@ mod far_machine;
 mod first_boot;
 mod foreign;
 mod foreign_incus;
+mod foreign_lxc;
 mod foreign_pve;
 mod full_copy;
 #[cfg(fuzzing)]
@@ -112,6 +113,7 @@ mod pack;
 mod pack_format;
 mod pack_header;
 mod pack_read;
+mod pack_saved;
 mod pack_sum;
 #[cfg(test)]
 mod pack_tests;
@@ -197,9 +199,11 @@ pub use number_http::number_at;
 pub use oci_http::Trust;
 pub use pack::{
     ReceivedImage, check_image, manifest, pack_own, pack_sealed, receive_image, receive_own,
+    receive_sealed,
 };
-pub use pack_format::{Manifest, PackError, PackedGuest};
+pub use pack_format::{Manifest, PackError, PackedGuest, PackedSnapshot};
 pub use pack_read::Unpacker;
+pub use pack_saved::{SavedPlan, SavedTrees, plan_saved};
 pub use pack_write::{Compression, Packed, Packer};
 pub use place::space_in_use;
 pub use pool::{DEFAULT_POOL, Filesystem, Pool, PoolError, PoolUse, pools};

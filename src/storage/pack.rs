@@ -13,8 +13,11 @@ use super::digest;
 use super::dirfd::{FileError, Owner, child_dir, ensure_private, make_dir, open_dir};
 use super::driver::Driver;
 use super::image::{Image, Progress, load_image, why_unproved};
-use super::pack_format::{FORMAT, Manifest, OWN, PackError, PackedGuest, parts, sealed_part};
+use super::pack_format::{
+    FORMAT, Manifest, OWN, PackError, PackedGuest, WITHOUT_SNAPSHOTS, parts, sealed_part,
+};
 use super::pack_read::Unpacker;
+use super::pack_saved::SavedTrees;
 use super::pack_write::Packer;
 use super::place;
 use super::root;
@@ -29,14 +32,14 @@ use crate::model::{GuestName, Layout};
 pub fn manifest(
     (layout, name): (&Layout, &GuestName),
     guest: PackedGuest,
-    (image, with_image): (&Image, bool),
+    (image, with_image, saved): (&Image, bool, &SavedTrees),
     made_ms: u64,
 ) -> Result<Manifest, PackError> {
-    let sealed = sealed(layout, name)?.len();
+    let others = (sealed(layout, name)?.len(), saved.len());
     Ok(describe(
         guest,
         image,
-        parts(image, with_image, sealed),
+        parts(image, with_image, others),
         made_ms,
     ))
 }
@@ -49,7 +52,10 @@ pub(super) fn describe(
     made_ms: u64,
 ) -> Manifest {
     Manifest {
-        format: FORMAT,
+        format: match guest.snapshots.is_empty() {
+            true => WITHOUT_SNAPSHOTS,
+            false => FORMAT,
+        },
         made_by: concat!("bulkhead ", env!("CARGO_PKG_VERSION")).into(),
         made_ms,
         guest,
@@ -166,7 +172,8 @@ pub fn receive_image(
     check_image(layout, &unpacker.manifest)?;
     let wanted = unpacker.manifest.image.clone();
     let trees: Vec<String> = unpacker.manifest.parts.clone();
-    let trees = trees.iter().filter(|part| !part.starts_with("root/"));
+    let of_guest = |part: &str| part.starts_with("root/") || part.starts_with("snapshot/");
+    let trees = trees.iter().filter(|part| !of_guest(part));
     if let Some(image) = known(layout, &wanted) {
         for part in trees {
             progress(Progress::Phase(format!(
@@ -222,21 +229,23 @@ pub fn receive_own(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<u64, PackError> {
     progress(Progress::Phase("unpacking the guest's own files".into()));
-    let mut left_out = receive_sealed(layout, name, unpacker)?;
     let opened = place::open(layout, name)?;
     let shown = opened.shown.join("upper");
     let upper =
         child_dir(&opened.folder, c"upper").map_err(|e| FileError::new("open", &shown, e))?;
     pause(&shown)?;
-    left_out += unpacker.part(OWN, Some((upper.as_fd(), &shown)))?;
+    let left_out = unpacker.part(OWN, Some((upper.as_fd(), &shown)))?;
     fs::syncfs(&upper).map_err(|e| FileError::new("write to disk", &shown, e))?;
     pause(&shown)?;
     Ok(left_out)
 }
 
-/// Reads the layers that were set aside. Each is listed before it is made, so that it is never
-/// nobody's.
-fn receive_sealed(
+/// Reads the layers of a guest that were set aside into its new root. Each is listed before it is made,
+/// so that it is never nobody's. Gives the number of attributes left out.
+///
+/// # Errors
+/// As [`receive_own`]; the guest's pool holds no layers.
+pub fn receive_sealed(
     layout: &Layout,
     name: &GuestName,
     unpacker: &mut Unpacker,
@@ -269,6 +278,6 @@ fn receive_sealed(
     Ok(left_out)
 }
 
-fn pause(shown: &std::path::Path) -> Result<(), FileError> {
+pub(super) fn pause(shown: &std::path::Path) -> Result<(), FileError> {
     fault::point().map_err(|e| FileError::new("go on with", shown, e.errno))
 }

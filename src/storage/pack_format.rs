@@ -12,9 +12,11 @@ use super::digest::hex;
 use super::dirfd::FileError;
 use super::image::{Image, ImageError};
 
-/// Version of the format that is written. A reader refuses a newer one, and takes the first, in which sums
-/// were SHA-256.
-pub(super) const FORMAT: u32 = 2;
+/// Newest version of the format, which has snapshots; an archive without any is written as of the one
+/// before. A reader refuses a newer one, and takes the first, in which sums were SHA-256.
+pub(super) const FORMAT: u32 = 3;
+/// The version without snapshots.
+pub(super) const WITHOUT_SNAPSHOTS: u32 = 2;
 /// The first member.
 pub(super) const MANIFEST: &str = "bulkhead.json";
 /// The last member.
@@ -56,6 +58,35 @@ pub struct PackedGuest {
     pub written: serde_json::Value,
     /// Whether it ran, and was held still while its files were read.
     pub ran: bool,
+    /// The snapshot that it came from last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<String>,
+    /// Its snapshots, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub snapshots: Vec<PackedSnapshot>,
+}
+
+/// A snapshot in an archive.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PackedSnapshot {
+    /// Its name.
+    pub name: String,
+    /// When it was taken, milliseconds since 1970.
+    pub created_ms: u64,
+    /// Free text.
+    pub comment: String,
+    /// The snapshot that the guest came from then.
+    pub parent: Option<String>,
+    /// Digest of the image below.
+    pub image: String,
+    /// The definition then: a wish as well.
+    pub definition: String,
+    /// Whether it was taken by the clock.
+    pub automatic: bool,
+    /// What was written into its files then.
+    pub written: serde_json::Value,
+    /// Parts that it is made of, the lowest first.
+    pub layers: Vec<String>,
 }
 
 /// The last member: the sums of all that came before.
@@ -88,10 +119,43 @@ impl Manifest {
         sealed.count().saturating_sub(1)
     }
 
+    /// How many trees there are that only snapshots list.
+    pub(super) fn saved(&self) -> usize {
+        let saved = self
+            .parts
+            .iter()
+            .filter(|part| part.starts_with("snapshot/"));
+        saved.count()
+    }
+
     /// Whether the image comes along.
     #[must_use]
     pub fn has_image(&self) -> bool {
-        self.parts.len() > self.sealed() + 1
+        self.parts.len() > self.sealed() + self.saved() + 1
+    }
+
+    /// What is wrong with what it says of snapshots, if anything.
+    pub(super) fn wrong_snapshots(&self) -> Option<String> {
+        let mut names = std::collections::HashSet::new();
+        for one in &self.guest.snapshots {
+            if let Err(why) = crate::define::snapshot_name(&one.name) {
+                return Some(why);
+            }
+            if !names.insert(&one.name) {
+                return Some(format!("snapshot {:?} comes twice", one.name));
+            }
+            let is_layer = |part: &String| {
+                part != OWN
+                    && (part.starts_with("root/") || part.starts_with("snapshot/"))
+                    && self.parts.contains(part)
+            };
+            let layers: std::collections::HashSet<&String> = one.layers.iter().collect();
+            let many = one.layers.len() > super::chain::MOST || layers.len() < one.layers.len();
+            if many || !one.layers.iter().all(is_layer) {
+                return Some(format!("layers of snapshot {:?} are not in it", one.name));
+            }
+        }
+        None
     }
 }
 
@@ -150,8 +214,18 @@ pub(super) fn sealed_part(number: usize) -> String {
     format!("root/{number}")
 }
 
-/// The parts of an archive with this image, of a guest with so many layers set aside.
-pub(super) fn parts(image: &Image, with_image: bool, sealed: usize) -> Vec<String> {
+/// The part with a tree that only snapshots list.
+pub(super) fn saved_part(number: usize) -> String {
+    format!("snapshot/{number}")
+}
+
+/// The parts of an archive with this image, of a guest with so many layers set aside, and so many trees
+/// that only its snapshots list.
+pub(super) fn parts(
+    image: &Image,
+    with_image: bool,
+    (sealed, saved): (usize, usize),
+) -> Vec<String> {
     let mut parts = Vec::new();
     if with_image && image.layers.is_empty() {
         parts.push(image_part(&image.digest));
@@ -165,6 +239,7 @@ pub(super) fn parts(image: &Image, with_image: bool, sealed: usize) -> Vec<Strin
         );
     }
     parts.extend((0..sealed).map(sealed_part));
+    parts.extend((0..saved).map(saved_part));
     parts.push(OWN.to_owned());
     parts
 }

@@ -364,11 +364,15 @@ fn manifest(text: &[u8]) -> Result<Manifest, PackError> {
     let manifest: Manifest = serde_json::from_slice(text).map_err(|e| wrong(e.to_string()))?;
     super::image::check_record(&manifest.image).map_err(wrong)?;
     let (with_image, sealed) = (manifest.has_image(), manifest.sealed());
-    let wanted = super::pack_format::parts(&manifest.image, with_image, sealed);
+    let others = (sealed, manifest.saved());
+    let wanted = super::pack_format::parts(&manifest.image, with_image, others);
     if manifest.parts != wanted || sealed > super::chain::MOST {
         return Err(wrong(
             "its parts are not those of its image and its guest".into(),
         ));
+    }
+    if let Some(why) = manifest.wrong_snapshots() {
+        return Err(wrong(why));
     }
     Ok(manifest)
 }

@@ -10,7 +10,7 @@ use super::dirfd::open_dir;
 use super::foreign::{Opened, open_archive};
 use super::image::Image;
 use super::pack::describe;
-use super::pack_format::{Manifest, OWN, PackError, PackedGuest, parts};
+use super::pack_format::{Manifest, OWN, PackError, PackedGuest, PackedSnapshot, parts};
 use super::pack_header::{headers, own, pad};
 use super::pack_write::{Compression, Packer};
 use super::seed::tests::TempDir;
@@ -29,6 +29,8 @@ fn guest() -> PackedGuest {
         created_ms: 0,
         written: serde_json::Value::Null,
         ran: false,
+        snapshot: None,
+        snapshots: Vec::new(),
     }
 }
 
@@ -40,7 +42,7 @@ fn plain() -> Manifest {
 fn pack(folder: &Path, how: Compression) -> Vec<u8> {
     let mut out = Vec::new();
     let image = image(folder);
-    let parts = parts(&image, true, 0);
+    let parts = parts(&image, true, (0, 0));
     let manifest = describe(guest(), &image, parts, 1_700_000_000_000);
     let mut silent = |_| {};
     let mut packer = Packer::new(&mut out, how, &manifest, &mut silent).unwrap();
@@ -99,6 +101,52 @@ fn a_guest_is_packed_and_unpacked_with_everything() {
         assert_eq!(all(&to.join("root+upper")), all(&from.join("upper")));
         assert_eq!(all(&to.join(image_folder())), all(&from.join("root")));
     }
+}
+
+#[test]
+fn what_is_said_of_snapshots_must_fit_the_parts() {
+    let snapshot = |name: &str, layers: &[&str]| PackedSnapshot {
+        name: name.into(),
+        created_ms: 0,
+        comment: String::new(),
+        parent: None,
+        image: "a1".repeat(32),
+        definition: String::new(),
+        automatic: false,
+        written: serde_json::Value::Null,
+        layers: layers.iter().map(|&layer| layer.to_owned()).collect(),
+    };
+    let wrong = |snapshots: Vec<PackedSnapshot>| {
+        let guest = PackedGuest {
+            snapshots,
+            ..guest()
+        };
+        let parts = parts(&image(Path::new("/")), true, (1, 2));
+        describe(guest, &image(Path::new("/")), parts, 0).wrong_snapshots()
+    };
+    let good = ["root/0", "snapshot/1"];
+    assert_eq!(
+        wrong(vec![snapshot("s1", &good), snapshot("s2", &[])]),
+        None
+    );
+    let many: Vec<String> = (0..61).map(|n| format!("snapshot/{n}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    for (name, layers) in [
+        ("../x", &good[..]),
+        ("s1", &["root/1"]),
+        ("s1", &["snapshot/2"]),
+        ("s1", &["root/upper"]),
+        ("s1", &["snapshot/0", "snapshot/0"]),
+        ("s1", &["bulkhead.json"]),
+        ("s1", &many[..]),
+    ] {
+        assert!(
+            wrong(vec![snapshot(name, layers)]).is_some(),
+            "{name} {layers:?}"
+        );
+    }
+    let twice = vec![snapshot("s1", &good), snapshot("s1", &good)];
+    assert!(wrong(twice).is_some());
 }
 
 /// A small archive that damage is tried on.
@@ -292,7 +340,7 @@ fn what_is_no_archive_of_a_guest_is_told_so() {
         assert!(!error.is_empty());
     }
     let newer = serde_json::to_string(&Manifest {
-        format: 3,
+        format: 4,
         ..plain()
     })
     .unwrap();
@@ -302,7 +350,7 @@ fn what_is_no_archive_of_a_guest_is_told_so() {
     pad(&mut out, newer.len() as u64);
     out.resize(out.len() + 1024, 0);
     let error = unpack(&out, Path::new("/nowhere")).unwrap_err().to_string();
-    assert!(error.contains("its format is 3"), "{error}");
+    assert!(error.contains("its format is 4"), "{error}");
 }
 
 #[test]

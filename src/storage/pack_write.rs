@@ -171,9 +171,19 @@ impl<'a> Packer<'a> {
     /// # Errors
     /// It cannot be read, the stream cannot be written.
     pub fn own(&mut self, shown: &Path, writable: impl std::os::fd::AsFd) -> Result<(), PackError> {
+        self.upper(OWN, shown, writable)
+    }
+
+    /// The same as another part.
+    pub(super) fn upper(
+        &mut self,
+        part: &str,
+        shown: &Path,
+        writable: impl std::os::fd::AsFd,
+    ) -> Result<(), PackError> {
         let upper = super::dirfd::child_dir(writable, c"upper")
             .map_err(|e| FileError::new("open folder", &shown.join("upper"), e))?;
-        self.tree(OWN, shown, upper.as_fd())
+        self.tree(part, shown, upper.as_fd())
     }
 
     /// Ends the archive with its checksums.
@@ -220,7 +230,7 @@ impl<'a> Packer<'a> {
         ended.map_err(PackError::Write)
     }
 
-    fn tree(
+    pub(super) fn tree(
         &mut self,
         part: &str,
         shown: &Path,

@@ -175,7 +175,9 @@ impl Pool {
                 if driver_folder::is_sized(&self.folder(layout)) {
                     return Ok(Driver::Overlay);
                 }
-                sized.ok_or_else(|| self.refused(driver_folder::NO_SIZE))?
+                sized.ok_or_else(|| {
+                    self.refused(driver_folder::NO_SIZE.replace("NAME", &self.name))
+                })?
             }
             (driver, _) => driver,
         };
@@ -223,8 +225,7 @@ impl Pool {
             driver_btrfs::mount_pool(&folder).map_err(|e| FileError::new("mount", &folder, e))?;
         }
         let opened = open_dir(&folder)?;
-        let room = filesystem::space(opened.as_fd())
-            .map_err(|e| FileError::new("measure", &folder, e.errno))?;
+        let room = self.room(layout)?;
         let stat = |e: io::Error| FileError::new("look at", &folder, e);
         let device = rustix::fs::fstat(&opened)
             .map_err(|e| stat(e.into()))?
@@ -238,6 +239,17 @@ impl Pool {
             free: room.free,
             folder,
         })
+    }
+
+    /// How much room there is on what it lies on, which must be mounted.
+    ///
+    /// # Errors
+    /// Its folder cannot be read.
+    pub fn room(&self, layout: &Layout) -> Result<filesystem::Space, PoolError> {
+        let folder = self.folder(layout);
+        let room = filesystem::space(open_dir(&folder)?.as_fd())
+            .map_err(|e| FileError::new("measure", &folder, e.errno))?;
+        Ok(room)
     }
 
     pub(super) fn save(&self, layout: &Layout) -> Result<(), PoolError> {

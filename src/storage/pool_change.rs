@@ -188,7 +188,7 @@ fn pause(roots: &Path) -> Result<(), FileError> {
 /// Whether [`change_pool`] can, without doing it.
 ///
 /// # Errors
-/// It lies in no file.
+/// It lies in no file, or would become smaller.
 pub fn check_change(layout: &Layout, pool: &Pool, size: Option<u64>) -> Result<(), PoolError> {
     let file = driver_btrfs::file_of(&pool.roots(layout));
     if size.is_some() && (pool.driver != Driver::Btrfs || !file.exists()) {
@@ -196,6 +196,13 @@ pub fn check_change(layout: &Layout, pool: &Pool, size: Option<u64>) -> Result<(
             name: pool.name.clone(),
             why: "it does not lie in a file of ours, so it has no size: leave --size out".into(),
         });
+    }
+    let now = std::fs::metadata(&file).map_or(0, |meta| meta.len());
+    if size.is_some_and(|size| size < now) {
+        return Err(pool.refused(format!(
+            "it has {}, and its file only grows: give it more, or leave --size out",
+            Bytes(now)
+        )));
     }
     Ok(())
 }

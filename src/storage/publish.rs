@@ -10,6 +10,7 @@ use super::merged::Merged;
 use super::merged_copy::Copy;
 use super::network_files::HEADER;
 use super::oci_blobs::refused;
+use super::saved::{Saved, merged_of};
 use super::scrub::fate;
 use super::seed::Seed;
 use super::tag::tag_image;
@@ -24,20 +25,24 @@ const NETWORK: [&str; 3] = [
     "etc/network/interfaces",
 ];
 
-/// Makes an image of a guest, which must be stopped and stay so, and gives it a name.
+/// Makes an image of a guest, which must be stopped and stay so, or of what a snapshot of its keeps,
+/// and gives it a name.
 ///
 /// # Errors
 /// Its tree cannot be read, or is deeper than any tree needs to be; the disk is full. Nothing of what
 /// failed is left.
 pub fn publish_guest(
     layout: &Layout,
-    guest: &GuestName,
+    (guest, snapshot): (&GuestName, Option<(&str, &Saved)>),
     below: &Image,
     name: &ImageName,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Image, ImageError> {
     let workshop = Workshop::open(&layout.images(), "publish")?;
-    let tree = Merged::open(layout, guest, below)?;
+    let tree = match snapshot {
+        None => Merged::open(layout, guest, below)?,
+        Some((_, saved)) => merged_of(saved, below)?,
+    };
     let pause = || fault::point().map_err(|e| FileError::new("make", &workshop.shown, e.errno));
     pause()?;
     progress(Progress::Phase(format!("copying guest {guest}")));
@@ -57,7 +62,10 @@ pub fn publish_guest(
     let seed = Seed::open(&workshop.root())?;
     scrub(&tree, &seed)?;
     progress(Progress::Phase("hashing the image".into()));
-    let source = format!("guest {guest}");
+    let source = match snapshot {
+        None => format!("guest {guest}"),
+        Some((snapshot, _)) => format!("guest {guest}, snapshot {snapshot}"),
+    };
     let mut image = of_tree(&seed, source.clone());
     image.mounts = below.mounts.clone();
     image.config = below.config.clone();

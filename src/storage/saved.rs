@@ -10,7 +10,9 @@ use super::chain::{self, Chain};
 use super::chain_fold;
 use super::dirfd::{FileError, open_dir};
 use super::driver::{Driver, Quota};
+use super::merged::Merged;
 use super::place::{self, Place};
+use super::reinstall::keep_all;
 use super::renew::{Renewal, renew};
 use super::root::{self, Begin, Origin, RootError};
 use crate::kernel::random;
@@ -117,7 +119,7 @@ pub fn save_root(
     Ok((Saved::Copy(InPool(copy)), Some(held)))
 }
 
-fn renamed(place: &Place) -> Result<Place, RootError> {
+pub(super) fn renamed(place: &Place) -> Result<Place, FileError> {
     let id = random::hex(8).map_err(|e| FileError::new("name", &place.folder, e.errno))?;
     Ok(Place {
         id,
@@ -153,6 +155,7 @@ fn origin(saved: &Saved, quota: Quota) -> Result<Origin, RootError> {
 }
 
 /// Puts a stopped guest's root back to what was kept; `note` is what becomes true of the guest then.
+/// With `keep` these paths stay as they are now, over the image it lies over now.
 ///
 /// # Errors
 /// As [`super::create_root`]; the root is then as it was.
@@ -162,6 +165,7 @@ pub fn restore_root(
     image: &super::Image,
     (saved, quota): (&Saved, Quota),
     note: &[u8],
+    keep: Option<(&super::Image, &[String])>,
 ) -> Result<(), RootError> {
     let origin = origin(saved, quota)?;
     let renewal = Renewal {
@@ -169,7 +173,14 @@ pub fn restore_root(
         origin: &origin,
         note,
     };
-    renew(layout, name, &renewal, |_| Ok(()))
+    renew(layout, name, &renewal, |folder| match keep {
+        Some((now, paths)) if !paths.is_empty() => Ok(keep_all(
+            &Merged::open(layout, name, now)?,
+            (&Merged::of_root(folder, image)?, folder),
+            paths,
+        )?),
+        _ => Ok(()),
+    })
 }
 
 /// Removes what was kept; layers go when nothing else lists them.
@@ -213,6 +224,23 @@ pub fn trees_of_saved(
     }
     folders.extend(image.lowers());
     Ok((disk, folders))
+}
+
+/// The same put together, to be read only.
+///
+/// # Errors
+/// As [`trees_of_saved`].
+pub(super) fn merged_of(saved: &Saved, image: &super::Image) -> Result<Merged, FileError> {
+    let mut lowers = image.lowers();
+    match saved {
+        Saved::Layers { chain, .. } => {
+            let mut all: Vec<PathBuf> = chain.trees().collect();
+            all.append(&mut lowers);
+            let top = all.remove(0);
+            Ok(Merged::over(open_dir(&top)?, all, &top))
+        }
+        Saved::Copy(InPool(place)) => Merged::of_opened(place.object().open()?, lowers),
+    }
 }
 
 /// What of a snapshot's record is needed here, whatever else it says.

@@ -71,9 +71,15 @@ pub(super) fn fate(path: &[u8], folder: bool) -> Fate {
     let goes = EMPTIED.iter().any(below)
         || among(&OWN, path)
         || (parent == b"etc/ssh" && name.starts_with(b"ssh_host_"))
+        || (parent == b"var/log/journal" && is_machine_id(name))
         || (!folder && FOLDERS_ONLY.iter().any(below))
         || (!folder && among(&HISTORIES, name));
     if goes { Fate::Drop } else { Fate::Keep }
+}
+
+/// Whether it is called as a machine id is: journald's folders are.
+fn is_machine_id(name: &[u8]) -> bool {
+    name.len() == 32 && name.iter().all(u8::is_ascii_hexdigit)
 }
 
 /// Takes all of it out of the root of a guest that never ran. What only its own layer has is removed;
@@ -170,6 +176,12 @@ mod tests {
             ("etc/machine-id", false, false),
             ("var/log/syslog", false, false),
             ("var/log/apt", true, true),
+            ("var/log/journal", true, true),
+            (
+                "var/log/journal/d3676777dfad1cbda38934af488642e6",
+                true,
+                false,
+            ),
             ("var/log/apt/term.log", false, false),
             ("var/mail/root", false, false),
             ("var/mail", true, true),

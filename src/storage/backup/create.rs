@@ -278,11 +278,12 @@ struct Pass<'p, 'a> {
 impl<'p, 'a> Pass<'p, 'a> {
     fn new(backup: &'p mut Backup<'a>, last: Option<&(Tree, u64)>) -> Result<Self> {
         let repository = &*backup.repository;
-        let last = last.map(|(tree, began)| Last::new(repository, tree, *began));
+        // A list that cannot be read any more tells nothing: then all is read again.
+        let last = last.and_then(|(tree, began)| Last::new(repository, tree, *began).ok());
         Ok(Self {
             list: ListWriter::new(repository),
             cutter: Cutter::new(repository.secrets.cut()),
-            last: last.transpose()?,
+            last,
             backup,
             gone: HashMap::new(),
             files: 0,
@@ -317,8 +318,14 @@ impl<'p, 'a> Pass<'p, 'a> {
         let Some(last) = &mut self.last else {
             return Ok(None);
         };
-        let Some(mut entry) = last.at(repository, found.path)? else {
-            return Ok(None);
+        let mut entry = match last.at(repository, found.path) {
+            Ok(Some(entry)) => entry,
+            Ok(None) => return Ok(None),
+            // The rest of it is damaged.
+            Err(_) => {
+                self.last = None;
+                return Ok(None);
+            }
         };
         let same = found.earlier.is_none()
             && last.is_same(&entry, found.stat)

@@ -74,8 +74,13 @@ mod far_list;
 mod far_machine;
 mod first_boot;
 mod foreign;
+mod foreign_find;
+mod foreign_folder;
 mod foreign_incus;
+mod foreign_lxc;
+mod foreign_openvz;
 mod foreign_pve;
+mod foreign_words;
 #[cfg(fuzzing)]
 pub mod fuzzed;
 mod guest_files;
@@ -174,7 +179,9 @@ pub use first_boot::{
     BootNic, FirstBoot, FirstBootError, Stale, first_boot, forget_nics, hosts_of, update_hosts,
     update_network, update_stale,
 };
-pub use foreign::{Newcomer, Opened, Told, open_archive};
+pub use foreign::{Newcomer, Opened, Told, open_archive, open_archive_file};
+pub use foreign_folder::config_file;
+pub use foreign_words::Card;
 pub use guest_files::guest_file;
 pub use image::{
     Image, ImageError, Leftover, Progress, images, leftovers, load_image, remove_image,

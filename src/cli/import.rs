@@ -13,6 +13,7 @@ use super::fault::{FAILED, Fault, Result};
 use super::progress::Teller;
 use super::render::{Format, safe, safe_lines};
 use super::settings;
+use crate::guest::GuestError;
 use crate::guest::import::{ImportWish, Imported, Source};
 use crate::kernel::interrupt;
 use crate::model::GuestName;
@@ -28,7 +29,7 @@ pub(super) const IMPORT: Verb = Verb {
                     .value_name("FILE")
                     .required_unless_present_any(["from", "ssh"])
                     .value_parser(value_parser!(PathBuf))
-                    .help("Archive that `export` wrote, a container's backup of Proxmox, OpenVZ, LXC or Incus, or a machine's disk (raw, qcow2, vmdk, vhd, vhdx, vdi); - is an archive on standard input"),
+                    .help("Archive that `export` wrote, a container's backup of Proxmox, OpenVZ, LXC or Incus or its packed folder, or a machine's disk (raw, qcow2, vmdk, vhd, vhdx, vdi); - is an archive on standard input"),
             )
             .arg(
                 Arg::new("from")
@@ -36,15 +37,15 @@ pub(super) const IMPORT: Verb = Verb {
                     .value_name("FOLDER")
                     .conflicts_with("file")
                     .value_parser(value_parser!(PathBuf))
-                    .help("Root of a machine, in a folder of this host"),
+                    .help("Root of a machine, or a container's folder of LXC or OpenVZ, on this host"),
             )
             .arg(
                 Arg::new("config")
                     .long("config")
                     .value_name("FILE")
-                    .requires("from")
+                    .conflicts_with("ssh")
                     .value_parser(value_parser!(PathBuf))
-                    .help("With --from, the root of a container: what LXC, OpenVZ or Proxmox says about it, such as /etc/vz/conf/101.conf"),
+                    .help("Configuration of the container that FILE or FOLDER is the root of: OpenVZ's 101.conf, LXC's config, Proxmox's 101.conf [default: the one in or beside it]"),
             )
             .args(far_flags())
             .arg(
@@ -62,6 +63,7 @@ pub(super) const IMPORT: Verb = Verb {
                 "trust",
                 "Take a definition that reaches beyond the guest: mounts, devices, the host's network",
             ))
+            .arg(switch("start", "Start it when it is made"))
             .arg(
                 dry_run()
                     .visible_alias("check")
@@ -73,6 +75,7 @@ pub(super) const IMPORT: Verb = Verb {
                  bulkhead import web.tar.zst\n  bulkhead import web.tar.zst --name web2 --fresh \
                  --memory 2G\n  bulkhead import old-server.qcow2 --name shop --check\n  \
                  bulkhead import --from /mnt/old --name shop\n  \
+                 bulkhead import --from /vz/private/101 --start\n  \
                  bulkhead import --ssh root@old --stop 'systemctl stop mysql nginx'",
             )
     },
@@ -124,6 +127,7 @@ struct Made {
     image: String,
     new_image: bool,
     address: Option<std::net::Ipv4Addr>,
+    pid: Option<u32>,
     notes: Vec<String>,
 }
 
@@ -140,24 +144,24 @@ fn import(context: &Context, matches: &ArgMatches) -> Result<u8> {
         fresh: matches.get_flag("fresh"),
         trust: matches.get_flag("trust"),
         changes: settings::changes(matches)?,
-        config: matches.get_one("config").cloned(),
         shown: match path == Path::new("-") {
             true => "standard input".into(),
             false => path.display().to_string(),
         },
     };
     let manager = context.manager()?;
+    let config = matches.get_one::<PathBuf>("config").cloned();
     let source = match (folder, far) {
-        (Some(folder), _) => Source::Folder(folder.clone()),
+        (Some(folder), _) => Source::Folder(folder.clone(), config),
         (None, Some(far)) => Source::Far(far),
-        (None, None) => open(&path)?,
+        (None, None) => open(&path, config)?,
     };
     if matches.get_flag("dry-run") {
         interrupt::catch()?;
         let mut teller = Teller::new(context.quiet);
         let would = manager.check_import(source, &wish, &mut |step| teller.tell(step));
         drop(teller);
-        let would = would.map_err(|error| Fault::from(error).or_interrupted())?;
+        let would = would.map_err(refused)?;
         context.one(&would.guest, |_| safe_lines(&would.definition))?;
         for note in &would.notes {
             context.say(&format!("note: {}", safe(note)));
@@ -167,8 +171,12 @@ fn import(context: &Context, matches: &ArgMatches) -> Result<u8> {
             true => "its root as an image".to_owned(),
             false => format!("image {image:.12}"),
         };
+        let then = match matches.get_flag("start") {
+            true => " and started",
+            false => "",
+        };
         context.say(&format!(
-            "guest {name} would be made over {over}; nothing was changed"
+            "guest {name} would be made over {over}{then}; nothing was changed"
         ));
         return Ok(0);
     }
@@ -176,42 +184,79 @@ fn import(context: &Context, matches: &ArgMatches) -> Result<u8> {
     let mut teller = Teller::new(context.quiet);
     let done = manager.import(source, &wish, &mut |step| teller.tell(step));
     drop(teller);
-    let done = done.map_err(|error| Fault::from(error).or_interrupted())?;
+    let done = done.map_err(refused)?;
     let lease = manager.leased(&done.guest.name).ok().flatten();
-    let made = Made {
+    let mut made = Made {
         guest: done.guest.name.to_string(),
         image: done.image.clone(),
         new_image: done.new_image,
         address: lease.map(|(_, lease)| lease.address),
+        pid: None,
         notes: done.notes.clone(),
     };
+    let name = &done.guest.name;
+    let started = match matches.get_flag("start") {
+        true => manager
+            .start(name)
+            .map(|started| made.pid = Some(started.pid)),
+        false => Ok(()),
+    };
+    let started = started.map_err(|error| {
+        Fault::from(error).hint(format!(
+            "guest {name} is made; mend it with `bulkhead edit {name}` if need be, then `bulkhead start \
+             {name}` tries again"
+        ))
+    });
     if context.format != Format::Table {
         context.one(&made, |_| String::new())?;
-        return Ok(0);
+        return started.map(|()| 0);
     }
     for note in &made.notes {
         context.say(&format!("note: {}", safe(note)));
     }
     context.done(&in_words(&made, &done))?;
-    Ok(0)
+    started.map(|()| 0)
+}
+
+/// An error, with the way to another name where that is what is in the way.
+fn refused(error: GuestError) -> Fault {
+    let taken = match &error {
+        GuestError::Exists(name) => Some(format!(
+            "--name gives it another name here: --name {name}-2"
+        )),
+        _ => None,
+    };
+    let fault = Fault::from(error).or_interrupted();
+    match taken {
+        Some(hint) => fault.hint(hint),
+        None => fault,
+    }
 }
 
 fn in_words(made: &Made, done: &Imported) -> String {
     let address = made
         .address
         .map_or(String::new(), |a| format!(", address {a}"));
+    let pid = made
+        .pid
+        .map_or(String::new(), |p| format!("; started, process {p}"));
     let came = match made.new_image {
         true => "which came with it",
         false => "which was here",
     };
     format!(
-        "{}: imported over image {:.12}, {came}{address}",
+        "{}: imported over image {:.12}, {came}{address}{pid}",
         made.guest, done.image
     )
 }
 
-fn open(path: &Path) -> Result<Source> {
+fn open(path: &Path, config: Option<PathBuf>) -> Result<Source> {
     if path == Path::new("-") {
+        if config.is_some() {
+            return Err(Fault::usage(
+                "--config goes with a file or a folder: write the archive to a file first",
+            ));
+        }
         if io::stdin().is_terminal() {
             return Err(Fault::usage(
                 "an archive does not come from a terminal: name a file, or use a pipe",
@@ -228,7 +273,12 @@ fn open(path: &Path) -> Result<Source> {
     }
     let mut file = File::open(path).map_err(|error| failed(error.to_string()))?;
     Ok(match is_disk(&mut file) {
+        true if config.is_some() => {
+            return Err(Fault::usage(
+                "--config goes with a container's root: a disk is a machine's",
+            ));
+        }
         true => Source::Disk(file, path.to_owned()),
-        false => Source::Stream(Box::new(file)),
+        false => Source::Archive(file, config),
     })
 }

@@ -2,6 +2,7 @@
 //! says of itself becomes a definition as far as there are words for it, and the rest is told. It stays
 //! who it was (machine id, SSH host keys, accounts); its name and network files are written anew.
 
+use super::adopt_fit::{Fit, TRIED};
 use super::error::{GuestError, Result};
 use super::import::{ImportWish, Imported};
 use super::manager::{Manager, now_ms};
@@ -23,7 +24,7 @@ impl Manager {
         let mut notes = vec![newcomer.what()];
         notes.extend(told.notes.iter().cloned());
         let mut definition = String::new();
-        for key in KEYS {
+        for key in KEYS.iter().filter(|key| !TRIED.contains(&key.path)) {
             let values = told.settings.iter().filter(|(path, _)| *path == key.path);
             let mut values: Vec<&String> = values.map(|(_, value)| value).collect();
             if !key.repeats() && values.len() > 1 {
@@ -32,29 +33,28 @@ impl Manager {
             if values.is_empty() {
                 continue;
             }
-            match self.with_key(&name, &definition, key, &values) {
-                Ok(text) => definition = text,
-                Err(error) => {
-                    let why = super::view::chain(&error);
-                    notes.push(format!("{} is not taken: {why}", key.path));
-                }
-            }
-        }
-        for (path, value, note) in &told.wishes {
-            // Said by whoever imports it, it is theirs.
-            let said = |(key, _): &(KeyPath, define::Change)| key.key.path == *path;
-            if wish.changes.iter().any(said) {
+            if let Ok(text) = self.with_key(&name, &definition, key, &values) {
+                definition = text;
                 continue;
             }
-            match self.with_wish(&name, &definition, (path, value), wish) {
-                Ok(text) => {
-                    definition = text;
-                    notes.push(format!("{path}: {value:.40}: as it was"));
+            // One of them is wrong: those are told, the others taken.
+            let mut good: Vec<&String> = Vec::new();
+            for value in values {
+                good.push(value);
+                if let Err(error) = self.with_key(&name, &definition, key, &good) {
+                    good.pop();
+                    let why = super::view::chain(&error);
+                    notes.push(format!("{} = {value:.80} is not taken: {why}", key.path));
                 }
-                Err(_) => notes.push(note.clone()),
+            }
+            if !good.is_empty() {
+                definition = self.with_key(&name, &definition, key, &good)?;
             }
         }
         let definition = define::edit(&definition, &wish.changes)?;
+        let mut fit = Fit::new(self, &name, wish, definition, notes);
+        fit.all(told)?;
+        let (definition, notes) = (fit.text, fit.notes);
         let guest = self.check_wanted(&name, &definition)?;
         Ok(Imported {
             guest,
@@ -74,20 +74,8 @@ impl Manager {
         values: &[&String],
     ) -> Result<String> {
         let text = define::edit(text, &key.changes(values)?)?;
-        self.define(name, &text)?;
-        Ok(text)
-    }
-
-    /// The same with what this host may not have, or not do.
-    fn with_wish(
-        &self,
-        name: &GuestName,
-        text: &str,
-        (path, value): (&str, &str),
-        wish: &ImportWish,
-    ) -> Result<String> {
-        let text = define::edit(text, &KeyPath::parse(path)?.key.changes(&[value])?)?;
-        self.check_wanted(name, &define::edit(&text, &wish.changes)?)?;
+        let guest = self.define(name, &text)?;
+        crate::plan::spec::supported(&guest, &self.facts)?;
         Ok(text)
     }
 

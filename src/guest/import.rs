@@ -28,20 +28,20 @@ pub struct ImportWish {
     pub trust: bool,
     /// What its definition is to say here.
     pub changes: Vec<(KeyPath, Change)>,
-    /// A file that says what the container was that a folder is the root of.
-    pub config: Option<PathBuf>,
     /// What is imported, for messages.
     pub shown: String,
 }
 
 /// Where a guest is imported from.
 pub enum Source {
-    /// An archive.
+    /// An archive that is read once.
     Stream(Box<dyn Read + Send>),
+    /// An archive in a file, and a configuration that lies beside it.
+    Archive(File, Option<PathBuf>),
     /// The disk of a machine, and its path for messages.
     Disk(File, PathBuf),
-    /// The root of a machine, in a folder of this host.
-    Folder(PathBuf),
+    /// The root of a machine, in a folder of this host, and a configuration that lies beside it.
+    Folder(PathBuf, Option<PathBuf>),
     /// A machine elsewhere.
     Far(Far),
 }
@@ -120,18 +120,19 @@ impl Manager {
         let newcomer = |machine: Machine| Opened::Newcomer(Box::new(machine));
         let opened = match source {
             Source::Stream(input) => storage::open_archive(input),
+            Source::Archive(file, config) => {
+                let config = config.map(|path| storage::config_file(&path)).transpose();
+                config.and_then(|config| storage::open_archive_file(file, config))
+            }
             Source::Disk(file, path) => {
                 Machine::on_disk(&self.layout, file, &path, progress).map(newcomer)
             }
             Source::Far(far) => {
                 FarMachine::ask(far).map(|machine| Opened::Newcomer(Box::new(machine)))
             }
-            Source::Folder(path) => Machine::in_folder(&self.layout, &path)
-                .and_then(|machine| match &wish.config {
-                    Some(config) => machine.with_config(config),
-                    None => Ok(machine),
-                })
-                .map(newcomer),
+            Source::Folder(path, config) => {
+                Machine::in_folder(&self.layout, &path, config.as_deref()).map(newcomer)
+            }
         };
         opened.map_err(|source| archive(format!("import {}", wish.shown), source))
     }

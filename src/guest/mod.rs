@@ -49,6 +49,7 @@
 pub mod account;
 mod admission;
 mod adopt;
+mod adopt_fit;
 mod alike;
 mod alike_images;
 pub mod allowance;

@@ -19,6 +19,8 @@ pub(super) struct Limits {
     pub(super) path: usize,
     /// Taken off every owner that is not below it: archives of shifted containers.
     pub(super) shift: u32,
+    /// Whether owners are not looked at, for who looks for one file only.
+    pub(super) any_owner: bool,
 }
 
 impl Default for Limits {
@@ -30,6 +32,7 @@ impl Default for Limits {
             depth: 512,
             path: 4095,
             shift: 0,
+            any_owner: false,
         }
     }
 }

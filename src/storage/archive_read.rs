@@ -330,7 +330,11 @@ impl<R: Read> Reader<R> {
             None => self.number(field, what)?,
         };
         let shift = u64::from(self.limits.shift);
-        let inside = if id >= shift { id - shift } else { id };
+        let inside = match id.checked_sub(shift) {
+            _ if self.limits.any_owner => 0,
+            Some(inside) => inside,
+            None => id,
+        };
         u32::try_from(inside)
             .ok()
             .filter(|id| *id < crate::model::ID_BLOCK)

@@ -35,6 +35,7 @@ const LIMITS: Limits = Limits {
     depth: 512,
     path: 4095,
     shift: 0,
+    any_owner: false,
 };
 /// Most bytes of the names that a second pass compares with.
 const NAMES_MOST: usize = 512 << 20;

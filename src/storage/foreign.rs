@@ -1,28 +1,30 @@
-//! Archives of containers of other programs: seen by their first member, what they say about the
-//! container translated as far as there is a word for it here (`foreign_pve`, `foreign_incus`), and
-//! their root made an image.
+//! Archives of containers of other programs: what they are is found (`foreign_find`), what they say about
+//! the container translated as far as there is a word for it here (`foreign_pve`, `foreign_incus`,
+//! `foreign_lxc`, `foreign_openvz`), and their root made an image.
 
 use std::io::Read;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use super::archive_entry::{ArchiveError, Entry, EntryKind, Limits};
+use super::archive_entry::{ArchiveError, Limits};
 use super::archive_read::Reader;
 use super::archive_stream::{Pieces, decompress_aside};
 use super::build::finish;
 use super::dirfd::FileError;
 use super::extract::extract_from;
+use super::foreign_find::{Found, FromStart, Root, find, root_in};
+use super::foreign_words::Card;
 use super::image::{Image, ImageError, Progress};
 use super::import::of_tree;
 use super::pack_format::{MANIFEST, PackError};
 use super::pack_read::Unpacker;
 use super::seed::Seed;
 use super::workshop::Workshop;
-use super::{foreign_incus, foreign_lxc, foreign_pve};
 use crate::kernel::fault;
 use crate::model::Layout;
 
-/// Most bytes of what an archive says about its container.
-pub(super) const CONFIG_MOST: usize = 1 << 20;
+/// Most notes on what is not translated: a file of nothing but such lines is not printed whole.
+const NOTES_MOST: usize = 500;
 
 /// What another program's archive says about its container, in words of this one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,13 +33,12 @@ pub struct Told {
     pub name: String,
     /// Keys of a definition and their values, as on a command line.
     pub settings: Vec<(&'static str, String)>,
+    /// Its interfaces, the first one first.
+    pub cards: Vec<Card>,
     /// What has no word here, or is not taken, and what to do.
     pub notes: Vec<String>,
-    /// The same where this host decides whether it can be: the key, the value, and what to say where it
-    /// cannot.
-    pub wishes: Vec<(&'static str, String, String)>,
     /// The folder of the archive in which the root lies.
-    pub(super) root: String,
+    pub(super) root: Root,
     /// First id on the host the archive was made on, where owners are such ids.
     pub(super) shift: u32,
 }
@@ -48,31 +49,38 @@ impl Told {
         self.settings.push((key, value.into()));
     }
 
-    /// Its address, with or without the length of its network behind it: it stays where a network of this
-    /// host has it free.
-    pub(super) fn address(&mut self, text: &str) {
-        let address = text.split(['/', ' ']).next().unwrap_or(text);
-        let note = format!(
-            "its address was {text:.40}: it has one of this host; --address asks for another"
-        );
-        match address.parse::<std::net::Ipv4Addr>() {
-            Ok(address) => {
-                let address = address.to_string();
-                self.wishes.push(("network.address", address, note));
-            }
-            Err(_) => self.note(note),
+    /// Adds a note.
+    pub(super) fn note(&mut self, text: impl Into<String>) {
+        match self.notes.len() {
+            0..NOTES_MOST => self.notes.push(text.into()),
+            NOTES_MOST => self.notes.push("and more, which is not listed".into()),
+            _ => {}
         }
     }
 
-    /// How large its root was: it stays so where its pool here keeps it to a size.
-    pub(super) fn disk(&mut self, size: &str) {
-        let note = format!("its root was sold {size:.20}: --disk says how large it may be here");
-        self.wishes.push(("disk.size", size.to_owned(), note));
+    /// Takes over what a configuration beside a root says.
+    pub(super) fn follow(&mut self, mut config: Self) {
+        if !config.name.is_empty() {
+            self.name = config.name;
+        }
+        self.settings.append(&mut config.settings);
+        self.cards.append(&mut config.cards);
+        for note in config.notes {
+            self.note(note);
+        }
     }
 
-    /// Adds a note.
-    pub(super) fn note(&mut self, text: impl Into<String>) {
-        self.notes.push(text.into());
+    /// Sets what could be translated, or notes that it could not.
+    pub(super) fn set_or_lost(
+        &mut self,
+        key: &'static str,
+        translated: Option<String>,
+        (theirs, value): (&str, &str),
+    ) {
+        match translated {
+            Some(value) => self.set(key, value),
+            None => self.lost(theirs, value),
+        }
     }
 
     /// Adds a note on a setting that is not translated.
@@ -124,130 +132,116 @@ pub enum Opened {
 /// # Errors
 /// It is damaged, or none that is known.
 pub fn open_archive(input: Box<dyn Read + Send>) -> Result<Opened, PackError> {
-    let unreadable = |source| {
-        let entry = "(none)".into();
-        PackError::from(ArchiveError::Read { entry, source })
-    };
+    open(input, None)
+}
+
+fn open(input: Box<dyn Read + Send>, again: Option<Again<'_>>) -> Result<Opened, PackError> {
     let mut input = decompress_aside(input).map_err(unreadable)?;
     let name = input.peek(MANIFEST.len() + 1).map_err(unreadable)?;
     if name.strip_suffix(&[0]) == Some(MANIFEST.as_bytes()) {
         return Ok(Opened::Guest(Box::new(Unpacker::open(input)?)));
     }
-    match Foreign::open(input)? {
+    match Foreign::open(input, again)? {
         Some(foreign) => Ok(Opened::Newcomer(Box::new(foreign))),
         None => Err(PackError::Format(format!(
-            "it begins neither with {MANIFEST} nor as a backup of Proxmox, OpenVZ, LXC or Incus does; \
-             nor is it a machine's disk; for a plain root file system use `bulkhead create --template tar`"
+            "it begins neither with {MANIFEST} nor as a backup of Proxmox, OpenVZ or Incus does; it is no folder \
+             of LXC (config, rootfs/) and no machine's disk; a private area of OpenVZ needs --config with its \
+             101.conf; for a plain root file system use `bulkhead create --template tar`"
         ))),
     }
 }
 
-/// What an archive says about its container, read.
-type Translate = fn(&str) -> Result<Told, String>;
-
-/// What begins an archive of a container: the member, and whose it is.
-const KINDS: &[(&str, &str, Translate)] = &[
-    ("etc/vzdump/pct.conf", "Proxmox", foreign_pve::container),
-    ("etc/vzdump/vps.conf", "OpenVZ", foreign_pve::private_area),
-    ("backup/index.yaml", "Incus", foreign_incus::container),
-];
-
-impl Foreign {
-    /// Reads the beginning of an archive; `None` if it is of none of these programs.
-    ///
-    /// # Errors
-    /// It is damaged, or its container cannot be a guest.
-    fn open(input: Pieces) -> Result<Option<Self>, PackError> {
-        let mut reader = Reader::new(input, Limits::default());
-        while let Some(entry) = reader.next()? {
-            let path = entry.path.join(&b'/');
-            let kind = KINDS.iter().find(|kind| kind.0.as_bytes() == path);
-            let Some((file, program, read)) = kind else {
-                if let Some(top) = top_of_lxc(&entry) {
-                    return Self::of_lxc(reader, &top);
-                }
-                // Folders on the way to it.
-                if entry.kind == EntryKind::Folder && entry.path.len() < 3 {
-                    continue;
-                }
-                if entry.path.iter().any(|part| part == b"rootfs") {
-                    return Err(PackError::Format(LATE.into()));
-                }
-                return Ok(None);
-            };
-            if entry.kind != EntryKind::File {
-                return Err(PackError::Format(format!("{file} is no file")));
-            }
-            let text = text(&mut reader, file)?;
-            let told = read(&text).map_err(|why| PackError::Format(format!("{file}: {why}")))?;
-            reader.limits.shift = told.shift;
-            return Ok(Some(Self {
+/// The same of a file of this host, in which what says whose container it is may lie anywhere. With a
+/// configuration that lies beside it, any archive of a root will do.
+///
+/// # Errors
+/// It is damaged, or none that is known.
+pub fn open_archive_file(
+    file: std::fs::File,
+    config: Option<(&'static str, Told)>,
+) -> Result<Opened, PackError> {
+    let seekable = file.metadata().is_ok_and(|meta| meta.is_file());
+    match (seekable, config) {
+        (false, None) => open_archive(Box::new(file)),
+        (false, Some((program, told))) => {
+            let reader = reader(Box::new(file), told.shift)?;
+            Ok(Opened::Newcomer(Box::new(Foreign {
                 reader,
                 program,
                 told,
-            }));
+            })))
         }
-        Ok(None)
+        (true, config) => open_seekable(&Arc::new(file), config),
     }
+}
 
-    /// The same of what may be a container of LXC, whose `config` comes now.
-    fn of_lxc(mut reader: Reader<Pieces>, top: &str) -> Result<Option<Self>, PackError> {
-        let text = text(&mut reader, "config")?;
-        if !foreign_lxc::is_config(&text) {
+fn open_seekable(
+    file: &Arc<std::fs::File>,
+    config: Option<(&'static str, Told)>,
+) -> Result<Opened, PackError> {
+    let start = || FromStart::of(file);
+    if let Some((program, mut told)) = config {
+        let mut look = reader(start(), 0)?;
+        look.limits.any_owner = true;
+        told.root = root_in(&mut look)?;
+        let reader = reader(start(), told.shift)?;
+        return Ok(Opened::Newcomer(Box::new(Foreign {
+            reader,
+            program,
+            told,
+        })));
+    }
+    open(start(), Some(&|| start()))
+}
+
+/// A reader of an archive whose owners are shifted.
+fn reader(input: Box<dyn Read + Send>, shift: u32) -> Result<Reader<Pieces>, PackError> {
+    let input = decompress_aside(input).map_err(unreadable)?;
+    let limits = Limits {
+        shift,
+        ..Limits::default()
+    };
+    Ok(Reader::new(input, limits))
+}
+
+fn unreadable(source: std::io::Error) -> PackError {
+    let entry = "(none)".into();
+    PackError::from(ArchiveError::Read { entry, source })
+}
+
+/// Gives an archive from its beginning once more.
+type Again<'a> = &'a dyn Fn() -> Box<FromStart>;
+
+impl Foreign {
+    /// Finds what an archive is; `None` if it is of none of these programs.
+    ///
+    /// # Errors
+    /// It is damaged, or its container cannot be a guest.
+    fn open(input: Pieces, again: Option<Again<'_>>) -> Result<Option<Self>, PackError> {
+        let mut look = Reader::new(input, Limits::default());
+        // Owners are not known until the configuration says how they are shifted.
+        look.limits.any_owner = true;
+        let Some(Found {
+            program,
+            told,
+            gone_by,
+        }) = find(&mut look, again.is_some())?
+        else {
             return Ok(None);
-        }
-        let told = foreign_lxc::container(&text);
-        let told = told.map_err(|why| PackError::Format(format!("config: {why}")))?;
-        reader.limits.shift = told.shift;
-        let name = match told.name.is_empty() {
-            true => top.trim_end_matches('/').to_owned(),
-            false => told.name.clone(),
+        };
+        let reader = match again {
+            Some(again) if gone_by => reader(again(), told.shift)?,
+            _ => {
+                look.limits.any_owner = false;
+                look.limits.shift = told.shift;
+                look
+            }
         };
         Ok(Some(Self {
             reader,
-            program: "LXC",
-            told: Told {
-                name,
-                root: format!("{top}rootfs"),
-                ..told
-            },
+            program,
+            told,
         }))
-    }
-}
-
-/// What to do with an archive whose root comes before what is said about it.
-const LATE: &str = "its rootfs comes before its config: for a container of LXC make it anew with \
-                    `tar --numeric-owner -czf FILE config rootfs`";
-
-/// If this is the `config` of a container of LXC: the folder it lies in, with a slash, or nothing.
-fn top_of_lxc(entry: &Entry) -> Option<String> {
-    let (last, above) = entry.path.split_last()?;
-    if entry.kind != EntryKind::File || last != b"config" {
-        return None;
-    }
-    match above {
-        [] => Some(String::new()),
-        [top] => Some(format!("{}/", std::str::from_utf8(top).ok()?)),
-        _ => None,
-    }
-}
-
-/// What a file on the host says about a container whose root lies beside it: the `config` of LXC, the
-/// `101.conf` of OpenVZ, the `101.conf` of Proxmox.
-pub(super) fn told_by(text: &str) -> Result<Told, String> {
-    let has = |mark: fn(&str) -> bool| text.lines().map(str::trim).any(mark);
-    if foreign_lxc::is_config(text) {
-        return foreign_lxc::container(text);
-    }
-    if has(|line| {
-        let key = line.split_once("=\"").map_or("", |(key, _)| key);
-        !key.is_empty() && key.bytes().all(|b| b.is_ascii_uppercase() || b == b'_')
-    }) {
-        return foreign_pve::private_area(text);
-    }
-    match has(|line| line.starts_with("rootfs:") || line.starts_with("arch:")) {
-        true => foreign_pve::container(text),
-        false => Err("it is no configuration of a container of LXC, OpenVZ or Proxmox".into()),
     }
 }
 
@@ -278,19 +272,13 @@ impl Newcomer for Foreign {
         let root = workshop.root();
         fault::point().map_err(|e| FileError::new("fill", &root, e.errno))?;
         let seed = Seed::open(&root)?;
-        let top: Vec<Vec<u8>> = self
-            .told
-            .root
-            .split('/')
-            .filter(|part| !part.is_empty())
-            .map(|part| part.as_bytes().to_vec())
-            .collect();
         let fd = super::dirfd::open_dir(&root)?;
-        let done = extract_from(&fd, &mut self.reader, |entry| inside(entry, &top));
+        let told = &self.told;
+        let done = extract_from(&fd, &mut self.reader, |entry| told.root.inside(entry));
         let done = done.map_err(failed)?;
         if done.entries == 0 {
             return Err(failed(ArchiveError::Entry {
-                entry: self.told.root.clone(),
+                entry: self.told.root.shown(),
                 reason: "there is no root file system in it".into(),
             }));
         }
@@ -309,39 +297,4 @@ impl Newcomer for Foreign {
         );
         Ok((finish(layout, workshop, &seed, image)?, notes))
     }
-}
-
-/// Makes an entry one of the root, if it lies in the root's folder. Configuration that lies in the
-/// root itself stays behind.
-fn inside(entry: &mut Entry, top: &[Vec<u8>]) -> bool {
-    if !entry.path.starts_with(top) {
-        return false;
-    }
-    entry.path.drain(..top.len());
-    if entry.kind == EntryKind::HardLink {
-        let parts = entry.link.split(|b| *b == b'/');
-        let parts: Vec<&[u8]> = parts.filter(|part| !matches!(*part, b"" | b".")).collect();
-        let below = parts.get(top.len()..).unwrap_or_default();
-        entry.link = below.join(&b'/');
-    }
-    !entry
-        .path
-        .starts_with(&[b"etc".to_vec(), b"vzdump".to_vec()])
-}
-
-/// The current entry as text.
-fn text(reader: &mut Reader<Pieces>, file: &str) -> Result<String, PackError> {
-    let mut data = Vec::new();
-    let mut buffer = [0; 16 << 10];
-    loop {
-        let n = reader.read_data(&mut buffer)?;
-        if n == 0 {
-            break;
-        }
-        data.extend_from_slice(&buffer[..n]);
-        if data.len() > CONFIG_MOST {
-            return Err(PackError::Format(format!("{file} has more than 1 MiB")));
-        }
-    }
-    String::from_utf8(data).map_err(|_| PackError::Format(format!("{file} is no text")))
 }

@@ -1,12 +1,14 @@
-//! What a container's backup of Proxmox VE (`etc/vzdump/pct.conf`, see pct.conf(5)) and one of
-//! OpenVZ (`etc/vzdump/vps.conf`, see ctid.conf(5)) say, in words of this program.
+//! What a container's backup of Proxmox VE (`etc/vzdump/pct.conf`, see pct.conf(5)) says, in words of this
+//! program.
 
 use super::foreign::Told;
+use super::foreign_words::{self as words, Card};
 
 /// Lines `key: value` up to the first section, which would be a snapshot.
 pub(super) fn container(text: &str) -> Result<Told, String> {
     let mut told = Told::default();
     let mut description = Vec::new();
+    let mut cpus = Vec::new();
     for line in text.lines().map(str::trim) {
         if line.starts_with('[') {
             told.note("its snapshots are not in the backup".to_owned());
@@ -16,10 +18,16 @@ pub(super) fn container(text: &str) -> Result<Told, String> {
             description.push(plain(comment));
             continue;
         }
-        let Some((key, value)) = line.split_once(':') else {
-            continue;
-        };
-        setting(&mut told, key.trim(), value.trim())?;
+        match line.split_once(':') {
+            Some((key, value)) => setting(&mut told, &mut cpus, key.trim(), value.trim())?,
+            None if line.is_empty() => {}
+            None => told.lost("a line", line),
+        }
+    }
+    // CPUs that it sees, and CPUs' time that it gets: the smaller one is its limit.
+    if let Some(least) = cpus.into_iter().min() {
+        let limit = words::cpus(least, 1_000_000);
+        told.set_or_lost("cpu.limit", limit, ("cpulimit", &least.to_string()));
     }
     let description = description.join(" ");
     if !description.is_empty() {
@@ -28,21 +36,41 @@ pub(super) fn container(text: &str) -> Result<Told, String> {
     Ok(told)
 }
 
-fn setting(told: &mut Told, key: &str, value: &str) -> Result<(), String> {
+fn setting(told: &mut Told, cpus: &mut Vec<u64>, key: &str, value: &str) -> Result<(), String> {
+    let whole = || value.bytes().all(|b| b.is_ascii_digit()) && !value.is_empty();
     match key {
         "arch" if !matches!(value, "amd64" | "i386") => {
-            return Err(format!("its programs are for {value:?}, this host runs amd64 and i386"));
+            return Err(format!("its programs are for {value:.80?}, this host runs amd64 and i386"));
         }
         "hostname" => {
             value.clone_into(&mut told.name);
             told.set("hostname", value);
         }
-        "memory" => told.set("memory.limit", format!("{value}M")),
-        "swap" => told.set("memory.swap", format!("{value}M")),
-        "cpulimit" if value != "0" => told.set("cpu.limit", value),
-        "cores" => cores(told, value),
+        "memory" if whole() && value != "0" => told.set("memory.limit", format!("{value}M")),
+        "swap" if whole() => told.set("memory.swap", format!("{value}M")),
+        "cpulimit" | "cores" => match words::millionths(value) {
+            Some(0) => {}
+            Some(number) => cpus.push(number),
+            None => told.lost(key, value),
+        },
+        "cpuunits" => {
+            // Up to that they are weights as they are here; shares of older hosts go on beyond.
+            let weight = match value.parse() {
+                Ok(1..=10_000_u32) => Some(value.to_owned()),
+                _ => words::weight(value, 1024),
+            };
+            told.set_or_lost("cpu.weight", weight, (key, value));
+        }
         "onboot" if value == "1" => told.set("autostart.enabled", "true"),
-        "searchdomain" => told.set("domain", value),
+        "protection" if value == "1" => told.set("protect", "true"),
+        "startup" => startup(told, value),
+        "features" => features(told, value),
+        "timezone" if value != "host" => told.set("timezone", value),
+        "searchdomain" => {
+            if let Some(domain) = value.split([' ', ',']).find(|s| !s.is_empty()) {
+                told.set("domain", domain);
+            }
+        }
         "nameserver" => {
             for server in value.split([' ', ',']).filter(|s| !s.is_empty()) {
                 told.set("network.dns", server);
@@ -50,48 +78,76 @@ fn setting(told: &mut Told, key: &str, value: &str) -> Result<(), String> {
         }
         "rootfs" => {
             if let Some(size) = option(value, "size") {
-                told.disk(size);
+                told.set("disk.size", size);
             }
         }
         key if is_numbered(key, "net") => interface(told, key, value),
-        "cpuunits" => told.set("cpu.weight", value),
-        "features" | "startup" | "tags" | "dev0" => told.lost(key, value),
         key if is_numbered(key, "mp") => told.note(format!(
             "{key}: {value:.80}: a volume beside the root, not in the backup's definition here; --mount shows a folder"
         )),
-        key if key.starts_with("lxc.") || is_numbered(key, "unused") => told.lost(key, value),
         // What is so here anyway, or means something to Proxmox only.
-        _ => {}
+        "arch" | "ostype" | "unprivileged" | "onboot" | "protection" | "console" | "tty" | "cmode" | "digest"
+        | "lock" | "template" | "parent" | "snaptime" | "timezone" => {}
+        _ => told.lost(key, value),
     }
     Ok(())
 }
 
-/// `cores` are CPUs it sees; `cpulimit`, where it is there, is the limit.
-fn cores(told: &mut Told, value: &str) {
-    if told.settings.iter().all(|(key, _)| *key != "cpu.limit") {
-        told.set("cpu.limit", value);
+/// `order=1,up=30,down=60`: lower orders start earlier, those without one last.
+fn startup(told: &mut Told, value: &str) {
+    for part in value.split(',').filter(|part| !part.is_empty()) {
+        match part.split_once('=').unwrap_or(("order", part)) {
+            ("order", order) => {
+                let priority = words::priority_of_order(order);
+                told.set_or_lost("autostart.priority", priority, ("startup", part));
+            }
+            ("down", seconds) if seconds.parse::<u32>().is_ok() => {
+                told.set("init.stop_timeout", format!("{seconds}s"));
+            }
+            _ => told.lost("startup", part),
+        }
+    }
+}
+
+fn features(told: &mut Told, value: &str) {
+    for part in value.split(',').filter(|part| !part.is_empty()) {
+        match part {
+            "nesting=1" => told.set("security.nesting", "true"),
+            // Those are allowed to whoever has user namespaces, or are off.
+            "keyctl=1" => {}
+            part if part.ends_with("=0") => {}
+            _ => told.lost("features", part),
+        }
     }
 }
 
 fn interface(told: &mut Told, key: &str, value: &str) {
-    if key != "net0" {
-        told.note(format!(
-            "{key}: {value:.80}: not translated; `bulkhead nic add` gives it further interfaces"
-        ));
-        return;
-    }
-    if let Some(address) = option(value, "ip").filter(|ip| ip.contains('/')) {
-        told.address(address);
-    }
-    if let Some(address) = option(value, "ip6").filter(|ip| ip.contains('/')) {
-        told.lost("net0 ip6", address);
-    }
+    let own = |name: &str| option(value, name).map(str::to_owned);
+    let mut card = Card {
+        name: own("name"),
+        address: option(value, "ip").and_then(words::bare_address),
+        address6: option(value, "ip6").and_then(words::bare_address),
+        gateway: own("gw"),
+        mac: own("hwaddr"),
+        network: own("bridge"),
+        ..Card::new(key)
+    };
+    // Megabytes a second, each way.
     if let Some(rate) = option(value, "rate") {
-        told.lost("net0 rate", rate);
+        let bits = words::millionths(rate).and_then(|number| number.checked_mul(8));
+        match bits.and_then(words::rate) {
+            Some(rate) => (card.rate_in, card.rate_out) = (Some(rate.clone()), Some(rate)),
+            None => told.lost(key, &format!("rate={rate}")),
+        }
     }
-    if option(value, "tag").is_some() {
-        told.note("net0: its VLAN is not translated".to_owned());
+    for part in value.split(',') {
+        let name = part.split('=').next().unwrap_or(part);
+        // Its VLAN, its own size of packets, and what only a bridge there has.
+        if matches!(name, "tag" | "trunks" | "mtu" | "link_down") {
+            told.lost(key, part);
+        }
     }
+    told.cards.push(card);
 }
 
 /// The value of `name=` in a list with commas.
@@ -122,85 +178,10 @@ fn plain(comment: &str) -> String {
     text + left
 }
 
-/// Lines `KEY="value"`; limits are `barrier:limit`, or one number, in pages of 4 KiB.
-pub(super) fn private_area(text: &str) -> Result<Told, String> {
-    let mut told = Told::default();
-    for line in text
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.starts_with('#'))
-    {
-        let Some((key, value)) = line.split_once('=') else {
-            continue;
-        };
-        let value = value.trim_matches('"');
-        let limit = value.rsplit(':').next().unwrap_or(value);
-        match key {
-            "HOSTNAME" => {
-                let name = value.split('.').next().unwrap_or(value);
-                name.clone_into(&mut told.name);
-                told.set("hostname", name);
-            }
-            "PHYSPAGES" | "SWAPPAGES" => match bytes_of_pages(limit) {
-                Some(bytes) if key == "PHYSPAGES" => told.set("memory.limit", bytes),
-                Some(bytes) => told.set("memory.swap", bytes),
-                None => told.lost(key, value),
-            },
-            "CPUS" => told.set("cpu.limit", value),
-            "NUMPROC" if limit.parse::<u32>().is_ok_and(|n| n > 0) => told.set("processes", limit),
-            "ONBOOT" if value == "yes" => told.set("autostart.enabled", "true"),
-            "SEARCHDOMAIN" => told.set("domain", value.split(' ').next().unwrap_or(value)),
-            "NAMESERVER" => {
-                for server in value.split_whitespace() {
-                    told.set("network.dns", server);
-                }
-            }
-            "IP_ADDRESS" => addresses(&mut told, value),
-            "DISKSPACE" => match disk(limit) {
-                Some(size) => told.disk(&size),
-                None => told.lost(key, value),
-            },
-            "CPULIMIT" | "CPUUNITS" | "DISKINODES" | "CAPABILITY" | "FEATURES" | "DEVNODES"
-            | "NETIF" | "IOLIMIT" | "IOPSLIMIT" => told.lost(key, value),
-            _ => {}
-        }
-    }
-    Ok(told)
-}
-
-/// The first that is IPv4, and the others in words.
-fn addresses(told: &mut Told, list: &str) {
-    let is_v4 = |text: &&str| text.contains('.') && !text.contains(':');
-    let first = list.split_whitespace().find(is_v4);
-    for address in list.split_whitespace() {
-        match Some(address) == first {
-            true => told.address(address),
-            false => told.lost("IP_ADDRESS", address),
-        }
-    }
-}
-
-/// A size of a disk: a number of KiB, or an amount with K, M or G.
-fn disk(text: &str) -> Option<String> {
-    if text.ends_with(['K', 'M', 'G']) {
-        return Some(text.to_owned());
-    }
-    let size: u64 = text.parse().ok()?;
-    (size < 1 << 40).then(|| format!("{size}K"))
-}
-
-/// A number of pages, or an amount with K, M or G; none where it is unlimited.
-fn bytes_of_pages(text: &str) -> Option<String> {
-    if text.ends_with(['K', 'M', 'G']) {
-        return Some(text.to_owned());
-    }
-    let pages: u64 = text.parse().ok()?;
-    (pages < 1 << 40).then(|| (pages * 4096).to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn a_container_of_proxmox() {
@@ -220,48 +201,79 @@ mod tests {
         assert_eq!(
             settings,
             [
-                "cpu.limit=2",
                 "hostname=shop",
                 "memory.limit=512M",
                 "memory.swap=256M",
                 "autostart.enabled=true",
+                "disk.size=8G",
                 "network.dns=1.1.1.1",
                 "network.dns=9.9.9.9",
+                "security.nesting=true",
+                "cpu.limit=2.00",
                 "description=web: the shop"
             ]
         );
-        let wishes: Vec<(&str, &str)> = told
-            .wishes
-            .iter()
-            .map(|(key, value, _)| (*key, value.as_str()))
-            .collect();
-        assert_eq!(
-            wishes,
-            [("network.address", "192.168.1.5"), ("disk.size", "8G")]
-        );
+        assert_eq!(told.cards[0].address.as_deref(), Some("192.168.1.5"));
         let notes = told.notes.join("\n");
-        for what in ["mp0", "nesting", "lxc.apparmor", "snapshots"] {
+        for what in ["mp0", "lxc.apparmor", "snapshots"] {
             assert!(notes.contains(what), "{what}: {notes}");
         }
         assert!(container("arch: arm64\n").is_err());
     }
 
     #[test]
-    fn a_private_area_of_openvz() {
-        let told = private_area(
-            "# x\nONBOOT=\"yes\"\nPHYSPAGES=\"0:262144\"\nSWAPPAGES=\"0:512M\"\nNUMPROC=\"200:240\"\n\
-             HOSTNAME=\"db.example.org\"\nIP_ADDRESS=\"10.0.0.7 2001:db8::7\"\nDISKSPACE=\"2097152:2306867\"\nCPULIMIT=\"50\"\n",
+    fn cards_and_what_is_wrong_with_them() {
+        let told = container(
+            "net0: name=eth0,bridge=vmbr0,gw=10.0.0.1,hwaddr=BC:24:11:AA:00:01,ip=10.0.0.5/24,ip6=auto,rate=12.5\n\
+             net1: name=lan,bridge=vmbr1,ip=dhcp,tag=7,rate=x\nnet2: junk\nmemory: 0\nswap: -1\ncpuunits: 500001\n\
+             cpulimit: 99999999999999999999\nstartup: order=3,up=10,down=60\nstrange line\nfeatures: nesting=1,fuse=1\n",
         )
         .unwrap();
-        assert_eq!(told.name, "db");
-        assert!(
-            told.settings
-                .contains(&("memory.limit", "1073741824".into()))
+        let card = &told.cards[0];
+        assert_eq!(card.address.as_deref(), Some("10.0.0.5"));
+        assert_eq!(
+            (card.address6.as_deref(), card.gateway.as_deref()),
+            (None, Some("10.0.0.1"))
         );
-        assert!(told.settings.contains(&("memory.swap", "512M".into())));
-        assert!(told.settings.contains(&("processes", "240".into())));
-        assert_eq!(told.wishes[0].1, "10.0.0.7");
-        assert_eq!(told.wishes[1].1, "2306867K");
-        assert_eq!(told.notes.len(), 2);
+        assert_eq!(card.rate_in.as_deref(), Some("100000kbit"));
+        assert_eq!(told.cards.len(), 3);
+        assert_eq!(told.cards[1].name.as_deref(), Some("lan"));
+        for set in [
+            ("cpu.weight", "10000"),
+            ("autostart.priority", "997"),
+            ("init.stop_timeout", "60s"),
+            ("security.nesting", "true"),
+        ] {
+            let has = told
+                .settings
+                .iter()
+                .any(|(key, value)| (*key, value.as_str()) == set);
+            assert!(has, "{set:?}: {:?}", told.settings);
+        }
+        let notes = told.notes.join("\n");
+        for what in [
+            "tag=7",
+            "rate=x",
+            "memory: 0",
+            "swap: -1",
+            "cpulimit",
+            "up=10",
+            "strange line",
+            "fuse=1",
+        ] {
+            assert!(notes.contains(what), "{what}: {notes}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_ends(text in "((net0|startup|features|cpulimit|cpuunits|rootfs|#)[:=]? ?[-a-z0-9:.,=/%]{0,30}\n){0,6}") {
+            let _told = container(&text);
+        }
+
+        #[test]
+        fn any_bytes_end(text: String) {
+            let _told = container(&text);
+        }
     }
 }

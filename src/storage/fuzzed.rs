@@ -11,8 +11,8 @@ use super::dirfd::open_dir;
 use super::foreign::{Opened, open_archive};
 use super::partition::{Bytes, partitions};
 use super::{
-    extract, foreign_incus, foreign_pve, oci_config, oci_manifest, oci_token, plain_yaml,
-    stream_index,
+    extract, foreign_incus, foreign_lxc, foreign_openvz, foreign_pve, oci_config, oci_manifest,
+    oci_token, plain_yaml, stream_index,
 };
 
 /// Most bytes that one input may become.
@@ -101,7 +101,8 @@ pub fn metadata(data: &[u8]) {
         6 => drop(plain_yaml::parse(&text)),
         7 => {
             let _told = foreign_pve::container(&text);
-            let _told = foreign_pve::private_area(&text);
+            let _told = foreign_openvz::container(&text);
+            let _told = foreign_lxc::container(&text);
         }
         8 => {
             let _told = foreign_incus::container(&text);

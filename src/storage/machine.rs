@@ -5,14 +5,15 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{self, FileType};
 
 use super::build::{finish, now_ms};
 use super::dirfd::{FileError, child_dir, cname, file_type, is_file, open_dir};
-use super::foreign::{CONFIG_MOST, Newcomer, Told, told_by};
+use super::foreign::{Newcomer, Told};
+use super::foreign_folder;
 use super::image::{Image, ImageError, Progress};
 use super::import::of_tree;
 use super::machine_find::{Found, Volumes, look_inside, text};
@@ -38,6 +39,8 @@ pub struct Machine {
     others: Vec<(String, OwnedFd)>,
     /// Where this program's images are, if that is below the root.
     images: Option<String>,
+    /// Taken off every owner that is not below it: a container's ids lie so on the host it was on.
+    shift: u32,
     /// Keeps the volumes mounted.
     _volumes: Option<Volumes>,
 }
@@ -72,18 +75,27 @@ impl Machine {
         let stem = shown.file_stem().unwrap_or_default();
         let what = format!("{place} of a disk ({})", volumes.format());
         let name = stem.to_string_lossy().into_owned();
-        let machine = Self::of((root, None), others, what, name, Some(volumes))?;
+        let machine = Self::of((root, None, 0), others, what, name, Some(volumes))?;
         Ok(machine.with_notes(notes))
     }
 
-    /// The Linux in a folder of this host. What is mounted below it stays out.
+    /// The Linux in a folder of this host. What is mounted below it stays out. If it was a container's, what
+    /// that had is in the configuration in or beside it, or in `config`.
     ///
     /// # Errors
-    /// It is no folder, or there is no Linux in it.
-    pub fn in_folder(layout: &Layout, path: &Path) -> Result<Self, PackError> {
+    /// It is no folder, there is no Linux in it, or the configuration cannot be taken.
+    pub fn in_folder(
+        layout: &Layout,
+        path: &Path,
+        config: Option<&Path>,
+    ) -> Result<Self, PackError> {
         let failed = |error: crate::kernel::KernelError| PackError::Newcomer(error.to_string());
+        let beside = foreign_folder::look(path, config)?;
         // A view of this one mount: below its mount points there is what they hide.
-        let root = mount::clone_tree(path, false).map_err(failed)?;
+        let root = match beside.as_ref().and_then(|beside| beside.root.as_ref()) {
+            Some(root) => mount::clone_tree_fd(root.as_fd(), false, "rootfs").map_err(failed)?,
+            None => mount::clone_tree(path, false).map_err(failed)?,
+        };
         let root = fs::openat(
             &root,
             c".",
@@ -102,12 +114,19 @@ impl Machine {
             let below = images.strip_prefix(top).ok()?;
             Some(below.to_str()?.to_owned())
         });
-        let machine = Self::of((root, images), Vec::new(), what, name, None)?;
-        Ok(machine.with_notes(vec!["what is mounted below the folder is not taken".into()]))
+        let shift = beside.as_ref().map_or(0, |beside| beside.told.shift);
+        let machine = Self::of((root, images, shift), Vec::new(), what, name, None)?;
+        let mut machine =
+            machine.with_notes(vec!["what is mounted below the folder is not taken".into()]);
+        if let Some(beside) = beside {
+            machine.what = format!("it was a container of {}: {}", beside.program, machine.what);
+            machine.told.follow(beside.told);
+        }
+        Ok(machine)
     }
 
     fn of(
-        (root, images): (OwnedFd, Option<String>),
+        (root, images, shift): (OwnedFd, Option<String>, u32),
         others: Vec<(String, OwnedFd)>,
         from: String,
         name: String,
@@ -125,6 +144,7 @@ impl Machine {
             root,
             others,
             images,
+            shift,
             _volumes: volumes,
         };
         let survey = machine.survey()?;
@@ -141,24 +161,6 @@ impl Machine {
         ));
         machine.told = told;
         Ok(machine)
-    }
-
-    /// The same with what a file beside it says about the container that it was.
-    ///
-    /// # Errors
-    /// It cannot be read, or is of no program that is known.
-    pub fn with_config(mut self, path: &Path) -> Result<Self, PackError> {
-        let failed = |why: String| PackError::Newcomer(format!("{}: {why}", path.display()));
-        let text = crate::kernel::file::read_small(path, CONFIG_MOST as u64)
-            .map_err(|error| PackError::Newcomer(error.to_string()))?
-            .ok_or_else(|| failed("it is not there".into()))?;
-        let told = told_by(&String::from_utf8_lossy(&text)).map_err(failed)?;
-        if !told.name.is_empty() {
-            self.told.name = told.name;
-        }
-        self.told.settings = told.settings;
-        self.told.wishes = told.wishes;
-        Ok(self.with_notes(told.notes))
     }
 
     fn with_notes(mut self, notes: Vec<String>) -> Self {
@@ -206,7 +208,8 @@ impl Machine {
                     _ => found.files += 1,
                 }
                 found.bytes += size;
-                if met.stat.st_uid >= ID_BLOCK || met.stat.st_gid >= ID_BLOCK {
+                let above = |id: u32| id.checked_sub(self.shift).unwrap_or(id) >= ID_BLOCK;
+                if above(met.stat.st_uid) || above(met.stat.st_gid) {
                     foreign.get_or_insert_with(|| super::archive_entry::shown(path));
                 }
                 Ok(())
@@ -250,13 +253,16 @@ impl Machine {
             let from = tree.try_clone().map_err(at)?;
             let from = Merged::over(from, Vec::new(), Path::new(shown));
             let from = from.top().map_err(at)?;
-            Copy::new(&into, &fate).all(&from).map_err(|error| {
-                let path = Path::new(shown).join(place).join(&error.path);
-                match error.source.raw_os_error() {
-                    Some(_) => FileError::new("copy", &path, error.source).into(),
-                    None => refused(path.display().to_string(), error.source.to_string()),
-                }
-            })?;
+            Copy::new(&into, &fate)
+                .shifted(self.shift)
+                .all(&from)
+                .map_err(|error| {
+                    let path = Path::new(shown).join(place).join(&error.path);
+                    match error.source.raw_os_error() {
+                        Some(_) => FileError::new("copy", &path, error.source).into(),
+                        None => refused(path.display().to_string(), error.source.to_string()),
+                    }
+                })?;
         }
         Ok(())
     }

@@ -34,6 +34,8 @@ pub(super) struct Copy<'a> {
     /// Where to.
     into: &'a OwnedFd,
     fate: &'a dyn Fn(&[u8], bool) -> Fate,
+    /// Taken off every owner that is not below it.
+    shift: u32,
     /// Where a file with several names was put first, by device and inode.
     linked: HashMap<(u64, u64), Vec<u8>>,
 }
@@ -51,8 +53,21 @@ impl<'a> Copy<'a> {
         Self {
             into,
             fate,
+            shift: 0,
             linked: HashMap::new(),
         }
+    }
+
+    /// The same, with owners that are so much above what they are inside.
+    pub(super) fn shifted(self, shift: u32) -> Self {
+        Self { shift, ..self }
+    }
+
+    /// What a file's owners are in the copy.
+    fn owned(&self, mut stat: Stat) -> Stat {
+        let inside = |id: u32| id.checked_sub(self.shift).unwrap_or(id);
+        (stat.st_uid, stat.st_gid) = (inside(stat.st_uid), inside(stat.st_gid));
+        stat
     }
 
     /// Copies all of a merged folder.
@@ -63,7 +78,7 @@ impl<'a> Copy<'a> {
         let stat = top.top().map(fs::fstat).transpose();
         let stat = stat.map_err(|e| failed(b"", e.into()))?;
         match stat {
-            Some(stat) => finish(&into, &stat).map_err(|e| failed(b"", e)),
+            Some(stat) => finish(&into, &self.owned(stat)).map_err(|e| failed(b"", e)),
             None => Ok(()),
         }
     }
@@ -125,7 +140,7 @@ impl<'a> Copy<'a> {
                 let stat = self.link_stat(from, name).map_err(at)?;
                 let target = cname(target).map_err(at)?;
                 fs::symlinkat(&*target, into, &**name).map_err(|e| at(e.into()))?;
-                finish_link(into, name, &stat).map_err(at)
+                finish_link(into, name, &self.owned(stat)).map_err(at)
             }
             Entry::Folder(folder) => {
                 let made = make_dir(into, name, Owner::root(0o700)).map_err(|e| at(e.into()))?;
@@ -134,11 +149,14 @@ impl<'a> Copy<'a> {
                 let Some(top) = folder.top() else {
                     return Ok(());
                 };
-                let stat = fs::fstat(top).map_err(|e| at(e.into()))?;
+                let stat = self.owned(fs::fstat(top).map_err(|e| at(e.into()))?);
                 copy_attributes(top, &made, is_harmless).map_err(at)?;
                 finish(&made, &stat).map_err(at)
             }
-            Entry::File { dir, stat } => self.file(&dir, into, name, &stat, path).map_err(at),
+            Entry::File { dir, stat } => {
+                let stat = self.owned(stat);
+                self.file(&dir, into, name, &stat, path).map_err(at)
+            }
         }
     }
 

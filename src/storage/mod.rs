@@ -74,9 +74,13 @@ mod far_list;
 mod far_machine;
 mod first_boot;
 mod foreign;
+mod foreign_find;
+mod foreign_folder;
 mod foreign_incus;
 mod foreign_lxc;
+mod foreign_openvz;
 mod foreign_pve;
+mod foreign_words;
 mod full_copy;
 #[cfg(fuzzing)]
 pub mod fuzzed;
@@ -179,7 +183,9 @@ pub use first_boot::{
     BootNic, FirstBoot, FirstBootError, Stale, first_boot, forget_nics, hosts_of, update_hosts,
     update_network, update_stale,
 };
-pub use foreign::{Newcomer, Opened, Told, open_archive};
+pub use foreign::{Newcomer, Opened, Told, open_archive, open_archive_file};
+pub use foreign_folder::config_file;
+pub use foreign_words::Card;
 pub use full_copy::{Model, create_root_as};
 pub use gone::Gone;
 pub use guest_files::guest_file;

@@ -25,6 +25,7 @@ const LIMITS: Limits = Limits {
     depth: 1 << 16,
     path: 1 << 20,
     shift: 0,
+    any_owner: false,
 };
 /// Most bytes behind the end mark: tar(1) fills up its last record with zeros.
 const TAIL: u64 = 1 << 20;

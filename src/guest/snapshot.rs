@@ -13,6 +13,7 @@ use super::create::quota;
 use super::error::{GuestError, Result};
 use super::manager::{Manager, RECORD, now_ms};
 use super::reinstall::Arrival;
+use super::snapshot_deadline::Stay;
 use super::store::{Machine, Written};
 use crate::define::{self, Change, KeyPath};
 use crate::kernel::{KernelError, fault, file};
@@ -39,6 +40,9 @@ pub struct Snapshot {
     /// Whether it was taken by the clock: only such a one is removed by it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub automatic: bool,
+    /// Until when it is kept, milliseconds since 1970; `None` for as long as nobody removes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until_ms: Option<u64>,
     /// What was written into the root then; `None` in a record from before this was kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) written: Option<Written>,
@@ -58,7 +62,7 @@ impl Manager {
         self.layout.guest(name).join("snapshots")
     }
 
-    fn snapshot_path(&self, name: &GuestName, snapshot: &str) -> PathBuf {
+    pub(super) fn snapshot_path(&self, name: &GuestName, snapshot: &str) -> PathBuf {
         self.snapshots_folder(name).join(format!("{snapshot}.json"))
     }
 
@@ -123,7 +127,7 @@ impl Manager {
     ) -> Result<Snapshot> {
         let _lock = self.lock(name, "snapshot")?;
         let runs = self.must_be_whole(name)?;
-        self.keep(name, snapshot, (comment, false), runs)
+        self.keep(name, snapshot, (comment, Stay::Always), runs)
     }
 
     /// The same of a guest that is whole, by a person or by the clock. Its lock is held.
@@ -131,7 +135,7 @@ impl Manager {
         &self,
         name: &GuestName,
         snapshot: &str,
-        (comment, automatic): (&str, bool),
+        (comment, stay): (&str, Stay),
         runs: bool,
     ) -> Result<Snapshot> {
         if self.snapshots(name)?.iter().any(|one| one.name == snapshot) {
@@ -154,7 +158,11 @@ impl Manager {
             image: machine.image.clone(),
             definition,
             root,
-            automatic,
+            automatic: stay == Stay::ByRule,
+            until_ms: match stay {
+                Stay::Until(until) => Some(until),
+                _ => None,
+            },
             written: self.written(name),
         };
         let text = serde_json::to_vec_pretty(&taken).unwrap_or_default();
@@ -173,11 +181,18 @@ impl Manager {
         Ok(taken)
     }
 
-    /// Puts a stopped guest's files back to a snapshot, and with `definition` its definition too.
+    /// Puts a stopped guest's files back to a snapshot, and with `definition` its definition too. What
+    /// is at the paths of `keep` stays as it is now.
     ///
     /// # Errors
-    /// It runs, there is no such snapshot, the disk is full; the guest is then as it was.
-    pub fn restore(&self, name: &GuestName, snapshot: &str, definition: bool) -> Result<()> {
+    /// It runs, there is no such snapshot, what is to be kept is not there, the disk is full; the
+    /// guest is then as it was.
+    pub fn restore(
+        &self,
+        name: &GuestName,
+        snapshot: &str,
+        (definition, keep): (bool, &[String]),
+    ) -> Result<()> {
         let _lock = self.lock(name, "restore")?;
         let wanted = self.snapshot(name, snapshot)?;
         let status = self.status(name)?;
@@ -190,12 +205,14 @@ impl Manager {
             });
         }
         self.clean_up(name)?;
+        self.check_keep(name, keep)?;
         let arrival = Arrival {
             definition: definition.then(|| wanted.definition.clone()),
             snapshot: Some(snapshot.into()),
             written: self.written_then(name, &wanted),
         };
-        self.go_back(name, &wanted, &arrival)?;
+        self.put_root_back(name, &wanted, &arrival, keep)?;
+        self.settle_root(name)?;
         let snapshot = snapshot.to_owned();
         let _lost = self.record(name, EventKind::Restored { snapshot });
         self.drop_unused();
@@ -210,16 +227,17 @@ impl Manager {
         wanted: &Snapshot,
         arrival: &Arrival,
     ) -> Result<()> {
-        self.put_root_back(name, wanted, arrival)?;
+        self.put_root_back(name, wanted, arrival, &[])?;
         self.settle_root(name)
     }
 
-    /// The same without writing down what is true then.
+    /// The same without writing down what is true then, and with what is kept of the root of now.
     pub(super) fn put_root_back(
         &self,
         name: &GuestName,
         wanted: &Snapshot,
         arrival: &Arrival,
+        keep: &[String],
     ) -> Result<()> {
         let guest = match &arrival.definition {
             Some(text) => self.define(name, text)?,
@@ -228,7 +246,15 @@ impl Manager {
         let image = storage::load_image(&self.layout, &wanted.image)?;
         fault::point()?;
         let wish = (&wanted.root, quota(&guest));
-        storage::restore_root(&self.layout, name, &image, wish, &arrival.note())
+        let kept = match keep {
+            [] => None,
+            paths => Some((
+                storage::load_image(&self.layout, &self.machine(name)?.image)?,
+                paths,
+            )),
+        };
+        let kept = kept.as_ref().map(|(image, paths)| (image, *paths));
+        storage::restore_root(&self.layout, name, &image, wish, (kept, &arrival.note()))
             .map_err(|error| self.root_error(name, error))
     }
 
@@ -273,6 +299,7 @@ impl Manager {
     /// The same without the layers that nothing lists then. Its lock is held.
     pub(super) fn forget(&self, name: &GuestName, gone: &Snapshot) -> Result<()> {
         self.must_not_be_mounted(name, Some(&gone.name))?;
+        self.close_gap(name, &gone.name)?;
         let path = self.snapshot_path(name, &gone.name);
         fault::point()?;
         std::fs::remove_file(&path).map_err(KernelError::io("remove", path.display()))?;

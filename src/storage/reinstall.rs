@@ -126,17 +126,27 @@ pub fn reinstall_root(
         }
         write_all(&tree, name, new, &boot)?;
         host_keys(&before, &tree)?;
-        for path in wish.keep {
-            let failed = |e: io::Error| FileError::new("keep", Path::new(path), e);
-            fault::point().map_err(|e| failed(e.errno.into()))?;
-            keep(&before, &tree, path)?;
-        }
-        let top = tree.top().map_err(|e| FileError::new("open", folder, e))?;
-        if let Some(upper) = &top.upper {
-            fs::syncfs(upper).map_err(|e| FileError::new("write", folder, e))?;
-        }
-        Ok(())
+        Ok(keep_paths((&before, &tree), folder, wish.keep)?)
     })
+}
+
+/// Copies what is at these paths in the old root into the new one, which lies in `folder`; all that was
+/// written into that is on disk then.
+pub(super) fn keep_paths(
+    (old, new): (&Merged, &Merged),
+    folder: &Path,
+    paths: &[String],
+) -> Result<(), FileError> {
+    for path in paths {
+        let failed = |e: io::Error| FileError::new("keep", Path::new(path), e);
+        fault::point().map_err(|e| failed(e.errno.into()))?;
+        keep(old, new, path)?;
+    }
+    let top = new.top().map_err(|e| FileError::new("open", folder, e))?;
+    if let Some(upper) = &top.upper {
+        fs::syncfs(upper).map_err(|e| FileError::new("write", folder, e))?;
+    }
+    Ok(())
 }
 
 /// The keys by which clients know the server: regular files of the old root, no links.

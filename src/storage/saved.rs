@@ -10,7 +10,9 @@ use super::chain::{self, Chain};
 use super::chain_fold;
 use super::dirfd::{FileError, open_dir};
 use super::driver::{Driver, Quota};
+use super::merged::Merged;
 use super::place::{self, Place};
+use super::reinstall::keep_paths;
 use super::renew::{Renewal, renew};
 use super::root::{self, Begin, Origin, RootError};
 use crate::kernel::random;
@@ -153,15 +155,16 @@ fn origin(saved: &Saved, quota: Quota) -> Result<Origin, RootError> {
 }
 
 /// Puts a stopped guest's root back to what was kept; `note` is what becomes true of the guest then.
+/// With `keep`, the image below its root of now and paths inside it: what is there stays as it is.
 ///
 /// # Errors
-/// As [`super::create_root`]; the root is then as it was.
+/// As [`super::create_root`]; a file cannot be kept. The root is then as it was.
 pub fn restore_root(
     layout: &Layout,
     name: &GuestName,
     image: &super::Image,
     (saved, quota): (&Saved, Quota),
-    note: &[u8],
+    (keep, note): (Option<(&super::Image, &[String])>, &[u8]),
 ) -> Result<(), RootError> {
     let origin = origin(saved, quota)?;
     let renewal = Renewal {
@@ -169,7 +172,14 @@ pub fn restore_root(
         origin: &origin,
         note,
     };
-    renew(layout, name, &renewal, |_| Ok(()))
+    renew(layout, name, &renewal, |folder| match keep {
+        None => Ok(()),
+        Some((now, paths)) => {
+            let tree = Merged::of_root(folder, image)?;
+            let before = Merged::open(layout, name, now)?;
+            Ok(keep_paths((&before, &tree), folder, paths)?)
+        }
+    })
 }
 
 /// Removes what was kept; layers go when nothing else lists them.

@@ -1,5 +1,5 @@
 //! Snapshots as a tree that deleting one does not cut; going back to one with some files as they are
-//! now; those that go at their day.
+//! now; images of one; those that go at their day.
 
 mod life;
 mod support;
@@ -254,6 +254,79 @@ fn back_with_some_files_in_pools_of_copies() {
     }
     for driver in ["btrfs", "image"] {
         in_a_pool(driver, back_with_some);
+    }
+}
+
+/// An image of what a guest was, while it runs and writes on.
+fn published(host: &Bulkhead, flags: &[&str]) {
+    made(host, "w", &[flags, &["--start"]].concat());
+    let journal = "/var/log/journal/0123456789abcdef0123456789abcdef";
+    inside(
+        host,
+        "w",
+        &format!(
+            "echo then >/data; mkdir -p {journal} /root/.ssh; echo x >{journal}/system.journal; \
+             echo k >/root/.ssh/authorized_keys; mkdir -p /srv; mkfifo /srv/p; ln -s /etc/passwd /l; \
+             chmod 4755 /data"
+        ),
+    );
+    host.ok(&["snapshot", "create", "w", "s"]);
+    inside(host, "w", "echo now >/data; echo new >/new");
+    let said = host.fails(&["image", "publish", "w", "--tag", "shop:1"], 4);
+    assert!(said.contains("--snapshot"), "{said}");
+    let publish = ["image", "publish", "w", "--tag", "shop:1", "--snapshot"];
+    host.fails(&[&publish[..], &["t"]].concat(), 3);
+    host.ok(&[&publish[..], &["s", "--dry-run"]].concat());
+    host.fails(&["image", "info", "shop:1"], 5);
+    host.ok(&[&publish[..], &["s"]].concat());
+    assert_eq!(inside(host, "w", "cat /data /new"), "now\nnew");
+    let id = inside(host, "w", "cat /etc/machine-id");
+    host.ok(&["delete", "--force", "w"]);
+    host.ok(&["image", "verify"]);
+    host.ok(&[
+        "create",
+        "v",
+        "--image",
+        "shop:1",
+        "--network",
+        "none",
+        "--start",
+    ]);
+    let seen = inside(
+        host,
+        "v",
+        "cat /data; stat -c %a /data; ls /new /root/.ssh /var/log/journal 2>/dev/null | grep -v -e : -e '^$'; \
+         readlink /l; test -p /srv/p && echo fifo; cat /etc/hostname",
+    );
+    assert_eq!(seen, "then\n4755\n/etc/passwd\nfifo\nv");
+    assert_ne!(inside(host, "v", "cat /etc/machine-id"), id);
+    host.ok(&["delete", "--force", "v"]);
+    host.ok(&["image", "delete", "shop:1"]);
+    nothing_left(host);
+}
+
+#[test]
+fn an_image_of_a_snapshot() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    published(&host, &[]);
+    // Nothing is set aside where nothing was written.
+    made(&host, "w", &[]);
+    host.ok(&["snapshot", "create", "w", "s"]);
+    host.ok(&[
+        "image",
+        "publish",
+        "w",
+        "--snapshot",
+        "s",
+        "--tag",
+        "shop:2",
+    ]);
+    drop(host);
+    for driver in ["btrfs", "image"] {
+        in_a_pool(driver, published);
     }
 }
 

@@ -120,7 +120,7 @@ pub(super) fn pull(context: &Context, matches: &ArgMatches) -> Result<u8> {
 /// `image publish`.
 pub(super) fn publish_command() -> Command {
     Command::new("publish")
-        .about("Make an image of a stopped guest, without its keys, names, logs and addresses")
+        .about("Make an image of a stopped guest, or of a snapshot, without its keys, names, logs and addresses")
         .arg(
             Arg::new("guest")
                 .value_name("GUEST")
@@ -136,6 +136,13 @@ pub(super) fn publish_command() -> Command {
                 .value_parser(value_parser!(PathBuf))
                 .help("Archive of a root to make it of instead, as it is"),
         )
+        .arg(
+            Arg::new("snapshot")
+                .long("snapshot")
+                .value_name("SNAPSHOT")
+                .requires("guest")
+                .help("Make it of this snapshot of the guest, which may run"),
+        )
         .arg(tag().required(true).help("Name of the image"))
         .arg(dry_run())
 }
@@ -145,10 +152,11 @@ pub(super) fn publish(context: &Context, matches: &ArgMatches) -> Result<u8> {
     let manager = context.manager()?;
     let tag: ImageName = required(matches, "tag")?;
     let guest = matches.get_one::<GuestName>("guest");
+    let snapshot = matches.get_one::<String>("snapshot").map(String::as_str);
     let archive = matches.get_one::<PathBuf>("archive");
     if matches.get_flag("dry-run") {
         if let Some(guest) = guest {
-            manager.check_publish(guest)?;
+            manager.check_publish(guest, snapshot)?;
         }
         context.done(&format!("would make the image {tag}"))?;
         return Ok(0);
@@ -157,7 +165,10 @@ pub(super) fn publish(context: &Context, matches: &ArgMatches) -> Result<u8> {
     let mut teller = Teller::new(context.quiet);
     let mut tell = |step| teller.tell(step);
     let made = match (guest, archive) {
-        (Some(guest), _) => manager.publish(guest, &tag, &mut tell).map_err(Fault::from),
+        (Some(guest), _) => {
+            let done = manager.publish(guest, snapshot, &tag, &mut tell);
+            done.map_err(Fault::from)
+        }
         (None, archive) => {
             let wanted = Import {
                 source: archive.cloned().unwrap_or_default(),

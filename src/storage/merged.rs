@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use super::dirfd::{self, FileError, Owner, child_dir, child_file, cname, open_dir, read_limited};
 use super::image::Image;
 use super::merged_folder::{Entry, Folder, Trail, copy_up, entry, new_folder};
+use super::place::Opened;
 use crate::kernel::filesystem::Disk;
 use crate::model::{GuestName, Layout};
 
@@ -51,12 +52,17 @@ impl Merged {
     /// The same of a root that lies in this folder.
     pub(super) fn of_root(root: &Path, image: &Image) -> Result<Self, FileError> {
         let opened = super::place::object_of(root)?.open()?;
+        Self::of_opened(opened, super::root::lowers_of(root, image)?)
+    }
+
+    /// The same of what was opened, over these.
+    pub(super) fn of_opened(opened: Opened, lowers: Vec<PathBuf>) -> Result<Self, FileError> {
         let shown = opened.shown.join("upper");
         let upper =
             child_dir(&opened.folder, c"upper").map_err(|e| FileError::new("open", &shown, e))?;
         Ok(Self {
             upper,
-            lowers: super::root::lowers_of(root, image)?,
+            lowers,
             shown,
             _disk: opened.disk,
         })

@@ -1,4 +1,4 @@
-//! An image from a stopped guest: its layers put together, what makes it this guest taken out. Keys,
+//! An image from a stopped guest, or of what a snapshot keeps of one: its layers put together, what makes it this guest taken out. Keys,
 //! machine id, names, addresses, logs, leases and histories go, the root password is locked; a guest
 //! made from the image gets its own of each.
 
@@ -11,6 +11,7 @@ use super::merged::Merged;
 use super::merged_copy::{Copy, Fate};
 use super::network_files::HEADER;
 use super::oci_blobs::refused;
+use super::saved::{Saved, tree_of_saved};
 use super::seed::Seed;
 use super::tag::tag_image;
 use super::workshop::Workshop;
@@ -45,7 +46,8 @@ const NETWORK: [&str; 3] = [
     "etc/network/interfaces",
 ];
 
-/// Makes an image of a guest, which must be stopped and stay so, and gives it a name.
+/// Makes an image of a guest, which must be stopped and stay so, and gives it a name; with `kept` of
+/// what that has, which must stay.
 ///
 /// # Errors
 /// Its tree cannot be read, or is deeper than any tree needs to be; the disk is full. Nothing of what
@@ -53,12 +55,15 @@ const NETWORK: [&str; 3] = [
 pub fn publish_guest(
     layout: &Layout,
     guest: &GuestName,
-    below: &Image,
+    (below, kept): (&Image, Option<&Saved>),
     name: &ImageName,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Image, ImageError> {
     let workshop = Workshop::open(&layout.images(), "publish")?;
-    let tree = Merged::open(layout, guest, below)?;
+    let tree = match kept {
+        Some(kept) => tree_of_saved(kept, below)?,
+        None => Merged::open(layout, guest, below)?,
+    };
     let pause = || fault::point().map_err(|e| FileError::new("make", &workshop.shown, e.errno));
     pause()?;
     progress(Progress::Phase(format!("copying guest {guest}")));
@@ -106,9 +111,16 @@ fn fate(path: &[u8], folder: bool) -> Fate {
         || OWN.contains(&path)
         || (parent == "etc/ssh" && name.starts_with("ssh_host_"))
         || (below("var/log") && !folder)
+        || (parent == "var/log/journal" && is_machine_id(name))
         || name == ".bash_history"
         || name == ".ash_history";
     if goes { Fate::Drop } else { Fate::Keep }
+}
+
+/// Whether a journal's folder is called by a machine id, and a namespace behind it (`journalctl`(1)).
+fn is_machine_id(name: &str) -> bool {
+    let id = name.split('.').next().unwrap_or_default();
+    id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// Takes out of files what in them belongs to the guest.
@@ -143,6 +155,18 @@ mod tests {
             ("etc/machine-id", false, false),
             ("var/log/syslog", false, false),
             ("var/log/apt", true, true),
+            ("var/log/journal", true, true),
+            ("var/log/journal/remote", true, true),
+            (
+                "var/log/journal/0123456789abcdef0123456789abcdef",
+                true,
+                false,
+            ),
+            (
+                "var/log/journal/0123456789abcdef0123456789abcdef.mail",
+                true,
+                false,
+            ),
             ("var/log/apt/term.log", false, false),
             ("tmp", true, true),
             ("tmp/x", true, false),

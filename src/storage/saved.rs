@@ -225,6 +225,22 @@ pub fn trees_of_saved(
     Ok((disk, folders))
 }
 
+/// The tree of what was kept over its image, to be read and not written to: the topmost layer may be
+/// one that others share.
+///
+/// # Errors
+/// It cannot be opened.
+pub(super) fn tree_of_saved(saved: &Saved, image: &super::Image) -> Result<Merged, FileError> {
+    match saved {
+        Saved::Layers { chain, .. } => {
+            let mut lowers: Vec<PathBuf> = chain.trees().chain(image.lowers()).collect();
+            let top = lowers.remove(0);
+            Ok(Merged::over(open_dir(&top)?, lowers, &top))
+        }
+        Saved::Copy(InPool(place)) => Merged::of_opened(place.object().open()?, image.lowers()),
+    }
+}
+
 /// What of a snapshot's record is needed here, whatever else it says.
 #[derive(Debug, Deserialize)]
 pub(super) struct Record {

@@ -164,7 +164,8 @@ fn what_pages_tell_people_to_type_is_there() {
         ("docs/images.md", include_str!("../docs/images.md")),
     ] {
         for words in typed(text) {
-            let groups = ["capacity", "image", "template", "profile"].contains(&words[0]);
+            let groups =
+                ["capacity", "image", "template", "profile", "snapshot"].contains(&words[0]);
             let known = help(&words[..if groups { 2.min(words.len()) } else { 1 }]);
             for flag in words.iter().filter(|word| word.starts_with('-')) {
                 // A value may stand behind it, with `=` between.

@@ -59,7 +59,7 @@ fn moved(pool: &[&str], flags: &[&str]) {
     assert_eq!(tree(&to, "w"), tree(&from, "w"));
     let all = data(&to, &["snapshot", "list", "w"]);
     assert_eq!(
-        (&all[1]["comment"], &all[1]["current"]),
+        (&all[1]["comment"], &all[1]["now"]),
         (&json!("after two"), &json!(true))
     );
     let seen = |host: &Bulkhead, name: &str| {

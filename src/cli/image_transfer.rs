@@ -120,10 +120,7 @@ pub(super) fn pull(context: &Context, matches: &ArgMatches) -> Result<u8> {
 /// `image publish`.
 pub(super) fn publish_command() -> Command {
     Command::new("publish")
-        .about(
-            "Make an image of a stopped guest, or of a snapshot, without keys, names, logs and \
-             addresses",
-        )
+        .about("Make an image of a stopped guest, or of a snapshot, without its keys, names, logs and addresses")
         .arg(
             Arg::new("guest")
                 .value_name("GUEST")
@@ -144,9 +141,7 @@ pub(super) fn publish_command() -> Command {
                 .long("snapshot")
                 .value_name("SNAPSHOT")
                 .requires("guest")
-                .help(
-                    "Of this snapshot of the guest, which may run [default: as it is now, stopped]",
-                ),
+                .help("Make it of this snapshot of the guest, which may run"),
         )
         .arg(tag().required(true).help("Name of the image"))
         .arg(dry_run())
@@ -160,10 +155,8 @@ pub(super) fn publish(context: &Context, matches: &ArgMatches) -> Result<u8> {
     let archive = matches.get_one::<PathBuf>("archive");
     let snapshot = matches.get_one::<String>("snapshot").map(String::as_str);
     if matches.get_flag("dry-run") {
-        match (guest, snapshot) {
-            (Some(guest), Some(snapshot)) => drop(manager.snapshot(guest, snapshot)?),
-            (Some(guest), None) => manager.check_publish(guest)?,
-            (None, _) => {}
+        if let Some(guest) = guest {
+            manager.check_publish(guest, snapshot)?;
         }
         context.done(&format!("would make the image {tag}"))?;
         return Ok(0);
@@ -172,9 +165,10 @@ pub(super) fn publish(context: &Context, matches: &ArgMatches) -> Result<u8> {
     let mut teller = Teller::new(context.quiet);
     let mut tell = |step| teller.tell(step);
     let made = match (guest, archive) {
-        (Some(guest), _) => manager
-            .publish((guest, snapshot), &tag, &mut tell)
-            .map_err(Fault::from),
+        (Some(guest), _) => {
+            let done = manager.publish(guest, snapshot, &tag, &mut tell);
+            done.map_err(Fault::from)
+        }
         (None, archive) => {
             let wanted = Import {
                 source: archive.cloned().unwrap_or_default(),

@@ -1,6 +1,7 @@
 //! `reinstall`: a fresh root for a guest that stays who it is.
 
 use std::io::IsTerminal;
+use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches};
 
@@ -12,7 +13,7 @@ use super::progress::Teller;
 use super::settings;
 use crate::guest::reinstall::ReinstallWish;
 use crate::kernel::interrupt;
-use crate::model::GuestName;
+use crate::model::{GuestName, clock};
 
 pub(super) const REINSTALL: Verb = Verb {
     name: "reinstall",
@@ -20,12 +21,21 @@ pub(super) const REINSTALL: Verb = Verb {
     build: |command| {
         command
             .arg(name())
-            .arg(keep_flag())
+            .arg(keep())
+            .arg(
+                Arg::new("keep-old")
+                    .long("keep-old")
+                    .value_name("TIME")
+                    .default_value("7d")
+                    .value_parser(kept_for)
+                    .help("How long the root before stays as a snapshot, such as 30d, or `forever`"),
+            )
             .arg(switch("yes", "Do not ask").short('y'))
             .arg(dry_run())
             .args(settings::origin_flags().map(another))
             .after_help(
-                "The root before is kept as a snapshot.\n\n\
+                "The root before is kept as a snapshot; `snapshot run`, which a timer calls, and `trash \
+                 empty --expired` remove it when it has had its time.\n\n\
                  Examples:\n  bulkhead reinstall web --keep /var/www --keep /home\n  \
                  bulkhead reinstall web --template debian --option suite=trixie",
             )
@@ -34,32 +44,19 @@ pub(super) const REINSTALL: Verb = Verb {
     hidden: false,
 };
 
-/// The flag that names what stays.
-pub(super) fn keep_flag() -> Arg {
-    Arg::new("keep")
-        .long("keep")
-        .value_name("PATH")
-        .action(ArgAction::Append)
-        .help("File or folder inside the guest that it keeps; may be said again")
-}
-
-/// What it names.
-pub(super) fn kept_paths(matches: &ArgMatches) -> Result<Vec<String>> {
-    let paths = matches.get_many::<String>("keep").into_iter().flatten();
-    paths.map(|path| kept(path)).collect()
-}
-
 fn reinstall(context: &Context, matches: &ArgMatches) -> Result<u8> {
     let (name, manager) = (name_of(matches)?, context.manager()?);
     let wish = ReinstallWish {
         changes: settings::changes(matches)?,
-        keep: kept_paths(matches)?,
+        keep: paths_to_keep(matches)?,
+        keep_old: matches.get_one::<KeptFor>("keep-old").and_then(|one| one.0),
     };
     let planned = manager.check_reinstall(&name, &wish)?;
     if matches.get_flag("dry-run") {
         context.done(&format!(
-            "{name}: would get a fresh root from {}; the one it has would be kept as a snapshot",
-            planned.guest.origin
+            "{name}: would get a fresh root from {}; the one it has would be kept as a snapshot{}",
+            planned.guest.origin,
+            until(planned.until_ms)
         ))?;
         return Ok(0);
     }
@@ -77,10 +74,27 @@ fn reinstall(context: &Context, matches: &ArgMatches) -> Result<u8> {
     };
     context.done(&format!(
         "{name}: reinstalled from {}; `bulkhead snapshot restore {name} {}{definition}` brings its \
-         root before back",
-        done.guest.origin, done.snapshot
+         root before back{}",
+        done.guest.origin,
+        done.snapshot,
+        until(done.until_ms)
     ))?;
     Ok(0)
+}
+
+/// `--keep`.
+pub(super) fn keep() -> Arg {
+    Arg::new("keep")
+        .long("keep")
+        .value_name("PATH")
+        .action(ArgAction::Append)
+        .help("File or folder inside the guest that it keeps; may be said again")
+}
+
+/// What it says.
+pub(super) fn paths_to_keep(matches: &ArgMatches) -> Result<Vec<String>> {
+    let paths = matches.get_many::<String>("keep").into_iter().flatten();
+    paths.map(|path| kept(path)).collect()
 }
 
 /// Without it the definition goes on saying what the guest is made from.
@@ -93,6 +107,29 @@ fn another(flag: Arg) -> Arg {
         ),
         _ => flag,
     }
+}
+
+/// How long a root before is kept; `None` for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct KeptFor(Option<Duration>);
+
+fn kept_for(text: &str) -> std::result::Result<KeptFor, String> {
+    if text == "forever" {
+        return Ok(KeptFor(None));
+    }
+    let span = Duration::from_secs(60)..=Duration::from_secs(3650 * 86_400);
+    let fits = clock::duration(text)
+        .ok()
+        .filter(|time| span.contains(time));
+    let wrong = || "write a time from 1m to 3650d, such as 7d, or `forever`".to_owned();
+    fits.map(|time| KeptFor(Some(time))).ok_or_else(wrong)
+}
+
+/// Until when, in words.
+fn until(until_ms: Option<u64>) -> String {
+    until_ms.map_or_else(String::new, |until| {
+        format!(" until {}", clock::time(until))
+    })
 }
 
 /// A path inside a guest: absolute, without a way up.
@@ -120,6 +157,16 @@ fn may_go_on(name: &GuestName) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn how_long_a_root_is_kept() {
+        let days = |n: u64| Ok(KeptFor(Some(Duration::from_secs(n * 86_400))));
+        assert_eq!(kept_for("7d"), days(7));
+        assert_eq!(kept_for("forever"), Ok(KeptFor(None)));
+        for wrong in ["", "0", "-1d", "30s", "4000d", "ever", "7 days", "1e99d"] {
+            assert!(kept_for(wrong).is_err(), "{wrong:?}");
+        }
+    }
 
     #[test]
     fn paths_to_keep_are_absolute() {

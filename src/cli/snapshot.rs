@@ -8,11 +8,13 @@ use serde::Serialize;
 use super::command::{Verb, dry_run, name, name_of, new_name, required, switch};
 use super::context::Context;
 use super::fault::{Fault, Result};
-use super::render::{Cell, safe};
+use super::reinstall::{keep, paths_to_keep};
+use super::render::{Cell, Format, safe};
 use super::settings;
-use super::{reinstall, snapshot_diff, snapshot_mount, snapshot_run};
+use super::{snapshot_diff, snapshot_mount, snapshot_run};
 use crate::guest::snapshot::{CloneRequest, Snapshot};
 use crate::guest::snapshot_mount::SnapshotMount;
+use crate::guest::snapshot_tree::in_tree;
 use crate::kernel::interrupt;
 use crate::model::GuestName;
 use crate::model::clock::time;
@@ -56,8 +58,8 @@ pub(super) const SNAPSHOT: Verb = Verb {
                     .arg(name())
                     .arg(snapshot())
                     .arg(switch("definition", "Its definition as well"))
-                    .arg(reinstall::keep_flag().help(
-                        "File or folder inside the guest that stays as it is now; may be said again",
+                    .arg(keep().help(
+                        "File or folder inside the guest that stays as it is; may be said again",
                     ))
                     .arg(dry_run()),
             )
@@ -128,23 +130,30 @@ struct Shown<'a> {
     image: &'a str,
     comment: &'a str,
     automatic: bool,
-    /// Whether the guest came from it last.
-    current: bool,
+    /// Until when it is kept; `None` for as long as nobody removes it.
+    until_ms: Option<u64>,
+    /// Whether the guest comes after it now.
+    now: bool,
     /// Folders that it is mounted on.
     mounted: Vec<PathBuf>,
+    /// Forks above it.
+    #[serde(skip)]
+    depth: usize,
 }
 
 impl<'a> Shown<'a> {
-    fn of(one: &'a Snapshot, mounted: Vec<PathBuf>, current: Option<&str>) -> Self {
+    fn of((depth, one): (usize, &'a Snapshot), now: bool, mounted: Vec<PathBuf>) -> Self {
         Self {
+            depth,
+            now,
             mounted,
-            current: current == Some(one.name.as_str()),
             name: &one.name,
             created_ms: one.created_ms,
             parent: one.parent.as_deref(),
             image: &one.image,
             comment: &one.comment,
             automatic: one.automatic,
+            until_ms: one.until_ms,
         }
     }
 }
@@ -152,20 +161,37 @@ impl<'a> Shown<'a> {
 fn list(context: &Context, matches: &ArgMatches) -> Result<u8> {
     let (name, manager) = (name_of(matches)?, context.manager()?);
     let all = manager.snapshots(&name)?;
-    let current = manager.latest_snapshot(&name)?;
     let mounts = manager.snapshot_mounts()?;
     let mounted = |snapshot: &str| -> Vec<PathBuf> {
         let here = |one: &&SnapshotMount| one.guest == name.as_str() && one.snapshot == snapshot;
         let folders = mounts.iter().filter(here);
         folders.map(|one| one.folder.clone()).collect()
     };
-    let shown: Vec<Shown<'_>> = all
-        .iter()
-        .map(|one| Shown::of(one, mounted(&one.name), current.as_deref()))
+    let now = manager.comes_after(&name)?;
+    // For people as a tree, for programs by their time.
+    let order = match context.format {
+        Format::Table => in_tree(&all),
+        _ => all.iter().map(|one| (0, one)).collect(),
+    };
+    let shown: Vec<Shown<'_>> = order
+        .into_iter()
+        .map(|one| {
+            let is_now = now.as_ref() == Some(&one.1.name);
+            Shown::of(one, is_now, mounted(&one.1.name))
+        })
         .collect();
     context.list(
         &shown,
-        &["NAME", "TAKEN", "BY", "AFTER", "MOUNTED", "COMMENT"],
+        &[
+            "NAME",
+            "TAKEN",
+            "BY",
+            "AFTER",
+            "NOW",
+            "KEPT UNTIL",
+            "MOUNTED",
+            "COMMENT",
+        ],
         |one| {
             let folders: Vec<_> = one
                 .mounted
@@ -173,10 +199,12 @@ fn list(context: &Context, matches: &ArgMatches) -> Result<u8> {
                 .map(|path| path.display().to_string())
                 .collect();
             vec![
-                Cell::from(safe(one.name)),
+                Cell::from(format!("{:1$}{2}", "", one.depth * 2, safe(one.name))),
                 Cell::from(time(one.created_ms)),
                 Cell::from(if one.automatic { "clock" } else { "hand" }),
                 Cell::from(safe(one.parent.unwrap_or("-"))),
+                Cell::from(if one.now { "here" } else { "-" }),
+                Cell::from(one.until_ms.map_or("-".to_owned(), time)),
                 Cell::from(match folders.is_empty() {
                     true => "-".to_owned(),
                     false => folders.join(" "),
@@ -185,9 +213,6 @@ fn list(context: &Context, matches: &ArgMatches) -> Result<u8> {
             ]
         },
     )?;
-    if let Some(current) = &current {
-        context.say(&format!("{name} goes on after {}", safe(current)));
-    }
     Ok(0)
 }
 
@@ -217,14 +242,15 @@ fn create(context: &Context, matches: &ArgMatches) -> Result<u8> {
 fn restore(context: &Context, matches: &ArgMatches) -> Result<u8> {
     let (name, manager) = (name_of(matches)?, context.manager()?);
     let snapshot: String = required(matches, "snapshot")?;
-    let keep = reinstall::kept_paths(matches)?;
+    let keep = paths_to_keep(matches)?;
     if matches.get_flag("dry-run") {
         manager.snapshot(&name, &snapshot)?;
+        manager.check_keep(&name, &keep)?;
         context.done(&format!("{name}: would go back to snapshot {snapshot}"))?;
         return Ok(0);
     }
-    let wish = (matches.get_flag("definition"), keep.as_slice());
-    manager.restore(&name, &snapshot, wish)?;
+    let definition = matches.get_flag("definition");
+    manager.restore(&name, &snapshot, (definition, &keep))?;
     context.done(&format!(
         "{name}: is as it was at snapshot {}",
         safe(&snapshot)

@@ -16,13 +16,13 @@ use crate::model::GuestName;
 /// The verb with its flags.
 pub(super) fn verb() -> Command {
     Command::new("run")
-        .about("Take the snapshots that are due, and remove automatic ones that no rule keeps")
+        .about("Take the snapshots that are due; remove automatic ones that no rule keeps, others at their day")
         .arg(
             Arg::new("names")
                 .value_name("GUEST")
                 .num_args(0..)
                 .value_parser(value_parser!(GuestName))
-                .help("Guests, in this order [default: all that have snapshots.every]"),
+                .help("Guests, in this order [default: all that have snapshots.every, or snapshots with a day at which they go]"),
         )
         .arg(dry_run())
 }

@@ -6,7 +6,8 @@ use super::command::{Verb, dry_run, name, name_of, switch};
 use super::context::Context;
 use super::delete::confirmed;
 use super::fault::{FAILED, Fault, Result};
-use super::render::Cell;
+use super::render::{Cell, safe};
+use crate::guest::GuestError;
 use crate::guest::trash::InTrash;
 use crate::model::{GuestName, clock};
 
@@ -35,7 +36,10 @@ pub(super) const TRASH: Verb = Verb {
             .subcommand(
                 Command::new("empty")
                     .about("Remove what is in the trash for good")
-                    .arg(switch("expired", "Only what has been kept for its time"))
+                    .arg(switch(
+                        "expired",
+                        "Only what has been kept for its time; roots from before `reinstall` too",
+                    ))
                     .arg(switch("yes", "Do not ask").short('y'))
                     .arg(dry_run()),
             )
@@ -74,7 +78,7 @@ fn restore(context: &Context, matches: &ArgMatches) -> Result<u8> {
         let found = manager.find_in_trash(&name)?;
         let to = new.unwrap_or(&found.trashed.name);
         if manager.status(to).is_ok() {
-            return Err(crate::guest::GuestError::Exists(to.clone()).into());
+            return Err(GuestError::Exists(to.clone()).into());
         }
         context.done(&format!("{to}: would be brought back"))?;
         return Ok(0);
@@ -93,6 +97,14 @@ fn empty(context: &Context, matches: &ArgMatches) -> Result<u8> {
                 context.done(&format!("{}: would be removed", one.trashed.name))?;
             }
         }
+        for name in manager.names()?.iter().filter(|_| expired) {
+            for one in manager.outlived(name)? {
+                context.done(&format!(
+                    "{name}: snapshot {} would be removed",
+                    safe(&one.name)
+                ))?;
+            }
+        }
         return Ok(0);
     }
     let asks = std::io::IsTerminal::is_terminal(&std::io::stdin());
@@ -105,5 +117,30 @@ fn empty(context: &Context, matches: &ArgMatches) -> Result<u8> {
     for one in manager.empty_trash(expired)? {
         context.done(&format!("{}: removed", one.trashed.name))?;
     }
-    Ok(0)
+    match expired {
+        true => drop_outlived(context),
+        false => Ok(0),
+    }
+}
+
+/// Snapshots that have been kept for their time; what of one guest's cannot be removed keeps no other's.
+fn drop_outlived(context: &Context) -> Result<u8> {
+    let (manager, mut code) = (context.manager()?, 0);
+    for name in manager.names()? {
+        match manager.drop_outlived(&name) {
+            Ok(gone) => {
+                for one in gone {
+                    context.done(&format!("{name}: snapshot {} is removed", safe(&one)))?;
+                }
+            }
+            // Deleted, or half-made.
+            Err(GuestError::Missing { .. }) => {}
+            Err(error) => {
+                let fault = Fault::from(error);
+                fault.print();
+                code = code.max(fault.code);
+            }
+        }
+    }
+    Ok(code)
 }

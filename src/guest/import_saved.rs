@@ -64,6 +64,7 @@ impl Manager {
                     definition,
                     root: saved.clone(),
                     automatic: one.automatic,
+                    until_ms: None,
                     written: serde_json::from_value(one.written.clone()).unwrap_or_default(),
                 },
             )?;

@@ -21,7 +21,7 @@
 //! | `alike_images` | what their images have alike |
 //! | `rebase` | a guest's own layer over a newer image, and back |
 //! | `trash` | deleted guests that can be brought back |
-//! | `snapshot`, `snapshot_diff`, `snapshot_mount`, `snapshot_tree`, `schedule` | a guest as it was; snapshots that are taken by the clock |
+//! | `snapshot`, `snapshot_tree`, `snapshot_deadline`, `snapshot_diff`, `snapshot_mount`, `schedule` | a guest as it was; snapshots that are taken by the clock |
 //! | `files` | single files of a guest, while it runs or not |
 //! | `backup` | a guest into a backup repository and out of one |
 //! | `keeper`, `console` | the small process beside a guest, and its viewers |
@@ -132,9 +132,10 @@ mod seats;
 mod served;
 pub mod shared;
 pub mod snapshot;
+mod snapshot_deadline;
 pub mod snapshot_diff;
 pub mod snapshot_mount;
-mod snapshot_tree;
+pub mod snapshot_tree;
 pub mod split;
 pub mod start;
 pub mod stop;

@@ -14,6 +14,7 @@ use super::life::Verb;
 use super::manager::Manager;
 use super::reinstall::{Arrival, in_place};
 use super::snapshot::Snapshot;
+use super::snapshot_deadline::Stay;
 use super::view::chain;
 use crate::define::{self, KEYS};
 use crate::kernel::fault;
@@ -151,7 +152,7 @@ impl Manager {
             };
             let wish = (&taken.root, quota(&plan.guest));
             fault::point()?;
-            storage::restore_root(&self.layout, name, &plan.new, wish, &arrival.note(), None)
+            storage::restore_root(&self.layout, name, &plan.new, wish, (None, &arrival.note()))
                 .map_err(|error| self.root_error(name, error))?;
             // It lies over its new base: what cannot be written down now, the next command writes.
             let _later = self.settle_root(name);
@@ -279,7 +280,7 @@ impl Manager {
         let before = self.machine(name)?;
         fault::point()?;
         let done = self
-            .keep(name, snapshot, (comment, false), false)
+            .keep(name, snapshot, (comment, Stay::Always), false)
             .and_then(|taken| act(&taken));
         if done.is_err() {
             // The error that matters is this one; a snapshot that stays harms nobody.

@@ -5,12 +5,15 @@
 //! down, so that a command that dies in between leaves a guest with one root or the other, and records
 //! that fit.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::create::quota;
 use super::error::{GuestError, Result};
 use super::life::Verb;
 use super::manager::{Manager, now_ms};
+use super::snapshot_deadline::Stay;
 use super::store::{Machine, Written};
 use crate::define::{self, Change, KeyPath};
 use crate::kernel::{fault, file};
@@ -25,6 +28,8 @@ pub struct ReinstallWish {
     pub changes: Vec<(KeyPath, Change)>,
     /// Absolute paths inside the guest that it keeps.
     pub keep: Vec<String>,
+    /// How long its root before is kept; `None` for as long as nobody removes it.
+    pub keep_old: Option<Duration>,
 }
 
 /// A guest that was reinstalled, or would be.
@@ -34,6 +39,8 @@ pub struct Reinstalled {
     pub guest: Guest,
     /// The snapshot that keeps its root before.
     pub snapshot: String,
+    /// Until when, milliseconds since 1970; `None` for as long as nobody removes it.
+    pub until_ms: Option<u64>,
 }
 
 /// What becomes true of a guest with its new root.
@@ -64,7 +71,11 @@ impl Manager {
         let (_, guest) = self.plan_reinstall(name, wish)?;
         self.check_origin(&guest)?;
         let snapshot = self.name_of_now(name, "before-reinstall")?;
-        Ok(Reinstalled { guest, snapshot })
+        Ok(Reinstalled {
+            guest,
+            snapshot,
+            until_ms: until(wish),
+        })
     }
 
     /// Gives a stopped guest a fresh root. Its name, address, ids, limits and what clients know it by
@@ -86,10 +97,12 @@ impl Manager {
         let image = self.image_of(&guest, progress)?;
         let snapshot = self.name_of_now(name, "before-reinstall")?;
         let before = self.machine(name)?;
+        let until_ms = until(wish);
+        let stay = until_ms.map_or(Stay::Always, Stay::Until);
         fault::point()?;
         progress(Progress::Phase(format!("making a fresh root for {name}")));
         let done = self
-            .keep(name, &snapshot, ("before it was reinstalled", false), false)
+            .keep(name, &snapshot, ("before it was reinstalled", stay), false)
             .and_then(|_| self.fresh_root(name, &text, &guest, &image, &wish.keep));
         if let Err(error) = done {
             // The error that matters is this one; a snapshot that stays harms nobody.
@@ -102,8 +115,16 @@ impl Manager {
             snapshot: snapshot.clone(),
         };
         let _lost = self.record(name, kind);
+        // Of one that is given a fresh root again and again no more are kept than are wanted.
+        let _later = self
+            .outlived(name)
+            .and_then(|gone| self.forget_all(name, gone));
         self.drop_unused();
-        Ok(Reinstalled { guest, snapshot })
+        Ok(Reinstalled {
+            guest,
+            snapshot,
+            until_ms,
+        })
     }
 
     fn plan_reinstall(&self, name: &GuestName, wish: &ReinstallWish) -> Result<(String, Guest)> {
@@ -116,13 +137,17 @@ impl Manager {
         Ok((text, guest))
     }
 
-    /// Whether all that is to be kept is in a stopped guest's root.
-    pub(super) fn check_keep(&self, name: &GuestName, keep: &[String]) -> Result<()> {
+    /// Whether a stopped guest has what is to be kept of its root.
+    ///
+    /// # Errors
+    /// Something is not there, or cannot be kept.
+    pub fn check_keep(&self, name: &GuestName, keep: &[String]) -> Result<()> {
         if keep.is_empty() {
             return Ok(());
         }
-        let old = storage::load_image(&self.layout, &self.machine(name)?.image)?;
-        storage::check_keep(&self.layout, name, &old, keep).map_err(|error| GuestError::File {
+        let image = storage::load_image(&self.layout, &self.machine(name)?.image)?;
+        let checked = storage::check_keep(&self.layout, name, &image, keep);
+        checked.map_err(|error| GuestError::File {
             verb: error.verb,
             guest: name.clone(),
             path: error.path.display().to_string(),
@@ -210,6 +235,12 @@ impl Manager {
         fault::point()?;
         storage::forget_root_note(&self.layout, name).map_err(failed)
     }
+}
+
+/// Until when the root before is kept.
+fn until(wish: &ReinstallWish) -> Option<u64> {
+    let time = wish.keep_old.map(clock::ms);
+    time.map(|time| now_ms().saturating_add(time))
 }
 
 /// The same changes, with what they replace taken out first: options of another template, the image

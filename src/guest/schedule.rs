@@ -1,5 +1,5 @@
-//! Snapshots that are taken by the clock: whether a guest's next one is due, and which of those there
-//! are no rule of its definition keeps. When is decided next door in [`crate::model::SnapshotRule`];
+//! Snapshots that are taken by the clock: whether a guest's next one is due, which of those there are
+//! no rule of its definition keeps, and which of the others have been kept for their time. When is decided next door in [`crate::model::SnapshotRule`];
 //! how one is taken and removed, in `snapshot`.
 
 use std::error::Error;
@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::error::{GuestError, Result};
 use super::manager::{Manager, now_ms};
 use super::snapshot::Snapshot;
+use super::snapshot_deadline::Stay;
 use crate::model::{EventKind, Guest, GuestName, Status, clock};
 use crate::storage;
 
@@ -17,7 +18,7 @@ use crate::storage;
 pub struct Scheduled {
     /// The snapshot that was taken.
     pub taken: Option<String>,
-    /// Those that were removed, oldest first.
+    /// Those that were removed: by the rules, then by their day, each oldest first.
     pub removed: Vec<String>,
     /// Whether one was due and the guest has written nothing since the last.
     pub unchanged: bool,
@@ -30,7 +31,8 @@ impl Scheduled {
 }
 
 impl Manager {
-    /// Guests that want snapshots by the clock, and those whose definition cannot be understood.
+    /// Guests that want snapshots by the clock or have some that go by it, and those whose definition
+    /// cannot be understood.
     ///
     /// # Errors
     /// The guests cannot be listed; a profile file is wrong.
@@ -38,6 +40,9 @@ impl Manager {
         let profiles = self.profiles()?;
         let mut names = self.names()?;
         names.retain(|name| {
+            if self.has_deadline(name) {
+                return true;
+            }
             let text = self.definition_text(name);
             match text.and_then(|text| self.define_by(name, &text, &profiles)) {
                 Ok(guest) => guest.snapshots.every.is_some(),
@@ -66,12 +71,13 @@ impl Manager {
         }
         let goes = guest.snapshots.superfluous(&times, now);
         let gone = there.into_iter().zip(goes).filter(|(_, goes)| *goes);
-        would.removed = gone.map(|(one, _)| one.name).collect();
+        let gone = gone.map(|(one, _)| one).chain(self.outlived(name)?);
+        would.removed = gone.map(|one| one.name).collect();
         Ok(would)
     }
 
-    /// Takes a guest's snapshot if one is due, and removes automatic ones that no rule keeps. A
-    /// snapshot that cannot be taken does not keep those from being removed: it may want their room.
+    /// Takes a guest's snapshot if one is due, and removes automatic ones that no rule keeps, and others
+    /// that have been kept for their time. A snapshot that cannot be taken does not keep those from being removed: it may want their room.
     ///
     /// # Errors
     /// As [`Manager::take_snapshot`]; told by an event as well, once as long as nothing else happens.
@@ -110,7 +116,7 @@ impl Manager {
         let taken = match &would.taken {
             Some(snapshot) => self
                 .must_be_whole(name)
-                .and_then(|runs| self.keep(name, snapshot, ("", true), runs))
+                .and_then(|runs| self.keep(name, snapshot, ("", Stay::ByRule), runs))
                 .map(drop),
             None => Ok(()),
         };
@@ -119,23 +125,15 @@ impl Manager {
         Ok(Scheduled { removed, ..would })
     }
 
-    /// Removes the automatic snapshots that no rule keeps; gives their names. The lock is held.
+    /// Removes the automatic snapshots that no rule keeps, and others that have been kept for their time;
+    /// gives their names. The lock is held.
     fn thin_out(&self, guest: &Guest) -> Result<Vec<String>> {
         let there = self.automatic(&guest.name)?;
         let times: Vec<u64> = there.iter().map(|one| one.created_ms).collect();
         let goes = guest.snapshots.superfluous(&times, now_ms());
-        let mut removed = Vec::new();
-        let mut failed = None;
-        for (one, _) in there.into_iter().zip(goes).filter(|(_, goes)| *goes) {
-            match self.forget(&guest.name, &one) {
-                Ok(()) => removed.push(one.name),
-                Err(error) => failed = failed.or(Some(error)),
-            }
-        }
-        if !removed.is_empty() {
-            self.drop_unused();
-        }
-        failed.map_or(Ok(removed), Err)
+        let gone = there.into_iter().zip(goes).filter(|(_, goes)| *goes);
+        let gone = gone.map(|(one, _)| one).chain(self.outlived(&guest.name)?);
+        self.forget_all(&guest.name, gone.collect())
     }
 
     /// The snapshots that were taken by the clock, oldest first.

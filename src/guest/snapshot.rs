@@ -13,6 +13,7 @@ use super::create::quota;
 use super::error::{GuestError, Result};
 use super::manager::{Manager, RECORD, now_ms};
 use super::reinstall::Arrival;
+use super::snapshot_deadline::Stay;
 use super::store::{Machine, Written};
 use crate::define::{self, Change, KeyPath};
 use crate::kernel::{KernelError, fault, file};
@@ -39,6 +40,9 @@ pub struct Snapshot {
     /// Whether it was taken by the clock: only such a one is removed by it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub automatic: bool,
+    /// Until when it is kept, milliseconds since 1970; `None` for as long as nobody removes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until_ms: Option<u64>,
     /// What was written into the root then; `None` in a record from before this was kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) written: Option<Written>,
@@ -127,7 +131,7 @@ impl Manager {
     ) -> Result<Snapshot> {
         let _lock = self.lock(name, "snapshot")?;
         let runs = self.must_be_whole(name)?;
-        self.keep(name, snapshot, (comment, false), runs)
+        self.keep(name, snapshot, (comment, Stay::Always), runs)
     }
 
     /// The same of a guest that is whole, by a person or by the clock. Its lock is held.
@@ -135,7 +139,7 @@ impl Manager {
         &self,
         name: &GuestName,
         snapshot: &str,
-        (comment, automatic): (&str, bool),
+        (comment, stay): (&str, Stay),
         runs: bool,
     ) -> Result<Snapshot> {
         if self.snapshots(name)?.iter().any(|one| one.name == snapshot) {
@@ -146,7 +150,6 @@ impl Manager {
         }
         let machine = self.machine(name)?;
         let definition = self.definition_text(name)?;
-        let path = self.snapshot_path(name, snapshot);
         file::make_private_dir(&self.snapshots_folder(name))?;
         fault::point()?;
         let (root, _held) = self.save_root(name, runs)?;
@@ -158,14 +161,17 @@ impl Manager {
             image: machine.image.clone(),
             definition,
             root,
-            automatic,
+            automatic: stay == Stay::ByRule,
+            until_ms: match stay {
+                Stay::Until(until) => Some(until),
+                _ => None,
+            },
             written: self.written(name),
         };
-        let text = serde_json::to_vec_pretty(&taken).unwrap_or_default();
-        if let Err(error) = file::write_whole(&path, &text, 0o600) {
+        if let Err(error) = self.write_snapshot(name, &taken) {
             // Nothing leads to it: what cannot be removed now, `doctor` names.
             let _left = storage::remove_saved(&taken.root);
-            return Err(error.into());
+            return Err(error);
         }
         let machine = Machine {
             snapshot: Some(snapshot.into()),
@@ -177,12 +183,12 @@ impl Manager {
         Ok(taken)
     }
 
-    /// Puts a stopped guest's files back to a snapshot, but for what is at the paths `keep`, and with
-    /// `definition` its definition too.
+    /// Puts a stopped guest's files back to a snapshot, and with `definition` its definition too. What
+    /// is at the paths of `keep` stays as it is now.
     ///
     /// # Errors
-    /// It runs, there is no such snapshot, what is to be kept is not there, the disk is full; the guest
-    /// is then as it was.
+    /// It runs, there is no such snapshot, what is to be kept is not there, the disk is full; the
+    /// guest is then as it was.
     pub fn restore(
         &self,
         name: &GuestName,
@@ -201,12 +207,12 @@ impl Manager {
             });
         }
         self.clean_up(name)?;
+        self.check_keep(name, keep)?;
         let arrival = Arrival {
             definition: definition.then(|| wanted.definition.clone()),
             snapshot: Some(snapshot.into()),
             written: self.written_then(name, &wanted),
         };
-        self.check_keep(name, keep)?;
         self.put_root_back(name, &wanted, &arrival, keep)?;
         self.settle_root(name)?;
         let snapshot = snapshot.to_owned();
@@ -227,7 +233,7 @@ impl Manager {
         self.settle_root(name)
     }
 
-    /// The same without writing down what is true then.
+    /// The same without writing down what is true then, and with what is kept of the root of now.
     pub(super) fn put_root_back(
         &self,
         name: &GuestName,
@@ -242,16 +248,15 @@ impl Manager {
         let image = storage::load_image(&self.layout, &wanted.image)?;
         fault::point()?;
         let wish = (&wanted.root, quota(&guest));
-        // What is to be kept lies over the image of now.
-        let now = match keep.is_empty() {
-            true => None,
-            false => Some(storage::load_image(
-                &self.layout,
-                &self.machine(name)?.image,
-            )?),
+        let kept = match keep {
+            [] => None,
+            paths => Some((
+                storage::load_image(&self.layout, &self.machine(name)?.image)?,
+                paths,
+            )),
         };
-        let keep = now.as_ref().map(|now| (now, keep));
-        storage::restore_root(&self.layout, name, &image, wish, &arrival.note(), keep)
+        let kept = kept.as_ref().map(|(image, paths)| (image, *paths));
+        storage::restore_root(&self.layout, name, &image, wish, (kept, &arrival.note()))
             .map_err(|error| self.root_error(name, error))
     }
 
@@ -296,8 +301,7 @@ impl Manager {
     /// The same without the layers that nothing lists then. Its lock is held.
     pub(super) fn forget(&self, name: &GuestName, gone: &Snapshot) -> Result<()> {
         self.must_not_be_mounted(name, Some(&gone.name))?;
-        // On a full disk the tree has a gap then, and that is all.
-        let _gap = self.close_gap(name, gone);
+        self.close_gap(name, &gone.name)?;
         let path = self.snapshot_path(name, &gone.name);
         fault::point()?;
         std::fs::remove_file(&path).map_err(KernelError::io("remove", path.display()))?;

@@ -12,6 +12,7 @@ use super::error::{GuestError, Result};
 use super::manager::{Manager, RECORD};
 use super::reinstall::Arrival;
 use super::snapshot::Snapshot;
+use super::snapshot_deadline::Stay;
 use super::store::Machine;
 use crate::kernel::{KernelError, fault, file};
 use crate::model::{EventKind, GuestName, Status};
@@ -86,7 +87,7 @@ impl Manager {
         let kept = file::write_whole(&self.undo_path(name), &text, 0o600)
             .and_then(|()| fault::point())
             .map_err(GuestError::from)
-            .and_then(|()| self.keep(name, &undo.snapshot, (comment, false), false));
+            .and_then(|()| self.keep(name, &undo.snapshot, (comment, Stay::Always), false));
         if kept.is_err() {
             // The error that matters is this one. Nothing is written yet that a person could decide
             // about.
@@ -183,6 +184,26 @@ impl Manager {
     /// As there.
     pub fn check_decision(&self, name: &GuestName, decision: Decision) -> Result<()> {
         self.check_undo(name, decision).map(drop)
+    }
+
+    /// What an undo disk goes back to comes after `above` from now on, if it came after `gone`.
+    pub(super) fn undo_comes_after(
+        &self,
+        name: &GuestName,
+        gone: &str,
+        above: Option<&String>,
+    ) -> Result<()> {
+        let undo = self.undo_of(name)?;
+        let Some(undo) = undo.filter(|undo| undo.parent.as_deref() == Some(gone)) else {
+            return Ok(());
+        };
+        fault::point()?;
+        let undo = Undo {
+            parent: above.cloned(),
+            ..undo
+        };
+        let text = serde_json::to_vec_pretty(&undo).unwrap_or_default();
+        Ok(file::write_whole(&self.undo_path(name), &text, 0o600)?)
     }
 
     fn check_undo(&self, name: &GuestName, decision: Decision) -> Result<Undo> {

@@ -176,19 +176,6 @@ impl Network {
         }
     }
 
-    /// Writes the firewall anew, whatever of it is still there; false if the network is not set up.
-    ///
-    /// # Errors
-    /// As [`Network::ensure_host`].
-    pub fn reload(&self) -> Result<bool, HostError> {
-        let mut kernel = Netlink::open()?;
-        let _lock = files::lock(&self.run_folder())?;
-        if self.own_bridge(&mut kernel)?.is_none() || !self.holds_back() {
-            return Ok(false);
-        }
-        self.set_up(&mut kernel).map(|_| true)
-    }
-
     /// The host's side, if it is all there as it was set up.
     pub(super) fn found(&self, kernel: &mut Netlink) -> Result<Option<HostNetwork>, HostError> {
         // A damaged marker saves no work, that is all.
@@ -233,7 +220,7 @@ impl Network {
                 && (!self.has_inside() || table_exists(Family::Inet, &self.table)?))
     }
 
-    fn set_up(&self, kernel: &mut Netlink) -> Result<HostNetwork, HostError> {
+    pub(super) fn set_up(&self, kernel: &mut Netlink) -> Result<HostNetwork, HostError> {
         firewall::program()?;
         self.refuse_loose()?;
         let existing = self.own_bridge(kernel)?;

@@ -51,11 +51,8 @@ pub(super) struct Global {
 
 /// The same, with the rest of the line as it is.
 #[derive(Debug, Parser)]
-#[command(
-    disable_version_flag = true,
-    disable_help_subcommand = true,
-    args_override_self = true
-)]
+#[command(disable_version_flag = true, disable_help_subcommand = true)]
+#[command(args_override_self = true)]
 struct Begin {
     #[command(flatten)]
     global: Global,

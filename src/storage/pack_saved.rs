@@ -21,7 +21,7 @@ use super::pack_write::Packer;
 use super::place::{self, Place};
 use super::reinstall::host_keys;
 use super::root;
-use super::saved::{InPool, Saved, merged_of, renamed};
+use super::saved::{InPool, Saved, renamed, tree_of_saved};
 use crate::kernel::random;
 use crate::model::{GuestName, Layout};
 
@@ -277,7 +277,7 @@ impl SavedPlan {
                 false => load_image(layout, &one.image).ok(),
             };
             let image = other.as_ref().unwrap_or(image);
-            let tree = merged_of(saved, image)?;
+            let tree = tree_of_saved(saved, image)?;
             write_all(&tree, name, image, boot)?;
             host_keys(&now, &tree)?;
         }

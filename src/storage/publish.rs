@@ -1,5 +1,6 @@
-//! An image from a stopped guest: its layers put together, what makes it this guest taken out (`scrub`).
-//! The root password is locked; a guest made from the image gets names, addresses and keys of its own.
+//! An image from a stopped guest, or of what a snapshot keeps of one: its layers put together, what makes
+//! it this guest taken out (`scrub`). The root password is locked; a guest made from the image gets names,
+//! addresses and keys of its own.
 
 use super::build::finish;
 use super::dirfd::{FileError, Owner, open_dir};
@@ -10,7 +11,7 @@ use super::merged::Merged;
 use super::merged_copy::Copy;
 use super::network_files::HEADER;
 use super::oci_blobs::refused;
-use super::saved::{Saved, merged_of};
+use super::saved::{Saved, tree_of_saved};
 use super::scrub::fate;
 use super::seed::Seed;
 use super::tag::tag_image;
@@ -25,23 +26,23 @@ const NETWORK: [&str; 3] = [
     "etc/network/interfaces",
 ];
 
-/// Makes an image of a guest, which must be stopped and stay so, or of what a snapshot of its keeps,
-/// and gives it a name.
+/// Makes an image of a guest, which must be stopped and stay so, and gives it a name; with `kept` of
+/// what that has, which must stay.
 ///
 /// # Errors
 /// Its tree cannot be read, or is deeper than any tree needs to be; the disk is full. Nothing of what
 /// failed is left.
 pub fn publish_guest(
     layout: &Layout,
-    (guest, snapshot): (&GuestName, Option<(&str, &Saved)>),
-    below: &Image,
+    guest: &GuestName,
+    (below, kept): (&Image, Option<(&str, &Saved)>),
     name: &ImageName,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Image, ImageError> {
     let workshop = Workshop::open(&layout.images(), "publish")?;
-    let tree = match snapshot {
+    let tree = match kept {
+        Some((_, saved)) => tree_of_saved(saved, below)?,
         None => Merged::open(layout, guest, below)?,
-        Some((_, saved)) => merged_of(saved, below)?,
     };
     let pause = || fault::point().map_err(|e| FileError::new("make", &workshop.shown, e.errno));
     pause()?;
@@ -62,7 +63,7 @@ pub fn publish_guest(
     let seed = Seed::open(&workshop.root())?;
     scrub(&tree, &seed)?;
     progress(Progress::Phase("hashing the image".into()));
-    let source = match snapshot {
+    let source = match kept {
         None => format!("guest {guest}"),
         Some((snapshot, _)) => format!("guest {guest}, snapshot {snapshot}"),
     };

@@ -126,15 +126,15 @@ pub fn reinstall_root(
         }
         write_all(&tree, name, new, &boot)?;
         host_keys(&before, &tree)?;
-        Ok(keep_all(&before, (&tree, folder), wish.keep)?)
+        Ok(keep_paths((&before, &tree), folder, wish.keep)?)
     })
 }
 
-/// Copies what is at these paths in the old root into the new one, which lies in `folder`, and has all
-/// of that on disk.
-pub(super) fn keep_all(
-    old: &Merged,
-    (new, folder): (&Merged, &Path),
+/// Copies what is at these paths in the old root into the new one, which lies in `folder`; all that was
+/// written into that is on disk then.
+pub(super) fn keep_paths(
+    (old, new): (&Merged, &Merged),
+    folder: &Path,
     paths: &[String],
 ) -> Result<(), FileError> {
     for path in paths {
@@ -143,10 +143,10 @@ pub(super) fn keep_all(
         keep(old, new, path)?;
     }
     let top = new.top().map_err(|e| FileError::new("open", folder, e))?;
-    match &top.upper {
-        Some(upper) => fs::syncfs(upper).map_err(|e| FileError::new("write", folder, e)),
-        None => Ok(()),
+    if let Some(upper) = &top.upper {
+        fs::syncfs(upper).map_err(|e| FileError::new("write", folder, e))?;
     }
+    Ok(())
 }
 
 /// The keys by which clients know the server: regular files of the old root, no links.

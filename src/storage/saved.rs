@@ -12,7 +12,7 @@ use super::dirfd::{FileError, open_dir};
 use super::driver::{Driver, Quota};
 use super::merged::Merged;
 use super::place::{self, Place};
-use super::reinstall::keep_all;
+use super::reinstall::keep_paths;
 use super::renew::{Renewal, renew};
 use super::root::{self, Begin, Origin, RootError};
 use crate::kernel::random;
@@ -155,17 +155,16 @@ fn origin(saved: &Saved, quota: Quota) -> Result<Origin, RootError> {
 }
 
 /// Puts a stopped guest's root back to what was kept; `note` is what becomes true of the guest then.
-/// With `keep` these paths stay as they are now, over the image it lies over now.
+/// With `keep`, the image below its root of now and paths inside it: what is there stays as it is.
 ///
 /// # Errors
-/// As [`super::create_root`]; the root is then as it was.
+/// As [`super::create_root`]; a file cannot be kept. The root is then as it was.
 pub fn restore_root(
     layout: &Layout,
     name: &GuestName,
     image: &super::Image,
     (saved, quota): (&Saved, Quota),
-    note: &[u8],
-    keep: Option<(&super::Image, &[String])>,
+    (keep, note): (Option<(&super::Image, &[String])>, &[u8]),
 ) -> Result<(), RootError> {
     let origin = origin(saved, quota)?;
     let renewal = Renewal {
@@ -174,12 +173,12 @@ pub fn restore_root(
         note,
     };
     renew(layout, name, &renewal, |folder| match keep {
-        Some((now, paths)) if !paths.is_empty() => Ok(keep_all(
-            &Merged::open(layout, name, now)?,
-            (&Merged::of_root(folder, image)?, folder),
-            paths,
-        )?),
-        _ => Ok(()),
+        None => Ok(()),
+        Some((now, paths)) => {
+            let tree = Merged::of_root(folder, image)?;
+            let before = Merged::open(layout, name, now)?;
+            Ok(keep_paths((&before, &tree), folder, paths)?)
+        }
     })
 }
 
@@ -226,20 +225,19 @@ pub fn trees_of_saved(
     Ok((disk, folders))
 }
 
-/// The same put together, to be read only.
+/// The tree of what was kept over its image, to be read and not written to: the topmost layer may be
+/// one that others share.
 ///
 /// # Errors
-/// As [`trees_of_saved`].
-pub(super) fn merged_of(saved: &Saved, image: &super::Image) -> Result<Merged, FileError> {
-    let mut lowers = image.lowers();
+/// It cannot be opened.
+pub(super) fn tree_of_saved(saved: &Saved, image: &super::Image) -> Result<Merged, FileError> {
     match saved {
         Saved::Layers { chain, .. } => {
-            let mut all: Vec<PathBuf> = chain.trees().collect();
-            all.append(&mut lowers);
-            let top = all.remove(0);
-            Ok(Merged::over(open_dir(&top)?, all, &top))
+            let mut lowers: Vec<PathBuf> = chain.trees().chain(image.lowers()).collect();
+            let top = lowers.remove(0);
+            Ok(Merged::over(open_dir(&top)?, lowers, &top))
         }
-        Saved::Copy(InPool(place)) => Merged::of_opened(place.object().open()?, lowers),
+        Saved::Copy(InPool(place)) => Merged::of_opened(place.object().open()?, image.lowers()),
     }
 }
 

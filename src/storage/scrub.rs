@@ -77,9 +77,10 @@ pub(super) fn fate(path: &[u8], folder: bool) -> Fate {
     if goes { Fate::Drop } else { Fate::Keep }
 }
 
-/// Whether it is called as a machine id is: journald's folders are.
+/// Whether a journal's folder is called by a machine id, and a namespace behind it (journalctl(1)).
 fn is_machine_id(name: &[u8]) -> bool {
-    name.len() == 32 && name.iter().all(u8::is_ascii_hexdigit)
+    let id = name.split(|byte| *byte == b'.').next().unwrap_or_default();
+    id.len() == 32 && id.iter().all(u8::is_ascii_hexdigit)
 }
 
 /// Takes all of it out of the root of a guest that never ran. What only its own layer has is removed;
@@ -153,7 +154,7 @@ fn drop_one(tree: &Merged, here: &Folder, name: &CStr, path: &[u8]) -> Result<()
             continue;
         };
         if !is_whiteout(&stat) {
-            let place = tree.place_bytes(path);
+            let place = tree.place(path);
             let (dir, name) = place.map_err(|e| failed("hide", path, e))?;
             fs::mknodat(&dir, &*name, FileType::CharacterDevice, Mode::empty(), 0).map_err(at)?;
         }
@@ -177,6 +178,12 @@ mod tests {
             ("var/log/syslog", false, false),
             ("var/log/apt", true, true),
             ("var/log/journal", true, true),
+            ("var/log/journal/remote", true, true),
+            (
+                "var/log/journal/0123456789abcdef0123456789abcdef.mail",
+                true,
+                false,
+            ),
             (
                 "var/log/journal/d3676777dfad1cbda38934af488642e6",
                 true,

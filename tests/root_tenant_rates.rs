@@ -207,6 +207,72 @@ fn rates_that_nothing_holds_are_refused() {
     ip(&["link", "delete", &card]);
 }
 
+/// Processes of a launch that a fault point has stopped.
+fn stopped(host: &Bulkhead) -> Vec<i32> {
+    let all = traces::processes(host.root());
+    let pids = all
+        .iter()
+        .filter_map(|line| line.split(' ').nth(1)?.parse().ok());
+    pids.filter(|pid| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"));
+        status.is_ok_and(|text| text.contains("State:\tT"))
+    })
+    .collect()
+}
+
+#[test]
+fn rates_that_change_while_a_guest_starts_are_its_own() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    host.ok(&["tenant", "create", "acme", "--rate-out", "8mbit"]);
+    life::made(&host, "w", &["--tenant", "acme"]);
+    // With room of its own, for there is a point where it has read its definition and is no member yet.
+    host.ok(&["set", "w", "memory.low=1M"]);
+    let mut start = host.command(&["start", "w"]);
+    start.env("BULKHEAD_FAULT", "launch:0:stop");
+    let mut start = start.stdout(Stdio::null()).spawn().expect("the program");
+    eventually("its launch waits", 20, || !stopped(&host).is_empty());
+    let shown = data(&host, &["tenant", "info", "acme"]);
+    assert_eq!(shown["running"], serde_json::json!([]), "{shown}");
+    host.ok(&["tenant", "set", "acme", "--rate-out", "none"]);
+    for pid in stopped(&host) {
+        let pid = nix::unistd::Pid::from_raw(pid);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGCONT).expect("it is there");
+    }
+    assert!(start.wait().expect("a child of ours").success());
+    assert_eq!(trunks(&host), [""; 0]);
+    assert_eq!(data(&host, &["doctor"])["leftovers"], serde_json::json!([]));
+    let out = carried(&host, &[("w", "eth0", false)]);
+    assert!(out[0] > 20.0, "{out:?}");
+
+    // Should one go from under it all the same, that is named and mended.
+    let ip = |args: &[&str]| {
+        let done = std::process::Command::new("ip").args(args).status();
+        assert!(done.expect("ip").success(), "{args:?}");
+    };
+    let record = host.root().join("var/lib/bulkhead/tenants/acme.json");
+    let without = std::fs::read(&record).expect("its record");
+    host.ok(&["tenant", "set", "acme", "--rate-out", "8mbit"]);
+    std::fs::write(&record, without).expect("its record");
+    ip(&["link", "delete", &trunks(&host)[0]]);
+    let found = data(&host, &["doctor"])["leftovers"].to_string();
+    assert!(found.contains("tenant limits"), "{found}");
+    host.ok(&["doctor", "--fix"]);
+    assert_eq!(data(&host, &["doctor"])["leftovers"], serde_json::json!([]));
+    let out = carried(&host, &[("w", "eth0", false)]);
+    assert!(out[0] > 20.0, "{out:?}");
+
+    // What says that it is another tenant's stays with that one.
+    host.ok(&["tenant", "set", "acme", "--rate-out", "8mbit"]);
+    let shared = trunks(&host).remove(0);
+    ip(&["link", "set", &shared, "alias", "bulkhead tenant=other"]);
+    host.ok(&["kill", "w"]);
+    assert_eq!(trunks(&host), [&*shared]);
+    ip(&["link", "delete", &shared]);
+}
+
 /// Kills a command, or the launch it makes, at points that it passes, every so many; what is left, `doctor`
 /// removes.
 fn killed_on_the_way(

@@ -20,8 +20,9 @@ use crate::network::{HostError, Network};
 const SETTLE: Duration = Duration::from_millis(100);
 /// When what has failed is tried again.
 const AGAIN: Duration = Duration::from_secs(10);
-/// How names begin that are ours: tables and bridges, guests' interfaces, ports to other hosts.
-const OURS: [&str; 3] = ["bulkhead", "bh", "vx-"];
+/// How names begin that are ours: tables and bridges, guests' interfaces, what tenants' guests share, ports
+/// to other hosts.
+const OURS: [&str; 4] = ["bulkhead", "bh", "bt", "vx-"];
 
 /// What was put right, or could not be.
 #[derive(Debug, Serialize)]

@@ -260,7 +260,8 @@ impl Manager {
         state.restarts = round.restarts;
         state.rescue.clone_from(&round.rescue);
         phase("take-place", || {
-            self.admit(&mut guest, &mut state, round.admission)
+            self.admit(&mut guest, &mut state, round.admission)?;
+            self.share_rates(&mut guest)
         })?;
         let left = self.left_for_sharers()?;
         let images = (&image, rescue.as_ref());

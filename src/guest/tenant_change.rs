@@ -126,18 +126,19 @@ impl Manager {
         if lowered {
             drop(held);
             self.bring_members(name)?;
-            let _held = self.lock_tenant(name)?;
+            let held = self.lock_tenant(name)?;
             let folder = self.existing_cgroups_for(Some(name))?;
             if let (Some(folder), Some(most)) = (folder, limits(to).cpu_quota_us) {
                 folder.lower_quotas(most)?;
             }
             self.limit_tenant(name, to)?;
-            return self.settle_trunks(name, to);
+            drop(held);
+            return self.settle_trunks(name);
         }
         self.limit_tenant(name, to)?;
         drop(held);
         self.bring_members(name)?;
-        self.settle_trunks(name, to)
+        self.settle_trunks(name)
     }
 
     /// Puts into force what is written down of a tenant, whichever way it was changed.
@@ -149,7 +150,7 @@ impl Manager {
         };
         let raised = limit();
         self.bring_members(name)?;
-        self.settle_trunks(name, &caps)?;
+        self.settle_trunks(name)?;
         raised.or_else(|_| limit())
     }
 

@@ -35,10 +35,24 @@ impl Manager {
         Ok(())
     }
 
+    /// Gives a guest that starts what its tenant has now. Whoever changes that from here on finds the guest
+    /// among the tenant's, and waits for it.
+    pub(super) fn share_rates(&self, guest: &mut Guest) -> Result<()> {
+        let Some(tenant) = guest.tenant.clone() else {
+            return Ok(());
+        };
+        let caps = self.tenant_caps(&tenant)?;
+        caps.hold(guest);
+        guest.network.tenant = caps.rates(&tenant);
+        Ok(())
+    }
+
     /// Takes away what its guests, which have been brought to it, do not share any more.
-    pub(super) fn settle_trunks(&self, tenant: &TenantName, caps: &TenantCaps) -> Result<()> {
+    pub(super) fn settle_trunks(&self, tenant: &TenantName) -> Result<()> {
         fault::point()?;
-        let rates = caps.rates(tenant);
+        // Another may have given it rates, and guests what they share, since they were brought to it.
+        let _held = self.lock_tenant(tenant)?;
+        let rates = self.tenant_caps(tenant)?.rates(tenant);
         let done = self.network.remove_trunks(tenant, rates.as_ref());
         done.map_err(network)
     }

@@ -4,10 +4,17 @@
 #![allow(unsafe_code)]
 
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::Duration;
 
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::errno::Errno;
+use nix::poll::{PollFd, ppoll};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction};
+use nix::sys::time::TimeSpec;
 
 use super::error::{KernelError, Result};
+
+/// What asks this program to end.
+const ENDING: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
 
 /// The first signal that came; 0 for none.
 static CAUGHT: AtomicI32 = AtomicI32::new(0);
@@ -24,7 +31,7 @@ extern "C" fn note(signal: libc::c_int) {
 /// The kernel refuses.
 pub fn catch() -> Result<()> {
     let action = SigAction::new(SigHandler::Handler(note), SaFlags::empty(), SigSet::empty());
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+    for signal in ENDING {
         // SAFETY: the handler only does an atomic compare and exchange on a static, which is
         // async-signal-safe (signal-safety(7)): no lock, no allocation, errno untouched.
         unsafe { sigaction(signal, &action) }
@@ -37,4 +44,44 @@ pub fn catch() -> Result<()> {
 #[must_use]
 pub fn caught() -> Option<i32> {
     Some(CAUGHT.load(Ordering::Relaxed)).filter(|signal| *signal != 0)
+}
+
+/// Waits until one of these files has something, a signal is caught, or so long. A signal that came since
+/// [`caught`] was asked ends it too: between the two it would be slept through.
+///
+/// # Errors
+/// EINTR for a signal; the kernel refuses.
+pub fn wait(files: &mut [PollFd<'_>], limit: Option<Duration>) -> nix::Result<()> {
+    let before = SigSet::from_iter(ENDING).thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+    let done = match caught() {
+        Some(_) => Err(Errno::EINTR),
+        None => ppoll(files, limit.map(TimeSpec::from_duration), Some(before)),
+    };
+    before.thread_set_mask()?;
+    done.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use nix::sys::signal::raise;
+
+    use super::*;
+
+    #[test]
+    fn a_signal_that_comes_before_the_wait_is_not_slept_through() {
+        catch().unwrap();
+        let within = Some(Duration::from_secs(30));
+        let began = Instant::now();
+        assert_eq!(wait(&mut [], Some(Duration::from_millis(1))), Ok(()));
+        raise(Signal::SIGTERM).unwrap();
+        assert_eq!(wait(&mut [], within), Err(Errno::EINTR));
+        assert!(began.elapsed() < Duration::from_secs(20));
+        // It is as it was: the next one is caught as well.
+        CAUGHT.store(0, Ordering::Relaxed);
+        raise(Signal::SIGHUP).unwrap();
+        assert_eq!(caught(), Some(Signal::SIGHUP as i32));
+        CAUGHT.store(0, Ordering::Relaxed);
+    }
 }

@@ -51,6 +51,10 @@ pub enum Family {
     Inet,
     /// Frames of bridges.
     Bridge,
+    /// IPv4 alone, as iptables has it.
+    Ip,
+    /// IPv6 alone.
+    Ip6,
 }
 
 impl Family {
@@ -60,14 +64,18 @@ impl Family {
         match self {
             Self::Inet => "inet",
             Self::Bridge => "bridge",
+            Self::Ip => "ip",
+            Self::Ip6 => "ip6",
         }
     }
 
-    /// NFPROTO_INET, NFPROTO_BRIDGE.
+    /// NFPROTO_INET, NFPROTO_BRIDGE, NFPROTO_IPV4, NFPROTO_IPV6.
     fn number(self) -> u8 {
         match self {
             Self::Inet => 1,
             Self::Bridge => 7,
+            Self::Ip => 2,
+            Self::Ip6 => 10,
         }
     }
 }

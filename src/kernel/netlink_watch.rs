@@ -3,15 +3,16 @@
 //! different, and not what: whoever hears it looks.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use netlink_sys::Socket;
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags};
 
+use super::interrupt;
 use super::netlink::NetlinkError;
-use super::process::timespec;
 
 /// RTNLGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR, _IPV6_ROUTE, _IPV4_NETCONF, _IPV6_NETCONF.
 const INTERFACES: [u32; 7] = [1, 5, 7, 9, 11, 24, 25];
@@ -78,10 +79,10 @@ impl NetworkWatch {
     ) -> Result<bool, NetlinkError> {
         let failed = |e: io::Error| NetlinkError::new("watch", "the host's network", e.into());
         let sockets = [&self.interfaces, &self.tables];
-        let mut fds = sockets.map(|socket| PollFd::new(socket, PollFlags::IN));
-        match poll(&mut fds, limit.map(timespec).as_ref()) {
-            Ok(_) => {}
-            Err(Errno::INTR) => return Ok(false),
+        let mut fds = sockets.map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN));
+        match interrupt::wait(&mut fds, limit) {
+            Ok(()) => {}
+            Err(Errno::EINTR) => return Ok(false),
             Err(errno) => return Err(failed(errno.into())),
         }
         let mut news = false;

@@ -34,6 +34,16 @@ const GOING: Duration = Duration::from_secs(1);
 /// The host's side could not be set up or taken down.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
+    /// The host's firewall is shut in spite of the rules that open it.
+    #[error(
+        "the host's own firewall drops what guests of network {network} send though its chains have rules that let it pass: `nft list table {family} filter` shows them; `bulkhead network trace` says what drops a packet"
+    )]
+    StaysShut {
+        /// Whose guests.
+        network: String,
+        /// Of which packets.
+        family: &'static str,
+    },
     /// Somebody else's interface.
     #[error(
         "cannot use {bridge} as the guests' bridge: an interface of that name exists and is not Bulkhead's; set another bridge name, or put guests on that bridge as it is by a network of the kind external"

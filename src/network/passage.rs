@@ -16,6 +16,7 @@ use super::host::HostError;
 use super::ruleset::{Decided, Outcome, Packet, Ruleset};
 use super::trace_path::bridged_too;
 use crate::kernel::netlink::Netlink;
+use crate::kernel::netlink_nft::{Family, table_exists};
 use crate::model::RuleProtocol;
 
 /// The table that iptables has its rules in.
@@ -67,17 +68,30 @@ impl Barred {
         let _lock = files::lock(&network.run_folder())?;
         // Before the rules: whoever takes the network down looks for them then.
         files::write(&network.passage_file(), &self.family)?;
-        self.insert(self.chain)?;
-        let shut = |one: &Self| one.family == self.family;
-        // Nobody asks the chain for others.
-        if self.is_dockers()
-            && Network::barred(std::slice::from_ref(network))?
-                .iter()
-                .any(shut)
-        {
-            self.insert(CHAIN)?;
+        let mut tried = false;
+        // Nobody may ask the chain for others.
+        for chain in [self.chain, CHAIN] {
+            let list = firewall::read()?;
+            let shut = network.shut_in(&mut Netlink::open()?, &Ruleset::of(&list))?;
+            // Another command may have done it meanwhile.
+            if !shut.iter().any(|one| one.family == self.family) {
+                return Ok(());
+            }
+            let stands = of_ours(&list, &[&network.table])
+                .any(|rule| rule["family"] == self.family && rule["chain"] == chain);
+            // Once more of the same would do no more.
+            if !stands {
+                self.insert(chain)?;
+                tried = true;
+            }
         }
-        Ok(())
+        match tried {
+            true => Ok(()),
+            false => Err(HostError::StaysShut {
+                network: network.word().to_owned(),
+                family: self.family,
+            }),
+        }
     }
 
     fn insert(&self, chain: &str) -> Result<(), HostError> {
@@ -107,16 +121,20 @@ fn mark(table: &str) -> String {
     format!("guests of {table}")
 }
 
-/// Removes the rules of networks of ours from others' chains.
-pub(super) fn close(tables: &[&str]) -> Result<(), HostError> {
+/// The rules of networks of ours in others' chains.
+fn of_ours<'a>(list: &'a Value, tables: &[&str]) -> impl Iterator<Item = &'a Value> {
     let marks: Vec<String> = tables.iter().map(|table| mark(table)).collect();
-    let list = firewall::read()?;
     let all = list["nftables"].as_array().into_iter().flatten();
-    let ours = all.map(|one| &one["rule"]).filter(|rule| {
+    all.map(|one| &one["rule"]).filter(move |rule| {
         let comment = rule["comment"].as_str();
         rule["table"] == TABLE && comment.is_some_and(|text| marks.iter().any(|one| one == text))
-    });
-    let gone: Vec<Value> = ours
+    })
+}
+
+/// Removes the rules of networks of ours from others' chains.
+pub(super) fn close(tables: &[&str]) -> Result<(), HostError> {
+    let list = firewall::read()?;
+    let gone: Vec<Value> = of_ours(&list, tables)
         .map(|rule| {
             let at = |key: &str| rule[key].clone();
             json!({"delete": {"rule": {
@@ -136,33 +154,56 @@ impl Network {
     /// # Errors
     /// The kernel or `nft` does not tell.
     pub fn barred(all: &[Self]) -> Result<Vec<Barred>, HostError> {
-        let mut kernel = Netlink::open()?;
-        let mut probes = Vec::new();
-        for network in all {
-            let own = network.holds_back() && !network.is_external();
-            if own && network.own_bridge(&mut kernel)?.is_some() {
-                for six in [false, true] {
-                    let probe = network.probe(&mut kernel, six)?;
-                    probes.extend(probe.map(|packet| (network, packet)));
-                }
-            }
-        }
-        if probes.is_empty() {
+        // To read all rules takes its time, and where nobody has any of iptables' there is nothing to find.
+        if !table_exists(Family::Ip, TABLE)? && !table_exists(Family::Ip6, TABLE)? {
             return Ok(Vec::new());
         }
-        let rules = Ruleset::read()?;
-        let barred = probes.into_iter().filter_map(|(network, packet)| {
-            let family = if packet.is_ipv6() { "ip6" } else { "ip" };
-            is_shut(&rules.at(&[family], "forward", &packet), family).then(|| Barred {
-                network: network.clone(),
-                family,
-                chain: match rules.has_chain(family, TABLE, FOR_OTHERS) {
-                    true => FOR_OTHERS,
-                    false => CHAIN,
-                },
-            })
-        });
-        Ok(barred.collect())
+        let mut kernel = Netlink::open()?;
+        let (mut rules, mut barred) = (None, Vec::new());
+        for network in all {
+            if !network.is_passed_on(&mut kernel)? {
+                continue;
+            }
+            let rules = match &mut rules {
+                Some(rules) => rules,
+                none => none.insert(Ruleset::read()?),
+            };
+            barred.extend(network.shut_in(&mut kernel, rules)?);
+        }
+        Ok(barred)
+    }
+
+    /// Whether it is there, and its guests' packets are the host's to pass on.
+    fn is_passed_on(&self, kernel: &mut Netlink) -> Result<bool, HostError> {
+        if !self.holds_back() || self.is_external() {
+            return Ok(false);
+        }
+        match self.own_bridge(kernel) {
+            // Somebody else's is none of ours, whatever it is called.
+            Err(HostError::Foreign { .. }) => Ok(false),
+            there => Ok(there?.is_some()),
+        }
+    }
+
+    /// In which of the host's chains it is shut out.
+    fn shut_in(&self, kernel: &mut Netlink, rules: &Ruleset) -> Result<Vec<Barred>, HostError> {
+        let mut barred = Vec::new();
+        for (six, family) in [(false, "ip"), (true, "ip6")] {
+            let Some(packet) = self.probe(kernel, six)? else {
+                continue;
+            };
+            if is_shut(&rules.at(&[family], "forward", &packet), family) {
+                barred.push(Barred {
+                    network: self.clone(),
+                    family,
+                    chain: match rules.has_chain(family, TABLE, FOR_OTHERS) {
+                        true => FOR_OTHERS,
+                        false => CHAIN,
+                    },
+                });
+            }
+        }
+        Ok(barred)
     }
 
     /// A guest's packet as the host passes it on; `None` if there is no such.

@@ -119,7 +119,7 @@ impl Ruleset {
         Ok(Self::of(&firewall::read()?))
     }
 
-    fn of(list: &Value) -> Self {
+    pub(super) fn of(list: &Value) -> Self {
         let mut all = Self::default();
         for one in list["nftables"].as_array().into_iter().flatten() {
             let Some((kind, object)) = one.as_object().and_then(|o| o.iter().next()) else {

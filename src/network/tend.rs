@@ -1,9 +1,8 @@
 //! A network that is set up, of which somebody has taken something away: its firewall went with the host's
 //! own, say, or its uplink is another.
 
-use super::Network;
-use super::files;
 use super::host::HostError;
+use super::{Network, files};
 use crate::kernel::netlink::Netlink;
 
 impl Network {
@@ -26,14 +25,21 @@ impl Network {
     /// As [`Network::ensure_host`].
     pub fn tend(&self) -> Result<bool, HostError> {
         let mut kernel = Netlink::open()?;
-        if !self.holds_back()
-            || self.own_bridge(&mut kernel)?.is_none()
-            || self.found(&mut kernel)?.is_some()
-        {
+        if !self.holds_back() || !self.lacks(&mut kernel)? {
             return Ok(false);
         }
-        let done = self.reload()?;
+        let lock = files::lock(&self.run_folder())?;
+        // What was gone may have been another command's doing, which held it until now.
+        if !self.lacks(&mut kernel)? {
+            return Ok(false);
+        }
+        self.set_up(&mut kernel)?;
+        drop(lock);
         self.ensure_served()?;
-        Ok(done)
+        Ok(true)
+    }
+
+    fn lacks(&self, kernel: &mut Netlink) -> Result<bool, HostError> {
+        Ok(self.own_bridge(kernel)?.is_some() && self.found(kernel)?.is_none())
     }
 }

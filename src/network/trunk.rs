@@ -19,9 +19,28 @@ impl Network {
         let tenant = &rates.tenant;
         Some(Trunk {
             name: self.layout.tenant_trunk(tenant, incoming),
-            whose: format!("bulkhead tenant={tenant}{}", self.root_note(60)),
+            whose: self.whose(tenant),
             bucket: bucket(rate?, None),
         })
+    }
+
+    fn whose(&self, tenant: &TenantName) -> String {
+        format!("bulkhead tenant={tenant}{}", self.root_note(60))
+    }
+
+    /// Whether there is one of that name which is not another tenant's: one that was cut short says of
+    /// nobody.
+    fn own_trunk(
+        &self,
+        kernel: &mut Netlink,
+        tenant: &TenantName,
+        name: &str,
+    ) -> Result<bool, HostError> {
+        let link = kernel.link(name)?;
+        Ok(link.is_some_and(|link| {
+            let said = link.alias.unwrap_or_default();
+            said.is_empty() || said == self.whose(tenant)
+        }))
     }
 
     fn trunks(&self, tenant: &TenantName) -> [String; 2] {
@@ -52,8 +71,9 @@ impl Network {
     ) -> Result<(), HostError> {
         let mut kernel = Netlink::open()?;
         for incoming in [true, false] {
-            if rate_of(rates, incoming).is_none() {
-                kernel.delete_link(&self.layout.tenant_trunk(tenant, incoming))?;
+            let name = self.layout.tenant_trunk(tenant, incoming);
+            if rate_of(rates, incoming).is_none() && self.own_trunk(&mut kernel, tenant, &name)? {
+                kernel.delete_link(&name)?;
             }
         }
         Ok(())
@@ -67,7 +87,7 @@ impl Network {
         let mut kernel = Netlink::open()?;
         let mut there = Vec::new();
         for name in self.trunks(tenant) {
-            if kernel.link(&name)?.is_some() {
+            if self.own_trunk(&mut kernel, tenant, &name)? {
                 there.push(name);
             }
         }
@@ -108,9 +128,15 @@ impl Network {
         for incoming in [true, false] {
             let wanted = rate_of(rates, incoming).map(|rate| bucket(rate, None).rate);
             let name = self.layout.tenant_trunk(tenant, incoming);
-            let trunk = kernel.link(&name)?.map(|link| link.index);
-            let led = trunk.is_none() || kernel.led_over(port, incoming)? == trunk;
-            if kernel.trunk_rate(&name)? != wanted || !led {
+            let trunk = match self.own_trunk(&mut kernel, tenant, &name)? {
+                true => kernel.link(&name)?.map(|link| link.index),
+                false => None,
+            };
+            let rate = trunk.map(|_| kernel.trunk_rate(&name)).transpose()?;
+            let over = kernel.led_over(port, incoming)?;
+            // What is led over one that is gone gets nowhere, and the kernel tells no number.
+            let led = trunk.map_or(over != Some(0), |_| over == trunk);
+            if rate.flatten() != wanted || !led {
                 return Ok(false);
             }
         }

@@ -68,7 +68,7 @@ pub(super) fn conversation(version: &str, protocol: &str, incoming: bool) -> Val
 pub(super) fn neither(family: Family) -> Value {
     match family {
         Family::Bridge => matches("!=", field("ether", "type"), json!({"set": VERSIONS})),
-        Family::Inet => {
+        Family::Inet | Family::Ip | Family::Ip6 => {
             let versions = json!({"set": ["ipv4", "ipv6"]});
             matches("!=", json!({"meta": {"key": "nfproto"}}), versions)
         }

@@ -1,8 +1,13 @@
 #!/bin/sh
-# How near to its rates a guest is. Needs root and iperf3; works below a folder of its own, and removes it.
+# How near to its rates a guest is, and what a network of guests costs beside a bare bridge. Needs root and
+# iperf3; works below a folder of its own, and removes it.
 #
 #     bench/network.sh rates [SECONDS [MBIT]]     as root
+#     bench/network.sh pair [SECONDS [ROUNDS]]
 #
+# `pair` measures TCP from one guest to another, with all that holds guests to their addresses and counts
+# what they send, and in turn between two network namespaces on a bridge without any of it; of the rounds
+# (5) it prints the median and the range of ratios.
 # `rates` keeps a guest to 1, 10, 100 and 1000 mbit in both directions, measures TCP with the host for so
 # many seconds, and prints what that is in frames with their headers, as rates are counted: of a frame of
 # 1514 bytes 1448 are told by iperf3. What lay in the queue when it began to count is in that too: at 1 mbit
@@ -20,6 +25,7 @@ clean() {
     [ -z "$servers" ] || kill $servers 2>/dev/null || true
     "$bulkhead" delete --all --force --yes >/dev/null 2>&1 || true
     "$bulkhead" doctor --fix >/dev/null 2>&1 || true
+    for end in one two bridge; do ip netns delete "bench-$$-$end" 2>/dev/null || true; done
     rm -rf "$BULKHEAD_ROOT"
 }
 trap clean EXIT
@@ -52,8 +58,40 @@ rates)
         }'
     done
     ;;
+pair)
+    guest a
+    guest b
+    there=$(address b)
+    # Not on the host itself, whose rules see what its bridges pass on.
+    ip netns add "bench-$$-bridge"
+    ip -n "bench-$$-bridge" link add bridge type bridge
+    ip -n "bench-$$-bridge" link set bridge up
+    number=1
+    for end in one two; do
+        ip netns add "bench-$$-$end"
+        ip -n "bench-$$-bridge" link add "$end" type veth peer name eth0 netns "bench-$$-$end"
+        ip -n "bench-$$-bridge" link set "$end" master bridge up
+        ip -n "bench-$$-$end" addr add "192.0.2.$number/24" dev eth0
+        ip -n "bench-$$-$end" link set eth0 up
+        number=$((number + 1))
+    done
+    "$bulkhead" exec b -- iperf3 -s -D -p 5201
+    ip netns exec "bench-$$-two" iperf3 -s -p 5201 >/dev/null 2>&1 &
+    servers=$!
+    sleep 1
+    for _ in $(seq "${3:-5}"); do
+        guests=$(measure "$bulkhead" exec a -- iperf3 -c "$there")
+        bare=$(measure ip netns exec "bench-$$-one" iperf3 -c 192.0.2.2)
+        echo "$guests $bare"
+    done | awk '{ print $1 / $2, $1 / 1e6, $2 / 1e6 }' | sort -n | awk '
+        { ratio[NR] = $1; guests[NR] = $2; bare[NR] = $3 }
+        END {
+            m = int((NR + 1) / 2)
+            printf "guests %.1f Gbit/s, bare %.1f Gbit/s: %.3f (%.3f to %.3f)\n", guests[m], bare[m], ratio[m], ratio[1], ratio[NR]
+        }'
+    ;;
 *)
-    echo "say rates" >&2
+    echo "say rates or pair" >&2
     exit 2
     ;;
 esac

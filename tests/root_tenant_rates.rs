@@ -228,8 +228,8 @@ fn rates_that_change_while_a_guest_starts_are_its_own() {
     let host = Bulkhead::new();
     host.ok(&["tenant", "create", "acme", "--rate-out", "8mbit"]);
     life::made(&host, "w", &["--tenant", "acme"]);
-    // With room of its own, for there is a point where it has read its definition and is no member yet.
-    host.ok(&["set", "w", "memory.low=1M"]);
+    // With a part of the CPUs of its own, for there is a point where it has read its definition and is no member yet.
+    host.ok(&["set", "w", "cpu.entitled=0.1"]);
     let mut start = host.command(&["start", "w"]);
     start.env("BULKHEAD_FAULT", "launch:0:stop");
     let mut start = start.stdout(Stdio::null()).spawn().expect("the program");
@@ -257,7 +257,7 @@ fn rates_that_change_while_a_guest_starts_are_its_own() {
     host.ok(&["tenant", "set", "acme", "--rate-out", "8mbit"]);
     std::fs::write(&record, without).expect("its record");
     ip(&["link", "delete", &trunks(&host)[0]]);
-    let found = data(&host, &["doctor"])["leftovers"].to_string();
+    let found = host.run(&["doctor"]).stdout;
     assert!(found.contains("tenant limits"), "{found}");
     host.ok(&["doctor", "--fix"]);
     assert_eq!(data(&host, &["doctor"])["leftovers"], serde_json::json!([]));

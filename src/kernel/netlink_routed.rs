@@ -108,7 +108,22 @@ impl Netlink {
     /// # Errors
     /// When there is no such interface or the kernel refuses.
     pub fn set_group(&mut self, name: &str, group: u32) -> std::result::Result<(), NetlinkError> {
-        let message = named(name, vec![LinkAttribute::Group(group)]);
+        self.set_group_as(name, group, "")
+    }
+
+    /// The same, and has it say something of itself, if that is not empty.
+    ///
+    /// # Errors
+    /// As [`Netlink::set_group`].
+    pub fn set_group_as(
+        &mut self,
+        name: &str,
+        group: u32,
+        alias: &str,
+    ) -> std::result::Result<(), NetlinkError> {
+        let said = (!alias.is_empty()).then(|| LinkAttribute::IfAlias(alias.to_owned()));
+        let all = std::iter::once(LinkAttribute::Group(group)).chain(said);
+        let message = named(name, all.collect());
         self.set_link("set the group of", name, message)
     }
 }

@@ -169,8 +169,7 @@ fn routed(
         mtu: *mtu,
     };
     pair(undo, netlink, &veth)?;
-    netlink.set_group(host_name, *group)?;
-    netlink.set_up_as(host_name, alias)?;
+    netlink.set_group_as(host_name, *group, alias)?;
     answer_for_others(host_name)?;
     netlink.lead_to(*address, host_name, *gateway)?;
     if let Some(address) = address6 {

@@ -18,15 +18,19 @@ impl Manager {
     /// What came after a snapshot that goes comes after the one before it from now on.
     pub(super) fn close_gap(&self, name: &GuestName, gone: &Snapshot) -> Result<()> {
         let is_it = |parent: &Option<String>| parent.as_deref() == Some(gone.name.as_str());
-        for mut one in self.snapshot_records(name)? {
+        let all = self.snapshot_records(name)?;
+        // Of several that go one after the other, what the caller knows may be of before.
+        let now = all.iter().find(|one| one.name == gone.name);
+        let parent = now.map_or(&gone.parent, |now| &now.parent).clone();
+        for mut one in all {
             if is_it(&one.parent) {
-                one.parent.clone_from(&gone.parent);
+                one.parent.clone_from(&parent);
                 self.write_snapshot(name, &one)?;
             }
         }
         match self.machine_if_there(name)? {
             Some(mut machine) if is_it(&machine.snapshot) => {
-                machine.snapshot.clone_from(&gone.parent);
+                machine.snapshot = parent;
                 self.write_machine(name, &machine)
             }
             _ => Ok(()),

@@ -207,6 +207,7 @@ impl Manager {
             written: self.written_then(name, &wanted),
         };
         self.check_keep(name, keep)?;
+        let _sold = self.sell_disk_as(name, arrival.definition.as_deref())?;
         self.put_root_back(name, &wanted, &arrival, keep)?;
         self.settle_root(name)?;
         let snapshot = snapshot.to_owned();

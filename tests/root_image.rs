@@ -133,6 +133,54 @@ fn a_damaged_image_is_found_and_never_started() {
 }
 
 #[test]
+fn a_damaged_image_is_mended_by_taking_it_in_again() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    let digest = built(&host);
+    for name in ["web", "runs"] {
+        host.ok(&["create", name, "--image", &digest, "--memory", "64M"]);
+    }
+    host.ok(&["start", "runs"]);
+    let images = host.root().join("var/lib/bulkhead/images");
+    let damage = || {
+        let file = images.join(format!("{digest}/root/etc/inittab"));
+        std::fs::write(&file, "::respawn:/bin/evil\n").unwrap();
+        assert_eq!(host.run(&["image", "verify", &digest]).code, 1);
+        host.fails(&["start", "web"], 5);
+    };
+    let aside = || {
+        let names = std::fs::read_dir(&images).unwrap();
+        let names = names.map(|one| one.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with("aside-")).count()
+    };
+    damage();
+    assert_eq!(built(&host), digest);
+    host.ok(&["image", "verify", &digest]);
+    host.ok(&["start", "web"]);
+    assert!(!inside(&host, "web", "cat /etc/inittab").contains("evil"));
+    // Who ran goes on over what it has mounted, and nobody takes that away.
+    assert!(inside(&host, "runs", "cat /etc/inittab").contains("evil"));
+    host.ok(&["image", "prune"]);
+    assert_eq!(aside(), 1);
+    for name in ["web", "runs"] {
+        host.ok(&["kill", name]);
+    }
+    let said = host.run(&["doctor"]).stdout;
+    assert!(said.contains("aside-"), "{said}");
+    host.ok(&["image", "prune"]);
+    assert_eq!(aside(), 0);
+    // Where nobody runs nothing is left; a record that is damaged is one, too.
+    damage();
+    std::fs::write(images.join(&digest).join("image.json"), "{").unwrap();
+    assert_eq!(built(&host), digest);
+    host.ok(&["image", "verify", &digest]);
+    host.ok(&["start", "web"]);
+    assert_eq!(aside(), 0);
+}
+
+#[test]
 fn a_guest_becomes_an_image_without_its_identity() {
     if !need(Need::Root) {
         return;

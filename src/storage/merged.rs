@@ -206,13 +206,8 @@ impl Merged {
     }
 
     /// The folder of the guest's layer that `path` lies in, and the last name.
-    pub(super) fn place(&self, path: &str) -> io::Result<(OwnedFd, CString)> {
-        self.place_bytes(path.as_bytes())
-    }
-
-    /// The same of a path that need not be text.
-    pub(super) fn place_bytes(&self, path: &[u8]) -> io::Result<(OwnedFd, CString)> {
-        let (parent, name) = split(path);
+    pub(super) fn place(&self, path: impl AsRef<[u8]>) -> io::Result<(OwnedFd, CString)> {
+        let (parent, name) = split(path.as_ref());
         let mut trail = self.enter_bytes(parent, Some(0o755))?.ok_or(Errno::NOENT)?;
         let dir = trail.pop().and_then(|f| f.upper).ok_or(Errno::NOENT)?;
         Ok((dir, cname(name)?))

@@ -153,7 +153,7 @@ fn drop_one(tree: &Merged, here: &Folder, name: &CStr, path: &[u8]) -> Result<()
             continue;
         };
         if !is_whiteout(&stat) {
-            let place = tree.place_bytes(path);
+            let place = tree.place(path);
             let (dir, name) = place.map_err(|e| failed("hide", path, e))?;
             fs::mknodat(&dir, &*name, FileType::CharacterDevice, Mode::empty(), 0).map_err(at)?;
         }

@@ -5,7 +5,7 @@ mod life;
 mod support;
 
 use life::{data, inside};
-use support::{Bulkhead, Need, need};
+use support::{Bulkhead, Need, need, run};
 
 /// Builds the busybox template's image; gives its digest.
 fn built(host: &Bulkhead) -> String {
@@ -178,6 +178,23 @@ fn a_damaged_image_is_mended_by_taking_it_in_again() {
     host.ok(&["image", "verify", &digest]);
     host.ok(&["start", "web"]);
     assert_eq!(aside(), 0);
+    // Killed anywhere, it leaves nothing that nobody knows, and the one image or the other. What comes
+    // before that is as with any other build.
+    host.ok(&["kill", "web"]);
+    for n in 16.. {
+        damage();
+        let mut build = host.command(&["image", "build", "busybox"]);
+        build.env("BULKHEAD_FAULT", format!("command:{n}"));
+        let outcome = run(build);
+        host.ok(&["doctor", "--fix"]);
+        let left = data(&host, &["image", "list"]);
+        assert_eq!((left.as_array().map(Vec::len), aside()), (Some(1), 0));
+        if outcome.code == 0 {
+            assert!(n > 19, "{n}");
+            break;
+        }
+    }
+    host.ok(&["start", "web"]);
 }
 
 #[test]

@@ -210,6 +210,17 @@ fn disks_are_sold_to_the_byte() {
         host.run(&["delete", "--force", "--yes", name]);
     }
     host.ok(&["set", "a", "disk.size=100M"]);
+    // Nor does a definition of before bring more.
+    host.ok(&["snapshot", "create", "a", "s"]);
+    let record = host
+        .root()
+        .join("var/lib/bulkhead/guests/a/snapshots/s.json");
+    let text = std::fs::read_to_string(&record).expect("a record");
+    assert!(text.contains("100M"), "{text}");
+    std::fs::write(&record, text.replace("100M", "101M")).expect("a record");
+    let why = host.fails(&["snapshot", "restore", "a", "s", "--definition"], 5);
+    assert!(why.contains("too few"), "{why}");
+    host.ok(&["snapshot", "delete", "a", "s"]);
     let profiles = host.root().join("etc/bulkhead/profiles");
     std::fs::create_dir_all(&profiles).expect("a folder of ours");
     let text = "description = \"sold\"\n[disk]\npool = \"p\"\nsize = \"32M\"\n";

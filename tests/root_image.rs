@@ -5,7 +5,7 @@ mod life;
 mod support;
 
 use life::{data, inside};
-use support::{Bulkhead, Need, need};
+use support::{Bulkhead, Need, need, run};
 
 /// Builds the busybox template's image; gives its digest.
 fn built(host: &Bulkhead) -> String {
@@ -129,6 +129,71 @@ fn a_damaged_image_is_found_and_never_started() {
     // Mended, it is started again.
     std::fs::write(&file, text).unwrap();
     host.ok(&["image", "verify", &digest]);
+    host.ok(&["start", "web"]);
+}
+
+#[test]
+fn a_damaged_image_is_mended_by_taking_it_in_again() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    let digest = built(&host);
+    for name in ["web", "runs"] {
+        host.ok(&["create", name, "--image", &digest, "--memory", "64M"]);
+    }
+    host.ok(&["start", "runs"]);
+    let images = host.root().join("var/lib/bulkhead/images");
+    let damage = || {
+        let file = images.join(format!("{digest}/root/etc/inittab"));
+        std::fs::write(&file, "::respawn:/bin/evil\n").unwrap();
+        assert_eq!(host.run(&["image", "verify", &digest]).code, 1);
+        host.fails(&["start", "web"], 5);
+    };
+    let aside = || {
+        let names = std::fs::read_dir(&images).unwrap();
+        let names = names.map(|one| one.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with("aside-")).count()
+    };
+    damage();
+    assert_eq!(built(&host), digest);
+    host.ok(&["image", "verify", &digest]);
+    host.ok(&["start", "web"]);
+    assert!(!inside(&host, "web", "cat /etc/inittab").contains("evil"));
+    // Who ran goes on over what it has mounted, and nobody takes that away.
+    assert!(inside(&host, "runs", "cat /etc/inittab").contains("evil"));
+    host.ok(&["image", "prune"]);
+    assert_eq!(aside(), 1);
+    for name in ["web", "runs"] {
+        host.ok(&["kill", name]);
+    }
+    let said = host.run(&["doctor"]).stdout;
+    assert!(said.contains("aside-"), "{said}");
+    host.ok(&["image", "prune"]);
+    assert_eq!(aside(), 0);
+    // Where nobody runs nothing is left; a record that is damaged is one, too.
+    damage();
+    std::fs::write(images.join(&digest).join("image.json"), "{").unwrap();
+    assert_eq!(built(&host), digest);
+    host.ok(&["image", "verify", &digest]);
+    host.ok(&["start", "web"]);
+    assert_eq!(aside(), 0);
+    // Killed anywhere, it leaves nothing that nobody knows, and the one image or the other. What comes
+    // before that is as with any other build.
+    host.ok(&["kill", "web"]);
+    for n in 16.. {
+        damage();
+        let mut build = host.command(&["image", "build", "busybox"]);
+        build.env("BULKHEAD_FAULT", format!("command:{n}"));
+        let outcome = run(build);
+        host.ok(&["doctor", "--fix"]);
+        let left = data(&host, &["image", "list"]);
+        assert_eq!((left.as_array().map(Vec::len), aside()), (Some(1), 0));
+        if outcome.code == 0 {
+            assert!(n > 19, "{n}");
+            break;
+        }
+    }
     host.ok(&["start", "web"]);
 }
 

@@ -144,6 +144,16 @@ fn taken_when_due_and_thinned_out() {
             .contains("nothing is due")
     );
     assert_eq!(names(&host, "w", true).len(), 3);
+    // However many go at once, what came after them comes after one that is there.
+    host.ok(&["set", "w", "snapshots.every=1d", "snapshots.keep_last=1"]);
+    host.ok(&["set", "w", "snapshots.daily=0"]);
+    assert!(ran(&host).1.len() >= 2);
+    let all = data(&host, &["snapshot", "list", "w"]);
+    for one in all.as_array().expect("a list") {
+        let mut all = all.as_array().expect("a list").iter();
+        let there = one["parent"].is_null() || all.any(|other| other["name"] == one["parent"]);
+        assert!(there, "{one}");
+    }
     host.fails(&["snapshot", "run", "nobody"], 3);
     host.fails(&["set", "w", "snapshots.every=1s"], 5);
     host.ok(&["delete", "--force", "w"]);

@@ -151,6 +151,19 @@ impl Manager {
             }),
         }
     }
+
+    /// The same for a guest that is there and is to get another definition.
+    pub(super) fn sell_disk_as(
+        &self,
+        name: &GuestName,
+        text: Option<&str>,
+    ) -> Result<Option<Lock>> {
+        let Some(text) = text.filter(|_| self.settings.room.disk_ratio.is_some()) else {
+            return Ok(None);
+        };
+        let before = self.guest(name).ok().and_then(|guest| guest.disk.size);
+        self.sell_disk(&self.define(name, text)?, before.map_or(0, |size| size.0))
+    }
 }
 
 fn room_of(held: &DiskHeld, ratio: u32) -> Room {

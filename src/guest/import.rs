@@ -258,7 +258,7 @@ impl Manager {
             written = there;
         }
         fault::point()?;
-        image.keep().map_err(failed)?;
+        image.keep(&self.layout).map_err(failed)?;
         self.complete(name, &planned.definition, &written)
     }
 }

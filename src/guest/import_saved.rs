@@ -1,15 +1,20 @@
 //! Snapshots that come with an archive of a guest. Their definitions are wishes as the guest's own is;
 //! what of them cannot be taken is left out and said, and the guest is made all the same.
 
+use std::collections::{HashMap, HashSet};
+
 use super::create::quota;
 use super::error::{GuestError, Result};
 use super::export::archive;
 use super::import::{ImportWish, Imported, refuse_reach};
-use super::manager::Manager;
+use super::manager::{Manager, RECORD, now_ms};
 use super::snapshot::Snapshot;
 use crate::define::{self, Change, KeyPath};
 use crate::model::GuestName;
 use crate::storage::{self, FirstBoot, Image, Manifest, PackError, PackedSnapshot, SavedPlan};
+
+/// So many snapshots in a row that are left out are stepped over: what archives say has an end.
+const STEPS_MOST: usize = 1000;
 
 impl Manager {
     /// Writes down the snapshots that are taken, and says where what they keep goes. The guest's root
@@ -37,10 +42,12 @@ impl Manager {
         let wanted: Vec<bool> = definitions.iter().map(Option::is_some).collect();
         let sold = (wanted.as_slice(), quota(&planned.guest));
         let plan = storage::plan_saved(&self.layout, name, manifest, sold).map_err(failed)?;
-        let taken = |wanted: &str| {
-            let mut both = all.iter().zip(&plan.saved);
-            both.any(|(one, saved)| one.name == wanted && saved.is_some())
-        };
+        let both = all.iter().zip(&plan.saved);
+        let taken: HashSet<&str> = both
+            .filter(|(_, saved)| saved.is_some())
+            .map(|(one, _)| one.name.as_str())
+            .collect();
+        let parents = parents(all);
         for ((one, saved), definition) in all.iter().zip(&plan.saved).zip(definitions) {
             let Some(definition) = definition else {
                 continue;
@@ -57,9 +64,10 @@ impl Manager {
                 name,
                 &Snapshot {
                     name: one.name.clone(),
-                    created_ms: one.created_ms,
+                    // One of the future would be the newest for good.
+                    created_ms: one.created_ms.min(now_ms()),
                     comment: one.comment.clone(),
-                    parent: nearest(all, one.parent.as_deref(), &taken),
+                    parent: nearest(&parents, one.parent.as_deref(), &taken),
                     image: one.image.clone(),
                     definition,
                     root: saved.clone(),
@@ -70,7 +78,7 @@ impl Manager {
             )?;
         }
         let mut machine = self.machine(name)?;
-        machine.snapshot = nearest(all, manifest.guest.snapshot.as_deref(), &taken);
+        machine.snapshot = nearest(&parents, manifest.guest.snapshot.as_deref(), &taken);
         self.write_machine(name, &machine)?;
         Ok(plan)
     }
@@ -88,6 +96,11 @@ impl Manager {
                 "it lies over image {:.12}, which is not here",
                 one.image
             ));
+        }
+        // Its record is written as it is, and must be read again.
+        let said = serde_json::to_vec(one).map_or(usize::MAX, |text| text.len());
+        if said as u64 > RECORD / 2 {
+            return Err("what it says of itself is too long".to_owned());
         }
         let text = (|| -> Result<String> {
             let mut changes = define::without_addresses(&one.definition)?;
@@ -121,20 +134,26 @@ impl Manager {
     }
 }
 
+/// After which one each snapshot came.
+fn parents(all: &[PackedSnapshot]) -> HashMap<&str, Option<&str>> {
+    all.iter()
+        .map(|one| (one.name.as_str(), one.parent.as_deref()))
+        .collect()
+}
+
 /// The snapshot of this name, or the nearest before it that is taken.
 fn nearest<'a>(
-    all: &'a [PackedSnapshot],
+    parents: &HashMap<&str, Option<&'a str>>,
     mut name: Option<&'a str>,
-    taken: &dyn Fn(&str) -> bool,
+    taken: &HashSet<&str>,
 ) -> Option<String> {
     // What leads in a circle has an end here as well.
-    for _ in 0..=all.len() {
+    for _ in 0..=STEPS_MOST {
         let now = name?;
-        if taken(now) {
+        if taken.contains(now) {
             return Some(now.to_owned());
         }
-        let one = all.iter().find(|one| one.name == now)?;
-        name = one.parent.as_deref();
+        name = *parents.get(now)?;
     }
     None
 }
@@ -157,11 +176,13 @@ mod tests {
             layers: Vec::new(),
         };
         let all = [one("a", None), one("b", Some("a")), one("c", Some("b"))];
-        let taken = |name: &str| name != "b";
-        assert_eq!(nearest(&all, Some("b"), &taken).as_deref(), Some("a"));
-        assert_eq!(nearest(&all, Some("c"), &taken).as_deref(), Some("c"));
-        assert_eq!(nearest(&all, Some("gone"), &|_| false), None);
+        let (taken, none) = (HashSet::from(["a", "c"]), HashSet::new());
+        let parents_of_all = parents(&all);
+        let found = |name| nearest(&parents_of_all, Some(name), &taken);
+        assert_eq!(found("b").as_deref(), Some("a"));
+        assert_eq!(found("c").as_deref(), Some("c"));
+        assert_eq!(nearest(&parents_of_all, Some("gone"), &none), None);
         let circle = [one("a", Some("b")), one("b", Some("a"))];
-        assert_eq!(nearest(&circle, Some("a"), &|_| false), None);
+        assert_eq!(nearest(&parents(&circle), Some("a"), &none), None);
     }
 }

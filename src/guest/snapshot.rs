@@ -213,6 +213,7 @@ impl Manager {
             snapshot: Some(snapshot.into()),
             written: self.written_then(name, &wanted),
         };
+        let _sold = self.sell_disk_as(name, arrival.definition.as_deref())?;
         self.put_root_back(name, &wanted, &arrival, keep)?;
         self.settle_root(name)?;
         let snapshot = snapshot.to_owned();

@@ -15,6 +15,7 @@ use super::image::{Image, ImageError, Progress, load_image};
 use super::init_kind::InitKind;
 use super::seed::Seed;
 use super::template::{Kind, Template, Templates};
+use super::verify::check_sound;
 use super::workshop::Workshop;
 use super::{archive, busybox, debian, digest, host};
 use crate::kernel::{fault, file};
@@ -175,14 +176,15 @@ pub(super) fn file_identity(path: &Path) -> String {
     )
 }
 
-/// The image a recipe file leads to, if both are there and whole.
+/// The image a recipe file leads to, if both are there and sound.
 fn known(layout: &Layout, file: &Path) -> Option<Image> {
     #[derive(Deserialize)]
     struct Recipe {
         digest: String,
     }
     let recipe: Recipe = serde_json::from_slice(&std::fs::read(file).ok()?).ok()?;
-    load_image(layout, &recipe.digest).ok()
+    let image = load_image(layout, &recipe.digest).ok()?;
+    check_sound(&image).is_ok().then_some(image)
 }
 
 fn lock_recipe(
@@ -286,7 +288,7 @@ pub(super) fn finish(
     };
     workshop.record("image.json", &json(&image))?;
     pause()?;
-    workshop.keep(&image.digest)?;
+    workshop.keep(layout, &image.digest)?;
     pause()?;
     load_image(layout, &image.digest)
 }

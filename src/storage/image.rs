@@ -15,6 +15,7 @@ use super::archive_entry::ArchiveError;
 use super::dirfd::{self, FileError, child_dir, cname, open_dir};
 use super::image_config::ImageConfig;
 use super::init_kind::InitKind;
+use super::mend::{self, ASIDE};
 use super::remove::remove_tree;
 use super::template::{Kind, TemplateError};
 use crate::model::{Layout, MountOp};
@@ -387,6 +388,8 @@ pub fn leftovers(layout: &Layout) -> Result<Vec<Leftover>, FileError> {
     let mut places = vec![
         (layout.images(), "tmp-"),
         (layout.images().join("layers"), "tmp-"),
+        (layout.images(), ASIDE),
+        (layout.images().join("layers"), ASIDE),
         (layout.guests(), ".trash-"),
     ];
     for guest in listed(&layout.guests())? {
@@ -397,7 +400,11 @@ pub fn leftovers(layout: &Layout) -> Result<Vec<Leftover>, FileError> {
     for (folder, prefix) in places {
         for name in listed(&folder)? {
             let path = folder.join(&name);
-            if name.starts_with(prefix) && !is_held(&folder, &name) {
+            let ours = match prefix {
+                ASIDE => mend::is_left(layout, &name),
+                _ => name.starts_with(prefix),
+            };
+            if ours && !is_held(&folder, &name) {
                 found.push(Leftover { path });
             }
         }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::dirfd::{FileError, ensure_private};
 use super::image::{ImageError, images, is_digest, listed};
+use super::verify::is_marked;
 use crate::kernel::file;
 use crate::model::Layout;
 
@@ -55,6 +56,13 @@ pub fn load_layer(layout: &Layout, digest: &str) -> Result<Option<Layer>, ImageE
         return Err(damaged(format!("it is the record of {}", layer.digest)));
     }
     Ok(Some(layer))
+}
+
+/// The same if nothing is known to be wrong with it. Another makes way for one that is taken in.
+pub(super) fn sound(layout: &Layout, digest: &str) -> Option<Layer> {
+    let path = folder(layout).join(digest);
+    let whole = path.join("root").is_dir() && !is_marked(&path);
+    load_layer(layout, digest).ok().flatten().filter(|_| whole)
 }
 
 /// Digests of all layers there are, sorted.

@@ -99,6 +99,7 @@ mod layer;
 mod machine;
 mod machine_find;
 mod machine_fit;
+mod mend;
 mod merged;
 mod merged_copy;
 mod merged_folder;

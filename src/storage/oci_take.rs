@@ -11,17 +11,16 @@ use super::archive_entry::{ArchiveError, Limits};
 use super::archive_stream::decompress;
 use super::build::{json, now_ms};
 use super::digest;
-use super::dirfd::{FileError, cname, open_dir};
+use super::dirfd::{FileError, open_dir};
 use super::extract::extract_layer;
 use super::image::{Image, ImageError, Progress, load_image};
 use super::init_kind::InitKind;
-use super::layer::{self, Layer, load_layer};
+use super::layer::{self, Layer};
 use super::merged::Merged;
 use super::oci_blobs::{Blobs, Found, Meter, Part, Tally, refused};
 use super::oci_config::OciConfig;
-use super::remove::remove_tree;
 use super::template::Kind;
-use super::verify::{check_sound, is_marked};
+use super::verify::check_sound;
 use super::workshop::Workshop;
 use crate::kernel::fault;
 use crate::model::Layout;
@@ -62,7 +61,7 @@ pub(super) fn take(
             total,
             progress: &mut *progress,
         };
-        let layer = match here(layout, digest)? {
+        let layer = match layer::sound(layout, digest) {
             Some(layer) => layer,
             None => taking.layer(digest, part)?,
         };
@@ -71,27 +70,6 @@ pub(super) fn take(
         done += part.size;
     }
     record(layout, found, config, (size, files), source)
-}
-
-/// The layer, if it is here and sound. One that is marked as damaged is put out of the way.
-fn here(layout: &Layout, digest: &str) -> Result<Option<Layer>, ImageError> {
-    let folder = layer::folder(layout);
-    let path = folder.join(digest);
-    if !path.exists() {
-        return Ok(None);
-    }
-    match load_layer(layout, digest) {
-        Ok(Some(layer)) if path.join("root").is_dir() && !is_marked(&path) => Ok(Some(layer)),
-        _ => {
-            let failed = |e: std::io::Error| FileError::new("remove", &path, e);
-            let parent = open_dir(&folder)?;
-            let trash = format!("tmp-damaged-{digest:.12}-{}", std::process::id());
-            let trash = cname(trash).map_err(failed)?;
-            fs::renameat(&parent, digest, &parent, &*trash).map_err(|e| failed(e.into()))?;
-            remove_tree(&parent, &trash, &path)?;
-            Ok(None)
-        }
-    }
 }
 
 struct Taking<'a> {
@@ -141,7 +119,7 @@ impl Taking<'_> {
         };
         workshop.record("layer.json", &json(&layer))?;
         pause()?;
-        workshop.keep(digest)?;
+        workshop.keep(self.layout, digest)?;
         Ok(layer)
     }
 }
@@ -187,25 +165,8 @@ fn record(
     workshop.record("image.json", &json(&image))?;
     let pause = || fault::point().map_err(|e| FileError::new("make", &workshop.shown, e.errno));
     pause()?;
-    replace_damaged(layout, &image.digest)?;
-    workshop.keep(&image.digest)?;
+    workshop.keep(layout, &image.digest)?;
     load_image(layout, &image.digest)
-}
-
-/// A record that is there and could not be used makes way.
-fn replace_damaged(layout: &Layout, digest: &str) -> Result<(), ImageError> {
-    let path = layout.images().join(digest);
-    let sound = load_image(layout, digest).is_ok_and(|image| check_sound(&image).is_ok());
-    if sound || !path.exists() {
-        return Ok(());
-    }
-    let images = open_dir(&layout.images())?;
-    let failed = |e: std::io::Error| FileError::new("remove", &path, e);
-    Ok(remove_tree(
-        &images,
-        &cname(digest).map_err(failed)?,
-        &path,
-    )?)
 }
 
 /// What a guest of the image runs: the image's own program, or the init in its files where it names

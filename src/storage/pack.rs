@@ -21,6 +21,7 @@ use super::pack_saved::SavedTrees;
 use super::pack_write::Packer;
 use super::place;
 use super::root;
+use super::verify::check_sound;
 use super::workshop::Workshop;
 use crate::kernel::{fault, random};
 use crate::model::{GuestName, Layout};
@@ -122,9 +123,9 @@ impl ReceivedImage {
     ///
     /// # Errors
     /// It cannot be renamed or written to disk.
-    pub fn keep(self) -> Result<(), PackError> {
+    pub fn keep(self, layout: &Layout) -> Result<(), PackError> {
         match self.workshop {
-            Some(workshop) => Ok(workshop.keep(&self.image.digest)?),
+            Some(workshop) => Ok(workshop.keep(layout, &self.image.digest)?),
             None => Ok(()),
         }
     }
@@ -143,21 +144,17 @@ pub fn check_image(layout: &Layout, manifest: &Manifest) -> Result<(), PackError
     let refuse = |reason: String| Err(PackError::NoImage { reason });
     if !manifest.has_image() {
         return refuse(format!(
-            "image {digest:.12} is not on this host and not in the archive, which was made with \
+            "image {digest:.12} is not on this host, or damaged, and not in the archive, which was made with \
              --no-image: build it here, or export the guest with its image"
         ));
     }
     why_unproved(image).map_or(Ok(()), refuse)
 }
 
-/// The image of an archive, if it is in the store and whole.
+/// The image of an archive, if it is in the store and sound.
 fn known(layout: &Layout, image: &Image) -> Option<Image> {
     let found = load_image(layout, &image.digest).ok()?;
-    found
-        .lowers()
-        .iter()
-        .all(|lower| lower.exists())
-        .then_some(found)
+    check_sound(&found).is_ok().then_some(found)
 }
 
 /// Reads the image that comes with an archive; one that is there already is passed over.

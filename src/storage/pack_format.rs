@@ -2,6 +2,7 @@
 //! can be wrong with one. Writing is `pack_write`, reading `pack_read`; `docs/moving.md` has the
 //! format in words.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -136,7 +137,7 @@ impl Manifest {
 
     /// What is wrong with what it says of snapshots, if anything.
     pub(super) fn wrong_snapshots(&self) -> Option<String> {
-        let mut names = std::collections::HashSet::new();
+        let (mut names, parts) = (HashSet::new(), self.parts.iter().collect::<HashSet<_>>());
         for one in &self.guest.snapshots {
             if let Err(why) = crate::define::snapshot_name(&one.name) {
                 return Some(why);
@@ -147,9 +148,9 @@ impl Manifest {
             let is_layer = |part: &String| {
                 part != OWN
                     && (part.starts_with("root/") || part.starts_with("snapshot/"))
-                    && self.parts.contains(part)
+                    && parts.contains(part)
             };
-            let layers: std::collections::HashSet<&String> = one.layers.iter().collect();
+            let layers: HashSet<&String> = one.layers.iter().collect();
             let many = one.layers.len() > super::chain::MOST || layers.len() < one.layers.len();
             if many || !one.layers.iter().all(is_layer) {
                 return Some(format!("layers of snapshot {:?} are not in it", one.name));

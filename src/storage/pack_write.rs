@@ -12,8 +12,8 @@ use rustix::fs::FileType;
 use super::dirfd::{FileError, file_type, open_dir};
 use super::image::{Image, Progress};
 use super::pack_format::{
-    CHECKSUMS, Checksums, FORMAT, MANIFEST, Manifest, OWN, PackError, PartSum, image_part,
-    sealed_part,
+    CHECKSUMS, Checksums, FORMAT, MANIFEST, Manifest, OWN, PackError, PartSum, RECORD_MOST,
+    image_part, sealed_part,
 };
 use super::pack_header::{headers, own, pad};
 use super::pack_sum::Summer;
@@ -120,13 +120,19 @@ impl<'a> Packer<'a> {
     /// Begins an archive with its manifest.
     ///
     /// # Errors
-    /// The stream cannot be written.
+    /// The stream cannot be written; the manifest is larger than any that is read again.
     pub fn new(
         out: &'a mut dyn Write,
         how: Compression,
         manifest: &Manifest,
         progress: &'a mut dyn FnMut(Progress),
     ) -> Result<Self, PackError> {
+        let text = serde_json::to_vec_pretty(manifest).map_err(|e| PackError::Write(e.into()))?;
+        if text.len() as u64 > RECORD_MOST {
+            let why = "what there is to say of its snapshots is more than the 4 MiB that are read \
+                       again: delete some, or leave them out with --no-snapshots";
+            return Err(PackError::Write(io::Error::other(why)));
+        }
         let mut summer = Summer::new(GATHER * 2).map_err(PackError::Write)?;
         let mut packer = Self {
             out: Sink::new(out, how).map_err(PackError::Write)?,
@@ -141,7 +147,6 @@ impl<'a> Packer<'a> {
             seconds: manifest.made_ms / 1000,
             progress,
         };
-        let text = serde_json::to_vec_pretty(manifest).map_err(|e| PackError::Write(e.into()))?;
         packer.member(MANIFEST, &text)?;
         Ok(packer)
     }

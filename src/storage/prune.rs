@@ -5,8 +5,9 @@ use rustix::fs;
 use serde::Serialize;
 
 use super::dirfd::{FileError, cname};
-use super::image::{Image, ImageError, images, remove_image, users};
+use super::image::{Image, ImageError, images, leftovers, remove_image, remove_leftover, users};
 use super::layer::{self, load_layer, unused_layers};
+use super::mend;
 use super::remove::remove_tree;
 use super::tag::{dangling, tags, untag};
 use crate::kernel::fault;
@@ -83,6 +84,11 @@ pub fn prune(layout: &Layout, named: bool) -> Result<Unused, ImageError> {
         untag(layout, name).ok();
     }
     let layers = remove_layers(layout)?;
+    // Damaged ones over which guests ran, too.
+    let left = leftovers(layout)?.into_iter();
+    for aside in left.filter(|left| mend::is_aside(&left.path)) {
+        remove_leftover(layout, &aside)?;
+    }
     Ok(Unused {
         images: gone,
         layers,

@@ -13,7 +13,7 @@ use crate::kernel::file;
 use crate::model::Layout;
 
 /// Name of the mark.
-const MARK: &str = "damaged";
+pub(super) const MARK: &str = "damaged";
 /// Most bytes of a mark.
 const MARK_MOST: u64 = 4096;
 

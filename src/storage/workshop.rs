@@ -11,7 +11,10 @@ use rustix::fs::{self, FlockOperation, RenameFlags};
 use rustix::io::Errno;
 
 use super::dirfd::{self, FileError, Owner, cname, open_dir};
+use super::mend;
 use super::remove::remove_tree;
+use crate::kernel::fault;
+use crate::model::Layout;
 
 /// A folder in the making; removed when dropped unless it was kept.
 #[derive(Debug)]
@@ -64,8 +67,8 @@ impl Workshop {
     }
 
     /// Gives the finished folder its name for good. One of the same content that is there already
-    /// stays, and this one goes.
-    pub(super) fn keep(mut self, digest: &str) -> Result<(), FileError> {
+    /// stays, and this one goes; but a damaged one makes way.
+    pub(super) fn keep(mut self, layout: &Layout, digest: &str) -> Result<(), FileError> {
         let failed = |verb, e: io::Error| FileError::new(verb, &self.shown, e);
         fs::syncfs(&self.lock).map_err(|e| failed("write to disk", e.into()))?;
         let name = cname(digest).map_err(|e| failed("name", e))?;
@@ -77,7 +80,16 @@ impl Workshop {
             RenameFlags::NOREPLACE,
         ) {
             Ok(()) => self.kept = true,
-            Err(Errno::EXIST) => return Ok(()),
+            Err(Errno::EXIST) => {
+                let replaces = mend::is_to_replace(&self.parent, &name, &self.lock);
+                if !replaces.map_err(|e| failed("look at what is there beside", e))? {
+                    return Ok(());
+                }
+                // What has come under this one's name goes with it, unless guests run over it.
+                let used = mend::exchange(layout, &self.parent, &mut self.name, &name);
+                self.kept = used.map_err(|e| failed("put in the place of a damaged one", e))?;
+                fault::point().map_err(|e| failed("go on with", e.errno.into()))?;
+            }
             Err(e) => return Err(failed("rename", e.into())),
         }
         fs::fsync(&self.parent).map_err(|e| failed("write to disk", e.into()))

@@ -6,6 +6,7 @@ use super::super::digest;
 use super::super::dirfd::{FileError, child_dir};
 use super::super::image::{Image, check_record, load_image, why_unproved};
 use super::super::layer;
+use super::super::verify::check_sound;
 use super::super::workshop::Workshop;
 use super::error::{BackupError, Result};
 use super::repo::Repository;
@@ -28,7 +29,8 @@ impl Repository {
     ) -> Result<Image> {
         let image = &snapshot.image;
         check_record(image).map_err(|why| BackupError::damaged("a snapshot", why))?;
-        let is_here = layout.images().join(&image.digest).exists();
+        let is_here =
+            load_image(layout, &image.digest).is_ok_and(|there| check_sound(&there).is_ok());
         if let Some(why) = why_unproved(image).filter(|_| !is_here && !self.is_encrypted()) {
             return Err(BackupError::Restore {
                 what: format!("image {}", image.digest),
@@ -47,7 +49,7 @@ impl Repository {
                     "a layer in it has no record",
                 ));
             };
-            if folder.join(&below.digest).exists() {
+            if layer::sound(layout, &below.digest).is_some() {
                 continue;
             }
             let workshop = Workshop::open(&folder, &below.digest)?;
@@ -55,7 +57,7 @@ impl Repository {
             prove(&below.digest, content == record.content)?;
             workshop.record("layer.json", &json(record)?)?;
             fault::point()?;
-            workshop.keep(&below.digest)?;
+            workshop.keep(layout, &below.digest)?;
         }
         if !is_here {
             let workshop = Workshop::open(&layout.images(), &image.digest)?;
@@ -73,7 +75,7 @@ impl Repository {
             }
             workshop.record("image.json", &json(image)?)?;
             fault::point()?;
-            workshop.keep(&image.digest)?;
+            workshop.keep(layout, &image.digest)?;
         }
         load_image(layout, &image.digest).map_err(|error| BackupError::Restore {
             what: format!("image {}", image.digest),

@@ -119,7 +119,8 @@ fn dockers_firewall_lets_guests_pass_and_is_left_as_it_was() {
         host.run(&["doctor", "--fix"]);
         assert!(world_answers(&host, "a"));
         let rules = nft("list chain ip filter DOCKER-USER");
-        assert_eq!(rules.matches("accept").count(), 2, "{rules}");
+        assert_eq!(rules.matches("accept").count(), 3, "{rules}");
+        assert_eq!(rules.matches("uplink").count(), 2, "{rules}");
         let told = host.run(&["doctor"]);
         assert!(!told.stdout.contains("shut firewall"), "{}", told.stdout);
         // By itself, as Docker comes again.

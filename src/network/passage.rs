@@ -1,7 +1,9 @@
 //! The host's own firewall where it drops what none of its rules is about, as Docker has the chain
 //! FORWARD do. Our tables cannot undo that: each chain has its say. It is found by asking what would
 //! become of a guest's packet, and mended by rules for the network's interfaces, at the head of the chain
-//! that Docker keeps for others or else of FORWARD itself. They go when the network does.
+//! that Docker keeps for others or else of FORWARD itself: to each other, and out over the interface of
+//! the host's default route and back. What else the host leads to, Docker's containers above all, stays as
+//! it was. They go when the network does.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -37,6 +39,8 @@ pub struct Barred {
     network: Network,
     family: &'static str,
     chain: &'static str,
+    /// Over which interface its packets leave; its own if they do not.
+    out: String,
 }
 
 impl fmt::Display for Barred {
@@ -77,8 +81,11 @@ impl Barred {
             if !shut.iter().any(|one| one.family == self.family) {
                 return Ok(());
             }
-            let stands = of_ours(&list, &[&network.table])
-                .any(|rule| rule["family"] == self.family && rule["chain"] == chain);
+            let stands = of_ours(&list, &[&network.table]).any(|rule| {
+                let expr = rule["expr"].as_array().into_iter().flatten();
+                let out = |one: &Value| one["match"]["right"] == self.out.as_str();
+                rule["family"] == self.family && rule["chain"] == chain && expr.clone().any(out)
+            });
             // Once more of the same would do no more.
             if !stands {
                 self.insert(chain)?;
@@ -95,17 +102,18 @@ impl Barred {
     }
 
     fn insert(&self, chain: &str) -> Result<(), HostError> {
-        let inside = json!(self.network.inside());
-        let is = |key: &str| matches("==", json!({"meta": {"key": key}}), inside.clone());
-        let ways = match self.network.is_closed() {
-            true => vec![vec![is("iifname"), is("oifname")]],
-            false => vec![vec![is("iifname")], vec![is("oifname")]],
-        };
+        let inside = self.network.inside();
+        let is = |key: &str, name: &str| matches("==", json!({"meta": {"key": key}}), json!(name));
+        let mut ways = vec![(&inside, &inside)];
+        if !self.network.is_closed() {
+            ways.extend([(&inside, &self.out), (&self.out, &inside)]);
+        }
         let rules: Vec<Value> = ways
             .into_iter()
-            .map(|mut expr| {
-                expr.push(json!({"counter": {"packets": 0, "bytes": 0}}));
-                expr.push(json!({"accept": null}));
+            .map(|(from, to)| {
+                let counter = json!({"counter": {"packets": 0, "bytes": 0}});
+                let expr =
+                    json!([is("iifname", from), is("oifname", to), counter, {"accept": null}]);
                 json!({"insert": {"rule": {
                     "family": self.family, "table": TABLE, "chain": chain,
                     "expr": expr, "comment": mark(&self.network.table)
@@ -200,6 +208,7 @@ impl Network {
                         true => FOR_OTHERS,
                         false => CHAIN,
                     },
+                    out: packet.to,
                 });
             }
         }

@@ -312,8 +312,9 @@ fn hundreds_of_guests_are_let_in_and_each_by_its_lease() {
         // One that nobody has is named and goes.
         network.admit(last, &NetworkWish::default()).unwrap();
         let stale = network.stale_entries().unwrap();
-        // Its two addresses and, sent and received, the two kinds of packets that are counted.
-        assert_eq!(stale.len(), 6);
+        // Its two addresses and, sent and received, internal and external, the two kinds of packets that
+        // are counted.
+        assert_eq!(stale.len(), 10);
         let ports = format!("{} in ports", last.host_interface);
         assert!(stale.iter().any(|entry| entry.to_string() == ports));
         for entry in &stale {

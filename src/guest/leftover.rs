@@ -19,6 +19,9 @@ use crate::storage;
 
 /// How long a command at work is waited for before its guest is passed over.
 const PATIENCE: Duration = Duration::from_millis(200);
+/// How often, and how far apart, it is looked whether a keeper is still there: a quarter of a second.
+const KEEPER_LOOKS: usize = 6;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 
 /// Something that is left of a command that died.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -111,8 +114,9 @@ impl Manager {
             let run = rescue || self.layout.guest_run(name).exists();
             Ok::<_, GuestError>(run || self.group(name)?.is_some())
         };
-        // What has just ended, its keeper puts away as soon as it gets the lock.
-        if status != Status::Stopped || self.has_keeper(name) {
+        // What has just ended, its keeper puts away as soon as it gets the lock; one that was killed is gone
+        // in a moment.
+        if status != Status::Stopped || self.still_has_keeper(name) {
             return Ok(());
         }
         if left()? {
@@ -142,6 +146,16 @@ impl Manager {
         }
         names.retain(|name| !self.layout.guests().join(name).exists());
         Ok(names)
+    }
+
+    /// Whether a guest has a keeper, and not only one that is just being killed.
+    fn still_has_keeper(&self, name: &GuestName) -> bool {
+        (0..KEEPER_LOOKS).all(|look| {
+            if look > 0 {
+                std::thread::sleep(BETWEEN_LOOKS);
+            }
+            self.has_keeper(name)
+        })
     }
 
     /// Everything there is under a name that no guest has.

@@ -85,7 +85,7 @@ impl Manager {
         if !self.peaks().is_due(now_ms()) {
             return Ok(());
         }
-        let lock = self.layout.run().join("peaks.lock");
+        let lock = self.peaks_path().with_extension("lock");
         let Some(_lock) = file::Lock::take(&lock, Duration::ZERO)? else {
             return Ok(());
         };

@@ -7,18 +7,13 @@ mod support;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use life::{data, inside};
+use life::{data, inside, nothing_left};
 use serde_json::{Value, json};
-use support::{Bulkhead, Need, became, need, run};
+use support::{Bulkhead, Need, need, run};
 
 fn made(host: &Bulkhead, name: &str, flags: &[&str]) {
     let base = ["create", name, "--template", "busybox", "--network", "none"];
     host.ok(&[&base[..], flags].concat());
-}
-
-fn nothing_left(host: &Bulkhead) {
-    became(10, || host.run(&["doctor"]).code == 0);
-    assert_eq!(data(host, &["doctor"])["leftovers"], json!([]));
 }
 
 fn root_of(host: &Bulkhead, name: &str) -> PathBuf {

@@ -128,6 +128,8 @@ fn alone_two_hundred_guests_leave_nothing() {
     bulkhead.ok(&["delete", "--all", "--force", "-j", "4"]);
     let as_before = support::became(30, || counts(&bulkhead) == before);
     assert!(as_before, "{before:?} became {:?}", counts(&bulkhead));
+    // What has just ended may still be put away.
+    support::became(30, || bulkhead.run(&["doctor"]).code == 0);
     let left: serde_json::Value =
         serde_json::from_str(&bulkhead.run(&["doctor", "--format", "json"]).stdout).expect("JSON");
     assert_eq!(

@@ -6,19 +6,13 @@ mod support;
 
 use std::path::PathBuf;
 
-use life::{data, inside};
+use life::{data, inside, nothing_left};
 use serde_json::json;
-use support::{Bulkhead, Need, became, need, run};
+use support::{Bulkhead, Need, need, run};
 
 fn made(host: &Bulkhead, name: &str, flags: &[&str]) {
     let base = ["create", name, "--template", "busybox", "--network", "none"];
     host.ok(&[&base[..], flags].concat());
-}
-
-fn nothing_left(host: &Bulkhead) {
-    // The process that tells neighbours of an end may still be at it.
-    became(10, || host.run(&["doctor"]).code == 0);
-    assert_eq!(data(host, &["doctor"])["leftovers"], json!([]));
 }
 
 fn layers(host: &Bulkhead) -> Vec<PathBuf> {

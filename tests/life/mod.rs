@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
-use crate::support::{Bulkhead, Outcome, eventually, program, run};
+use crate::support::{Bulkhead, Outcome, became, eventually, program, run};
 
 /// A busybox guest, made with these flags.
 #[track_caller]
@@ -342,6 +342,14 @@ pub fn in_force(host: &Bulkhead, name: &str, controller: &str, one: &str, two: &
     let path = folder.join(file);
     let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     text.trim().to_owned()
+}
+
+/// `doctor` finds nothing that is left, at the latest in a moment: the process that tells neighbours of an
+/// end may still be at it.
+#[track_caller]
+pub fn nothing_left(host: &Bulkhead) {
+    became(10, || host.run(&["doctor"]).code == 0);
+    assert_eq!(data(host, &["doctor"])["leftovers"], serde_json::json!([]));
 }
 
 /// Gives this thread, and what it begins, a network like a host's own, with loopback up: addresses that a

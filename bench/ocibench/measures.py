@@ -172,8 +172,9 @@ REST = 0.05  # s; the kernel takes a removed container apart after its runtime h
 
 
 def many(bench):
-    """With ten containers running, and with very many. A start is measured when the one before it
-    is gone for good, and again right after it (`at once`)."""
+    """With ten containers running, with very many, and with ten again: a machine that has become
+    slower or faster meanwhile is no growth. A start is measured when the one before it is gone for
+    good, and again right after it (`at once`)."""
     result, number = {}, bench.options.many
     print(f'\n{f"{number} containers":24}{"run at 10":>10}{"run, all":>10}{"ratio":>7}{"at once":>8}'
           f'{"list":>9}{"state":>8}{"delete -f":>10}   ms;{"charged":>9}{"kernel":>8} KiB each')
@@ -187,7 +188,7 @@ def many(bench):
                     done.append(one.do(verb, name).wall / 1e3)
                     if verb == 'run':
                         one.forget(name)
-                return statistics.median(done)
+                return done
             one.gone(one.up())
             time.sleep(1)
             before = usage(bench)
@@ -199,11 +200,16 @@ def many(bench):
             all_up, all_at_once = sample('run', 40, rest=REST), sample('run', 40)
             listed, state_ = sample('list', 10), sample('state', 10, up[0])
             killed = []
-            for identity in up:
+            for identity in up[10:]:
                 killed.append(one.do('kill', identity).wall / 1e3)
                 one.forget(identity)
-            row = [few, all_up, all_up / few, all_at_once / few_at_once, listed, state_,
-                   statistics.median(killed),
+            time.sleep(1)
+            few += sample('run', 40, rest=REST)
+            few_at_once += sample('run', 40)
+            few, few_at_once, all_up, all_at_once = map(
+                statistics.median, (few, few_at_once, all_up, all_at_once))
+            row = [few, all_up, all_up / few, all_at_once / few_at_once,
+                   *map(statistics.median, (listed, state_, killed)),
                    (after[0] - before[0]) / number, (after[1] - before[1]) / number]
             result[one.name] = row
             print(f'  {one.name:22}{row[0]:10.2f}{row[1]:10.2f}{row[2]:7.2f}{row[3]:8.2f}'

@@ -71,6 +71,7 @@ fn plans(spec: &Spec, mode: CgroupMode) -> Vec<LaunchPlan> {
         facts: facts(mode),
         waits: true,
         no_pivot: false,
+        empty_mounts: true,
         keep_keyring: false,
         preserve: 0,
     };

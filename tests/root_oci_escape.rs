@@ -441,3 +441,38 @@ fn keyring_and_terminal_are_not_shared() {
     let screen = terminal.screen();
     assert!(screen.contains("refused\r\nrefused"), "{screen}");
 }
+
+/// Who may unmount its own root finds an empty folder below, not the host's root.
+#[test]
+fn below_the_root_lies_nothing_of_the_host() {
+    if !ready() {
+        return;
+    }
+    let site = Site::new();
+    let program = r#"
+        open(my $own, "<", "/proc/self/ns/mnt") or die "open: $!";
+        opendir(my $full, "/") or die "look: $!";
+        my $root = "/";
+        syscall(166, $root, 2) == 0 or die "umount2: $!";
+        syscall(308, fileno($own), 0x20000) == 0 or die "setns: $!";
+        opendir(my $below, "/") or die "look: $!";
+        print "below: ", join(" ", grep { !/^\.\.?$/ } readdir($below)), "\n";
+        mkdir "/made";
+        print "mkdir: ", $!{EROFS} ? "read-only" : "$!", "\n";
+    "#;
+    let mut bundle = site.bundle("c", "");
+    let caps = &mut bundle.config["process"]["capabilities"];
+    for set in ["bounding", "effective", "permitted"] {
+        let set = caps[set].as_array_mut().unwrap();
+        set.extend([json!("CAP_SYS_ADMIN"), json!("CAP_SYS_CHROOT")]);
+    }
+    bundle.program(&["perl", "-MErrno", "-e", program]);
+    bundle.write();
+    let done = site.run_in(&bundle, "c");
+    assert_eq!(
+        done.stdout,
+        "below: \nmkdir: read-only\n",
+        "{}",
+        done.report()
+    );
+}

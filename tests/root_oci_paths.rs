@@ -372,6 +372,8 @@ fn no_mount_reaches_the_host() {
             "mount -t tmpfs none {at}; mount --make-shared {at}; mkdir {at}/in"
         ));
         let mounts = || fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+        // What is kept for further launches is there after the first.
+        site.run_in(&site.bundle("first", "true"), "first");
         let before = mounts();
         let mut bundle = site.bundle(
             "c",

@@ -14,6 +14,7 @@ pub mod channel;
 pub mod confined;
 pub mod core_scheduling;
 pub mod credentials;
+pub mod empty_mounts;
 pub mod fault;
 pub mod file;
 pub mod filesystem;

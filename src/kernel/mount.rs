@@ -232,6 +232,12 @@ pub fn cover_and_enter(root: BorrowedFd<'_>) -> Result<()> {
     enter_folder()
 }
 
+/// The same for a tree that covers `/` already, with nothing of the host's below.
+pub fn enter(root: BorrowedFd<'_>) -> Result<()> {
+    rustix::process::fchdir(root).map_err(KernelError::on("change to", "the new root"))?;
+    enter_folder()
+}
+
 /// Makes the working folder the root of this process (chroot(2)).
 pub fn enter_folder() -> Result<()> {
     rustix::process::chroot(".").map_err(KernelError::on("change the root to", "the folder"))?;

@@ -16,7 +16,7 @@ use super::store::{CONFIG, Folder, Record, Store};
 use crate::kernel::cgroup::Cgroups;
 use crate::kernel::process::Identity;
 use crate::kernel::socket::connect_to;
-use crate::kernel::{Errno, KernelError};
+use crate::kernel::{Errno, KernelError, empty_mounts};
 use crate::launch::container::{self, Place, Prepared, RecordError, Recorder, Told};
 use crate::model::CgroupPlace;
 use crate::plan::container::{OCI_VERSION, Wish, bit, steps};
@@ -114,6 +114,10 @@ pub(super) fn make(cli: &Cli, store: &Store, args: &Make, until: Until, log: &Lo
         args.console_socket.as_deref(),
         until != Until::Over,
     )?;
+    let empty_mounts = match host.facts.limited {
+        true => None,
+        false => empty_mounts::open(&host::cache().join("mounts")),
+    };
     let wish = Wish {
         id: &args.id,
         spec: &bundle.config.spec,
@@ -123,6 +127,7 @@ pub(super) fn make(cli: &Cli, store: &Store, args: &Make, until: Until, log: &Lo
         facts: host.facts,
         waits,
         no_pivot: args.no_pivot,
+        empty_mounts: empty_mounts.is_some(),
         keep_keyring: args.no_new_keyring,
         preserve: args.preserve_fds,
     };
@@ -159,6 +164,7 @@ pub(super) fn make(cli: &Cli, store: &Store, args: &Make, until: Until, log: &Lo
     let place = Place {
         host: host.cgroups.clone(),
         cache: host::cache(),
+        empty_mounts,
         rules: bundle.config.rules.take(),
         filter: bundle.config.filter.take(),
         console,

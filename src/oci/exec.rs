@@ -64,6 +64,7 @@ pub(super) fn exec(store: &Store, args: &Exec, log: &Log) -> Result<u8> {
     let place = Place {
         host: host.cgroups.clone(),
         cache: host::cache(),
+        empty_mounts: None,
         rules: config.rules,
         filter: config.filter,
         console,

@@ -5,6 +5,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{Mode, OFlags};
 
@@ -32,8 +33,14 @@ pub(super) struct Slot {
     pub(super) names: Vec<String>,
     pub(super) mount: PathBuf,
     pub(super) dir: Dir,
-    /// Whether it was made just now, by a making that has not ended: nobody is in it.
-    pub(super) fresh: bool,
+    /// Whether it was made just now and has no limits yet: it is as the kernel makes them.
+    pub(super) fresh: AtomicBool,
+}
+
+impl Slot {
+    pub(super) fn is_fresh(&self) -> bool {
+        self.fresh.load(Ordering::Relaxed)
+    }
 }
 
 /// What a container's own view of the control groups has to show.
@@ -87,7 +94,7 @@ impl Cgroups {
                 names: names.iter().map(|&n| n.to_owned()).collect(),
                 mount: at.to_owned(),
                 dir,
-                fresh: false,
+                fresh: AtomicBool::new(false),
             }))
         };
         let mut v1 = Vec::new();

@@ -21,21 +21,21 @@ impl Cgroups {
             .find(|slot| slot.names.iter().any(|n| n == "devices"));
         let Some(v1) = v1 else {
             return match &self.v2 {
-                Some(slot) => devices::attach(&slot.dir, &rules()?, slot.fresh),
+                Some(slot) => devices::attach(&slot.dir, &rules()?, slot.is_fresh()),
                 None => Ok(()),
             };
         };
         let plain = keeps_its_meaning(list);
         if let Some(v2) = &self.v2
-            && (!plain || (!v2.fresh && devices::has_program(&v2.dir)?))
+            && (!plain || (!v2.is_fresh() && devices::has_program(&v2.dir)?))
         {
-            devices::attach(&v2.dir, &rules()?, v2.fresh)?;
+            devices::attach(&v2.dir, &rules()?, v2.is_fresh())?;
         }
         match (plain, &self.v2) {
-            (true, _) if v1.fresh => write_rules(&v1.dir, list),
+            (true, _) if v1.is_fresh() => write_rules(&v1.dir, list),
             (true, _) => change_rules(&v1.dir, list),
             // A new folder allows all; the program decides.
-            (false, Some(_)) if v1.fresh => Ok(()),
+            (false, Some(_)) if v1.is_fresh() => Ok(()),
             (false, Some(_)) => v1.dir.write("devices.allow", "a"),
             (false, None) => Err(CgroupError::Unsupported {
                 what: "a list of devices that denies a part of what it allows before",

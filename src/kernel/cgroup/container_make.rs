@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{Access, CWD, Mode};
 use rustix::io::Errno;
@@ -37,15 +38,32 @@ const ALWAYS_V2: [&str; 4] = ["cpu", "io", "memory", "pids"];
 const ATTEMPTS: u32 = 16;
 
 impl Cgroups {
-    /// Makes the groups, with the limits and device rules in force before anything enters. A folder
-    /// that is there is taken over if no process is in it and it is not frozen; under a systemd
-    /// scope, which exists only with its process inside, always.
+    /// Makes the groups, with the limits and device rules in force before anything enters.
+    ///
+    /// # Errors
+    /// Those of [`Cgroups::make`] and [`Cgroups::limit`]. In each case what was made is taken away
+    /// again.
+    pub fn create(host: &Host, plan: &CgroupPlan) -> Result<Self> {
+        let groups = Self::make(host, plan)?;
+        match groups.limit(host, plan) {
+            Ok(()) => Ok(groups),
+            Err(e) => {
+                groups.undo();
+                Err(e)
+            }
+        }
+    }
+
+    /// Makes the groups, with the device rules in force but without a limit: limits may be written
+    /// while a process is busy in there, but between two lines of device rules it could make no
+    /// node. A folder that is there is taken over if no process is in it and it is not frozen;
+    /// under a systemd scope, which exists only with its process inside, always.
     ///
     /// # Errors
     /// [`CgroupError::Occupied`] when a folder is in use; [`CgroupError::File`] when the kernel
     /// refuses something ([`CgroupError::is_denied`] when this user may not make groups at all). In
     /// each case what was made is taken away again.
-    pub fn create(host: &Host, plan: &CgroupPlan) -> Result<Self> {
+    pub fn make(host: &Host, plan: &CgroupPlan) -> Result<Self> {
         let mut groups = Self {
             place: plan.place.clone(),
             mode: host.mode,
@@ -53,17 +71,29 @@ impl Cgroups {
             v2: None,
         };
         match groups.build(host, plan) {
-            Ok(()) => {
-                for slot in groups.v1.iter_mut().chain(&mut groups.v2) {
-                    slot.fresh = false;
-                }
-                Ok(groups)
-            }
+            Ok(()) => Ok(groups),
             Err(e) => {
                 groups.undo();
                 Err(e)
             }
         }
+    }
+
+    /// Puts the limits in force, once, in groups that were just made.
+    ///
+    /// # Errors
+    /// When the kernel refuses something; the groups stay.
+    pub fn limit(&self, host: &Host, plan: &CgroupPlan) -> Result<()> {
+        self.check_usage(plan)?;
+        self.write_settings(&plan.settings)?;
+        if let (Some(owner), Some(v2)) = (plan.owner, &self.v2) {
+            let memory = host.v2_controllers.iter().any(|c| c == "memory");
+            delegate(&v2.dir, owner, memory)?;
+        }
+        for slot in self.v1.iter().chain(&self.v2) {
+            slot.fresh.store(false, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// What removing must know of a making that may be cut short: the folders above the container's
@@ -103,7 +133,7 @@ impl Cgroups {
             wanted.insert("freezer");
         }
         if let Some(at) = &host.v2 {
-            let slot = self.make(at, &[])?;
+            let slot = self.make_slot(at, &[])?;
             let slot = self.v2.insert(slot);
             enable(host, &slot.dir, &wanted)?;
         }
@@ -116,21 +146,15 @@ impl Cgroups {
         if self.place.scope.is_none() {
             self.check_free()?;
         }
-        self.check_usage(plan)?;
-        self.write_settings(&plan.settings)?;
-        if let Some(devices) = &plan.devices {
-            self.write_devices(devices)?;
+        match &plan.devices {
+            Some(devices) => self.write_devices(devices),
+            None => Ok(()),
         }
-        if let (Some(owner), Some(v2)) = (plan.owner, &self.v2) {
-            let memory = host.v2_controllers.iter().any(|c| c == "memory");
-            delegate(&v2.dir, owner, memory)?;
-        }
-        Ok(())
     }
 
     /// Makes or opens the folder of a version 1 hierarchy, fit for processes to enter.
     pub(super) fn make_v1(&mut self, at: &Path, names: &[&str]) -> Result<()> {
-        let slot = self.make(at, names)?;
+        let slot = self.make_slot(at, names)?;
         // Before anything that can fail, so that undoing finds it.
         self.v1.push(slot);
         if names.contains(&"cpuset") {
@@ -140,7 +164,7 @@ impl Cgroups {
     }
 
     /// Makes the container's folder in the hierarchy mounted at `at`, or opens the one that is there.
-    fn make(&mut self, at: &Path, names: &[&str]) -> Result<Slot> {
+    fn make_slot(&mut self, at: &Path, names: &[&str]) -> Result<Slot> {
         let path = folder(at, &self.place);
         fault::point().map_err(|e| CgroupError::file("make", &path, e.errno))?;
         let mut fresh = false;
@@ -159,7 +183,7 @@ impl Cgroups {
                     names: names.iter().map(|&n| n.to_owned()).collect(),
                     mount: at.to_owned(),
                     dir,
-                    fresh,
+                    fresh: AtomicBool::new(fresh),
                 });
             }
         }
@@ -210,7 +234,12 @@ impl Cgroups {
             path: dir.path().to_owned(),
             why,
         };
-        for slot in self.v1.iter().chain(&self.v2).filter(|slot| !slot.fresh) {
+        for slot in self
+            .v1
+            .iter()
+            .chain(&self.v2)
+            .filter(|slot| !slot.is_fresh())
+        {
             let dir = &slot.dir;
             let busy = match slot.names.is_empty() {
                 true => keyed(&dir.read("cgroup.events")?, "populated") == Some(1),

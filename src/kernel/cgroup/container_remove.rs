@@ -67,7 +67,12 @@ impl Cgroups {
     /// Takes away what making has made. Nothing has entered, so the folders are empty; an error
     /// here would only hide the one that matters.
     pub(super) fn undo(&self) {
-        for slot in self.v1.iter().chain(&self.v2).filter(|slot| slot.fresh) {
+        for slot in self
+            .v1
+            .iter()
+            .chain(&self.v2)
+            .filter(|slot| slot.is_fresh())
+        {
             let _left = unlink(slot.dir.path());
         }
         for path in self.place.made.iter().rev() {

@@ -119,7 +119,7 @@ impl Cgroups {
                 .v1
                 .iter()
                 .filter(|slot| slot.names.contains(&setting.controller));
-            of.any(|slot| slot.fresh) && (&*setting.file, &*setting.value) == ANYWAY
+            of.any(|slot| slot.is_fresh()) && (&*setting.file, &*setting.value) == ANYWAY
         };
         for setting in settings.iter().filter(|setting| !new(setting)) {
             let dir = self.dir_of(setting)?;

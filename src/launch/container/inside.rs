@@ -12,8 +12,10 @@ use super::super::init::Init;
 use super::super::protocol::{self, Word};
 use super::{Outside, Place, hooks, mounts, nodes};
 use crate::kernel::terminal::Pty;
-use crate::kernel::{Errno, KernelError, credentials, interface, mount, namespace, process, tree};
-use crate::plan::container::step::{InsideStep, Propagation};
+use crate::kernel::{
+    Errno, KernelError, credentials, empty_mounts, interface, mount, namespace, process, tree,
+};
+use crate::plan::container::step::{InsideStep, Propagation, Way};
 use crate::plan::step::Limit;
 
 pub(super) type Cause = Box<dyn std::error::Error>;
@@ -149,6 +151,10 @@ impl Init<'_> {
             InsideStep::JoinContainer { kinds } => self.join_container(*kinds)?,
             InsideStep::NewNamespaces { kinds } => namespace::unshare(*kinds)?,
             InsideStep::LoopbackUp => interface::loopback_up()?,
+            InsideStep::EnterEmptyMounts => {
+                let kept = self.inside()?.place.empty_mounts.as_ref();
+                empty_mounts::enter_copy(kept.ok_or_else(|| missing("the empty mounts"))?)?;
+            }
             InsideStep::CutPropagation { propagation } => {
                 mount::set_propagation_of_all(propagation.kind, propagation.recursive)?;
             }
@@ -184,12 +190,12 @@ impl Init<'_> {
                 mount::enter_folder()?;
                 self.root = Some(tree::open_root(Path::new("/"))?);
             }
-            InsideStep::EnterRoot { pivot } => {
+            InsideStep::EnterRoot { way } => {
                 let root = self.root()?;
-                if *pivot {
-                    mount::become_root(root)?;
-                } else {
-                    mount::cover_and_enter(root)?;
+                match way {
+                    Way::Pivot => mount::become_root(root)?,
+                    Way::Cover => mount::cover_and_enter(root)?,
+                    Way::Enter => mount::enter(root)?,
                 }
             }
             InsideStep::FinishRoot {

@@ -37,6 +37,8 @@ pub struct Place<'a> {
     pub host: cgroup::Host,
     /// Folder of compiled seccomp programs.
     pub cache: PathBuf,
+    /// A mount namespace with nothing in it.
+    pub empty_mounts: Option<OwnedFd>,
     /// The text that stands for its filter there.
     pub rules: Option<Vec<u8>>,
     /// The program that was found there.

@@ -44,6 +44,12 @@ impl Host {
             OutsideStep::MakeCgroups { plan, optional } => {
                 self.make_cgroups(plan, *optional, place)?;
             }
+            OutsideStep::LimitCgroups { plan } => {
+                // There are none where none were needed and none could be made.
+                if let Some(cgroups) = &self.container.cgroups {
+                    cgroups.limit(&place.host, plan)?;
+                }
+            }
             OutsideStep::MakeScope { plan } => self.make_scope(plan, place)?,
             OutsideStep::BePatient => self.patience = None,
             OutsideStep::OpenProc => self.open_proc()?,
@@ -177,7 +183,7 @@ impl Host {
         optional: bool,
         place: &Place<'_>,
     ) -> Result<(), Cause> {
-        match Cgroups::create(&place.host, plan) {
+        match Cgroups::make(&place.host, plan) {
             Ok(cgroups) => self.keep_cgroups(Rc::new(cgroups), place),
             Err(error) if optional && error.is_denied() => {}
             Err(error) => return Err(error.into()),

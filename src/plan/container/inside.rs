@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::LinuxNamespaceType;
 
 use super::outside::{early_hooks, has_net_devices, joined};
-use super::step::{DeviceNode, Hook, InsideStep, MountEntry, Propagation, Show};
+use super::step::{DeviceNode, Hook, InsideStep, MountEntry, Propagation, Show, Way};
 use super::{Wish, bit, hooks, mounts, process, refuse};
 use crate::model::MountFlags;
 use crate::plan::PlanError;
@@ -56,7 +56,10 @@ pub(super) fn inside(
     }
     let mut closed = Vec::new();
     if wish.has(LinuxNamespaceType::Mount) {
-        cut_propagation(wish, &mut push)?;
+        match wish.begins_empty() {
+            true => push(InsideStep::EnterEmptyMounts),
+            false => cut_propagation(wish, &mut push)?,
+        }
         trees.into_iter().for_each(&mut push);
         closed = mount_steps(wish, mounts, nodes, &mut push);
     } else {
@@ -207,7 +210,11 @@ fn mount_steps(
         });
     }
     push(InsideStep::EnterRoot {
-        pivot: !wish.no_pivot,
+        way: match (wish.begins_empty(), wish.no_pivot) {
+            (true, _) => Way::Enter,
+            (false, false) => Way::Pivot,
+            (false, true) => Way::Cover,
+        },
     });
     closed
 }

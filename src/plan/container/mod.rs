@@ -66,6 +66,8 @@ pub struct Wish<'a> {
     pub waits: bool,
     /// Whether the root is moved over the old one instead of pivoted to.
     pub no_pivot: bool,
+    /// Whether there is a mount namespace with nothing in it to begin in.
+    pub empty_mounts: bool,
     /// Whether the session keyring stays that of the caller.
     pub keep_keyring: bool,
     /// Descriptors the program keeps beyond the standard ones.
@@ -149,6 +151,14 @@ impl Wish<'_> {
     fn staged(&self) -> bool {
         let joined = |kind| self.has(kind) && !self.is_new(kind);
         self.user_namespace() || joined(LinuxNamespaceType::Pid)
+    }
+
+    /// Whether the first process begins in mounts of its own that hold nothing. Hooks of the
+    /// client's that run before the root is entered look for it where the host has it.
+    fn begins_empty(&self) -> bool {
+        let own = self.is_new(LinuxNamespaceType::Mount) && !self.no_pivot;
+        let hooked = outside::has_hooks_before_root(self.spec);
+        self.empty_mounts && own && !self.staged() && !self.facts.limited && !hooked
     }
 
     /// Whether trees are cloned by the first process: who has no privileges on the host may do it

@@ -50,10 +50,18 @@ pub(super) fn outside(wish: &Wish<'_>, trees: Trees) -> Result<Vec<HostStep>, Pl
     let cgroups = trees.cgroups;
     trees.steps.into_iter().for_each(&mut push);
     let scope = wish.cgroup.as_ref().filter(|c| c.place.scope.is_some());
+    let unscoped = wish.cgroup.as_ref().filter(|_| scope.is_none());
+    let mut limits = unscoped.map(|plan| OutsideStep::LimitCgroups {
+        plan: Box::new(plan.clone()),
+    });
     if let (Some(plan), None) = (&wish.cgroup, scope) {
         let plan = Box::new(plan.clone());
         let optional = wish.facts.limited && plan.settings.is_empty();
         push(OutsideStep::MakeCgroups { plan, optional });
+        // Programs of the client's may run as soon as the first process is there.
+        if has_hooks_before_root(wish.spec) {
+            limits.take().into_iter().for_each(&mut push);
+        }
         if cgroups {
             push(OutsideStep::CloneCgroups);
         }
@@ -83,6 +91,7 @@ pub(super) fn outside(wish: &Wish<'_>, trees: Trees) -> Result<Vec<HostStep>, Pl
         push(OutsideStep::Continue);
     }
     push(OutsideStep::Record);
+    limits.into_iter().for_each(&mut push);
     if let Some(score) = wish.oom_score().filter(|_| !wish.facts.limited) {
         push(OutsideStep::SetOomScore { score });
     }
@@ -136,6 +145,13 @@ pub(super) fn has_net_devices(wish: &Wish<'_>) -> bool {
     devices.is_some_and(|d| !d.is_empty())
 }
 
+/// Whether hooks run before the root is entered.
+pub(super) fn has_hooks_before_root(spec: &Spec) -> bool {
+    let hooks = spec.hooks().as_ref();
+    let create = hooks.and_then(|h| h.create_container().as_ref());
+    create.is_some_and(|all| !all.is_empty()) || !early_hooks(spec).is_empty()
+}
+
 /// Hooks that run in the host's namespaces before the root is entered.
 pub(super) fn early_hooks(spec: &Spec) -> Vec<Hook> {
     let Some(all) = spec.hooks() else {
@@ -163,7 +179,7 @@ pub(super) fn born_into(wish: &Wish<'_>) -> u64 {
     let kinds = [Mount, Uts, Ipc, Pid, Network];
     kinds
         .into_iter()
-        .filter(|kind| wish.is_new(*kind))
+        .filter(|kind| wish.is_new(*kind) && !(*kind == Mount && wish.begins_empty()))
         .fold(0, |all, kind| all | bit(kind))
 }
 

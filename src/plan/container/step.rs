@@ -57,6 +57,18 @@ pub enum Show {
     },
 }
 
+/// How a tree becomes the root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Way {
+    /// By pivot_root(2): all that was there before is let go of.
+    Pivot,
+    /// Moved over the old one, which stays below.
+    Cover,
+    /// It covers an empty folder already.
+    Enter,
+}
+
 /// How mounts below are to hear of each other (mount_namespaces(7)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Propagation {
@@ -169,12 +181,17 @@ pub enum OutsideStep {
         /// With everything mounted below.
         recursive: bool,
     },
-    /// Make the control groups and set the limits.
+    /// Make the control groups and set the device rules.
     MakeCgroups {
         /// Where and what.
         plan: Box<CgroupPlan>,
         /// Whether the container can do without: nothing was asked of them.
         optional: bool,
+    },
+    /// Set the limits.
+    LimitCgroups {
+        /// Where and what.
+        plan: Box<CgroupPlan>,
     },
     /// Have systemd make the control groups, for the process that is there, and set the limits.
     MakeScope {
@@ -280,6 +297,8 @@ pub enum InsideStep {
         /// Nanoseconds added to the boot clock.
         boot: i128,
     },
+    /// Leave the host's mounts for a mount namespace with nothing in it but an empty folder.
+    EnterEmptyMounts,
     /// Hear of the host's mounts no more than asked for, and tell it nothing.
     CutPropagation {
         /// How.
@@ -333,8 +352,8 @@ pub enum InsideStep {
     EnterFolder,
     /// Make the root tree the root.
     EnterRoot {
-        /// By pivot_root(2); otherwise moved over the old one, which stays below.
-        pivot: bool,
+        /// What is done with the old one.
+        way: Way,
     },
     /// The root's own attributes.
     FinishRoot {

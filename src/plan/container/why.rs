@@ -14,7 +14,10 @@ impl OutsideStep {
             Self::OpenProc => "before anything of the container's can be in its place",
             Self::Clone { .. } => "in the host's mounts, where the path means what its client saw",
             Self::ShiftIds { .. } => "a tree can be given other ids only while it is detached",
-            Self::MakeCgroups { .. } => "limits are in force before the first process exists",
+            Self::MakeCgroups { .. } => "device rules are in force before the first process exists",
+            Self::LimitCgroups { .. } => {
+                "while the first process makes its mounts; before any program but ours runs"
+            }
             Self::MakeScope { .. } => "systemd makes a scope for a process that is there",
             Self::BePatient => "a frozen container answers when it is thawed",
             Self::JoinPids => "a process is born into a pid namespace, it cannot move there",
@@ -59,6 +62,9 @@ impl InsideStep {
             Self::NewNamespaces { .. } => "rooted in the group it has just entered",
             Self::NewClock { .. } => "a time namespace takes its offsets while it is empty",
             Self::LoopbackUp => "every program expects it",
+            Self::EnterEmptyMounts => {
+                "the host's mounts need not be copied, and not be left; they are at hand as trees"
+            }
             Self::CutPropagation { .. } => "before the first mount: the host must hear of none",
             Self::PlaceRoot => "where hooks of the client expect it",
             Self::Mount { .. } => "in the order of the configuration",

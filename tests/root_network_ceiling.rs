@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use bulkhead::model::{Ceilings, NetworkWish};
-use bulkhead::network::{LeaseError, NetworkSettings};
+use bulkhead::network::{Addresses, Kind, LeaseError, NetworkSettings, NewNetwork, Served};
 use life::{data, made};
 use support::{Bulkhead, Need, need};
 use wires::{
@@ -189,6 +189,89 @@ fn a_flood_of_connections_leaves_room_for_its_neighbours() {
         let untracked = other.network(without_nat());
         let error = untracked.lease(&name("a"), &own(9)).unwrap_err();
         assert!(matches!(error, LeaseError::Untracked { .. }), "{error}");
+    });
+}
+
+/// Datagrams that arrive at a neighbour's, each for a port of its own there: of `count` few are lost.
+fn between(to: &Namespace, at: Ipv4Addr, from: &Namespace, count: u16) {
+    let servers: Vec<_> = to.run(|| {
+        (0..count)
+            .map(|_| UdpSocket::bind((at, 0)).unwrap())
+            .collect()
+    });
+    from.run(|| {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        for server in &servers {
+            socket
+                .send_to(b"new", server.local_addr().unwrap())
+                .unwrap();
+        }
+    });
+    for server in servers {
+        server
+            .set_read_timeout(Some(Duration::from_secs(2)))
+            .unwrap();
+        server.recv_from(&mut [0; 8]).unwrap();
+    }
+}
+
+#[test]
+fn what_guests_say_to_each_other_the_host_keeps_no_track_of() {
+    as_host(|| {
+        let world = world();
+        let installation = Installation::new();
+        let network = installation.network(NetworkSettings::default());
+        let wish = NewNetwork {
+            name: "lan".parse().unwrap(),
+            kind: Kind::Isolated,
+            subnet: Some("10.77.0.0/24".parse().unwrap()),
+            prefix6: None,
+            bridge: None,
+            parent: None,
+            nat: None,
+            mtu: None,
+            isolated_ports: None,
+            vxlan: None,
+            force: false,
+            served: Served::default(),
+            addresses: Addresses::default(),
+        };
+        network.create(&wish).unwrap();
+        let lan = network.load(&wish.name).unwrap();
+        let others: Vec<_> = [&network, &lan]
+            .into_iter()
+            .map(|network| {
+                let ((one, _), (other, lease)) = (guest(network, "a"), guest(network, "b"));
+                (one, other, lease.address)
+            })
+            .collect();
+        // As Docker has it.
+        let setting = "/proc/sys/net/bridge/bridge-nf-call-iptables";
+        std::fs::write(setting, "1").unwrap();
+        for (one, other, address) in &others {
+            let before = tracked();
+            between(other, *address, one, 300);
+            let begun = tracked().saturating_sub(before);
+            assert!(begun < 20, "{begun} to {address}");
+        }
+        // Whatever address a frame for a neighbour names, where nobody leads anywhere.
+        let (one, _, address) = &others[1];
+        let before = tracked();
+        one.run(|| {
+            let over = format!("{address}");
+            let route = ["route", "add", "203.0.113.0/24", "via", &over];
+            assert!(Command::new("ip").args(route).status().unwrap().success());
+            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            for port in 1..=300 {
+                socket.send_to(b"new", ("203.0.113.7", port)).unwrap();
+            }
+        });
+        let begun = tracked().saturating_sub(before);
+        assert!(begun < 20, "{begun} to nobody");
+        // The world is another matter.
+        let before = tracked();
+        assert_eq!(arriving(&world, &others[0].0, 100, 100), 100);
+        assert!(tracked() - before >= 100);
     });
 }
 

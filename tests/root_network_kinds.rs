@@ -321,7 +321,7 @@ fn a_bridge_that_is_none_for_guests_is_refused() {
         // It goes while nobody looks: said, and the network can be removed all the same.
         ip("link del br0");
         let error = lan.ensure_host().unwrap_err().to_string();
-        assert!(error.contains("make the bridge first"), "{error}");
+        assert!(error.contains("make it first"), "{error}");
         usual.delete(&"lan".parse().unwrap(), &[]).unwrap();
     });
 }

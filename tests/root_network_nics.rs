@@ -278,6 +278,84 @@ fn an_interface_that_is_not_as_it_is_meant_is_settled() {
     nothing_left(&host, &["web"]);
 }
 
+/// How often rules of a guest's chains, on whichever network, keep to such a number.
+fn rules(host: &Bulkhead, guest: &str, text: &str) -> usize {
+    let list = Command::new("/usr/sbin/nft")
+        .args(["list", "ruleset"])
+        .output();
+    let list = String::from_utf8(list.expect("nft").stdout).expect("text");
+    let nics = data(host, &["nic", "list", guest]);
+    let nics = nics.as_array().expect("a list");
+    let own: Vec<&str> = nics
+        .iter()
+        .flat_map(|nic| [&nic["host_interface"], &nic["address"]])
+        .filter_map(Value::as_str)
+        .collect();
+    let mut chain = "";
+    let mut found = 0;
+    for line in list.lines() {
+        if let Some(name) = line.trim().strip_prefix("chain ") {
+            chain = name.trim_end_matches(" {");
+        }
+        let its = own.iter().any(|own| chain.ends_with(&format!("-{own}")));
+        found += usize::from(its && line.contains(text));
+    }
+    found
+}
+
+#[test]
+fn ceilings_are_of_all_interfaces_of_a_guest_together() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = host("10.201.10.0/24");
+    host.ok(&["network", "create", "way", "--subnet", "10.201.12.0/24"]);
+    let whole = "--packets 1000 --new-connections 60 --connections 300";
+    let nics = "--nic lan=db,packets=400 --nic out=way";
+    let flags: Vec<&str> = whole.split(' ').chain(nics.split(' ')).collect();
+    started(&host, "web", &flags);
+    let told = |packets: &[(&str, usize)]| {
+        for (text, count) in packets {
+            assert_eq!(rules(&host, "web", text), *count, "{text}");
+        }
+        assert_eq!(data(&host, &["doctor"])["leftovers"], serde_json::json!([]));
+    };
+    // What one has of its own the others have not; nothing is kept track of on the closed one.
+    told(&[
+        ("limit rate over 300/second", 2),
+        ("limit rate over 400/second", 1),
+        ("limit rate over 20/second", 3),
+        ("ct count over 100 drop", 2),
+    ]);
+    assert_eq!(host.ok(&["get", "web", "network.packets"]).trim(), "1000");
+    // Changed while it runs, and with its interfaces.
+    host.ok(&["set", "web", "--packets", "2000"]);
+    told(&[("limit rate over 800/second", 2)]);
+    host.ok(&["nic", "remove", "web", "lan"]);
+    told(&[
+        ("limit rate over 1000/second", 2),
+        ("limit rate over 30/second", 2),
+        ("ct count over 150 drop", 2),
+    ]);
+    host.ok(&["nic", "remove", "web", "out"]);
+    told(&[
+        ("limit rate over 2000/second", 1),
+        ("ct count over 300 drop", 1),
+    ]);
+    host.ok(&["nic", "add", "web", "lan=db"]);
+    told(&[
+        ("limit rate over 1000/second", 2),
+        ("limit rate over 30/second", 2),
+    ]);
+    let refused = host.fails(&["set", "web", "--nic", "lan=db,packets=1995"], 5);
+    assert!(refused.contains("fewer than 10"), "{refused}");
+    told(&[("limit rate over 1000/second", 2)]);
+    host.ok(&["restart", "web"]);
+    told(&[("limit rate over 1000/second", 2)]);
+    nothing_left(&host, &["web"]);
+    host.ok(&["network", "delete", "way"]);
+}
+
 #[test]
 fn what_only_a_further_interface_names_stays() {
     if !need(Need::Root) {

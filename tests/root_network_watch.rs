@@ -75,7 +75,7 @@ fn what_others_take_away_is_put_back_while_it_runs() {
             assert!(links.contains(whose), "{links}");
         }
         let before = tables();
-        assert_eq!(before.lines().count(), 3, "{before}");
+        assert_eq!(before.lines().count(), 4, "{before}");
         let _watch = Watch::new(&host);
         for gone in [
             "flush ruleset",
@@ -146,5 +146,55 @@ fn dockers_firewall_lets_guests_pass_and_is_left_as_it_was() {
         host.run(&["doctor", "--fix"]);
         let rules = nft("list chain ip filter FORWARD");
         assert!(!rules.contains("guests of"), "{rules}");
+    });
+}
+
+#[test]
+fn a_firewall_is_open_or_named_wherever_opening_it_is_killed_and_closed_with_the_network() {
+    as_host(|| {
+        if !need(Need::Root) {
+            return;
+        }
+        let _world = world();
+        let host = Bulkhead::new();
+        let shut = || host.run(&["doctor"]).stdout.contains("shut firewall");
+        let ours = || {
+            let rules = nft("list chain ip filter DOCKER-USER");
+            rules.matches("guests of").count()
+        };
+        let killed = |words: &[&str], number: usize| {
+            let mut command = host.command(words);
+            command.env("BULKHEAD_FAULT", format!("command:{number}"));
+            support::run(command).code == 0
+        };
+        made(&host, "a", &["--start"]);
+        nft(DOCKER);
+        for number in 0.. {
+            assert!(shut(), "{number}");
+            let done = killed(&["doctor", "--fix"], number);
+            assert_eq!(shut(), ours() == 0, "{number}");
+            host.run(&["doctor", "--fix"]);
+            assert!(!shut(), "{number}");
+            assert_eq!(ours(), 3, "{number}");
+            if done {
+                assert!(number >= 2, "{number} points");
+                break;
+            }
+            nft("flush chain ip filter DOCKER-USER");
+        }
+        // With its last guest the network goes, by whoever looks next.
+        for number in 0.. {
+            host.ok(&["delete", "--force", "--yes", "a"]);
+            let done = killed(&["doctor", "--fix"], number);
+            host.run(&["doctor", "--fix"]);
+            assert_eq!(ours(), 0, "{number}");
+            if done {
+                assert!(number >= 2, "{number} points");
+                break;
+            }
+            made(&host, "a", &["--start"]);
+            host.run(&["doctor", "--fix"]);
+            assert_eq!(ours(), 3, "{number}");
+        }
     });
 }

@@ -271,6 +271,21 @@ fn rates_that_change_while_a_guest_starts_are_its_own() {
     host.ok(&["kill", "w"]);
     assert_eq!(trunks(&host), [&*shared]);
     ip(&["link", "delete", &shared]);
+
+    // Of one whose record somebody has removed it is named, and goes.
+    host.ok(&["start", "w"]);
+    let shared = trunks(&host).remove(0);
+    let alias = format!("/sys/class/net/{shared}/ifalias");
+    let alias = std::fs::read_to_string(alias).expect("it is there");
+    host.ok(&["delete", "--force", "w"]);
+    assert_eq!(trunks(&host), [""; 0]);
+    ip(&["link", "add", &shared, "type", "ifb"]);
+    ip(&["link", "set", &shared, "alias", alias.trim_end()]);
+    std::fs::remove_file(&record).expect("its record");
+    let found = host.run(&["doctor"]).stdout;
+    assert!(found.contains("tenant rates"), "{found}");
+    host.ok(&["doctor", "--fix"]);
+    assert_eq!(trunks(&host), [""; 0]);
 }
 
 /// Kills a command, or the launch it makes, at points that it passes, every so many; what is left, `doctor`

@@ -140,15 +140,35 @@ fn ceilings(network: &NetworkWish, found: &mut Found) {
             "needs the network kind bridge, or a network's name: nothing of another goes before or behind",
         );
     }
-    for (key, count, least) in [
-        ("network.packets", ceilings.packets, FEWEST_PACKETS),
-        ("network.new_connections", ceilings.new_connections, 1),
-        ("network.connections", ceilings.connections, 1),
+    let part = network.part_of_ceilings();
+    for (key, count, part, least) in [
+        (
+            "network.packets",
+            ceilings.packets,
+            part.packets,
+            FEWEST_PACKETS,
+        ),
+        (
+            "network.new_connections",
+            ceilings.new_connections,
+            part.new_connections,
+            1,
+        ),
+        (
+            "network.connections",
+            ceilings.connections,
+            part.connections,
+            1,
+        ),
     ] {
         match count {
             Some(_) if !network.kind.has_address() => found.add(
                 key,
                 "needs the network kind bridge, or a network's name: nothing of another is counted",
+            ),
+            Some(count) if count >= least && part < Some(least) => found.add(
+                key,
+                format!("is for all interfaces together, and leaves fewer than {least} for each that has none of its own"),
             ),
             Some(count) => found.range(key, &count, &least, &MOST_COUNTED),
             None => {}

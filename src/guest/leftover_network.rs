@@ -125,11 +125,11 @@ impl Manager {
                 != (
                     &guest.network.forwards,
                     &guest.network.firewall,
-                    guest.network.ceilings,
+                    on.part_of_ceilings(&guest.network),
                 )
             && !(guest.network.allowance.cut.is_some()
                 && held.firewall == cut.firewall
-                && held.ceilings == cut.ceilings)
+                && held.ceilings == on.part_of_ceilings(&cut))
         {
             let kind = match held.forwards == guest.network.forwards {
                 true => "firewall rules",
@@ -161,7 +161,7 @@ impl Manager {
             let cut = wish_of(lease, &cut).is_some_and(|cut| cut.firewall == held.firewall);
             if !keeps(network, lease, &guest.network)
                 || !(held.firewall == wish.firewall || cut)
-                || held.ceilings != wish.ceilings
+                || held.ceilings != network.part_of_ceilings(&wish)
                 || !lease.fits(&wish)
                 || !is_plugged(network, lease, inside.as_fd())?
             {
@@ -191,7 +191,7 @@ impl Manager {
                 if let Some(nic) = nics.next() {
                     let written = self.written(&name);
                     let written = written.and_then(|w| w.nics.get(nic.name.as_str()).copied());
-                    let mut wish = nic.wish();
+                    let mut wish = nic.wish_within(&guest.network);
                     wish.address = wish.address.or(written);
                     known.push((name, wish));
                 } else if guest.network.kind.to_string() == on.word() {

@@ -101,13 +101,12 @@ impl Manager {
 
     /// What tenants share of whom no guest runs, and what is left there of interfaces that are gone.
     pub(super) fn of_trunks(&self, fix: bool, found: &mut Vec<Leftover>) -> Result<()> {
-        for tenant in self.tenants()? {
-            if self
-                .network
-                .standing_trunks(&tenant)
-                .map_err(network)?
-                .is_empty()
-            {
+        // Of one whose record somebody has removed as well.
+        let mut tenants = self.network.tenants_with_trunks().map_err(network)?;
+        tenants.extend(self.tenants()?);
+        for tenant in tenants {
+            let standing = self.network.standing_trunks(&tenant);
+            if standing.map_err(network)?.is_empty() {
                 continue;
             }
             // Whoever has ended is put away under it.

@@ -420,8 +420,12 @@ pub struct NetworkWish {
     pub forwards: Vec<Forward>,
     /// What may come to it and what it may send; the first rule that fits decides, none lets pass.
     pub firewall: Vec<FirewallLine>,
-    /// How many packets and connections.
+    /// How many packets and connections, on all of its interfaces together.
     pub ceilings: Ceilings,
+    /// Whether that of connections is a part of the guest's, and not asked for here: where nothing is kept
+    /// track of there is nothing to refuse.
+    #[serde(skip)]
+    pub shares_connections: bool,
     /// How much of all that in a month.
     pub allowance: Allowance,
     /// What it shares with others of its tenant; not of its definition, but of its tenant's record.

@@ -222,12 +222,16 @@ impl Nic {
     /// The same with what all interfaces of a guest have in common.
     #[must_use]
     pub fn wish_within(&self, guest: &NetworkWish) -> NetworkWish {
+        let (own, part) = (self.ceilings, guest.part_of_ceilings());
         NetworkWish {
             tenant: guest.tenant.clone(),
             ceilings: Ceilings {
+                packets: own.packets.or(part.packets),
+                new_connections: own.new_connections.or(part.new_connections),
+                connections: own.connections.or(part.connections),
                 urgency: guest.ceilings.urgency,
-                ..self.ceilings
             },
+            shares_connections: own.connections.is_none(),
             ..self.wish()
         }
     }

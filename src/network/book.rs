@@ -41,7 +41,7 @@ impl Network {
             led = leases.leads(guest);
             let same = leases.forwards(guest) == wish.forwards
                 && leases.rules(guest) == wish.firewall
-                && leases.ceilings_of(guest) == wish.ceilings;
+                && leases.ceilings_of(guest) == self.part_of_ceilings(wish);
             let lease = self.give(leases, guest, wish, subnet)?;
             let stays =
                 |before: &Held| before.address == lease.address && before.address6 == wish.address6;
@@ -279,7 +279,7 @@ impl Network {
             }
             // Of two that claim one hardware address, the first has it.
             let _other_has_it = leases.name(guest, wish.interface.as_ref(), wish.mac);
-            leases.wall(guest, &wish.firewall, wish.ceilings);
+            leases.wall(guest, &wish.firewall, self.part_of_ceilings(&wish));
             match leases.lead(guest, &wish.forwards) {
                 Err(error) if !taken(&error) => return Err(error),
                 Ok(()) | Err(_) => {}

@@ -13,7 +13,7 @@ use super::guard::set;
 use super::host::HostError;
 use super::lease::{LeaseError, Leases};
 use crate::kernel::netlink_nft::{self, Family, table_exists};
-use crate::model::{GuestName, NetworkWish};
+use crate::model::{Ceilings, GuestName, NetworkWish};
 
 /// Which ceilings stand: address and number.
 const HELD: &str = "ceilings";
@@ -88,13 +88,14 @@ impl Network {
         guest: &GuestName,
         wish: &NetworkWish,
     ) -> Result<(), LeaseError> {
+        let ceilings = self.part_of_ceilings(wish);
         let asked = [
             // First: where it is cut off, the rules are the allowance's.
             (wish.allowance.is_some(), "network.allowance"),
             (!wish.firewall.is_empty(), "network.firewall"),
             (!wish.ceilings.urgency.is_normal(), "network.priority"),
             (
-                !wish.ceilings.is_none(),
+                !ceilings.is_none(),
                 "network.packets, new_connections, connections",
             ),
             (wish.rate_in.is_some(), "network.rate_in"),
@@ -113,15 +114,25 @@ impl Network {
                 key,
             });
         }
-        if wish.ceilings.connections.is_some() && !self.nat {
+        if ceilings.connections.is_some() && !self.nat {
             return Err(LeaseError::Untracked {
                 network: self.word().to_owned(),
                 guest: guest.clone(),
             });
         }
         self.check_shared(guest, &wish.firewall)?;
-        leases.wall(guest, &wish.firewall, wish.ceilings);
+        leases.wall(guest, &wish.firewall, ceilings);
         Ok(())
+    }
+
+    /// What an interface on this network has of its guest's ceilings.
+    #[must_use]
+    pub fn part_of_ceilings(&self, wish: &NetworkWish) -> Ceilings {
+        let mut part = wish.part_of_ceilings();
+        if wish.shares_connections && !self.nat {
+            part.connections = None;
+        }
+        part
     }
 
     /// Makes ceilings of connections what the book says, where there is a table. Its lock is held.

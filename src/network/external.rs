@@ -28,7 +28,7 @@ pub(super) const ADDRESSES6: &str = "addresses6";
 pub enum ExternalError {
     /// None.
     #[error(
-        "cannot put guests on {0}: there is no such interface on this host; make the bridge first, in the host's own network settings"
+        "cannot put guests on {0}: there is no such interface on this host; make it first, in the host's own network settings"
     )]
     Missing(String),
     /// Something else.

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::classes::Internal;
 use super::served_rules::Spoken;
 use super::subnet::Subnet;
-use super::{ceiling, forward, guard, nat6, traffic, urgency, vxlan};
+use super::{ceiling, forward, guard, nat6, traffic, untracked, urgency, vxlan};
 use crate::kernel::netlink_nft::Family;
 use crate::model::Prefix6;
 
@@ -26,7 +26,7 @@ const PLACES: [&str; 4] = [
 
 /// Raised whenever the rules change: what was set up by a program of another revision is set up anew,
 /// and a start need not write out all rules to find that they stand.
-pub(super) const REVISION: u32 = 10;
+pub(super) const REVISION: u32 = 11;
 
 /// The firewall could not be set.
 #[derive(Debug, thiserror::Error)]
@@ -105,12 +105,13 @@ pub(super) fn tables(wanted: &Wanted<'_>) -> Value {
         all.extend(wanted.spoken.inside(name, inside));
         all.extend(ceilings(name, inside, connections));
         if connections > 0 && prefix6.is_some() {
-            all.extend(nat6::ceiling(name, inside, connections));
+            all.extend(nat6::ceiling(name, connections));
         }
     } else if wanted.closed {
         all.extend(wanted.spoken.apart(name, inside));
     }
     all.extend(urgency::of(wanted));
+    all.extend(untracked::of(wanted));
     json!({ "nftables": all })
 }
 
@@ -225,17 +226,21 @@ fn ceilings(name: &str, bridge: &str, connections: u32) -> Vec<Value> {
     let new = matches("in", json!({"ct": {"key": "state"}}), json!("new"));
     let mut all = ceiling::table(&at).to_vec();
     all.push(chain(&at, "ceiling", "filter", "prerouting", TRACKED));
-    all.push(rule(&at, "ceiling", json!([inside, new, ceiling::own()])));
+    all.push(json!({"add": {"chain": {"family": "inet", "table": name, "name": COUNTED}}}));
+    let counts = json!({"goto": {"target": COUNTED}});
+    all.push(rule(&at, "ceiling", json!([new, inside, counts])));
+    all.push(rule(&at, COUNTED, json!([ceiling::own()])));
     if connections > 0 {
         all.push(json!({"add": {"set": {
             "family": "inet", "table": name, "name": SET, "type": "ipv4_addr", "size": 65_535
         }}}));
-        let expr = json!([inside, new, counted, {"drop": null}]);
-        all.push(rule(&at, "ceiling", expr));
+        all.push(rule(&at, COUNTED, json!([counted, {"drop": null}])));
     }
     all
 }
 
+/// What begins a connection, from a guest.
+pub(super) const COUNTED: &str = "counted";
 /// Right after connections are told apart (NF_IP_PRI_MANGLE).
 const TRACKED: i32 = -150;
 
@@ -396,10 +401,11 @@ mod tests {
             internal: &Internal::default(),
         });
         let all = text["nftables"].as_array().unwrap();
+        // That of family inet begins with the bridge itself.
         let hooks: Vec<&Value> = all
             .iter()
             .map(|c| &c["add"]["chain"])
-            .filter(|c| c["hook"].is_string())
+            .filter(|c| c["hook"].is_string() && c["family"] == "bridge")
             .collect();
         assert_eq!(hooks.len(), 8);
         for chain in hooks {
@@ -419,7 +425,7 @@ mod tests {
         let sum = text.bytes().fold(0x811c_9dc5_u32, |sum, byte| {
             (sum ^ u32::from(byte)).wrapping_mul(0x0100_0193)
         });
-        let known = (10, 1_972_299_675);
+        let known = (11, 1_918_979_880);
         assert_eq!((REVISION, sum), known, "raise REVISION, and put both here");
     }
 

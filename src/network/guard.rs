@@ -53,6 +53,7 @@ pub(super) fn table(
         true => {
             let usual: Vec<Value> = rules(prefix6.is_some()).collect();
             let (frames, packets) = usual.split_at(FRAMES);
+            all.push(rule(at, "guard", usual_packet()));
             all.extend(frames.iter().map(|expr| rule(at, "guard", expr.clone())));
             all.extend(spoken.rules(at));
             all.extend(packets.iter().map(|expr| rule(at, "guard", expr.clone())));
@@ -71,6 +72,9 @@ pub(super) fn table(
             }
             all.push(chain(at, "echo", "filter", "forward", FIRST));
             all.push(flush(at, "echo"));
+            // Nothing else goes from port to port, mostly.
+            let one = matches("==", json!({"meta": {"key": "pkttype"}}), json!("other"));
+            all.push(rule(at, "echo", json!([one, {"accept": null}])));
             all.extend(echoes().map(|expr| rule(at, "echo", expr)));
             if let Some(prefix) = prefix6 {
                 all.push(guard6::echo(at));
@@ -115,6 +119,25 @@ fn around(at: &At, subnet: Subnet, gateway: Ipv4Addr) -> [Value; 3] {
         flush(at, "around"),
         rule(at, "around", expr),
     ]
+}
+
+/// Most of what guests send, IPv4 but for what may be DHCP, needs no more than one look-up. By the frame's
+/// own word, as below.
+fn usual_packet() -> Value {
+    let field =
+        |protocol: &str, field: &str| json!({"payload": {"protocol": protocol, "field": field}});
+    let meta = |key: &str| json!({"meta": {"key": key}});
+    let sender = [
+        meta("iifname"),
+        field("ether", "saddr"),
+        field("ip", "saddr"),
+    ];
+    json!([
+        matches("==", field("ether", "type"), json!("ip")),
+        matches("!=", meta("l4proto"), json!("udp")),
+        matches("==", json!({"concat": sender}), json!(format!("@{GUESTS}"))),
+        {"accept": null}
+    ])
 }
 
 /// A port gives back what is led back to its guest, and so a guest's broadcasts, which are not for it.

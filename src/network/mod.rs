@@ -36,6 +36,7 @@
 //! | `trunk.rs` | what a tenant's guests receive and send together |
 //! | `traffic.rs`, `classes.rs` | what guests send and receive, counted; what of it is internal |
 //! | `ceiling.rs` | ceilings of one guest's packets and connections |
+//! | `untracked.rs` | what the host need not keep track of |
 //! | `urgency.rs` | who goes first |
 //! | `wall.rs`, `wall_rules.rs`, `wall_fields.rs` | guests' own firewalls: where they stand, their rules |
 //! | `shared.rs`, `wall_sets.rs` | what those share: groups of rules, sets of addresses |
@@ -92,6 +93,7 @@ mod trace_path;
 mod trace_words;
 mod traffic;
 mod trunk;
+mod untracked;
 mod urgency;
 mod vanished;
 mod vxlan;

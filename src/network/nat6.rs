@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 
-use super::firewall::{At, matches, rule};
+use super::firewall::{At, COUNTED, matches, rule};
 use crate::kernel::netlink_nft::Family;
 use crate::model::Prefix6;
 
@@ -32,23 +32,17 @@ pub(super) fn rules(at: &At, inside: &str, prefix: Prefix6) -> Vec<Value> {
 }
 
 /// A guest that has so many connections of IPv6 gets no more.
-pub(super) fn ceiling(name: &str, inside: &str, connections: u32) -> [Value; 2] {
+pub(super) fn ceiling(name: &str, connections: u32) -> [Value; 2] {
     const SET: &str = "connections6";
     let at = (Family::Inet, name.to_owned());
     let counted = json!({"set": {
         "op": "add", "elem": field("saddr"), "set": format!("@{SET}"),
         "stmt": [{"ct count": {"val": connections, "inv": true}}]
     }});
-    let inside = matches("==", json!({"meta": {"key": "iifname"}}), json!(inside));
-    let new = matches("in", json!({"ct": {"key": "state"}}), json!("new"));
     [
         json!({"add": {"set": {
             "family": "inet", "table": name, "name": SET, "type": "ipv6_addr", "size": 65_535
         }}}),
-        rule(
-            &at,
-            "ceiling",
-            json!([inside, new, counted, {"drop": null}]),
-        ),
+        rule(&at, COUNTED, json!([counted, {"drop": null}])),
     ]
 }

@@ -72,6 +72,7 @@ impl Barred {
         let _lock = files::lock(&network.run_folder())?;
         // Before the rules: whoever takes the network down looks for them then.
         files::write(&network.passage_file(), &self.family)?;
+        network.pause_passage()?;
         let mut tried = false;
         // Nobody may ask the chain for others.
         for chain in [self.chain, CHAIN] {
@@ -89,6 +90,7 @@ impl Barred {
             // Once more of the same would do no more.
             if !stands {
                 self.insert(chain)?;
+                network.pause_passage()?;
                 tried = true;
             }
         }
@@ -242,6 +244,7 @@ impl Network {
             port: 0,
             led: false,
             here: false,
+            bridged: self.is_closed(),
         }))
     }
 
@@ -250,9 +253,14 @@ impl Network {
         let path = self.passage_file();
         if files::read::<String>(&path)?.is_some() {
             close(&[&self.table])?;
+            self.pause_passage()?;
             files::remove(&path)?;
         }
         Ok(())
+    }
+
+    fn pause_passage(&self) -> Result<(), files::FileError> {
+        files::pause(&self.passage_file())
     }
 
     fn passage_file(&self) -> PathBuf {

@@ -36,6 +36,8 @@ pub(super) struct Packet {
     pub(super) led: bool,
     /// Whether it is for the host itself.
     pub(super) here: bool,
+    /// Whether a bridge of ours passes it on, and so the host keeps no track of it.
+    pub(super) bridged: bool,
 }
 
 impl Packet {
@@ -364,6 +366,7 @@ mod tests {
             port: 80,
             led: false,
             here: false,
+            bridged: false,
         }
     }
 

@@ -48,7 +48,7 @@ pub(super) fn fields(left: &Value, packet: &Packet) -> Field {
     }
     if let Some(key) = left["ct"]["key"].as_str() {
         return match key {
-            "state" => one("new"),
+            "state" => one(if packet.bridged { "untracked" } else { "new" }),
             "status" => one(if packet.led { "dnat" } else { "none" }),
             _ => Field::Unknown,
         };

@@ -59,25 +59,25 @@ impl Spoken {
     /// The table of family inet of a network without a way out: now that the host has a route to its
     /// guests, whoever else sends by way of the host would reach them.
     pub(super) fn apart(self, name: &str, bridge: &str) -> Vec<Value> {
-        if self.asked().is_none() {
-            return Vec::new();
-        }
         let at = (Family::Inet, name.to_owned());
         let table = |verb: &str| json!({verb: {"table": {"family": "inet", "name": name}}});
-        let over = |key: &str| {
+        // What goes from guest to guest may come by here as well.
+        let over = |key: &str, other: &str| {
             let over = is(json!({"meta": {"key": key}}), json!(bridge));
-            rule(&at, "forward", json!([over, {"drop": null}]))
+            let elsewhere = matches("!=", json!({"meta": {"key": other}}), json!(bridge));
+            rule(&at, "forward", json!([over, elsewhere, {"drop": null}]))
         };
         let mut all = vec![
             // Adding first makes deleting safe where there is none.
             table("add"),
             table("delete"),
             table("add"),
-            chain(&at, "forward", "filter", "forward", 0),
-            over("iifname"),
-            over("oifname"),
         ];
-        all.extend(self.inside(name, bridge));
+        if self.asked().is_some() {
+            all.push(chain(&at, "forward", "filter", "forward", 0));
+            all.extend([over("iifname", "oifname"), over("oifname", "iifname")]);
+            all.extend(self.inside(name, bridge));
+        }
         all
     }
 }
@@ -101,7 +101,7 @@ impl Network {
 
     /// Whether it has a table of family inet.
     pub(super) fn has_inside(&self) -> bool {
-        self.nat || self.tells_closed() || self.ranks_inside()
+        self.nat || self.is_closed() || self.ranks_inside()
     }
 
     /// Gives the bridge the host's address, where there is to be one, and else takes it away.
@@ -158,7 +158,7 @@ mod tests {
     #[test]
     fn nothing_is_heard_where_nothing_is_told() {
         let none = Spoken::default();
-        assert!(none.heard().is_empty() && none.apart("t", "b").is_empty());
+        assert!(none.heard().is_empty() && none.apart("t", "b").len() == 3);
         let server = [10, 9, 0, 1].into();
         let dhcp = Spoken {
             dhcp: Some(server),

@@ -34,6 +34,9 @@ pub enum SubnetError {
     /// Not even the form.
     #[error("{0:?} is no network: write address and prefix length such as 10.213.0.0/16")]
     Form(String),
+    /// The other version.
+    #[error("{0:?} is IPv6: a pool is IPv4, such as 10.213.0.0/16; IPv6 prefixes are `prefix6`")]
+    Ipv6(String),
 }
 
 impl Subnet {
@@ -151,9 +154,13 @@ impl FromStr for Subnet {
     type Err = SubnetError;
 
     fn from_str(text: &str) -> Result<Self, SubnetError> {
+        let told = || text.chars().take(40).collect();
+        if text.contains(':') {
+            return Err(SubnetError::Ipv6(told()));
+        }
         text.split_once('/')
             .and_then(|(a, p)| Some((a.parse().ok()?, p.parse().ok()?)))
-            .ok_or_else(|| SubnetError::Form(text.chars().take(40).collect()))
+            .ok_or_else(|| SubnetError::Form(told()))
             .and_then(|(address, prefix)| Self::new(address, prefix))
     }
 }

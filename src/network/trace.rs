@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::files::FileError;
 use super::host::HostError;
 use super::ruleset::{Outcome, Packet, Ruleset};
-use super::trace_path::{Stop, old_tables, passes_on};
+use super::trace_path::{BRIDGED_AT, Stop, old_tables, passes_on};
 use super::trace_words as words;
 use super::{Kind, Lease, Network, interface_of, routed};
 use crate::kernel::netlink::{Link, Netlink, Way};
@@ -427,6 +427,7 @@ impl Network {
             port: question.port,
             led,
             here: matches!(peer, Peer::Host) && !question.incoming,
+            bridged: stop.at == BRIDGED_AT && !self.is_external(),
         }
     }
 }

@@ -19,6 +19,8 @@ const ROUTED: [[&str; 2]; 2] = [["ip", "inet"], ["ip6", "inet"]];
 /// Tables of the old kind, which `nft` does not show.
 const OLD_TABLES: [&str; 2] = ["/proc/net/ip_tables_names", "/proc/net/ip6_tables_names"];
 const IPV6_FORWARDING: &str = "/proc/sys/net/ipv6/conf/all/forwarding";
+/// Where they see it.
+pub(super) const BRIDGED_AT: &str = "host, though bridged";
 const BRIDGED: [&str; 1] = ["bridge"];
 
 impl Asked<'_> {
@@ -100,9 +102,8 @@ impl Network {
             Stop::new("bridge", &BRIDGED, "forward", from, to),
         ];
         if bridged_too(six)? {
-            let at = "host, though bridged";
             all.push(Stop::new(
-                at,
+                BRIDGED_AT,
                 &ROUTED[usize::from(six)],
                 "forward",
                 bridge,

@@ -3,11 +3,16 @@
 //! first port that needs it (`kernel::netlink_trunk`) and goes with the tenant's last guest; both are
 //! known by the tenant's name alone.
 
+use std::collections::BTreeSet;
+
 use super::host::HostError;
 use super::shape::bucket;
 use super::{Lease, Network};
-use crate::kernel::netlink::Netlink;
+use crate::kernel::netlink::{Link, Netlink};
 use crate::model::{Rate, TenantName, TenantRates, Trunk};
+
+/// How what is said of one begins, before the tenant's name.
+const WHOSE: &str = "bulkhead tenant=";
 
 impl Network {
     /// One direction of what a tenant's guests share, if that has a rate.
@@ -25,7 +30,7 @@ impl Network {
     }
 
     fn whose(&self, tenant: &TenantName) -> String {
-        format!("bulkhead tenant={tenant}{}", self.root_note(60))
+        format!("{WHOSE}{tenant}{}", self.root_note(60))
     }
 
     /// Whether there is one of that name which is not another tenant's: one that was cut short says of
@@ -45,6 +50,21 @@ impl Network {
 
     fn trunks(&self, tenant: &TenantName) -> [String; 2] {
         [true, false].map(|incoming| self.layout.tenant_trunk(tenant, incoming))
+    }
+
+    /// Tenants of whom there are such interfaces, whether anything else is known of them or not.
+    ///
+    /// # Errors
+    /// When the kernel refuses to tell.
+    pub fn tenants_with_trunks(&self) -> Result<BTreeSet<TenantName>, HostError> {
+        let links = Netlink::open()?.links("")?;
+        let whose = |link: &Link| {
+            let said = link.alias.as_deref()?.strip_prefix(WHOSE)?;
+            let tenant: TenantName = said.split(' ').next()?.parse().ok()?;
+            // It may be another installation's.
+            self.trunks(&tenant).contains(&link.name).then_some(tenant)
+        };
+        Ok(links.iter().filter_map(whose).collect())
     }
 
     /// Removes what is left there of interfaces that are gone.

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::firewall::{At, Wanted, chain, matches, rule};
 use super::guard::{flush, set as set_of};
 use super::host::HostError;
-use super::{Kind, Network};
+use super::{Kind, Network, untracked};
 use crate::kernel::netlink_nft::{self, Element, Family, set_exists};
 use crate::model::Urgency;
 
@@ -31,7 +31,8 @@ fn given(urgency: Urgency) -> Value {
     json!({"mangle": {"key": {"meta": {"key": "priority"}}, "value": urgency.class()}})
 }
 
-/// The sets and the chain of a network whose guests' packets the host passes on.
+/// The sets and the chain of a network whose guests' packets the host passes on. Where there is a chain for
+/// what is passed on already, that leads here: each that has a hook costs every packet.
 pub(super) fn of(wanted: &Wanted<'_>) -> Vec<Value> {
     let routed = wanted.guard.0 == Family::Inet;
     // Nothing of a closed network is passed on, nor of a bridge that is somebody else's.
@@ -49,7 +50,11 @@ pub(super) fn of(wanted: &Wanted<'_>) -> Vec<Value> {
         all.push(json!({"add": {"table": table}}));
     }
     all.extend(SETS.map(|(name, _)| set_of(&at, name, json!("ipv4_addr"))));
-    all.push(chain(&at, CHAIN, "filter", "forward", CHANGING));
+    let led = !routed && wanted.nat.is_some();
+    all.push(match led {
+        true => json!({"add": {"chain": {"family": at.0.name(), "table": at.1, "name": CHAIN}}}),
+        false => chain(&at, CHAIN, "filter", "forward", CHANGING),
+    });
     all.push(flush(&at, CHAIN));
     let meta = |key: &str| json!({"meta": {"key": key}});
     let from = matches("==", meta("iifname"), json!(wanted.inside));
@@ -61,6 +66,15 @@ pub(super) fn of(wanted: &Wanted<'_>) -> Vec<Value> {
         json!([from, is, given(urgency)])
     }));
     all.extend(expr.into_iter().map(|expr| rule(&at, CHAIN, expr)));
+    if led {
+        // What a bridge passes on has its place already. The last comes first.
+        let lead = json!([{"jump": {"target": CHAIN}}]);
+        let bridged = json!([untracked::is(), {"accept": null}]);
+        all.extend([lead, bridged].map(|expr| {
+            let first = rule(&at, "forward", expr);
+            json!({"insert": first["add"]})
+        }));
+    }
     all
 }
 

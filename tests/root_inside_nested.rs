@@ -137,3 +137,38 @@ fn programs_see_the_size_and_the_calls_agree_with_a_set_of_cpus() {
     let count = "nproc; grep -c ^processor /proc/cpuinfo; cat /sys/devices/system/cpu/online";
     assert_eq!(inside(&host, "a", count), "1\n1\n0");
 }
+
+#[test]
+fn counters_of_the_host_and_its_disks_are_not_to_be_seen() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    started(&host, "a", &["--memory", "128M"]);
+    started(&host, "bare", &["--memory", "128M", "--view", "host"]);
+    let node = "cat /sys/devices/system/node/node0/meminfo 2>/dev/null | head -1";
+    let hosts = std::fs::read_to_string("/sys/devices/system/node/node0/meminfo");
+    if let Ok(hosts) = hosts {
+        assert_eq!(
+            inside(&host, "a", node),
+            "Node 0 MemTotal:         131072 kB"
+        );
+        assert_eq!(
+            inside(&host, "bare", node),
+            hosts.lines().next().expect("a line")
+        );
+    }
+    let folders = "ls -A /sys/block /sys/class/block /sys/dev/block | grep -v : | grep .; true";
+    assert_eq!(inside(&host, "a", folders), "");
+    for file in [
+        "buddyinfo",
+        "partitions",
+        "schedstat",
+        "softirqs",
+        "zoneinfo",
+    ] {
+        let read = format!("cat /proc/{file} 2>/dev/null; true");
+        assert_eq!(inside(&host, "a", &read), "", "{file}");
+    }
+    assert_ne!(inside(&host, "bare", "cat /proc/zoneinfo"), "");
+}

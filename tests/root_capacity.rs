@@ -496,3 +496,37 @@ fn a_host_cut_into_slices_has_room_for_all_of_them_and_no_more() {
     let why = host.fails(&["start", "d"], 5);
     assert!(why.contains("no room for guest d"), "{why}");
 }
+
+#[test]
+fn guests_together_weigh_at_disks_what_the_host_leaves_them() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    settings(&host, "[reserve]\nio_weight = 40\n");
+    scripted(&host, "a", "sleep 1000", &["--network", "none"]);
+    let started = host.run(&["start", "a"]);
+    if started.code != 0 {
+        // A kernel without bfq and iocost: refused, and nothing is left running.
+        assert!(
+            started.stderr.contains("reserve.io_weight"),
+            "{}",
+            started.stderr
+        );
+        assert!(life::is(&host, "a", "stopped"));
+        return;
+    }
+    let weight = || {
+        let (one, two) = ("../blkio.bfq.weight", "../io.weight");
+        let text = life::in_force(&host, "a", "blkio", one, two);
+        text.lines()
+            .next()
+            .and_then(|line| line.rsplit(' ').next().map(str::to_owned))
+    };
+    assert_eq!(weight().as_deref(), Some("40"));
+    // Without the line it is as before, from the next start on.
+    settings(&host, "");
+    host.ok(&["kill", "a"]);
+    host.ok(&["start", "a"]);
+    assert_eq!(weight().as_deref(), Some("100"));
+}

@@ -656,11 +656,17 @@ fn a_static_guest_is_resized_at_its_next_start() {
     host.ok(&["set", "a", "processes=99"]);
     host.ok(&["set", "a", "memory.limit=80M"]);
     assert_eq!(limit(), 64);
-    assert_eq!(info(&host, "a")["waiting"], serde_json::json!(["memory"]));
+    let told = info(&host, "a");
+    assert_eq!(told["waiting"], serde_json::json!(["memory"]));
+    assert_eq!(told["in_force"], serde_json::json!({ "memory": "64M" }));
+    let told = host.ok(&["info", "a"]);
+    assert!(told.contains("80M (64M at this moment)"), "{told}");
     assert_eq!(host.ok(&["get", "a", "memory.limit"]), "80M\n");
     // Back to what is in force, nothing waits.
     host.ok(&["set", "a", "memory.limit=64M"]);
-    assert_eq!(info(&host, "a")["waiting"], serde_json::json!([]));
+    let told = info(&host, "a");
+    assert_eq!(told["waiting"], serde_json::json!([]));
+    assert!(told.get("in_force").is_none(), "{told}");
     host.ok(&["set", "a", "memory.limit=80M"]);
     host.ok(&["kill", "a"]);
     host.ok(&["start", "a"]);

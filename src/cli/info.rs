@@ -173,7 +173,10 @@ fn limits(lines: &mut Lines, guest: &Guest, info: &Info) {
         .entitled
         .map(|cpus| format!(", {cpus} guaranteed"));
     let entitled = entitled.unwrap_or_default();
-    let mut cpu = format!("{limit}{entitled}, weight {}", guest.cpu.weight);
+    let now = info.in_force.as_ref();
+    let held = now.and_then(|now| now.cpus);
+    let held = held.map_or(String::new(), |cpus| format!(" ({cpus} at this moment)"));
+    let mut cpu = format!("{limit}{held}{entitled}, weight {}", guest.cpu.weight);
     match (&guest.cpu.pool, guest.cpu.dedicated) {
         (Some(pool), _) => cpu += &format!(", in pool {pool}"),
         (None, Some(1)) => cpu = "1 whole CPU for itself".to_owned(),
@@ -190,6 +193,9 @@ fn limits(lines: &mut Lines, guest: &Guest, info: &Info) {
     }
     let memory = &guest.memory;
     let (mut memory_text, mut swap) = (memory.limit.to_string(), memory.swap.to_string());
+    if let Some(bytes) = now.and_then(|now| now.memory) {
+        memory_text += &format!(" ({bytes} at this moment)");
+    }
     let mut processes = guest.processes.to_string();
     if let Some(used) = usage {
         let seconds = used.cpu_us / 1000;

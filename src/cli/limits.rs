@@ -66,6 +66,12 @@ fn limits(context: &Context, matches: &ArgMatches) -> Result<u8> {
         rows.retain(|row| near.is_none_or(|near| row.is_near(near)));
         context.manager()?.tell_last(&mut rows)?;
         let Some(every) = every else {
+            if rows.is_empty() && context.format == Format::Table {
+                if code == 0 {
+                    context.say("no limit to show");
+                }
+                return Ok(code);
+            }
             context.list(&rows, &HEADINGS, cells)?;
             return Ok(code);
         };

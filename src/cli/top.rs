@@ -42,7 +42,8 @@ pub(super) const TOP: Verb = Verb {
                  change the column that rows go by, / filters by name, t puts guests below their \
                  tenants, + and - double and halve the CPU weight of the selected guest, f freezes the selected guest \
                  and lets it go on, Enter or e opens a shell in it. Elsewhere, and with --count, it \
-                 prints a table after each interval; with --format json a line for each guest.",
+                 prints a table after each interval; with --format json a line for each guest, with csv a heading \
+                 first.",
             )
     },
     run: top,
@@ -75,11 +76,12 @@ fn top(context: &Context, matches: &ArgMatches) -> Result<u8> {
     }
     let mut due = Instant::now();
     let mut left = count.or(table.then_some(1));
+    let mut headed = context.format != Format::Csv;
     while left != Some(0) {
         // After a time in which nothing could be measured, one long interval and not many short ones.
         due = (due + every).max(Instant::now());
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
-        print(context, watch.look_again()?)?;
+        print(context, watch.look_again()?, &mut headed)?;
         left = left.map(|left| left - 1);
     }
     Ok(0)
@@ -98,14 +100,18 @@ fn chosen(context: &Context, matches: &ArgMatches) -> Result<Option<Vec<GuestNam
     Ok(Some(chosen))
 }
 
-fn print(context: &Context, mut loads: Vec<Load>) -> Result<()> {
+/// The first guest of all is printed with the heading, where there is to be one.
+fn print(context: &Context, mut loads: Vec<Load>, headed: &mut bool) -> Result<()> {
     if context.format == Format::Table {
         top_columns::sort(&mut loads);
         return context.list(&loads, &top_columns::headings(), top_columns::cells);
     }
     let lines = loads
         .iter()
-        .map(|load| render::streamed(context.format, load));
+        .map(|load| match std::mem::replace(headed, true) {
+            true => render::streamed(context.format, load),
+            false => render::data(context.format, load),
+        });
     context.out(&lines.collect::<String>())
 }
 

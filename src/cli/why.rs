@@ -7,7 +7,7 @@ use clap::{Arg, ArgMatches, value_parser};
 use super::command::Verb;
 use super::context::Context;
 use super::fault::Result;
-use super::render::{Cell, Tone};
+use super::render::{Cell, Format, Tone};
 use crate::guest::why::Cause;
 use crate::model::{GuestName, clock};
 
@@ -64,6 +64,9 @@ fn why(context: &Context, matches: &ArgMatches) -> Result<u8> {
             "{name} waited for no CPU, memory or disk in {} s",
             window.as_secs_f64()
         ));
+        if context.format == Format::Table {
+            return Ok(0);
+        }
     }
     context.list(&causes, &HEADINGS, cells)?;
     Ok(0)

@@ -139,6 +139,8 @@ pub struct Settings {
     pub room: RoomSettings,
     /// CPUs that no guest runs on.
     pub reserved_cpus: CpuSet,
+    /// What all guests together weigh at disks, where what is not a guest's weighs 100.
+    pub io_weight: Option<u32>,
 }
 
 impl Default for Settings {
@@ -181,6 +183,7 @@ impl Default for Settings {
                 force: true,
             },
             reserved_cpus: CpuSet::default(),
+            io_weight: None,
         }
     }
 }
@@ -218,6 +221,8 @@ layered! {
         cpuset: Option<OrNone<CpuSet>>,
         /// Room kept for the host on each filesystem with pools.
         disk: Option<Bytes>,
+        /// What all guests together weigh at disks.
+        io_weight: Option<u32>,
     }
 }
 
@@ -368,6 +373,7 @@ impl Settings {
             trash_days: part.trash.days.unwrap_or(usual.trash_days),
             room: part.reserve.with(&part.overcommit),
             reserved_cpus: part.reserve.cpuset(),
+            io_weight: part.reserve.io_weight,
         };
         for (key, message) in settings.refused() {
             reader.fault_at_key(key, format!("{key}: {message}"));
@@ -416,6 +422,9 @@ impl Settings {
                 "traffic.internal",
                 format!("has more than {MOST_INTERNAL} addresses: name fewer and larger ranges"),
             ));
+        }
+        if self.io_weight.is_some_and(|n| !(1..=1000).contains(&n)) {
+            found.push(("reserve.io_weight", "is out of range: 1 to 1000".into()));
         }
         if self.trash_days > 3650 {
             found.push(("trash.days", "is out of range: 0 to 3650".into()));
@@ -500,6 +509,10 @@ mod tests {
         );
         assert!(refused("[overcommit]\ncpus = 0").starts_with("s:2: overcommit.cpus: "));
         assert!(refused("[reserve]\nmemory = \"x\"").starts_with("s:2: reserve.memory: "));
+        assert!(refused("[reserve]\nio_weight = 0").contains("reserve.io_weight: is out of range"));
+        assert!(refused("[reserve]\nio_weight = 1001").contains("1 to 1000"));
+        let weighed = Settings::parse("s", "[reserve]\nio_weight = 50").unwrap();
+        assert_eq!(weighed.io_weight, Some(50));
         assert_eq!(
             refused("[traffic]\ninternal = [\"10.0.0.1/8\"]"),
             "s:2: traffic.internal: \"10.0.0.1/8\" is no address, or has bits beyond its length: write it as 192.0.2.7, 198.51.100.0/24 or 2001:db8::/32"

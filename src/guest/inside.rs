@@ -11,12 +11,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 
 use super::inside_load::Load;
 use super::inside_look::Look;
 use super::inside_text::{self as text, CpuTimes, HostSize};
 use super::manager::Manager;
+use crate::kernel::Errno;
 use crate::kernel::cgroup::{CpuUse, Group};
 use crate::kernel::file;
 use crate::kernel::read_watch::{ReadWatch, Reader};
@@ -129,7 +130,13 @@ impl Inside {
         let mut files = Vec::new();
         let (mut times, mut age) = (CpuTimes::default(), Duration::ZERO);
         for kind in InsideFile::ALL {
-            let held = Held::open(folder.as_fd(), kind, now)?;
+            let Some(held) = Held::open(folder.as_fd(), kind, now) else {
+                // A guest that was started before there was such a file goes on without it.
+                match rustix::fs::statat(&folder, kind.name(), AtFlags::SYMLINK_NOFOLLOW) {
+                    Err(Errno::NOENT) => continue,
+                    _ => return None,
+                }
+            };
             if kind == InsideFile::Stat {
                 // Before anybody is held, us included.
                 (times, age) = held.read_stat();
@@ -358,6 +365,7 @@ impl Numbers {
         let host = look.host(self.host_memory);
         Some(match held.kind {
             InsideFile::Meminfo => text::meminfo(&look.memory()?, host),
+            InsideFile::NodeMeminfo => text::node_meminfo(&look.memory()?, host),
             InsideFile::Swaps => text::swaps(&look.memory()?, host),
             InsideFile::Vmstat => {
                 text::vmstat(&look.memory()?, look.disks().unwrap_or_default(), host)

@@ -66,6 +66,7 @@ impl Manager {
         let host = host_size(self.facts.memory);
         match kind {
             InsideFile::Meminfo => text::meminfo(&memory, host),
+            InsideFile::NodeMeminfo => text::node_meminfo(&memory, host),
             InsideFile::Swaps => text::swaps(&memory, host),
             InsideFile::Vmstat => text::vmstat(&memory, &[], host),
             InsideFile::Diskstats => String::new(),

@@ -24,6 +24,43 @@ fn swap(memory: &MemoryUse, host: HostSize) -> (u64, u64) {
     (total, memory.swap.min(total))
 }
 
+/// The meminfo of the machine's first node, of those of its lines that one has: all memory is there.
+pub(super) fn node_meminfo(memory: &MemoryUse, host: HostSize) -> String {
+    const NOT_OF_A_NODE: [&str; 8] = [
+        "MemAvailable",
+        "Buffers",
+        "Cached",
+        "SwapTotal",
+        "SwapFree",
+        "CommitLimit",
+        "Committed_AS",
+        "SwapCached",
+    ];
+    let whole = meminfo(memory, host);
+    let mut text = String::with_capacity(whole.len() * 2);
+    let number = |name: &str| -> u64 {
+        let mut words = whole.lines().map(str::split_whitespace);
+        let line =
+            words.find_map(|mut words| (words.next()?.strip_suffix(':')? == name).then_some(words));
+        line.and_then(|mut words| words.next()?.parse().ok())
+            .unwrap_or(0)
+    };
+    for line in whole.lines() {
+        let name = line.split(':').next().unwrap_or_default();
+        if !NOT_OF_A_NODE.contains(&name) {
+            let _written = writeln!(text, "Node 0 {line}");
+        }
+        if name == "MemFree" {
+            let used = number("MemTotal").saturating_sub(number("MemFree"));
+            let _written = writeln!(text, "Node 0 MemUsed: {used:>15} kB");
+        }
+        if name == "Cached" {
+            let _written = writeln!(text, "Node 0 FilePages: {:>13} kB", number("Cached"));
+        }
+    }
+    text
+}
+
 /// /proc/meminfo.
 pub(super) fn meminfo(memory: &MemoryUse, host: HostSize) -> String {
     let total = memory.limit.unwrap_or(host.memory).min(host.memory);
@@ -347,6 +384,24 @@ mod tests {
         let all = meminfo(&MemoryUse::default(), HOST);
         assert!(all.starts_with("MemTotal:       67108864 kB\n"), "{all}");
         assert!(all.contains("SwapTotal:        102400 kB\n"), "{all}");
+    }
+
+    #[test]
+    fn a_node_has_all_memory() {
+        let text = node_meminfo(&memory(), HOST);
+        let begin = "Node 0 MemTotal:         524288 kB\n\
+                     Node 0 MemFree:          409600 kB\n\
+                     Node 0 MemUsed:          114688 kB\n\
+                     Node 0 FilePages:         40960 kB\n";
+        assert!(text.starts_with(begin), "{text}");
+        assert!(text.lines().all(|line| line.starts_with("Node 0 ")));
+        assert!(!text.contains("Swap") && !text.contains("Available"));
+        let places =
+            |text: &str| -> Vec<usize> { text.match_indices('\n').map(|(at, _)| at).collect() };
+        assert_eq!(
+            places(&node_meminfo(&MemoryUse::default(), HOST)),
+            places(&text)
+        );
     }
 
     #[test]

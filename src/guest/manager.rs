@@ -144,11 +144,9 @@ impl Manager {
     /// The cgroup all guests are in, made if need be.
     pub(super) fn cgroups(&self) -> Result<Parent> {
         let host = self.cgroup_host()?;
-        Ok(Parent::ensure(
-            &host,
-            &self.layout.kernel_name(),
-            &self.cgroup_lock(),
-        )?)
+        let parent = Parent::ensure(&host, &self.layout.kernel_name(), &self.cgroup_lock())?;
+        parent.share_io(self.settings.io_weight)?;
+        Ok(parent)
     }
 
     /// The cgroup all guests are in, if it is there.

@@ -12,7 +12,7 @@ use super::manager::{Manager, now_ms};
 use super::rebase::Bases;
 use super::store::LastEnd;
 use super::undo::UndoMode;
-use crate::model::{Bytes, CpuSet, ExitReason, Guest, GuestName, Sample, Status, TenantName};
+use crate::model::{Bytes, CpuSet, Cpus, ExitReason, Guest, GuestName, Sample, Status, TenantName};
 
 /// One guest as `list` shows it.
 #[derive(Clone, Debug, Serialize)]
@@ -79,6 +79,9 @@ pub struct Info {
     pub runs_on: Option<CpuSet>,
     /// Whether the kernel keeps programs that are no guests off its own CPUs; `None` if it has none.
     pub apart: Option<bool>,
+    /// Limits that are in force instead of its definition's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub in_force: Option<InForce>,
     /// Tables of its definition that wait for its next start.
     pub waiting: Vec<&'static str>,
     /// Its counters.
@@ -95,7 +98,33 @@ pub struct Info {
     pub credits: Option<CreditView>,
 }
 
+/// What a goal, credits, a dedicated CPU or a change that waits for the next start have made of limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct InForce {
+    /// CPUs' time, if that is not what the definition says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<Cpus>,
+    /// Memory, if that is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Bytes>,
+}
+
 impl Manager {
+    /// `None` when all is as it is meant, or nothing can be read.
+    fn limits_in_force(&self, guest: &Guest) -> Option<InForce> {
+        let group = self.group(&guest.name).ok()??;
+        let cpus = group.cpu_limit().ok()?.and_then(|n| u32::try_from(n).ok());
+        let cpus = cpus.and_then(Cpus::from_hundredths);
+        let memory = group.memory_use().ok()?.limit.map(Bytes);
+        // The kernel counts in pages.
+        let page = |bytes: &Bytes| bytes.0 / 4096 != guest.memory.limit.0 / 4096;
+        let now = InForce {
+            cpus: cpus.filter(|cpus| Some(*cpus) != guest.cpu.limit),
+            memory: memory.filter(page),
+        };
+        (now.cpus.is_some() || now.memory.is_some()).then_some(now)
+    }
+
     /// One guest for the list. A broken one is shown as broken, never as an error.
     #[must_use]
     pub fn row(&self, name: &GuestName) -> Row {
@@ -228,6 +257,11 @@ impl Manager {
             launch_us: state.as_ref().filter(|_| runs).map(|s| s.launch_us),
             runs_on: if runs { self.runs_on(name) } else { None },
             apart: if runs { self.is_apart(name) } else { None },
+            in_force: guest
+                .as_ref()
+                .ok()
+                .filter(|_| runs)
+                .and_then(|guest| self.limits_in_force(guest)),
             waiting: match &state {
                 Some(state) if runs => state.in_force.waiting(),
                 _ => Vec::new(),

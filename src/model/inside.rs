@@ -40,11 +40,32 @@ pub enum InsideFile {
     /// The same; which of them could ever be there stays the kernel's: programs count their tables
     /// by it and look into them by the number of the CPU they run on, which is the host's.
     CpuPresent,
+    /// Memory once more, as that of the first node: the kernel does not tell on which a group's lies.
+    NodeMeminfo,
 }
+
+/// Files and folders beside these that would tell of the machine, and that nothing of a guest's own could
+/// be in: counters of the kernel's, its memory by blocks, its nodes.
+pub const UNTOLD: [&str; 11] = [
+    "/proc/buddyinfo",
+    "/proc/partitions",
+    "/proc/schedstat",
+    "/proc/softirqs",
+    "/proc/zoneinfo",
+    "/sys/devices/system/memory",
+    "/sys/devices/system/node/node0/numastat",
+    "/sys/devices/system/node/node0/vmstat",
+    "/sys/devices/system/node/node1/meminfo",
+    "/sys/devices/system/node/node2/meminfo",
+    "/sys/devices/system/node/node3/meminfo",
+];
+
+/// Where the host's disks are by their names, for guests that have been given none.
+pub const DISKS: [&str; 3] = ["/sys/block", "/sys/class/block", "/sys/dev/block"];
 
 impl InsideFile {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Meminfo,
         Self::Stat,
         Self::Cpuinfo,
@@ -54,6 +75,7 @@ impl InsideFile {
         Self::Vmstat,
         Self::CpuOnline,
         Self::CpuPresent,
+        Self::NodeMeminfo,
     ];
 
     /// Its name in the host's folder of them.
@@ -62,6 +84,7 @@ impl InsideFile {
         match self {
             Self::CpuOnline => "cpu-online",
             Self::CpuPresent => "cpu-present",
+            Self::NodeMeminfo => "node-meminfo",
             _ => self.target().rsplit('/').next().unwrap_or_default(),
         }
     }
@@ -79,6 +102,7 @@ impl InsideFile {
             Self::Vmstat => "/proc/vmstat",
             Self::CpuOnline => "/sys/devices/system/cpu/online",
             Self::CpuPresent => "/sys/devices/system/cpu/present",
+            Self::NodeMeminfo => "/sys/devices/system/node/node0/meminfo",
         }
     }
 }

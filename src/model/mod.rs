@@ -73,7 +73,7 @@ pub use guest::{
 pub use hosts::{hosts_block, merge_hosts};
 pub use ids::{ID_BLOCK, IdBlock};
 pub use image_name::{ImageName, ImageNameError, Remote};
-pub use inside::{EVENTS_INSIDE, InsideFile, PRESSURE, Shown, ShownFolder, View};
+pub use inside::{DISKS, EVENTS_INSIDE, InsideFile, PRESSURE, Shown, ShownFolder, UNTOLD, View};
 pub use layout::Layout;
 pub use limit_event::{EventRule, Pace, TopProcess};
 pub use mount_flags::{FlagChange, MountFlags};

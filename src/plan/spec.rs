@@ -18,8 +18,8 @@ use super::defaults;
 use super::mounts::mounts;
 use super::resources::{devices, resources};
 use crate::model::{
-    CgroupMode, CoreScheduling, CpuMode, Guest, HostFacts, ID_BLOCK, IdBlock, MountOp, NetOp,
-    NetworkKind, RootOp, ShownFolder,
+    CgroupMode, CoreScheduling, CpuMode, DISKS, Guest, HostFacts, ID_BLOCK, IdBlock, MountOp,
+    NetOp, NetworkKind, RootOp, ShownFolder, UNTOLD,
 };
 
 /// Prefix of the annotations that carry what OCI has no field for.
@@ -115,6 +115,16 @@ pub struct Placement {
     pub devices: Vec<(char, u64, u64)>,
 }
 
+/// Those of every guest, and what would tell one with files of its own about the host.
+fn masked(place: &Placement) -> Vec<String> {
+    let own = place.inside.is_some();
+    let has_disk = place.devices.iter().any(|(kind, ..)| *kind == 'b');
+    let untold = UNTOLD.into_iter().filter(|_| own);
+    let disks = DISKS.into_iter().filter(|_| own && !has_disk);
+    let all = defaults::MASKED.into_iter().chain(untold).chain(disks);
+    all.map(str::to_owned).collect()
+}
+
 /// The OCI Spec of a guest.
 pub fn spec(guest: &Guest, facts: &HostFacts, place: &Placement) -> Result<Spec, PlanError> {
     supported(guest, facts)?;
@@ -131,7 +141,7 @@ pub fn spec(guest: &Guest, facts: &HostFacts, place: &Placement) -> Result<Spec,
         .cgroups_path(guest.name.as_str())
         .resources(resources(guest, place)?)
         .seccomp(place.seccomp.clone())
-        .masked_paths(defaults::MASKED.map(str::to_owned).to_vec())
+        .masked_paths(masked(place))
         .readonly_paths(defaults::READ_ONLY.map(str::to_owned).to_vec());
     linux = linux.devices(devices(guest, place)?);
     Ok(SpecBuilder::default()

@@ -56,6 +56,7 @@ mod group;
 mod guarantee;
 mod host;
 mod inside;
+mod io_share;
 mod knob;
 mod limits;
 mod oom;

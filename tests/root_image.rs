@@ -171,6 +171,12 @@ fn a_damaged_image_is_mended_by_taking_it_in_again() {
     assert!(said.contains("aside-"), "{said}");
     host.ok(&["image", "prune"]);
     assert_eq!(aside(), 0);
+    // Nobody has noticed yet: it is seen when it is taken in again.
+    let file = images.join(format!("{digest}/root/etc/inittab"));
+    std::fs::write(&file, "::respawn:/bin/evil\n").unwrap();
+    assert_eq!(built(&host), digest);
+    assert!(!std::fs::read_to_string(&file).unwrap().contains("evil"));
+    host.ok(&["image", "verify", &digest]);
     // Where nobody runs nothing is left; a record that is damaged is one, too.
     damage();
     std::fs::write(images.join(&digest).join("image.json"), "{").unwrap();

@@ -240,4 +240,4 @@ pub use take_over::{machine_id_of, take_over};
 pub use template::{Kind, OptionSpec, Template, TemplateError, Templates};
 pub use tree_diff::{ChangeKind, TreeChange, TreeDiff};
 pub use usage::{Usage, usage};
-pub use verify::{check_sound, verify_image};
+pub use verify::{check_sound, is_whole, verify_image};

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::super::dirfd::FileError;
+use super::snapshot::Snapshot;
 use crate::kernel::KernelError;
 
 /// A backup that cannot be made, read or kept.
@@ -89,6 +90,23 @@ impl BackupError {
             what: what.into(),
             why: why.into(),
         }
+    }
+
+    /// A path that a snapshot does not have.
+    pub(super) fn missing(path: &[u8], snapshot: &Snapshot) -> Self {
+        Self::Restore {
+            what: String::from_utf8_lossy(path).into_owned(),
+            why: format!(
+                "it is not in snapshot {} (no link is followed); `bulkhead backup ls` shows what is",
+                snapshot.id
+            ),
+        }
+    }
+
+    /// Whether the repository could not give what is in it: that is damaged, or lies on a disk that
+    /// cannot read it.
+    pub(super) fn is_unreadable(&self) -> bool {
+        matches!(self, Self::Damaged { .. } | Self::File(_))
     }
 
     /// Whether data of the repository is at fault, and not this host.

@@ -125,6 +125,7 @@ fn a_damaged_image_is_found_and_never_started() {
     assert!(said.contains("is damaged"), "{said}");
     let said = host.fails(&["create", "b", "--image", &digest], 5);
     assert!(said.contains("is damaged"), "{said}");
+    assert!(host.ok(&["list"]).contains("is damaged"));
     assert!(data(&host, &["image", "list"])[0]["damaged"].is_string());
     // Mended, it is started again.
     std::fs::write(&file, text).unwrap();

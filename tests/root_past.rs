@@ -211,7 +211,8 @@ fn the_image_of_before_a_rebase_comes_along() {
     started(&from, "v", &["--network", "none"]);
     for tag in ["old", "new"] {
         inside(&from, "v", &format!("echo {tag} >/base"));
-        from.ok(&["image", "publish", "v", "--tag", tag]);
+        from.ok(&["snapshot", "create", "v", tag]);
+        from.ok(&["image", "publish", "v", "--snapshot", tag, "--tag", tag]);
     }
     from.ok(&["create", "w", "--network", "none", "--image", "old"]);
     from.ok(&["start", "w"]);

@@ -200,6 +200,7 @@ fn a_size_that_nobody_keeps_is_refused() {
         ),
         (&["pool", "create", "x", "--driver", "zfs"], 2, "zfs"),
         (&["pool", "delete", "default"], 0, ""),
+        (&["pool", "delete", "default"], 5, "always there"),
         (&["create", "a", "--pool", "fast"], 5, "there is no pool"),
         (&["create", "a", "--disk", "5"], 5, "16M to 1024T"),
         (
@@ -226,6 +227,16 @@ fn a_size_that_nobody_keeps_is_refused() {
         assert!(done.stderr.contains(why), "{args:?}: {}", done.report());
     }
     assert_eq!(host.ok(&["list", "--format", "csv"]).lines().count(), 1);
+    // Which filesystem is said of files that hold one.
+    let pools = data(&host, &["pool", "list"]);
+    assert_eq!(pools[0]["filesystem"], serde_json::Value::Null);
+    assert_eq!(pools[1]["filesystem"], "xfs");
+    // What was told of a pool goes with it.
+    let told = host.root().join("run/bulkhead/pools");
+    std::fs::create_dir_all(&told).expect("a folder");
+    std::fs::write(told.join("xf.near"), "").expect("a file");
+    host.ok(&["pool", "delete", "xf"]);
+    assert!(!told.join("xf.near").exists());
 }
 
 /// A pool made and removed with a fault at every point; and one with something in it.

@@ -131,7 +131,7 @@ impl Manager {
                 FarMachine::ask(far).map(|machine| Opened::Newcomer(Box::new(machine)))
             }
             Source::Folder(path, config) => {
-                Machine::in_folder(&self.layout, &path, config.as_deref()).map(newcomer)
+                Machine::in_folder(&self.layout, &path, config.as_deref(), progress).map(newcomer)
             }
         };
         opened.map_err(|source| archive(format!("import {}", wish.shown), source))

@@ -79,6 +79,7 @@ mod foreign_folder;
 mod foreign_incus;
 mod foreign_lxc;
 mod foreign_openvz;
+mod foreign_ploop;
 mod foreign_pve;
 mod foreign_words;
 mod full_copy;
@@ -232,7 +233,7 @@ pub use saved::{
 };
 pub use saved_diff::{TreeOf, TwoTrees};
 pub use scrub::scrub_root;
-pub use sold::disk_differs;
+pub use sold::{disk_differs, disk_kept_to};
 pub use stream_pull::{ServerFetch, look_at_server_image, pull_server_image};
 pub use stream_server::ServerImage;
 pub use tag::{Tag, find_image, source_of_name, tag_image, tags, untag};

@@ -342,7 +342,7 @@ fn what_is_no_archive_of_a_guest_is_told_so() {
         assert!(!error.is_empty());
     }
     let newer = serde_json::to_string(&Manifest {
-        format: 4,
+        format: 5,
         ..plain()
     })
     .unwrap();
@@ -352,7 +352,7 @@ fn what_is_no_archive_of_a_guest_is_told_so() {
     pad(&mut out, newer.len() as u64);
     out.resize(out.len() + 1024, 0);
     let error = unpack(&out, Path::new("/nowhere")).unwrap_err().to_string();
-    assert!(error.contains("its format is 4"), "{error}");
+    assert!(error.contains("its format is 5"), "{error}");
 }
 
 #[test]

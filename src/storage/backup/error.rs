@@ -70,6 +70,17 @@ pub enum BackupError {
         /// The repository.
         place: PathBuf,
     },
+    /// No such file in a snapshot.
+    #[error(
+        "snapshot {snapshot} has no /{path} (no link is followed): `bulkhead backup ls {snapshot}` shows \
+         what it has"
+    )]
+    NoFile {
+        /// What was asked for.
+        path: String,
+        /// The snapshot.
+        snapshot: String,
+    },
     /// A restore that cannot be carried out as asked.
     #[error("cannot restore {what}: {why}")]
     Restore {
@@ -94,12 +105,9 @@ impl BackupError {
 
     /// A path that a snapshot does not have.
     pub(super) fn missing(path: &[u8], snapshot: &Snapshot) -> Self {
-        Self::Restore {
-            what: String::from_utf8_lossy(path).into_owned(),
-            why: format!(
-                "it is not in snapshot {} (no link is followed); `bulkhead backup ls` shows what is",
-                snapshot.id
-            ),
+        Self::NoFile {
+            path: String::from_utf8_lossy(path).into_owned(),
+            snapshot: snapshot.id.clone(),
         }
     }
 

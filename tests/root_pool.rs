@@ -352,3 +352,31 @@ fn what_is_cut_short_is_named_and_removed() {
     }
     nothing_left(&host, "files");
 }
+
+/// A snapshot holds the filesystem of a running guest still for a moment. Killed in that moment it must
+/// not leave it so, which the kernel would.
+#[test]
+fn a_filesystem_is_never_left_frozen() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    host.ok(&["pool", "create", "files", "--driver", "image"]);
+    made(&host, "a", &["--pool", "files", "--disk", "16M", "--start"]);
+    for number in 0..60 {
+        let mut command = host.command(&["snapshot", "create", "a", "k"]);
+        command.env("BULKHEAD_FAULT", format!("command:{number}"));
+        let done = support::run(command);
+        host.ok(&["doctor", "--fix"]);
+        let write = "echo x >/x; sync";
+        host.ok(&["exec", "a", "--", "timeout", "20", "sh", "-c", write]);
+        host.run(&["snapshot", "delete", "a", "k"]);
+        if done.code == 0 {
+            assert!(number > 5, "{number} points");
+            break;
+        }
+    }
+    host.ok(&["kill", "a"]);
+    host.ok(&["delete", "a"]);
+    nothing_left(&host, "files");
+}

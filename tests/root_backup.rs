@@ -208,6 +208,61 @@ fn after_damage_the_next_backup_reads_what_is_missing() {
 }
 
 #[test]
+fn a_damaged_file_is_named_and_the_rest_comes_back() {
+    if !need(Need::Root) {
+        return;
+    }
+    let site = Site::new();
+    site.ok(&["create", "web"]);
+    let packs = || {
+        let folder = Path::new(&site.repository()).join("packs");
+        let packs = std::fs::read_dir(folder).expect("packs");
+        packs
+            .map(|pack| pack.expect("one").path())
+            .collect::<Vec<_>>()
+    };
+    let before = packs();
+    let noise: Vec<u8> = (0..50_000_u32)
+        .flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes())
+        .collect();
+    std::fs::write(site.upper().join("noise"), noise).expect("written");
+    std::fs::create_dir_all(site.upper().join("etc")).expect("made");
+    std::fs::write(site.upper().join("etc/motd"), "hello\n").expect("written");
+    site.ok(&["create", "web"]);
+    // Nearly all of the new pack is that file's data.
+    let new = packs().into_iter().find(|pack| !before.contains(pack));
+    let new = new.expect("a new pack");
+    let mut bytes = std::fs::read(&new).expect("read");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&new, bytes).expect("written");
+
+    let listed = site.json(&["ls", "web", "/etc/motd"]);
+    assert_eq!(listed[0]["name"], "/etc/motd");
+    assert_eq!(listed[0]["size"], 6);
+    let repository = site.repository();
+    let fails = |args: &[&str]| site.bulkhead.fails(&Site::words(args, &repository), 1);
+    let to = site.root().join("files").display().to_string();
+    let said = fails(&["restore", "web", "--to", &to]);
+    assert!(said.contains("left out: /noise"), "{said}");
+    assert!(said.contains("1 of the files"), "{said}");
+    assert!(!Path::new(&to).join("noise").exists());
+    let motd = std::fs::read_to_string(Path::new(&to).join("etc/motd"));
+    assert_eq!(motd.expect("restored"), "hello\n");
+    fails(&["restore", "web", "--guest", "copy"]);
+    let seen = site.bulkhead.ok(&["file", "ls", "copy:/"]);
+    assert!(!seen.contains("noise") && seen.contains("etc"), "{seen}");
+    let said = fails(&["verify", "--read-data"]);
+    assert!(said.contains("reindex"), "{said}");
+    // As it says.
+    site.bulkhead.run(&Site::words(&["reindex"], &repository));
+    site.ok(&["create", "web"]);
+    let to = site.root().join("again").display().to_string();
+    site.ok(&["restore", "web", "--to", &to]);
+    assert!(Path::new(&to).join("noise").exists());
+}
+
+#[test]
 fn a_backup_killed_anywhere_leaves_a_whole_repository() {
     if !need(Need::Root) {
         return;

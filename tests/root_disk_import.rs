@@ -51,6 +51,43 @@ fn machine(folder: &TestDir) -> PathBuf {
     root
 }
 
+/// A private area of OpenVZ whose root is a disk in a file.
+#[test]
+fn a_private_area_on_a_disk_becomes_a_guest() {
+    if !tools() {
+        return;
+    }
+    let (folder, to) = (TestDir::new(), Bulkhead::new());
+    let root = machine(&folder);
+    let gpt = disk(&folder, "gpt", &filesystem(&folder, "ext4", &root, 64));
+    let (area, conf) = (folder.join("vz/private/101"), folder.join("etc/vz/conf"));
+    std::fs::create_dir_all(area.join("root.hdd")).expect("a folder of ours");
+    std::fs::create_dir_all(&conf).expect("a folder of ours");
+    let config = "VE_ROOT=/vz/root/$VEID\nHOSTNAME=shop\nPHYSPAGES=0:32768\n";
+    std::fs::write(conf.join("101.conf"), config).expect("a file of ours");
+    let disk = area.join("root.hdd/root.hds");
+    std::fs::rename(converted(&gpt, "parallels"), &disk).expect("a disk of ours");
+    let from = text(&area);
+    let check = to.run(&["import", "--from", &from, "--check"]);
+    assert_eq!(check.code, 0, "{}", check.report());
+    let said = format!("{}{}", check.stdout, check.stderr);
+    assert!(said.contains("OpenVZ") && said.contains("ploop"), "{said}");
+    to.ok(&["import", "--from", &from]);
+    assert_eq!(to.ok(&["get", "shop", "memory.limit"]), "128M\n");
+    is_at_home(&to, "shop");
+    // One that is in use, or a part of one, is not what the container has.
+    let whole = std::fs::read(&disk).expect("read");
+    let mut used = whole.clone();
+    used[44..48].copy_from_slice(&0x746f_6e59_u32.to_le_bytes());
+    std::fs::write(&disk, used).expect("written");
+    let said = to.fails(&["import", "--from", &from], 1);
+    assert!(said.contains("stop the container"), "{said}");
+    std::fs::write(&disk, &whole[..whole.len() / 2]).expect("written");
+    let said = to.fails(&["import", "--from", &from], 1);
+    assert!(said.contains("damaged or cut off"), "{said}");
+    nothing_left(&to, &folder);
+}
+
 /// A filesystem of this kind and size in a file, with this tree in it.
 fn filesystem(folder: &TestDir, kind: &str, tree: &Path, megabytes: u32) -> PathBuf {
     let file = folder.join(kind);

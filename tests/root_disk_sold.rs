@@ -60,6 +60,15 @@ fn a_disk_that_is_not_what_was_sold_is_named() {
             // Said again nothing is to be done, whatever its filesystem has beyond that.
             host.ok(&["set", "a", "disk.size=48M"]);
             assert_eq!(data(host, &["info", "b"])["status"], "running");
+            // What an editor, or a profile, has made larger is sold as any other when it is made so.
+            let settings = host.root().join("etc/bulkhead");
+            std::fs::create_dir_all(&settings).expect("a folder");
+            let text = "[overcommit]\ndisk = 1.0\n";
+            std::fs::write(settings.join("bulkhead.toml"), text).expect("settings");
+            written(host, "48M", "900T");
+            let said = host.fails(&["set", "a", "disk.size=900T"], 5);
+            assert!(said.contains("are left"), "{said}");
+            host.ok(&["set", "a", "memory.limit=65M"]);
             host.ok(&["delete", "--all", "--force"]);
         });
     }

@@ -125,6 +125,7 @@ fn a_damaged_image_is_found_and_never_started() {
     assert!(said.contains("is damaged"), "{said}");
     let said = host.fails(&["create", "b", "--image", &digest], 5);
     assert!(said.contains("is damaged"), "{said}");
+    assert!(host.ok(&["list"]).contains("is damaged"));
     assert!(data(&host, &["image", "list"])[0]["damaged"].is_string());
     // Mended, it is started again.
     std::fs::write(&file, text).unwrap();
@@ -171,6 +172,12 @@ fn a_damaged_image_is_mended_by_taking_it_in_again() {
     assert!(said.contains("aside-"), "{said}");
     host.ok(&["image", "prune"]);
     assert_eq!(aside(), 0);
+    // Nobody has noticed yet: it is seen when it is taken in again.
+    let file = images.join(format!("{digest}/root/etc/inittab"));
+    std::fs::write(&file, "::respawn:/bin/evil\n").unwrap();
+    assert_eq!(built(&host), digest);
+    assert!(!std::fs::read_to_string(&file).unwrap().contains("evil"));
+    host.ok(&["image", "verify", &digest]);
     // Where nobody runs nothing is left; a record that is damaged is one, too.
     damage();
     std::fs::write(images.join(&digest).join("image.json"), "{").unwrap();

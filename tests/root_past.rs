@@ -200,3 +200,48 @@ fn killed_anywhere_an_import_with_snapshots_leaves_nothing() {
         }
     }
 }
+
+/// What a guest was before a rebase lies over another image, which is not on the other host.
+#[test]
+fn the_image_of_before_a_rebase_comes_along() {
+    if !need(Need::Root) {
+        return;
+    }
+    let (from, to, folder) = (Bulkhead::new(), Bulkhead::new(), TestDir::new());
+    started(&from, "v", &["--network", "none"]);
+    for tag in ["old", "new"] {
+        inside(&from, "v", &format!("echo {tag} >/base"));
+        from.ok(&["snapshot", "create", "v", tag]);
+        from.ok(&["image", "publish", "v", "--snapshot", tag, "--tag", tag]);
+    }
+    from.ok(&["create", "w", "--network", "none", "--image", "old"]);
+    from.ok(&["start", "w"]);
+    inside(&from, "w", "echo one >/data");
+    from.ok(&["kill", "w"]);
+    from.ok(&["rebase", "w", "--image", "new"]);
+    let file = folder.join("w.tar.zst").display().to_string();
+    from.ok(&["export", "w", "-o", &file]);
+
+    to.ok(&["import", &file]);
+    to.ok(&["import", &file, "--name", "copy"]);
+    assert_eq!(tree(&to, "w"), tree(&from, "w"));
+    let before = tree(&to, "w")[0].0.clone();
+    let before = before.as_str().expect("a name");
+    assert!(before.starts_with("before-rebase"), "{before}");
+    let seen = |name: &str| {
+        to.ok(&["start", name]);
+        let seen = inside(&to, name, "cat /base /data /etc/machine-id");
+        to.ok(&["kill", name]);
+        seen
+    };
+    assert!(seen("w").starts_with("new\none\n"));
+    for name in ["w", "copy"] {
+        to.ok(&["snapshot", "restore", name, before]);
+    }
+    let (moved, copied) = (seen("w"), seen("copy"));
+    assert!(moved.starts_with("old\none\n"), "{moved}");
+    assert!(copied.starts_with("old\none\n"), "{copied}");
+    assert_ne!(moved, copied);
+    to.ok(&["image", "verify"]);
+    nothing_left(&to);
+}

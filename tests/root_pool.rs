@@ -200,6 +200,7 @@ fn a_size_that_nobody_keeps_is_refused() {
         ),
         (&["pool", "create", "x", "--driver", "zfs"], 2, "zfs"),
         (&["pool", "delete", "default"], 0, ""),
+        (&["pool", "delete", "default"], 5, "always there"),
         (&["create", "a", "--pool", "fast"], 5, "there is no pool"),
         (&["create", "a", "--disk", "5"], 5, "16M to 1024T"),
         (
@@ -226,6 +227,16 @@ fn a_size_that_nobody_keeps_is_refused() {
         assert!(done.stderr.contains(why), "{args:?}: {}", done.report());
     }
     assert_eq!(host.ok(&["list", "--format", "csv"]).lines().count(), 1);
+    // Which filesystem is said of files that hold one.
+    let pools = data(&host, &["pool", "list"]);
+    assert_eq!(pools[0]["filesystem"], serde_json::Value::Null);
+    assert_eq!(pools[1]["filesystem"], "xfs");
+    // What was told of a pool goes with it.
+    let told = host.root().join("run/bulkhead/pools");
+    std::fs::create_dir_all(&told).expect("a folder");
+    std::fs::write(told.join("xf.near"), "").expect("a file");
+    host.ok(&["pool", "delete", "xf"]);
+    assert!(!told.join("xf.near").exists());
 }
 
 /// A pool made and removed with a fault at every point; and one with something in it.
@@ -339,5 +350,33 @@ fn what_is_cut_short_is_named_and_removed() {
             }
         }
     }
+    nothing_left(&host, "files");
+}
+
+/// A snapshot holds the filesystem of a running guest still for a moment. Killed in that moment it must
+/// not leave it so, which the kernel would.
+#[test]
+fn a_filesystem_is_never_left_frozen() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    host.ok(&["pool", "create", "files", "--driver", "image"]);
+    made(&host, "a", &["--pool", "files", "--disk", "16M", "--start"]);
+    for number in 0..60 {
+        let mut command = host.command(&["snapshot", "create", "a", "k"]);
+        command.env("BULKHEAD_FAULT", format!("command:{number}"));
+        let done = support::run(command);
+        host.ok(&["doctor", "--fix"]);
+        let write = "echo x >/x; sync";
+        host.ok(&["exec", "a", "--", "timeout", "20", "sh", "-c", write]);
+        host.run(&["snapshot", "delete", "a", "k"]);
+        if done.code == 0 {
+            assert!(number > 5, "{number} points");
+            break;
+        }
+    }
+    host.ok(&["kill", "a"]);
+    host.ok(&["delete", "a"]);
     nothing_left(&host, "files");
 }

@@ -85,6 +85,15 @@ fn a_life(host: &Bulkhead, flags: &[&str]) {
     let kept = snapshots(host).pop().expect("what it goes back to");
     host.fails(&["snapshot", "delete", "w", &kept], 4);
     nothing_left(host);
+    // It goes on over the same undo disk; a start that fails takes nothing of it away.
+    host.ok(&["set", "w", "init.command=/nowhere"]);
+    host.fails(&["start", "w", "--undo=later"], 1);
+    host.ok(&["set", "w", "--unset", "init.command"]);
+    host.ok(&["start", "w", "--undo=later"]);
+    assert_eq!(inside(host, "w", SEEN), AFTER);
+    assert_eq!(snapshots(host), ["mine", &kept]);
+    host.ok(&["stop", "w"]);
+    assert_eq!(snapshots(host), ["mine", &kept]);
     host.ok(&["undo", "w", "drop", "--dry-run"]);
     host.ok(&["undo", "w", "drop"]);
     host.ok(&["start", "w"]);
@@ -95,7 +104,7 @@ fn a_life(host: &Bulkhead, flags: &[&str]) {
     host.ok(&["start", "w", "--undo=later"]);
     inside(host, "w", CHANGE);
     host.ok(&["kill", "w"]);
-    host.ok(&["undo", "w", "keep"]);
+    host.ok(&["undo", "w", "merge"]);
     assert_eq!(snapshots(host), ["mine"]);
     host.ok(&["start", "w"]);
     assert_eq!(inside(host, "w", SEEN), AFTER);

@@ -39,6 +39,9 @@ pub(super) fn verbs() -> Vec<Command> {
             .arg(dry_run()),
         with_repo(Command::new("list").about("List snapshots, oldest first")),
         with_repo(Command::new("info").alias("show").about("Show a snapshot")).arg(snapshot()),
+        with_repo(Command::new("ls").about("List the files of a snapshot"))
+            .arg(snapshot())
+            .args(list_arguments()),
         with_repo(Command::new("restore").about("Bring back files, or a guest"))
             .arg(snapshot())
             .args(restore_arguments())
@@ -142,6 +145,18 @@ fn restore_arguments() -> [Arg; 5] {
         )
         .requires("guest"),
         own().conflicts_with("guest"),
+    ]
+}
+
+/// Arguments of `ls` beyond the snapshot.
+fn list_arguments() -> [Arg; 3] {
+    [
+        Arg::new("path")
+            .value_name("PATH")
+            .value_parser(value_parser!(OsString))
+            .help("Folder inside the guest, or one file [default: /]"),
+        switch("recursive", "All that is below it").short('r'),
+        own(),
     ]
 }
 

@@ -1,4 +1,5 @@
-//! `backup restore` and `backup diff`: files and guests out of a repository, and what differs.
+//! `backup restore`, `backup ls` and `backup diff`: files and guests out of a repository, what is in
+//! a snapshot, and what differs.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -8,8 +9,9 @@ use serde::Serialize;
 
 use super::backup::open;
 use super::command::required;
-use super::context::Context;
-use super::fault::{Fault, Result};
+use super::context::{Context, note};
+use super::fault::{FAILED, Fault, Result};
+use super::file::file_cells;
 use super::progress::Teller;
 use super::render::{Cell, safe, safe_lines};
 use crate::guest::backup::RestoreWish;
@@ -52,6 +54,7 @@ fn say(context: &Context, snapshot: &Snapshot, to: &str, restored: Restored) -> 
         to: to.to_owned(),
         restored,
     };
+    let restored = &done.restored;
     context.one(&done, |_| {
         let (files, bytes) = (restored.files, bytes_text(restored.bytes));
         format!(
@@ -64,7 +67,21 @@ fn say(context: &Context, snapshot: &Snapshot, to: &str, restored: Restored) -> 
         let n = restored.left_out;
         context.say(&format!("{n} attributes of files were not taken over"));
     }
-    Ok(0)
+    if restored.damaged.is_empty() {
+        return Ok(0);
+    }
+    for path in &restored.damaged {
+        note(&format!("damaged, left out: {path}"));
+    }
+    let what = format!(
+        "{} of the files of snapshot {} are damaged in the repository and are not in {to}",
+        restored.damaged.len(),
+        snapshot.id
+    );
+    Err(Fault::new(FAILED, what).hint(
+        "take them from another snapshot (`bulkhead backup list`); `bulkhead backup reindex`, then \
+         `backup create` of each guest, so that the next backups are whole",
+    ))
 }
 
 fn files(
@@ -135,6 +152,18 @@ fn guest(
     drop(teller);
     let done = done.map_err(|error| Fault::from(error).or_interrupted())?;
     say(context, snapshot, &format!("guest {name}"), done)
+}
+
+pub(super) fn ls(context: &Context, matches: &ArgMatches) -> Result<u8> {
+    let repository = open(context, matches)?;
+    let snapshot = repository.find(&required::<String>(matches, "snapshot")?)?;
+    let path = matches.get_one::<OsString>("path");
+    let path = path.map_or(&b"/"[..], |path| path.as_encoded_bytes());
+    let deep = matches.get_flag("recursive");
+    let found = repository.list_files(&snapshot, view(matches), path, deep)?;
+    let heads = ["MODE", "OWNER", "SIZE", "CHANGED", "PATH"];
+    context.list(&found, &heads, file_cells)?;
+    Ok(0)
 }
 
 pub(super) fn diff(context: &Context, matches: &ArgMatches) -> Result<u8> {

@@ -287,6 +287,14 @@ fn cgroup_code(error: &CgroupError) -> u8 {
 
 /// What to do about the kernel's answer, wherever in the chain it is.
 fn hint(error: &(dyn Error + 'static)) -> Option<String> {
+    if let Some(GuestError::Undecided {
+        verb: "start" | "restart",
+        name,
+    }) = error.downcast_ref()
+    {
+        let text = format!("stopped, it goes on over it with `bulkhead start {name} --undo=later`");
+        return Some(text);
+    }
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(errno) = errno(error) {

@@ -279,20 +279,23 @@ fn list(context: &Context, matches: &ArgMatches) -> Result<u8> {
     let place: Place = required(matches, "place")?;
     let all = context.manager()?.list_files(&place.guest, &place.path)?;
     let headings = ["MODE", "OWNER", "SIZE", "CHANGED", "NAME"];
-    context.list(&all, &headings, |one: &FileEntry| {
-        let name = match &one.target {
-            Some(target) => format!("{} -> {target}", one.name),
-            None => one.name.clone(),
-        };
-        vec![
-            Cell::from(format!("{}{:04o}", one.kind.letter(), one.mode)),
-            Cell::from(format!("{}:{}", one.uid, one.gid)),
-            Cell::from(bytes_text(one.size)),
-            Cell::from(clock::time(one.modified_ms)),
-            Cell::from(safe(&name)),
-        ]
-    })?;
+    context.list(&all, &headings, file_cells)?;
     Ok(0)
+}
+
+/// A file as it is listed: mode, owner, size, time, name.
+pub(super) fn file_cells(one: &FileEntry) -> Vec<Cell> {
+    let name = match &one.target {
+        Some(target) => format!("{} -> {target}", one.name),
+        None => one.name.clone(),
+    };
+    vec![
+        Cell::from(format!("{}{:04o}", one.kind.letter(), one.mode)),
+        Cell::from(format!("{}:{}", one.uid, one.gid)),
+        Cell::from(bytes_text(one.size)),
+        Cell::from(clock::time(one.modified_ms)),
+        Cell::from(safe(&name)),
+    ]
 }
 
 fn edit(context: &Context, matches: &ArgMatches) -> Result<u8> {

@@ -45,7 +45,8 @@ pub(super) const START: Verb = Verb {
                     .hide_possible_values(true)
                     .help(
                         "Let all be undone that they write: drop, at their end; later, when `bulkhead \
-                         undo` says so [without WHEN: drop]",
+                         undo` says so, and until then they can be started again with it [without \
+                         WHEN: drop]",
                     ),
             )
             .after_help(

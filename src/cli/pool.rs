@@ -110,10 +110,28 @@ fn sized() -> Arg {
 
 #[derive(Serialize)]
 struct Shown<'a> {
-    #[serde(flatten)]
-    pool: &'a Pool,
+    name: &'a str,
+    driver: Driver,
+    source: Option<&'a PathBuf>,
+    /// Of files that hold one each.
+    filesystem: Option<Filesystem>,
+    sized: Option<Driver>,
     #[serde(flatten)]
     used: PoolUse,
+}
+
+impl<'a> Shown<'a> {
+    fn new(pool: &'a Pool, used: PoolUse) -> Self {
+        let in_files = pool.driver == Driver::Image || pool.sized == Some(Driver::Image);
+        Self {
+            name: &pool.name,
+            driver: pool.driver,
+            source: pool.source.as_ref(),
+            filesystem: in_files.then_some(pool.filesystem),
+            sized: pool.sized,
+            used,
+        }
+    }
 }
 
 fn driver_word(driver: Driver) -> &'static str {
@@ -131,14 +149,14 @@ fn list(context: &Context) -> Result<u8> {
         .iter()
         .map(|pool| {
             let used = pool.used(layout)?;
-            Ok(Shown { pool, used })
+            Ok(Shown::new(pool, used))
         })
         .collect::<Result<_>>()?;
     let heads = ["NAME", "DRIVER", "GUESTS", "SIZE", "FREE", "SOURCE", "NOTE"];
     context.list(&all, &heads, |shown| {
         vec![
-            Cell::from(shown.pool.name.as_str()),
-            Cell::from(driver_word(shown.pool.driver)),
+            Cell::from(shown.name),
+            Cell::from(driver_word(shown.driver)),
             Cell::from(shown.used.guests.len().to_string()),
             Cell::from(bytes_text(shown.used.size)),
             Cell::from(bytes_text(shown.used.free)),
@@ -153,9 +171,9 @@ fn info(context: &Context, matches: &ArgMatches) -> Result<u8> {
     let layout = &context.manager()?.layout;
     let pool = Pool::load(layout, &required::<String>(matches, "pool")?)?;
     let used = pool.used(layout)?;
-    let shown = Shown { pool: &pool, used };
+    let shown = Shown::new(&pool, used);
     context.one(&shown, |_| {
-        let (pool, used) = (shown.pool, &shown.used);
+        let used = &shown.used;
         let sized = pool.sized.map_or("no", driver_word);
         let lines = [
             ("driver", driver_word(pool.driver).to_owned()),
@@ -238,6 +256,7 @@ fn delete(context: &Context, matches: &ArgMatches) -> Result<u8> {
         context.done(&format!("would remove pool {}", safe(&pool.name)))?;
         return Ok(0);
     }
+    context.manager()?.forget_pool(&pool.name);
     storage::delete_pool(layout, &name)?;
     context.done(&format!("pool {name} is removed"))?;
     Ok(0)

@@ -54,6 +54,12 @@ impl Teller {
                 self.over(&format!("{}: {}", self.phase, safe(&line)));
             }
             Progress::Line(_) => {}
+            Progress::Note(note) => {
+                if self.terminal {
+                    let _closed = write!(std::io::stderr().lock(), "\r\u{1b}[K");
+                }
+                super::context::note(&safe(&note));
+            }
             Progress::Bytes { done, total } if self.terminal => {
                 self.over(&format!(
                     "{}: {}",

@@ -149,6 +149,10 @@ pub(super) fn build(context: &Context, matches: &ArgMatches) -> Result<u8> {
         return Ok(0);
     }
     interrupt::catch()?;
+    if let Some(image) = storage::built_image(&manager.layout, &templates, &wanted)? {
+        // One that is damaged is marked by this, and built again.
+        let _marked = storage::is_whole(&manager.layout, &image);
+    }
     let mut teller = Teller::new(context.quiet);
     let image = storage::ensure_image(&manager.layout, &templates, &wanted, &mut |step| {
         teller.tell(step);

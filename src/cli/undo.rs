@@ -15,16 +15,20 @@ pub(super) const UNDO: Verb = Verb {
             .arg(name())
             .arg(
                 Arg::new("decision")
-                    .value_name("keep|drop")
+                    .value_name("keep|merge|drop")
                     .required(true)
-                    .value_parser(["keep", "drop"])
+                    .value_parser(["keep", "merge", "drop"])
                     .hide_possible_values(true)
-                    .help("What becomes of it; to drop it the guest must be stopped"),
+                    .help(
+                        "What becomes of it; keep and merge are the same, to drop it the guest must \
+                         be stopped",
+                    ),
             )
             .arg(dry_run())
             .after_help(
                 "Examples:\n  bulkhead start web --undo=later\n  bulkhead stop web\n  \
-                 bulkhead undo web drop",
+                 bulkhead undo web drop\n\nNot decided yet, `bulkhead start web --undo=later` goes \
+                 on over what it has written.",
             )
     },
     run: undo,
@@ -34,7 +38,7 @@ pub(super) const UNDO: Verb = Verb {
 fn undo(context: &Context, matches: &ArgMatches) -> Result<u8> {
     let (name, manager) = (name_of(matches)?, context.manager()?);
     let decision = match required::<String>(matches, "decision")?.as_str() {
-        "keep" => Decision::Keep,
+        "keep" | "merge" => Decision::Keep,
         _ => Decision::Drop,
     };
     let what = match decision {

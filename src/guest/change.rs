@@ -91,7 +91,8 @@ impl Manager {
                 made_from: before.origin.to_string(),
             });
         }
-        let _sold = self.check_disk(name, &guest)?;
+        let said = keys.iter().any(|(key, _)| key == "disk.size");
+        let _sold = self.check_disk(name, &guest, said)?;
         if let Ok(before) = self.guest(name) {
             resize::check(&before, &guest)?;
         }
@@ -236,8 +237,8 @@ impl Manager {
     }
 
     /// What of a disk is chosen once, and whether there is room for a larger one, which nobody else is
-    /// sold until what is returned is dropped.
-    fn check_disk(&self, name: &GuestName, guest: &Guest) -> Result<Option<Lock>> {
+    /// sold until what is returned is dropped. `said` is whether its size was.
+    fn check_disk(&self, name: &GuestName, guest: &Guest, said: bool) -> Result<Option<Lock>> {
         let Ok(before) = self.guest(name) else {
             return Ok(None);
         };
@@ -259,7 +260,7 @@ impl Manager {
             storage::check_resize(&self.layout, name, quota(guest))
                 .map_err(|error| self.root_error(name, error))?;
         }
-        self.sell_disk(guest, before.disk.size.map_or(0, |size| size.0))
+        self.sell_disk(guest, self.disk_had(&before, said))
     }
 
     fn resize(&self, name: &GuestName, guest: &Guest) -> Result<()> {

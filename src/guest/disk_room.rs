@@ -152,7 +152,18 @@ impl Manager {
         }
     }
 
-    /// The same for a guest that is there and is to get another definition.
+    /// What a guest has of the disk that its definition says. Where its profile, or whoever edited a file,
+    /// says more by now than the disk has, that is sold when a command makes it so (`said`).
+    pub(super) fn disk_had(&self, guest: &Guest, said: bool) -> u64 {
+        let says = guest.disk.size.map_or(0, |size| size.0);
+        if !said || self.settings.room.disk_ratio.is_none() {
+            return says;
+        }
+        let kept = storage::disk_kept_to(&self.layout, &guest.name);
+        kept.ok().flatten().map_or(says, |kept| says.min(kept))
+    }
+
+    /// Sells a guest that is there the disk of the definition that it is to get.
     pub(super) fn sell_disk_as(
         &self,
         name: &GuestName,

@@ -105,7 +105,9 @@ impl Manager {
         let mut packer = packer.map_err(failed)?;
         fault::point()?;
         if wish.with_image {
-            packer.image(&image).map_err(failed)?;
+            for image in std::iter::once(&image).chain(&manifest.further) {
+                packer.image(image).map_err(failed)?;
+            }
         }
         storage::pack_sealed(&mut packer, &self.layout, name).map_err(failed)?;
         saved.pack(&mut packer).map_err(failed)?;

@@ -131,7 +131,7 @@ impl Manager {
                 FarMachine::ask(far).map(|machine| Opened::Newcomer(Box::new(machine)))
             }
             Source::Folder(path, config) => {
-                Machine::in_folder(&self.layout, &path, config.as_deref()).map(newcomer)
+                Machine::in_folder(&self.layout, &path, config.as_deref(), progress).map(newcomer)
             }
         };
         opened.map_err(|source| archive(format!("import {}", wish.shown), source))
@@ -238,7 +238,7 @@ impl Manager {
         let sealed = storage::receive_sealed(&self.layout, name, &mut unpacker);
         let mut left_out = sealed.map_err(failed)?;
         let manifest = unpacker.manifest.clone();
-        let kept = self.plan_snapshots(name, planned, (&manifest, &image.image), wish)?;
+        let kept = self.plan_snapshots(name, planned, (&manifest, &image), wish)?;
         left_out += kept.receive(&mut unpacker, progress).map_err(failed)?;
         let own = storage::receive_own(&self.layout, name, &mut unpacker, progress);
         left_out += own.map_err(failed)?;
@@ -252,13 +252,18 @@ impl Manager {
         if fresh {
             let boot = self.first_boot_data(&planned.guest, &machine, lease.as_ref())?;
             self.write_first_boot(name, &image.image, &boot)?;
-            self.settle_snapshots(name, &kept, (&manifest, &image.image), &boot)?;
+            let kept = (&kept, &mut planned.notes);
+            self.settle_snapshots(name, kept, (&manifest, &image), &boot)?;
         } else if let Ok(mut there) = serde_json::from_value::<Written>(packed.written) {
             there.address = written.address;
             written = there;
         }
         fault::point()?;
-        image.keep(&self.layout).map_err(failed)?;
+        let used = |digest: &str| {
+            let mut both = manifest.guest.snapshots.iter().zip(&kept.saved);
+            both.any(|(one, saved)| saved.is_some() && one.image == digest)
+        };
+        image.keep(&self.layout, &used).map_err(failed)?;
         self.complete(name, &planned.definition, &written)
     }
 }

@@ -11,7 +11,9 @@ use super::manager::{Manager, RECORD, now_ms};
 use super::snapshot::Snapshot;
 use crate::define::{self, Change, KeyPath};
 use crate::model::GuestName;
-use crate::storage::{self, FirstBoot, Image, Manifest, PackError, PackedSnapshot, SavedPlan};
+use crate::storage::{
+    self, FirstBoot, Manifest, PackError, PackedSnapshot, ReceivedImage, SavedPlan,
+};
 
 /// So many snapshots in a row that are left out are stepped over: what archives say has an end.
 const STEPS_MOST: usize = 1000;
@@ -23,7 +25,7 @@ impl Manager {
         &self,
         name: &GuestName,
         planned: &mut Imported,
-        (manifest, image): (&Manifest, &Image),
+        (manifest, image): (&Manifest, &ReceivedImage),
         wish: &ImportWish,
     ) -> Result<SavedPlan> {
         let failed = |source: PackError| archive(format!("import {}", wish.shown), source);
@@ -88,12 +90,13 @@ impl Manager {
         &self,
         name: &GuestName,
         one: &PackedSnapshot,
-        image: &Image,
+        image: &ReceivedImage,
         wish: &ImportWish,
     ) -> std::result::Result<String, String> {
-        if one.image != image.digest && storage::load_image(&self.layout, &one.image).is_err() {
+        if image.of(&one.image).is_none() && storage::load_image(&self.layout, &one.image).is_err()
+        {
             return Err(format!(
-                "it lies over image {:.12}, which is not here",
+                "it lies over image {:.12}, which is neither here nor in the archive",
                 one.image
             ));
         }
@@ -118,19 +121,31 @@ impl Manager {
         text.map_err(|error| super::view::chain(&error))
     }
 
-    /// Makes what snapshots keep those of a guest that has an identity of its own.
+    /// Makes what snapshots keep those of a guest that has an identity of its own. One whose files do not
+    /// let that be done is left out.
     pub(super) fn settle_snapshots(
         &self,
         name: &GuestName,
-        plan: &SavedPlan,
-        manifest: (&Manifest, &Image),
+        (plan, notes): (&SavedPlan, &mut Vec<String>),
+        manifest: (&Manifest, &ReceivedImage),
         boot: &FirstBoot,
     ) -> Result<()> {
         let settled = plan.settle(&self.layout, name, manifest, boot);
-        settled.map_err(|error| GuestError::Root {
+        let unusable = settled.map_err(|error| GuestError::Root {
             name: name.clone(),
             source: error.into(),
-        })
+        })?;
+        for (gone, why) in unusable {
+            let records = self.snapshot_records(name)?;
+            if let Some(one) = records.iter().find(|one| one.name == gone) {
+                self.forget(name, one)?;
+            }
+            notes.push(format!(
+                "snapshot {gone} is left out: it cannot have this guest's own identity: {why}"
+            ));
+            self.drop_unused();
+        }
+        Ok(())
     }
 }
 

@@ -1,6 +1,8 @@
 //! Pools that are nearly full: told of once by whichever keeper of a guest in it sees it first, and by
 //! `doctor` as long as it is so. What a full one does to its guests they cannot help themselves.
 
+use std::path::PathBuf;
+
 use super::doctor::{Finding, Grade};
 use super::error::Result;
 use super::manager::Manager;
@@ -23,7 +25,7 @@ impl Manager {
         let room = pool.room(&self.layout)?;
         let percent = percent(room.size, room.free);
         let folder = self.layout.run().join("pools");
-        let told = folder.join(format!("{}.near", pool.name));
+        let told = self.pool_told(&pool.name);
         if percent < ROOMY {
             // Usually nobody has told.
             let _none = std::fs::remove_file(&told);
@@ -38,6 +40,17 @@ impl Manager {
             file::write_whole(&told, b"", 0o600)?;
         }
         Ok(())
+    }
+
+    /// There if it was told that the pool is nearly full.
+    fn pool_told(&self, pool: &str) -> PathBuf {
+        self.layout.run().join("pools").join(format!("{pool}.near"))
+    }
+
+    /// A pool that is to go takes along that it was told of: the next one of its name is another.
+    pub fn forget_pool(&self, pool: &str) {
+        // Usually nobody has told.
+        let _none = std::fs::remove_file(self.pool_told(pool));
     }
 
     /// A finding for each pool that is nearly full.

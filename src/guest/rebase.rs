@@ -49,6 +49,7 @@ pub struct Bases {
     templates: Option<Templates>,
     newest: BTreeMap<String, Option<String>>,
     changes: BTreeMap<(String, String), TreeDiff>,
+    damaged: BTreeMap<String, Option<String>>,
 }
 
 /// What a rebase would do.
@@ -75,6 +76,18 @@ impl Manager {
         };
         let own = storage::image_digest(&self.layout, name).ok()?;
         newest.filter(|digest| *digest != own)
+    }
+
+    /// What is known to be wrong with the image that a guest lies over.
+    pub(super) fn damage(&self, name: &GuestName, bases: &mut Bases) -> Option<String> {
+        let digest = storage::image_digest(&self.layout, name).ok()?;
+        let look = |digest: &String| {
+            let image = storage::load_image(&self.layout, digest);
+            let sound = image.and_then(|image| storage::check_sound(&image));
+            sound.err().map(|error| super::view::chain(&error))
+        };
+        let known = bases.damaged.entry(digest);
+        known.or_insert_with_key(look).clone()
     }
 
     /// Guests that lie over this image.

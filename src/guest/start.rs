@@ -97,8 +97,7 @@ impl Manager {
         if !verb.check(name, status)? {
             return Err(self.missing(name));
         }
-        let undo = round.undo;
-        self.make_ready(name, verb, status, undo)?;
+        let undo = self.make_ready(name, verb, status, round.undo)?;
         let (ours, theirs) = Channel::pair()?;
         let Forked::Parent { pid: keeper, pidfd } =
             process::fork_with(CloneFlags::default(), None)?
@@ -148,27 +147,24 @@ impl Manager {
         }
     }
 
-    /// Puts away what is left of before, and keeps what the guest has if it gets an undo disk.
+    /// Puts away what is left of before, and keeps what the guest has if it gets an undo disk: that
+    /// is the answer.
     fn make_ready(
         &self,
         name: &GuestName,
         verb: Verb,
         status: Status,
         undo: Option<UndoMode>,
-    ) -> Result<()> {
+    ) -> Result<Option<UndoMode>> {
         let waits = status == Status::Restarting;
         match waits {
             // It goes on with the undo disk that it has.
             true => self.put_away(name, None)?,
             false => self.clean_up(name)?,
         }
-        if (!waits || undo.is_some()) && self.undo_of(name)?.is_some() {
-            return Err(GuestError::Undecided {
-                verb: verb.name(),
-                name: name.clone(),
-            });
-        }
-        undo.map_or(Ok(()), |mode| self.begin_undo(name, mode))
+        let new = self.new_undo(name, verb.name(), undo, waits)?;
+        new.map_or(Ok(()), |mode| self.begin_undo(name, mode))?;
+        Ok(new)
     }
 
     /// Puts away a launch that failed, and the undo disk that was made for it.

@@ -74,6 +74,28 @@ impl Manager {
         Ok(Some(undo))
     }
 
+    /// Which undo disk a guest that starts is to get, if any. One that is not decided about is gone on
+    /// with, by who asks for that; by whoever starts again what has ended by itself (`waits`) always.
+    pub(super) fn new_undo(
+        &self,
+        name: &GuestName,
+        verb: &'static str,
+        wish: Option<UndoMode>,
+        waits: bool,
+    ) -> Result<Option<UndoMode>> {
+        let Some(undo) = self.undo_of(name)? else {
+            return Ok(wish);
+        };
+        let goes_on = wish == Some(UndoMode::Later) && undo.mode == UndoMode::Later;
+        match goes_on || (waits && wish.is_none()) {
+            true => Ok(None),
+            false => Err(GuestError::Undecided {
+                verb,
+                name: name.clone(),
+            }),
+        }
+    }
+
     /// Keeps what a stopped guest has, so that it can be gone back to. Its lock is held.
     pub(super) fn begin_undo(&self, name: &GuestName, mode: UndoMode) -> Result<()> {
         let undo = Undo {

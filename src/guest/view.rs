@@ -151,6 +151,9 @@ impl Manager {
                 .map_err(|error| chain(&error));
             let address = addresses.get(name.as_str()).copied();
             let mut row = self.row_with(name, guest.as_ref(), address);
+            if row.note.is_none() {
+                row.note = self.damage(name, &mut bases);
+            }
             self.note_behind(&mut row, guest.as_ref().ok(), &mut bases);
             row
         };

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::fs::{FileType, Mode, OFlags, StatVfs};
+use rustix::fs::{FileType, FlockOperation, Mode, OFlags, StatVfs, flock};
 
 use super::btrfs;
 use super::error::{KernelError, Result};
@@ -19,6 +19,12 @@ const EXT4_IOC_RESIZE_FS: libc::Ioctl = 0x4008_6610;
 const XFS_IOC_FSGROWFSDATA: libc::Ioctl = 0x4010_586e;
 const FIFREEZE: libc::Ioctl = 0xC004_5877;
 const FITHAW: libc::Ioctl = 0xC004_5878;
+
+/// Freezes or thaws the filesystem that a folder is in; whether that was done.
+fn freezes(root: &OwnedFd, request: libc::Ioctl) -> bool {
+    // SAFETY: neither request reads what it is handed.
+    unsafe { libc::ioctl(root.as_raw_fd(), request, 0) == 0 }
+}
 
 /// How often, and how long after it was asked, is looked whether btrfs gave empty chunks back.
 const CLEAN_LOOKS: u32 = 10;
@@ -120,12 +126,14 @@ impl Disk {
         }
         let attr = Attr::MOUNT_ATTR_NODEV | Attr::MOUNT_ATTR_NOATIME;
         let mount = mount::new_filesystem(kind, &options, attr)?;
-        Ok(Self {
+        let disk = Self {
             mount,
             device,
             file: fd,
             kind: kind.to_owned(),
-        })
+        };
+        disk.thaw_abandoned();
+        Ok(disk)
     }
 
     /// Its size and what is free.
@@ -241,23 +249,35 @@ impl Disk {
     }
 
     /// Does something with its file while nothing is written to it: everything is on the disk and
-    /// writers wait (ioctl_fs(2), FIFREEZE).
+    /// writers wait (ioctl_fs(2), FIFREEZE). Its file is locked as long, so that who opens it after this
+    /// process was killed knows that nobody is at it any more.
     ///
     /// # Errors
     /// It cannot be frozen.
     pub fn frozen<T>(&self, act: impl FnOnce(BorrowedFd<'_>) -> T) -> Result<T> {
         let root = self.root()?;
-        let on = |request| {
-            // SAFETY: neither request reads what it is handed.
-            match unsafe { libc::ioctl(root.as_raw_fd(), request, 0) } {
-                0 => Ok(()),
-                _ => Err(KernelError::last("freeze", self.device.path.display())),
-            }
-        };
-        on(FIFREEZE)?;
-        let done = act(self.file.as_fd());
-        on(FITHAW)?;
-        Ok(done)
+        let failed = || KernelError::last("freeze", self.device.path.display());
+        // Where somebody else has it, that one is at work, and keeps others from thawing it.
+        let _held = flock(&self.file, FlockOperation::NonBlockingLockExclusive);
+        if !freezes(&root, FIFREEZE) {
+            return Err(failed());
+        }
+        let done = fault::point().map(|()| act(self.file.as_fd()));
+        let error = (!freezes(&root, FITHAW)).then(failed);
+        let _held = flock(&self.file, FlockOperation::Unlock);
+        error.map_or(done, Err)
+    }
+
+    /// Lets writers go on where whoever froze it was killed: the kernel never does.
+    fn thaw_abandoned(&self) {
+        if flock(&self.file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return;
+        }
+        if let Ok(root) = self.root() {
+            // Usually it is not frozen.
+            let _frozen = freezes(&root, FITHAW);
+        }
+        let _held = flock(&self.file, FlockOperation::Unlock);
     }
 
     fn root(&self) -> Result<OwnedFd> {

@@ -86,11 +86,8 @@ pub(super) fn unpack(
     let done = archive_stream::decompress(counted, total)
         .map_err(unreadable)
         .and_then(|input| extract(root, input, Limits::default()).map_err(failed))?;
-    if done.devices + done.xattrs > 0 {
-        let (devices, xattrs) = (done.devices, done.xattrs);
-        progress(Progress::Line(format!(
-            "left out {devices} device nodes and {xattrs} extended attributes"
-        )));
+    for note in done.notes() {
+        progress(Progress::Note(note));
     }
     Ok(done.entries)
 }

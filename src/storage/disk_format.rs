@@ -23,6 +23,11 @@ const SIZE_MOST: u64 = 64 << 40;
 /// Most bytes of a text that says where a disk's parts are.
 const DESCRIPTOR_MOST: u64 = 64 << 10;
 
+/// What qemu calls the disks of OpenVZ and Parallels.
+const PLOOP: &str = "parallels";
+/// What one of these has at byte 44 while it is in use.
+const PLOOP_IN_USE: u32 = 0x746f_6e59;
+
 /// A disk's bytes.
 #[derive(Debug)]
 pub(super) struct RawDisk {
@@ -93,6 +98,8 @@ fn format_of(file: &File) -> io::Result<Option<Format>> {
         Format::FixedVhd
     } else if is(0x40, &[0x7f, 0x10, 0xda, 0xbe]) {
         Format::Qemu("vdi", "VDI")
+    } else if is(0, b"WithoutFreeSpace") || is(0, b"WithouFreSpacExt") {
+        Format::Qemu(PLOOP, "ploop")
     } else if is(257, b"ustar") {
         return Ok(None);
     } else if is(510, &[0x55, 0xaa])
@@ -287,8 +294,21 @@ impl<'a> Qemu<'a> {
         )?;
         match said.code {
             Some(0 | LEAKS | NO_CHECK) => self.is_long_enough(),
+            _ if self.is_in_use() => Err(
+                "it is in use, or was when it was copied: stop the container \
+                 there, and repeat"
+                    .into(),
+            ),
             _ => Err(format!("it is damaged or cut off: {}", first(&said))),
         }
+    }
+
+    /// Whether it says that somebody writes to it.
+    fn is_in_use(&self) -> bool {
+        let mut header = [0; 48];
+        self.format == PLOOP
+            && self.file.read_exact_at(&mut header, 0).is_ok()
+            && u32_at(&header, 44) == PLOOP_IN_USE
     }
 
     /// Whether a VHD or VDI is as long as it says; `qemu-img` reads zeros where one ends too early.

@@ -128,6 +128,8 @@ impl Layers for ImageFile {
     }
 
     fn remove(&self, object: &Object) -> Result<(), FileError> {
+        // Frozen by a command that was killed, its device would be there for good: opening it thaws it.
+        let _thawed = self.space_in_use(object);
         match std::fs::remove_file(&object.path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
                 Err(FileError::new("remove", &object.path, e))

@@ -20,7 +20,7 @@ use super::archive_entry::{ArchiveError, Entry, EntryKind, Limits};
 use super::archive_read::Reader;
 use super::dirfd::{FileError, Owner, cname, is_dir, retry, stat_at};
 use super::extract_file::{
-    Folders, OPEN_DIR, Step, at, create, finish_at, is_harmless, path_of, times,
+    Extracted, Folders, OPEN_DIR, Step, at, create, finish_at, is_harmless, path_of, times,
 };
 
 const INSIDE: ResolveFlags = ResolveFlags::IN_ROOT
@@ -30,17 +30,6 @@ const INSIDE: ResolveFlags = ResolveFlags::IN_ROOT
 const DANGLING_MOST: u32 = 8;
 /// Parents kept open.
 const KEPT_OPEN: usize = 64;
-
-/// What came out of an archive.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Extracted {
-    /// Entries written.
-    pub(super) entries: u64,
-    /// Device nodes below a folder named `dev`, which were left out.
-    pub(super) devices: u64,
-    /// Extended attributes left out.
-    pub(super) xattrs: u64,
-}
 
 /// Extracts all of `input` below `root`.
 pub(super) fn extract(
@@ -87,7 +76,11 @@ fn write_all<R: Read>(
     };
     while let Some(mut entry) = reader.next()? {
         if wanted(&mut entry) {
+            let before = writer.done.replaced;
             writer.entry(reader, &entry)?;
+            if before == 0 && writer.done.replaced > 0 {
+                writer.done.first_replaced = path_of(&entry.path);
+            }
         }
     }
     writer.times()?;
@@ -285,6 +278,8 @@ impl Writer<'_> {
             Err(e) => return Err(("replace", e.into())),
         }
         self.parents.clear();
+        // In a layer that is what a whiteout is for, and another layer may have made it.
+        self.done.replaced += u64::from(!self.layer);
         Ok(())
     }
 

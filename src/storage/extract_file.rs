@@ -10,6 +10,43 @@ use rustix::fs::{self, AtFlags, Mode, OFlags, Timespec, Timestamps};
 
 use super::archive_entry::Entry;
 
+/// What came out of an archive.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Extracted {
+    /// Entries written.
+    pub(super) entries: u64,
+    /// Device nodes below a folder named `dev`, which were left out.
+    pub(super) devices: u64,
+    /// Extended attributes left out.
+    pub(super) xattrs: u64,
+    /// Entries that took the place of an earlier one of their path.
+    pub(super) replaced: u64,
+    /// The path of the first of them.
+    pub(super) first_replaced: Vec<u8>,
+}
+
+impl Extracted {
+    /// What is not as the archive has it, for people.
+    pub(super) fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        let (devices, xattrs) = (self.devices, self.xattrs);
+        if devices + xattrs > 0 {
+            notes.push(format!(
+                "{devices} device nodes and {xattrs} extended attributes were left out"
+            ));
+        }
+        if self.replaced > 0 {
+            notes.push(format!(
+                "{} entries of the archive took the place of earlier ones of their path, as `tar -r` makes \
+                 them: the last counts; the first was {}",
+                self.replaced,
+                String::from_utf8_lossy(&self.first_replaced)
+            ));
+        }
+        notes
+    }
+}
+
 /// Why one entry failed: what was tried, and the cause.
 pub(super) type Step<T> = Result<T, (&'static str, io::Error)>;
 

@@ -9,7 +9,8 @@ use tar::{Builder, EntryType, Header};
 
 use super::archive_entry::{ArchiveError, Limits};
 use super::dirfd::open_dir;
-use super::extract::{Extracted, extract};
+use super::extract::extract;
+use super::extract_file::Extracted;
 use super::seed::tests::TempDir;
 
 fn header(kind: EntryType, name: &[u8], size: u64) -> Header {
@@ -140,7 +141,12 @@ fn what_roots_are_made_of_arrives() {
         .entry(EntryType::Block, "var/chroot/dev/sda", b"")
         .extract();
     let done = out.result.as_ref().unwrap();
-    assert_eq!((done.entries, done.devices), (11, 2));
+    assert_eq!((done.entries, done.devices, done.replaced), (11, 2, 1));
+    let notes = done.notes();
+    assert!(
+        notes[1].starts_with("1 entries") && notes[1].ends_with("was twice"),
+        "{notes:?}"
+    );
     assert_eq!(
         (out.text("run/pid"), out.text("usr/later/file")),
         ("1".into(), "x".into())

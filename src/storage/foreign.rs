@@ -282,13 +282,7 @@ impl Newcomer for Foreign {
                 reason: "there is no root file system in it".into(),
             }));
         }
-        let mut notes = Vec::new();
-        if done.devices + done.xattrs > 0 {
-            let (devices, xattrs) = (done.devices, done.xattrs);
-            notes.push(format!(
-                "{devices} device nodes and {xattrs} extended attributes were left out"
-            ));
-        }
+        let notes = done.notes();
         fault::point().map_err(|e| FileError::new("finish", &root, e.errno))?;
         progress(Progress::Phase("hashing the image".into()));
         let image = of_tree(

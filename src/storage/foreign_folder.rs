@@ -4,10 +4,13 @@
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+
 use super::archive;
 use super::dirfd::{FileError, child_dir, child_file, open_dir, read_limited};
 use super::foreign::Told;
 use super::foreign_find::CONFIG_MOST;
+use super::machine_find::look_inside;
 use super::pack_format::PackError;
 use super::{foreign_lxc, foreign_openvz, foreign_pve};
 
@@ -60,7 +63,9 @@ fn translated(text: &str) -> Result<(&'static str, Told), String> {
 /// What a folder says of itself, or what is said beside it.
 pub(super) fn look(path: &Path, config: Option<&Path>) -> Result<Option<Beside>, PackError> {
     let top = open_dir(path)?;
-    let root = child_dir(&top, c"rootfs").ok();
+    let root = child_dir(&top, c"rootfs");
+    let is_mounted = root.as_ref().err() == Some(&Errno::XDEV);
+    let root = root.ok();
     if let Some(config) = config {
         let (program, told) = config_file(config)?;
         let root = root.filter(|_| program == "LXC");
@@ -70,13 +75,21 @@ pub(super) fn look(path: &Path, config: Option<&Path>) -> Result<Option<Beside>,
             root,
         }));
     }
-    let own = child_file(&top, c"config").ok();
-    if let Some((root, file)) = root.zip(own) {
+    if let Ok(file) = child_file(&top, c"config") {
         let shown = path.join("config");
         let data =
             read_limited(file, CONFIG_MOST).map_err(|e| FileError::new("read", &shown, e))?;
         let text = String::from_utf8_lossy(&data);
         if foreign_lxc::is_one(&text) {
+            let place = foreign_lxc::root_elsewhere(&text);
+            if let Some(place) = place.or(is_mounted.then_some("mounted there"))
+                && root.as_ref().is_none_or(|root| look_inside(root).is_err())
+            {
+                return Err(PackError::Newcomer(mount_first(path, place, is_mounted)));
+            }
+            if root.is_none() {
+                return private_area(path);
+            }
             let failed = |why: String| PackError::Newcomer(format!("{}: {why}", shown.display()));
             let mut told = foreign_lxc::container(&text).map_err(failed)?;
             if told.name.is_empty() {
@@ -86,11 +99,41 @@ pub(super) fn look(path: &Path, config: Option<&Path>) -> Result<Option<Beside>,
             return Ok(Some(Beside {
                 program: "LXC",
                 told,
-                root: Some(root),
+                root,
             }));
         }
     }
     private_area(path)
+}
+
+/// What to do about a container of LXC whose root is a filesystem of its own.
+fn mount_first(path: &Path, place: &str, is_mounted: bool) -> String {
+    let (shown, config) = (path.join("rootfs"), path.join("config"));
+    let place: String = place.chars().take(200).collect();
+    let import = |root: &str| {
+        format!(
+            "`bulkhead import --from {root} --config {}`",
+            config.display()
+        )
+    };
+    if is_mounted {
+        let root = shown.display().to_string();
+        return format!(
+            "its root is a filesystem of its own ({place}): {}",
+            import(&root)
+        );
+    }
+    let mount = match place.split_once(':') {
+        Some(("zfs", dataset)) => format!("`mount -t zfs -o ro,zfsutil {dataset} /mnt`"),
+        Some(("lvm" | "loop", device)) => format!("`mount -o ro {device} /mnt`"),
+        None => format!("`mount -o ro {place} /mnt`"),
+        Some(_) => "mount that read-only at /mnt".to_owned(),
+    };
+    format!(
+        "its root is not in the folder but on {place}, and not mounted: stop the container, {mount}, \
+         then {}",
+        import("/mnt")
+    )
 }
 
 /// `…/vz/private/101` has its configuration in `…/etc/vz/conf/101.conf`.
@@ -176,6 +219,29 @@ mod tests {
         std::fs::create_dir(folder.path().join("rootfs")).unwrap();
         let beside = look(folder.path(), None).unwrap().unwrap();
         assert!(beside.root.is_some() && beside.told.name == "web");
+    }
+
+    #[test]
+    fn a_root_on_another_disk_is_to_be_mounted() {
+        let folder = TempDir::new("foreign");
+        std::fs::create_dir(folder.path().join("rootfs")).unwrap();
+        for (place, what) in [
+            ("zfs:tank/web", "mount -t zfs -o ro,zfsutil tank/web /mnt"),
+            ("lvm:/dev/lxc/web", "mount -o ro /dev/lxc/web /mnt"),
+            ("/dev/lxc/web", "mount -o ro /dev/lxc/web /mnt"),
+            ("overlay:/a:/b", "mount that"),
+        ] {
+            let text = format!("lxc.uts.name = web\nlxc.rootfs.path = {place}\n");
+            std::fs::write(folder.path().join("config"), text).unwrap();
+            let Err(error) = look(folder.path(), None) else {
+                panic!("{place}");
+            };
+            let said = error.to_string();
+            assert!(said.contains(what) && said.contains("--config"), "{said}");
+        }
+        // It is mounted, or was copied there.
+        std::fs::create_dir(folder.path().join("rootfs/etc")).unwrap();
+        assert!(look(folder.path(), None).unwrap().is_some());
     }
 
     #[test]

@@ -34,6 +34,21 @@ pub(super) fn is_one(text: &str) -> bool {
     })
 }
 
+/// Where the root is, if that is not a folder.
+pub(super) fn root_elsewhere(text: &str) -> Option<&str> {
+    fn root(line: &str) -> Option<&str> {
+        let (key, value) = line.trim().split_once('=')?;
+        matches!(key.trim(), "lxc.rootfs.path" | "lxc.rootfs").then(|| value.trim())
+    }
+    let is_folder = |place: &str| match place.split_once(':') {
+        Some((kind, _)) => matches!(kind, "dir" | "btrfs"),
+        None => !place.starts_with("/dev/"),
+    };
+    text.lines()
+        .filter_map(root)
+        .find(|place| !is_folder(place))
+}
+
 /// Reads the file.
 pub(super) fn container(text: &str) -> Result<Told, String> {
     let mut all = Reading::default();

@@ -92,6 +92,8 @@ pub enum Progress {
     Phase(String),
     /// A line of the tool at work.
     Line(String),
+    /// What is not as one might think, to be read afterwards.
+    Note(String),
     /// Bytes read so far, and in all where that is known.
     Bytes {
         /// So far.

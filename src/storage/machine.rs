@@ -13,7 +13,8 @@ use rustix::fs::{self, FileType};
 use super::build::{finish, now_ms};
 use super::dirfd::{FileError, child_dir, cname, file_type, is_file, open_dir};
 use super::foreign::{Newcomer, Told};
-use super::foreign_folder;
+use super::foreign_folder::{self, Beside};
+use super::foreign_ploop;
 use super::image::{Image, ImageError, Progress};
 use super::import::of_tree;
 use super::machine_find::{Found, Volumes, look_inside, text};
@@ -79,8 +80,9 @@ impl Machine {
         Ok(machine.with_notes(notes))
     }
 
-    /// The Linux in a folder of this host. What is mounted below it stays out. If it was a container's, what
-    /// that had is in the configuration in or beside it, or in `config`.
+    /// The Linux in a folder of this host, or on the disk that a private area of OpenVZ has for a root. What
+    /// is mounted below it stays out. If it was a container's, what that had is in the configuration in or
+    /// beside it, or in `config`.
     ///
     /// # Errors
     /// It is no folder, there is no Linux in it, or the configuration cannot be taken.
@@ -88,9 +90,13 @@ impl Machine {
         layout: &Layout,
         path: &Path,
         config: Option<&Path>,
+        progress: &mut dyn FnMut(Progress),
     ) -> Result<Self, PackError> {
         let failed = |error: crate::kernel::KernelError| PackError::Newcomer(error.to_string());
         let beside = foreign_folder::look(path, config)?;
+        if let Some(disk) = foreign_ploop::disk_of(path)? {
+            return Ok(Self::on_disk(layout, disk, path, progress)?.was(beside));
+        }
         // A view of this one mount: below its mount points there is what they hide.
         let root = match beside.as_ref().and_then(|beside| beside.root.as_ref()) {
             Some(root) => mount::clone_tree_fd(root.as_fd(), false, "rootfs").map_err(failed)?,
@@ -116,13 +122,17 @@ impl Machine {
         });
         let shift = beside.as_ref().map_or(0, |beside| beside.told.shift);
         let machine = Self::of((root, images, shift), Vec::new(), what, name, None)?;
-        let mut machine =
-            machine.with_notes(vec!["what is mounted below the folder is not taken".into()]);
+        let notes = vec!["what is mounted below the folder is not taken".into()];
+        Ok(machine.with_notes(notes).was(beside))
+    }
+
+    /// The same with what it was as a container.
+    fn was(mut self, beside: Option<Beside>) -> Self {
         if let Some(beside) = beside {
-            machine.what = format!("it was a container of {}: {}", beside.program, machine.what);
-            machine.told.follow(beside.told);
+            self.what = format!("it was a container of {}: {}", beside.program, self.what);
+            self.told.follow(beside.told);
         }
-        Ok(machine)
+        self
     }
 
     fn of(

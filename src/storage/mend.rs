@@ -1,5 +1,5 @@
 //! A sound image or layer in the place of a damaged one of the same content: what is taken in again
-//! exchanges its name with one that `verify` has marked, or that is not whole. Guests that run go on over
+//! exchanges its name with one that `verify` has marked, or would mark, or that is not whole. Guests that run go on over
 //! the damaged one: it lies beside the others, as `aside-DIGEST-ID`, until none of them does.
 
 use std::ffi::CString;
@@ -11,7 +11,7 @@ use rustix::fs::{self, RenameFlags};
 
 use super::dirfd::{child_dir, child_file, cname, read_limited};
 use super::image::{images, is_digest, users};
-use super::verify::MARK;
+use super::verify::{MARK, are_of_record};
 use crate::kernel::{fault, random};
 use crate::model::{GuestName, Layout};
 
@@ -20,8 +20,13 @@ pub(super) const ASIDE: &str = "aside-";
 /// Most bytes of a record.
 const RECORD_MOST: u64 = 1 << 20;
 
-/// Whether the finished `new` is to come in the place of the one called `digest`, which is there.
-pub(super) fn is_to_replace(parent: &OwnedFd, digest: &CString, new: &OwnedFd) -> io::Result<bool> {
+/// Whether the finished `new` is to come in the place of the one called `digest`, which is there in the
+/// folder `images`: all of that is read.
+pub(super) fn is_to_replace(
+    (parent, images): (&OwnedFd, &Path),
+    digest: &CString,
+    new: &OwnedFd,
+) -> io::Result<bool> {
     let there = child_dir(parent, digest)?;
     let has = |folder: &OwnedFd, name: &str| {
         fs::statat(folder, name, fs::AtFlags::SYMLINK_NOFOLLOW).is_ok()
@@ -29,21 +34,24 @@ pub(super) fn is_to_replace(parent: &OwnedFd, digest: &CString, new: &OwnedFd) -
     if has(&there, MARK) || (has(new, "root") && child_dir(&there, c"root").is_err()) {
         return Ok(true);
     }
+    let folder = images.join(&*digest.to_string_lossy());
     let mut records = ["image.json", "layer.json", "config.json"].into_iter();
-    Ok(records.any(|name| has(new, name) && !is_record(&there, name, digest)))
+    Ok(records.any(|name| has(new, name) && !is_record((&there, &folder), name, digest)))
 }
 
-/// Whether it can be read, and is the one of this digest if it says whose it is.
-fn is_record(folder: &OwnedFd, name: &str, digest: &CString) -> bool {
+/// Whether it can be read, and is the one of this digest, whose files are there, if it says whose it is.
+fn is_record((there, folder): (&OwnedFd, &Path), name: &str, digest: &CString) -> bool {
     let text = cname(name)
-        .and_then(|name| Ok(child_file(folder, &name)?))
+        .and_then(|name| Ok(child_file(there, &name)?))
         .and_then(|file| read_limited(file, RECORD_MOST));
-    let record = text.map(|text| serde_json::from_slice::<serde_json::Value>(&text));
-    let Ok(Ok(record)) = record else {
+    let Ok(text) = text else { return false };
+    let Ok(record) = serde_json::from_slice::<serde_json::Value>(&text) else {
         return false;
     };
     let says = record.get("digest").and_then(|says| says.as_str());
-    name == "config.json" || says.map(str::as_bytes) == Some(digest.as_bytes())
+    let is_it = says.map(str::as_bytes) == Some(digest.as_bytes());
+    name == "config.json"
+        || (is_it && are_of_record(folder, &digest.to_string_lossy(), text.as_ref()))
 }
 
 /// Lets the finished folder `name` and the damaged one called `digest` exchange their names: `name` is

@@ -20,12 +20,13 @@ use super::merged::Merged;
 use super::oci_blobs::{Blobs, Found, Meter, Part, Tally, refused};
 use super::oci_config::OciConfig;
 use super::template::Kind;
-use super::verify::check_sound;
+use super::verify::{is_whole, is_whole_layer};
 use super::workshop::Workshop;
 use crate::kernel::fault;
 use crate::model::Layout;
 
-/// Takes in what was found in a source. An image that is here already and sound is left as it is.
+/// Takes in what was found in a source. An image that is here already is read, and
+/// left as it is if it is sound.
 ///
 /// # Errors
 /// It is for another machine, its parts are not what their digests say, a layer is refused, the disk
@@ -47,7 +48,7 @@ pub(super) fn take(
     }
     let _lock = layer::share(layout)?;
     if let Ok(image) = load_image(layout, &config.digest)
-        && check_sound(&image).is_ok()
+        && is_whole(layout, &image)
     {
         return Ok(image);
     }
@@ -61,7 +62,8 @@ pub(super) fn take(
             total,
             progress: &mut *progress,
         };
-        let layer = match layer::sound(layout, digest) {
+        let layer = match layer::sound(layout, digest).filter(|layer| is_whole_layer(layout, layer))
+        {
             Some(layer) => layer,
             None => taking.layer(digest, part)?,
         };

@@ -14,7 +14,8 @@ use super::dirfd::{FileError, Owner, child_dir, ensure_private, make_dir, open_d
 use super::driver::Driver;
 use super::image::{Image, Progress, load_image, why_unproved};
 use super::pack_format::{
-    FORMAT, Manifest, OWN, PackError, PackedGuest, WITHOUT_SNAPSHOTS, parts, sealed_part,
+    FORMAT, Manifest, ONE_IMAGE, OWN, PackError, PackedGuest, WITHOUT_SNAPSHOTS, image_parts,
+    parts, sealed_part,
 };
 use super::pack_read::Unpacker;
 use super::pack_saved::SavedTrees;
@@ -37,30 +38,50 @@ pub fn manifest(
     made_ms: u64,
 ) -> Result<Manifest, PackError> {
     let others = (sealed(layout, name)?.len(), saved.len());
-    Ok(describe(
-        guest,
-        image,
-        parts(image, with_image, others),
-        made_ms,
-    ))
+    let further = match with_image {
+        true => further(layout, &guest, image),
+        false => Vec::new(),
+    };
+    let parts = parts((image, with_image), &further, others);
+    Ok(describe(guest, (image, further), parts, made_ms))
+}
+
+/// Images that only snapshots of a guest lie over, as far as another host can prove them.
+fn further(layout: &Layout, guest: &PackedGuest, image: &Image) -> Vec<Image> {
+    let mut found: Vec<Image> = Vec::new();
+    for one in &guest.snapshots {
+        let is_here = |all: &[Image]| all.iter().any(|image| image.digest == one.image);
+        if one.image == image.digest || is_here(&found) {
+            continue;
+        }
+        let there = load_image(layout, &one.image).ok();
+        found.extend(there.filter(|other| {
+            why_unproved(other).is_none()
+                && check_sound(other).is_ok()
+                && other.lowers().iter().all(|lower| lower.is_dir())
+        }));
+    }
+    found
 }
 
 /// The same with its parts at hand.
 pub(super) fn describe(
     guest: PackedGuest,
-    image: &Image,
+    (image, further): (&Image, Vec<Image>),
     parts: Vec<String>,
     made_ms: u64,
 ) -> Manifest {
     Manifest {
-        format: match guest.snapshots.is_empty() {
-            true => WITHOUT_SNAPSHOTS,
-            false => FORMAT,
+        format: match (guest.snapshots.is_empty(), further.is_empty()) {
+            (true, _) => WITHOUT_SNAPSHOTS,
+            (false, true) => ONE_IMAGE,
+            (false, false) => FORMAT,
         },
         made_by: concat!("bulkhead ", env!("CARGO_PKG_VERSION")).into(),
         made_ms,
         guest,
         image: image.clone(),
+        further,
         parts,
     }
 }
@@ -110,6 +131,8 @@ pub struct ReceivedImage {
     workshop: Option<Workshop>,
     /// Its record.
     pub image: Image,
+    /// Further ones, which only snapshots lie over.
+    pub further: Vec<ReceivedImage>,
 }
 
 impl ReceivedImage {
@@ -119,11 +142,24 @@ impl ReceivedImage {
         self.workshop.is_some()
     }
 
-    /// Gives it its name in the store.
+    /// The one of this digest: it, or a further one.
+    #[must_use]
+    pub fn of(&self, digest: &str) -> Option<&Image> {
+        let mut all = std::iter::once(self).chain(&self.further);
+        all.find(|one| one.image.digest == digest)
+            .map(|one| &one.image)
+    }
+
+    /// Gives it its name in the store, and the further ones that are `used`.
     ///
     /// # Errors
     /// It cannot be renamed or written to disk.
-    pub fn keep(self, layout: &Layout) -> Result<(), PackError> {
+    pub fn keep(self, layout: &Layout, used: &dyn Fn(&str) -> bool) -> Result<(), PackError> {
+        for one in self.further {
+            if used(&one.image.digest) {
+                one.keep(layout, used)?;
+            }
+        }
         match self.workshop {
             Some(workshop) => Ok(workshop.keep(layout, &self.image.digest)?),
             None => Ok(()),
@@ -157,7 +193,7 @@ fn known(layout: &Layout, image: &Image) -> Option<Image> {
     check_sound(&found).is_ok().then_some(found)
 }
 
-/// Reads the image that comes with an archive; one that is there already is passed over.
+/// Reads the images that come with an archive; those that are there already are passed over.
 ///
 /// # Errors
 /// As [`check_image`]; it is damaged, is not what its digest says, or the disk is full.
@@ -167,12 +203,29 @@ pub fn receive_image(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<ReceivedImage, PackError> {
     check_image(layout, &unpacker.manifest)?;
-    let wanted = unpacker.manifest.image.clone();
-    let trees: Vec<String> = unpacker.manifest.parts.clone();
-    let of_guest = |part: &str| part.starts_with("root/") || part.starts_with("snapshot/");
-    let trees = trees.iter().filter(|part| !of_guest(part));
+    let manifest = unpacker.manifest.clone();
+    let parts = match manifest.has_image() {
+        true => image_parts(&manifest.image),
+        false => Vec::new(),
+    };
+    let mut received = receive_one(layout, unpacker, manifest.image, &parts, progress)?;
+    for image in manifest.further {
+        let parts = image_parts(&image);
+        let one = receive_one(layout, unpacker, image, &parts, progress)?;
+        received.further.push(one);
+    }
+    Ok(received)
+}
+
+fn receive_one(
+    layout: &Layout,
+    unpacker: &mut Unpacker,
+    wanted: Image,
+    parts: &[String],
+    progress: &mut dyn FnMut(Progress),
+) -> Result<ReceivedImage, PackError> {
     if let Some(image) = known(layout, &wanted) {
-        for part in trees {
+        for part in parts {
             progress(Progress::Phase(format!(
                 "passing over {part:.20}, which is here"
             )));
@@ -181,13 +234,14 @@ pub fn receive_image(
         return Ok(ReceivedImage {
             workshop: None,
             image,
+            further: Vec::new(),
         });
     }
     let workshop = Workshop::open(&layout.images(), &wanted.digest)?;
     let root = workshop.root();
     let top = child_dir(&workshop.lock, c"root").map_err(|e| FileError::new("open", &root, e))?;
     pause(&root)?;
-    for part in trees {
+    for part in parts {
         progress(Progress::Phase(format!("unpacking {part:.20}")));
         unpacker.part(part, Some((top.as_fd(), &root)))?;
     }
@@ -212,6 +266,7 @@ pub fn receive_image(
     Ok(ReceivedImage {
         workshop: Some(workshop),
         image,
+        further: Vec::new(),
     })
 }
 

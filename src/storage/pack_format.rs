@@ -11,11 +11,14 @@ use sha2::{Digest as _, Sha256};
 use super::archive_entry::ArchiveError;
 use super::digest::hex;
 use super::dirfd::FileError;
-use super::image::{Image, ImageError};
+use super::image::{Image, ImageError, check_record, why_unproved};
 
-/// Newest version of the format, which has snapshots; an archive without any is written as of the one
-/// before. A reader refuses a newer one, and takes the first, in which sums were SHA-256.
-pub(super) const FORMAT: u32 = 3;
+/// Newest version of the format, which has further images below snapshots; an archive without any is
+/// written as of one before. A reader refuses a newer one, and takes the first, in which sums were
+/// SHA-256.
+pub(super) const FORMAT: u32 = 4;
+/// The version with snapshots over one image.
+pub(super) const ONE_IMAGE: u32 = 3;
 /// The version without snapshots.
 pub(super) const WITHOUT_SNAPSHOTS: u32 = 2;
 /// The first member.
@@ -40,6 +43,9 @@ pub struct Manifest {
     pub guest: PackedGuest,
     /// The record of its image.
     pub image: Image,
+    /// Records of further images, which only snapshots lie over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub further: Vec<Image>,
     /// Folders of the archive with a tree each, in the order in which they come.
     pub parts: Vec<String>,
 }
@@ -132,7 +138,28 @@ impl Manifest {
     /// Whether the image comes along.
     #[must_use]
     pub fn has_image(&self) -> bool {
-        self.parts.len() > self.sealed() + self.saved() + 1
+        self.parts.len() > self.sealed() + self.saved() + self.further.len() + 1
+    }
+
+    /// What is wrong with the further images, if anything.
+    pub(super) fn wrong_further(&self) -> Option<String> {
+        let mut digests = HashSet::from([&self.image.digest]);
+        for image in &self.further {
+            let digest = &image.digest;
+            if let Err(why) = check_record(image) {
+                return Some(why);
+            }
+            if !digests.insert(digest) {
+                return Some(format!("image {digest:.12} comes twice"));
+            }
+            if let Some(why) = why_unproved(image) {
+                return Some(why);
+            }
+            if !self.guest.snapshots.iter().any(|one| one.image == *digest) {
+                return Some(format!("no snapshot lies over image {digest:.12}"));
+            }
+        }
+        None
     }
 
     /// What is wrong with what it says of snapshots, if anything.
@@ -220,34 +247,30 @@ pub(super) fn saved_part(number: usize) -> String {
     format!("snapshot/{number}")
 }
 
-/// The parts of an archive with this image, of a guest with so many layers set aside, and so many trees
-/// that only its snapshots list.
+/// The parts of an archive with this image and these further ones, of a guest with so many layers set
+/// aside, and so many trees that only its snapshots list.
 pub(super) fn parts(
-    image: &Image,
-    with_image: bool,
+    (image, with_image): (&Image, bool),
+    further: &[Image],
     (sealed, saved): (usize, usize),
 ) -> Vec<String> {
-    let mut parts = Vec::new();
-    if with_image && image.layers.is_empty() {
-        parts.push(image_part(&image.digest));
-    }
-    if with_image {
-        parts.extend(
-            image
-                .layers
-                .iter()
-                .map(|digest| format!("layers/{digest}/root")),
-        );
-    }
+    let mut parts = match with_image {
+        true => image_parts(image),
+        false => Vec::new(),
+    };
+    parts.extend(further.iter().flat_map(image_parts));
     parts.extend((0..sealed).map(sealed_part));
     parts.extend((0..saved).map(saved_part));
     parts.push(OWN.to_owned());
     parts
 }
 
-/// The part with the tree of an image.
-pub(super) fn image_part(digest: &str) -> String {
-    format!("image/{digest}/root")
+/// The parts of an image, the topmost first: its tree, or those of its layers.
+pub(super) fn image_parts(image: &Image) -> Vec<String> {
+    match image.layers.as_slice() {
+        [] => vec![format!("image/{}/root", image.digest)],
+        layers => layers.iter().map(|d| format!("layers/{d}/root")).collect(),
+    }
 }
 
 /// An archive of a guest that cannot be written or read.

@@ -366,13 +366,14 @@ fn manifest(text: &[u8]) -> Result<Manifest, PackError> {
     super::image::check_record(&manifest.image).map_err(wrong)?;
     let (with_image, sealed) = (manifest.has_image(), manifest.sealed());
     let others = (sealed, manifest.saved());
-    let wanted = super::pack_format::parts(&manifest.image, with_image, others);
+    let image = (&manifest.image, with_image);
+    let wanted = super::pack_format::parts(image, &manifest.further, others);
     if manifest.parts != wanted || sealed > super::chain::MOST {
         return Err(wrong(
             "its parts are not those of its image and its guest".into(),
         ));
     }
-    if let Some(why) = manifest.wrong_snapshots() {
+    if let Some(why) = manifest.wrong_snapshots().or(manifest.wrong_further()) {
         return Err(wrong(why));
     }
     Ok(manifest)

@@ -7,14 +7,15 @@ use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 
 use rustix::fs;
+use rustix::io::Errno;
 
 use super::chain::{self, Chain};
 use super::dirfd::{FileError, Owner, child_dir, ensure_private, make_dir, open_dir};
 use super::driver::{Driver, Object, Quota};
 use super::first_boot::{FirstBoot, FirstBootError, write_all};
-use super::image::{Image, Progress, load_image};
+use super::image::{Progress, load_image};
 use super::merged::Merged;
-use super::pack::pause;
+use super::pack::{ReceivedImage, pause};
 use super::pack_format::{Manifest, PackError, PackedSnapshot, saved_part, sealed_part};
 use super::pack_read::Unpacker;
 use super::pack_write::Packer;
@@ -252,18 +253,20 @@ impl SavedPlan {
     }
 
     /// Makes what the snapshots keep this guest's own: its identity, and the keys that it has by now, are
-    /// written into the topmost tree of each.
+    /// written into the topmost tree of each. Gives those whose files do not let that be done, with the
+    /// reason.
     ///
     /// # Errors
-    /// A file cannot be written.
+    /// A file cannot be written, for a reason that is not in the files of a snapshot.
     pub fn settle(
         &self,
         layout: &Layout,
         name: &GuestName,
-        (manifest, image): (&Manifest, &Image),
+        (manifest, received): (&Manifest, &ReceivedImage),
         boot: &FirstBoot,
-    ) -> Result<(), FirstBootError> {
-        let now = Merged::open(layout, name, image)?;
+    ) -> Result<Vec<(String, String)>, FirstBootError> {
+        let mut unusable = Vec::new();
+        let now = Merged::open(layout, name, &received.image)?;
         for (one, saved) in manifest.guest.snapshots.iter().zip(&self.saved) {
             let Some(saved) = saved else {
                 continue;
@@ -272,17 +275,42 @@ impl SavedPlan {
             if matches!(saved, Saved::Layers { chain, .. } if chain.0.is_empty()) {
                 continue;
             }
-            let other = match one.image == image.digest {
-                true => None,
-                false => load_image(layout, &one.image).ok(),
+            let other = match received.of(&one.image) {
+                Some(image) => Some(image.clone()),
+                None => load_image(layout, &one.image).ok(),
             };
-            let image = other.as_ref().unwrap_or(image);
-            let tree = tree_of_saved(saved, image)?;
-            write_all(&tree, name, image, boot)?;
-            host_keys(&now, &tree)?;
+            let image = other.as_ref().unwrap_or(&received.image);
+            let settled = || -> Result<(), FirstBootError> {
+                let tree = tree_of_saved(saved, image)?;
+                write_all(&tree, name, image, boot)?;
+                Ok(host_keys(&now, &tree)?)
+            };
+            match settled() {
+                Err(FirstBootError::File(error)) if is_of_tree(&error) => {
+                    unusable.push((one.name.clone(), error.to_string()));
+                }
+                settled => settled?,
+            }
         }
-        Ok(())
+        Ok(unusable)
     }
+}
+
+/// Whether a step failed because of what a tree is like, such as one whose `/etc` is a file.
+fn is_of_tree(error: &FileError) -> bool {
+    let errno = error.source.raw_os_error().map(Errno::from_raw_os_error);
+    let of_tree = [
+        Errno::NOTDIR,
+        Errno::ISDIR,
+        Errno::LOOP,
+        Errno::EXIST,
+        Errno::NOTEMPTY,
+        Errno::XDEV,
+        Errno::NXIO,
+        Errno::INVAL,
+        Errno::NAMETOOLONG,
+    ];
+    errno.is_none_or(|errno| of_tree.contains(&errno))
 }
 
 /// The number in the name of a part.

@@ -35,15 +35,16 @@ fn guest() -> PackedGuest {
 }
 
 fn plain() -> Manifest {
-    describe(guest(), &image(Path::new("/")), vec![OWN.into()], 0)
+    let image = image(Path::new("/"));
+    describe(guest(), (&image, Vec::new()), vec![OWN.into()], 0)
 }
 
 /// Packs the trees `root` and `upper` of a folder.
 fn pack(folder: &Path, how: Compression) -> Vec<u8> {
     let mut out = Vec::new();
     let image = image(folder);
-    let parts = parts(&image, true, (0, 0));
-    let manifest = describe(guest(), &image, parts, 1_700_000_000_000);
+    let parts = parts((&image, true), &[], (0, 0));
+    let manifest = describe(guest(), (&image, Vec::new()), parts, 1_700_000_000_000);
     let mut silent = |_| {};
     let mut packer = Packer::new(&mut out, how, &manifest, &mut silent).unwrap();
     packer.image(&image).unwrap();
@@ -121,8 +122,9 @@ fn what_is_said_of_snapshots_must_fit_the_parts() {
             snapshots,
             ..guest()
         };
-        let parts = parts(&image(Path::new("/")), true, (1, 2));
-        describe(guest, &image(Path::new("/")), parts, 0).wrong_snapshots()
+        let image = image(Path::new("/"));
+        let parts = parts((&image, true), &[], (1, 2));
+        describe(guest, (&image, Vec::new()), parts, 0).wrong_snapshots()
     };
     let good = ["root/0", "snapshot/1"];
     assert_eq!(
@@ -340,7 +342,7 @@ fn what_is_no_archive_of_a_guest_is_told_so() {
         assert!(!error.is_empty());
     }
     let newer = serde_json::to_string(&Manifest {
-        format: 4,
+        format: 5,
         ..plain()
     })
     .unwrap();
@@ -350,7 +352,7 @@ fn what_is_no_archive_of_a_guest_is_told_so() {
     pad(&mut out, newer.len() as u64);
     out.resize(out.len() + 1024, 0);
     let error = unpack(&out, Path::new("/nowhere")).unwrap_err().to_string();
-    assert!(error.contains("its format is 4"), "{error}");
+    assert!(error.contains("its format is 5"), "{error}");
 }
 
 #[test]
@@ -391,4 +393,46 @@ fn an_archive_of_the_first_format_is_taken_and_checked() {
     let temp = TempDir::new("pack");
     let error = unpack(wrong.as_bytes(), temp.path()).unwrap_err();
     assert!(matches!(error, PackError::Checksum { .. }), "{error}");
+}
+
+#[test]
+fn further_images_are_those_of_snapshots_and_can_be_proved() {
+    let first = image(Path::new("/"));
+    let other = |digest: &str| Image {
+        digest: digest.repeat(32),
+        ..first.clone()
+    };
+    let wrong = |further: Vec<Image>| {
+        let mut guest = guest();
+        guest.snapshots = vec![PackedSnapshot {
+            name: "s1".into(),
+            created_ms: 0,
+            comment: String::new(),
+            parent: None,
+            image: "b2".repeat(32),
+            definition: String::new(),
+            automatic: false,
+            written: serde_json::Value::Null,
+            layers: Vec::new(),
+        }];
+        let parts = parts((&first, true), &further, (0, 0));
+        let manifest = describe(guest, (&first, further), parts, 0);
+        assert!(manifest.has_image());
+        (manifest.format, manifest.wrong_further())
+    };
+    assert_eq!(wrong(Vec::new()), (3, None));
+    assert_eq!(wrong(vec![other("b2")]), (4, None));
+    let layered = Image {
+        layers: vec!["c3".repeat(32)],
+        ..other("b2")
+    };
+    for further in [
+        vec![other("b2"), other("b2")],
+        vec![first.clone()],
+        vec![other("c3")],
+        vec![other("..")],
+        vec![layered],
+    ] {
+        assert!(wrong(further.clone()).1.is_some(), "{further:?}");
+    }
 }

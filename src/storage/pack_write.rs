@@ -13,7 +13,7 @@ use super::dirfd::{FileError, file_type, open_dir};
 use super::image::{Image, Progress};
 use super::pack_format::{
     CHECKSUMS, Checksums, FORMAT, MANIFEST, Manifest, OWN, PackError, PartSum, RECORD_MOST,
-    image_part, sealed_part,
+    image_parts, sealed_part,
 };
 use super::pack_header::{headers, own, pad};
 use super::pack_sum::Summer;
@@ -156,11 +156,7 @@ impl<'a> Packer<'a> {
     /// # Errors
     /// They cannot be read, the stream cannot be written.
     pub fn image(&mut self, image: &Image) -> Result<(), PackError> {
-        let parts = match image.layers.as_slice() {
-            [] => vec![image_part(&image.digest)],
-            layers => layers.iter().map(|d| format!("layers/{d}/root")).collect(),
-        };
-        for (part, path) in parts.iter().zip(image.lowers()) {
+        for (part, path) in image_parts(image).iter().zip(image.lowers()) {
             self.tree(part, &path, open_dir(&path)?.as_fd())?;
         }
         Ok(())

@@ -139,6 +139,12 @@ pub(super) fn take_away(roots: &Path) -> Result<(), FileError> {
 /// There is none, guests lie in it, or something in it is not ours.
 pub fn delete_pool(layout: &Layout, name: &str) -> Result<(), PoolError> {
     let pool = Pool::load(layout, name)?;
+    if !record(layout, name).exists() {
+        return Err(PoolError::Refused {
+            name: name.into(),
+            why: "it is always there: delete what lies in it".into(),
+        });
+    }
     let guests = super::root::guests_in(layout, name)?;
     if !guests.is_empty() {
         return Err(PoolError::InUse {
@@ -167,16 +173,7 @@ pub fn delete_pool(layout: &Layout, name: &str) -> Result<(), PoolError> {
         .map_err(|e| FileError::new("unmount", &roots, io::Error::other(e)))?;
     pause(&roots)?;
     let path = record(layout, name);
-    match std::fs::remove_file(&path) {
-        Ok(()) => {}
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            return Err(PoolError::Refused {
-                name: name.into(),
-                why: "it is always there".into(),
-            });
-        }
-        Err(e) => return Err(FileError::new("remove", &path, e).into()),
-    }
+    std::fs::remove_file(&path).map_err(|e| FileError::new("remove", &path, e))?;
     pause(&roots)?;
     Ok(take_away(&roots)?)
 }

@@ -87,7 +87,11 @@ pub fn check_keep(
             Some(folder) => entry(&folder, &cname(last).map_err(failed)?).map_err(failed)?,
         };
         match there {
-            Entry::Nothing => return Err(failed(Errno::NOENT.into())),
+            Entry::Nothing => {
+                return Err(failed(io::Error::other(format!(
+                    "it is not in the guest: leave it out, or see what is with `bulkhead file ls {name}:/`"
+                ))));
+            }
             Entry::File { stat, .. }
                 if !matches!(file_type(&stat), FileType::RegularFile | FileType::Fifo) =>
             {

@@ -29,6 +29,14 @@ pub fn disk_differs(
     })
 }
 
+/// The size that a guest's disk is kept to; `None` if to none.
+///
+/// # Errors
+/// It cannot be looked at.
+pub fn disk_kept_to(layout: &Layout, name: &GuestName) -> Result<Option<u64>, RootError> {
+    Ok(place::object(layout, name)?.kept_to()?.size)
+}
+
 /// A filesystem in a file, which shows this much.
 fn file_differs(kind: Filesystem, shown: u64, sold: Option<u64>) -> Option<String> {
     let wanted = sold.unwrap_or(USUAL);

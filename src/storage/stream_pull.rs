@@ -26,7 +26,7 @@ use super::seed::Seed;
 use super::stream_index::{self, Packed, Piece};
 use super::stream_server::{Server, ServerImage};
 use super::tag::{source_of_name, tag_image};
-use super::verify::check_sound;
+use super::verify::is_whole;
 use super::walk::walk;
 use super::workshop::Workshop;
 use crate::kernel::{fault, filesystem};
@@ -95,7 +95,7 @@ pub fn pull_server_image(
     let before = known.map(|image| image.source.clone());
     let before = before.or_else(|| source_of_name(layout, &name));
     refuse_older(wanted, &found.version, before.as_deref()).map_err(failed)?;
-    let same = |image: &&Image| image.source == source.to_string() && check_sound(image).is_ok();
+    let same = |image: &&Image| image.source == source.to_string() && is_whole(layout, image);
     if let Some(image) = known.filter(same) {
         return Ok((image.clone(), vec![name]));
     }

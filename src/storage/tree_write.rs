@@ -5,7 +5,7 @@
 //! of this tree are made. A folder gets its owner, attributes and times when it is left: an access
 //! list for new files must not meet the files that are being made, and each of them changes its time.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -105,17 +105,24 @@ impl TreeWriter {
     /// # Errors
     /// It is out of order, lies in no folder of this tree, is not allowed, or cannot be made.
     pub(super) fn item(&mut self, item: Item) -> Result<Option<Sink>, FileError> {
+        self.policy
+            .check(&item)
+            .map_err(|e| failed("make", &item.path, e))?;
+        match self.enter(&item)? {
+            Some(name) => self.make(&name, item),
+            None => Ok(None),
+        }
+    }
+
+    /// The same under a name in the folder that is being filled.
+    fn make(&mut self, name: &CStr, item: Item) -> Result<Option<Sink>, FileError> {
         let path = item.path.clone();
         let at = |e: io::Error| failed("make", &path, e);
-        self.policy.check(&item).map_err(at)?;
-        let Some(name) = self.enter(&item)? else {
-            return Ok(None);
-        };
         let made = |r: rustix::io::Result<()>| r.map_err(|e| failed("make", &path, e));
         match &item.what {
             What::Folder => {
-                made(fs::mkdirat(&self.dir, &*name, Mode::RWXU))?;
-                let dir = child_dir(&self.dir, &name).map_err(|e| failed("open", &path, e))?;
+                made(fs::mkdirat(&self.dir, name, Mode::RWXU))?;
+                let dir = child_dir(&self.dir, name).map_err(|e| failed("open", &path, e))?;
                 return self.push(dir, item).map(|()| None);
             }
             What::File { size, pieces } => {
@@ -124,7 +131,7 @@ impl TreeWriter {
                     | OFlags::EXCL
                     | OFlags::NOFOLLOW
                     | OFlags::CLOEXEC;
-                let file = fs::openat(&self.dir, &*name, flags, Mode::RUSR | Mode::WUSR)
+                let file = fs::openat(&self.dir, name, flags, Mode::RUSR | Mode::WUSR)
                     .map_err(|e| failed("make", &path, e))?;
                 // One that is data from its beginning to its end has its size when it is written.
                 if *pieces != [(0, *size)] {
@@ -137,10 +144,10 @@ impl TreeWriter {
                     left,
                 }));
             }
-            What::HardLink(target) => return self.link(target, &name, &path).map(|()| None),
+            What::HardLink(target) => return self.link(target, name, &path).map(|()| None),
             What::Symlink(target) => {
                 let target = cname(target.clone()).map_err(at)?;
-                made(fs::symlinkat(&*target, &self.dir, &*name))?;
+                made(fs::symlinkat(&*target, &self.dir, name))?;
             }
             What::Device {
                 block,
@@ -152,21 +159,21 @@ impl TreeWriter {
                     false => FileType::CharacterDevice,
                 };
                 let number = fs::makedev(*major, *minor);
-                made(fs::mknodat(&self.dir, &*name, kind, Mode::empty(), number))?;
+                made(fs::mknodat(&self.dir, name, kind, Mode::empty(), number))?;
             }
             What::Fifo => made(fs::mknodat(
                 &self.dir,
-                &*name,
+                name,
                 FileType::Fifo,
                 Mode::empty(),
                 0,
             ))?,
             What::Socket => {
                 let kind = FileType::Socket;
-                made(fs::mknodat(&self.dir, &*name, kind, Mode::empty(), 0))?;
+                made(fs::mknodat(&self.dir, name, kind, Mode::empty(), 0))?;
             }
         }
-        self.finish_name(&name, &item).map(|()| None)
+        self.finish_name(name, &item).map(|()| None)
     }
 
     /// Ends a regular file whose data is written.
@@ -179,6 +186,21 @@ impl TreeWriter {
             return Err(failed("write all of", &sink.item.path, source));
         }
         self.finish_open(sink.file.as_fd(), &sink.item)
+    }
+
+    /// Takes a regular file away again whose data is not to be had; `absent` stands in its place.
+    ///
+    /// # Errors
+    /// It cannot be removed, or that not be made.
+    pub(super) fn abandon(&mut self, sink: Sink, absent: Option<What>) -> Result<(), FileError> {
+        let mut item = sink.item;
+        let name = item.path.rsplit(|byte| *byte == b'/').next();
+        let at = |e: io::Error| failed("remove", &item.path, e);
+        let name = cname(name.unwrap_or_default()).map_err(at)?;
+        fs::unlinkat(&self.dir, &*name, AtFlags::empty()).map_err(|e| at(e.into()))?;
+        let Some(what) = absent else { return Ok(()) };
+        (item.what, item.xattrs) = (what, Vec::new());
+        self.make(&name, item).map(drop)
     }
 
     /// Ends the tree. Gives the number of attributes that were left out.
@@ -286,7 +308,7 @@ impl TreeWriter {
     }
 
     /// Another name for what was made before; its path is walked one component at a time.
-    fn link(&self, target: &[u8], name: &CString, path: &[u8]) -> Result<(), FileError> {
+    fn link(&self, target: &[u8], name: &CStr, path: &[u8]) -> Result<(), FileError> {
         let at = |e: io::Error| failed("link", path, e);
         let mut parts: Vec<&[u8]> = target.split(|b| *b == b'/').collect();
         let last = parts.pop().unwrap_or_default();
@@ -311,7 +333,7 @@ impl TreeWriter {
             Some(stat) if is_dir(&stat) => return Err(at(Errno::ISDIR.into())),
             Some(_) => {}
         }
-        fs::linkat(dir, &*last, &self.dir, &**name, AtFlags::empty()).map_err(|e| at(e.into()))
+        fs::linkat(dir, &*last, &self.dir, name, AtFlags::empty()).map_err(|e| at(e.into()))
     }
 
     /// Owner, then attributes (chown(2) drops capabilities), then mode, then times.
@@ -343,13 +365,13 @@ impl TreeWriter {
 
     /// The same for what cannot be opened: links, FIFOs, sockets, devices. Nobody else works on this
     /// tree, so the name still is what was made.
-    fn finish_name(&mut self, name: &CString, item: &Item) -> Result<(), FileError> {
+    fn finish_name(&mut self, name: &CStr, item: &Item) -> Result<(), FileError> {
         let (uid, gid) = (fs::Uid::from_raw(item.uid), fs::Gid::from_raw(item.gid));
         let here = AtFlags::SYMLINK_NOFOLLOW;
         let stat =
-            fs::statat(&self.dir, &**name, here).map_err(|e| failed("look at", &item.path, e))?;
+            fs::statat(&self.dir, name, here).map_err(|e| failed("look at", &item.path, e))?;
         if (stat.st_uid, stat.st_gid) != (item.uid, item.gid) {
-            fs::chownat(&self.dir, &**name, Some(uid), Some(gid), here)
+            fs::chownat(&self.dir, name, Some(uid), Some(gid), here)
                 .map_err(|e| failed("set owner of", &item.path, e))?;
         }
         if !item.xattrs.is_empty() {
@@ -366,16 +388,11 @@ impl TreeWriter {
         }
         if !matches!(item.what, What::Symlink(_)) {
             let mode = Mode::from_raw_mode(item.mode);
-            fs::chmodat(&self.dir, &**name, mode, AtFlags::empty())
+            fs::chmodat(&self.dir, name, mode, AtFlags::empty())
                 .map_err(|e| failed("set mode of", &item.path, e))?;
         }
-        fs::utimensat(
-            &self.dir,
-            &**name,
-            &times(item.accessed, item.modified),
-            here,
-        )
-        .map_err(|e| failed("set times of", &item.path, e))
+        fs::utimensat(&self.dir, name, &times(item.accessed, item.modified), here)
+            .map_err(|e| failed("set times of", &item.path, e))
     }
 
     /// Whether an attribute could be set. File systems differ in what they keep of those.

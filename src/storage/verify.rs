@@ -7,7 +7,7 @@ use super::build::beside;
 use super::digest;
 use super::dirfd::{FileError, open_dir};
 use super::image::{Image, ImageError};
-use super::layer::load_layer;
+use super::layer::{Layer, load_layer};
 use super::oci_config;
 use crate::kernel::file;
 use crate::model::Layout;
@@ -54,6 +54,36 @@ pub fn verify_image(layout: &Layout, image: &Image) -> Result<Vec<String>, FileE
         found.extend(wrong);
     }
     Ok(found)
+}
+
+/// Whether what is there of an image that is taken in again can stay: all of it is read, and what is
+/// damaged is marked by that.
+#[must_use]
+pub fn is_whole(layout: &Layout, image: &Image) -> bool {
+    check_sound(image).is_ok() && verify_image(layout, image).is_ok_and(|found| found.is_empty())
+}
+
+/// The same of a layer that an image shares with others.
+pub(super) fn is_whole_layer(layout: &Layout, layer: &Layer) -> bool {
+    let root = super::layer::folder(layout)
+        .join(&layer.digest)
+        .join("root");
+    content(&root, b"layer").is_ok_and(|content| content == layer.content)
+}
+
+/// Whether the files in a folder of an image or a layer are those that its record names.
+pub(super) fn are_of_record(folder: &Path, name: &str, record: &[u8]) -> bool {
+    let root = folder.join("root");
+    if let Ok(layer) = serde_json::from_slice::<Layer>(record) {
+        return content(&root, b"layer").is_ok_and(|found| found == layer.content);
+    }
+    match serde_json::from_slice::<Image>(record) {
+        // Of one made of layers the record is all there is.
+        Ok(image) if image.layers.is_empty() => {
+            content(&root, beside(&image).as_bytes()).is_ok_and(|found| found == name)
+        }
+        other => other.is_ok(),
+    }
 }
 
 /// Refuses an image that is marked as damaged or lacks a layer: a few looks, nothing is read.

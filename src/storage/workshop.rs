@@ -81,7 +81,8 @@ impl Workshop {
         ) {
             Ok(()) => self.kept = true,
             Err(Errno::EXIST) => {
-                let replaces = mend::is_to_replace(&self.parent, &name, &self.lock);
+                let folder = self.shown.parent().unwrap_or(&self.shown);
+                let replaces = mend::is_to_replace((&self.parent, folder), &name, &self.lock);
                 if !replaces.map_err(|e| failed("look at what is there beside", e))? {
                     return Ok(());
                 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::super::dirfd::FileError;
+use super::snapshot::Snapshot;
 use crate::kernel::KernelError;
 
 /// A backup that cannot be made, read or kept.
@@ -69,6 +70,17 @@ pub enum BackupError {
         /// The repository.
         place: PathBuf,
     },
+    /// No such file in a snapshot.
+    #[error(
+        "snapshot {snapshot} has no /{path} (no link is followed): `bulkhead backup ls {snapshot}` shows \
+         what it has"
+    )]
+    NoFile {
+        /// What was asked for.
+        path: String,
+        /// The snapshot.
+        snapshot: String,
+    },
     /// A restore that cannot be carried out as asked.
     #[error("cannot restore {what}: {why}")]
     Restore {
@@ -89,6 +101,20 @@ impl BackupError {
             what: what.into(),
             why: why.into(),
         }
+    }
+
+    /// A path that a snapshot does not have.
+    pub(super) fn missing(path: &[u8], snapshot: &Snapshot) -> Self {
+        Self::NoFile {
+            path: String::from_utf8_lossy(path).into_owned(),
+            snapshot: snapshot.id.clone(),
+        }
+    }
+
+    /// Whether the repository could not give what is in it: that is damaged, or lies on a disk that
+    /// cannot read it.
+    pub(super) fn is_unreadable(&self) -> bool {
+        matches!(self, Self::Damaged { .. } | Self::File(_))
     }
 
     /// Whether data of the repository is at fault, and not this host.

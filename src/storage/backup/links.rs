@@ -53,6 +53,11 @@ impl Links {
         })
     }
 
+    /// The file that a name of a layer is another name of.
+    pub(super) fn file(&self, layer: usize, target: &[u8]) -> Option<&Entry> {
+        self.files.get(&(layer, target.to_vec()))
+    }
+
     /// The entry as it is to be restored, in the order in which that is done.
     ///
     /// # Errors

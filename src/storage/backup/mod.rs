@@ -12,7 +12,7 @@
 //! | `snapshot` | what was backed up |
 //! | `create`, `unchanged` | making a backup; which files need not be read |
 //! | `source`, `links` | the files of a snapshot in order; those with several names |
-//! | `restore`, `image`, `diff` | bringing files back, and an image; what differs |
+//! | `restore`, `image`, `list`, `diff` | bringing files back, and an image; what is there; what differs |
 //! | `verify`, `prune` | whether all is well; taking away |
 //! | `wire` | numbers and byte strings in these formats |
 //!
@@ -30,6 +30,7 @@ mod image;
 mod index;
 mod key;
 mod links;
+mod list;
 mod manifest;
 mod pack;
 mod prune;

@@ -1,6 +1,7 @@
 //! Bringing files back: everything or some paths into a new folder, a guest's own layer into its new
 //! root, an image into the images. What is made appears whole or not at all.
 
+use std::collections::HashSet;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -12,19 +13,19 @@ use super::super::place;
 use super::super::remove::remove_tree;
 use super::super::tree_item::What;
 use super::super::tree_policy::Policy;
-use super::super::tree_write::TreeWriter;
+use super::super::tree_write::{Sink, TreeWriter};
 use super::entry::Entry;
 use super::error::{BackupError, Result};
 use super::links::Links;
 use super::manifest::is_below;
-use super::repo::Repository;
+use super::repo::{ChunkRef, Repository};
 use super::snapshot::Snapshot;
 use super::source::{Source, View};
 use crate::kernel::{fault, interrupt};
 use crate::model::{GuestName, Layout};
 
 /// What was restored.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Restored {
     /// Files of all types.
     pub files: u64,
@@ -32,6 +33,8 @@ pub struct Restored {
     pub bytes: u64,
     /// Attributes that the file system, or the rules for a stranger's data, did not take.
     pub left_out: u64,
+    /// Files whose data is damaged in the repository, and that are therefore not there.
+    pub damaged: Vec<String>,
 }
 
 /// What is to be restored.
@@ -49,18 +52,10 @@ impl Selection {
     /// # Errors
     /// One has `..` in it.
     pub fn new(view: View, paths: &[Vec<u8>]) -> Result<Self> {
-        let plain = |path: &Vec<u8>| {
-            let parts = path.split(|byte| *byte == b'/');
-            let parts: Vec<&[u8]> = parts.filter(|p| !matches!(*p, b"" | b".")).collect();
-            match parts.contains(&&b".."[..]) {
-                true => Err(BackupError::Restore {
-                    what: String::from_utf8_lossy(path).into_owned(),
-                    why: "a path inside the guest has no `..`".to_owned(),
-                }),
-                false => Ok(parts.join(&b'/')),
-            }
-        };
-        let paths: Vec<Vec<u8>> = paths.iter().map(plain).collect::<Result<_>>()?;
+        let paths: Vec<Vec<u8>> = paths
+            .iter()
+            .map(|path| plain(path))
+            .collect::<Result<_>>()?;
         let all = paths.iter().any(Vec::is_empty);
         Ok(Self {
             view,
@@ -75,6 +70,19 @@ impl Selection {
         let on_the_way =
             |wanted: &Vec<u8>| entry.item.what == What::Folder && is_below(wanted, path);
         self.paths.is_empty() || self.paths.iter().any(|w| asked(w) || on_the_way(w))
+    }
+}
+
+/// A path as people write it, as it stands in a list of files.
+pub(super) fn plain(path: &[u8]) -> Result<Vec<u8>> {
+    let parts = path.split(|byte| *byte == b'/');
+    let parts: Vec<&[u8]> = parts.filter(|p| !matches!(*p, b"" | b".")).collect();
+    match parts.contains(&&b".."[..]) {
+        true => Err(BackupError::Restore {
+            what: String::from_utf8_lossy(path).into_owned(),
+            why: "a path inside the guest has no `..`".to_owned(),
+        }),
+        false => Ok(parts.join(&b'/')),
     }
 }
 
@@ -96,15 +104,13 @@ impl Repository {
         }
         match missing.first() {
             None => Ok(found),
-            Some(path) => Err(BackupError::Restore {
-                what: String::from_utf8_lossy(path).into_owned(),
-                why: format!("it is not in snapshot {}", snapshot.id),
-            }),
+            Some(path) => Err(BackupError::missing(path, snapshot)),
         }
     }
 
     /// Restores into the folder `to`, which is made; one that is there must be empty. The folder is
-    /// for its owner only: what is in it may be set-user-ID and hostile.
+    /// for its owner only: what is in it may be set-user-ID and hostile. Files whose data is damaged
+    /// are left out and named.
     ///
     /// # Errors
     /// As for [`Repository::measure`], and: the folder is not empty, the disk is full, a signal asks
@@ -127,6 +133,8 @@ impl Repository {
             links,
             selection,
             closed: true,
+            goes_on: true,
+            lost: HashSet::new(),
         };
         let done = filling
             .fill(&place.dir, policy, progress)
@@ -149,10 +157,10 @@ impl Repository {
             below: Vec::new(),
             ..snapshot.clone()
         };
-        self.restore_all(&own, to, Policy::Guest, progress)
+        self.restore_all(&own, to, (Policy::Guest, true), progress)
     }
 
-    /// Restores one tree of the guest's image into an empty folder.
+    /// Restores one tree of the guest's image into an empty folder: all of it, or it is not the image.
     pub(super) fn restore_below(
         &self,
         snapshot: &Snapshot,
@@ -167,14 +175,14 @@ impl Repository {
             below: Vec::new(),
             ..snapshot.clone()
         };
-        self.restore_all(&alone, to, self.policy(), progress)
+        self.restore_all(&alone, to, (self.policy(), false), progress)
     }
 
     fn restore_all(
         &self,
         snapshot: &Snapshot,
         to: &OwnedFd,
-        policy: Policy,
+        (policy, goes_on): (Policy, bool),
         progress: &mut dyn FnMut(&Restored),
     ) -> Result<Restored> {
         let selection = Selection::new(View::Own, &[])?;
@@ -184,11 +192,14 @@ impl Repository {
             links: Links::new(self, snapshot)?,
             selection: &selection,
             closed: false,
+            goes_on,
+            lost: HashSet::new(),
         };
         filling.fill(to, policy, progress)
     }
 
-    /// Restores the guest's own layer into a new, empty root.
+    /// Restores the guest's own layer into a new, empty root. Where data of a file is damaged, the
+    /// guest has no such file: not the one of its image either, which would be an older one.
     ///
     /// # Errors
     /// The root is not empty, the repository is damaged, the disk is full.
@@ -229,6 +240,10 @@ struct Filling<'a> {
     selection: &'a Selection,
     /// Whether the top is for its owner only.
     closed: bool,
+    /// Whether files whose data is damaged are left out; else the first of them ends it.
+    goes_on: bool,
+    /// Those that were.
+    lost: HashSet<Vec<u8>>,
 }
 
 impl Filling<'_> {
@@ -254,18 +269,70 @@ impl Filling<'_> {
                 entry.item.uid = rustix::process::geteuid().as_raw();
                 entry.item.gid = rustix::process::getegid().as_raw();
             }
-            done.files += 1;
-            if let Some(mut sink) = writer.item(entry.item)? {
-                for chunk in &entry.data {
-                    sink.write(&self.repository.chunk(chunk)?)?;
-                    done.bytes += u64::from(chunk.length);
-                    progress(&done);
+            let path = entry.item.path.clone();
+            if matches!(&entry.item.what, What::HardLink(file) if self.lost.contains(file)) {
+                if let Some(absent) = self.absent() {
+                    entry.item.what = absent;
+                    entry.item.xattrs.clear();
+                    writer.item(entry.item)?;
                 }
+                self.lose(path, &mut done);
+                continue;
+            }
+            let Some(mut sink) = writer.item(entry.item)? else {
+                done.files += 1;
+                continue;
+            };
+            if self.data(&entry.data, &mut sink, &mut done, progress)? {
                 writer.close(sink)?;
+                done.files += 1;
+            } else {
+                writer.abandon(sink, self.absent())?;
+                self.lose(path, &mut done);
             }
         }
         done.left_out = writer.finish()?;
         Ok(done)
+    }
+
+    /// Fills a file; whether all its data could be read.
+    fn data(
+        &self,
+        chunks: &[ChunkRef],
+        sink: &mut Sink,
+        done: &mut Restored,
+        progress: &mut dyn FnMut(&Restored),
+    ) -> Result<bool> {
+        let before = done.bytes;
+        for chunk in chunks {
+            let bytes = match self.repository.chunk(chunk) {
+                Err(error) if self.goes_on && error.is_unreadable() => {
+                    done.bytes = before;
+                    return Ok(false);
+                }
+                bytes => bytes?,
+            };
+            sink.write(&bytes)?;
+            done.bytes += u64::from(chunk.length);
+            progress(done);
+        }
+        Ok(true)
+    }
+
+    /// What stands for a file that could not be read: in a layer the mark that hides the one below,
+    /// which the guest had replaced; nothing where there is nothing below.
+    fn absent(&self) -> Option<What> {
+        (self.selection.view == View::Own).then_some(What::Device {
+            block: false,
+            major: 0,
+            minor: 0,
+        })
+    }
+
+    fn lose(&mut self, path: Vec<u8>, done: &mut Restored) {
+        let shown = String::from_utf8_lossy(&path);
+        done.damaged.push(format!("/{shown}"));
+        self.lost.insert(path);
     }
 }
 

@@ -274,7 +274,7 @@ fn a_guest_is_restored_as_it_saw_itself() {
     assert!(some.join("etc/base").exists() && !some.join("new").exists());
     assert!(!some.join("etc/changed").exists());
     let repository = site.open();
-    for (paths, why) in [(["none"], "not in snapshot"), (["etc/../.."], "no `..`")] {
+    for (paths, why) in [(["none"], "has no /none"), (["etc/../.."], "no `..`")] {
         let paths = paths.map(|path| path.as_bytes().to_vec());
         let selection = Selection::new(View::Whole, &paths);
         let to = site.temp.path().join("refused");
@@ -472,4 +472,103 @@ fn layers_that_were_set_aside_come_back_as_one() {
     let (_, work) = site.back_up("web");
     assert!(work.read_files <= 3, "{work:?}");
     assert!(!is_damaged(&site));
+}
+
+/// Flips a bit in the first chunk of a file.
+fn damage(site: &Site, snapshot: &Snapshot, path: &str) {
+    let repository = site.open();
+    let mut source = source::Source::new(&repository, snapshot, View::Own).unwrap();
+    let chunk = loop {
+        let (_, entry) = source.next(&repository).unwrap().unwrap();
+        if entry.item.path == path.as_bytes() {
+            break entry.data[0];
+        }
+    };
+    let place = repository.index.get(&chunk.id).unwrap();
+    let pack = super::super::digest::hex(&repository.index.packs[place.pack as usize].0);
+    let file = site.place().join("packs").join(pack);
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[place.offset as usize + 40] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+}
+
+#[test]
+fn a_damaged_chunk_costs_the_files_that_have_it_and_no_other() {
+    for encrypted in [true, false] {
+        let site = Site::new(encrypted);
+        let upper = site.upper("web");
+        let lost = noise(5000, 7);
+        put(&upper.join("etc/changed"), &lost);
+        put(&upper.join("srv/a"), b"whole");
+        put(&upper.join("srv/bad"), &lost);
+        std::fs::hard_link(upper.join("srv/bad"), upper.join("srv/worse")).unwrap();
+        put(&upper.join("srv/z"), b"whole too");
+        let (snapshot, _) = site.back_up("web");
+        damage(&site, &snapshot, "srv/bad");
+        let restore = |view, to: &str| {
+            let to = site.temp.path().join(to);
+            let selection = Selection::new(view, &[]).unwrap();
+            let repository = site.open();
+            let done = repository.restore(&snapshot, &selection, &to, &mut |_| {});
+            (done.unwrap(), to)
+        };
+        let damaged = ["/etc/changed", "/srv/bad", "/srv/worse"];
+        let (done, to) = restore(View::Whole, "whole");
+        assert_eq!(done.damaged, damaged);
+        assert_eq!(text(&to.join("srv/a")), "whole");
+        assert_eq!(text(&to.join("srv/z")), "whole too");
+        assert_eq!(text(&to.join("etc/base")), "of the image");
+        for path in damaged {
+            // Not the image's older one either.
+            assert!(to.join(&path[1..]).symlink_metadata().is_err(), "{path}");
+        }
+        let (done, to) = restore(View::Own, "own");
+        assert_eq!(done.damaged, damaged);
+        for path in damaged {
+            let mark = to.join(&path[1..]).symlink_metadata().unwrap();
+            assert_eq!((mark.mode() & 0o170_000, mark.rdev()), (0o020_000, 0));
+        }
+    }
+}
+
+#[test]
+fn the_files_of_a_snapshot_are_listed() {
+    let site = Site::new(true);
+    let upper = site.upper("web");
+    put(&upper.join("srv/in/deep"), b"12345");
+    std::fs::hard_link(upper.join("srv/in/deep"), upper.join("srv/other")).unwrap();
+    symlink("in/deep", upper.join("srv/link")).unwrap();
+    let (snapshot, _) = site.back_up("web");
+    let repository = site.open();
+    let list = |path: &str, deep| {
+        let found = repository.list_files(&snapshot, View::Whole, path.as_bytes(), deep);
+        found.map_err(|error| error.to_string())
+    };
+    let names = |found: Vec<crate::model::FileEntry>| {
+        let names = found.into_iter().map(|file| file.name);
+        names.collect::<Vec<String>>()
+    };
+    let top = ["/also", "/etc", "/gone", "/large", "/srv"];
+    assert_eq!(names(list("/", false).unwrap()), top);
+    let srv = list("/srv/", false).unwrap();
+    let rows: Vec<_> = srv
+        .iter()
+        .map(|file| (&*file.name, file.kind.letter(), file.size))
+        .collect();
+    let expected = [
+        ("/srv/in", 'd', 0),
+        ("/srv/link", 'l', 0),
+        ("/srv/other", '-', 5),
+    ];
+    assert_eq!(rows, expected);
+    assert_eq!(srv[1].target.as_deref(), Some("in/deep"));
+    let all = ["/srv/in", "/srv/in/deep", "/srv/link", "/srv/other"];
+    assert_eq!(names(list("srv", true).unwrap()), all);
+    assert_eq!(names(list("srv/other", false).unwrap()), ["/srv/other"]);
+    assert!(
+        list("srv/no", false)
+            .unwrap_err()
+            .contains("has no /srv/no")
+    );
+    assert!(list("srv/../etc", false).is_err());
 }

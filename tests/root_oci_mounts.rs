@@ -288,8 +288,8 @@ fn the_root_has_the_propagation_it_is_given() {
         return;
     }
     for (word, there, absent) in [
-        ("shared", "shared:", "master:nothing"),
-        ("rshared", "shared:", "master:nothing"),
+        ("shared", "shared:", "master:"),
+        ("rshared", "shared:", "master:"),
         ("private", " - ", "shared:"),
         ("rprivate", " - ", "master:"),
         ("slave", " - ", "shared:"),

@@ -40,6 +40,24 @@ pub fn catch() -> Result<()> {
     Ok(())
 }
 
+extern "C" fn end(signal: libc::c_int) {
+    super::process::leave(128 + signal);
+}
+
+/// From now on SIGINT and SIGTERM end this program even if it is process 1 of a pid namespace: to that
+/// one the kernel passes on nothing whose action is the default one.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn obey() -> Result<()> {
+    let action = SigAction::new(SigHandler::Handler(end), SaFlags::empty(), SigSet::empty());
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        // SAFETY: the handler only calls _exit(2), which is async-signal-safe.
+        unsafe { sigaction(signal, &action) }.map_err(KernelError::nix("obey", signal.as_str()))?;
+    }
+    Ok(())
+}
+
 /// The signal that asked this program to end, if one did.
 #[must_use]
 pub fn caught() -> Option<i32> {

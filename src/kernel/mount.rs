@@ -3,8 +3,9 @@
 //! Paths of a guest are resolved by `kernel::tree`; here a target is an O_PATH descriptor.
 #![allow(unsafe_code)]
 
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD};
@@ -227,6 +228,7 @@ pub fn become_root(root: BorrowedFd<'_>) -> Result<()> {
 /// moved over `/` and entered; what was there stays below, out of reach of paths.
 pub fn cover_and_enter(root: BorrowedFd<'_>) -> Result<()> {
     rustix::process::fchdir(root).map_err(KernelError::on("change to", "the new root"))?;
+    hide_kernel_views()?;
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
     move_mount(root, "", CWD, "/", flags).map_err(KernelError::on("move the new root to", "/"))?;
     enter_folder()
@@ -236,6 +238,30 @@ pub fn cover_and_enter(root: BorrowedFd<'_>) -> Result<()> {
 pub fn enter(root: BorrowedFd<'_>) -> Result<()> {
     rustix::process::fchdir(root).map_err(KernelError::on("change to", "the new root"))?;
     enter_folder()
+}
+
+/// Takes the host's procfs and sysfs out of this mount namespace, but for what is below the working
+/// folder: while a whole one is there, in reach or not, the kernel lets every user namespace mount
+/// another, without the masks of the first.
+fn hide_kernel_views() -> Result<()> {
+    let here = rustix::process::getcwd(Vec::new())
+        .map_err(KernelError::on("find the path of", "the new root"))?;
+    let here = Path::new(OsStr::from_bytes(here.as_bytes()));
+    for point in super::mount_table::whole(&["proc", "sysfs"], here)? {
+        match unmount(&point, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+            // Gone with the one that it was below.
+            Ok(()) | Err(Errno::NOENT) => {}
+            // Not ours to take away, in a user namespace: as good as can be had is to cover it.
+            Err(Errno::INVAL | Errno::PERM) => {
+                let cover = new_filesystem("tmpfs", &[("size", "4k")], Attr::empty())?;
+                let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+                move_mount(&cover, "", CWD, &point, flags)
+                    .map_err(KernelError::on("cover", point.display()))?;
+            }
+            Err(errno) => return Err(KernelError::new("unmount", point.display(), errno)),
+        }
+    }
+    Ok(())
 }
 
 /// Makes the working folder the root of this process (chroot(2)).

@@ -25,6 +25,29 @@ pub fn named(filesystem: &str, prefix: &str) -> Result<Vec<Named>> {
     Ok(read(&String::from_utf8_lossy(&text), filesystem, prefix))
 }
 
+/// Where the whole of a file system of these kinds is mounted, but below `within`.
+///
+/// # Errors
+/// /proc cannot be read.
+pub fn whole(kinds: &[&str], within: &Path) -> Result<Vec<PathBuf>> {
+    let path = Path::new("/proc/self/mountinfo");
+    let text = std::fs::read(path).map_err(KernelError::io("read", path.display()))?;
+    Ok(read_whole(&String::from_utf8_lossy(&text), kinds, within))
+}
+
+fn read_whole(text: &str, kinds: &[&str], within: &Path) -> Vec<PathBuf> {
+    let one = |line: &str| {
+        let (left, right) = line.split_once(" - ")?;
+        let mut words = left.split(' ').skip(3);
+        let (root, point) = (words.next()?, words.next()?);
+        let kind = right.split(' ').next()?;
+        let point = unescape(point);
+        let counts = kinds.contains(&kind) && root == "/" && !point.starts_with(within);
+        counts.then_some(point)
+    };
+    text.lines().filter_map(one).collect()
+}
+
 fn read(text: &str, filesystem: &str, prefix: &str) -> Vec<Named> {
     let one = |line: &str| {
         let (left, right) = line.split_once(" - ")?;
@@ -65,6 +88,15 @@ pub(super) fn unescape(text: &str) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whole_views_of_the_kernel_are_found_but_those_within() {
+        let text = "1 0 0:1 / /proc rw - proc proc rw\n2 1 0:1 /sys /proc/sys ro - proc proc rw\n\
+                    3 0 0:2 / /sys rw shared:2 - sysfs none rw\n4 0 0:3 / /c/r/proc rw - proc p rw\n\
+                    5 0 0:4 / /c/rx rw - proc p rw\nbroken\n6 0 0:5 / /tmp rw - tmpfs none rw\n";
+        let found = read_whole(text, &["proc", "sysfs"], Path::new("/c/r"));
+        assert_eq!(found, ["/proc", "/sys", "/c/rx"].map(PathBuf::from));
+    }
 
     #[test]
     fn mounts_are_known_by_their_type_and_source() {

@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 use super::error::{KernelError, Result};
+use crate::model::CpuSet;
 
 /// `struct sched_attr` of linux/sched/types.h, first version.
 #[repr(C)]
@@ -79,6 +80,30 @@ pub fn set_affinity(cpus: &[u32]) -> Result<()> {
     // SAFETY: `mask` is `bytes` long and lives over the call, which only reads it.
     let result = unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, bytes, mask.as_ptr()) };
     done(result, "run on", format!("CPUs {cpus:?}"))
+}
+
+/// Runs on every CPU that the control group allows, whatever the caller was restricted to. A mask
+/// that leaves out none of the machine's stays as it is: one that is set costs each process born
+/// later a copy of it.
+pub fn forget_affinity() -> Result<()> {
+    const MOST: usize = 8192;
+    let now = affinity_of(0, MOST / 8).unwrap_or_default();
+    let online = std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
+    let online = online.trim().parse::<CpuSet>().ok();
+    let has = |cpu: u32| {
+        let byte = now.get(cpu as usize / 8).copied().unwrap_or_default();
+        byte >> (cpu % 8) & 1 == 1
+    };
+    if online.is_some_and(|online| online.iter().all(has)) {
+        return Ok(());
+    }
+    let mask = [u64::MAX; MOST / 64];
+    // SAFETY: `mask` is as long as said and lives over the call, which only reads it.
+    let result = unsafe {
+        let bytes = size_of_val(&mask);
+        libc::syscall(libc::SYS_sched_setaffinity, 0, bytes, mask.as_ptr())
+    };
+    done(result, "run on", "all CPUs")
 }
 
 /// Takes memory from these nodes (MPOL_* mode with its flags; Linux 2.6.7).

@@ -148,7 +148,7 @@ pub(super) enum Command {
     /// Let them go on
     Resume(Name),
     /// Change the limits of a container
-    Update(Update),
+    Update(super::update::Update),
     /// Print events and usage of a container
     Events(Events),
     /// Print what this runtime can do
@@ -167,14 +167,15 @@ pub(super) enum Command {
 impl Cli {
     /// Makes paths absolute that are used when the launch has left the caller's folder.
     pub(super) fn anchor(&mut self) {
-        let pid_file = match &mut self.command {
+        let (file, socket) = match &mut self.command {
             Some(Command::Create(Create { make }) | Command::Run(Run { make, .. })) => {
-                make.pid_file.as_mut()
+                (make.pid_file.as_mut(), make.pidfd_socket.as_mut())
             }
-            Some(Command::Exec(exec)) => exec.pid_file.as_mut(),
-            _ => None,
+            Some(Command::Exec(exec)) => (exec.pid_file.as_mut(), exec.pidfd_socket.as_mut()),
+            _ => (None, None),
         };
-        for path in self.global.root.as_mut().into_iter().chain(pid_file) {
+        let root = self.global.root.as_mut();
+        for path in root.into_iter().chain(file).chain(socket) {
             // An empty one stays so and fails where it is used.
             if let Ok(absolute) = std::path::absolute(&path) {
                 *path = absolute;
@@ -202,6 +203,9 @@ pub(super) struct Make {
     /// Socket that is sent the master end of the terminal
     #[arg(long, value_name = "SOCKET")]
     pub(super) console_socket: Option<PathBuf>,
+    /// Socket that is sent a pidfd of the process
+    #[arg(long, value_name = "SOCKET")]
+    pub(super) pidfd_socket: Option<PathBuf>,
     /// How many descriptors beyond the standard ones the program keeps
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(super) preserve_fds: u32,
@@ -278,6 +282,9 @@ pub(super) struct Exec {
     /// Further capabilities
     #[arg(short, long, value_name = "CAPABILITY")]
     pub(super) cap: Vec<String>,
+    /// Socket that is sent a pidfd of the process
+    #[arg(long, value_name = "SOCKET")]
+    pub(super) pidfd_socket: Option<PathBuf>,
     /// How many descriptors beyond the standard ones the program keeps
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(super) preserve_fds: u32,
@@ -352,70 +359,6 @@ pub(super) struct Ps {
         value_name = "CONTAINER [OPTIONS]"
     )]
     pub(super) words: Vec<String>,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct Update {
-    /// File with linux.resources as JSON; - for standard input
-    #[arg(short, long, value_name = "FILE")]
-    pub(super) resources: Option<PathBuf>,
-    /// Weight of block I/O
-    #[arg(long, value_name = "N")]
-    pub(super) blkio_weight: Option<u16>,
-    /// Period of the CPU limit, microseconds
-    #[arg(long, value_name = "US")]
-    pub(super) cpu_period: Option<u64>,
-    /// CPU time in a period, microseconds
-    #[arg(long, value_name = "US", allow_hyphen_values = true)]
-    pub(super) cpu_quota: Option<i64>,
-    /// CPU time that may be saved up, microseconds
-    #[arg(long, value_name = "US")]
-    pub(super) cpu_burst: Option<u64>,
-    /// CPU shares; 1024 is usual
-    #[arg(long, value_name = "N")]
-    pub(super) cpu_share: Option<u64>,
-    /// Period of real-time scheduling, microseconds
-    #[arg(long, value_name = "US")]
-    pub(super) cpu_rt_period: Option<u64>,
-    /// Real-time CPU time in a period, microseconds
-    #[arg(long, value_name = "US", allow_hyphen_values = true)]
-    pub(super) cpu_rt_runtime: Option<i64>,
-    /// CPUs to run on
-    #[arg(long, value_name = "LIST")]
-    pub(super) cpuset_cpus: Option<String>,
-    /// Memory nodes to use
-    #[arg(long, value_name = "LIST")]
-    pub(super) cpuset_mems: Option<String>,
-    /// 1: runs only when nobody else wants to
-    #[arg(long, value_name = "0|1")]
-    pub(super) cpu_idle: Option<i64>,
-    /// Memory limit, bytes, or with k, m, g; -1 for none
-    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
-    pub(super) memory: Option<String>,
-    /// Memory reservation
-    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
-    pub(super) memory_reservation: Option<String>,
-    /// Limit of memory and swap together; -1 for none
-    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
-    pub(super) memory_swap: Option<String>,
-    /// Accepted and without effect: the kernel has no such limit any more
-    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
-    pub(super) kernel_memory: Option<String>,
-    /// Accepted and without effect
-    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
-    pub(super) kernel_memory_tcp: Option<String>,
-    /// Most processes; -1 for no limit
-    #[arg(long, value_name = "N", allow_hyphen_values = true)]
-    pub(super) pids_limit: Option<i64>,
-    /// Schemata of the last level cache (Intel RDT)
-    #[arg(long, value_name = "LINES")]
-    pub(super) l3_cache_schema: Option<String>,
-    /// Schemata of memory bandwidth (Intel RDT)
-    #[arg(long, value_name = "LINES")]
-    pub(super) mem_bw_schema: Option<String>,
-    /// Name of the container
-    #[arg(value_name = "CONTAINER")]
-    pub(super) id: String,
 }
 
 #[derive(Debug, Args)]

@@ -15,7 +15,7 @@ use super::log::Log;
 use super::store::{CONFIG, Folder, Record, Store};
 use crate::kernel::cgroup::Cgroups;
 use crate::kernel::process::Identity;
-use crate::kernel::socket::connect_to;
+use crate::kernel::socket::{connect_to, send_once};
 use crate::kernel::{Errno, KernelError, empty_mounts};
 use crate::launch::container::{self, Place, Prepared, RecordError, Recorder, Told};
 use crate::model::CgroupPlace;
@@ -107,6 +107,9 @@ pub(super) fn make(cli: &Cli, store: &Store, args: &Make, until: Until, log: &Lo
         .warnings
         .iter()
         .for_each(|text| log.warn(text));
+    let process = bundle.config.spec.process().as_ref();
+    let lost = process.map(super::dialect::lost).unwrap_or_default();
+    lost.iter().for_each(|text| log.warn(text));
     let host = HostView::look(store.rootless)?;
     let cgroup = bundle.cgroups(&args.id, cli.global.systemd_cgroup, &host)?;
     let console = console(
@@ -175,6 +178,9 @@ pub(super) fn make(cli: &Cli, store: &Store, args: &Make, until: Until, log: &Lo
         entered: None,
     };
     let prepared = container::prepare(&plan, &place)?;
+    if let Some(path) = &args.pidfd_socket {
+        send_pidfd(path, &prepared)?;
+    }
     log.debug(&format!(
         "the container's first process is {}",
         prepared.pid()
@@ -209,6 +215,11 @@ pub(super) fn console(
         }
         None => Ok(None),
     }
+}
+
+/// Tells a client of a process by a descriptor: a number could mean another one later.
+pub(super) fn send_pidfd(socket: &Path, prepared: &Prepared) -> Result<()> {
+    Ok(send_once(socket, b"pidfd", prepared.pidfd())?)
 }
 
 fn record(id: &str, bundle: &Bundle, args: &Make) -> Record {

@@ -96,7 +96,10 @@ pub(super) fn leave(folder: Folder, record: &Record, host: &Host, log: &Log) -> 
     // must not keep the container here for ever.
     let config = record.poststop.then(|| parse(&folder.read(CONFIG)?));
     let after = match config {
-        Some(Ok(spec)) => hooks(spec.hooks().as_ref().and_then(|h| h.poststop().as_ref())),
+        Some(Ok(spec)) => hooks(
+            "poststop",
+            spec.hooks().as_ref().and_then(|h| h.poststop().as_ref()),
+        ),
         Some(Err(error)) => {
             log.warn(&format!("no hook is run after the end: {error}"));
             Vec::new()

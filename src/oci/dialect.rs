@@ -2,7 +2,10 @@
 //! parser spells differently, and capabilities that nobody knows, which the specification wants
 //! passed over with a warning, and a user who is not named.
 
-use serde::de::DeserializeOwned;
+use oci_spec::runtime::{
+    Capabilities, Capability, MemoryPolicyFlagType, MemoryPolicyModeType, Process,
+};
+use serde::de::{DeserializeOwned, Error as _};
 use serde_json::Value;
 
 use crate::plan::container::capability;
@@ -19,6 +22,9 @@ pub(super) fn parse<T: DeserializeOwned>(text: &[u8]) -> serde_json::Result<(T, 
         Ok(parsed) => Ok((parsed, Vec::new())),
         Err(error) => {
             let mut value: Value = serde_json::from_slice(text)?;
+            if let Some(why) = memory_policy(&value) {
+                return Err(serde_json::Error::custom(why));
+            }
             let unknown = adapt(&mut value);
             // Of two complaints the first one has a line and a column.
             serde_json::from_value(value)
@@ -26,6 +32,23 @@ pub(super) fn parse<T: DeserializeOwned>(text: &[u8]) -> serde_json::Result<(T, 
                 .map_err(|_| error)
         }
     }
+}
+
+/// What is wrong with a memory policy: its words are told by name, as runc does.
+fn memory_policy(value: &Value) -> Option<String> {
+    let policy = value.pointer("/linux/memoryPolicy")?;
+    let Some(mode) = policy.get("mode") else {
+        return Some("invalid memory policy mode: it is missing".into());
+    };
+    if let Err(error) = serde_json::from_value::<MemoryPolicyModeType>(mode.clone()) {
+        return Some(format!("invalid memory policy mode: {error}"));
+    }
+    let flags = policy.get("flags").and_then(Value::as_array);
+    let wrong = flags.into_iter().flatten().find_map(|flag| {
+        let read = serde_json::from_value::<MemoryPolicyFlagType>(flag.clone());
+        read.err()
+    });
+    wrong.map(|error| format!("invalid memory policy flag: {error}"))
 }
 
 fn adapt(value: &mut Value) -> Vec<String> {
@@ -72,10 +95,31 @@ pub(super) fn not_known(capability: &str) -> String {
     format!("the capability {capability:?} is unknown here and ignored")
 }
 
+/// The warnings about capabilities that a program is to keep over an execution and cannot: the kernel
+/// wants them in two other sets first.
+pub(super) fn lost(process: &Process) -> Vec<String> {
+    let Some(sets) = process.capabilities() else {
+        return Vec::new();
+    };
+    let has = |set: &Option<Capabilities>, one: &Capability| {
+        set.as_ref().is_some_and(|set| set.contains(one))
+    };
+    let ambient = sets.ambient().iter().flatten();
+    let mut lost: Vec<String> = ambient
+        .filter(|one| !has(sets.permitted(), one) || !has(sets.inheritable(), one))
+        .map(|one| {
+            let why = "it is not both in the permitted and in the inheritable set";
+            format!("can't raise ambient capability CAP_{one}: {why}")
+        })
+        .collect();
+    lost.sort();
+    lost
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use oci_spec::runtime::{Process, Spec};
+    use oci_spec::runtime::Spec;
 
     const PROCESS: &str = r#"{"cwd": "/", "user": {"uid": 0, "gid": 0},
         "scheduler": {"policy": "SCHED_OTHER", "flags": ["SCHED_FLAG_RESET_ON_FORK"]},
@@ -97,6 +141,34 @@ mod tests {
     fn nobody_named_is_root() {
         let (process, _) = parse::<Process>(br#"{"cwd": "/"}"#).unwrap();
         assert_eq!(process.user().uid(), 0);
+    }
+
+    #[test]
+    fn what_cannot_be_kept_is_told() {
+        let text = br#"{"cwd": "/", "capabilities": {"permitted": ["CAP_KILL", "CAP_CHOWN"],
+            "inheritable": ["CAP_KILL"], "ambient": ["CAP_KILL", "CAP_CHOWN", "CAP_FOWNER"]}}"#;
+        let (process, _) = parse::<Process>(text).unwrap();
+        let lost = lost(&process);
+        assert_eq!(lost.len(), 2, "{lost:?}");
+        assert!(lost[0].starts_with("can't raise ambient capability CAP_CHOWN: "));
+        assert!(lost[1].contains("CAP_FOWNER"));
+    }
+
+    #[test]
+    fn a_wrong_memory_policy_is_named() {
+        for (policy, expected) in [
+            ("{}", "mode: it is missing"),
+            (r#"{"mode": "BIND"}"#, "mode: unknown variant `BIND`"),
+            (r#"{"mode": "MPOL_BIND", "flags": ["F"]}"#, "flag: unknown"),
+        ] {
+            let text =
+                format!(r#"{{"ociVersion": "1.3.0", "linux": {{"memoryPolicy": {policy}}}}}"#);
+            let error = parse::<Spec>(text.as_bytes()).unwrap_err().to_string();
+            assert!(
+                error.contains("invalid memory policy") && error.contains(expected),
+                "{error}"
+            );
+        }
     }
 
     #[test]

@@ -40,7 +40,7 @@ pub(super) enum OciError {
     Later(&'static str),
     #[error(transparent)]
     Plan(#[from] PlanError),
-    #[error(transparent)]
+    #[error("invalid configuration: {0}")]
     CgroupPlan(#[from] CgroupPlanError),
     #[error(transparent)]
     Cgroup(#[from] CgroupError),

@@ -8,7 +8,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
 
 use super::args::Exec;
-use super::create::{console, told, write_pid};
+use super::create::{console, send_pidfd, told, write_pid};
 use super::dialect;
 use super::error::{OciError, Result};
 use super::host::{self, HostView};
@@ -84,6 +84,9 @@ pub(super) fn exec(store: &Store, args: &Exec, log: &Log) -> Result<u8> {
     if let Some(path) = &args.pid_file {
         write_pid(path, prepared.pid())?;
     }
+    if let Some(path) = &args.pidfd_socket {
+        send_pidfd(path, &prepared)?;
+    }
     let terminal = prepared.terminal();
     relay::get_ready(terminal.as_ref());
     let (_, pidfd) = prepared.release(true).map_err(failed)?;
@@ -142,7 +145,8 @@ fn process(args: &Exec, spec: &Spec, log: &Log) -> Result<Process> {
         let text = read_any(path).map_err(|error| file(error.to_string()))?;
         let read = dialect::parse(&text).map_err(|error| file(error.to_string()));
         let (process, warnings) = read?;
-        warnings.iter().for_each(|text| log.warn(text));
+        let warnings = warnings.into_iter().chain(dialect::lost(&process));
+        warnings.for_each(|text| log.warn(&text));
         return Ok(process);
     }
     let mut process = spec.process().clone().unwrap_or_default();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::args::{Format, List};
-use super::error::Result;
+use super::error::{OciError, Result};
 use super::store::{Folder, Record, Status, Store};
 use crate::kernel::cgroup::Host;
 use crate::model::clock;
@@ -54,9 +54,15 @@ fn pid(record: &Record, status: Status) -> u32 {
     }
 }
 
-/// Prints all.
-pub(super) fn list(store: &Store, args: &List) -> Result<u8> {
+/// Prints all. A folder that was `named` has to be there, the usual one only if there are any.
+pub(super) fn list(store: &Store, args: &List, named: bool) -> Result<u8> {
     let (names, root) = store.names()?;
+    if named && root.is_none() {
+        return Err(OciError::File {
+            path: "--root".into(),
+            why: "no such file or directory: there is no folder of containers".into(),
+        });
+    }
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     if args.quiet {
         for name in &names {

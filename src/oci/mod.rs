@@ -70,7 +70,21 @@ pub fn main() -> u8 {
     }
 }
 
+/// The exit code of runc for a command that it does not have.
+const NO_SUCH_COMMAND: u8 = 3;
+
 fn usage(error: &clap::Error) -> u8 {
+    use clap::error::{ContextKind, ContextValue, ErrorKind};
+    if error.kind() == ErrorKind::InvalidSubcommand
+        && let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand)
+    {
+        // In runc's words, which are looked for, and what helps.
+        log::say(&format!(
+            "error: No help topic for '{}': there is no such command; bulkhead-oci --help has all",
+            word.escape_debug()
+        ));
+        return NO_SUCH_COMMAND;
+    }
     // Help and version are no errors and go to standard output.
     let _closed = error.print();
     u8::from(error.use_stderr())
@@ -95,7 +109,7 @@ fn carry_out(cli: &Cli, log: &log::Log) -> Result<u8> {
         Command::Kill(kill) => kill::kill(&store, kill),
         Command::Delete(delete) => delete::delete(&store, &delete.id, delete.force, log),
         Command::State(name) => list::state(&store, &name.id),
-        Command::List(list) => list::list(&store, list),
+        Command::List(list) => list::list(&store, list, cli.global.root.is_some()),
         Command::Ps(ps) => ps::ps(&store, ps),
         Command::Pause(name) => kill::pause(&store, &name.id),
         Command::Resume(name) => kill::resume(&store, &name.id),

@@ -21,7 +21,10 @@ pub(super) fn run(cli: &Cli, store: &Store, args: &Run, log: &Log) -> Result<u8>
     let (pid, pidfd) = made.prepared.release(true)?;
     if made.record.poststart {
         let spec = &made.bundle.config.spec;
-        let list = hooks(spec.hooks().as_ref().and_then(|h| h.poststart().as_ref()));
+        let list = hooks(
+            "poststart",
+            spec.hooks().as_ref().and_then(|h| h.poststart().as_ref()),
+        );
         let text = told(&made.record).text(Status::Running.word(), Some(pid));
         if let Err(error) = run_hooks(&list, &text, Some(&made.record.bundle)) {
             delete::end(&made.record, &made.host.cgroups)?;

@@ -68,7 +68,10 @@ fn say_go(folder: &Folder) -> Result<()> {
 /// Hooks after the start.
 fn poststart(folder: &Folder, record: &Record) -> Result<()> {
     let spec = parse(&folder.read(CONFIG)?)?;
-    let list = hooks(spec.hooks().as_ref().and_then(|h| h.poststart().as_ref()));
+    let list = hooks(
+        "poststart",
+        spec.hooks().as_ref().and_then(|h| h.poststart().as_ref()),
+    );
     let pid = record.process.map(|p| p.pid);
     let text = told(record).text(Status::Running.word(), pid);
     Ok(run_hooks(&list, &text, Some(&record.bundle))?)

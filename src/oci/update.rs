@@ -1,12 +1,13 @@
 //! `update`: other limits for a running container, all of them or none.
 
 use std::io::Read as _;
+use std::path::PathBuf;
 
+use clap::Args;
 use oci_spec::runtime::{
     LinuxBlockIoBuilder, LinuxCpu, LinuxMemory, LinuxPidsBuilder, LinuxResources,
 };
 
-use super::args::Update;
 use super::error::{OciError, Result};
 use super::store::{LARGEST, Store};
 use crate::kernel::cgroup::{Cgroups, Host, change_scope};
@@ -14,6 +15,71 @@ use crate::kernel::file::read_small;
 use crate::kernel::rdt;
 use crate::model::CgroupHost;
 use crate::plan::cgroup;
+
+/// Its flags.
+#[derive(Debug, Args)]
+pub(super) struct Update {
+    /// File with linux.resources as JSON; - for standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) resources: Option<PathBuf>,
+    /// Weight of block I/O
+    #[arg(long, value_name = "N")]
+    pub(super) blkio_weight: Option<u16>,
+    /// Period of the CPU limit, microseconds
+    #[arg(long, value_name = "US")]
+    pub(super) cpu_period: Option<u64>,
+    /// CPU time in a period, microseconds
+    #[arg(long, value_name = "US", allow_hyphen_values = true)]
+    pub(super) cpu_quota: Option<i64>,
+    /// CPU time that may be saved up, microseconds
+    #[arg(long, value_name = "US")]
+    pub(super) cpu_burst: Option<u64>,
+    /// CPU shares; 1024 is usual
+    #[arg(long, value_name = "N")]
+    pub(super) cpu_share: Option<u64>,
+    /// Period of real-time scheduling, microseconds
+    #[arg(long, value_name = "US")]
+    pub(super) cpu_rt_period: Option<u64>,
+    /// Real-time CPU time in a period, microseconds
+    #[arg(long, value_name = "US", allow_hyphen_values = true)]
+    pub(super) cpu_rt_runtime: Option<i64>,
+    /// CPUs to run on
+    #[arg(long, value_name = "LIST")]
+    pub(super) cpuset_cpus: Option<String>,
+    /// Memory nodes to use
+    #[arg(long, value_name = "LIST")]
+    pub(super) cpuset_mems: Option<String>,
+    /// 1: runs only when nobody else wants to
+    #[arg(long, value_name = "0|1")]
+    pub(super) cpu_idle: Option<i64>,
+    /// Memory limit, bytes, or with k, m, g; -1 for none
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
+    pub(super) memory: Option<String>,
+    /// Memory reservation
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
+    pub(super) memory_reservation: Option<String>,
+    /// Limit of memory and swap together; -1 for none
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
+    pub(super) memory_swap: Option<String>,
+    /// Accepted and without effect: the kernel has no such limit any more
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
+    pub(super) kernel_memory: Option<String>,
+    /// Accepted and without effect
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
+    pub(super) kernel_memory_tcp: Option<String>,
+    /// Most processes; -1 for no limit
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    pub(super) pids_limit: Option<i64>,
+    /// Schemata of the last level cache (Intel RDT)
+    #[arg(long, value_name = "LINES")]
+    pub(super) l3_cache_schema: Option<String>,
+    /// Schemata of memory bandwidth (Intel RDT)
+    #[arg(long, value_name = "LINES")]
+    pub(super) mem_bw_schema: Option<String>,
+    /// Name of the container
+    #[arg(value_name = "CONTAINER")]
+    pub(super) id: String,
+}
 
 /// Changes limits.
 pub(super) fn update(store: &Store, args: &Update) -> Result<u8> {

@@ -207,7 +207,8 @@ impl Cgroups {
             rule,
         };
         if !part.components().all(plain) {
-            return Err(wrong("it must be a path below the container's own group"));
+            let rule = "bad sub cgroup path, it must be below the container's own group";
+            return Err(wrong(rule));
         }
         let mut found = 0;
         for slot in self.v1.iter_mut().chain(&mut self.v2) {

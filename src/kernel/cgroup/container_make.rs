@@ -246,8 +246,10 @@ impl Cgroups {
                 false => !dir.read("cgroup.procs")?.is_empty(),
             };
             if busy {
-                let why = "processes are in it: another container has this cgroupsPath, or one was \
-                           left behind; choose another path, or end them first";
+                // Up to the colon as runc has it: there are clients that look for it.
+                let why = "container's cgroup is not empty: processes are in it: another container \
+                           has this cgroupsPath, or one was left behind; choose another path, or \
+                           end them first";
                 return Err(occupied(dir, why));
             }
             let state = match slot.names.is_empty() {
@@ -255,7 +257,8 @@ impl Cgroups {
                 false => dir.try_read("freezer.state")?,
             };
             if state.is_some_and(|s| !matches!(s.trim(), "0" | "THAWED")) {
-                let why = "it is frozen; thaw it, or choose another cgroupsPath";
+                let why = "container's cgroup unexpectedly frozen: thaw it, or choose another \
+                           cgroupsPath";
                 return Err(occupied(dir, why));
             }
         }

@@ -14,7 +14,8 @@ use super::inside::{Cause, missing};
 use super::program;
 use crate::kernel::tree::{self, Point};
 use crate::kernel::{
-    Errno, KernelError, capability, credentials, inherited, mount, process, schedule, terminal,
+    Errno, KernelError, capability, credentials, inherited, interrupt, mount, process, schedule,
+    terminal,
 };
 use crate::plan::container::step::{CapabilitySets, InsideStep, Scheduling};
 
@@ -36,6 +37,7 @@ impl Init<'_> {
             InsideStep::SetPersonality { persona } => schedule::set_personality(*persona)?,
             InsideStep::SetScheduling { scheduling } => set_scheduling(scheduling)?,
             InsideStep::SetIoPriority { priority } => schedule::set_io_priority(*priority)?,
+            InsideStep::SetAffinity { cpus } if cpus.is_empty() => schedule::forget_affinity()?,
             InsideStep::SetAffinity { cpus } => schedule::set_affinity(cpus)?,
             InsideStep::SetMemoryPolicy { policy } => {
                 schedule::set_memory_policy(policy.mode, &policy.nodes)?;
@@ -191,6 +193,8 @@ impl Init<'_> {
         inherited::close_all_but(&mut kept)?;
         let start = inside.place.start.as_ref();
         let start = start.ok_or_else(|| missing("what to wait on"))?;
+        // Whoever thinks better of it need not kill.
+        interrupt::obey()?;
         let mut word = [0_u8; 1];
         rustix::io::retry_on_intr(|| rustix::io::read(start, &mut word[..]))
             .map_err(KernelError::on("wait for", "the word to start"))?;
@@ -219,13 +223,14 @@ impl Init<'_> {
             inherited::keep_over_exec_range(3, 3 + keep)?;
         }
         let refused = process::execute_path(&program, argv, &environment);
-        Err(Box::new(program::cannot_run(&argv[0], refused.errno)))
+        Err(program::cannot_run(&argv[0], refused.errno).into())
     }
 }
 
 fn set_scheduling(wanted: &Scheduling) -> Result<(), KernelError> {
+    const DEADLINE: u32 = 6;
     let (runtime, deadline, period) = wanted.times;
-    schedule::set_attributes(schedule::Attributes {
+    let set = schedule::set_attributes(schedule::Attributes {
         policy: wanted.policy,
         flags: wanted.flags,
         nice: wanted.nice,
@@ -233,6 +238,13 @@ fn set_scheduling(wanted: &Scheduling) -> Result<(), KernelError> {
         runtime,
         deadline,
         period,
+    });
+    set.map_err(|error| match (error.errno, wanted.policy) {
+        (Errno::PERM, DEADLINE) => error.because(
+            "process scheduler can't be used together with AllowedCPUs: SCHED_DEADLINE wants every \
+             CPU; leave out linux.resources.cpu.cpus",
+        ),
+        _ => error,
     })
 }
 

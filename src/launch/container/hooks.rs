@@ -4,6 +4,7 @@
 
 use std::io::Write as _;
 use std::os::fd::AsFd;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -13,8 +14,10 @@ use crate::plan::container::step::Hook;
 
 /// A hook that failed.
 #[derive(Debug, thiserror::Error)]
-#[error("the hook {path} failed: {why}{}", said(.output))]
+#[error("error running {called}: {path}: {why}{}", said(.output))]
 pub struct HookError {
+    /// Which one it was.
+    pub called: String,
     /// Its program.
     pub path: String,
     /// What happened.
@@ -46,6 +49,7 @@ pub fn run(hooks: &[Hook], told: &str, folder: Option<&Path>) -> Result<(), Hook
 
 fn run_one(hook: &Hook, told: &str, folder: Option<&Path>) -> Result<(), HookError> {
     let failed = |why: String| HookError {
+        called: hook.called.clone(),
         path: hook.path.display().to_string(),
         why,
         output: String::new(),
@@ -96,6 +100,9 @@ fn run_one(hook: &Hook, told: &str, folder: Option<&Path>) -> Result<(), HookErr
     let why = match (ended, status.code()) {
         (true, Some(0)) => return Ok(()),
         (false, _) => format!("it took longer than {} seconds", hook.timeout.unwrap_or(0)),
+        (true, _) if status.signal() == Some(rustix::process::Signal::SYS.as_raw()) => {
+            format!("it ended with {status}: a bad system call, which its filter forbids")
+        }
         (true, _) => format!("it ended with {status}"),
     };
     Err(HookError {
@@ -120,6 +127,7 @@ mod tests {
 
     fn hook(script: &str, timeout: Option<u64>) -> Hook {
         Hook {
+            called: "prestart hook #0".into(),
             path: "/bin/sh".into(),
             args: vec!["sh".into(), "-c".into(), script.into()],
             env: Some(vec!["A=b=c".into()]),
@@ -163,7 +171,9 @@ mod tests {
         let error = run(&[hook("echo no >&2; exit 3", None)], "", None).unwrap_err();
         let text = error.to_string();
         assert!(
-            text.contains("exit status: 3") && text.contains("it said: no"),
+            text.starts_with(
+                "error running prestart hook #0: /bin/sh: it ended with exit status: 3"
+            ) && text.contains("it said: no"),
             "{text}"
         );
         let error = run(&[hook("sleep 60", Some(1))], "", None).unwrap_err();

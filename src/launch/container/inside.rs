@@ -82,6 +82,12 @@ impl<'a> Inside<'a> {
                 }
             }
             InsideStep::SetLimits { limits } => set_limits(limits)?,
+            InsideStep::RaiseFiles { hard } => match credentials::raise_hard_limit("nofile", *hard)
+            {
+                // What cannot be raised stays lower when the limit is set.
+                Err(error) if error.errno == Errno::PERM => {}
+                other => other?,
+            },
             InsideStep::NewClock { monotonic, boot } => {
                 namespace::enter_new_clock(*monotonic, *boot)?;
             }
@@ -115,6 +121,9 @@ impl<'a> Inside<'a> {
     }
 }
 
+/// MS_SHARED.
+const SHARED: u64 = 1 << 20;
+
 /// As asked for, or as high as the kernel lets us go: without CAP_SYS_RESOURCE nobody can raise a
 /// hard limit, and a lower ceiling is the safe side.
 fn set_limits(limits: &[Limit]) -> Result<(), KernelError> {
@@ -144,6 +153,7 @@ impl Init<'_> {
             | InsideStep::JoinNamespaces { .. }
             | InsideStep::NewClock { .. }
             | InsideStep::SetOomScore { .. }
+            | InsideStep::RaiseFiles { .. }
             | InsideStep::SetLimits { .. } => self.inside()?.early(step)?,
             InsideStep::GiveBirth { .. } => return Err(missing("the stage").into()),
             InsideStep::Hide { keyring } => hide(*keyring)?,
@@ -184,7 +194,12 @@ impl Init<'_> {
                 // The number is the one in its own pid namespace, as these hooks see it.
                 let pid = std::process::id();
                 let told = self.inside()?.place.told.text(status, Some(pid));
-                hooks::run(hooks, &told, folder.as_deref())?;
+                let mut hooks = hooks.clone();
+                if let Some((_, environment)) = &self.inside()?.found {
+                    let none = hooks.iter_mut().filter(|hook| hook.env.is_none());
+                    none.for_each(|hook| hook.env = Some(environment.clone()));
+                }
+                hooks::run(&hooks, &told, folder.as_deref())?;
             }
             InsideStep::EnterFolder => {
                 mount::enter_folder()?;
@@ -253,6 +268,14 @@ impl Init<'_> {
         propagation: Option<Propagation>,
     ) -> Result<(), Cause> {
         if let Some(propagation) = propagation {
+            if propagation.kind == SHARED {
+                // It has heard of the host's until now; from here on of the container's own.
+                let alone = Propagation {
+                    recursive: false,
+                    ..Propagation::PRIVATE
+                };
+                mounts::propagate(self.root()?, alone, "the root")?;
+            }
             mounts::propagate(self.root()?, propagation, "the root")?;
         }
         if read_only {

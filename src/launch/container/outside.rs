@@ -169,7 +169,15 @@ impl Host {
                 })
                 .collect()
         };
-        let map = namespace::user_with_maps(&lines(users), &lines(groups))?;
+        let made;
+        let joined = self.container.joined.get(&kind::USER);
+        let map = match joined.filter(|_| users.is_empty()) {
+            Some(joined) => joined,
+            None => {
+                made = namespace::user_with_maps(&lines(users), &lines(groups))?;
+                &made
+            }
+        };
         let tree = self.container.trees.last().and_then(Option::as_ref);
         let tree = tree.ok_or_else(|| missing("the tree"))?;
         let none = mount::Attr::empty();
@@ -232,9 +240,12 @@ impl Host {
         metadata: &str,
         place: &Place<'_>,
     ) -> Result<(), Cause> {
-        let (word, _) = self.expect_word()?;
-        let Word::Listener { fd } = word else {
-            return Err(out_of_turn(&word));
+        let fd = loop {
+            match self.expect_word()? {
+                (Word::Terminal, Some(terminal)) => self.container.terminal = Some(terminal),
+                (Word::Listener { fd }, _) => break fd,
+                other => return Err(out_of_turn(&other.0)),
+            }
         };
         let (pid, pidfd) = self
             .init
@@ -253,8 +264,8 @@ impl Host {
             serde_json::from_str(&place.told.text("creating", Some(*pid)))?;
         told.insert("state".into(), state);
         let text = serde_json::Value::Object(told).to_string();
-        socket::send_once(path, text.as_bytes(), listener.as_fd())?;
-        Ok(())
+        socket::send_once(path, text.as_bytes(), listener.as_fd())
+            .map_err(|error| format!("failed to connect with seccomp agent: {error}").into())
     }
 
     fn await_standing(&mut self) -> Result<(), Cause> {

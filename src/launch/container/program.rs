@@ -32,12 +32,10 @@ fn words(errno: Errno) -> String {
     }
 }
 
-/// What the kernel said about executing `program`.
-pub(super) fn cannot_run(program: &str, errno: Errno) -> CannotRun {
-    CannotRun {
-        program: program.to_owned(),
-        why: words(errno),
-    }
+/// What the kernel said about executing `program`, which is there: it may be its interpreter that is
+/// missing. runc has no colon in this one.
+pub(super) fn cannot_run(program: &str, errno: Errno) -> String {
+    format!("exec {program}: {}", words(errno))
 }
 
 /// The path of `program`, looked for in the environment's PATH if it has no slash. Seen from

@@ -69,7 +69,7 @@ pub(super) fn limits(
     }
     if let Some(pids) = resources.pids() {
         let most = pids.limit();
-        push("TasksMax", amount(if most > 0 { most } else { -1 }));
+        push("TasksMax", amount(if most == 0 { 1 } else { most.max(-1) }));
     }
     if let Some(io) = resources.block_io()
         && let Some(n) = io.weight().filter(|&n| n > 0 && host.on_v1("blkio"))

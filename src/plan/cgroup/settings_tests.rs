@@ -168,11 +168,7 @@ fn weights_of_the_usual_shares() {
 #[test]
 fn processes() {
     both(r#"{"pids":{"limit":7}}"#, &["pids.max=7"], &["pids.max=7"]);
-    both(
-        r#"{"pids":{"limit":0}}"#,
-        &["pids.max=max"],
-        &["pids.max=max"],
-    );
+    both(r#"{"pids":{"limit":0}}"#, &["pids.max=1"], &["pids.max=1"]);
     both(
         r#"{"pids":{"limit":-1}}"#,
         &["pids.max=max"],

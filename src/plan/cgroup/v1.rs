@@ -16,12 +16,13 @@ pub(super) fn pids(resources: &LinuxResources, out: &mut Vec<CgroupSetting>) {
     }
 }
 
-/// 0 and less is no limit.
+/// Less than 0 is no limit. None at all could not even be entered, so 0 is as little as there can be,
+/// as in runc 1.4 and under systemd.
 pub(super) fn most_pids(limit: i64) -> String {
-    if limit > 0 {
-        limit.to_string()
-    } else {
-        "max".to_owned()
+    match limit {
+        0 => "1".to_owned(),
+        most if most > 0 => most.to_string(),
+        _ => "max".to_owned(),
     }
 }
 

@@ -2,7 +2,7 @@
 //! Refused before anything is made. Values that belong to one subject are checked where they are
 //! turned into steps.
 
-use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, LinuxSeccompAction, Process, Spec};
 
 use super::{namespaces, refuse, word};
 use crate::plan::PlanError;
@@ -207,6 +207,18 @@ fn listener(spec: &Spec) -> Checked {
             "SCMP_ACT_NOTIFY needs a socket where somebody decides",
         ));
     }
+    // Its process tells of the listener with this call: nobody could answer yet.
+    let asks = |action| action == LinuxSeccompAction::ScmpActNotify;
+    let rules = seccomp.and_then(|s| s.syscalls().as_ref());
+    let mut rules = rules.into_iter().flatten();
+    if rules.any(|rule| asks(rule.action()) && rule.names().iter().any(|name| name == "write")) {
+        let why = "SCMP_ACT_NOTIFY cannot be used for the write syscall: it tells of the listener";
+        return Err(refuse("linux.seccomp.syscalls", why));
+    }
+    if seccomp.is_some_and(|s| asks(s.default_action())) {
+        let why = "SCMP_ACT_NOTIFY cannot be used as default action: it would count for write";
+        return Err(refuse("linux.seccomp.defaultAction", why));
+    }
     Ok(())
 }
 
@@ -306,6 +318,22 @@ mod tests {
         refused(
             r#""process": {"cwd": "/", "user": {}, "oomScoreAdj": 1001}"#,
             "-1000 to 1000",
+        );
+    }
+
+    #[test]
+    fn a_listener_is_not_asked_about_what_tells_of_it() {
+        let with =
+            |rules: &str| format!(r#""linux": {{"seccomp": {{"listenerPath": "/x", {rules}}}}}"#);
+        let notify = r#""action": "SCMP_ACT_NOTIFY""#;
+        let rule = format!(
+            r#""defaultAction": "SCMP_ACT_ALLOW",
+               "syscalls": [{{"names": ["mkdir", "write"], {notify}}}]"#
+        );
+        refused(&with(&rule), "for the write syscall");
+        refused(
+            &with(r#""defaultAction": "SCMP_ACT_NOTIFY""#),
+            "default action",
         );
     }
 

@@ -146,13 +146,17 @@ fn enter_inside(entry: &Entry<'_>, tail: &Tail<'_>) -> Result<Vec<InitStep>, Pla
     if entry.cgroups && !entry.staged() {
         push(InsideStep::EnterCgroups);
     }
+    if entry.process.exec_cpu_affinity().is_none() {
+        push(InsideStep::SetAffinity { cpus: Vec::new() });
+    }
     let mut kinds = entry.kinds() & !bit(LinuxNamespaceType::Pid);
     if entry.staged() {
         kinds &= !bit(LinuxNamespaceType::User);
     }
-    let limits = crate::plan::steps::limits_of(entry.process);
-    if !limits.is_empty() && kinds & bit(LinuxNamespaceType::User) != 0 {
-        push(InsideStep::SetLimits { limits });
+    if kinds & bit(LinuxNamespaceType::User) != 0 {
+        process::early_limits(entry.process)
+            .into_iter()
+            .for_each(&mut push);
     }
     push(InsideStep::JoinContainer { kinds });
     if let Some(affinity) = entry.process.exec_cpu_affinity()
@@ -161,9 +165,10 @@ fn enter_inside(entry: &Entry<'_>, tail: &Tail<'_>) -> Result<Vec<InitStep>, Pla
         let cpus = numbers("process.execCPUAffinity.final", last)?;
         push(InsideStep::SetAffinity { cpus });
     }
-    if let Some(step) = process::personality(entry.spec) {
-        push(step);
-    }
+    process::memory(entry.spec)?.into_iter().for_each(&mut push);
+    process::personality(entry.spec)
+        .into_iter()
+        .for_each(&mut push);
     if terminal_of(entry.process) {
         push(InsideStep::OpenTerminal {
             size: size_of(entry.process),

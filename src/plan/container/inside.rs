@@ -1,11 +1,12 @@
 //! What the first process of a container does, up to its program, which is `process`'s. What the
 //! host does for it is next door in `outside`.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::LinuxNamespaceType;
 
-use super::outside::{early_hooks, has_net_devices, joined};
+use super::outside::{early_hooks, has_net_devices, joined, root};
 use super::step::{DeviceNode, Hook, InsideStep, MountEntry, Propagation, Show, Way};
 use super::{Wish, bit, hooks, mounts, process, refuse};
 use crate::model::MountFlags;
@@ -50,6 +51,7 @@ pub(super) fn inside(
     } else if wish.cgroup.is_some() && !wish.staged() {
         push(InsideStep::EnterCgroups);
     }
+    push(InsideStep::SetAffinity { cpus: Vec::new() });
     namespace_steps(wish, &mut push)?;
     if wish.new_network() {
         push(InsideStep::LoopbackUp);
@@ -77,7 +79,10 @@ pub(super) fn inside(
         push(InsideStep::CloseMount { target });
     }
     let paths = |list: Option<&Vec<String>>| -> Vec<PathBuf> {
-        list.into_iter().flatten().map(PathBuf::from).collect()
+        let all = list.into_iter().flatten().map(PathBuf::from);
+        // One that is there twice is covered once.
+        let mut seen = HashSet::new();
+        all.filter(|path| seen.insert(path.clone())).collect()
     };
     let read_only = paths(wish.linux().and_then(|l| l.readonly_paths().as_ref()));
     let masked = paths(wish.linux().and_then(|l| l.masked_paths().as_ref()));
@@ -96,12 +101,12 @@ pub(super) fn inside(
         }));
     }
     let start = hooks(
+        "startContainer",
         wish.spec
             .hooks()
             .as_ref()
             .and_then(|h| h.start_container().as_ref()),
     );
-    let start = with_own_environment(wish, start);
     process::program(wish, start, &mut steps)?;
     Ok(steps)
 }
@@ -196,6 +201,7 @@ fn mount_steps(
         push(InsideStep::TellMounts);
     }
     let create = hooks(
+        "createContainer",
         wish.spec
             .hooks()
             .as_ref()
@@ -203,10 +209,12 @@ fn mount_steps(
     );
     let create = with_own_environment(wish, create);
     if !create.is_empty() {
+        // Where runc has them begin, and where their scripts look for things.
+        let folder = root(wish).ok();
         push(InsideStep::RunHooks {
             hooks: create,
             status: "creating".into(),
-            folder: Some(wish.bundle.to_owned()),
+            folder,
         });
     }
     push(InsideStep::EnterRoot {
@@ -220,7 +228,8 @@ fn mount_steps(
 }
 
 /// Hooks in the container's namespaces have its program's environment if they have none of their
-/// own: that of whoever launches is not for a program of the image.
+/// own: that of whoever launches is not for a program of the image. Those before the start are given
+/// it when it is whole.
 fn with_own_environment(wish: &Wish<'_>, mut hooks: Vec<Hook>) -> Vec<Hook> {
     let process = wish.spec.process().as_ref();
     let env = process.and_then(|p| p.env().clone()).unwrap_or_default();

@@ -189,12 +189,14 @@ fn path_of(namespace: &LinuxNamespace) -> Option<&PathBuf> {
     path.filter(|path| !path.as_os_str().is_empty())
 }
 
-/// Hooks in the words of a plan.
+/// Hooks in the words of a plan; `kind` is the key they were found under.
 #[must_use]
-pub fn hooks(list: Option<&Vec<oci_spec::runtime::Hook>>) -> Vec<Hook> {
+pub fn hooks(kind: &str, list: Option<&Vec<oci_spec::runtime::Hook>>) -> Vec<Hook> {
     list.into_iter()
         .flatten()
-        .map(|hook| Hook {
+        .enumerate()
+        .map(|(number, hook)| Hook {
+            called: format!("{kind} hook #{number}"),
             path: hook.path().clone(),
             args: match hook.args() {
                 Some(args) if !args.is_empty() => args.clone(),

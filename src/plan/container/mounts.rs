@@ -3,7 +3,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use oci_spec::runtime::{LinuxIdMapping, Mount};
+use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Mount};
 
 use super::step::{MountEntry, OutsideStep, Propagation, Show};
 use super::{Trees, Wish, refuse};
@@ -202,6 +202,10 @@ fn shift(
         ((Some([]), Some([])), None) => return Ok(None),
         ((None, None), Some(_)) => match theirs {
             (Some(users), Some(groups)) => (users, groups),
+            // Of one that is joined the maps are the kernel's to know.
+            _ if wish.user_namespace() && !wish.is_new(LinuxNamespaceType::User) => {
+                (&[][..], &[][..])
+            }
             _ => {
                 let what = format!("the mount on {}", mount.destination().display());
                 return Err(refuse(

@@ -159,8 +159,8 @@ pub(super) fn early_hooks(spec: &Spec) -> Vec<Hook> {
     };
     // Deprecated, and in use.
     #[allow(deprecated)]
-    let mut early = hooks(all.prestart().as_ref());
-    early.extend(hooks(all.create_runtime().as_ref()));
+    let mut early = hooks("prestart", all.prestart().as_ref());
+    early.extend(hooks("createRuntime", all.create_runtime().as_ref()));
     early
 }
 
@@ -213,9 +213,10 @@ pub(super) fn stage(wish: &Wish<'_>) -> Vec<StageStep> {
         false => (others, None),
     };
     steps.extend(first);
-    let limits = process::limits(wish.spec);
-    if wish.user_namespace() && !limits.is_empty() {
-        steps.push(StageStep::Container(InsideStep::SetLimits { limits }));
+    let limits = wish.spec.process().as_ref().map(process::early_limits);
+    if wish.user_namespace() {
+        let limits = limits.into_iter().flatten();
+        steps.extend(limits.map(StageStep::Container));
     }
     if wish.is_new(LinuxNamespaceType::User) {
         steps.push(StageStep::MakeUserNamespace { time: false });

@@ -14,12 +14,21 @@ use crate::model::{CpuSet, FilterFlags};
 use crate::plan::PlanError;
 use crate::plan::step::{InitStep, Limit};
 
-/// Resource limits of the first process.
-pub(super) fn limits(spec: &Spec) -> Vec<Limit> {
-    spec.process()
-        .as_ref()
-        .map(crate::plan::steps::limits_of)
-        .unwrap_or_default()
+/// Resource limits that are set before a user namespace is entered: some count for all of a user's
+/// processes, and none can be raised afterwards. That of open files would hinder what is still to be
+/// done, so that only its ceiling is seen to.
+pub(super) fn early_limits(process: &Process) -> Vec<InsideStep> {
+    let all = crate::plan::steps::limits_of(process);
+    let (files, limits): (Vec<Limit>, Vec<Limit>) =
+        all.into_iter().partition(|limit| limit.name == "nofile");
+    let mut steps: Vec<InsideStep> = files
+        .into_iter()
+        .map(|limit| InsideStep::RaiseFiles { hard: limit.hard })
+        .collect();
+    if !limits.is_empty() {
+        steps.push(InsideStep::SetLimits { limits });
+    }
+    steps
 }
 
 /// Whether the process gets a terminal.
@@ -59,11 +68,7 @@ pub(super) fn program(
     let Some(process) = wish.spec.process() else {
         return Err(refuse("process", "it is missing"));
     };
-    let policy = wish.linux().and_then(|l| l.memory_policy().as_ref());
-    if let Some(policy) = policy {
-        let policy = memory_policy(policy)?;
-        steps.push(InitStep::Container(InsideStep::SetMemoryPolicy { policy }));
-    }
+    steps.extend(memory(wish.spec)?.map(InitStep::Container));
     let persona = personality(wish.spec);
     steps.extend(persona.map(InitStep::Container));
     let tail = Tail {
@@ -90,6 +95,14 @@ pub(super) fn program(
     }
     tail.run(wish.preserve, steps);
     Ok(())
+}
+
+/// Where the memory of all of a container's programs is taken from.
+pub(super) fn memory(spec: &Spec) -> Result<Option<InsideStep>, PlanError> {
+    let linux = spec.linux().as_ref();
+    let policy = linux.and_then(|l| l.memory_policy().as_ref());
+    let policy = policy.map(memory_policy).transpose()?;
+    Ok(policy.map(|policy| InsideStep::SetMemoryPolicy { policy }))
 }
 
 /// The execution domain of all of a container's programs.
@@ -310,10 +323,18 @@ fn memory_policy(from: &oci_spec::runtime::LinuxMemoryPolicy) -> Result<MemoryPo
         Flag::MpolFRelativeNodes => 1 << 14,
         Flag::MpolFStaticNodes => 1 << 15,
     };
+    let what = "linux.memoryPolicy.nodes";
     let nodes = match from.nodes().as_deref() {
         None | Some("") => Vec::new(),
-        Some(text) => numbers("linux.memoryPolicy.nodes", text)?,
+        Some(text) => numbers(what, text).map_err(|_| {
+            let why = "invalid memory policy nodes: write them like 0-2,4";
+            refuse(format!("{what} {text:?}"), why)
+        })?,
     };
+    if matches!(from.mode(), Mode::MpolDefault | Mode::MpolLocal) && !nodes.is_empty() {
+        let why = format!("the mode requires 0 nodes but got {}", nodes.len());
+        return Err(refuse(what, why));
+    }
     Ok(MemoryPolicy {
         mode: mode
             | from

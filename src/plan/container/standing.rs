@@ -1,7 +1,24 @@
 //! What a process is to the scheduler, to the allocator of memory and to whoever asks for its rights,
-//! as data of a step.
+//! as data of a step; and hooks, processes of the client's own.
+
+use std::path::PathBuf;
 
 use serde::Serialize;
+
+/// A hook: a program of the client's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Hook {
+    /// Which one it is, in words: `prestart hook #0`.
+    pub called: String,
+    /// Program, absolute.
+    pub path: PathBuf,
+    /// Arguments, with the program's name.
+    pub args: Vec<String>,
+    /// Environment; nothing else is passed. None is that of whoever runs it.
+    pub env: Option<Vec<String>>,
+    /// Seconds after which it is killed.
+    pub timeout: Option<u64>,
+}
 
 /// A process's standing with the scheduler, see sched_setattr(2).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]

@@ -7,21 +7,8 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::super::step::IdMapLine;
-pub use super::standing::{CapabilitySets, MemoryPolicy, Scheduling};
+pub use super::standing::{CapabilitySets, Hook, MemoryPolicy, Scheduling};
 use crate::model::{CgroupPlan, FilterFlags, MountFlags};
-
-/// A hook: a program of the client's.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Hook {
-    /// Program, absolute.
-    pub path: PathBuf,
-    /// Arguments, with the program's name.
-    pub args: Vec<String>,
-    /// Environment; nothing else is passed. None is that of whoever runs it.
-    pub env: Option<Vec<String>>,
-    /// Seconds after which it is killed.
-    pub timeout: Option<u64>,
-}
 
 /// A namespace that is there already.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -174,7 +161,7 @@ pub enum OutsideStep {
     },
     /// Shift the ids of the last tree.
     ShiftIds {
-        /// User ids.
+        /// User ids; none if a user namespace is joined whose maps are meant.
         users: Vec<IdMapLine>,
         /// Group ids.
         groups: Vec<IdMapLine>,
@@ -397,7 +384,7 @@ pub enum InsideStep {
     },
     /// CPUs to run on.
     SetAffinity {
-        /// Numbers.
+        /// Numbers; none for all of its group's, whatever the caller is restricted to.
         cpus: Vec<u32>,
     },
     /// Where memory is taken from.
@@ -409,6 +396,11 @@ pub enum InsideStep {
     SetLimits {
         /// Limits.
         limits: Vec<super::super::step::Limit>,
+    },
+    /// A ceiling of open files that is higher than the caller's; the limit itself comes later.
+    RaiseFiles {
+        /// The ceiling.
+        hard: u64,
     },
     /// Working folder.
     ChangeFolder {

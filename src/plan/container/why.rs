@@ -83,6 +83,7 @@ impl InsideStep {
             | Self::SetScheduling { .. }
             | Self::SetIoPriority { .. }
             | Self::SetAffinity { .. }
+            | Self::RaiseFiles { .. }
             | Self::SetMemoryPolicy { .. }
             | Self::SetLimits { .. } => "while it may still be raised",
             Self::ChangeFolder { .. } => "checked afterwards: a path may lead where it should not",

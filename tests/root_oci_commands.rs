@@ -552,3 +552,57 @@ fn features_tells_the_truth() {
         bundle.says("true");
     }
 }
+
+#[test]
+fn crun_s_words_are_understood() {
+    if !ready() {
+        return;
+    }
+    let mut bundle = Bundle::new();
+    bundle.script("echo fine").write();
+    let (usual, other) = (bundle.path("config.json"), bundle.path("other.json"));
+    fs::rename(usual, other).expect("just written");
+    let folder = bundle.path("").display().to_string();
+    let words = [
+        "--cgroup-manager",
+        "cgroupfs",
+        "run",
+        "--config",
+        "other.json",
+    ];
+    let told = bundle.ok(&[&words[..], &["--bundle", &folder, "c"]].concat());
+    assert_eq!(told, "fine\n");
+}
+
+#[test]
+fn a_mistyped_capability_is_refused() {
+    if !ready() {
+        return;
+    }
+    let mut bundle = Bundle::new();
+    bundle.asleep();
+    let told = bundle.fails(&["exec", "--cap", "CAP_NET_ADMIM", "c", "true"]);
+    assert!(told.contains("no such capability"), "{told}");
+}
+
+/// On version 1 what is frozen cannot die, wherever it was frozen.
+#[test]
+fn what_sleeps_in_another_freezer_is_deleted() {
+    let top = Path::new("/sys/fs/cgroup/freezer");
+    if !ready() || !top.join("cgroup.procs").exists() {
+        return;
+    }
+    let mut bundle = Bundle::new();
+    bundle.asleep();
+    let pid = bundle.pid().to_string();
+    let other = top.join(format!("bhtest-other-{}", std::process::id()));
+    fs::create_dir(&other).expect("a hierarchy");
+    fs::write(other.join("cgroup.procs"), &pid).expect("a process");
+    fs::write(other.join("freezer.state"), "FROZEN").expect("a freezer");
+    let done = bundle.oci(&["delete", "--force", "c"]);
+    let held = fs::read_to_string(other.join("cgroup.procs")).expect("a hierarchy");
+    fs::write(other.join("freezer.state"), "THAWED").expect("a freezer");
+    assert_eq!(done.code, 0, "{}", done.report());
+    assert_eq!(held, "");
+    fs::remove_dir(&other).expect("nobody is in it");
+}

@@ -64,12 +64,14 @@ fn adapt(value: &mut Value) -> Vec<String> {
             known
         });
     }
-    unknown.iter().map(|name| not_known(name)).collect()
-}
-
-/// The warning about a capability of another kernel.
-pub(super) fn not_known(capability: &str) -> String {
-    format!("the capability {capability:?} is unknown here and ignored")
+    if unknown.is_empty() {
+        return Vec::new();
+    }
+    // In runc's words, which clients look for.
+    let names = unknown.join(" ");
+    vec![format!(
+        "ignoring unknown or unavailable capabilities: [{names}]"
+    )]
 }
 
 #[cfg(test)]

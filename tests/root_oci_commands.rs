@@ -224,7 +224,7 @@ fn exec_takes_all_its_flags() {
     // The specification wants a warning for this.
     let warned = bundle.oci(&["exec", "--cap", "CAP_NONE", "c", "true"]);
     assert!(
-        warned.code == 0 && warned.stderr.contains("capability \\\"CAP_NONE"),
+        warned.code == 0 && warned.stderr.contains("capabilities: [CAP_NONE]"),
         "{}",
         warned.report()
     );
@@ -572,17 +572,6 @@ fn crun_s_words_are_understood() {
     ];
     let told = bundle.ok(&[&words[..], &["--bundle", &folder, "c"]].concat());
     assert_eq!(told, "fine\n");
-}
-
-#[test]
-fn a_mistyped_capability_is_refused() {
-    if !ready() {
-        return;
-    }
-    let mut bundle = Bundle::new();
-    bundle.asleep();
-    let told = bundle.fails(&["exec", "--cap", "CAP_NET_ADMIM", "c", "true"]);
-    assert!(told.contains("no such capability"), "{told}");
 }
 
 /// On version 1 what is frozen cannot die, wherever it was frozen.

@@ -64,14 +64,15 @@ fn adapt(value: &mut Value) -> Vec<String> {
             known
         });
     }
-    if unknown.is_empty() {
-        return Vec::new();
-    }
-    // In runc's words, which clients look for.
-    let names = unknown.join(" ");
-    vec![format!(
-        "ignoring unknown or unavailable capabilities: [{names}]"
-    )]
+    unknown.iter().map(|name| not_known(name)).collect()
+}
+
+/// The warning about a capability of another kernel, in runc's words: clients look for them.
+pub(super) fn not_known(capability: &str) -> String {
+    format!(
+        "ignoring unknown or unavailable capabilities: [{}]",
+        capability.escape_debug()
+    )
 }
 
 #[cfg(test)]

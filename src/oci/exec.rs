@@ -169,7 +169,7 @@ fn process(args: &Exec, spec: &Spec, log: &Log) -> Result<Process> {
         process.set_selinux_label(Some(label.clone()));
     }
     user(args, &mut process)?;
-    capabilities(args, &mut process)?;
+    capabilities(args, &mut process, log);
     Ok(process)
 }
 
@@ -199,9 +199,9 @@ fn user(args: &Exec, process: &mut Process) -> Result<()> {
 }
 
 /// Further ones, in the sets that need them to be of use.
-fn capabilities(args: &Exec, process: &mut Process) -> Result<()> {
+fn capabilities(args: &Exec, process: &mut Process, log: &Log) {
     if args.cap.is_empty() {
-        return Ok(());
+        return;
     }
     let mut sets: LinuxCapabilities = process.capabilities().clone().unwrap_or_default();
     let mut bounding = sets.bounding().clone().unwrap_or_default();
@@ -209,12 +209,11 @@ fn capabilities(args: &Exec, process: &mut Process) -> Result<()> {
     let mut permitted = sets.permitted().clone().unwrap_or_default();
     let mut ambient = sets.ambient().clone().unwrap_or_default();
     for name in &args.cap {
-        // Of a configuration the specification wants it passed over with a warning; who types it
-        // has mistyped it.
-        let capability = capability(name).ok_or_else(|| OciError::Usage {
-            what: format!("--cap {name}"),
-            why: "there is no such capability here; man 7 capabilities has them".into(),
-        })?;
+        // As in a configuration: the specification wants a warning.
+        let Some(capability) = capability(name) else {
+            log.warn(&dialect::not_known(name));
+            continue;
+        };
         bounding.insert(capability);
         effective.insert(capability);
         permitted.insert(capability);
@@ -229,5 +228,4 @@ fn capabilities(args: &Exec, process: &mut Process) -> Result<()> {
     sets.set_permitted(Some(permitted));
     sets.set_ambient(Some(ambient));
     process.set_capabilities(Some(sets));
-    Ok(())
 }

@@ -224,7 +224,7 @@ fn exec_takes_all_its_flags() {
     // The specification wants a warning for this.
     let warned = bundle.oci(&["exec", "--cap", "CAP_NONE", "c", "true"]);
     assert!(
-        warned.code == 0 && warned.stderr.contains("capability \\\"CAP_NONE"),
+        warned.code == 0 && warned.stderr.contains("capabilities: [CAP_NONE]"),
         "{}",
         warned.report()
     );
@@ -551,4 +551,47 @@ fn features_tells_the_truth() {
         bundle.config["linux"]["memoryPolicy"] = json!({"mode": mode, "nodes": nodes});
         bundle.says("true");
     }
+}
+
+#[test]
+fn crun_s_words_are_understood() {
+    if !ready() {
+        return;
+    }
+    let mut bundle = Bundle::new();
+    bundle.script("echo fine").write();
+    let (usual, other) = (bundle.path("config.json"), bundle.path("other.json"));
+    fs::rename(usual, other).expect("just written");
+    let folder = bundle.path("").display().to_string();
+    let words = [
+        "--cgroup-manager",
+        "cgroupfs",
+        "run",
+        "--config",
+        "other.json",
+    ];
+    let told = bundle.ok(&[&words[..], &["--bundle", &folder, "c"]].concat());
+    assert_eq!(told, "fine\n");
+}
+
+/// On version 1 what is frozen cannot die, wherever it was frozen.
+#[test]
+fn what_sleeps_in_another_freezer_is_deleted() {
+    let top = Path::new("/sys/fs/cgroup/freezer");
+    if !ready() || !top.join("cgroup.procs").exists() {
+        return;
+    }
+    let mut bundle = Bundle::new();
+    bundle.asleep();
+    let pid = bundle.pid().to_string();
+    let other = top.join(format!("bhtest-other-{}", std::process::id()));
+    fs::create_dir(&other).expect("a hierarchy");
+    fs::write(other.join("cgroup.procs"), &pid).expect("a process");
+    fs::write(other.join("freezer.state"), "FROZEN").expect("a freezer");
+    let done = bundle.oci(&["delete", "--force", "c"]);
+    let held = fs::read_to_string(other.join("cgroup.procs")).expect("a hierarchy");
+    fs::write(other.join("freezer.state"), "THAWED").expect("a freezer");
+    assert_eq!(done.code, 0, "{}", done.report());
+    assert_eq!(held, "");
+    fs::remove_dir(&other).expect("nobody is in it");
 }

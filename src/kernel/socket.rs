@@ -27,7 +27,11 @@ pub fn connect_to(path: &Path) -> Result<OwnedFd> {
     Ok(socket)
 }
 
-fn send(socket: BorrowedFd<'_>, text: &[u8], fd: BorrowedFd<'_>) -> Result<()> {
+/// Sends a message with a descriptor.
+///
+/// # Errors
+/// Nobody is there any more.
+pub fn send(socket: BorrowedFd<'_>, text: &[u8], fd: BorrowedFd<'_>) -> Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     let fds = [fd];

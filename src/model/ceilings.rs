@@ -68,13 +68,13 @@ impl NetworkWish {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Nic;
+    use crate::model::{NetworkKind, Nic};
 
     #[test]
     fn interfaces_share_what_those_leave_that_have_their_own() {
         let nic = |name: &str, packets| Nic {
             name: name.parse().unwrap(),
-            network: "db".parse().unwrap(),
+            network: NetworkKind::Named("db".parse().unwrap()),
             address: None,
             mac: None,
             address6: None,

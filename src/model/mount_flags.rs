@@ -83,9 +83,9 @@ impl MountFlags {
             })
         };
         match option {
-            // Times of access are one field of three values; relatime is the value 0.
-            "relatime" | "atime" | "nostrictatime" => change(0, ATIME),
-            "norelatime" => change(0x20, ATIME),
+            // Times of access are one field of three values; relatime is the value 0, the kernel's
+            // own choice, so that `norelatime` leaves it at that too.
+            "relatime" | "norelatime" | "atime" | "nostrictatime" => change(0, ATIME),
             "noatime" | "strictatime" => change(bit(option)?, ATIME),
             _ => match OPPOSITES.iter().find(|(off, _)| *off == option) {
                 Some((_, on)) => change(0, bit(on)?),
@@ -128,6 +128,8 @@ mod tests {
         }
         assert_eq!(MountFlags::change("size"), None);
         assert_eq!(MountFlags::change("noatime").unwrap().clear.0, ATIME);
+        let usual = MountFlags::change("norelatime").unwrap();
+        assert_eq!((usual.set.0, usual.clear.0), (0, ATIME));
         assert!(MountFlags::options().all(|o| MountFlags::change(o).is_some()));
     }
 }

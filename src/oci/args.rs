@@ -41,6 +41,9 @@ pub(super) struct Global {
     /// Make control groups through systemd
     #[arg(long)]
     pub(super) systemd_cgroup: bool,
+    /// The same in crun's words: systemd or cgroupfs
+    #[arg(long, value_name = "WHO")]
+    pub(super) cgroup_manager: Option<super::caller::CgroupManager>,
     /// Whether to work without root's privileges
     #[arg(long, value_name = "true|false|auto", default_value = "auto", num_args = 0..=1, default_missing_value = "true")]
     pub(super) rootless: String,
@@ -150,7 +153,7 @@ pub(super) enum Command {
     /// Change the limits of a container
     Update(super::update::Update),
     /// Print events and usage of a container
-    Events(Events),
+    Events(super::events::Events),
     /// Print what this runtime can do
     Features,
     /// Write a configuration to begin with
@@ -197,6 +200,9 @@ pub(super) struct Make {
     /// Folder with config.json and the root file system
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     pub(super) bundle: PathBuf,
+    /// Another file than the bundle's config.json, from the bundle on
+    #[arg(short = 'f', long, value_name = "FILE", default_value = "config.json")]
+    pub(super) config: PathBuf,
     /// File to write the process number to
     #[arg(long, value_name = "FILE")]
     pub(super) pid_file: Option<PathBuf>,
@@ -359,19 +365,6 @@ pub(super) struct Ps {
         value_name = "CONTAINER [OPTIONS]"
     )]
     pub(super) words: Vec<String>,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct Events {
-    /// Print usage once and end
-    #[arg(long)]
-    pub(super) stats: bool,
-    /// Time between two lines of usage
-    #[arg(long, value_name = "TIME", default_value = "5s")]
-    pub(super) interval: String,
-    /// Name of the container
-    #[arg(value_name = "CONTAINER")]
-    pub(super) id: String,
 }
 
 #[derive(Debug, Args)]

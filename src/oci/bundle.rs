@@ -22,14 +22,14 @@ pub(super) struct Bundle {
 }
 
 impl Bundle {
-    pub(super) fn read(path: &Path) -> Result<Self> {
+    pub(super) fn read(path: &Path, config: &Path) -> Result<Self> {
         let path = std::path::absolute(path).map_err(|error| OciError::File {
             path: path.display().to_string(),
             why: error.to_string(),
         })?;
         // `.` at the end, as from the default, is not part of the name.
         let path: PathBuf = path.components().collect();
-        let file = path.join("config.json");
+        let file = path.join(config);
         let text = read_small(&file, LARGEST)?;
         let text = text.ok_or_else(|| OciError::File {
             path: file.display().to_string(),

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Process;
 
+use super::activation;
 use super::args::{Cli, Create, Make};
 use super::bundle::Bundle;
 use super::error::{OciError, Result};
@@ -101,7 +102,7 @@ impl Drop for Unfinished {
 pub(super) fn make(cli: &Cli, store: &Store, args: &Make, until: Until, log: &Log) -> Result<Made> {
     let waits = until == Until::Made;
     super::store::check_id(&args.id)?;
-    let mut bundle = Bundle::read(&args.bundle)?;
+    let mut bundle = Bundle::read(&args.bundle, &args.config)?;
     bundle
         .config
         .warnings
@@ -110,8 +111,10 @@ pub(super) fn make(cli: &Cli, store: &Store, args: &Make, until: Until, log: &Lo
     let process = bundle.config.spec.process().as_ref();
     let lost = process.map(super::dialect::lost).unwrap_or_default();
     lost.iter().for_each(|text| log.warn(text));
+    activation::tell_sockets(&mut bundle.config.spec);
+    activation::tell_notify(&mut bundle.config.spec, &store.path(&args.id));
     let host = HostView::look(store.rootless)?;
-    let cgroup = bundle.cgroups(&args.id, cli.global.systemd_cgroup, &host)?;
+    let cgroup = bundle.cgroups(&args.id, cli.global.systemd(), &host)?;
     let console = console(
         bundle.config.spec.process().as_ref(),
         args.console_socket.as_deref(),
@@ -132,11 +135,12 @@ pub(super) fn make(cli: &Cli, store: &Store, args: &Make, until: Until, log: &Lo
         no_pivot: args.no_pivot,
         empty_mounts: empty_mounts.is_some(),
         keep_keyring: args.no_new_keyring,
-        preserve: args.preserve_fds,
+        preserve: args.passed_on(),
     };
     let plan = steps(&wish)?;
     let folder = Unfinished::new(store.reserve(&args.id)?);
     folder.get()?.lock()?;
+    activation::make_folder(folder.get()?)?;
     folder.get()?.write_first(CONFIG, &bundle.text)?;
     let mut record = record(&args.id, &bundle, args);
     // Should this be cut short, `delete --force` takes away what is made from here on, and no more.

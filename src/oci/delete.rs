@@ -16,6 +16,9 @@ use crate::plan::container::hooks;
 /// Longest wait for a killed process; only a stuck kernel needs more.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// After this a killed process is looked after.
+const SOON: Duration = Duration::from_millis(100);
+
 /// Removes a container.
 pub(super) fn delete(store: &Store, id: &str, force: bool, log: &Log) -> Result<u8> {
     let folder = match store.find(id) {
@@ -73,10 +76,26 @@ pub(super) fn end(record: &Record, host: &Host) -> Result<()> {
         // A frozen group is thawed by it: what is frozen cannot die on version 1.
         cgroups.kill(9)?;
     }
-    if let Some(pidfd) = &pidfd {
+    if let Some(pidfd) = &pidfd
+        && !process::wait_gone(pidfd.as_fd(), Some(SOON))?
+    {
+        let_go(record, host)?;
         process::wait_gone(pidfd.as_fd(), Some(PATIENCE))?;
     }
     Ok(())
+}
+
+/// Killed and still there: a version 1 freezer may hold it, or one that it waits for as process 1.
+fn let_go(record: &Record, host: &Host) -> Result<()> {
+    let first = record.process.filter(|first| first.lives());
+    let first = first.and_then(|first| i32::try_from(first.pid).ok());
+    let mut pids: Vec<i32> = first.into_iter().collect();
+    if let Some(place) = &record.cgroup
+        && let Ok(cgroups) = Cgroups::open(host, place)
+    {
+        pids.extend(cgroups.pids(true)?);
+    }
+    Ok(Cgroups::out_of_freezer(host, &pids)?)
 }
 
 /// What is left of a container that has ended.

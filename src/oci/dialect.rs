@@ -90,9 +90,12 @@ fn adapt(value: &mut Value) -> Vec<String> {
     unknown.iter().map(|name| not_known(name)).collect()
 }
 
-/// The warning about a capability of another kernel.
+/// The warning about a capability of another kernel, in runc's words: clients look for them.
 pub(super) fn not_known(capability: &str) -> String {
-    format!("the capability {capability:?} is unknown here and ignored")
+    format!(
+        "ignoring unknown or unavailable capabilities: [{}]",
+        capability.escape_debug()
+    )
 }
 
 /// The warnings about capabilities that a program is to keep over an execution and cannot: the kernel

@@ -4,15 +4,29 @@ use std::io::Write as _;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use clap::Args;
 use rustix::event::{PollFd, PollFlags, poll};
 use serde_json::json;
 
-use super::args::Events;
 use super::error::{OciError, Result};
 use super::store::{Status, Store};
 use crate::kernel::cgroup::{Cgroups, Host};
 use crate::kernel::process::{Identity, timespec};
 use crate::model::clock;
+
+/// Its options.
+#[derive(Debug, Args)]
+pub(super) struct Events {
+    /// Print usage once and end
+    #[arg(long)]
+    pub(super) stats: bool,
+    /// Time between two lines of usage
+    #[arg(long, value_name = "TIME", default_value = "5s")]
+    pub(super) interval: String,
+    /// Name of the container
+    #[arg(value_name = "CONTAINER")]
+    pub(super) id: String,
+}
 
 /// Prints events until the container ends, or its usage once.
 pub(super) fn events(store: &Store, args: &Events) -> Result<u8> {

@@ -2,6 +2,7 @@
 //! and everything above them. A configuration becomes a plan (`plan::container`), a plan a
 //! container (`launch::container`); in between there is only the folder of its state (`store`).
 
+mod activation;
 mod args;
 mod bundle;
 mod caller;

@@ -24,6 +24,24 @@ pub(super) fn get_ready(terminal: Option<&OwnedFd>) {
 /// Waits for the program; the code that it ended with, as a shell counts.
 pub(super) fn wait(pidfd: &OwnedFd, terminal: Option<&OwnedFd>) -> Result<u8> {
     let signals = Signals::hold()?;
+    relay(pidfd, terminal, &signals)
+}
+
+/// The same, while something else is done that ends when the program does.
+pub(super) fn wait_and(
+    pidfd: &OwnedFd,
+    terminal: Option<&OwnedFd>,
+    beside: impl FnOnce() + Send,
+) -> Result<u8> {
+    // Held before there is a second thread: a signal that it took would end this process.
+    let signals = Signals::hold()?;
+    std::thread::scope(|scope| {
+        scope.spawn(beside);
+        relay(pidfd, terminal, &signals)
+    })
+}
+
+fn relay(pidfd: &OwnedFd, terminal: Option<&OwnedFd>, signals: &Signals) -> Result<u8> {
     let stdin = std::io::stdin();
     let _raw = terminal.and_then(|_| RawMode::but_output(stdin.as_fd()));
     let mut open = Open {
@@ -31,7 +49,7 @@ pub(super) fn wait(pidfd: &OwnedFd, terminal: Option<&OwnedFd>) -> Result<u8> {
         output: terminal.is_some(),
     };
     loop {
-        let ended = round(pidfd, terminal, &signals, &mut open)?;
+        let ended = round(pidfd, terminal, signals, &mut open)?;
         if ended {
             if let Some(master) = terminal {
                 drain(master);

@@ -1,5 +1,8 @@
 //! `run`: a container from its making to its end, in one process.
 
+use std::os::fd::AsFd as _;
+
+use super::activation::Readiness;
 use super::args::{Cli, Run};
 use super::create::{Until, make, told};
 use super::error::Result;
@@ -18,6 +21,7 @@ pub(super) fn run(cli: &Cli, store: &Store, args: &Run, log: &Log) -> Result<u8>
     let mut made = make(cli, store, &args.make, until, log)?;
     let terminal = made.prepared.terminal();
     relay::get_ready(terminal.as_ref());
+    let readiness = Readiness::listen(made.folder.get()?)?;
     let (pid, pidfd) = made.prepared.release(true)?;
     if made.record.poststart {
         let spec = &made.bundle.config.spec;
@@ -33,10 +37,19 @@ pub(super) fn run(cli: &Cli, store: &Store, args: &Run, log: &Log) -> Result<u8>
         }
     }
     if args.detach {
+        if let Some(readiness) = readiness {
+            readiness.pass_on(Some(pid), pidfd.as_fd(), log);
+        }
         made.folder.done();
         return Ok(0);
     }
-    let code = relay::wait(&pidfd, terminal.as_ref())?;
+    // Of an attached one this process is the service's.
+    let code = match readiness {
+        None => relay::wait(&pidfd, terminal.as_ref())?,
+        Some(readiness) => relay::wait_and(&pidfd, terminal.as_ref(), || {
+            readiness.pass_on(None, pidfd.as_fd(), log);
+        })?,
+    };
     let folder = made.folder.take()?;
     if !args.keep {
         delete::leave(folder, &made.record, &made.host.cgroups, log)?;

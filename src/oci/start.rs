@@ -1,8 +1,11 @@
 //! `start`: the word that lets a container's program run. It comes back when the program has been
 //! executed, or says why it could not be.
 
+use std::os::fd::AsFd as _;
+
 use rustix::event::{PollFd, PollFlags, poll};
 
+use super::activation::Readiness;
 use super::bundle::parse;
 use super::create::told;
 use super::delete;
@@ -27,6 +30,7 @@ pub(super) fn start(store: &Store, id: &str, log: &Log) -> Result<u8> {
             status: status.word(),
         });
     }
+    let readiness = Readiness::listen(&folder)?;
     say_go(&folder)?;
     fault::point()?;
     if record.poststart
@@ -36,6 +40,14 @@ pub(super) fn start(store: &Store, id: &str, log: &Log) -> Result<u8> {
         delete::end(&record, &host)?;
         delete::leave(folder, &record, &host, log)?;
         return Err(error);
+    }
+    if let Some(readiness) = readiness
+        && let Some(first) = record.process
+        && let Some(pidfd) = first.open()
+    {
+        // Others may have it meanwhile: it may take long, or never be ready.
+        folder.unlock()?;
+        readiness.pass_on(Some(first.pid), pidfd.as_fd(), log);
     }
     Ok(0)
 }

@@ -92,6 +92,11 @@ impl Store {
         }
     }
 
+    /// Where a container's folder is.
+    pub(super) fn path(&self, id: &str) -> PathBuf {
+        self.root.join(id)
+    }
+
     fn open(&self) -> rustix::io::Result<OwnedFd> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         rustix::fs::open(&self.root, flags, Mode::empty())
@@ -362,6 +367,7 @@ impl Folder {
             Err(Errno::NOTEMPTY) => {}
             Err(errno) => return Err(failed(errno).into()),
         }
+        super::activation::forget(self.fd.as_fd());
         // What a killed command has left half written.
         for entry in rustix::fs::Dir::read_from(&self.fd).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name().to_owned();

@@ -176,6 +176,29 @@ impl Cgroups {
         }
     }
 
+    /// Takes processes out of whichever freezer of version 1 holds them, a group of the container's
+    /// own making or one of somebody else's: what was killed there dies only when it is let go.
+    /// The top of the hierarchy, where they go, is never frozen.
+    ///
+    /// # Errors
+    /// When the hierarchy cannot be written to.
+    pub fn out_of_freezer(host: &Host, pids: &[i32]) -> Result<()> {
+        let Some(top) = host.v1.get("freezer") else {
+            return Ok(());
+        };
+        let path = top.join("cgroup.procs");
+        for pid in pids.iter().filter(|pid| **pid > 0) {
+            // A number a write; it may be gone meanwhile.
+            let file = rustix::fs::open(&path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+                .map_err(|errno| CgroupError::file("open", &path, errno))?;
+            match rustix::io::write(&file, pid.to_string().as_bytes()) {
+                Ok(_) | Err(Errno::SRCH) => {}
+                Err(e) => return Err(CgroupError::with_value("write", &path, &pid.to_string(), e)),
+            }
+        }
+        Ok(())
+    }
+
     fn first_dir(&self) -> Option<&Dir> {
         // Version 2 has them all; version 1 is asked only where there is no version 2.
         self.v2.iter().chain(&self.v1).map(|slot| &slot.dir).next()

@@ -289,6 +289,9 @@ fn scheduling(from: &oci_spec::runtime::Scheduler) -> Result<Scheduling, PlanErr
             "it is negative",
         )
     })?;
+    if from.policy() == &Policy::SchedDeadline {
+        check_deadline(from)?;
+    }
     Ok(Scheduling {
         policy,
         flags: from
@@ -305,6 +308,26 @@ fn scheduling(from: &oci_spec::runtime::Scheduler) -> Result<Scheduling, PlanErr
         ),
     })
 }
+
+/// Says which of the three times is wrong: the kernel only says that something is.
+fn check_deadline(from: &oci_spec::runtime::Scheduler) -> Result<(), PlanError> {
+    let (runtime, deadline) = (from.runtime().unwrap_or(0), from.deadline().unwrap_or(0));
+    let period = from.period().filter(|p| *p != 0).unwrap_or(deadline);
+    let wrong = match () {
+        () if runtime < SHORTEST_RUNTIME => {
+            format!("it needs a `runtime` of {SHORTEST_RUNTIME} nanoseconds or more")
+        }
+        () if deadline < runtime => {
+            "it needs a `deadline` that is no shorter than `runtime`".into()
+        }
+        () if period < deadline => "its `period` is shorter than its `deadline`".into(),
+        () => return Ok(()),
+    };
+    Err(refuse("process.scheduler, SCHED_DEADLINE", wrong))
+}
+
+/// The kernel's: less is not worth a switch of processes.
+const SHORTEST_RUNTIME: u64 = 1024;
 
 /// Numbers of set_mempolicy(2).
 fn memory_policy(from: &oci_spec::runtime::LinuxMemoryPolicy) -> Result<MemoryPolicy, PlanError> {
@@ -352,4 +375,35 @@ pub(super) fn numbers(what: &str, text: &str) -> Result<Vec<u32>, PlanError> {
         .parse()
         .map_err(|_| refuse(format!("{what} {text:?}"), "write it like 0-2,4"))?;
     Ok(set.iter().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wrong_time_of_a_deadline_is_named() {
+        let of = |times: &str| {
+            let text = format!(r#"{{"policy": "SCHED_DEADLINE"{times}}}"#);
+            let read = serde_json::from_str(&text).unwrap();
+            scheduling(&read)
+                .map(|s| s.times)
+                .map_err(|e| e.to_string())
+        };
+        for (times, wrong) in [
+            ("", "`runtime` of 1024"),
+            (r#", "runtime": 5, "deadline": 9000"#, "`runtime` of 1024"),
+            (r#", "runtime": 5000"#, "`deadline`"),
+            (r#", "runtime": 5000, "deadline": 4000"#, "`deadline`"),
+            (
+                r#", "runtime": 2000, "deadline": 4000, "period": 3000"#,
+                "`period`",
+            ),
+        ] {
+            let told = of(times).unwrap_err();
+            assert!(told.contains(wrong), "{times}: {told}");
+        }
+        let good = r#", "runtime": 2000, "deadline": 4000"#;
+        assert_eq!(of(good), Ok((2000, 4000, 0)));
+    }
 }

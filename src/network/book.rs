@@ -279,7 +279,7 @@ impl Network {
             }
             // Of two that claim one hardware address, the first has it.
             let _other_has_it = leases.name(guest, wish.interface.as_ref(), wish.mac);
-            leases.wall(guest, &wish.firewall, self.part_of_ceilings(&wish));
+            leases.wall(guest, &wish.firewall, self.part_of_ceilings(wish));
             match leases.lead(guest, &wish.forwards) {
                 Err(error) if !taken(&error) => return Err(error),
                 Ok(()) | Err(_) => {}

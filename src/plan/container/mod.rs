@@ -8,6 +8,7 @@ mod devices;
 mod enter;
 mod filter;
 mod inside;
+mod mount_entry;
 mod mounts;
 mod outside;
 mod process;

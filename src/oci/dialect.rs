@@ -1,9 +1,11 @@
 //! Where a configuration is right and its parser would refuse it: flags of the scheduler that the
 //! parser spells differently, and capabilities that nobody knows, which the specification wants
-//! passed over with a warning, and a user who is not named.
+//! passed over with a warning, and a user who is not named; and where the parser reads a limit that
+//! was not asked for.
 
 use oci_spec::runtime::{
-    Capabilities, Capability, MemoryPolicyFlagType, MemoryPolicyModeType, Process,
+    Capabilities, Capability, Linux, LinuxResources, MemoryPolicyFlagType, MemoryPolicyModeType,
+    Process, Spec,
 };
 use serde::de::{DeserializeOwned, Error as _};
 use serde_json::Value;
@@ -31,6 +33,26 @@ pub(super) fn parse<T: DeserializeOwned>(text: &[u8]) -> serde_json::Result<(T, 
                 .map(|parsed| (parsed, unknown))
                 .map_err(|_| error)
         }
+    }
+}
+
+/// `"pids": {}` asks for nothing, and is read as a limit of 0. `at` is where in the text the
+/// resources are, as a JSON pointer.
+pub(super) fn without_empty_pids(resources: &mut LinuxResources, text: &[u8], at: &str) {
+    if resources.pids().is_none_or(|pids| pids.limit() != 0) {
+        return;
+    }
+    let value: Value = serde_json::from_slice(text).unwrap_or_default();
+    if value.pointer(&format!("{at}/pids/limit")).is_none() {
+        resources.set_pids(None);
+    }
+}
+
+/// The same of a configuration.
+pub(super) fn without_empty_limits(spec: &mut Spec, text: &[u8]) {
+    let linux = spec.linux_mut().as_mut();
+    if let Some(resources) = linux.and_then(|linux: &mut Linux| linux.resources_mut().as_mut()) {
+        without_empty_pids(resources, text, "/linux/resources");
     }
 }
 
@@ -127,6 +149,21 @@ mod tests {
     const PROCESS: &str = r#"{"cwd": "/", "user": {"uid": 0, "gid": 0},
         "scheduler": {"policy": "SCHED_OTHER", "flags": ["SCHED_FLAG_RESET_ON_FORK"]},
         "capabilities": {"bounding": ["CAP_KILL", "CAP_OF_TOMORROW"]}}"#;
+
+    #[test]
+    fn no_limit_of_processes_is_none() {
+        for (pids, expected) in [("{}", None), (r#"{"limit": 0}"#, Some(0))] {
+            let text = format!(r#"{{"pids": {pids}}}"#);
+            let mut resources: LinuxResources = serde_json::from_str(&text).unwrap();
+            without_empty_pids(&mut resources, text.as_bytes(), "");
+            assert_eq!(resources.pids().map(|p| p.limit()), expected);
+            let text = format!(r#"{{"ociVersion": "1.3.0", "linux": {{"resources": {text}}}}}"#);
+            let mut spec: Spec = serde_json::from_str(&text).unwrap();
+            without_empty_limits(&mut spec, text.as_bytes());
+            let resources = spec.linux().as_ref().unwrap().resources().clone();
+            assert_eq!(resources.unwrap().pids().map(|p| p.limit()), expected);
+        }
+    }
 
     #[test]
     fn what_the_specification_allows_is_taken() {

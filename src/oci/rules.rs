@@ -33,8 +33,9 @@ impl Config {
     pub(super) fn read(text: &[u8], cache: &Path) -> serde_json::Result<Self> {
         let mut known = None;
         if let Some((short, rules)) = without_rules(text)
-            && let Ok((spec, warnings)) = dialect::parse::<Spec>(&short)
+            && let Ok((mut spec, warnings)) = dialect::parse::<Spec>(&short)
         {
+            dialect::without_empty_limits(&mut spec, &short);
             let rules = stand_for(&spec, rules);
             // Where a listener decides, the plan depends on the rules.
             let filter = Program::recall(cache, &rules).filter(|program| !program.notifies());
@@ -48,7 +49,8 @@ impl Config {
             }
             known = Some(rules);
         }
-        let (spec, warnings) = dialect::parse(text)?;
+        let (mut spec, warnings) = dialect::parse(text)?;
+        dialect::without_empty_limits(&mut spec, text);
         Ok(Self {
             spec,
             warnings,

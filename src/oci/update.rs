@@ -130,7 +130,9 @@ fn read(path: &std::path::Path) -> Result<LinuxResources> {
         let text = read_small(path, LARGEST)?;
         text.ok_or_else(|| wrong("no such file or directory".into()))?
     };
-    serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))
+    let mut read = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
+    super::dialect::without_empty_pids(&mut read, &text, "");
+    Ok(read)
 }
 
 fn from_flags(args: &Update) -> Result<LinuxResources> {

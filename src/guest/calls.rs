@@ -1,6 +1,6 @@
 //! The process that answers for a guest what sysinfo(2) and sched_getaffinity(2) ask: it fills in what
 //! the guest's own files say (`inside`), and the kernel lets the caller go on; some guests' statfs(2)
-//! too (`calls_disk`), and containers' mounts (`calls_mount`). Made by the keeper,
+//! too (`calls_disk`). Made by the keeper,
 //! whose side is next door in `calls_link`; how often a thread is answered is `calls_pace`'s.
 //!
 //! When nobody holds a listener any more, the kernel answers these calls with ENOSYS for good, so two
@@ -20,14 +20,13 @@ use rustix::net::SocketFlags;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 use super::calls_disk::{DISK_CALLS, Disk};
-use super::calls_mount::{MOUNT_CALLS, Mounts};
 use super::calls_numbers::Numbers;
 use super::calls_pace::Pace;
 use super::calls_through::{AHEAD, behind, let_all_through, let_through_for};
 use super::manager::Manager;
 use crate::kernel::channel::Channel;
 use crate::kernel::process::{self, timespec};
-use crate::kernel::process_use::{children_time, number_inside, own_time};
+use crate::kernel::process_use::{number_inside, own_time};
 use crate::kernel::seccomp::notify::{self, Answer, Call};
 use crate::kernel::{Errno, inherited, schedule, seccomp, title};
 use crate::model::{Arch, CpuSet, GuestName, shown_affinity};
@@ -108,7 +107,6 @@ struct Desk<'a> {
     pace: Pace,
     numbers: Numbers,
     disk: Option<Disk>,
-    mounts: Option<Mounts>,
 }
 
 impl<'a> Desk<'a> {
@@ -130,8 +128,7 @@ impl<'a> Desk<'a> {
             _ => vec![native],
         };
         let numbered = arches.into_iter().flat_map(|arch| {
-            let calls = CALLS.into_iter().chain(DISK_CALLS).chain(MOUNT_CALLS);
-            calls.filter_map(move |call| {
+            CALLS.into_iter().chain(DISK_CALLS).filter_map(move |call| {
                 let number = seccomp::number(call, arch)?;
                 Some((arch.audit_token(), number, arch, call))
             })
@@ -147,10 +144,9 @@ impl<'a> Desk<'a> {
             listeners: post.listeners.into_iter().map(listener).collect(),
             last,
             calls: numbered.collect(),
-            pace: Pace::new(used_time()),
+            pace: Pace::new(own_time()),
             numbers,
             disk: Disk::open(manager, name),
-            mounts: Mounts::open(manager, name),
         })
     }
 
@@ -167,7 +163,7 @@ impl<'a> Desk<'a> {
             }
         }
         // What this took is nothing the guest has asked for.
-        self.pace = Pace::new(used_time());
+        self.pace = Pace::new(own_time());
     }
 
     fn work(&mut self) {
@@ -194,10 +190,10 @@ impl<'a> Desk<'a> {
                     self.listeners.remove(&place);
                 }
             }
-            self.pace.count(used_time());
+            self.pace.count(own_time());
             while let Some((place, call)) = self.pace.due(Instant::now()) {
                 self.answer(place, &call);
-                self.pace.count(used_time());
+                self.pace.count(own_time());
             }
         }
     }
@@ -320,7 +316,7 @@ impl<'a> Desk<'a> {
         self.note(place, call.id);
         let light = self
             .name_of(&call)
-            .is_some_and(|(_, name)| !CALLS.contains(&name));
+            .is_some_and(|(_, name)| DISK_CALLS.contains(&name));
         if let Some(call) = self.pace.take(place, call, light) {
             self.answer(place, &call);
         }
@@ -342,28 +338,15 @@ impl<'a> Desk<'a> {
         let done = match self.name_of(call) {
             Some((arch, "sysinfo")) => system(fd, call, arch, &mut self.numbers),
             Some((arch, "sched_getaffinity")) => affinity(fd, call, arch, &mut self.numbers),
-            Some(call_of) if MOUNT_CALLS.contains(&call_of.1) => {
-                let mounts = self.mounts.as_mut();
-                mounts.and_then(|mounts| mounts.tell(fd, call, call_of))
-            }
             Some(call_of) => self
                 .disk
                 .as_ref()
                 .and_then(|disk| disk.tell(fd, call, call_of)),
             None => None,
         };
-        // One that was interrupted or killed meanwhile needs no answer; but what has been mounted for it
-        // is not to be mounted again.
-        let told = notify::answer(fd, call.id, done.unwrap_or(Answer::LetThrough));
-        if let (Err(_), Some(mounts), Some(done)) = (told, &mut self.mounts, done) {
-            mounts.unheard(*call, done);
-        }
+        // One that was interrupted or killed meanwhile needs no answer.
+        let _gone = notify::answer(fd, call.id, done.unwrap_or(Answer::LetThrough));
     }
-}
-
-/// CPU time that answering has taken.
-fn used_time() -> Duration {
-    own_time() + children_time()
 }
 
 /// What is to be looked at.

@@ -60,8 +60,6 @@ pub mod bisect;
 mod calls;
 mod calls_disk;
 mod calls_link;
-mod calls_mount;
-mod calls_mounted;
 mod calls_numbers;
 mod calls_pace;
 mod calls_through;

@@ -76,16 +76,12 @@ impl Manager {
             Some(rescue) => Program::of_rescue(rescue),
             None => self.program(&name, &guest, image)?,
         };
-        let calls = match rescue.is_none() && self.answers_disk(&guest) {
-            true => [&CALLS[..], &DISK_CALLS].concat(),
-            false => CALLS.to_vec(),
-        };
         let profile = match self.answers_calls(&guest) {
-            // What another profile says of mounts stays as it is.
-            true if guest.security.nesting && seccomp == "nesting" => {
-                plan::seccomp::profile_that_notifies_of_mounts(seccomp, &calls)
+            true if rescue.is_none() && self.answers_disk(&guest) => {
+                let calls = [&CALLS[..], &DISK_CALLS].concat();
+                plan::seccomp::profile_that_notifies(seccomp, &calls)
             }
-            true => plan::seccomp::profile_that_notifies(seccomp, &calls),
+            true => plan::seccomp::profile_that_notifies(seccomp, &CALLS),
             false => plan::seccomp::profile(seccomp),
         };
         let place = Placement {

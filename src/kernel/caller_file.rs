@@ -110,13 +110,7 @@ impl Statfs {
     /// Whether that is an overlay.
     #[must_use]
     pub fn is_overlay(&self) -> bool {
-        self.kind() == OVERLAY
-    }
-
-    /// The number of its kind.
-    #[must_use]
-    pub fn kind(&self) -> i64 {
-        self.0.f_type
+        self.0.f_type == OVERLAY
     }
 
     /// The same, with so many bytes in all and so many of them in use. There is no more to be had than

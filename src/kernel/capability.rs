@@ -77,12 +77,6 @@ impl CapabilitySet {
         number < 64 && self.0 & (1 << number) != 0
     }
 
-    /// Of its bits, as /proc/PID/status has them.
-    #[must_use]
-    pub const fn from_bits(bits: u64) -> Self {
-        Self(bits)
-    }
-
     /// The bits.
     #[must_use]
     pub const fn bits(self) -> u64 {

@@ -8,7 +8,6 @@ pub mod brief;
 pub mod btrfs;
 mod bus;
 pub mod caller_file;
-pub mod caller_place;
 pub mod capability;
 pub mod cgroup;
 pub mod channel;

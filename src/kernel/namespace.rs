@@ -60,12 +60,6 @@ pub fn open(pid: u32, name: &str) -> Result<OwnedFd> {
     .map_err(KernelError::on("open", path))
 }
 
-/// The number of a process's or thread's namespace of a kind: as long as that lives, no other has it.
-pub fn number(thread: u32, name: &str) -> Option<u64> {
-    let told = rustix::fs::stat(format!("/proc/{thread}/ns/{name}"));
-    told.ok().map(|told| told.st_ino)
-}
-
 /// A descriptor of our own namespace.
 pub fn open_own(name: &str) -> Result<OwnedFd> {
     open(std::process::id(), name)

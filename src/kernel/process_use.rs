@@ -1,8 +1,6 @@
 //! What single processes use at a moment, for whoever names the largest. How a process is called is
 //! its own to choose: what cannot be shown is replaced.
 
-use nix::sys::resource::{UsageWho, getrusage};
-use nix::sys::time::TimeValLike;
 use nix::unistd::{SysconfVar, sysconf};
 use rustix::fs::{Mode, OFlags};
 
@@ -55,17 +53,6 @@ pub fn number_inside(pid: i32) -> Option<u32> {
 pub fn own_time() -> std::time::Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     time.try_into().unwrap_or_default()
-}
-
-/// CPU time that the children of this process have used which have ended and been collected.
-#[must_use]
-pub fn children_time() -> std::time::Duration {
-    let Ok(used) = getrusage(UsageWho::RUSAGE_CHILDREN) else {
-        return std::time::Duration::ZERO;
-    };
-    let micros = [used.user_time(), used.system_time()]
-        .map(|time| u64::try_from(time.num_microseconds()).unwrap_or(0));
-    std::time::Duration::from_micros(micros.iter().sum())
 }
 
 fn read(path: &str, most: usize) -> Option<Vec<u8>> {

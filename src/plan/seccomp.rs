@@ -2,7 +2,6 @@
 //! the plain [`Filter`](crate::model::Filter) that `kernel::seccomp` compiles (`oci`). Every rule of a
 //! profile says why it is there. Numbers of system calls and instructions are `kernel::seccomp`'s.
 
-mod mounts;
 mod oci;
 
 use std::collections::BTreeSet;
@@ -13,7 +12,6 @@ use serde::Deserialize;
 
 use crate::model::{Action, Arch, ArgCmp, Compare, nearest};
 
-pub use mounts::profile_that_notifies_of_mounts;
 pub use oci::{FilterError, READER, flags_of, to_filter};
 use oci::{oci_action, oci_arch, syscall};
 
@@ -159,10 +157,6 @@ pub fn profile(name: &str) -> Result<LinuxSeccomp, ProfileError> {
 /// # Errors
 /// As [`profile`].
 pub fn profile_that_notifies(name: &str, calls: &[&str]) -> Result<LinuxSeccomp, ProfileError> {
-    notifying(name, calls)?.to_oci(name)
-}
-
-fn notifying(name: &str, calls: &[&str]) -> Result<Profile, ProfileError> {
     let mut profile = Profile::named(name)?;
     profile.put_before(vec![Group {
         why: "somebody outside answers them with the guest's own numbers".to_owned(),
@@ -170,7 +164,7 @@ fn notifying(name: &str, calls: &[&str]) -> Result<Profile, ProfileError> {
         calls: calls.iter().map(|call| (*call).to_owned()).collect(),
         when: Vec::new(),
     }]);
-    Ok(profile)
+    profile.to_oci(name)
 }
 
 impl Profile {

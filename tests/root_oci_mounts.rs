@@ -494,3 +494,21 @@ fn without_pivoting_the_root_is_the_same() {
         "bin\nroot:x:0:"
     );
 }
+
+#[test]
+fn a_file_system_may_be_made_of_folders_of_the_host() {
+    if !ready() {
+        return;
+    }
+    let mut bundle = Bundle::new();
+    let mut options = Vec::new();
+    for name in ["one", "two"] {
+        fs::create_dir(bundle.path(name)).unwrap();
+        fs::write(bundle.path(name).join(name), name).unwrap();
+        options.push(bundle.path(name).display().to_string());
+    }
+    let layers = format!("lowerdir={}", options.join(":"));
+    bundle.mount(json!({"destination": "/both", "type": "overlay", "source": "overlay",
+        "options": [layers]}));
+    assert_eq!(bundle.says("ls /both"), "one\ntwo");
+}

@@ -61,7 +61,7 @@ impl From<NetworkPart> for NetworkWish {
                 cut: allowance_cut.and_then(|cut| cut.0),
             },
             tenant: None,
-            shares_connections: false,
+            inherited: Ceilings::default(),
         }
     }
 }

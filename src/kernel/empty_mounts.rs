@@ -37,7 +37,8 @@ pub fn open(folder: &Path) -> Option<OwnedFd> {
         return None;
     }
     let made = make(folder);
-    if made.is_err() {
+    let never = [Errno::PERM, Errno::INVAL, Errno::LOOP, Errno::NOSYS];
+    if made.as_ref().is_err_and(|e| never.contains(&e.errno)) {
         // Only what it would save is lost.
         let _unmarked = std::fs::write(folder.join(REFUSED), b"");
     }
@@ -69,10 +70,13 @@ fn make(folder: &Path) -> Result<OwnedFd> {
     let top = rustix::fs::open(folder, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
         .map_err(KernelError::on("open", &what))?;
     let kept = mount::change(top.as_fd(), alone, &what).and_then(|()| keep(&path));
-    if kept.is_err() {
-        let _left = mount::detach(folder);
+    match (kept, namespace::open_path(&path, kind::MOUNT)) {
+        (Ok(kept), _) | (Err(_), Ok(kept)) => Ok(kept),
+        (Err(error), Err(_)) => {
+            let _left = mount::detach(folder);
+            Err(error)
+        }
     }
-    kept
 }
 
 /// Mounts a tmpfs with the file that is to be covered.

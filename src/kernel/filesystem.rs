@@ -257,8 +257,9 @@ impl Disk {
     pub fn frozen<T>(&self, act: impl FnOnce(BorrowedFd<'_>) -> T) -> Result<T> {
         let root = self.root()?;
         let failed = || KernelError::last("freeze", self.device.path.display());
-        // Where somebody else has it, that one is at work, and keeps others from thawing it.
-        let _held = flock(&self.file, FlockOperation::NonBlockingLockExclusive);
+        // Somebody who looks whether it was left frozen has it for a moment.
+        rustix::io::retry_on_intr(|| flock(&self.file, FlockOperation::LockExclusive))
+            .map_err(KernelError::on("lock", self.device.path.display()))?;
         if !freezes(&root, FIFREEZE) {
             return Err(failed());
         }

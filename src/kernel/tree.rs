@@ -119,10 +119,10 @@ pub fn plain_mount_point(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
                 let error = KernelError::new("use as a mount point", path.display(), errno);
                 return Err(match errno {
                     Errno::LOOP => error.because(
-                        "it must be mounted on ordinary directory: a symbolic link leads there, and \
-                         could lead elsewhere later",
+                        "it must be mounted on ordinary directory of the image: a symbolic link leads \
+                         there, and could lead elsewhere later",
                     ),
-                    Errno::NOTDIR => error.because("it must be mounted on ordinary directory"),
+                    Errno::NOTDIR => error.because("it must be mounted on ordinary directory of the image, and a file is there"),
                     _ => error,
                 });
             }

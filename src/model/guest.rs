@@ -422,10 +422,10 @@ pub struct NetworkWish {
     pub firewall: Vec<FirewallLine>,
     /// How many packets and connections, on all of its interfaces together.
     pub ceilings: Ceilings,
-    /// Whether that of connections is a part of the guest's, and not asked for here: where nothing is kept
-    /// track of there is nothing to refuse.
+    /// Those of them that are its part of the guest's, and not asked for here: where nothing is counted
+    /// there is nothing to refuse.
     #[serde(skip)]
-    pub shares_connections: bool,
+    pub inherited: Ceilings,
     /// How much of all that in a month.
     pub allowance: Allowance,
     /// What it shares with others of its tenant; not of its definition, but of its tenant's record.

@@ -231,7 +231,14 @@ impl Nic {
                 connections: own.connections.or(part.connections),
                 urgency: guest.ceilings.urgency,
             },
-            shares_connections: own.connections.is_none(),
+            inherited: Ceilings {
+                packets: part.packets.filter(|_| own.packets.is_none()),
+                new_connections: part
+                    .new_connections
+                    .filter(|_| own.new_connections.is_none()),
+                connections: part.connections.filter(|_| own.connections.is_none()),
+                ..Ceilings::default()
+            },
             ..self.wish()
         }
     }

@@ -129,8 +129,15 @@ impl Network {
     #[must_use]
     pub fn part_of_ceilings(&self, wish: &NetworkWish) -> Ceilings {
         let mut part = wish.part_of_ceilings();
-        if wish.shares_connections && !self.nat {
+        let inherited = wish.inherited;
+        if inherited.connections.is_some() && !self.nat {
             part.connections = None;
+        }
+        if !self.holds_back() {
+            part.packets = part.packets.filter(|_| inherited.packets.is_none());
+            part.new_connections = part
+                .new_connections
+                .filter(|_| inherited.new_connections.is_none());
         }
         part
     }

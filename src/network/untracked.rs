@@ -35,15 +35,29 @@ pub(super) fn of(wanted: &Wanted<'_>) -> Vec<Value> {
     let mut all = Vec::new();
     if wanted.closed {
         // Whatever address a frame for a neighbour names; the host is asked at these.
-        let asked = json!({"set": [own, "255.255.255.255"]});
+        let asked = json!({"set": [own, "255.255.255.255", wanted.subnet.broadcast()]});
         all.push(vec![matches("!=", field("ip", "daddr"), asked)]);
-        let version = json!({"meta": {"key": "nfproto"}});
-        all.push(vec![matches("==", version, json!("ipv6"))]);
+        let mut rest = vec![matches(
+            "==",
+            json!({"meta": {"key": "nfproto"}}),
+            json!("ipv6"),
+        )];
+        for (addr, len) in [("fe80::", 10), ("ff00::", 8)] {
+            let asked = json!({"prefix": {"addr": addr, "len": len}});
+            rest.push(matches("!=", field("ip6", "daddr"), asked));
+        }
+        let gateway = wanted.prefix6.map(|prefix| json!(prefix.gateway()));
+        rest.extend(gateway.map(|own| matches("!=", field("ip6", "daddr"), own)));
+        all.push(rest);
     } else {
         all.push(vec![
             matches("==", field("ip", "saddr"), network.clone()),
             matches("==", field("ip", "daddr"), network),
-            matches("!=", field("ip", "daddr"), json!(own)),
+            matches(
+                "!=",
+                field("ip", "daddr"),
+                json!({"set": [own, wanted.subnet.broadcast()]}),
+            ),
         ]);
         let both = six("==", "saddr").zip(six("==", "daddr"));
         all.extend(both.zip(wanted.prefix6).map(|((from, to), prefix)| {

@@ -69,7 +69,10 @@ pub(super) fn of(wanted: &Wanted<'_>) -> Vec<Value> {
     if led {
         // What a bridge passes on has its place already. The last comes first.
         let lead = json!([{"jump": {"target": CHAIN}}]);
-        let bridged = json!([untracked::is(), {"accept": null}]);
+        let [came, goes] =
+            ["iifname", "oifname"].map(|key| matches("==", meta(key), json!(wanted.inside)));
+        // Of these only: others may be kept no track of by somebody else's wish.
+        let bridged = json!([came, goes, untracked::is(), {"accept": null}]);
         all.extend([lead, bridged].map(|expr| {
             let first = rule(&at, "forward", expr);
             json!({"insert": first["add"]})

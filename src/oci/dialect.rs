@@ -36,24 +36,31 @@ pub(super) fn parse<T: DeserializeOwned>(text: &[u8]) -> serde_json::Result<(T, 
     }
 }
 
-/// `"pids": {}` asks for nothing, and is read as a limit of 0. `at` is where in the text the
-/// resources are, as a JSON pointer.
-pub(super) fn without_empty_pids(resources: &mut LinuxResources, text: &[u8], at: &str) {
-    if resources.pids().is_none_or(|pids| pids.limit() != 0) {
+/// A limit of 0 processes that nobody has asked for: `"pids": {}` is read as one, and before version
+/// 1.3 of the specification the limit could not be left out, so that clients (Podman 4, CRI-O) say 0
+/// where they mean none.
+pub(super) fn without_empty_limits(spec: &mut Spec, text: &[u8]) {
+    let optional = !["1.0", "1.1", "1.2"].contains(&spec.version().get(..3).unwrap_or_default());
+    let linux = spec.linux_mut().as_mut();
+    let resources = linux.and_then(|linux: &mut Linux| linux.resources_mut().as_mut());
+    let Some(resources) = resources.filter(|r| has_no_pids(r)) else {
         return;
-    }
+    };
     let value: Value = serde_json::from_slice(text).unwrap_or_default();
-    if value.pointer(&format!("{at}/pids/limit")).is_none() {
+    if !optional || value.pointer("/linux/resources/pids/limit").is_none() {
         resources.set_pids(None);
     }
 }
 
-/// The same of a configuration.
-pub(super) fn without_empty_limits(spec: &mut Spec, text: &[u8]) {
-    let linux = spec.linux_mut().as_mut();
-    if let Some(resources) = linux.and_then(|linux: &mut Linux| linux.resources_mut().as_mut()) {
-        without_empty_pids(resources, text, "/linux/resources");
+/// The same of resources that a running container is to be given, whose version nobody tells.
+pub(super) fn without_empty_pids(resources: &mut LinuxResources) {
+    if has_no_pids(resources) {
+        resources.set_pids(None);
     }
+}
+
+fn has_no_pids(resources: &LinuxResources) -> bool {
+    resources.pids().is_some_and(|pids| pids.limit() == 0)
 }
 
 /// What is wrong with a memory policy: its words are told by name, as runc does.
@@ -152,12 +159,17 @@ mod tests {
 
     #[test]
     fn no_limit_of_processes_is_none() {
-        for (pids, expected) in [("{}", None), (r#"{"limit": 0}"#, Some(0))] {
-            let text = format!(r#"{{"pids": {pids}}}"#);
-            let mut resources: LinuxResources = serde_json::from_str(&text).unwrap();
-            without_empty_pids(&mut resources, text.as_bytes(), "");
-            assert_eq!(resources.pids().map(|p| p.limit()), expected);
-            let text = format!(r#"{{"ociVersion": "1.3.0", "linux": {{"resources": {text}}}}}"#);
+        let zero = r#"{"limit": 0}"#;
+        let cases = [
+            ("1.3.0", "{}", None),
+            ("1.3.0", zero, Some(0)),
+            ("1.0.2-dev", zero, None),
+            ("1.2.0", r#"{"limit": 7}"#, Some(7)),
+        ];
+        for (version, pids, expected) in cases {
+            let text = format!(
+                r#"{{"ociVersion": "{version}", "linux": {{"resources": {{"pids": {pids}}}}}}}"#
+            );
             let mut spec: Spec = serde_json::from_str(&text).unwrap();
             without_empty_limits(&mut spec, text.as_bytes());
             let resources = spec.linux().as_ref().unwrap().resources().clone();

@@ -59,7 +59,7 @@ pub(super) fn list(store: &Store, args: &List, named: bool) -> Result<u8> {
     let (names, root) = store.names()?;
     if named && root.is_none() {
         return Err(OciError::File {
-            path: "--root".into(),
+            path: format!("--root {}", store.path("").display()),
             why: "no such file or directory: there is no folder of containers".into(),
         });
     }

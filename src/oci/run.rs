@@ -36,6 +36,8 @@ pub(super) fn run(cli: &Cli, store: &Store, args: &Run, log: &Log) -> Result<u8>
             return Err(error.into());
         }
     }
+    // Others may have it meanwhile: it may take long to be ready, or to end.
+    made.folder.get()?.unlock()?;
     if args.detach {
         if let Some(readiness) = readiness {
             readiness.pass_on(Some(pid), pidfd.as_fd(), log);

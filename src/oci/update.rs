@@ -131,7 +131,7 @@ fn read(path: &std::path::Path) -> Result<LinuxResources> {
         text.ok_or_else(|| wrong("no such file or directory".into()))?
     };
     let mut read = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
-    super::dialect::without_empty_pids(&mut read, &text, "");
+    super::dialect::without_empty_pids(&mut read);
     Ok(read)
 }
 

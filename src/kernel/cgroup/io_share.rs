@@ -4,17 +4,17 @@
 use super::dir::Dir;
 use super::{CgroupError, Controller, Parent, Result, service};
 
-/// What a group weighs that nobody has given a weight.
-const USUAL: u64 = 100;
-
 impl Parent {
-    /// Gives the folder of all groups this weight, and takes one from it that nobody wants any more. Under
-    /// systemd its slice gets the same, which is beside the host's services; without a wish that one stays
-    /// what it is, for the slice is there for people to set.
+    /// Gives the folder of all groups this weight. Under systemd its slice gets the same, which is beside
+    /// the host's services. Without a wish both stay what they are: whoever else has given them a weight
+    /// has meant it.
     ///
     /// # Errors
     /// [`CgroupError::Unsupported`] where nothing shares by weight; when a file cannot be written.
     pub fn share_io(&self, weight: Option<u32>) -> Result<()> {
+        let Some(weight) = weight.map(u64::from) else {
+            return Ok(());
+        };
         let v1 = self
             .v1
             .iter()
@@ -24,7 +24,7 @@ impl Parent {
             _ => (&self.v2, &["io.bfq.weight", "io.weight"]),
         };
         let above = dir.path().parent();
-        let slice = above.filter(|path| weight.is_some() && path.ends_with(service::SLICE));
+        let slice = above.filter(|path| path.ends_with(service::SLICE));
         let slice = slice.map(Dir::open).transpose()?.flatten();
         let mut found = false;
         for dir in [Some(dir), slice.as_ref()].into_iter().flatten() {
@@ -33,20 +33,19 @@ impl Parent {
                     continue;
                 };
                 found = true;
-                let wanted = weight.map_or(USUAL, u64::from);
-                if weight_of(&text) != Some(wanted) {
+                if weight_of(&text) != Some(weight) {
                     let default = if *file == "io.weight" { "default " } else { "" };
-                    dir.write(file, &format!("{default}{wanted}"))?;
+                    dir.write(file, &format!("{default}{weight}"))?;
                 }
             }
         }
-        match weight.is_some() && !found {
-            true => Err(CgroupError::Unsupported {
+        match found {
+            true => Ok(()),
+            false => Err(CgroupError::Unsupported {
                 what: "reserve.io_weight, a weight of all guests at block devices,",
                 mode: self.mode,
                 why: "nothing here shares by weight; use the bfq scheduler or a kernel with iocost",
             }),
-            false => Ok(()),
         }
     }
 }

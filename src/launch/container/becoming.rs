@@ -37,7 +37,13 @@ impl Init<'_> {
             InsideStep::SetPersonality { persona } => schedule::set_personality(*persona)?,
             InsideStep::SetScheduling { scheduling } => set_scheduling(scheduling)?,
             InsideStep::SetIoPriority { priority } => schedule::set_io_priority(*priority)?,
-            InsideStep::SetAffinity { cpus } if cpus.is_empty() => schedule::forget_affinity()?,
+            InsideStep::SetAffinity { cpus } if cpus.is_empty() => {
+                match schedule::forget_affinity() {
+                    // A filter that we are under forbids it: the caller's CPUs are fewer, not more.
+                    Err(error) if matches!(error.errno, Errno::PERM | Errno::NOSYS) => {}
+                    other => other?,
+                }
+            }
             InsideStep::SetAffinity { cpus } => schedule::set_affinity(cpus)?,
             InsideStep::SetMemoryPolicy { policy } => {
                 schedule::set_memory_policy(policy.mode, &policy.nodes)?;

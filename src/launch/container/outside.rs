@@ -44,10 +44,13 @@ impl Host {
             OutsideStep::MakeCgroups { plan, optional } => {
                 self.make_cgroups(plan, *optional, place)?;
             }
-            OutsideStep::LimitCgroups { plan } => {
+            OutsideStep::LimitCgroups { plan, optional } => {
                 // There are none where none were needed and none could be made.
-                if let Some(cgroups) = &self.container.cgroups {
-                    cgroups.limit(&place.host, plan)?;
+                let cgroups = self.container.cgroups.as_ref();
+                match cgroups.map(|cgroups| cgroups.limit(&place.host, plan)) {
+                    Some(Err(error)) if *optional && error.is_denied() => {}
+                    Some(limited) => limited?,
+                    None => {}
                 }
             }
             OutsideStep::MakeScope { plan } => self.make_scope(plan, place)?,

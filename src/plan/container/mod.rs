@@ -155,11 +155,13 @@ impl Wish<'_> {
     }
 
     /// Whether the first process begins in mounts of its own that hold nothing. Hooks of the
-    /// client's that run before the root is entered look for it where the host has it.
+    /// client's that run before the root is entered look for it where the host has it, and file
+    /// systems that it mounts itself may name devices and folders of the host's.
     fn begins_empty(&self) -> bool {
         let own = self.is_new(LinuxNamespaceType::Mount) && !self.no_pivot;
         let hooked = outside::has_hooks_before_root(self.spec);
-        self.empty_mounts && own && !self.staged() && !self.facts.limited && !hooked
+        let needs_host = hooked || mounts::names_host_paths(self.spec);
+        self.empty_mounts && own && !self.staged() && !self.facts.limited && !needs_host
     }
 
     /// Whether trees are cloned by the first process: who has no privileges on the host may do it

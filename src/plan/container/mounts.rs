@@ -108,6 +108,16 @@ pub fn known_options() -> Vec<String> {
     all
 }
 
+/// Whether a file system is to be mounted whose options or source may be paths of the host's, as
+/// overlay's layers are.
+pub(super) fn names_host_paths(spec: &oci_spec::runtime::Spec) -> bool {
+    let none = [
+        "none", "bind", "proc", "sysfs", "tmpfs", "devpts", "mqueue", "ramfs", "cgroup", "cgroup2",
+    ];
+    let kinds = spec.mounts().iter().flatten().map(|m| m.typ().as_deref());
+    kinds.flatten().any(|kind| !none.contains(&kind))
+}
+
 /// All mounts, in order.
 pub(super) fn entries(wish: &Wish<'_>, trees: &mut Trees) -> Result<Vec<MountEntry>, PlanError> {
     let mounts = wish.spec.mounts().iter().flatten();

@@ -9,6 +9,7 @@ use super::inside::{new_clock, own_oom_score};
 use super::sources::Trees;
 use super::step::{Existing, Hook, InsideStep, OutsideStep};
 use super::{Wish, bit, devices, filter, hooks, mounts, path_of, process, refuse};
+use crate::model::CgroupPlan;
 use crate::plan::PlanError;
 use crate::plan::step::{HostStep, StageStep};
 
@@ -53,13 +54,17 @@ pub(super) fn outside(wish: &Wish<'_>, trees: Trees) -> Result<Vec<HostStep>, Pl
     let unscoped = wish.cgroup.as_ref().filter(|_| scope.is_none());
     let mut limits = unscoped.map(|plan| OutsideStep::LimitCgroups {
         plan: Box::new(plan.clone()),
+        optional: is_optional(wish, plan),
     });
     if let (Some(plan), None) = (&wish.cgroup, scope) {
+        let optional = is_optional(wish, plan);
         let plan = Box::new(plan.clone());
-        let optional = wish.facts.limited && plan.settings.is_empty();
         push(OutsideStep::MakeCgroups { plan, optional });
-        // Programs of the client's may run as soon as the first process is there.
-        if has_hooks_before_root(wish.spec) {
+        // Programs of the client's may run as soon as the first process is there, and its own
+        // scheduling depends on what its group may have.
+        let process = wish.spec.process().as_ref();
+        let scheduled = process.is_some_and(|p| p.scheduler().is_some());
+        if has_hooks_before_root(wish.spec) || scheduled {
             limits.take().into_iter().for_each(&mut push);
         }
         if cgroups {
@@ -98,6 +103,11 @@ pub(super) fn outside(wish: &Wish<'_>, trees: Trees) -> Result<Vec<HostStep>, Pl
     after_birth(wish, &mut push);
     steps.extend([HostStep::ReleaseInit, HostStep::AwaitExec]);
     Ok(steps)
+}
+
+/// Whether a container can do without its groups: nothing was asked of them, and they may be denied.
+fn is_optional(wish: &Wish<'_>, plan: &CgroupPlan) -> bool {
+    wish.facts.limited && plan.settings.is_empty()
 }
 
 /// What the host does for a process that is there.

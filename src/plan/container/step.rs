@@ -85,6 +85,8 @@ pub enum OutsideStep {
     LimitCgroups {
         /// Where and what.
         plan: Box<CgroupPlan>,
+        /// Whether the container can do without: nothing was asked of them.
+        optional: bool,
     },
     /// Have systemd make the control groups, for the process that is there, and set the limits.
     MakeScope {

@@ -269,6 +269,22 @@ fn a_tree_of_traps_touches_nothing_of_the_hosts() {
     if !need(Need::Root) {
         return;
     }
+    // As systemd has it: each mount is told to all who have the one it lies in.
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).expect("root may");
+            let mut shared = Command::new("sh");
+            shared.args(["-ec", "mount --make-rprivate /; mount --make-rshared /"]);
+            assert_eq!(run(shared).code, 0);
+            lay_traps();
+        });
+        if let Err(panic) = thread.join() {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+fn lay_traps() {
     let bulkhead = evil(&[]);
     bulkhead.ok(&["stop", "evil", "-t", "0s"]);
     let folder = TestDir::new();

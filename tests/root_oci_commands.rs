@@ -595,3 +595,24 @@ fn what_sleeps_in_another_freezer_is_deleted() {
     assert_eq!(held, "");
     fs::remove_dir(&other).expect("nobody is in it");
 }
+
+/// `run` stays until the end, and keeps nobody from changing or ending what it runs.
+#[test]
+fn what_run_waits_for_can_be_deleted() {
+    if !ready() {
+        return;
+    }
+    let mut bundle = Bundle::new();
+    bundle.script("sleep 1000").write();
+    let folder = bundle.path("").display().to_string();
+    let command = bundle.command(&["run", "--bundle", &folder, "c"]);
+    let running = std::thread::spawn(move || run(command));
+    eventually("it runs", 10, || {
+        bundle.oci(&["state", "c"]).stdout.contains("running")
+    });
+    bundle.ok(&["update", "--pids-limit", "50", "c"]);
+    bundle.ok(&["delete", "--force", "c"]);
+    let ended = running.join().unwrap();
+    assert_eq!(ended.code, 137, "{}", ended.report());
+    assert_ne!(bundle.oci(&["state", "c"]).code, 0);
+}

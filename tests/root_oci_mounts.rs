@@ -508,7 +508,9 @@ fn a_file_system_may_be_made_of_folders_of_the_host() {
         options.push(bundle.path(name).display().to_string());
     }
     let layers = format!("lowerdir={}", options.join(":"));
-    bundle.mount(json!({"destination": "/both", "type": "overlay", "source": "overlay",
-        "options": [layers]}));
+    bundle.mount(
+        json!({"destination": "/both", "type": "overlay", "source": "overlay",
+        "options": [layers]}),
+    );
     assert_eq!(bundle.says("ls /both"), "one\ntwo");
 }

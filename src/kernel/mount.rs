@@ -31,6 +31,19 @@ pub fn clone_tree(path: &Path, recursive: bool) -> Result<OwnedFd> {
     open_tree(CWD, path, flags).map_err(KernelError::on("clone the mount of", path.display()))
 }
 
+/// The same, which hears of mounts on the host and is not heard there: what is mounted on the clone
+/// later does not come back to the host, where most mounts are shared (mount_namespaces(7)).
+pub fn clone_unheard(path: &Path, recursive: bool) -> Result<OwnedFd> {
+    let tree = clone_tree(path, recursive)?;
+    let slave = Change {
+        propagation: libc::MS_SLAVE,
+        recursive: true,
+        ..Change::default()
+    };
+    change(tree.as_fd(), slave, &path.display().to_string())?;
+    Ok(tree)
+}
+
 /// The same from a descriptor, which may be a file: a device node, a pty.
 pub fn clone_tree_fd(fd: BorrowedFd<'_>, recursive: bool, what: &str) -> Result<OwnedFd> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE

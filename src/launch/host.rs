@@ -308,12 +308,12 @@ impl Host {
                 recursive,
             } => {
                 self.trees
-                    .insert(target.clone(), mount::clone_tree(source, *recursive)?);
+                    .insert(target.clone(), mount::clone_unheard(source, *recursive)?);
             }
             HostStep::CloneCgroup { target } => {
                 let path = self.group()?.v2_guest_path()?.to_owned();
                 self.trees
-                    .insert(target.clone(), mount::clone_tree(&path, false)?);
+                    .insert(target.clone(), mount::clone_unheard(&path, false)?);
             }
             HostStep::CloneCgroupFiles { files } => self.clone_cgroup_files(files)?,
             HostStep::PrivateMounts => {

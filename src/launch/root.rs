@@ -109,7 +109,7 @@ impl Host {
         let folder = self.group()?.v2_path()?.to_owned();
         for file in files {
             let source = folder.join(&file.name);
-            let tree = match mount::clone_tree(&source, false) {
+            let tree = match mount::clone_unheard(&source, false) {
                 Ok(tree) => tree,
                 Err(error) if error.errno == Errno::NOENT => continue,
                 Err(error) => return Err(error.into()),

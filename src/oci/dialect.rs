@@ -128,7 +128,8 @@ pub(super) fn not_known(capability: &str) -> String {
 }
 
 /// The warnings about capabilities that a program is to keep over an execution and cannot: the kernel
-/// wants them in two other sets first.
+/// wants them in two other sets first. Who has left the inheritable set empty, as Buildah does for all
+/// its containers, means to keep none.
 pub(super) fn lost(process: &Process) -> Vec<String> {
     let Some(sets) = process.capabilities() else {
         return Vec::new();
@@ -136,6 +137,9 @@ pub(super) fn lost(process: &Process) -> Vec<String> {
     let has = |set: &Option<Capabilities>, one: &Capability| {
         set.as_ref().is_some_and(|set| set.contains(one))
     };
+    if sets.inheritable().as_ref().is_none_or(|set| set.is_empty()) {
+        return Vec::new();
+    }
     let ambient = sets.ambient().iter().flatten();
     let mut lost: Vec<String> = ambient
         .filter(|one| !has(sets.permitted(), one) || !has(sets.inheritable(), one))

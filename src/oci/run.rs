@@ -53,7 +53,9 @@ pub(super) fn run(cli: &Cli, store: &Store, args: &Run, log: &Log) -> Result<u8>
         })?,
     };
     let folder = made.folder.take()?;
-    if !args.keep {
+    folder.lock()?;
+    // Somebody may have deleted it meanwhile.
+    if !args.keep && folder.record()?.is_some() {
         delete::leave(folder, &made.record, &made.host.cgroups, log)?;
     }
     Ok(code)

@@ -462,6 +462,9 @@ fn errors_are_logged_where_the_client_reads_them() {
         "-f",
         "json",
     ];
+    // As with runc, a folder that was named must be there.
+    assert!(bundle.fails(&twice).contains("no such file or directory"));
+    fs::create_dir_all(bundle.path("state")).expect("a folder of ours");
     assert!(bundle.ok(&twice).trim_start().starts_with('['));
     for later in ["checkpoint", "restore"] {
         assert!(!bundle.fails(&[later, "c"]).is_empty());

@@ -44,14 +44,14 @@ BARE = ('-nostdlib', '-fno-pie', '-no-pie', '-fno-builtin', '-fno-stack-protecto
         '-fno-tree-loop-distribute-patterns')
 
 
-def build(here, folder, config, group, program, lean):
+def build(here, folder, config, group, program, name):
     """The program's path."""
-    folder = os.path.join(folder, 'lean' if lean else 'floor')
+    folder = os.path.join(folder, name)
     os.makedirs(folder)
     with open(os.path.join(folder, 'plan.h'), 'w') as file:
         file.write(plan(config, group, program))
     target = os.path.join(folder, 'program')
-    kind = ('-DLEAN',) if lean else (*BARE, os.path.join(here, 'bare.c'))
+    kind = (*BARE, os.path.join(here, 'bare.c')) if name == 'floor' else ('-DLEAN',)
     peers.step('gcc', '-O2', '-Wall', '-static', '-s', '-I', folder, '-o', target,
                os.path.join(here, 'floor_oci.c'), *kind)
     return target

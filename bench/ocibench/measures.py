@@ -107,7 +107,7 @@ def parallel(bench):
                 bench.say(f'{one.name}: {fault}')
                 one.close()
     title = f'{count} runs, {jobs} at a time'
-    floors = [name for name in ('floor', 'lean') if len(rates[name]) == parts]
+    floors = [name for name in ('floor', 'lean', 'ranges') if len(rates[name]) == parts]
     print(f'\n{title:24}{"a second":>10}' + ''.join(f'{"/ " + name:>9}' for name in floors))
     result = {}
     for name in bench.runtimes:

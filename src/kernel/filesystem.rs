@@ -258,27 +258,37 @@ impl Disk {
         let root = self.root()?;
         let failed = || KernelError::last("freeze", self.device.path.display());
         // Somebody who looks whether it was left frozen has it for a moment.
-        rustix::io::retry_on_intr(|| flock(&self.file, FlockOperation::LockExclusive))
-            .map_err(KernelError::on("lock", self.device.path.display()))?;
+        let _held = self.locked(FlockOperation::LockExclusive)?;
         if !freezes(&root, FIFREEZE) {
             return Err(failed());
         }
         let done = fault::point().map(|()| act(self.file.as_fd()));
         let error = (!freezes(&root, FITHAW)).then(failed);
-        let _held = flock(&self.file, FlockOperation::Unlock);
         error.map_or(done, Err)
     }
 
     /// Lets writers go on where whoever froze it was killed: the kernel never does.
     fn thaw_abandoned(&self) {
-        if flock(&self.file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        let Ok(_held) = self.locked(FlockOperation::NonBlockingLockExclusive) else {
             return;
-        }
+        };
         if let Ok(root) = self.root() {
             // Usually it is not frozen.
             let _frozen = freezes(&root, FITHAW);
         }
-        let _held = flock(&self.file, FlockOperation::Unlock);
+    }
+
+    /// A lock of its file that goes with the descriptor. It is opened anew: what `file` is open as the
+    /// loop device keeps open too, and would keep locked when this process is gone.
+    fn locked(&self, how: FlockOperation) -> Result<OwnedFd> {
+        let failed = KernelError::on("lock", self.device.path.display());
+        let again = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let lock = || {
+            let file = rustix::fs::open(&*again, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+            rustix::io::retry_on_intr(|| flock(&file, how))?;
+            Ok(file)
+        };
+        lock().map_err(failed)
     }
 
     fn root(&self) -> Result<OwnedFd> {

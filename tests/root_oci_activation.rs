@@ -103,3 +103,40 @@ fn a_manager_hears_that_it_is_ready_and_nothing_else() {
     bundle.remove();
     assert!(!Path::new(&bundle.path("state/c")).exists());
 }
+
+#[test]
+fn what_is_left_beside_its_socket_goes_with_the_container() {
+    if !ready() {
+        return;
+    }
+    let mut bundle = Bundle::new();
+    let address = bundle.path("manager");
+    let _manager = UnixDatagram::bind(&address).expect("a folder of ours");
+    for set in ["bounding", "effective", "permitted"] {
+        let list = &mut bundle.config["process"]["capabilities"][set];
+        list.as_array_mut()
+            .expect("a list")
+            .push("CAP_SYS_ADMIN".into());
+    }
+    bundle.script(
+        "mount -o remount,bind,rw /run/notify && mkdir -p /run/notify/a/b && touch /run/notify/a/b/c && \
+         ln -s / /run/notify/out && touch /seen; sleep 1000",
+    );
+    let folder = bundle.write().path("").display().to_string();
+    let with_manager = |args: &[&str]| {
+        let mut command = bundle.command(args);
+        command.env("NOTIFY_SOCKET", &address);
+        command
+    };
+    bundle.no_output(with_manager(&["create", "--bundle", &folder, "c"]));
+    let mut start = with_manager(&["start", "c"]).spawn().expect("a program");
+    eventually("the program has written there", 30, || {
+        bundle.inside("seen").exists()
+    });
+    assert!(bundle.path("state/c/notify/a/b/c").exists());
+    bundle.remove();
+    // It has ended and never was ready.
+    assert!(start.wait().expect("a child").success());
+    assert!(!bundle.path("state/c").exists());
+    assert!(bundle.inside("seen").exists());
+}

@@ -259,10 +259,9 @@ impl Manager {
             written = there;
         }
         fault::point()?;
-        let used = |digest: &str| {
-            let mut both = manifest.guest.snapshots.iter().zip(&kept.saved);
-            both.any(|(one, saved)| saved.is_some() && one.image == digest)
-        };
+        // Of the snapshots that are left: one whose files were not to be had is forgotten by now.
+        let records = self.snapshot_records(name)?;
+        let used = |digest: &str| records.iter().any(|one| one.image == digest);
         image.keep(&self.layout, &used).map_err(failed)?;
         self.complete(name, &planned.definition, &written)
     }

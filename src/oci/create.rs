@@ -140,7 +140,7 @@ pub(super) fn make(cli: &Cli, store: &Store, args: &Make, until: Until, log: &Lo
     let plan = steps(&wish)?;
     let folder = Unfinished::new(store.reserve(&args.id)?);
     folder.get()?.lock()?;
-    activation::make_folder(folder.get()?)?;
+    activation::make_folder(folder.get()?, &bundle.config.spec)?;
     folder.get()?.write_first(CONFIG, &bundle.text)?;
     let mut record = record(&args.id, &bundle, args);
     // Should this be cut short, `delete --force` takes away what is made from here on, and no more.

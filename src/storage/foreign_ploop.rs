@@ -7,6 +7,7 @@ use std::path::Path;
 use rustix::io::Errno;
 
 use super::dirfd::{FileError, child_dir, child_file, names, open_dir};
+use super::foreign_words::{named, plain_word};
 use super::pack_format::PackError;
 
 /// Begins the names of what a disk was changed by after a snapshot.
@@ -25,11 +26,15 @@ pub(super) fn disk_of(area: &Path) -> Result<Option<File>, PackError> {
     };
     let all = names(&folder).map_err(|e| FileError::new("read", &shown, e))?;
     if let Some(delta) = all.iter().find(|name| name.to_bytes().starts_with(DELTA)) {
+        let descriptor = shown.join("DiskDescriptor.xml");
+        let merge = match descriptor.to_str().and_then(plain_word) {
+            Some(path) => format!("`ploop snapshot-merge -A {path}`"),
+            None => "`ploop snapshot-merge -A` and its DiskDescriptor.xml".to_owned(),
+        };
         return Err(PackError::Newcomer(format!(
             "its disk has snapshots ({}), and root.hds alone is what it was before them: merge them first \
-             where it is from, with `ploop snapshot-merge -A {}`",
-            delta.to_string_lossy(),
-            shown.join("DiskDescriptor.xml").display()
+             where it is from, with {merge}",
+            named(&delta.to_string_lossy())
         )));
     }
     let disk = child_file(&folder, c"root.hds");
@@ -53,7 +58,16 @@ mod tests {
         assert!(disk_of(area.path()).unwrap().is_some());
         std::fs::write(folder.join("root.hds.{5fbaabe3-6958}"), "x").unwrap();
         let said = disk_of(area.path()).unwrap_err().to_string();
-        assert!(said.contains("snapshot-merge"), "{said}");
+        assert!(said.contains("snapshot-merge -A /"), "{said}");
+        let odd = area.path().join("$(id)");
+        std::fs::create_dir(&odd).unwrap();
+        std::fs::rename(&folder, odd.join("root.hdd")).unwrap();
+        let said = disk_of(&odd).unwrap_err().to_string();
+        assert!(
+            said.contains("snapshot-merge -A`") && !said.contains("$(id)"),
+            "{said}"
+        );
+        std::fs::rename(odd.join("root.hdd"), &folder).unwrap();
         // A link leads nowhere.
         std::fs::remove_dir_all(&folder).unwrap();
         std::os::unix::fs::symlink("/etc", &folder).unwrap();

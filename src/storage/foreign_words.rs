@@ -35,6 +35,26 @@ impl Card {
     }
 }
 
+/// Most of a stranger's text that is shown, or stands in a command.
+const SHOWN_MOST: usize = 200;
+
+/// A stranger's text, if it may stand in a command that people copy into a shell: one word, no option, and
+/// nothing in it that a shell reads as anything else.
+pub(super) fn plain_word(text: &str) -> Option<&str> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/_.:@-".contains(&byte);
+    let is_plain =
+        (1..=SHOWN_MOST).contains(&text.len()) && !text.starts_with('-') && text.bytes().all(plain);
+    is_plain.then_some(text)
+}
+
+/// A stranger's text as it is named in a message: any other than a plain word in quotes, escaped.
+pub(super) fn named(text: &str) -> String {
+    match plain_word(text) {
+        Some(word) => word.to_owned(),
+        None => format!("{:?}", text.chars().take(SHOWN_MOST).collect::<String>()),
+    }
+}
+
 /// An address without the length of its prefix, if it is one and no word such as `dhcp`.
 pub(super) fn bare_address(text: &str) -> Option<String> {
     let bare = text.split('/').next().unwrap_or(text).trim();
@@ -112,6 +132,41 @@ mod tests {
         assert_eq!(millionths("-1"), None);
         assert_eq!(bare_address("10.0.0.5/24").as_deref(), Some("10.0.0.5"));
         assert_eq!(bare_address("dhcp"), None);
+    }
+
+    #[test]
+    fn only_a_plain_word_stands_in_a_command() {
+        for word in ["/dev/vg/web-1", "tank/a_b", "root@old:/srv/x.y"] {
+            assert_eq!((plain_word(word), &*named(word)), (Some(word), word));
+        }
+        let long = "x".repeat(201);
+        for odd in [
+            "",
+            "-o",
+            "a b",
+            "a;b",
+            "a|b",
+            "$(a)",
+            "`a`",
+            "a&b",
+            "a\nb",
+            "a'b",
+            "a*",
+            "~a",
+            "{a,b}",
+            "a>b",
+            "a\\b",
+            "ä",
+            "a\u{202e}b",
+            "a=b",
+            "#a",
+            "!a",
+            &long,
+        ] {
+            assert_eq!(plain_word(odd), None, "{odd:?}");
+        }
+        assert_eq!(named("a\u{1b}[2J\n`b`"), r#""a\u{1b}[2J\n`b`""#);
+        assert!(named(&long).len() < 210);
     }
 
     proptest! {

@@ -94,9 +94,6 @@ impl Machine {
     ) -> Result<Self, PackError> {
         let failed = |error: crate::kernel::KernelError| PackError::Newcomer(error.to_string());
         let beside = foreign_folder::look(path, config)?;
-        if let Some(disk) = foreign_ploop::disk_of(path)? {
-            return Ok(Self::on_disk(layout, disk, path, progress)?.was(beside));
-        }
         // A view of this one mount: below its mount points there is what they hide.
         let root = match beside.as_ref().and_then(|beside| beside.root.as_ref()) {
             Some(root) => mount::clone_tree_fd(root.as_fd(), false, "rootfs").map_err(failed)?,
@@ -109,10 +106,12 @@ impl Machine {
             fs::Mode::empty(),
         )
         .map_err(|e| FileError::new("open folder", path, e))?;
+        if let Some(disk) = disk_instead(&root, path, beside.as_ref())? {
+            return Ok(Self::on_disk(layout, disk, path, progress)?.was(beside));
+        }
         let what = format!("folder {}", path.display());
         let name = path.file_name().unwrap_or_default();
         let name = name.to_string_lossy().into_owned();
-        look_inside(&root).map_err(PackError::Newcomer)?;
         // A copy of what is being made would have no end.
         let real = |path: &Path| path.canonicalize().ok();
         let images = real(&layout.images()).zip(real(path));
@@ -310,6 +309,26 @@ impl Newcomer for Machine {
     }
 }
 
+/// The disk that a folder without a root of its own has for one. Where there is a root, whoever was root in
+/// it may have made a disk beside it, which is a file of theirs like any other.
+///
+/// # Errors
+/// There is neither a root nor a disk that can be read.
+fn disk_instead(
+    root: &OwnedFd,
+    path: &Path,
+    beside: Option<&Beside>,
+) -> Result<Option<File>, PackError> {
+    let Err(why) = look_inside(root) else {
+        return Ok(None);
+    };
+    let disk = match beside.is_some_and(|beside| beside.root.is_some()) {
+        true => None,
+        false => foreign_ploop::disk_of(path)?,
+    };
+    disk.map(Some).ok_or(PackError::Newcomer(why))
+}
+
 /// What a root calls its system, by os-release(5).
 fn system(root: &OwnedFd) -> Option<String> {
     let release = text(root, "etc/os-release").or_else(|| text(root, "usr/lib/os-release"))?;
@@ -325,5 +344,34 @@ fn size_text(bytes: u64) -> String {
     match bytes {
         0..1_048_576 => format!("{} KiB", bytes >> 10),
         _ => format!("{} MiB", bytes >> 20),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::seed::tests::TempDir;
+    use super::*;
+
+    #[test]
+    fn a_disk_stands_for_a_root_only_where_there_is_none() {
+        let area = TempDir::new("machine");
+        let path = area.path();
+        let ask = |beside| disk_instead(&open_dir(path).unwrap(), path, beside);
+        assert!(ask(None).is_err());
+        std::fs::create_dir(path.join("root.hdd")).unwrap();
+        std::fs::write(path.join("root.hdd/root.hds"), "x").unwrap();
+        assert!(ask(None).unwrap().is_some());
+        // One of LXC has its root in a folder, and that is no Linux.
+        let beside = Beside {
+            program: "LXC",
+            told: Told::default(),
+            root: Some(open_dir(path).unwrap()),
+        };
+        assert!(ask(Some(&beside)).is_err());
+        // It is a root, in which its tenant has made a disk, or half of one.
+        std::fs::create_dir(path.join("etc")).unwrap();
+        assert!(ask(None).unwrap().is_none());
+        std::fs::remove_file(path.join("root.hdd/root.hds")).unwrap();
+        assert!(ask(None).unwrap().is_none());
     }
 }

@@ -221,6 +221,7 @@ pub use prune::{Unused, image_users, prune, remove_layers, unused};
 pub use publish::publish_guest;
 pub use pull::{Fetch, look_at_image, pull_image};
 pub use reinstall::{Fresh, ReinstallError, check_keep, reinstall_root};
+pub(crate) use remove::remove_tree;
 pub use renew::{forget_root_note, root_note};
 pub use rescue::{has_rescue, make_rescue, remove_rescue, rescue_ops};
 pub use root::{

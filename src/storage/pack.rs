@@ -150,20 +150,21 @@ impl ReceivedImage {
             .map(|one| &one.image)
     }
 
-    /// Gives it its name in the store, and the further ones that are `used`.
+    /// Gives it its name in the store, then the further ones that are `used`: the guest lies over it, and
+    /// can be without the others.
     ///
     /// # Errors
     /// It cannot be renamed or written to disk.
     pub fn keep(self, layout: &Layout, used: &dyn Fn(&str) -> bool) -> Result<(), PackError> {
+        if let Some(workshop) = self.workshop {
+            workshop.keep(layout, &self.image.digest)?;
+        }
         for one in self.further {
             if used(&one.image.digest) {
                 one.keep(layout, used)?;
             }
         }
-        match self.workshop {
-            Some(workshop) => Ok(workshop.keep(layout, &self.image.digest)?),
-            None => Ok(()),
-        }
+        Ok(())
     }
 }
 
@@ -332,4 +333,45 @@ pub fn receive_sealed(
 
 pub(super) fn pause(shown: &std::path::Path) -> Result<(), FileError> {
     fault::point().map_err(|e| FileError::new("go on with", shown, e.errno))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::dirfd::names;
+    use super::super::seed::tests::TempDir;
+    use super::*;
+
+    fn received(layout: &Layout, digest: &str) -> ReceivedImage {
+        let workshop = Workshop::open(&layout.images(), digest).unwrap();
+        ReceivedImage {
+            image: Image::sample(digest.repeat(32), workshop.shown.clone()),
+            workshop: Some(workshop),
+            further: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_guests_own_image_is_kept_first_and_others_if_they_are_used() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let temp = TempDir::new("received");
+        let layout = Layout::new(temp.path());
+        std::fs::create_dir_all(layout.images()).unwrap();
+        let there = |digest: &str| layout.images().join(digest.repeat(32)).is_dir();
+        let mut image = received(&layout, "a1");
+        image.further = ["b2", "c3"].map(|digest| received(&layout, digest)).into();
+        image
+            .keep(&layout, &|digest| digest.starts_with("c3"))
+            .unwrap();
+        assert!(there("a1") && there("c3"));
+        // Nothing is left of the other.
+        let all = names(open_dir(&layout.images()).unwrap()).unwrap();
+        assert_eq!(all.len(), 2, "{all:?}");
+        let mut image = received(&layout, "d4");
+        image.further = vec![received(&layout, "e5")];
+        std::fs::remove_dir_all(&image.further[0].image.path).unwrap();
+        image.keep(&layout, &|_| true).unwrap_err();
+        assert!(there("d4") && !there("e5"));
+    }
 }

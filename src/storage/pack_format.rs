@@ -2,7 +2,7 @@
 //! can be wrong with one. Writing is `pack_write`, reading `pack_read`; `docs/moving.md` has the
 //! format in words.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -27,6 +27,8 @@ pub(super) const MANIFEST: &str = "bulkhead.json";
 pub(super) const CHECKSUMS: &str = "checksums.json";
 /// Largest size of either, bytes.
 pub(super) const RECORD_MOST: u64 = 4 << 20;
+/// So many snapshots are named of those that are short of one image.
+const NAMED_MOST: usize = 5;
 /// The part with the guest's own layer.
 pub(super) const OWN: &str = "root/upper";
 
@@ -139,6 +141,35 @@ impl Manifest {
     #[must_use]
     pub fn has_image(&self) -> bool {
         self.parts.len() > self.sealed() + self.saved() + self.further.len() + 1
+    }
+
+    /// What people are to know of images that only snapshots lie over and that do not come along, though
+    /// the guest's own does.
+    pub(super) fn left_behind(&self) -> Vec<String> {
+        if !self.has_image() {
+            return Vec::new();
+        }
+        let mut images: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for one in &self.guest.snapshots {
+            let comes = |image: &Image| image.digest == one.image;
+            if !comes(&self.image) && !self.further.iter().any(comes) {
+                images.entry(&one.image).or_default().push(&one.name);
+            }
+        }
+        let said = |(digest, names): (&str, Vec<&str>)| {
+            let more = match names.len().saturating_sub(NAMED_MOST) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            let names = names.into_iter().take(NAMED_MOST).collect::<Vec<_>>();
+            format!(
+                "image {digest:.12} stays out, which only snapshots lie over ({}{more}): it is made of layers, \
+                 shows folders of this host, or is damaged or not here; take it in on the other host before \
+                 (`bulkhead image pull` or `image import`), else they are left out there",
+                names.join(", ")
+            )
+        };
+        images.into_iter().map(said).collect()
     }
 
     /// What is wrong with the further images, if anything.

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::dirfd::open_dir;
 use super::foreign::{Opened, open_archive};
-use super::image::Image;
+use super::image::{Image, Progress};
 use super::pack::describe;
 use super::pack_format::{Manifest, OWN, PackError, PackedGuest, PackedSnapshot, parts};
 use super::pack_header::{headers, own, pad};
@@ -435,4 +435,47 @@ fn further_images_are_those_of_snapshots_and_can_be_proved() {
     ] {
         assert!(wrong(further.clone()).1.is_some(), "{further:?}");
     }
+}
+
+#[test]
+fn images_that_stay_out_are_named() {
+    let first = image(Path::new("/"));
+    let other = Image {
+        digest: "b2".repeat(32),
+        ..first.clone()
+    };
+    let notes = |with_image: bool, further: Vec<Image>| {
+        let over = |(number, image): (usize, &Image)| PackedSnapshot {
+            name: format!("s{number}"),
+            created_ms: 0,
+            comment: String::new(),
+            parent: None,
+            image: image.digest.clone(),
+            definition: String::new(),
+            automatic: false,
+            written: serde_json::Value::Null,
+            layers: Vec::new(),
+        };
+        let mut guest = guest();
+        let images = std::iter::once(&first).chain(std::iter::repeat_n(&other, 6));
+        guest.snapshots = images.enumerate().map(over).collect();
+        let parts = parts((&first, with_image), &further, (0, 0));
+        let manifest = describe(guest, (&first, further), parts, 0);
+        let (mut out, mut notes) = (Vec::new(), Vec::new());
+        let mut progress = |step| {
+            if let Progress::Note(note) = step {
+                notes.push(note);
+            }
+        };
+        Packer::new(&mut out, Compression::None, &manifest, &mut progress).unwrap();
+        notes
+    };
+    let said = notes(true, Vec::new());
+    assert_eq!(said.len(), 1);
+    let names =
+        "b2b2b2b2b2b2 stays out, which only snapshots lie over (s1, s2, s3, s4, s5 and 1 more)";
+    assert!(said[0].contains(names), "{said:?}");
+    assert!(notes(true, vec![other.clone()]).is_empty());
+    // Said with --no-image, and meant.
+    assert!(notes(false, Vec::new()).is_empty());
 }

@@ -147,6 +147,9 @@ impl<'a> Packer<'a> {
             seconds: manifest.made_ms / 1000,
             progress,
         };
+        for note in manifest.left_behind() {
+            (packer.progress)(Progress::Note(note));
+        }
         packer.member(MANIFEST, &text)?;
         Ok(packer)
     }

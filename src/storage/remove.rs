@@ -26,7 +26,7 @@ struct Level {
 /// # Errors
 /// Names the path. `EXDEV` or `EBUSY` means that something is mounted inside; what could be removed
 /// before is gone, and calling again after the cause is away finishes the work.
-pub(super) fn remove_tree(parent: impl AsFd, name: &CStr, shown: &Path) -> Result<(), FileError> {
+pub(crate) fn remove_tree(parent: impl AsFd, name: &CStr, shown: &Path) -> Result<(), FileError> {
     let parent = parent.as_fd();
     match fs::unlinkat(parent, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),

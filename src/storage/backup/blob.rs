@@ -57,6 +57,10 @@ pub(super) trait Blobs: std::fmt::Debug {
     /// A part of a blob. One that ends before the part does is damaged.
     fn get_part(&self, kind: Kind, name: &str, part: Part) -> Result<Vec<u8>>;
 
+    /// Whether the repository is still there: what it says of itself is read from its disk once more, and
+    /// the folder of the packs opened.
+    fn look_again(&self) -> Result<()>;
+
     /// Names and sizes of all blobs of a kind, sorted by name.
     fn list(&self, kind: Kind) -> Result<Vec<(String, u64)>>;
 

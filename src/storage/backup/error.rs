@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use rustix::io::Errno;
+
 use super::super::dirfd::FileError;
 use super::snapshot::Snapshot;
 use crate::kernel::KernelError;
@@ -111,15 +113,59 @@ impl BackupError {
         }
     }
 
-    /// Whether the repository could not give what is in it: that is damaged, or lies on a disk that
-    /// cannot read it.
+    /// Whether it may be that one piece of the repository is at fault, and no other: that is not what was
+    /// written, or its disk cannot read it. A repository that has gone away, or a host that is short of
+    /// something, would fail with every piece.
     pub(super) fn is_unreadable(&self) -> bool {
-        matches!(self, Self::Damaged { .. } | Self::File(_))
+        let of_disk = |error: &FileError| {
+            matches!(
+                Errno::from_io_error(&error.source),
+                // The last two are of file systems that find their own sums wrong.
+                Some(Errno::IO | Errno::UCLEAN | Errno::BADMSG)
+            )
+        };
+        match self {
+            Self::Damaged { .. } => true,
+            Self::File(error) => of_disk(error),
+            _ => false,
+        }
     }
 
     /// Whether data of the repository is at fault, and not this host.
     #[must_use]
     pub fn is_damage(&self) -> bool {
         matches!(self, Self::Damaged { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn one_piece_is_at_fault_only_where_it_is_damaged_or_its_disk_is() {
+        assert!(BackupError::damaged("chunk", "not authentic").is_unreadable());
+        let of = |errno| BackupError::from(FileError::new("read", Path::new("packs/ab"), errno));
+        for errno in [Errno::IO, Errno::UCLEAN, Errno::BADMSG] {
+            assert!(of(errno).is_unreadable(), "{errno}");
+        }
+        for errno in [
+            Errno::NOTCONN,
+            Errno::STALE,
+            Errno::NOENT,
+            Errno::MFILE,
+            Errno::NFILE,
+            Errno::NOMEM,
+            Errno::ACCESS,
+            Errno::TIMEDOUT,
+            Errno::NODEV,
+            Errno::NXIO,
+        ] {
+            assert!(!of(errno).is_unreadable(), "{errno}");
+        }
+        let memory = crate::kernel::KernelError::new("map", "memory", Errno::NOMEM);
+        assert!(!BackupError::from(memory).is_unreadable());
     }
 }

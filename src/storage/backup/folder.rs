@@ -30,6 +30,8 @@ const FOLDERS: [Kind; 3] = [Kind::Pack, Kind::Index, Kind::Snapshot];
 
 /// Name of the file that says what the folder is.
 const FORMAT: &str = "format.json";
+/// Most bytes of it.
+pub(super) const FORMAT_MOST: u64 = 64 << 10;
 
 /// A repository's folder.
 #[derive(Debug)]
@@ -226,6 +228,16 @@ impl Blobs for Folder {
             }
             Err(e) => Err(self.failed("read", kind, name, e)),
         }
+    }
+
+    fn look_again(&self) -> Result<()> {
+        let file = self.file(Kind::Format, "")?;
+        // What this host still remembers of a disk that was pulled out proves nothing. Where it cannot be
+        // made to forget that, it is read all the same.
+        let _remembered = fs::fadvise(&file, 0, None, fs::Advice::DontNeed);
+        dirfd::read_limited(file, FORMAT_MOST)
+            .map_err(|e| self.failed("read", Kind::Format, "", e))?;
+        self.place(Kind::Pack, "").map(drop)
     }
 
     fn list(&self, kind: Kind) -> Result<Vec<(String, u64)>> {

@@ -10,7 +10,7 @@ use super::super::digest::hex;
 use super::blob::{Blobs, Hold, Kind, Part};
 use super::chunk::MOST;
 use super::error::{BackupError, Result};
-use super::folder::{Folder, shown};
+use super::folder::{FORMAT_MOST, Folder, shown};
 use super::index::{self, Index};
 use super::key::{self, unhex, unhex_any};
 use super::manifest::ListReader;
@@ -121,7 +121,7 @@ impl Repository {
     /// The same without its index.
     pub(super) fn unread(place: &Path, protection: &Protection, hold: Hold) -> Result<Self> {
         let blobs = Folder::open(place)?;
-        let text = blobs.get(Kind::Format, "", 64 << 10)?;
+        let text = blobs.get(Kind::Format, "", FORMAT_MOST)?;
         let secrets = prove(&text, protection, place)?;
         let held = blobs.hold(hold)?;
         Ok(Self {
@@ -269,6 +269,17 @@ impl Repository {
                 let why = format!("what {} holds is not authentic", shown(Kind::Pack, &name));
                 BackupError::damaged(what(), why)
             })
+    }
+
+    /// The same; `None` if this chunk cannot be had, while the repository is there.
+    ///
+    /// # Errors
+    /// The repository has gone away, or this host is short of something.
+    pub(super) fn chunk_unless_damaged(&self, chunk: &ChunkRef) -> Result<Option<Vec<u8>>> {
+        match self.chunk(chunk) {
+            Err(error) if error.is_unreadable() => self.blobs.look_again().map(|()| None),
+            bytes => bytes.map(Some),
+        }
     }
 
     /// Bytes in the pack that is being filled.

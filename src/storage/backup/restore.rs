@@ -113,8 +113,8 @@ impl Repository {
     /// are left out and named.
     ///
     /// # Errors
-    /// As for [`Repository::measure`], and: the folder is not empty, the disk is full, a signal asks
-    /// this program to end. Then nothing is left.
+    /// As for [`Repository::measure`], and: the folder is not empty, the disk is full, the repository
+    /// goes away meanwhile, a signal asks this program to end. Then nothing is left.
     pub fn restore(
         &self,
         snapshot: &Snapshot,
@@ -305,12 +305,13 @@ impl Filling<'_> {
     ) -> Result<bool> {
         let before = done.bytes;
         for chunk in chunks {
-            let bytes = match self.repository.chunk(chunk) {
-                Err(error) if self.goes_on && error.is_unreadable() => {
-                    done.bytes = before;
-                    return Ok(false);
-                }
-                bytes => bytes?,
+            let bytes = match self.goes_on {
+                true => self.repository.chunk_unless_damaged(chunk)?,
+                false => Some(self.repository.chunk(chunk)?),
+            };
+            let Some(bytes) = bytes else {
+                done.bytes = before;
+                return Ok(false);
             };
             sink.write(&bytes)?;
             done.bytes += u64::from(chunk.length);

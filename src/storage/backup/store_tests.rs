@@ -474,8 +474,8 @@ fn layers_that_were_set_aside_come_back_as_one() {
     assert!(!is_damaged(&site));
 }
 
-/// Flips a bit in the first chunk of a file.
-fn damage(site: &Site, snapshot: &Snapshot, path: &str) {
+/// Where the first chunk of a file is, and the name of its pack.
+fn first_chunk(site: &Site, snapshot: &Snapshot, path: &str) -> (index::Place, String) {
     let repository = site.open();
     let mut source = source::Source::new(&repository, snapshot, View::Own).unwrap();
     let chunk = loop {
@@ -486,6 +486,12 @@ fn damage(site: &Site, snapshot: &Snapshot, path: &str) {
     };
     let place = repository.index.get(&chunk.id).unwrap();
     let pack = super::super::digest::hex(&repository.index.packs[place.pack as usize].0);
+    (place, pack)
+}
+
+/// Flips a bit in the first chunk of a file.
+fn damage(site: &Site, snapshot: &Snapshot, path: &str) {
+    let (place, pack) = first_chunk(site, snapshot, path);
     let file = site.place().join("packs").join(pack);
     let mut bytes = std::fs::read(&file).unwrap();
     bytes[place.offset as usize + 40] ^= 1;
@@ -529,6 +535,133 @@ fn a_damaged_chunk_costs_the_files_that_have_it_and_no_other() {
             assert_eq!((mark.mode() & 0o170_000, mark.rdev()), (0o020_000, 0));
         }
     }
+}
+
+/// A repository on a disk that fails from one chunk on, or that has gone away by then.
+#[derive(Debug)]
+struct Failing {
+    blobs: Box<dyn blob::Blobs>,
+    /// Pack and place of the chunk that cannot be read.
+    chunk: (String, u64),
+    errno: rustix::io::Errno,
+    gone: bool,
+}
+
+impl Failing {
+    fn error(&self) -> BackupError {
+        super::super::dirfd::FileError::new("read", Path::new("the repository"), self.errno).into()
+    }
+}
+
+impl blob::Blobs for Failing {
+    fn put(&self, kind: blob::Kind, name: &str, data: &[u8]) -> error::Result<()> {
+        self.blobs.put(kind, name, data)
+    }
+
+    fn get(&self, kind: blob::Kind, name: &str, most: u64) -> error::Result<Vec<u8>> {
+        self.blobs.get(kind, name, most)
+    }
+
+    fn get_part(&self, kind: blob::Kind, name: &str, part: blob::Part) -> error::Result<Vec<u8>> {
+        match (name, part.offset) == (&self.chunk.0, self.chunk.1) {
+            true => Err(self.error()),
+            false => self.blobs.get_part(kind, name, part),
+        }
+    }
+
+    fn look_again(&self) -> error::Result<()> {
+        match self.gone {
+            true => Err(self.error()),
+            false => self.blobs.look_again(),
+        }
+    }
+
+    fn list(&self, kind: blob::Kind) -> error::Result<Vec<(String, u64)>> {
+        self.blobs.list(kind)
+    }
+
+    fn delete(&self, kind: blob::Kind, name: &str) -> error::Result<()> {
+        self.blobs.delete(kind, name)
+    }
+
+    fn hold(&self, hold: blob::Hold) -> error::Result<std::os::fd::OwnedFd> {
+        self.blobs.hold(hold)
+    }
+
+    fn sweep(&self) -> error::Result<u64> {
+        self.blobs.sweep()
+    }
+}
+
+#[test]
+fn a_repository_that_goes_away_is_no_damaged_file() {
+    use rustix::io::Errno;
+    let site = Site::new(true);
+    let upper = site.upper("web");
+    put(&upper.join("srv/bad"), &noise(5000, 7));
+    put(&upper.join("srv/z"), b"whole");
+    let (snapshot, _) = site.back_up("web");
+    for (errno, gone, goes_on) in [
+        (Errno::IO, false, true),
+        (Errno::IO, true, false),
+        (Errno::NOTCONN, false, false),
+        (Errno::STALE, true, false),
+        (Errno::MFILE, false, false),
+        (Errno::NOENT, false, false),
+    ] {
+        let (chunk, pack) = first_chunk(&site, &snapshot, "srv/bad");
+        let mut repository = site.open();
+        let blobs: Box<dyn blob::Blobs> = Box::new(folder::Folder::open(&site.place()).unwrap());
+        repository.blobs = Box::new(Failing {
+            blobs,
+            chunk: (pack, chunk.offset.into()),
+            errno,
+            gone,
+        });
+        let to = site.temp.path().join("to");
+        let selection = Selection::new(View::Own, &[]).unwrap();
+        let done = repository.restore(&snapshot, &selection, &to, &mut |_| {});
+        match goes_on {
+            true => {
+                assert_eq!(done.unwrap().damaged, ["/srv/bad"]);
+                assert_eq!(text(&to.join("srv/z")), "whole");
+                std::fs::remove_dir_all(&to).unwrap();
+            }
+            false => {
+                let error = done.unwrap_err();
+                assert!(matches!(error, BackupError::File(_)), "{errno}: {error}");
+                assert!(!to.exists(), "{errno}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_missing_pack_is_damage_while_the_repository_is_there() {
+    let site = Site::new(true);
+    put(&site.upper("web").join("srv/bad"), &noise(5000, 7));
+    let (snapshot, _) = site.back_up("web");
+    let (place, pack) = first_chunk(&site, &snapshot, "srv/bad");
+    let repository = site.open();
+    let wanted = |repository: &Repository| {
+        let id = *repository
+            .index
+            .iter()
+            .find(|(_, p)| **p == place)
+            .unwrap()
+            .0;
+        let length = place.plain;
+        repository.chunk_unless_damaged(&repo::ChunkRef { id, length })
+    };
+    assert!(wanted(&repository).unwrap().is_some());
+    std::fs::remove_file(site.place().join("packs").join(pack)).unwrap();
+    assert!(wanted(&repository).unwrap().is_none());
+    let (format, aside) = (site.place().join("format.json"), site.temp.path().join("f"));
+    std::fs::rename(&format, &aside).unwrap();
+    wanted(&repository).unwrap_err();
+    std::fs::rename(&aside, &format).unwrap();
+    std::fs::rename(site.place().join("packs"), site.temp.path().join("p")).unwrap();
+    wanted(&repository).unwrap_err();
 }
 
 #[test]

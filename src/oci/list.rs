@@ -59,7 +59,9 @@ pub(super) fn list(store: &Store, args: &List, named: bool) -> Result<u8> {
     let (names, root) = store.names()?;
     if named && root.is_none() {
         return Err(OciError::File {
-            path: format!("--root {}", store.path("").display()),
+            path: format!("--root {}", store.path("").display())
+                .trim_end_matches('/')
+                .into(),
             why: "no such file or directory: there is no folder of containers".into(),
         });
     }

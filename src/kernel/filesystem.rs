@@ -257,8 +257,8 @@ impl Disk {
     pub fn frozen<T>(&self, act: impl FnOnce(BorrowedFd<'_>) -> T) -> Result<T> {
         let root = self.root()?;
         let failed = || KernelError::last("freeze", self.device.path.display());
-        // Somebody who looks whether it was left frozen has it for a moment.
-        let _held = self.locked(FlockOperation::LockExclusive)?;
+        // Where somebody has it already, us included, that keeps others from thawing it.
+        let _held = self.locked(FlockOperation::NonBlockingLockExclusive);
         if !freezes(&root, FIFREEZE) {
             return Err(failed());
         }

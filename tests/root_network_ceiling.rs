@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use bulkhead::model::{Ceilings, NetworkWish};
-use bulkhead::network::{Addresses, Kind, LeaseError, NetworkSettings, NewNetwork, Served};
+use bulkhead::network::{Kind, LeaseError, NetworkSettings, NewNetwork};
 use life::{data, made};
 use support::{Bulkhead, Need, need};
 use wires::{
@@ -222,19 +222,8 @@ fn what_guests_say_to_each_other_the_host_keeps_no_track_of() {
         let installation = Installation::new();
         let network = installation.network(NetworkSettings::default());
         let wish = NewNetwork {
-            name: "lan".parse().unwrap(),
-            kind: Kind::Isolated,
             subnet: Some("10.77.0.0/24".parse().unwrap()),
-            prefix6: None,
-            bridge: None,
-            parent: None,
-            nat: None,
-            mtu: None,
-            isolated_ports: None,
-            vxlan: None,
-            force: false,
-            served: Served::default(),
-            addresses: Addresses::default(),
+            ..wires::new_network("lan", Kind::Isolated)
         };
         network.create(&wish).unwrap();
         let lan = network.load(&wish.name).unwrap();

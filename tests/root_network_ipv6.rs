@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bulkhead::kernel::netlink::Netlink;
 use bulkhead::model::NetworkWish;
-use bulkhead::network::{Addresses, Kind, Lease, Network, NetworkSettings, NewNetwork};
+use bulkhead::network::{Kind, Lease, Network, NetworkSettings, NewNetwork};
 use serde_json::Value;
 use support::{Bulkhead, Need, need};
 use wires::{
@@ -82,19 +82,9 @@ fn set_sysctl(name: &str, value: &str) {
 
 fn named(usual: &Network, text: &str, kind: Kind, prefix: &str, nat: Option<bool>) -> Network {
     let new = NewNetwork {
-        name: text.parse().unwrap(),
-        kind,
-        subnet: None,
         prefix6: Some(prefix.parse().unwrap()),
-        bridge: None,
-        parent: None,
         nat,
-        mtu: None,
-        isolated_ports: None,
-        vxlan: None,
-        force: false,
-        served: bulkhead::network::Served::default(),
-        addresses: Addresses::default(),
+        ..wires::new_network(text, kind)
     };
     usual.create(&new).unwrap();
     usual.load(&new.name).unwrap()
@@ -283,19 +273,8 @@ fn a_host_without_ipv6_has_guests_with_ipv4() {
             lease_a.address
         );
         let new = NewNetwork {
-            name: "lan".parse().unwrap(),
-            kind: Kind::Bridge,
-            subnet: None,
             prefix6: Some(GLOBAL.parse().unwrap()),
-            bridge: None,
-            parent: None,
-            nat: None,
-            mtu: None,
-            isolated_ports: None,
-            vxlan: None,
-            force: false,
-            served: bulkhead::network::Served::default(),
-            addresses: Addresses::default(),
+            ..wires::new_network("lan", Kind::Bridge)
         };
         let error = network.create(&new).unwrap_err().to_string();
         assert!(error.contains("this host has no IPv6"), "{error}");
@@ -309,19 +288,8 @@ fn a_prefix_that_is_somebody_elses_is_refused() {
         let installation = Installation::new();
         let usual = installation.network(with_prefix(PRIVATE));
         let new = |prefix: &str| NewNetwork {
-            name: "lan".parse().unwrap(),
-            kind: Kind::Bridge,
-            subnet: None,
             prefix6: Some(prefix.parse().unwrap()),
-            bridge: None,
-            parent: None,
-            nat: None,
-            mtu: None,
-            isolated_ports: None,
-            vxlan: None,
-            force: false,
-            served: bulkhead::network::Served::default(),
-            addresses: Addresses::default(),
+            ..wires::new_network("lan", Kind::Bridge)
         };
         for (prefix, part) in [
             (PRIVATE, "meets fd42:1:2:3::/64 of the network bridge"),

@@ -63,24 +63,15 @@ fn lan() -> Namespace {
 
 fn external() -> NewNetwork {
     NewNetwork {
-        name: "lan".parse().unwrap(),
-        kind: Kind::External,
         subnet: Some("198.51.100.0/24".parse().unwrap()),
-        prefix6: None,
         bridge: Some("br0".to_owned()),
-        parent: None,
-        nat: None,
-        mtu: None,
-        isolated_ports: None,
-        vxlan: None,
-        force: false,
-        served: bulkhead::network::Served::default(),
         addresses: Addresses {
             ranges: ranges("198.51.100.1-198.51.100.9").unwrap(),
             excluded: ranges("198.51.100.2").unwrap(),
             gateway: Some([198, 51, 100, 254].into()),
             gateway6: None,
         },
+        ..wires::new_network("lan", Kind::External)
     }
 }
 

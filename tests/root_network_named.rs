@@ -14,7 +14,7 @@ use bulkhead::kernel::netlink::Netlink;
 use bulkhead::kernel::netlink_nft::{Family, table_exists};
 use bulkhead::model::{Layout, NetworkWish};
 use bulkhead::network::{
-    Addresses, DirectoryError, HostError, Kind, LeaseError, Network, NetworkSettings, NewNetwork,
+    DirectoryError, HostError, Kind, LeaseError, Network, NetworkSettings, NewNetwork,
 };
 use life::{data, inside, made};
 use support::{Bulkhead, Need, need};
@@ -27,19 +27,8 @@ const BRIEFLY: Duration = Duration::from_millis(700);
 
 fn wish(text: &str, kind: Kind, subnet: &str) -> NewNetwork {
     NewNetwork {
-        name: text.parse().unwrap(),
-        kind,
         subnet: Some(subnet.parse().unwrap()),
-        prefix6: None,
-        bridge: None,
-        parent: None,
-        nat: None,
-        mtu: None,
-        isolated_ports: None,
-        vxlan: None,
-        force: false,
-        served: bulkhead::network::Served::default(),
-        addresses: Addresses::default(),
+        ..wires::new_network(text, kind)
     }
 }
 

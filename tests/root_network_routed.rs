@@ -14,7 +14,7 @@ use std::time::Duration;
 use bulkhead::kernel::netlink::Netlink;
 use bulkhead::kernel::netlink_nft::{Family, table_exists};
 use bulkhead::model::NetworkWish;
-use bulkhead::network::{Addresses, HostError, Kind, Lease, Network, NetworkSettings, NewNetwork};
+use bulkhead::network::{HostError, Kind, Lease, Network, NetworkSettings, NewNetwork};
 use life::{data, inside, made};
 use support::{Bulkhead, Need, eventually, need};
 use wires::{
@@ -40,19 +40,9 @@ for my $last (100 .. 140) {
 
 fn routed(usual: &Network, text: &str, subnet: &str, nat: bool) -> Network {
     let new = NewNetwork {
-        name: text.parse().unwrap(),
-        kind: Kind::Routed,
         subnet: Some(subnet.parse().unwrap()),
-        prefix6: None,
-        bridge: None,
-        parent: None,
         nat: Some(nat),
-        mtu: None,
-        isolated_ports: None,
-        vxlan: None,
-        force: false,
-        served: bulkhead::network::Served::default(),
-        addresses: Addresses::default(),
+        ..wires::new_network(text, Kind::Routed)
     };
     usual.create(&new).unwrap();
     usual.load(&new.name).unwrap()
@@ -273,19 +263,8 @@ fn a_host_that_believes_everybody_is_refused() {
         let usual = installation.network(NetworkSettings::default());
         std::fs::write("/proc/sys/net/ipv4/conf/all/rp_filter", "2").unwrap();
         let new = |kind| NewNetwork {
-            name: "shop".parse().unwrap(),
-            kind,
             subnet: Some(POOL.parse().unwrap()),
-            prefix6: None,
-            bridge: None,
-            parent: None,
-            nat: None,
-            mtu: None,
-            isolated_ports: None,
-            vxlan: None,
-            force: false,
-            served: bulkhead::network::Served::default(),
-            addresses: Addresses::default(),
+            ..wires::new_network("shop", kind)
         };
         let error = usual.create(&new(Kind::Routed)).unwrap_err().to_string();
         assert!(error.contains("rp_filter is 2"), "{error}");

@@ -514,3 +514,39 @@ fn a_file_system_may_be_made_of_folders_of_the_host() {
     );
     assert_eq!(bundle.says("ls /both"), "one\ntwo");
 }
+
+/// A command that was killed while it made what containers begin in has left a folder of memory with an
+/// ordinary file; the next one goes on from there, and where the kernel has refused it once, containers
+/// pivot.
+#[test]
+fn what_containers_begin_in_is_made_once() {
+    if !ready() {
+        return;
+    }
+    apart(CloneFlags::CLONE_NEWNS, || {
+        let cache = "/run/bulkhead-oci-cache";
+        succeed_in_shell(&format!(
+            "mkdir -p {cache}; umount {cache}/mounts || true
+            mount -t tmpfs none {cache}; cd {cache}
+            mkdir mounts; mount -t tmpfs none mounts; touch mounts/empty"
+        ));
+        let there = |kind: &str| {
+            let text = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+            let below = format!(" {cache}/mounts");
+            let kind = format!(" - {kind} ");
+            text.lines()
+                .filter(|line| line.contains(&below) && line.contains(&kind))
+                .count()
+        };
+        let mut bundle = Bundle::new();
+        for _ in 0..2 {
+            assert_eq!(bundle.says("echo in; ls -d /bin"), "in\n/bin");
+            assert_eq!((there("tmpfs"), there("nsfs")), (1, 1));
+        }
+        succeed_in_shell(&format!(
+            "umount {cache}/mounts/empty; touch {cache}/mounts/refused"
+        ));
+        assert_eq!(bundle.says("echo in; ls -d /bin"), "in\n/bin");
+        assert_eq!((there("tmpfs"), there("nsfs")), (1, 0));
+    });
+}

@@ -119,10 +119,13 @@ pub fn plain_mount_point(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
                 let error = KernelError::new("use as a mount point", path.display(), errno);
                 return Err(match errno {
                     Errno::LOOP => error.because(
-                        "it must be mounted on ordinary directory of the image: a symbolic link leads \
-                         there, and could lead elsewhere later",
+                        "it must be mounted on ordinary directory, and a symbolic link leads there, \
+                         which could lead elsewhere later: make it a directory in the image",
                     ),
-                    Errno::NOTDIR => error.because("it must be mounted on ordinary directory of the image, and a file is there"),
+                    Errno::NOTDIR => error.because(
+                        "it must be mounted on ordinary directory, and something else is there: make it \
+                         a directory in the image",
+                    ),
                     _ => error,
                 });
             }

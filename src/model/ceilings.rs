@@ -54,8 +54,7 @@ impl NetworkWish {
                 (count + 1, sum.saturating_add(one))
             });
             let others = u32::try_from(self.nics.len() - count).unwrap_or(u32::MAX);
-            // Not nothing: what is there already may have been written when interfaces had it whole.
-            Some((whole?.saturating_sub(sum) / others.saturating_add(1)).max(1))
+            Some(whole?.saturating_sub(sum) / others.saturating_add(1))
         };
         Ceilings {
             packets: part(self.ceilings.packets, |own| own.packets),
@@ -109,6 +108,6 @@ mod tests {
         assert_eq!(of(0).ceilings.connections, Some(2));
         assert_eq!(of(0).inherited.connections, of(0).ceilings.connections);
         wish.nics[0].ceilings.packets = Some(2000);
-        assert_eq!(wish.part_of_ceilings().packets, Some(1));
+        assert_eq!(wish.part_of_ceilings().packets, Some(0));
     }
 }

@@ -128,7 +128,15 @@ impl Network {
     /// What an interface on this network has of its guest's ceilings.
     #[must_use]
     pub fn part_of_ceilings(&self, wish: &NetworkWish) -> Ceilings {
-        let mut part = wish.part_of_ceilings();
+        // Not nothing: definitions of before may give it all to further interfaces, and are not checked anew.
+        let some = |part: Option<u32>| part.map(|n| n.max(1));
+        let all = wish.part_of_ceilings();
+        let mut part = Ceilings {
+            packets: some(all.packets),
+            new_connections: some(all.new_connections),
+            connections: some(all.connections),
+            ..all
+        };
         let inherited = wish.inherited;
         if inherited.connections.is_some() && !self.nat {
             part.connections = None;

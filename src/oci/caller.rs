@@ -18,8 +18,10 @@ pub(super) fn check(command: Option<&Command>) -> Result<()> {
     };
     if !inherited::are_open(preserved) {
         return Err(OciError::Usage {
-            what: format!("--preserve-fds, LISTEN_FDS: {preserved}"),
-            why: "not that many descriptors are open from 3 on".into(),
+            what: format!(
+                "{preserved} descriptors to pass on (LISTEN_FDS and --preserve-fds together)"
+            ),
+            why: "not that many are open from 3 on; pass fewer, or leave the option out".into(),
         });
     }
     match inherited::standard_folder()? {

@@ -14,11 +14,30 @@ use std::time::Duration;
 use bulkhead::kernel::netlink::{Netlink, Veth};
 use bulkhead::kernel::netlink_routed::{LINK_GATEWAY, answer_for_others, open_ipv6};
 use bulkhead::model::{GuestName, Layout, NetOp, NetworkWish};
-use bulkhead::network::{Lease, Network, NetworkSettings};
+use bulkhead::network::{Addresses, Kind, Lease, Network, NetworkSettings, NewNetwork, Served};
 use nix::sched::{CloneFlags, setns, unshare};
 
 pub const HOST_OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 pub const WORLD: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+
+/// A network that is to be made, with nothing said of it but its name and kind.
+pub fn new_network(name: &str, kind: Kind) -> NewNetwork {
+    NewNetwork {
+        name: name.parse().unwrap(),
+        kind,
+        subnet: None,
+        prefix6: None,
+        bridge: None,
+        parent: None,
+        nat: None,
+        mtu: None,
+        isolated_ports: None,
+        vxlan: None,
+        force: false,
+        served: Served::default(),
+        addresses: Addresses::default(),
+    }
+}
 
 /// Runs a test as the "host": a thread in a new network namespace with loopback up.
 pub fn as_host(test: impl FnOnce() + Send) {

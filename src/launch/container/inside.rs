@@ -121,9 +121,6 @@ impl<'a> Inside<'a> {
     }
 }
 
-/// MS_SHARED.
-const SHARED: u64 = 1 << 20;
-
 /// As asked for, or as high as the kernel lets us go: without CAP_SYS_RESOURCE nobody can raise a
 /// hard limit, and a lower ceiling is the safe side.
 fn set_limits(limits: &[Limit]) -> Result<(), KernelError> {
@@ -268,7 +265,7 @@ impl Init<'_> {
         propagation: Option<Propagation>,
     ) -> Result<(), Cause> {
         if let Some(propagation) = propagation {
-            if propagation.kind == SHARED {
+            if propagation.is_shared() {
                 // It has heard of the host's until now; from here on of the container's own.
                 let alone = Propagation {
                     recursive: false,

@@ -65,6 +65,15 @@ impl Propagation {
         recursive: true,
     };
 
+    /// Hears and is heard.
+    const SHARED: u64 = 1 << 20;
+
+    /// Whether those who share it hear of it.
+    #[must_use]
+    pub fn is_shared(self) -> bool {
+        self.kind == Self::SHARED
+    }
+
     /// From an option such as `rslave`.
     #[must_use]
     pub fn parse(option: &str) -> Option<Self> {
@@ -76,7 +85,7 @@ impl Propagation {
             "unbindable" => 1 << 17,
             "private" => 1 << 18,
             "slave" => 1 << 19,
-            "shared" => 1 << 20,
+            "shared" => Self::SHARED,
             _ => return None,
         };
         Some(Self { kind, recursive })

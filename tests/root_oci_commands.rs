@@ -594,9 +594,12 @@ fn what_sleeps_in_another_freezer_is_deleted() {
     let done = bundle.oci(&["delete", "--force", "c"]);
     let held = fs::read_to_string(other.join("cgroup.procs")).expect("a hierarchy");
     fs::write(other.join("freezer.state"), "THAWED").expect("a freezer");
+    bundle.remove();
+    // Before anything is judged: it is nobody's but ours.
+    let removed = fs::remove_dir(&other);
     assert_eq!(done.code, 0, "{}", done.report());
     assert_eq!(held, "");
-    fs::remove_dir(&other).expect("nobody is in it");
+    removed.expect("nobody is in it");
 }
 
 /// `run` stays until the end, and keeps nobody from changing or ending what it runs.

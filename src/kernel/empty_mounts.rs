@@ -9,6 +9,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::{Access, CWD, FileType, FlockOperation, Mode, OFlags};
 
@@ -26,21 +27,29 @@ const REFUSED: &str = "refused";
 /// On how many CPUs it is tried.
 const ATTEMPTS: usize = 16;
 
-/// The namespace kept in `folder`; `None` where none can be had, which is found out once.
+/// How long it is not tried again after the kernel has refused it: whoever comes next may be allowed
+/// what this one was not.
+const ASK_AGAIN: Duration = Duration::from_secs(60);
+
+/// The namespace kept in `folder`; `None` where none can be had, which is asked once in a while.
 #[must_use]
 pub fn open(folder: &Path) -> Option<OwnedFd> {
     let path = folder.join(KEPT);
     if let Ok(kept) = namespace::open_path(&path, kind::MOUNT) {
         return Some(kept);
     }
-    if rustix::fs::access(folder.join(REFUSED), Access::EXISTS).is_ok() {
+    let mark = folder.join(REFUSED);
+    let refused = std::fs::metadata(&mark).and_then(|mark| mark.modified());
+    if refused.is_ok_and(|at| at.elapsed().is_ok_and(|since| since < ASK_AGAIN)) {
         return None;
     }
     let made = make(folder);
-    let never = [Errno::PERM, Errno::INVAL, Errno::LOOP, Errno::NOSYS];
-    if made.as_ref().is_err_and(|e| never.contains(&e.errno)) {
+    let never = [Errno::PERM, Errno::NOSYS];
+    if let Err(error) = made.as_ref()
+        && never.contains(&error.errno)
+    {
         // Only what it would save is lost.
-        let _unmarked = std::fs::write(folder.join(REFUSED), b"");
+        let _unmarked = std::fs::write(mark, format!("{error}\n"));
     }
     made.ok()
 }
@@ -94,27 +103,9 @@ fn cover(folder: &OwnedFd, what: &str) -> Result<()> {
 fn keep(path: &Path) -> Result<OwnedFd> {
     let mut last = Errno::INVAL;
     for cpu in cpus().into_iter().take(ATTEMPTS) {
-        let (ours, theirs) = Channel::pair()?;
-        let (pid, pidfd) = match process::fork_with(CloneFlags::default(), None)? {
-            Forked::Child => {
-                let _guard = process::NoReturn;
-                // Its end says enough.
-                if empty(cpu).is_ok() && theirs.send(b"empty", None).is_ok() {
-                    let _killed = theirs.receive(None);
-                }
-                process::leave(1)
-            }
-            Forked::Parent { pid, pidfd } => (pid, pidfd),
-        };
-        drop(theirs);
-        let bound = match ours.receive(None)? {
-            Some(_) => bind(pid, path),
-            None => Err(KernelError::new("empty", "a mount namespace", Errno::PERM)),
-        };
-        let kept = bound.and_then(|()| namespace::open_path(path, kind::MOUNT));
-        drop(ours);
-        process::send_signal(pidfd.as_fd(), libc::SIGKILL)?;
-        process::collect(pidfd.as_fd());
+        let kept = made_by_child(cpu)
+            .and_then(|empty| bind(&empty, path))
+            .and_then(|()| namespace::open_path(path, kind::MOUNT));
         match kept {
             Err(error) if matches!(error.errno, Errno::INVAL | Errno::LOOP) => last = error.errno,
             other => return other,
@@ -127,10 +118,40 @@ fn keep(path: &Path) -> Result<OwnedFd> {
     ))
 }
 
-fn bind(pid: u32, path: &Path) -> Result<()> {
-    let tree = mount::clone_tree(Path::new(&format!("/proc/{pid}/ns/mnt")), false)?;
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+/// The namespace, from a process that is over when this returns.
+fn made_by_child(cpu: u32) -> Result<OwnedFd> {
+    let (ours, theirs) = Channel::pair()?;
+    let pidfd = match process::fork_with(CloneFlags::default(), None)? {
+        Forked::Child => {
+            let _guard = process::NoReturn;
+            // Its end says enough.
+            let _sent = match empty(cpu) {
+                Ok(made) => theirs.send(&0_i32.to_ne_bytes(), Some(made.as_fd())),
+                Err(error) => theirs.send(&error.errno.raw_os_error().to_ne_bytes(), None),
+            };
+            process::leave(0)
+        }
+        Forked::Parent { pidfd, .. } => pidfd,
+    };
+    drop(theirs);
+    let said = ours.receive(None);
+    process::collect(pidfd.as_fd());
+    let refused = |errno| KernelError::new("make", "an empty mount namespace", errno);
+    match said? {
+        Some((_, Some(made))) => Ok(made),
+        Some((errno, None)) => {
+            let errno = errno.try_into().map_or(libc::EIO, i32::from_ne_bytes);
+            Err(refused(Errno::from_raw_os_error(errno)))
+        }
+        // It was killed.
+        None => Err(refused(Errno::INTR)),
+    }
+}
+
+fn bind(namespace: &OwnedFd, path: &Path) -> Result<()> {
     let what = path.display().to_string();
+    let tree = mount::clone_tree_fd(namespace.as_fd(), false, "an empty mount namespace")?;
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let at = rustix::fs::openat(CWD, path, flags, Mode::empty())
         .map_err(KernelError::on("open", &what))?;
     mount::attach(tree.as_fd(), at.as_fd(), &what)
@@ -150,9 +171,12 @@ fn cpus() -> Vec<u32> {
 
 /// Makes a mount namespace on that CPU, with nothing in it but an empty folder that nobody can write
 /// to.
-fn empty(cpu: u32) -> Result<()> {
+fn empty(cpu: u32) -> Result<OwnedFd> {
     schedule::set_affinity(&[cpu])?;
     namespace::unshare(kind::MOUNT)?;
+    // By the process's own link: its number may mean another where /proc is of other processes.
+    let own = Path::new("/proc/self/ns/mnt");
+    let made = namespace::open_path(own, kind::MOUNT)?;
     mount::make_all_private()?;
     let attr = Attr::MOUNT_ATTR_NOSUID
         | Attr::MOUNT_ATTR_NODEV
@@ -161,7 +185,8 @@ fn empty(cpu: u32) -> Result<()> {
     let options = [("nr_inodes", "1"), ("mode", "555"), ("ro", "")];
     let root = mount::new_filesystem("tmpfs", &options, attr)?;
     mount::cover_root(root.as_fd())?;
-    mount::become_root(root.as_fd())
+    mount::become_root(root.as_fd())?;
+    Ok(made)
 }
 
 /// Enters a copy of the namespace. Root and working folder are its empty folder then; descriptors

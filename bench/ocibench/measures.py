@@ -2,6 +2,7 @@
 import collections, os, random, re, shutil, signal, statistics, subprocess, tempfile, time
 
 from . import clock, host
+from . import order as ordered
 from .clock import Failed, Run, interleaved, show, total
 
 # What ratios are taken to.
@@ -342,5 +343,15 @@ def counts(bench):
     print('\nsystem calls are of all processes, whose number follows, until the command ends')
 
 
+def order(bench):
+    """Which functions of ours lie side by side the next time it is linked."""
+    one = bench.runtimes['ours']
+    found = ordered.Order(bench.host.folder, one.path)
+    for verb, new in phases(one, found.follow).items():
+        print(f'{verb:10} {new:5} functions')
+    print(f'{os.path.relpath(ordered.FILE)}: {len(found.named)} functions, {found.write()} bytes')
+
+
 MEASURES = {'run': run, 'split': split, 'exec': exec_, 'kill': kill, 'state': state,
-            'parallel': parallel, 'idle': idle, 'many': many, 'counts': counts}
+            'parallel': parallel, 'idle': idle, 'many': many, 'counts': counts, 'order': order}
+UNASKED = [name for name in MEASURES if name not in ('many', 'order')]

@@ -64,6 +64,9 @@ impl Init<'_> {
                 // The host may end as soon as it has said Go. Until then its end is seen by the
                 // channel's.
                 process::on_parent_death(None)?;
+                // Whoever hears that it stands and thinks better of it need not kill. A filter that is
+                // loaded by now may not know the call.
+                let _refused = interrupt::obey();
                 protocol::say(&self.inherited.channel, &Word::Standing, None)?;
                 protocol::await_plain_go(&self.inherited.channel)?;
             }
@@ -199,8 +202,6 @@ impl Init<'_> {
         inherited::close_all_but(&mut kept)?;
         let start = inside.place.start.as_ref();
         let start = start.ok_or_else(|| missing("what to wait on"))?;
-        // Whoever thinks better of it need not kill.
-        interrupt::obey()?;
         let mut word = [0_u8; 1];
         rustix::io::retry_on_intr(|| rustix::io::read(start, &mut word[..]))
             .map_err(KernelError::on("wait for", "the word to start"))?;

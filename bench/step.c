@@ -15,7 +15,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#define MOST 64 /* processes */
+
 static unsigned long lowest, highest;
+static pid_t followed[MOST];
 static unsigned char *seen;
 static FILE *to;
 
@@ -36,6 +39,44 @@ static int signal_of(int status)
 {
     int signal = WSTOPSIG(status);
     return signal == SIGTRAP || signal == SIGSTOP ? 0 : signal;
+}
+
+/* A process that is still followed when we end would be killed by its next step. */
+static void let_go(void)
+{
+    int status;
+    for (int n = 0; n < MOST; n++) {
+        if (!followed[n] || kill(followed[n], SIGSTOP))
+            continue;
+        while (waitpid(followed[n], &status, __WALL) > 0 && WIFSTOPPED(status)) {
+            if (WSTOPSIG(status) == SIGSTOP) {
+                ptrace(PTRACE_DETACH, followed[n], 0, 0);
+                break;
+            }
+            ptrace(PTRACE_CONT, followed[n], 0, signal_of(status));
+        }
+    }
+}
+
+static void forget(pid_t pid)
+{
+    for (int n = 0; n < MOST; n++)
+        if (followed[n] == pid)
+            followed[n] = 0;
+}
+
+static void remember(pid_t pid)
+{
+    int free = -1;
+    for (int n = 0; n < MOST; n++) {
+        if (followed[n] == pid)
+            return;
+        if (!followed[n])
+            free = n;
+    }
+    if (free < 0)
+        exit(125);
+    followed[free] = pid;
 }
 
 int main(int count, char **words)
@@ -62,15 +103,21 @@ int main(int count, char **words)
         if (pid < 0)
             return 125;
         if (!WIFSTOPPED(status)) {
-            if (pid != first)
+            if (pid != first) {
+                forget(pid);
                 continue;
+            }
+            let_go();
             fclose(to);
             return WIFEXITED(status) ? WEXITSTATUS(status) : 126;
         }
         if (pid != first && status >> 16 == PTRACE_EVENT_EXEC) {
             ptrace(PTRACE_DETACH, pid, 0, 0);
+            forget(pid);
             continue;
         }
+        if (pid != first)
+            remember(pid);
         look(pid);
         ptrace(PTRACE_SINGLESTEP, pid, 0, signal_of(status));
     }

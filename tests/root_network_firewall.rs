@@ -138,7 +138,13 @@ fn rules_change_come_back_and_go_with_their_guest() {
             assert!(output.status.success(), "{words:?}: {output:?}");
             String::from_utf8(output.stdout).unwrap()
         };
+        // Nobody else's packets are looked at for it.
+        let asked = || {
+            let all = nft(&["list", "table", "bridge", &table]);
+            ["chain outgoing {", "chain incoming {"].map(|chain| all.contains(chain))
+        };
         assert!(!open(80));
+        assert_eq!(asked(), [true; 2]);
         let wish = walled(&["in accept tcp 80-82", "in drop"]);
         network.follow(&name("a"), &wish).unwrap();
         assert!(open(80) && !open(83));
@@ -152,6 +158,7 @@ fn rules_change_come_back_and_go_with_their_guest() {
         assert!(open(81) && !open(83));
         network.follow(&name("b"), &NetworkWish::default()).unwrap();
         assert!(open(83));
+        assert_eq!(asked(), [false; 2]);
         network.follow(&name("b"), &wish).unwrap();
         assert!(!open(83));
         // What a killed command leaves: other rules than those of the book.

@@ -26,7 +26,7 @@ const PLACES: [&str; 4] = [
 
 /// Raised whenever the rules change: what was set up by a program of another revision is set up anew,
 /// and a start need not write out all rules to find that they stand.
-pub(super) const REVISION: u32 = 11;
+pub(super) const REVISION: u32 = 12;
 
 /// The firewall could not be set.
 #[derive(Debug, thiserror::Error)]
@@ -401,6 +401,8 @@ mod tests {
             internal: &Internal::default(),
         });
         let all = text["nftables"].as_array().unwrap();
+        let leads = crate::network::wall::leads(&guard);
+        let all: Vec<&Value> = all.iter().chain(&leads).collect();
         // That of family inet begins with the bridge itself.
         let hooks: Vec<&Value> = all
             .iter()
@@ -425,7 +427,7 @@ mod tests {
         let sum = text.bytes().fold(0x811c_9dc5_u32, |sum, byte| {
             (sum ^ u32::from(byte)).wrapping_mul(0x0100_0193)
         });
-        let known = (11, 3_123_904_466);
+        let known = (12, 1_557_769_554);
         assert_eq!((REVISION, sum), known, "raise REVISION, and put both here");
     }
 

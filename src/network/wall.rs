@@ -46,6 +46,11 @@ impl Wall<'_> {
     }
 }
 
+fn sums(wanted: &Wanted<'_>) -> BTreeMap<String, u32> {
+    let sum = |(interface, wall): (&String, &Wall<'_>)| (interface.clone(), wall.sum());
+    wanted.iter().map(sum).collect()
+}
+
 /// Which rules are in force: interface and a sum of them.
 const WALLS: &str = "walls";
 /// After the guard, so that addresses are true.
@@ -59,21 +64,40 @@ const WAYS: [(bool, &str, &str, i32, &str); 2] = [
     (true, "incoming", "postrouting", BEFORE_COUNTED, "oifname"),
 ];
 
-/// The maps and the chains that lead to guests' own.
+/// The maps that lead to guests' own chains.
 pub(super) fn table(at: &At) -> Vec<Value> {
     let mut all = vec![
         set(at, WALLS, json!(["ifname", "mark"])),
         wall_sets::table(at),
     ];
-    for (_, way, hook, priority, key) in WAYS {
+    for (_, way, ..) in WAYS {
         all.push(json!({"add": {"map": {
             "family": at.0.name(), "table": at.1, "name": way, "type": "ifname", "map": "verdict"
         }}}));
+    }
+    all
+}
+
+/// The chains that ask the maps. Only while there is something in them: two questions for each packet
+/// cost guests that have no rules 4 % of what they send each other (docs/network.md).
+pub(super) fn leads(at: &At) -> Vec<Value> {
+    let mut all = Vec::new();
+    for (_, way, hook, priority, key) in WAYS {
         all.push(chain(at, way, "filter", hook, priority));
         all.push(flush(at, way));
         let interface = json!({"meta": {"key": key}});
         let lead = json!({"vmap": {"key": interface, "data": format!("@{way}")}});
         all.push(rule(at, way, json!([lead])));
+    }
+    all
+}
+
+/// Takes them away, should they be there.
+fn no_leads(at: &At) -> Vec<Value> {
+    let mut all = leads(at);
+    for (_, way, ..) in WAYS {
+        all.push(flush(at, way));
+        all.push(json!({"delete": {"chain": of_table(at, way)}}));
     }
     all
 }
@@ -206,6 +230,11 @@ impl Network {
                 all.extend(lower(at, interface, *sum)?);
             }
         }
+        if wanted.is_empty() && !there.is_empty() {
+            all.extend(no_leads(at));
+        } else if there != sums(&wanted) {
+            all.extend(leads(at));
+        }
         for (interface, wall) in &wanted {
             let before = there.get(interface).copied();
             if before == Some(wall.sum()) {
@@ -302,11 +331,7 @@ impl Network {
             (name.to_string(), wall_sets::sum(shared.addresses(name)))
         };
         let named: BTreeMap<String, u32> = named.iter().map(set).collect();
-        let wanted: BTreeMap<String, u32> = wanted
-            .into_iter()
-            .map(|(interface, wall)| (interface, wall.sum()))
-            .collect();
-        let mut all = differing(&there, &wanted);
+        let mut all = differing(&there, &sums(&wanted));
         all.extend(
             differing(&sets, &named)
                 .into_iter()

@@ -21,6 +21,12 @@ const GUESTS_PART: u32 = 16;
 const LEAST_CEILING: u32 = 1024;
 
 impl Network {
+    /// How names of its guests' interfaces begin, where there are others' to let go
+    /// ([`firewall::gated`]).
+    pub(super) fn gate(&self) -> Option<String> {
+        self.name.as_ref().map(|_| format!("{}*", self.prefix()))
+    }
+
     /// The firewall, and the note that all is there.
     pub(super) fn fence(
         &self,
@@ -33,7 +39,7 @@ impl Network {
             true => Some(self.ceiling()?),
             false => None,
         };
-        let ends = format!("{}*", self.prefix());
+        let gate = self.gate();
         let wire = self.wire().filter(|_| self.is_closed());
         let rules = firewall::tables(&firewall::Wanted {
             wire: wire.as_deref(),
@@ -45,7 +51,7 @@ impl Network {
             nat,
             own: (!self.is_external()).then(|| self.gateway_in(subnet)),
             closed: self.is_closed(),
-            gate: self.name.as_ref().map(|_| ends.as_str()),
+            gate: gate.as_deref(),
             spoken: self.spoken(),
             internal: &self.internal(subnet),
         });

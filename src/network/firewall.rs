@@ -145,7 +145,7 @@ pub(super) struct Wanted<'a> {
 }
 
 /// The same with such a rule at the head of every chain that has a hook.
-fn gated(all: Vec<Value>, at: &At, ends: &str) -> Vec<Value> {
+pub(super) fn gated(all: Vec<Value>, at: &At, ends: &str) -> Vec<Value> {
     let mut gated = Vec::with_capacity(all.len() + 8);
     let mut hook = Value::Null;
     for command in all {
@@ -401,7 +401,7 @@ mod tests {
             internal: &Internal::default(),
         });
         let all = text["nftables"].as_array().unwrap();
-        let leads = crate::network::wall::leads(&guard);
+        let leads = gated(crate::network::wall::leads(&guard), &guard, "bh1a*");
         let all: Vec<&Value> = all.iter().chain(&leads).collect();
         // That of family inet begins with the bridge itself.
         let hooks: Vec<&Value> = all

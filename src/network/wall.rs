@@ -233,7 +233,11 @@ impl Network {
         if wanted.is_empty() && !there.is_empty() {
             all.extend(no_leads(at));
         } else if there != sums(&wanted) {
-            all.extend(leads(at));
+            let leads = leads(at);
+            all.extend(match self.gate() {
+                Some(ends) => firewall::gated(leads, at, &ends),
+                None => leads,
+            });
         }
         for (interface, wall) in &wanted {
             let before = there.get(interface).copied();

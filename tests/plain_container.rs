@@ -118,7 +118,10 @@ fn has_no_nul(path: &Path) {
 fn holds(plan: &LaunchPlan) {
     let mut trees = 0;
     for step in &plan.host {
-        if let HostStep::Container(OutsideStep::Clone { source, .. }) = step {
+        if let HostStep::Container(
+            OutsideStep::Clone { source, .. } | OutsideStep::CloneDevice { path: source, .. },
+        ) = step
+        {
             trees += 1;
             has_no_nul(source);
         }

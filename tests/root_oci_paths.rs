@@ -342,8 +342,6 @@ fn a_false_proc_is_written_to_by_nobody() {
     );
     bundle.config["linux"]["sysctl"] =
         json!({"net.ipv4.ip_forward": "1", "net.ipv4.ip_default_ttl": "77"});
-    bundle.config["process"]["apparmorProfile"] = json!("x");
-    bundle.config["process"]["selinuxLabel"] = json!("x");
     bundle.write();
     let done = site.run_in(&bundle, "c");
     assert!(done.stdout.starts_with("false\n"), "{}", done.report());

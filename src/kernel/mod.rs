@@ -20,6 +20,7 @@ pub mod file;
 pub mod filesystem;
 pub mod folder_watch;
 pub mod forward;
+pub mod host_device;
 pub mod id_maps;
 pub mod inherited;
 pub mod interface;

@@ -283,7 +283,8 @@ impl Init<'_> {
             return Ok(());
         };
         let what = path.display().to_string();
-        let tree = mount::clone_tree_fd(at.as_fd(), false, &what)?;
+        // With what is mounted below: that was asked for, and stays as it is.
+        let tree = mount::clone_tree_fd(at.as_fd(), true, &what)?;
         mount::set_attr(
             tree.as_fd(),
             Attr::MOUNT_ATTR_RDONLY,

@@ -208,6 +208,10 @@ impl Host {
             .as_ref()
             .and_then(|g| g.stats().ok())
             .map_or(0, |s| s.oom_kills);
+        let own = self.container.cgroups.as_ref();
+        if own.is_some_and(|own| own.oom_kills().is_ok_and(|n| n > 0)) {
+            return "it was killed for want of memory: memory limit too low?".into();
+        }
         if kills > 0 {
             "they were killed for want of memory: raise memory.limit".into()
         } else {

@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 /// OCI container runtime of Bulkhead.
 #[derive(Debug, Parser)]
@@ -86,6 +86,16 @@ impl Cli {
             None => Self::try_parse(),
             command => Ok(Self { global, command }),
         }
+    }
+
+    /// The options before the command, whatever comes after them.
+    pub(super) fn global() -> Option<Global> {
+        Begin::try_parse().ok().map(|begin| begin.global)
+    }
+
+    /// What there is to be done, for whoever says nothing: no error, as with runc.
+    pub(super) fn help() -> std::io::Result<()> {
+        Self::command().print_help()
     }
 }
 

@@ -27,6 +27,7 @@ pub(super) fn parse<T: DeserializeOwned>(text: &[u8]) -> serde_json::Result<(T, 
             if let Some(why) = memory_policy(&value) {
                 return Err(serde_json::Error::custom(why));
             }
+            without_nulls(&mut value);
             let unknown = adapt(&mut value);
             // Of two complaints the first one has a line and a column.
             serde_json::from_value(value)
@@ -78,6 +79,25 @@ fn memory_policy(value: &Value) -> Option<String> {
         read.err()
     });
     wrong.map(|error| format!("invalid memory policy flag: {error}"))
+}
+
+/// A key that is null is as one that is not there, as clients written in Go have it.
+fn without_nulls(value: &mut Value) {
+    match value {
+        Value::Object(all) => {
+            all.retain(|_, value| !value.is_null());
+            all.values_mut().for_each(without_nulls);
+        }
+        Value::Array(all) => all.iter_mut().for_each(without_nulls),
+        _ => {}
+    }
+}
+
+/// The warning about what the specification has a key for and no meaning.
+pub(super) fn without_meaning(spec: &Spec) -> Option<String> {
+    let linux = spec.linux().as_ref();
+    let flags = linux.and_then(|l| l.personality().as_ref()?.flags().as_ref())?;
+    (!flags.is_empty()).then(|| format!("ignoring unsupported personality flags: {flags:?}"))
 }
 
 fn adapt(value: &mut Value) -> Vec<String> {
@@ -195,8 +215,25 @@ mod tests {
 
     #[test]
     fn nobody_named_is_root() {
-        let (process, _) = parse::<Process>(br#"{"cwd": "/"}"#).unwrap();
-        assert_eq!(process.user().uid(), 0);
+        for text in [
+            r#"{"cwd": "/"}"#,
+            r#"{"cwd": "/", "user": null, "args": null}"#,
+        ] {
+            let (process, _) = parse::<Process>(text.as_bytes()).unwrap();
+            assert_eq!(process.user().uid(), 0);
+        }
+    }
+
+    #[test]
+    fn flags_without_meaning_are_told_of() {
+        let text = r#"{"ociVersion": "1.3.0", "linux": {"personality":
+            {"domain": "LINUX", "flags": ["ADDR_NO_RANDOMIZE"]}}}"#;
+        let (spec, _) = parse::<Spec>(text.as_bytes()).unwrap();
+        assert!(
+            without_meaning(&spec)
+                .unwrap()
+                .contains("ADDR_NO_RANDOMIZE")
+        );
     }
 
     #[test]

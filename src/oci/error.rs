@@ -38,7 +38,7 @@ pub(super) enum OciError {
     Program(String),
     #[error("{0} is not supported yet")]
     Later(&'static str),
-    #[error(transparent)]
+    #[error("{}", chain(.0))]
     Plan(#[from] PlanError),
     #[error("invalid configuration: {0}")]
     CgroupPlan(#[from] CgroupPlanError),
@@ -60,17 +60,22 @@ fn told(error: &LaunchError) -> String {
         LaunchError::Inside { why, .. } => {
             format!("unable to start container process: {why}")
         }
-        LaunchError::Step { source, .. } => {
-            let mut text = source.to_string();
-            let mut next = source.source();
-            while let Some(cause) = next {
-                text = format!("{text}: {cause}");
-                next = cause.source();
-            }
-            text
+        LaunchError::Step { source, .. } => chain(source.as_ref()),
+        LaunchError::Vanished { step, hint } => {
+            format!("unable to start container process: it ended without a word at {step}: {hint}")
         }
-        other => other.to_string(),
     }
+}
+
+/// An error with all its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
 }
 
 pub(super) type Result<T> = std::result::Result<T, OciError>;

@@ -144,7 +144,8 @@ fn process(args: &Exec, spec: &Spec, log: &Log) -> Result<Process> {
         };
         let text = read_any(path).map_err(|error| file(error.to_string()))?;
         let read = dialect::parse(&text).map_err(|error| file(error.to_string()));
-        let (process, warnings) = read?;
+        let (mut process, warnings) = read?;
+        inherit(&mut process, spec);
         let warnings = warnings.into_iter().chain(dialect::lost(&process));
         warnings.for_each(|text| log.warn(&text));
         return Ok(process);
@@ -176,6 +177,36 @@ fn process(args: &Exec, spec: &Spec, log: &Log) -> Result<Process> {
     user(args, &mut process)?;
     capabilities(args, &mut process, log);
     Ok(process)
+}
+
+/// What a client does not say of a program is as with the container's own, as runc has it: above all
+/// it must not be less confined.
+fn inherit(process: &mut Process, spec: &Spec) {
+    let Some(own) = spec.process() else {
+        return;
+    };
+    let missing = |text: &Option<String>| text.as_ref().is_none_or(String::is_empty);
+    if process.capabilities().is_none() {
+        process.set_capabilities(own.capabilities().clone());
+    }
+    if missing(process.apparmor_profile()) {
+        process.set_apparmor_profile(own.apparmor_profile().clone());
+    }
+    if missing(process.selinux_label()) {
+        process.set_selinux_label(own.selinux_label().clone());
+    }
+    if process.oom_score_adj().is_none() {
+        process.set_oom_score_adj(own.oom_score_adj());
+    }
+    if process.scheduler().is_none() {
+        process.set_scheduler(own.scheduler().clone());
+    }
+    if process.io_priority().is_none() {
+        process.set_io_priority(*own.io_priority());
+    }
+    if process.exec_cpu_affinity().is_none() {
+        process.set_exec_cpu_affinity(own.exec_cpu_affinity().clone());
+    }
 }
 
 fn user(args: &Exec, process: &mut Process) -> Result<()> {

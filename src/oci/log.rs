@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Write as _;
 use std::path::PathBuf;
 
-use super::args::{Cli, LogFormat};
+use super::args::{Global, LogFormat};
 use super::error::{OciError, Result};
 use crate::model::clock;
 
@@ -19,7 +19,7 @@ pub(super) struct Log {
 impl Log {
     /// Opens the file a client has named: one that looks there for errors has to know at once that
     /// it will find none.
-    pub(super) fn open(cli: &Cli) -> Result<Self> {
+    pub(super) fn open(global: &Global) -> Result<Self> {
         let open = |path: &PathBuf| {
             let file = File::options().append(true).create(true).open(path);
             file.map_err(|error| OciError::File {
@@ -28,10 +28,15 @@ impl Log {
             })
         };
         Ok(Self {
-            file: cli.global.log.as_ref().map(open).transpose()?,
-            format: cli.global.log_format,
-            debug: cli.global.debug,
+            file: global.log.as_ref().map(open).transpose()?,
+            format: global.log_format,
+            debug: global.debug,
         })
+    }
+
+    /// An error that has been told on standard error already.
+    pub(super) fn record(&self, text: &str) {
+        self.line("error", &harmless(text));
     }
 
     /// An error that ends the command.

@@ -49,7 +49,7 @@ pub fn main() -> u8 {
         println!("{}", features::version());
         return 0;
     }
-    let log = match log::Log::open(&cli) {
+    let log = match log::Log::open(&cli.global) {
         Ok(log) => log,
         Err(error) => {
             log::say(&format!("error: {error}"));
@@ -80,23 +80,39 @@ fn usage(error: &clap::Error) -> u8 {
         && let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand)
     {
         // In runc's words, which are looked for, and what helps.
-        log::say(&format!(
-            "error: No help topic for '{}': there is no such command; bulkhead-oci --help has all",
+        let text = format!(
+            "No help topic for '{}': there is no such command; bulkhead-oci --help has all",
             word.escape_debug()
-        ));
+        );
+        record(&text);
+        log::say(&format!("error: {text}"));
         return NO_SUCH_COMMAND;
+    }
+    if error.use_stderr() {
+        let text = error.to_string();
+        let first = text.lines().take_while(|line| !line.is_empty());
+        let first: Vec<&str> = first.map(str::trim).collect();
+        record(first.join(" ").trim_start_matches("error: "));
     }
     // Help and version are no errors and go to standard output.
     let _closed = error.print();
     u8::from(error.use_stderr())
 }
 
+/// Also in the log, where clients look for what went wrong, if the options before the command can be
+/// read.
+fn record(text: &str) {
+    if let Some(global) = Cli::global()
+        && let Ok(log) = log::Log::open(&global)
+    {
+        log.record(text);
+    }
+}
+
 fn carry_out(cli: &Cli, log: &log::Log) -> Result<u8> {
     let Some(command) = &cli.command else {
-        return Err(OciError::Usage {
-            what: "bulkhead-oci".into(),
-            why: "say what to do; see --help".into(),
-        });
+        Cli::help()?;
+        return Ok(0);
     };
     let store = Store::at(
         cli.global.root.as_deref(),

@@ -33,9 +33,10 @@ impl Config {
     pub(super) fn read(text: &[u8], cache: &Path) -> serde_json::Result<Self> {
         let mut known = None;
         if let Some((short, rules)) = without_rules(text)
-            && let Ok((mut spec, warnings)) = dialect::parse::<Spec>(&short)
+            && let Ok((mut spec, mut warnings)) = dialect::parse::<Spec>(&short)
         {
             dialect::without_empty_limits(&mut spec, &short);
+            warnings.extend(dialect::without_meaning(&spec));
             let rules = stand_for(&spec, rules);
             // Where a listener decides, the plan depends on the rules.
             let filter = Program::recall(cache, &rules).filter(|program| !program.notifies());
@@ -49,8 +50,9 @@ impl Config {
             }
             known = Some(rules);
         }
-        let (mut spec, warnings) = dialect::parse(text)?;
+        let (mut spec, mut warnings) = dialect::parse(text)?;
         dialect::without_empty_limits(&mut spec, text);
+        warnings.extend(dialect::without_meaning(&spec));
         Ok(Self {
             spec,
             warnings,

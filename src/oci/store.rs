@@ -307,18 +307,18 @@ impl Folder {
         if Identity::of(process.pid) != Some(process) {
             return Status::Stopped;
         }
-        // One that cannot be opened for another reason than that is not believed to run.
-        if !matches!(self.waiting(), Ok(None)) {
-            return Status::Created;
-        }
         let frozen = record
             .cgroup
             .as_ref()
             .is_some_and(|place| Cgroups::is_frozen_at(host, place).unwrap_or(false));
         if frozen {
-            Status::Paused
-        } else {
-            Status::Running
+            // Also before its start, which would wait for it to go on.
+            return Status::Paused;
+        }
+        // One that cannot be opened for another reason than that is not believed to run.
+        match self.waiting() {
+            Ok(None) => Status::Running,
+            _ => Status::Created,
         }
     }
 

@@ -9,7 +9,7 @@ use oci_spec::runtime::{
 };
 
 use super::error::{OciError, Result};
-use super::store::{LARGEST, Store};
+use super::store::{LARGEST, Status, Store};
 use crate::kernel::cgroup::{Cgroups, Host, change_scope};
 use crate::kernel::file::read_small;
 use crate::kernel::rdt;
@@ -88,6 +88,9 @@ pub(super) fn update(store: &Store, args: &Update) -> Result<u8> {
     let mut record = folder.made()?;
     let host = Host::quick()?;
     let place = record.cgroup.as_ref().ok_or(OciError::NotRunning)?;
+    if matches!(folder.status(&record, &host), Status::Stopped) {
+        return Err(OciError::NotRunning);
+    }
     let resources = match &args.resources {
         Some(path) => read(path)?,
         None => from_flags(args)?,

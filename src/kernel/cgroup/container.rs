@@ -49,6 +49,8 @@ pub struct CgroupBind {
     /// Folder in /sys/fs/cgroup, such as `cpu,cpuacct`; empty for version 2 alone, whose one
     /// hierarchy is all of /sys/fs/cgroup.
     pub name: String,
+    /// Whether the hierarchy is that of version 2.
+    pub version_2: bool,
     /// Other names of that folder: links to it, one for each controller.
     pub aliases: Vec<String>,
     /// Host path of the container's own folder.
@@ -240,6 +242,7 @@ impl Cgroups {
             let aliases = plain.filter(|n| **n != name).cloned().collect();
             CgroupBind {
                 name,
+                version_2: false,
                 aliases,
                 path: slot.dir.path().to_owned(),
             }
@@ -247,6 +250,7 @@ impl Cgroups {
         let mut all: Vec<CgroupBind> = self.v1.iter().map(bind).collect();
         if let Some(slot) = &self.v2 {
             let mut one = bind(slot);
+            one.version_2 = true;
             if self.mode == CgroupMode::V2 {
                 one.name.clear();
             }

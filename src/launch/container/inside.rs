@@ -13,7 +13,8 @@ use super::super::protocol::{self, Word};
 use super::{Outside, Place, hooks, mounts, nodes};
 use crate::kernel::terminal::Pty;
 use crate::kernel::{
-    Errno, KernelError, credentials, empty_mounts, interface, mount, namespace, process, tree,
+    Errno, KernelError, credentials, empty_mounts, host_device, interface, mount, namespace,
+    process, tree,
 };
 use crate::plan::container::step::{InsideStep, Propagation, Way};
 use crate::plan::step::Limit;
@@ -167,6 +168,15 @@ impl Init<'_> {
             }
             InsideStep::Clone { source, recursive } => {
                 let tree = mount::clone_tree(source, *recursive)?;
+                self.inside()?.outside.trees.push(Some(tree));
+            }
+            InsideStep::CloneDevice {
+                path,
+                block,
+                major,
+                minor,
+            } => {
+                let tree = host_device::clone_node(path, *block, (*major, *minor))?;
                 self.inside()?.outside.trees.push(Some(tree));
             }
             InsideStep::CloneCgroups => self.inside()?.outside.clone_cgroups()?,

@@ -127,7 +127,8 @@ pub(super) struct Outside {
     pub(super) trees: Vec<Option<OwnedFd>>,
     pub(super) root_tree: Option<OwnedFd>,
     pub(super) cgroups: Option<Rc<Cgroups>>,
-    pub(super) cgroup_trees: Vec<(CgroupBind, OwnedFd)>,
+    /// For each mount that shows them.
+    pub(super) cgroup_trees: Vec<Vec<(CgroupBind, OwnedFd)>>,
     pub(super) terminal: Option<OwnedFd>,
 }
 
@@ -143,10 +144,12 @@ impl Outside {
         let Some(cgroups) = &self.cgroups else {
             return Ok(());
         };
+        let mut all = Vec::new();
         for bind in cgroups.binds() {
             let tree = mount::clone_tree(&bind.path, false)?;
-            self.cgroup_trees.push((bind, tree));
+            all.push((bind, tree));
         }
+        self.cgroup_trees.push(all);
         Ok(())
     }
 }

@@ -41,7 +41,13 @@ pub(super) fn mount(init: &mut Init<'_>, entry: &MountEntry) -> Result<(), Cause
                 _ => put(init.root()?, &fs, &entry.target, Point::Directory),
             }
         }
-        Show::Cgroup { settings } => cgroup(init, entry, settings),
+        Show::Cgroup { settings, only_v2 } => cgroup(init, entry, settings, *only_v2),
+        Show::Before => {
+            let what = entry.target.display().to_string();
+            let at = tree::resolve(init.root()?, &entry.target, OFlags::PATH)
+                .map_err(KernelError::on("open", &what))?;
+            finish(&at, entry, None)
+        }
     }
 }
 
@@ -188,10 +194,19 @@ fn cgroup(
     init: &mut Init<'_>,
     entry: &MountEntry,
     settings: &[(String, String)],
+    only_v2: bool,
 ) -> Result<(), Cause> {
-    let trees = std::mem::take(&mut init.inside()?.outside.cgroup_trees);
+    let trees = init.inside()?.outside.cgroup_trees.pop();
+    let trees = trees.unwrap_or_default();
     let mode = init.inside()?.place.host.mode;
     let root = init.root()?;
+    if only_v2 && mode != crate::model::CgroupMode::V2 {
+        let own = trees.iter().find(|(bind, _)| bind.version_2);
+        let none = || KernelError::new("show", "control groups of version 2", Errno::NODEV);
+        let (_, tree) = own.ok_or_else(none)?;
+        finish(tree, entry, None)?;
+        return put(root, tree, &entry.target, Point::Directory);
+    }
     if trees.is_empty() && mode == crate::model::CgroupMode::V2 {
         let tree = new("cgroup2", &[], entry.set)?;
         finish(&tree, entry, None)?;

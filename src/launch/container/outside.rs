@@ -13,7 +13,7 @@ use crate::kernel::cgroup::{self, Cgroups};
 use crate::kernel::mount;
 use crate::kernel::namespace::{self, IdMap, kind};
 use crate::kernel::procfs::Procfs;
-use crate::kernel::{Errno, KernelError, process, rdt, socket};
+use crate::kernel::{Errno, KernelError, host_device, process, rdt, socket};
 use crate::model::CgroupPlan;
 use crate::plan::LaunchPlan;
 use crate::plan::container::step::{Existing, OutsideStep};
@@ -34,6 +34,15 @@ impl Host {
             OutsideStep::Open { root, join, clone } => self.open(root, join, *clone)?,
             OutsideStep::Clone { source, recursive } => {
                 let tree = mount::clone_tree(source, *recursive)?;
+                self.container.trees.push(Some(tree));
+            }
+            OutsideStep::CloneDevice {
+                path,
+                block,
+                major,
+                minor,
+            } => {
+                let tree = host_device::clone_node(path, *block, (*major, *minor))?;
                 self.container.trees.push(Some(tree));
             }
             OutsideStep::ShiftIds {

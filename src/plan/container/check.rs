@@ -2,7 +2,7 @@
 //! Refused before anything is made. Values that belong to one subject are checked where they are
 //! turned into steps.
 
-use oci_spec::runtime::{LinuxNamespaceType, LinuxSeccompAction, Process, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, LinuxSeccompAction, Process, Spec, User};
 
 use super::{namespaces, refuse, word};
 use crate::plan::PlanError;
@@ -20,6 +20,8 @@ pub fn check(spec: &Spec) -> Checked {
     needs(spec)?;
     sysctls(spec)?;
     listener(spec)?;
+    clocks(spec)?;
+    hook_times(spec)?;
     match spec.process() {
         Some(process) => check_process(process),
         None => Ok(()),
@@ -40,10 +42,19 @@ pub fn check_process(process: &Process) -> Checked {
     }
     no_nul("process.cwd", &cwd.to_string_lossy())?;
     let args = process.args().iter().flatten();
-    let env = process.env().iter().flatten();
-    for text in args.chain(env) {
+    let env = || process.env().iter().flatten();
+    for text in args.chain(env()) {
         no_nul("process.args and process.env", text)?;
     }
+    let named = |line: &&String| line.find('=').is_some_and(|at| at > 0);
+    if let Some(line) = env().find(|line| !named(line)) {
+        return Err(refuse(
+            format!("process.env {line:?}"),
+            "invalid environment variable: write NAME=VALUE",
+        ));
+    }
+    ids(process.user())?;
+    effective(process)?;
     for (n, limit) in process.rlimits().iter().flatten().enumerate() {
         let rest = process.rlimits().iter().flatten().skip(n + 1);
         if rest.into_iter().any(|other| other.typ() == limit.typ()) {
@@ -57,6 +68,40 @@ pub fn check_process(process: &Process) -> Checked {
             "use -1000 to 1000",
         )),
         _ => Ok(()),
+    }
+}
+
+/// The number that stands for "leave it as it is" with the kernel: whoever is given it stays root.
+const NOBODY: u32 = u32::MAX;
+
+fn ids(user: &User) -> Checked {
+    let groups = user.additional_gids().iter().flatten();
+    let all = [("uid", user.uid()), ("gid", user.gid())];
+    let all = all
+        .into_iter()
+        .chain(groups.map(|g| ("additionalGids", *g)));
+    for (key, id) in all {
+        if id == NOBODY {
+            let what = format!("process.user.{key} {id}");
+            return Err(refuse(what, "it is no id: the highest one is 4294967294"));
+        }
+    }
+    Ok(())
+}
+
+/// What is in force is a part of what may be in force (capabilities(7)).
+fn effective(process: &Process) -> Checked {
+    let Some(sets) = process.capabilities() else {
+        return Ok(());
+    };
+    let has = |one| sets.permitted().as_ref().is_some_and(|p| p.contains(one));
+    let mut alone = sets.effective().iter().flatten().filter(|one| !has(one));
+    match alone.next() {
+        None => Ok(()),
+        Some(one) => Err(refuse(
+            format!("process.capabilities.effective, CAP_{one}"),
+            "it is not in the permitted set, and the kernel puts none in force that is not",
+        )),
     }
 }
 
@@ -188,11 +233,57 @@ fn needs(spec: &Spec) -> Checked {
             return Err(refuse(what, why));
         }
     }
-    if new(User) && !maps {
+    let whole = linux.is_some_and(|l| {
+        let any = |m: Option<&Vec<_>>| m.is_some_and(|m| !m.is_empty());
+        any(l.uid_mappings().as_ref()) && any(l.gid_mappings().as_ref())
+    });
+    if new(User) && !whole {
         return Err(refuse(
             "linux.namespaces, user",
             "a new one needs linux.uidMappings and linux.gidMappings",
         ));
+    }
+    Ok(())
+}
+
+/// Clocks that a time namespace has of its own (time_namespaces(7)).
+fn clocks(spec: &Spec) -> Checked {
+    let all = spec
+        .linux()
+        .as_ref()
+        .and_then(|l| l.time_offsets().as_ref());
+    let mut names = all.into_iter().flat_map(|all| all.keys());
+    match names.find(|name| !matches!(name.as_str(), "monotonic" | "boottime")) {
+        None => Ok(()),
+        Some(name) => Err(refuse(
+            format!("linux.timeOffsets, {name}"),
+            "a time namespace has the clocks monotonic and boottime",
+        )),
+    }
+}
+
+/// The specification: a timeout is greater than zero.
+fn hook_times(spec: &Spec) -> Checked {
+    let Some(all) = spec.hooks() else {
+        return Ok(());
+    };
+    // Deprecated, and in use.
+    #[allow(deprecated)]
+    let early = all.prestart();
+    let kinds = [
+        ("prestart", early),
+        ("createRuntime", all.create_runtime()),
+        ("createContainer", all.create_container()),
+        ("startContainer", all.start_container()),
+        ("poststart", all.poststart()),
+        ("poststop", all.poststop()),
+    ];
+    for (kind, hooks) in kinds {
+        let times = hooks.iter().flatten().filter_map(|hook| hook.timeout());
+        if let Some(time) = times.into_iter().find(|time| *time <= 0) {
+            let what = format!("hooks.{kind}, timeout {time}");
+            return Err(refuse(what, "it must be greater than zero"));
+        }
     }
     Ok(())
 }
@@ -223,13 +314,14 @@ fn listener(spec: &Spec) -> Checked {
 }
 
 /// Settings that belong to a namespace, by their beginning.
-const SETTINGS: [(&str, LinuxNamespaceType); 6] = [
+const SETTINGS: [(&str, LinuxNamespaceType); 7] = [
     ("kernel.msg", LinuxNamespaceType::Ipc),
     ("kernel.sem", LinuxNamespaceType::Ipc),
     ("kernel.shm", LinuxNamespaceType::Ipc),
     ("fs.mqueue.", LinuxNamespaceType::Ipc),
     ("net.", LinuxNamespaceType::Network),
     ("kernel.domainname", LinuxNamespaceType::Uts),
+    ("user.max_", LinuxNamespaceType::User),
 ];
 
 fn sysctls(spec: &Spec) -> Checked {
@@ -319,6 +411,42 @@ mod tests {
             r#""process": {"cwd": "/", "user": {}, "oomScoreAdj": 1001}"#,
             "-1000 to 1000",
         );
+    }
+
+    #[test]
+    fn nothing_is_passed_over() {
+        let with = |part: &str| format!(r#""process": {{"cwd": "/", {part}}}"#);
+        for user in [
+            r#""user": {"uid": 4294967295}"#,
+            r#""user": {"gid": 4294967295}"#,
+            r#""user": {"additionalGids": [4294967295]}"#,
+        ] {
+            refused(&with(user), "no id");
+        }
+        let sets = r#""user": {}, "capabilities": {"effective": ["CAP_KILL"], "permitted": []}"#;
+        refused(&with(sets), "permitted");
+        for env in ["A", "", "=x"] {
+            refused(
+                &with(&format!(r#""user": {{}}, "env": ["B=", "{env}"]"#)),
+                "NAME=VALUE",
+            );
+        }
+        refused(
+            r#""linux": {"namespaces": [{"type": "time"}], "timeOffsets": {"realtime": {}}}"#,
+            "monotonic and boottime",
+        );
+        refused(
+            r#""linux": {"namespaces": [{"type": "user"}],
+               "uidMappings": [{"containerID": 0, "hostID": 5, "size": 1}]}"#,
+            "gidMappings",
+        );
+        for (kind, timeout) in [("prestart", -1), ("poststop", 0)] {
+            let hook = format!(r#"{{"path": "/bin/true", "timeout": {timeout}}}"#);
+            refused(
+                &format!(r#""hooks": {{"{kind}": [{hook}]}}"#),
+                "greater than zero",
+            );
+        }
     }
 
     #[test]

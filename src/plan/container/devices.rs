@@ -44,9 +44,11 @@ pub(super) fn nodes(wish: &Wish<'_>, trees: &mut Trees) -> Result<Vec<DeviceNode
         .collect();
     if wish.user_namespace() || wish.facts.limited {
         for node in all.iter_mut().filter(|node| node.kind != 'p') {
-            node.tree = Some(trees.push(OutsideStep::Clone {
-                source: node.path.clone(),
-                recursive: false,
+            node.tree = Some(trees.push(OutsideStep::CloneDevice {
+                path: node.path.clone(),
+                block: node.kind == 'b',
+                major: node.major,
+                minor: node.minor,
             }));
         }
     }
@@ -54,9 +56,10 @@ pub(super) fn nodes(wish: &Wish<'_>, trees: &mut Trees) -> Result<Vec<DeviceNode
 }
 
 fn node(device: &LinuxDevice) -> Result<DeviceNode, PlanError> {
-    let number = |n: i64| {
+    let number = |n: i64, highest: u32| {
         let what = format!("linux.devices, {}", device.path().display());
-        u32::try_from(n).map_err(|_| refuse(what, format!("{n} is no device number")))
+        let number = u32::try_from(n).ok().filter(|n| *n <= highest);
+        number.ok_or_else(|| refuse(what, format!("{n} is no device number")))
     };
     let kind = match device.typ() {
         LinuxDeviceType::B => 'b',
@@ -69,7 +72,11 @@ fn node(device: &LinuxDevice) -> Result<DeviceNode, PlanError> {
     };
     let (major, minor) = match kind {
         'p' => (0, 0),
-        _ => (number(device.major())?, number(device.minor())?),
+        // The kernel's own numbers are 12 and 20 bits wide.
+        _ => (
+            number(device.major(), 0xfff)?,
+            number(device.minor(), 0xf_ffff)?,
+        ),
     };
     Ok(DeviceNode {
         path: device.path().clone(),

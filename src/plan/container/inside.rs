@@ -84,8 +84,17 @@ pub(super) fn inside(
         let mut seen = HashSet::new();
         all.filter(|path| seen.insert(path.clone())).collect()
     };
-    let read_only = paths(wish.linux().and_then(|l| l.readonly_paths().as_ref()));
+    let mut read_only = paths(wish.linux().and_then(|l| l.readonly_paths().as_ref()));
     let masked = paths(wish.linux().and_then(|l| l.masked_paths().as_ref()));
+    if masked.iter().any(|path| mounts::is_root(path)) {
+        return Err(refuse(
+            "linux.maskedPaths",
+            "the root itself cannot be hidden",
+        ));
+    }
+    // Its own attribute: a mount on it would cover nothing of what its processes see.
+    let sealed = read_only.iter().any(|path| mounts::is_root(path));
+    read_only.retain(|path| !mounts::is_root(path));
     if !read_only.is_empty() {
         steps.push(InitStep::ReadOnly { paths: read_only });
     }
@@ -96,7 +105,7 @@ pub(super) fn inside(
     if wish.has(LinuxNamespaceType::Mount) {
         let root = wish.spec.root().as_ref();
         steps.push(InitStep::Container(InsideStep::FinishRoot {
-            read_only: root.is_some_and(|r| r.readonly() == Some(true)),
+            read_only: sealed || root.is_some_and(|r| r.readonly() == Some(true)),
             propagation: root_propagation(wish)?,
         }));
     }
@@ -180,8 +189,12 @@ fn mount_steps(
     let mut closed = Vec::new();
     for mut mount in mounts {
         // Mount points and nodes are still to be made in these.
-        let memory = matches!(&mount.show, Show::FileSystem { kind, .. } if kind == "tmpfs");
-        if memory && mount.set.has(MountFlags::READ_ONLY) {
+        let late = match &mount.show {
+            Show::FileSystem { kind, .. } => kind == "tmpfs",
+            Show::Before => true,
+            _ => false,
+        };
+        if late && mount.set.has(MountFlags::READ_ONLY) {
             mount.set = mount.set.without(MountFlags::READ_ONLY);
             closed.push(mount.target.clone());
         }

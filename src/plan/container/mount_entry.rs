@@ -29,7 +29,11 @@ pub enum Show {
     Cgroup {
         /// Owner and mode of the folder on version 1.
         settings: Vec<(String, String)>,
+        /// That of version 2 alone, where there are others beside it.
+        only_v2: bool,
     },
+    /// What is there already, with other attributes.
+    Before,
 }
 
 /// How a tree becomes the root.

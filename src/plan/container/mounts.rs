@@ -22,13 +22,15 @@ struct Options {
     bind: Option<bool>,
     copy_up: bool,
     idmap: Option<bool>,
+    /// Whether it is about a mount that is there already.
+    again: bool,
     settings: Vec<(String, String)>,
 }
 
 /// Flags of a file system itself, which fsconfig(2) takes as such.
 const FLAGS: [&str; 4] = ["sync", "dirsync", "mand", "lazytime"];
 /// The usual state, words for tools other than the kernel, and what fsconfig(2) has no word for.
-const IGNORED: [&str; 12] = [
+const IGNORED: [&str; 11] = [
     "defaults",
     "async",
     "nomand",
@@ -39,7 +41,6 @@ const IGNORED: [&str; 12] = [
     "noiversion",
     "acl",
     "noacl",
-    "remount",
     "auto",
 ];
 
@@ -74,6 +75,7 @@ impl Options {
             "tmpcopyup" => self.copy_up = true,
             "idmap" => self.idmap = Some(false),
             "ridmap" => self.idmap = Some(true),
+            "remount" => self.again = true,
             word if FLAGS.contains(&word) => self.settings.push((word.to_owned(), String::new())),
             word if IGNORED.contains(&word) || word.is_empty() => {}
             other => {
@@ -95,7 +97,7 @@ pub fn known_options() -> Vec<String> {
         all.push(kind.to_owned());
         all.push(format!("r{kind}"));
     }
-    let words = ["bind", "rbind", "tmpcopyup", "idmap", "ridmap"];
+    let words = ["bind", "rbind", "tmpcopyup", "idmap", "ridmap", "remount"];
     all.extend(
         words
             .into_iter()
@@ -120,14 +122,32 @@ pub(super) fn names_host_paths(spec: &oci_spec::runtime::Spec) -> bool {
 
 /// All mounts, in order.
 pub(super) fn entries(wish: &Wish<'_>, trees: &mut Trees) -> Result<Vec<MountEntry>, PlanError> {
-    let mounts = wish.spec.mounts().iter().flatten();
-    mounts.map(|mount| entry(wish, mount, trees)).collect()
+    let label = wish.linux().and_then(|l| l.mount_label().as_deref());
+    if let Some(label) = label.filter(|label| !label.is_empty() && !wish.facts.selinux) {
+        let why = "selinux is disabled or not supported here: leave it out, or enable it";
+        return Err(refuse(format!("linux.mountLabel {label:?}"), why));
+    }
+    let mut all = Vec::new();
+    for mount in wish.spec.mounts().iter().flatten() {
+        let entry = entry(wish, mount, trees, &mut all)?;
+        all.push(entry);
+    }
+    Ok(all)
 }
 
-fn entry(wish: &Wish<'_>, mount: &Mount, trees: &mut Trees) -> Result<MountEntry, PlanError> {
+fn entry(
+    wish: &Wish<'_>,
+    mount: &Mount,
+    trees: &mut Trees,
+    before: &mut [MountEntry],
+) -> Result<MountEntry, PlanError> {
     let target = clean(mount.destination());
+    let wrong = |why: &str| Err(refuse(format!("the mount on {}", target.display()), why));
     if mount.destination().as_os_str().is_empty() {
         return Err(refuse("mounts", "an entry has no destination"));
+    }
+    if target == Path::new("/") {
+        return wrong("nothing would be seen of it: the root is what root.path says");
     }
     let mut options = Options::of(mount);
     let kind = mount.typ().as_deref().unwrap_or("none");
@@ -140,7 +160,15 @@ fn entry(wish: &Wish<'_>, mount: &Mount, trees: &mut Trees) -> Result<MountEntry
     // sysfs belongs to a network namespace; in a user namespace that has none of its own only the
     // host's can be shown.
     let foreign_sysfs = kind == "sysfs" && wish.user_namespace() && !wish.new_network();
-    let show = if let Some(recursive) = options.bind {
+    let shifts = [mount.uid_mappings(), mount.gid_mappings()];
+    let shifts = shifts.into_iter().flatten().any(|maps| !maps.is_empty());
+    if options.bind.is_none() && (shifts || options.idmap.is_some()) {
+        return wrong("ids are shifted for bind mounts only");
+    }
+    let show = if options.again {
+        again(&target, &mut options, before)?
+    } else if let Some(recursive) = options.bind {
+        no_settings(&options, &target)?;
         tree(wish, mount, &mut options, recursive, trees)?
     } else if foreign_sysfs {
         options.settings.clear();
@@ -150,7 +178,7 @@ fn entry(wish: &Wish<'_>, mount: &Mount, trees: &mut Trees) -> Result<MountEntry
         });
         Show::Tree { number }
     } else if kind == "cgroup" || kind == "cgroup2" {
-        cgroup(wish, &mut options, trees)
+        cgroup(wish, kind, &mut options, trees)
     } else {
         file_system(wish, mount, kind, &mut options)
     };
@@ -163,6 +191,41 @@ fn entry(wish: &Wish<'_>, mount: &Mount, trees: &mut Trees) -> Result<MountEntry
         deep_clear: options.deep_clear,
         propagation: options.propagation,
     })
+}
+
+/// A mount that is there already, with other attributes. What it is of is settled where it is made:
+/// one of the host's would be changed for the host as well.
+fn again(
+    target: &Path,
+    options: &mut Options,
+    before: &mut [MountEntry],
+) -> Result<Show, PlanError> {
+    let wrong = |why: &str| Err(refuse(format!("the mount on {}", target.display()), why));
+    let first = before.iter_mut().rev().find(|m| m.target == target);
+    let mut new = std::mem::take(&mut options.settings);
+    new.retain(|(key, _)| !FLAGS.contains(&key.as_str()));
+    match first.map(|first| &mut first.show) {
+        None => wrong("remount changes one that is there, and none is"),
+        Some(Show::FileSystem { settings, .. }) => {
+            settings.retain(|(key, _)| new.iter().all(|(other, _)| other != key));
+            settings.extend(new);
+            Ok(Show::Before)
+        }
+        Some(_) if new.is_empty() => Ok(Show::Before),
+        Some(_) => wrong("remount with options of a file system is for one that is made here"),
+    }
+}
+
+/// The kernel would pass them over, where a client may count on them.
+fn no_settings(options: &Options, target: &Path) -> Result<(), PlanError> {
+    let mut settings = options.settings.iter().map(|(key, _)| key);
+    match settings.find(|key| !FLAGS.contains(&key.as_str())) {
+        None => Ok(()),
+        Some(key) => Err(refuse(
+            format!("the mount on {}, option {key}", target.display()),
+            "bind mounts cannot have any filesystem-specific options applied",
+        )),
+    }
 }
 
 fn tree(
@@ -246,7 +309,7 @@ pub(super) fn lines(maps: &[LinuxIdMapping]) -> Vec<IdMapLine> {
         .collect()
 }
 
-fn cgroup(wish: &Wish<'_>, options: &mut Options, trees: &mut Trees) -> Show {
+fn cgroup(wish: &Wish<'_>, kind: &str, options: &mut Options, trees: &mut Trees) -> Show {
     let settings = std::mem::take(&mut options.settings);
     // Version 2 in the host's cgroup namespace is the whole of the host's tree, or nothing: paths
     // in /proc/PID/cgroup mean that one.
@@ -257,10 +320,12 @@ fn cgroup(wish: &Wish<'_>, options: &mut Options, trees: &mut Trees) -> Show {
         });
         return Show::Tree { number };
     }
-    trees.cgroups = true;
+    trees.cgroups += 1;
     let owner = |(key, _): &(String, String)| matches!(key.as_str(), "mode" | "uid" | "gid");
     Show::Cgroup {
         settings: settings.into_iter().filter(owner).collect(),
+        // Of a hybrid host's hierarchies that one alone.
+        only_v2: kind == "cgroup2",
     }
 }
 
@@ -308,6 +373,11 @@ fn clean(path: &Path) -> PathBuf {
         }
     }
     clean
+}
+
+/// Whether `path` is the root.
+pub(super) fn is_root(path: &Path) -> bool {
+    !path.as_os_str().is_empty() && clean(path) == Path::new("/")
 }
 
 /// Whether `path` is where device nodes go.

@@ -67,9 +67,7 @@ pub(super) fn outside(wish: &Wish<'_>, trees: Trees) -> Result<Vec<HostStep>, Pl
         if has_hooks_before_root(wish.spec) || scheduled {
             limits.take().into_iter().for_each(&mut push);
         }
-        if cgroups {
-            push(OutsideStep::CloneCgroups);
-        }
+        (0..cgroups).for_each(|_| push(OutsideStep::CloneCgroups));
     }
     if wish.staged() {
         steps.push(HostStep::MakeStage);

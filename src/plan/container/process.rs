@@ -152,12 +152,7 @@ impl Tail<'_> {
             uid: process.user().uid(),
             environment: process.env().clone().unwrap_or_default(),
         });
-        let apparmor = process.apparmor_profile().clone().filter(|p| !p.is_empty());
-        let selinux = process.selinux_label().clone().filter(|l| !l.is_empty());
-        let labels = (
-            apparmor.filter(|_| self.apparmor),
-            selinux.filter(|_| self.selinux),
-        );
+        let labels = self.labels()?;
         if labels != (None, None) {
             push(InsideStep::SetLabels {
                 apparmor: labels.0,
@@ -180,6 +175,24 @@ impl Tail<'_> {
             steps.push(InitStep::Container(user));
         }
         Ok(())
+    }
+
+    /// What the two modules are told. A protection that this kernel does not have is no protection.
+    fn labels(&self) -> Result<(Option<String>, Option<String>), PlanError> {
+        let filled = |text: &Option<String>| text.clone().filter(|t| !t.is_empty());
+        let apparmor = filled(self.process.apparmor_profile());
+        // Without the module everybody is.
+        let apparmor = apparmor.filter(|profile| self.apparmor || profile != "unconfined");
+        if let Some(profile) = apparmor.as_ref().filter(|_| !self.apparmor) {
+            let why = "apparmor is disabled or not supported here: leave it out, or enable it";
+            return Err(refuse(format!("process.apparmorProfile {profile:?}"), why));
+        }
+        let selinux = filled(self.process.selinux_label());
+        if let Some(label) = selinux.as_ref().filter(|_| !self.selinux) {
+            let why = "selinux is disabled or not supported here: leave it out, or enable it";
+            return Err(refuse(format!("process.selinuxLabel {label:?}"), why));
+        }
+        Ok((apparmor, selinux))
     }
 
     fn standing(&self, push: &mut impl FnMut(InsideStep)) -> Result<(), PlanError> {
@@ -292,6 +305,11 @@ fn scheduling(from: &oci_spec::runtime::Scheduler) -> Result<Scheduling, PlanErr
     if from.policy() == &Policy::SchedDeadline {
         check_deadline(from)?;
     }
+    let nice = from.nice().unwrap_or(0);
+    if !(-20..=19).contains(&nice) {
+        let what = format!("process.scheduler.nice {nice}");
+        return Err(refuse(what, "use -20 to 19"));
+    }
     Ok(Scheduling {
         policy,
         flags: from
@@ -299,7 +317,7 @@ fn scheduling(from: &oci_spec::runtime::Scheduler) -> Result<Scheduling, PlanErr
             .iter()
             .flatten()
             .fold(0, |all, flag| all | bit(flag)),
-        nice: from.nice().unwrap_or(0),
+        nice,
         priority,
         times: (
             from.runtime().unwrap_or(0),

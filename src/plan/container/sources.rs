@@ -10,8 +10,8 @@ use crate::plan::PlanError;
 pub(super) struct Trees {
     pub(super) steps: Vec<OutsideStep>,
     count: usize,
-    /// Whether the container's own control groups are shown.
-    pub(super) cgroups: bool,
+    /// How often the container's own control groups are shown.
+    pub(super) cgroups: usize,
 }
 
 impl Trees {
@@ -30,15 +30,27 @@ impl Trees {
                 OutsideStep::Clone { source, recursive } => {
                     all.push(InsideStep::Clone { source, recursive });
                 }
+                OutsideStep::CloneDevice {
+                    path,
+                    block,
+                    major,
+                    minor,
+                } => {
+                    all.push(InsideStep::CloneDevice {
+                        path,
+                        block,
+                        major,
+                        minor,
+                    });
+                }
                 _ => {
                     let why = "shifting the ids of the host's files needs root's rights";
                     return Err(refuse("mounts, idmap", why));
                 }
             }
         }
-        if std::mem::take(&mut self.cgroups) {
-            all.push(InsideStep::CloneCgroups);
-        }
+        let shown = std::mem::take(&mut self.cgroups);
+        all.extend((0..shown).map(|_| InsideStep::CloneCgroups));
         Ok(all)
     }
 

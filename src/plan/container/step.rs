@@ -65,6 +65,17 @@ pub enum OutsideStep {
         /// With everything mounted below.
         recursive: bool,
     },
+    /// The same of a device's node, of that number.
+    CloneDevice {
+        /// Path of the node, on the host as in the container.
+        path: PathBuf,
+        /// Whether it is a block device.
+        block: bool,
+        /// Major number.
+        major: u32,
+        /// Minor number.
+        minor: u32,
+    },
     /// Shift the ids of the last tree.
     ShiftIds {
         /// User ids; none if a user namespace is joined whose maps are meant.
@@ -205,6 +216,17 @@ pub enum InsideStep {
         source: PathBuf,
         /// With everything mounted below.
         recursive: bool,
+    },
+    /// The same of a device's node, of that number.
+    CloneDevice {
+        /// Path of the node, on the host as in the container.
+        path: PathBuf,
+        /// Whether it is a block device.
+        block: bool,
+        /// Major number.
+        major: u32,
+        /// Minor number.
+        minor: u32,
     },
     /// Take detached clones of the container's own control groups.
     CloneCgroups,

@@ -13,6 +13,9 @@ impl OutsideStep {
             }
             Self::OpenProc => "before anything of the container's can be in its place",
             Self::Clone { .. } => "in the host's mounts, where the path means what its client saw",
+            Self::CloneDevice { .. } => {
+                "in a user namespace no node can be made, and the host's is looked at first"
+            }
             Self::ShiftIds { .. } => "a tree can be given other ids only while it is detached",
             Self::MakeCgroups { .. } => "device rules are in force before the first process exists",
             Self::LimitCgroups { .. } => {
@@ -51,7 +54,7 @@ impl InsideStep {
         match self {
             Self::EnterCgroups => "before anything is used up; version 2 it was born in",
             Self::SetOomScore { .. } => "while our own files in /proc are ours to write",
-            Self::Clone { .. } | Self::CloneCgroups => {
+            Self::Clone { .. } | Self::CloneDevice { .. } | Self::CloneCgroups => {
                 "in mounts of the container's own: those of the host are not ours to clone"
             }
             Self::Hide { .. } => "before any namespace is shared with somebody who could look",

@@ -95,27 +95,8 @@ fn what_is_said_of_a_packet_is_what_becomes_of_it() {
                 [false, false, false],
             ),
             (
-                format!("bridge link set dev {port} state 0"),
-                format!("bridge link set dev {port} state 3"),
-                [false, false, false],
-            ),
-            (
-                format!("ip link set {bridge} down"),
-                format!("ip link set {bridge} up"),
-                [false, false, false],
-            ),
-            (
                 format!("ip rule add from {} blackhole", ip("a")),
                 format!("ip rule del from {} blackhole", ip("a")),
-                [true, false, true],
-            ),
-            (
-                format!(
-                    "nft 'add table netdev theirs; add chain netdev theirs first \
-                     {{ type filter hook ingress device {port} priority 0; }}; \
-                     add rule netdev theirs first ip daddr 192.0.2.2 drop'"
-                ),
-                "nft delete table netdev theirs".to_owned(),
                 [true, false, true],
             ),
             (
@@ -132,6 +113,36 @@ fn what_is_said_of_a_packet_is_what_becomes_of_it() {
             }
             shell(&format!("true; {off}"));
         }
+        for (on, off, why) in [
+            (
+                format!("bridge link set dev {port} state 0"),
+                format!("bridge link set dev {port} state 3"),
+                "shut off",
+            ),
+            (
+                format!("ip link set {bridge} down"),
+                format!("ip link set {bridge} up"),
+                "is down",
+            ),
+        ] {
+            shell(&on);
+            stops(&host, &["a", &outside], "its port", why);
+            assert!(!pings(&host, "a", &outside), "{on}");
+            shell(&off);
+        }
+        // Before all others see it; which interfaces those rules are of, not every `nft` tells.
+        shell(&format!(
+            "nft 'add table netdev theirs; add chain netdev theirs first \
+             {{ type filter hook ingress device {port} priority 0; }}; \
+             add rule netdev theirs first ip daddr 192.0.2.2 drop'"
+        ));
+        let hops = data(&host, &["network", "trace", "a", &world]).to_string();
+        assert!(
+            hops.contains("stop") && hops.contains("netdev theirs, chain first"),
+            "{hops}"
+        );
+        assert!(trace(&host, &["a", &b]).1 && !pings(&host, "a", &world));
+        shell("nft delete table netdev theirs");
         let (last, passed) = trace(&host, &["a", "in", "icmp", &b]);
         assert!(passed, "from a hardware address that was chosen: {last}");
         let docker = drop_all.to_owned();

@@ -99,7 +99,7 @@ struct Base {
     nat: bool,
     priority: i64,
     drops: bool,
-    /// Of what interfaces it is, where it is not of all.
+    /// Of what interfaces it is, where it is not of all. `nft` before 1.0.8 does not tell.
     devices: Vec<String>,
 }
 
@@ -175,7 +175,9 @@ impl Ruleset {
 
     /// Whether anything is asked at all where packets come in by an interface.
     pub(super) fn is_asked_at(&self, family: &str, interface: &str) -> bool {
-        let on = |base: &Base| base.devices.iter().any(|one| one == interface);
+        let on = |base: &Base| {
+            base.devices.is_empty() || base.devices.iter().any(|one| one == interface)
+        };
         self.bases
             .iter()
             .any(|base| base.at.0 == family && on(base))
@@ -191,7 +193,7 @@ impl Ruleset {
             if !wanted || elsewhere || (base.nat && hook != "postrouting") {
                 continue;
             }
-            let mut doubtful = false;
+            let mut doubtful = base.at.0 == "netdev" && base.devices.is_empty();
             let end = self.chain(&base.at, packet, &mut outcome, &mut doubtful, 0);
             let dropped = match end {
                 End::Drop(decided) => Some(decided),

@@ -172,7 +172,7 @@ fn an_allowance_has_to_make_sense() {
         ),
         (&["--allowance-rate", "1mbit"], "needs network.allowance"),
         (&["--allowance", "1G", "--allowance-cut", "1M"], "less than"),
-        (&["--allowance", "1G", "--allowance-day", "31"], "1 to 28"),
+        (&["--allowance", "1G", "--allowance-day", "32"], "1 to 31"),
     ] {
         let words = [&["create", "x"][..], flags].concat();
         let said = host.fails(&words, 5);

@@ -698,3 +698,52 @@ fn an_address_is_chosen() {
         "{text}"
     );
 }
+
+/// A first interface without IPv6 does not keep a guest from it, and one that has its address alone on its
+/// network reaches that network.
+#[test]
+fn each_version_of_ip_leads_over_the_first_that_has_it() {
+    as_host(|| {
+        if !need(Need::Root) {
+            return;
+        }
+        let bulkhead = Bulkhead::new();
+        for (name, kind) in [("six", "bridge"), ("far", "routed")] {
+            let (number, subnet) = match name {
+                "six" => (21, "10.78.1.0/24"),
+                _ => (22, "10.78.2.0/24"),
+            };
+            let prefix = format!("{}/64", own_prefix(number));
+            let create = [
+                "network", "create", name, "--kind", kind, "--subnet", subnet,
+            ];
+            bulkhead.ok(&[&create[..], &["--prefix6", &prefix]].concat());
+        }
+        let (six, far) = (own_prefix(21), own_prefix(22));
+        let create = |name: &'static str| ["create", name, "--template", "busybox", "--start"];
+        let nics = ["--nic", "six=six", "--nic", "far=far"];
+        bulkhead.ok(&[&create("web")[..], &nics].concat());
+        bulkhead.ok(&[&create("db")[..], &["--network", "far"]].concat());
+        let told = |line: &str| bulkhead.ok(&["exec", "web", "--", "sh", "-c", line]);
+        let routes = told("ip -6 route");
+        for line in [
+            format!("default via {six}1 dev six"),
+            format!("{far}/64 via fe80::1 dev far"),
+        ] {
+            assert!(routes.contains(&line), "{line}: {routes}");
+        }
+        assert_eq!(routes.matches("default").count(), 1, "{routes}");
+        assert!(told("ip route").contains("dev eth0"));
+        told(&format!("ping -c 1 -W 5 {far}3"));
+        bulkhead.ok(&["nic", "remove", "web", "six"]);
+        let routes = told("ip -6 route");
+        assert!(routes.contains("default via fe80::1 dev far"), "{routes}");
+        bulkhead.ok(&["restart", "web"]);
+        let routes = told("ip -6 route");
+        assert!(routes.contains("default via fe80::1 dev far"), "{routes}");
+        bulkhead.ok(&["nic", "add", "web", "six=six"]);
+        let routes = told("ip -6 route");
+        assert!(routes.contains("default via fe80::1 dev far"), "{routes}");
+        assert_eq!(routes.matches("default").count(), 1, "{routes}");
+    });
+}

@@ -712,3 +712,68 @@ fn guests_on_an_interface_of_the_hosts_have_ipv6_of_its_lan() {
         assert_eq!(host.ok(&["wait", "a", "ip6"]), "fd78::a\n");
     });
 }
+
+/// Packets that do not fit the way or are too small for IPv6, and addresses that the host has got since.
+#[test]
+fn what_does_not_fit_the_host_is_refused() {
+    as_host(|| {
+        if !need(Need::Root) {
+            return;
+        }
+        let _world = wires::world();
+        let host = Bulkhead::new();
+        let macvlan = [
+            "--kind",
+            "macvlan",
+            "--parent",
+            "uplink",
+            "--subnet",
+            "192.0.2.0/24",
+        ];
+        for (name, flags, part) in [
+            (
+                "lan",
+                &["--mtu", "1279", "--prefix6", "auto"][..],
+                "needs packets of 1280",
+            ),
+            (
+                "lan",
+                &[&macvlan[..], &["--mtu", "1401"]].concat(),
+                "1400 is the most",
+            ),
+        ] {
+            let said = host.fails(&[&["network", "create", name][..], flags].concat(), 5);
+            assert!(said.contains(part), "{said}");
+        }
+        // The way out's may be less: the host says so to who sends more.
+        ip("link set uplink mtu 1100");
+        host.ok(&[
+            "network",
+            "create",
+            "lan",
+            "--subnet",
+            "10.78.0.0/24",
+            "--prefix6",
+            "auto",
+        ]);
+        let said = host.fails(&["network", "set", "lan", "--mtu", "1000"], 5);
+        assert!(said.contains("needs packets of 1280"), "{said}");
+        made(&host, "a", &["--network", "lan", "--start"]);
+        assert!(inside(&host, "a", "ip link show eth0").contains("mtu 1280"));
+        host.ok(&[&["network", "create", "wire"][..], &macvlan].concat());
+        made(
+            &host,
+            "b",
+            &["--network", "wire", "--address", "192.0.2.9", "--start"],
+        );
+        assert!(inside(&host, "b", "ip link show eth0").contains("mtu 1100"));
+
+        ip("addr add 10.78.0.3/32 dev lo");
+        let new = ["create", "c", "--template", "busybox", "--network", "lan"];
+        let said = host.fails(&[&new[..], &["--address", "10.78.0.3"]].concat(), 5);
+        assert!(said.contains("an address of the host's own"), "{said}");
+        made(&host, "c", &["--network", "lan"]);
+        let info = data(&host, &["network", "info", "lan"]);
+        assert_eq!(info["guests"]["c"], "10.78.0.4", "{info}");
+    });
+}

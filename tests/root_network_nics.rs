@@ -387,18 +387,40 @@ fn its_files_tell_a_guest_of_its_interfaces() {
     let host = host("10.201.3.0/24");
     started(&host, "web", &[]);
     // As a Debian root has them.
-    inside(&host, "web", "mkdir -p /etc/systemd /etc/network");
+    inside(
+        &host,
+        "web",
+        "mkdir -p /etc/systemd /etc/network /etc/NetworkManager",
+    );
     host.ok(&["kill", "web"]);
     host.ok(&["set", "web", "--nic", "lan=db,address=10.201.3.5"]);
     host.ok(&["start", "web"]);
     let unit = "/etc/systemd/network/10-bulkhead-lan.network";
     assert!(inside(&host, "web", &format!("cat {unit}")).contains("Address=10.201.3.5/24"));
     assert!(inside(&host, "web", "cat /etc/network/interfaces").contains("iface lan inet manual"));
+    // NetworkManager takes one that is root's alone.
+    let profile = "/etc/NetworkManager/system-connections/bulkhead-lan.nmconnection";
+    assert!(inside(&host, "web", &format!("cat {profile}")).contains("address1=10.201.3.5/24\n"));
+    assert_eq!(
+        inside(&host, "web", &format!("stat -c %a:%u {profile}")),
+        "600:0"
+    );
+    let profile0 = "/etc/NetworkManager/system-connections/bulkhead-eth0.nmconnection";
+    let gateway = inside(
+        &host,
+        "web",
+        "ip route | sed -n 's/default via \\([^ ]*\\).*/\\1/p'",
+    );
+    assert!(inside(&host, "web", &format!("cat {profile0}")).contains(&format!(",{gateway}\n")));
     host.ok(&["kill", "web"]);
     host.ok(&["nic", "remove", "web", "lan"]);
     host.ok(&["start", "web"]);
     assert_eq!(
-        inside(&host, "web", &format!("ls {unit} 2>/dev/null | wc -l")),
+        inside(
+            &host,
+            "web",
+            &format!("ls {unit} {profile} 2>/dev/null | wc -l")
+        ),
         "0"
     );
     assert!(!inside(&host, "web", "cat /etc/network/interfaces").contains("lan"));

@@ -95,6 +95,11 @@ fn what_is_said_of_a_packet_is_what_becomes_of_it() {
                 [false, false, false],
             ),
             (
+                format!("ip rule add from {} blackhole", ip("a")),
+                format!("ip rule del from {} blackhole", ip("a")),
+                [true, false, true],
+            ),
+            (
                 "ip route add blackhole 192.0.2.2".to_owned(),
                 "ip route del blackhole 192.0.2.2".to_owned(),
                 [true, false, true],
@@ -108,6 +113,36 @@ fn what_is_said_of_a_packet_is_what_becomes_of_it() {
             }
             shell(&format!("true; {off}"));
         }
+        for (on, off, why) in [
+            (
+                format!("bridge link set dev {port} state 0"),
+                format!("bridge link set dev {port} state 3"),
+                "shut off",
+            ),
+            (
+                format!("ip link set {bridge} down"),
+                format!("ip link set {bridge} up"),
+                "is down",
+            ),
+        ] {
+            shell(&on);
+            stops(&host, &["a", &outside], "its port", why);
+            assert!(!pings(&host, "a", &outside), "{on}");
+            shell(&off);
+        }
+        // Before all others see it; which interfaces those rules are of, not every `nft` tells.
+        shell(&format!(
+            "nft 'add table netdev theirs; add chain netdev theirs first \
+             {{ type filter hook ingress device {port} priority 0; }}; \
+             add rule netdev theirs first ip daddr 192.0.2.2 drop'"
+        ));
+        let hops = data(&host, &["network", "trace", "a", &world]).to_string();
+        assert!(
+            hops.contains("stop") && hops.contains("netdev theirs, chain first"),
+            "{hops}"
+        );
+        assert!(trace(&host, &["a", &b]).1 && !pings(&host, "a", &world));
+        shell("nft delete table netdev theirs");
         let (last, passed) = trace(&host, &["a", "in", "icmp", &b]);
         assert!(passed, "from a hardware address that was chosen: {last}");
         let docker = drop_all.to_owned();
@@ -205,12 +240,18 @@ fn the_rule_that_decides_is_named() {
             "a's firewall decides: in drop",
         );
         stops(&host, &["a", "in", "tcp", "192.0.2.2:81"], "NAT", "neither");
+        let (last, _) = trace(&host, &["a", "in", "tcp", ":18080"]);
+        assert!(last["advice"].to_string().contains("its port 80"), "{last}");
         stops(
             &host,
             &["a", "udp", "203.0.113.9:68"],
             "anti-spoofing",
             "DHCP",
         );
+        // What another asks of that port of the host is that guest's matter.
+        let (last, passed) = trace(&host, &["b", "tcp", "192.0.2.1:18080"]);
+        assert!(passed && last["at"] == "ports", "{last}");
+        assert!(last.to_string().contains("port 80 of a"), "{last}");
         stops(&host, &["alone", b], "guest", "no route");
         inside(&host, "alone", "ip route add default dev eth0");
         stops(

@@ -8,7 +8,7 @@ mod wires;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use life::made;
+use life::{data, made};
 use support::{Bulkhead, Need, eventually, need};
 use wires::{WORLD, as_host, world};
 
@@ -195,6 +195,77 @@ fn a_firewall_is_open_or_named_wherever_opening_it_is_killed_and_closed_with_the
             made(&host, "a", &["--start"]);
             host.run(&["doctor", "--fix"]);
             assert_eq!(ours(), 3, "{number}");
+        }
+    });
+}
+
+/// Of the host's own end: addresses and routes, which an interface that is set down loses.
+#[test]
+fn the_hosts_way_to_guests_comes_back() {
+    as_host(|| {
+        if !need(Need::Root) {
+            return;
+        }
+        let _world = world();
+        let host = Bulkhead::new();
+        let mut broken = Vec::new();
+        for (guest, kind, pool, six) in [
+            ("a", "bridge", "10.78.1", "fd78:0:0:1::"),
+            ("b", "routed", "10.78.2", "fd78:0:0:2::"),
+        ] {
+            let (subnet, prefix) = (format!("{pool}.0/24"), format!("{six}/64"));
+            let create = ["network", "create", guest, "--kind", kind];
+            host.ok(&[&create[..], &["--subnet", &subnet, "--prefix6", &prefix]].concat());
+            made(&host, guest, &["--network", guest, "--start"]);
+            let list = data(&host, &["nic", "list", guest]);
+            let end = list[0]["host_interface"].as_str().unwrap().to_owned();
+            let bridge = data(&host, &["network", "info", guest])["bridge"].clone();
+            let bridge = bridge.as_str().unwrap().to_owned();
+            let hosts = [format!("{pool}.1"), format!("{six}1")];
+            let down_and_up =
+                |name: &str| format!("ip link set {name} down; ip link set {name} up");
+            if kind == "routed" {
+                broken.push((
+                    guest,
+                    hosts.clone(),
+                    format!("ip route del {pool}.2"),
+                    "route",
+                ));
+                broken.push((guest, hosts.clone(), down_and_up(&end), "route"));
+            }
+            let lost = "bridge without its address";
+            if kind == "bridge" {
+                let down = format!("ip link set {bridge} down");
+                broken.push((guest, hosts.clone(), down, "bridge that is down"));
+                broken.push((guest, hosts.clone(), down_and_up(&bridge), lost));
+            }
+            let flush = format!("ip addr flush dev {bridge} scope global");
+            broken.push((guest, hosts, flush, lost));
+        }
+        let reached = |guest: &str, hosts: &[String; 2]| {
+            let ping = |to: &String| {
+                ["exec", guest, "--", "ping", "-c", "1", "-W", "1", to].map(str::to_owned)
+            };
+            let ping = |to| host.run(&ping(to).each_ref().map(String::as_str)).code == 0;
+            hosts.iter().all(ping)
+        };
+        let breaks = |line: &str| {
+            let done = Command::new("sh").args(["-c", line]).status().unwrap();
+            assert!(done.success(), "{line}");
+        };
+        for (guest, hosts, line, what) in &broken {
+            breaks(line);
+            let told = host.run(&["doctor"]);
+            assert!(told.stdout.contains(what), "{line}: {}", told.stdout);
+            host.run(&["doctor", "--fix"]);
+            eventually(line, 20, || reached(guest, hosts));
+        }
+        let left = host.run(&["doctor"]);
+        assert_eq!(left.code, 0, "{}", left.stdout);
+        let _watch = Watch::new(&host);
+        for (guest, hosts, line, _) in broken.iter().skip(1).step_by(2) {
+            breaks(line);
+            eventually(line, 20, || reached(guest, hosts));
         }
     });
 }

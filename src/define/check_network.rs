@@ -114,7 +114,7 @@ fn allowance(network: &NetworkWish, found: &mut Found) {
             "needs network.allowance or network.allowance_cut",
         );
     }
-    found.range("network.allowance_day", &allowance.day, &1, &28);
+    found.range("network.allowance_day", &allowance.day, &1, &31);
     if let Some(rate) = &allowance.rate {
         found.range("network.allowance_rate", rate, &SLOWEST, &FASTEST);
         if allowance.bytes.is_none() {

@@ -255,7 +255,7 @@ pub const KEYS: &[Key] = &[
     key("network.allowance_class", "allowance-class", "CLASS", Kind::Text, LIVE,
         "What counts for it: all, or external for what is not internal to the host's networks [default: all]"),
     key("network.allowance_day", "allowance-day", "DAY", Kind::Number, LIVE,
-        "Day on which such a month begins, 1 to 28 [default: 1]"),
+        "Day on which such a month begins, 1 to 31 [default: 1]"),
     key("network.allowance_rate", "allowance-rate", "RATE", Kind::Text, LIVE,
         "Most it sends and receives once the allowance is used up, or none [default: none, it is only told]"),
     key("network.allowance_cut", "allowance-cut", "BYTES", Kind::Number, LIVE,

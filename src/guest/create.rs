@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use super::error::{GuestError, Result};
 use super::manager::{Manager, now_ms};
 use super::store::{Machine, Written};
+use super::ways::Ways;
 use crate::kernel::{KernelError, fault, file, random};
 use crate::model::{EventKind, Guest, GuestName, Origin, Status};
 use crate::network::{FileError, Lease, Network};
@@ -243,8 +244,8 @@ impl Manager {
         }
         let mut nics = Vec::new();
         if !guest.network.nics.is_empty() {
-            let way_out = leased.is_some_and(|(network, lease)| network.gateway(lease).is_some());
-            nics = self.boot_nics(guest, way_out)?;
+            let ways = leased.map(|(network, lease)| Ways::of(network, lease));
+            nics = self.boot_nics(guest, ways.unwrap_or_default())?;
             for (network, _) in self.nics(&guest.name)? {
                 hosts.extend(network.hosts().map_err(refused)?);
                 hosts6.extend(network.hosts6().map_err(refused)?);

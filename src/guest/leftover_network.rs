@@ -54,6 +54,19 @@ impl Manager {
                 let word = one.word().to_owned();
                 found.push(leftover("announcement", word, told(fix.then(again))));
             }
+            if let Some(wrong) = one.wrong_bridge().map_err(network)? {
+                let again = || one.reload().map(drop).map_err(network);
+                let bridge = one.bridge().to_owned();
+                found.push(leftover(wrong, bridge, told(fix.then(again))));
+            }
+            for (guest, lease) in one.unreached().map_err(network)? {
+                // One that is just being started, or put away, is another command's.
+                let Some(_lock) = self.idle(&guest) else {
+                    continue;
+                };
+                let again = || one.lead_again(&lease).map_err(network);
+                found.push(leftover("route", guest.to_string(), told(fix.then(again))));
+            }
             self.of_server(one, fix, found)?;
             for entry in one.stale_entries().map_err(network)? {
                 let remove = || one.remove_entry(&entry).map_err(network);

@@ -34,7 +34,7 @@
 //! | `network_watch` | networks kept as they are to be while others change the host's |
 //! | `told` | what a guest's files say before it starts |
 //! | `lent` | the host's own interfaces that a guest has, and that come back |
-//! | `nics` | interfaces beyond the first, also while it runs |
+//! | `nics`, `ways` | interfaces beyond the first, also while it runs; over which the default routes lead |
 //! | `neighbours` | guests' names for each other while they run |
 //! | `account`, `ledger`, `disk_time`, `cores` | what it has used, sent and received, over all its runs; its room on disks over time; how many cores it could use |
 //! | `events` | what happened |
@@ -150,6 +150,7 @@ pub mod trash;
 mod trunks;
 pub mod undo;
 pub mod view;
+mod ways;
 pub mod why;
 
 pub use error::GuestError;

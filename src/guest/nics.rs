@@ -15,6 +15,7 @@ use super::error::{GuestError, Result};
 use super::lent::give_back;
 use super::manager::Manager;
 use super::networks::{network as failed, stays};
+use super::ways::{Ways, ops};
 use crate::kernel::process::Identity;
 use crate::kernel::{KernelError, fault, namespace};
 use crate::launch;
@@ -72,19 +73,18 @@ impl Manager {
         guest.network.nics.iter().map(plug).collect()
     }
 
-    /// The host's side of them, and what the launch does; `way_out` is whether the first interface has
-    /// one already.
-    pub(super) fn connect_nics(&self, plugs: &[Plug], mut way_out: bool) -> Result<Vec<NetOp>> {
+    /// The host's side of them, and what the launch does; `ways` are those of the first interface.
+    pub(super) fn connect_nics(&self, plugs: &[Plug], mut ways: Ways) -> Result<Vec<NetOp>> {
         let mut all = Vec::new();
         for plug in plugs {
             fault::point()?;
-            all.extend(self.admit_nic(plug, way_out)?);
-            way_out |= plug.network.gateway(&plug.lease).is_some();
+            all.extend(self.admit_nic(plug, ways)?);
+            ways = ways.and(Ways::of(&plug.network, &plug.lease));
         }
         Ok(all)
     }
 
-    fn admit_nic(&self, plug: &Plug, way_out: bool) -> Result<Vec<NetOp>> {
+    fn admit_nic(&self, plug: &Plug, before: Ways) -> Result<Vec<NetOp>> {
         let Plug {
             wish,
             network,
@@ -93,27 +93,27 @@ impl Manager {
         let host = network.ensure_host().map_err(failed)?;
         fault::point()?;
         network.admit(lease, wish).map_err(failed)?;
-        Ok(ops(network, lease, host.mtu, wish, way_out))
+        Ok(ops(network, lease, host.mtu, wish, before))
     }
 
     /// The same for `plan`, which changes nothing.
     pub(super) fn preview_nics(&self, name: &GuestName, guest: &Guest) -> Result<Vec<NetOp>> {
         let mut all = Vec::new();
-        let mut way_out = match self.network_of(&guest.network)? {
-            Some(on) => on.way_out().map_err(failed)?.is_some(),
-            None => false,
+        let mut ways = match self.network_of(&guest.network)? {
+            Some(on) => Ways::of_network(&on)?,
+            None => Ways::default(),
         };
         for nic in &guest.network.nics {
             let (on, wish) = (self.network_for(name, nic)?, counted(nic, guest));
             let lease = on.preview(name, &wish)?;
-            all.extend(ops(&on, &lease, 1500, &wish, way_out));
-            way_out |= on.gateway(&lease).is_some();
+            all.extend(ops(&on, &lease, 1500, &wish, ways));
+            ways = ways.and(Ways::of(&on, &lease));
         }
         Ok(all)
     }
 
     /// What a guest's files say of them.
-    pub(super) fn boot_nics(&self, guest: &Guest, mut way_out: bool) -> Result<Vec<BootNic>> {
+    pub(super) fn boot_nics(&self, guest: &Guest, mut ways: Ways) -> Result<Vec<BootNic>> {
         let leased = self.nics(&guest.name)?;
         let mut all = Vec::new();
         for nic in &guest.network.nics {
@@ -121,16 +121,17 @@ impl Manager {
             let Some((network, lease)) = leased.iter().find(is) else {
                 continue;
             };
-            let gateway = network.gateway(lease).filter(|_| !way_out);
-            way_out |= gateway.is_some();
             let ipv6 = lease.ipv6.as_ref();
             let gateway6 = ipv6.and_then(|ipv6| ipv6.gateway);
+            let (gateway, gateway6) = ways.open(network.gateway(lease), gateway6);
+            ways = ways.and(Ways::of(network, lease));
             all.push(BootNic {
                 name: nic.name.to_string(),
                 address: (lease.address, lease.prefix),
                 address6: ipv6.map(|ipv6| (ipv6.address, ipv6.length)),
                 gateway,
-                gateway6: gateway6.filter(|_| gateway.is_some()),
+                gateway6,
+                route6: network.own_route6(lease),
             });
         }
         Ok(all)
@@ -171,7 +172,7 @@ impl Manager {
             if !keeps(network, lease, &guest.network) {
                 fault::point()?;
                 unplug(network, lease, inside.as_fd())?;
-                led_out |= network.gateway(lease).is_some();
+                led_out |= Ways::of(network, lease).is_some();
             }
         }
         for nic in &guest.network.nics {
@@ -182,28 +183,6 @@ impl Manager {
             true => self.lead_out(name, guest, inside.as_fd()),
             false => Ok(()),
         }
-    }
-
-    /// Gives the default route, which may have gone with an interface, to the first of those that are
-    /// left whose network has a way out.
-    fn lead_out(&self, name: &GuestName, guest: &Guest, inside: BorrowedFd<'_>) -> Result<()> {
-        for nic in &guest.network.nics {
-            let network = self.network_for(name, nic)?;
-            let Some(lease) = network.find(name).map_err(failed)? else {
-                continue;
-            };
-            if self.way_out_before(name, nic, guest)? || network.gateway(&lease).is_none() {
-                continue;
-            }
-            fault::point()?;
-            let mut ops = ops(&network, &lease, 0, &nic.wish(), false);
-            ops.retain(leads);
-            // Where the guest's root has taken its address away, there is none; the other interface is
-            // out all the same.
-            let _route = launch::plug(inside, &ops);
-            break;
-        }
-        Ok(())
     }
 
     fn plug_nic(
@@ -227,13 +206,13 @@ impl Manager {
             network.isolate(&lease, apart).map_err(failed)?;
             return network.reshape(&lease, &wish).map_err(failed);
         }
-        let way_out = self.way_out_before(name, nic, guest)?;
+        let before = self.ways_before(name, nic, guest)?;
         let plug = Plug {
             wish,
             network,
             lease,
         };
-        let ops = NetOp::of(name, self.admit_nic(&plug, way_out)?);
+        let ops = NetOp::of(name, self.admit_nic(&plug, before)?);
         let refused = |source| GuestError::Nic {
             guest: name.clone(),
             nic: nic.name.to_string(),
@@ -242,23 +221,6 @@ impl Manager {
         let done = fault::point().map_err(GuestError::from);
         done.and_then(|()| launch::plug(inside, &ops).map_err(refused))
             .inspect_err(|_| give_back(&plug.network, &plug.lease, inside))
-    }
-
-    /// Whether an interface before this one has a way out, over which the default route leads.
-    fn way_out_before(&self, name: &GuestName, nic: &Nic, guest: &Guest) -> Result<bool> {
-        if let Some((network, lease)) = self.leased(name)?
-            && network.gateway(&lease).is_some()
-        {
-            return Ok(true);
-        }
-        let nics = guest.network.nics.iter();
-        for one in nics.take_while(|one| one.name != nic.name) {
-            let on = self.network_for(name, one)?;
-            if on.way_out().map_err(failed)?.is_some() {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 
     /// Frees what a guest has for interfaces that are no more its own; what passed there is counted
@@ -376,7 +338,7 @@ impl Manager {
         }
     }
 
-    fn network_for(&self, name: &GuestName, nic: &Nic) -> Result<Network> {
+    pub(super) fn network_for(&self, name: &GuestName, nic: &Nic) -> Result<Network> {
         self.network_of(&nic.wish())?.ok_or_else(|| {
             refused(
                 nic,
@@ -392,24 +354,6 @@ fn refused(nic: &Nic, why: String) -> GuestError {
         what: nic.name.to_string(),
         why,
     }
-}
-
-/// What the launch does for one, with the default route if nothing before it has a way out.
-fn ops(
-    network: &Network,
-    lease: &Lease,
-    mtu: u32,
-    wish: &NetworkWish,
-    way_out: bool,
-) -> Vec<NetOp> {
-    let mut ops = network.ops(lease, mtu, wish);
-    ops.retain(|op| !(way_out && leads(op)));
-    ops
-}
-
-/// Whether it is a way out.
-fn leads(op: &NetOp) -> bool {
-    matches!(op, NetOp::DefaultRoute { .. } | NetOp::DefaultRoute6 { .. })
 }
 
 /// What one wishes of its network, with the guest's allowance: what passes there counts as well, so it

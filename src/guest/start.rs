@@ -18,6 +18,7 @@ use super::networks::without_address;
 use super::rescue::Rescue;
 use super::store::{GuestLock, Machine, Phase, RunState, Written};
 use super::undo::UndoMode;
+use super::ways::Ways;
 use crate::kernel::channel::Channel;
 use crate::kernel::fault::{self, Role};
 use crate::kernel::file;
@@ -26,7 +27,6 @@ use crate::kernel::timing::timed;
 use crate::kernel::{KernelError, terminal};
 use crate::launch::{self, GuestPlace};
 use crate::model::{EventKind, ExitReason, Guest, GuestName, NetOp, Seat, Status};
-use crate::network::Network;
 use crate::plan;
 use crate::storage::{self, Image};
 
@@ -321,8 +321,8 @@ impl Manager {
             }
         })?;
         fault::point()?;
-        let way_out = |(network, lease): &(_, _)| Network::gateway(network, lease).is_some();
-        let way_out = lease.as_ref().is_some_and(way_out);
+        let ways = lease.as_ref();
+        let ways = ways.map(|(network, lease)| Ways::of(network, lease));
         let mut ops = match lease {
             Some((network, lease)) => {
                 let host = phase("look-at-bridge", || network.ensure_host())
@@ -337,7 +337,7 @@ impl Manager {
         if !guest.network.nics.is_empty() {
             let plugs = self.lease_nics(name, guest)?;
             ops.extend(phase("connect-nics", || {
-                self.connect_nics(&plugs, way_out)
+                self.connect_nics(&plugs, ways.unwrap_or_default())
             })?);
         }
         Ok(ops)

@@ -10,7 +10,7 @@ use super::networks::network;
 use super::nics::wish_of;
 use crate::kernel::namespace;
 use crate::model::{GuestName, Level, NetworkKind, NicName, Status};
-use crate::network::{Asked, Hop, Lease, Network, Question, Verdict};
+use crate::network::{Asked, Hop, Lease, LeaseError, Network, Question, Verdict};
 
 impl Manager {
     /// Follows a packet from or to a guest through every place that it comes by, to the one where it
@@ -50,11 +50,13 @@ impl Manager {
         let month = self.month(name, &guest.network.allowance)?;
         let guest = self.in_force(name, guest);
         let further = wish_of(&lease, &guest.network);
+        let led = self.led_by(question)?;
         let asked = Asked {
             guest: name,
             lease: &lease,
             wish: further.as_ref().unwrap_or(&guest.network),
             cut: level_of(month.as_ref()) == Level::Cut,
+            led: led.as_ref().map(|(guest, port)| (guest, *port)),
             question,
         };
         let mut hops = where_it_is.trace(&asked, inside.as_fd()).map_err(network)?;
@@ -67,6 +69,17 @@ impl Manager {
             hops.insert(0, hop.advise(format!("bulkhead resume {name}")));
         }
         Ok(hops)
+    }
+
+    /// The guest, and its port, that the port of the host leads to that is asked for.
+    fn led_by(&self, question: Question) -> Result<Option<(GuestName, u16)>> {
+        for one in self.networks()? {
+            let led = one.led_by(question).map_err(LeaseError::from)?;
+            if led.is_some() {
+                return Ok(led);
+            }
+        }
+        Ok(None)
     }
 
     /// Where a guest has its address on its first interface, or a further one.

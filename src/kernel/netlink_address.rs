@@ -15,6 +15,14 @@ use super::netlink::{Link, Netlink, NetlinkError};
 #[derive(Clone, Debug)]
 pub struct Address(AddressMessage);
 
+fn only_ipv4(all: Vec<IpAddr>) -> Vec<Ipv4Addr> {
+    let four = |address| match address {
+        IpAddr::V4(four) => Some(four),
+        IpAddr::V6(_) => None,
+    };
+    all.into_iter().filter_map(four).collect()
+}
+
 /// What an address is while the kernel still thinks about it.
 const PASSING: AddressFlags = AddressFlags::Tentative
     .union(AddressFlags::Dadfailed)
@@ -54,13 +62,15 @@ impl Netlink {
     /// # Errors
     /// When the kernel refuses or its answer cannot be understood.
     pub fn ipv4_of(&mut self, index: u32) -> Result<Vec<Ipv4Addr>, NetlinkError> {
-        let all = self.ip_of(index, false)?.into_iter();
-        Ok(all
-            .filter_map(|address| match address {
-                IpAddr::V4(four) => Some(four),
-                IpAddr::V6(_) => None,
-            })
-            .collect())
+        Ok(only_ipv4(self.ip_where(false, &|one| one == index)?))
+    }
+
+    /// Those of all interfaces.
+    ///
+    /// # Errors
+    /// When the kernel refuses or its answer cannot be understood.
+    pub fn all_ipv4(&mut self) -> Result<Vec<Ipv4Addr>, NetlinkError> {
+        Ok(only_ipv4(self.ip_where(false, &|_| true)?))
     }
 
     /// The same of IPv4 or of IPv6, of the link's too.
@@ -68,6 +78,14 @@ impl Netlink {
     /// # Errors
     /// When the kernel refuses or its answer cannot be understood.
     pub fn ip_of(&mut self, index: u32, ipv6: bool) -> Result<Vec<IpAddr>, NetlinkError> {
+        self.ip_where(ipv6, &|one| one == index)
+    }
+
+    fn ip_where(
+        &mut self,
+        ipv6: bool,
+        on: &dyn Fn(u32) -> bool,
+    ) -> Result<Vec<IpAddr>, NetlinkError> {
         let mut request = AddressMessage::default();
         request.header.family = match ipv6 {
             true => AddressFamily::Inet6,
@@ -78,7 +96,7 @@ impl Netlink {
             .ask(RouteNetlinkMessage::GetAddress(request), NLM_F_DUMP)
             .map_err(|e| NetlinkError::new("list", "the addresses", e))?;
         let of = |answer| match answer {
-            RouteNetlinkMessage::NewAddress(message) if message.header.index == index => {
+            RouteNetlinkMessage::NewAddress(message) if on(message.header.index) => {
                 Some(message.attributes)
             }
             _ => None,

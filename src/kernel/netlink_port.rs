@@ -3,7 +3,7 @@
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::link::{
-    InfoBridgePort, InfoPortData, InfoPortKind, LinkAttribute, LinkInfo,
+    BridgePortState, InfoBridgePort, InfoPortData, InfoPortKind, LinkAttribute, LinkInfo,
 };
 use netlink_packet_route::neighbour::{
     NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
@@ -19,20 +19,17 @@ impl Netlink {
     /// # Errors
     /// When there is no such interface or the kernel refuses.
     pub fn is_apart(&mut self, name: &str) -> Result<bool, NetlinkError> {
-        let attributes = self.attributes(name)?;
-        let infos = attributes
-            .into_iter()
-            .filter_map(|attribute| match attribute {
-                LinkAttribute::LinkInfo(infos) => Some(infos),
-                _ => None,
-            });
-        let ports = infos.flatten().filter_map(|info| match info {
-            LinkInfo::PortData(InfoPortData::BridgePort(port)) => Some(port),
-            _ => None,
-        });
-        Ok(ports
-            .flatten()
-            .any(|one| matches!(one, InfoBridgePort::Isolated(true))))
+        let apart = |one: &InfoBridgePort| matches!(one, InfoBridgePort::Isolated(true));
+        Ok(self.port(name)?.iter().any(apart))
+    }
+
+    /// Whether a bridge takes frames from a port of its own; one that is none has nobody to shut it off.
+    ///
+    /// # Errors
+    /// When there is no such interface or the kernel refuses.
+    pub fn is_shut_off(&mut self, name: &str) -> Result<bool, NetlinkError> {
+        let shut = |one: &InfoBridgePort| matches!(one, InfoBridgePort::State(state) if *state != BridgePortState::Forwarding);
+        Ok(self.port(name)?.iter().any(shut))
     }
 
     /// The group of interfaces that one is in.
@@ -45,6 +42,22 @@ impl Netlink {
             LinkAttribute::Group(group) => Some(group),
             _ => None,
         }))
+    }
+
+    /// What a bridge says of a port.
+    fn port(&mut self, name: &str) -> Result<Vec<InfoBridgePort>, NetlinkError> {
+        let attributes = self.attributes(name)?;
+        let infos = attributes
+            .into_iter()
+            .filter_map(|attribute| match attribute {
+                LinkAttribute::LinkInfo(infos) => Some(infos),
+                _ => None,
+            });
+        let ports = infos.flatten().filter_map(|info| match info {
+            LinkInfo::PortData(InfoPortData::BridgePort(port)) => Some(port),
+            _ => None,
+        });
+        Ok(ports.flatten().collect())
     }
 
     fn attributes(&mut self, name: &str) -> Result<Vec<LinkAttribute>, NetlinkError> {

@@ -29,22 +29,52 @@ impl Netlink {
     /// # Errors
     /// When the kernel refuses to say, or its answer cannot be understood.
     pub fn way_to(&mut self, address: impl Into<IpAddr>) -> Result<Way, NetlinkError> {
-        let address = address.into();
-        let (family, length, destination) = match address {
+        self.way(address.into(), None)
+    }
+
+    /// The way of a packet that comes from elsewhere, in by the interface of that number: rules may lead
+    /// it otherwise than the host's own. The host must pass packets on.
+    ///
+    /// # Errors
+    /// As [`Netlink::way_to`].
+    pub fn way_on(
+        &mut self,
+        address: IpAddr,
+        from: IpAddr,
+        interface: u32,
+    ) -> Result<Way, NetlinkError> {
+        self.way(address, Some((from, interface)))
+    }
+
+    fn way(&mut self, address: IpAddr, from: Option<(IpAddr, u32)>) -> Result<Way, NetlinkError> {
+        let end = |address| match address {
             IpAddr::V4(four) => (AddressFamily::Inet, 32, RouteAddress::Inet(four)),
             IpAddr::V6(six) => (AddressFamily::Inet6, 128, RouteAddress::Inet6(six)),
         };
+        let (family, length, destination) = end(address);
         let mut request = RouteMessage::default();
         request.header.address_family = family;
         request.header.destination_prefix_length = length;
         request.attributes = vec![RouteAttribute::Destination(destination)];
+        if let Some((from, interface)) = from {
+            request.header.source_prefix_length = length;
+            let from = [
+                RouteAttribute::Source(end(from).2),
+                RouteAttribute::Iif(interface),
+            ];
+            request.attributes.extend(from);
+        }
         let answers = match self.kernel.ask(RouteNetlinkMessage::GetRoute(request), 0) {
             Ok(answers) => answers,
             // Unreachable, prohibited, a blackhole.
             Err(e)
                 if matches!(
                     errno(&e),
-                    libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EACCES | libc::EINVAL
+                    libc::ENETUNREACH
+                        | libc::EHOSTUNREACH
+                        | libc::EACCES
+                        | libc::EINVAL
+                        | libc::EXDEV
                 ) =>
             {
                 return Ok(Way::Nowhere);

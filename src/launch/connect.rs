@@ -60,6 +60,14 @@ pub(super) fn within(netlink: &mut Netlink, ops: &[NetOp]) -> Result<(), Netlink
                 address,
                 prefix,
             } => netlink.add_address6(interface, *address, *prefix)?,
+            NetOp::Route6 {
+                interface,
+                to,
+                gateway,
+            } => {
+                let to = (to.network(), to.length());
+                netlink.lead_to6(to, interface, Some(*gateway))?;
+            }
             NetOp::DefaultRoute6 { interface, gateway } => {
                 let all = (Ipv6Addr::UNSPECIFIED, 0);
                 netlink.lead_to6(all, interface, Some(*gateway))?;
@@ -133,6 +141,7 @@ pub(super) fn outside(undo: &mut Undo, inside: BorrowedFd<'_>, ops: &[NetOp]) ->
             | NetOp::Address { .. }
             | NetOp::DefaultRoute { .. }
             | NetOp::Address6 { .. }
+            | NetOp::Route6 { .. }
             | NetOp::DefaultRoute6 { .. } => {}
         }
     }

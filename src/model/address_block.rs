@@ -2,7 +2,7 @@
 //! `198.51.100.0/24`, `2001:db8::/32`.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -19,10 +19,11 @@ pub struct AddressBlock {
 
 /// Text that is none.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{0:?} is no address, or has bits beyond its length: write it as 192.0.2.7, 198.51.100.0/24 or 2001:db8::/32"
-)]
-pub struct BlockError(String);
+#[error("{text:?} {why}")]
+pub struct BlockError {
+    text: String,
+    why: String,
+}
 
 impl AddressBlock {
     /// Whether all of another lie in it.
@@ -46,23 +47,38 @@ impl FromStr for AddressBlock {
     type Err = BlockError;
 
     fn from_str(text: &str) -> Result<Self, BlockError> {
-        let wrong = || BlockError(text.chars().take(80).collect());
+        let because = |why: String| BlockError {
+            text: text.chars().take(80).collect(),
+            why,
+        };
+        let wrong = || {
+            because(
+                "is no address: write it as 192.0.2.7, 198.51.100.0/24 or 2001:db8::/32".to_owned(),
+            )
+        };
         let (address, bits) = text
             .split_once('/')
             .map_or((text, None), |(address, bits)| (address, Some(bits)));
         let address: IpAddr = address.parse().map_err(|_| wrong())?;
         let most = Self::most(address);
         let bits: u8 = bits.map_or(Ok(most), str::parse).map_err(|_| wrong())?;
-        if !(1..=most).contains(&bits) {
-            return Err(wrong());
+        match bits {
+            0 => {
+                let all = "stands for everybody: a rule without it is for everybody";
+                return Err(because(all.to_owned()));
+            }
+            bits if bits > most => return Err(wrong()),
+            _ => {}
         }
-        let whole = match address {
-            IpAddr::V4(a) => a.to_bits() & (u32::MAX << (32 - bits)) == a.to_bits(),
-            IpAddr::V6(a) => a.to_bits() & (u128::MAX << (128 - bits)) == a.to_bits(),
+        let first: IpAddr = match address {
+            IpAddr::V4(a) => Ipv4Addr::from_bits(a.to_bits() & (u32::MAX << (32 - bits))).into(),
+            IpAddr::V6(a) => Ipv6Addr::from_bits(a.to_bits() & (u128::MAX << (128 - bits))).into(),
         };
-        match whole {
+        match first == address {
             true => Ok(Self { address, bits }),
-            false => Err(wrong()),
+            false => Err(because(format!(
+                "has bits beyond its length: write {first}/{bits}"
+            ))),
         }
     }
 }

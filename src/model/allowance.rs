@@ -11,7 +11,8 @@ pub struct Allowance {
     pub bytes: Option<Bytes>,
     /// Which of them count.
     pub class: AllowanceClass,
-    /// Day of the month on which counting begins anew (UTC), 1 to 28.
+    /// Day of the month on which counting begins anew (UTC), 1 to 31; a month without it begins on its
+    /// last day.
     pub day: u8,
     /// Most it sends and receives once they are used up; `None` changes nothing.
     pub rate: Option<Rate>,
@@ -80,12 +81,13 @@ impl Allowance {
         let part = |at: std::ops::Range<usize>| today.get(at)?.parse::<u32>().ok();
         let (year, month, day) = (part(0..4), part(5..7), part(8..10));
         let (year, month) = (year.unwrap_or(1970), month.unwrap_or(1));
-        let (year, month) = match (day.unwrap_or(1) >= self.day.into(), month) {
+        let first = |year, month| u32::from(self.day).min(length(year, month));
+        let (year, month) = match (day.unwrap_or(1) >= first(year, month), month) {
             (true, _) => (year, month),
             (false, 1) => (year - 1, 12),
             (false, month) => (year, month - 1),
         };
-        format!("{year:04}-{month:02}-{:02}", self.day)
+        format!("{year:04}-{month:02}-{:02}", first(year, month))
     }
 
     /// How many bytes of some traffic count.
@@ -106,6 +108,17 @@ impl Allowance {
             (Some(bytes), _) if used >= bytes.0 => Level::Spent,
             _ => Level::Free,
         }
+    }
+}
+
+/// How many days a month has.
+fn length(year: u32, month: u32) -> u32 {
+    let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    match month {
+        2 if leap => 29,
+        2 => 28,
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
     }
 }
 
@@ -169,6 +182,16 @@ mod tests {
             (15, "2026-03-15", "2026-03-15"),
             (15, "2026-03-14", "2026-02-15"),
             (28, "2026-01-27", "2025-12-28"),
+            (31, "2026-01-31", "2026-01-31"),
+            (31, "2026-02-27", "2026-01-31"),
+            (31, "2026-02-28", "2026-02-28"),
+            (31, "2026-03-30", "2026-02-28"),
+            (31, "2026-03-31", "2026-03-31"),
+            (31, "2026-05-01", "2026-04-30"),
+            (30, "2028-02-28", "2028-01-30"),
+            (30, "2028-03-01", "2028-02-29"),
+            (29, "2100-03-01", "2100-02-28"),
+            (31, "2026-01-01", "2025-12-31"),
         ] {
             assert_eq!(allowance(day).began(today), began, "{today}");
         }

@@ -19,7 +19,7 @@ const MOST_RANGES: usize = 16;
 )]
 pub struct RuleError {
     text: String,
-    why: &'static str,
+    why: String,
 }
 
 /// What a rule is about.
@@ -149,9 +149,9 @@ impl FromStr for FirewallRule {
     type Err = RuleError;
 
     fn from_str(text: &str) -> Result<Self, RuleError> {
-        let wrong = |why| RuleError {
+        let wrong = |why: &str| RuleError {
             text: text.chars().take(80).collect(),
-            why,
+            why: why.to_owned(),
         };
         let mut words = text.split_ascii_whitespace().peekable();
         let incoming = match words.next() {
@@ -182,14 +182,12 @@ impl FromStr for FirewallRule {
         if matches!(rule.protocol, Some(RuleProtocol::Tcp | RuleProtocol::Udp))
             && let Some(list) = words.next_if(|word| word.starts_with(|c: char| c.is_ascii_digit()))
         {
-            rule.ports = ports(list).ok_or_else(|| wrong("its ports are none"))?;
+            rule.ports = ports(list).map_err(|why| wrong(&why))?;
         }
         let other = if incoming { "from" } else { "to" };
         if words.next_if_eq(&other).is_some() {
-            let peer = words.next().and_then(peer);
-            rule.peer = Some(peer.ok_or_else(|| {
-                wrong("the other end is no address or @SET, or has bits beyond its length")
-            })?);
+            let peer = peer(words.next().unwrap_or_default());
+            rule.peer = Some(peer.map_err(|why| wrong(&format!("the other end {why}")))?);
         }
         rule.log = words.next_if_eq(&"log").is_some();
         match words.next() {
@@ -199,26 +197,49 @@ impl FromStr for FirewallRule {
     }
 }
 
-fn ports(text: &str) -> Option<Vec<(u16, u16)>> {
+fn ports(text: &str) -> Result<Vec<(u16, u16)>, String> {
     let port = |text: &str| {
         let plain = text.bytes().all(|b| b.is_ascii_digit());
-        plain.then(|| text.parse::<u16>().ok()).flatten()
+        let port = plain.then(|| text.parse::<u16>().ok()).flatten();
+        port.filter(|port| *port > 0)
+            .ok_or_else(|| format!("its ports are from 1 to 65535, not {text:?}"))
     };
     let range = |text: &str| {
         let (first, last) = text.split_once('-').unwrap_or((text, text));
-        let (first, last) = (port(first)?, port(last)?);
-        (first > 0 && first <= last).then_some((first, last))
+        match (port(first)?, port(last)?) {
+            (first, last) if first <= last => Ok((first, last)),
+            (first, last) => Err(format!(
+                "its ports {first}-{last} end before they begin: write {last}-{first}"
+            )),
+        }
     };
-    let mut all = text.split(',').map(range).collect::<Option<Vec<_>>>()?;
+    let mut all = text.split(',').map(range).collect::<Result<Vec<_>, _>>()?;
     all.sort_unstable();
-    let apart = all.windows(2).all(|two| two[0].1 < two[1].0);
-    (apart && all.len() <= MOST_RANGES).then_some(all)
+    if let Some(two) = all.windows(2).find(|two| two[0].1 >= two[1].0) {
+        return Err(format!(
+            "its ports have {} twice: write each once",
+            two[1].0
+        ));
+    }
+    match all.len() <= MOST_RANGES {
+        true => Ok(all),
+        false => Err(format!(
+            "its ports are {} and ranges of them, and {MOST_RANGES} are the most: make two rules of it",
+            all.len()
+        )),
+    }
 }
 
-fn peer(text: &str) -> Option<Peer> {
+fn peer(text: &str) -> Result<Peer, String> {
     match text.strip_prefix('@') {
-        Some(name) => name.parse().ok().map(Peer::Set),
-        None => text.parse().ok().map(Peer::Block),
+        Some(name) => name
+            .parse()
+            .map(Peer::Set)
+            .map_err(|_| format!("is no address or @SET: {name:?} cannot name a set")),
+        None => match text.parse::<AddressBlock>() {
+            Ok(block) => Ok(Peer::Block(block)),
+            Err(error) => Err(format!("is no address or @SET: {error}")),
+        },
     }
 }
 
@@ -306,9 +327,16 @@ mod tests {
             ("", "begins with in or out"),
             ("in", "accept or drop"),
             ("in reject", "accept or drop"),
-            ("in accept tcp 0", "its ports"),
-            ("in accept tcp 90-80", "its ports"),
-            ("in accept tcp 80-90,85", "its ports"),
+            ("in accept tcp 0", "its ports are from 1 to 65535"),
+            ("in accept tcp 80,70000", "its ports are from 1 to 65535"),
+            ("in accept tcp 90-80", "write 80-90"),
+            ("in accept tcp 80-90,85", "its ports have 85 twice"),
+            (
+                "in accept tcp 1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17",
+                "16 are the most",
+            ),
+            ("in accept from ::/0", "for everybody"),
+            ("in accept from 192.0.2.1/24", "write 192.0.2.0/24"),
             ("in accept icmp 80", "too many"),
             ("in accept 80", "too many"),
             ("in accept to 192.0.2.1", "too many"),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{GuestName, Shape};
+use super::{GuestName, Prefix6, Shape};
 
 /// One mount of a guest, in the order of a list. Host paths are resolved once, to descriptors, before
 /// any code of the guest runs; targets are resolved inside the guest's root only.
@@ -231,6 +231,15 @@ pub enum NetOp {
         address: Ipv6Addr,
         /// Prefix length.
         prefix: u8,
+    },
+    /// Inside: a route of IPv6 to a network that the interface's address is not in by its length.
+    Route6 {
+        /// Name inside.
+        interface: String,
+        /// Where it leads.
+        to: Prefix6,
+        /// Gateway.
+        gateway: Ipv6Addr,
     },
     /// Inside: the default route of IPv6.
     DefaultRoute6 {

@@ -92,7 +92,7 @@ impl Network {
             .get(guest)
             .is_none_or(|had| wish.address.is_some_and(|wish| wish != had))
         {
-            pool.leave_out(&self.of_host().map_err(Box::new)?);
+            pool.keep_for_host(&self.of_host().map_err(Box::new)?);
         }
         if wish.address.is_none() && wish.address6.is_none() && leases.get(guest).is_none() {
             pool.leave_out(&self.chosen_away(leases, subnet));
@@ -252,7 +252,7 @@ impl Network {
         }
         let subnet = self.subnet(&lock).map_err(Box::new)?;
         let mut pool = self.pool_in(subnet);
-        pool.leave_out(&self.of_host().map_err(Box::new)?);
+        pool.keep_for_host(&self.of_host().map_err(Box::new)?);
         let mut leases = Leases::default();
         let taken = |error: &LeaseError| {
             matches!(

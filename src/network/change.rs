@@ -28,8 +28,8 @@ impl Network {
             self.of(record).refuse_overlap6(&mut kernel)?;
         }
         let new = self.of(record);
-        if before.mtu != new.mtu
-            && let Some(why) = new.too_large(&mut Netlink::open()?)?
+        if (before.mtu != new.mtu || before.changes6(record))
+            && let Some(why) = new.wrong_size(&mut Netlink::open()?)?
         {
             return Err(refused(why));
         }

@@ -314,7 +314,11 @@ impl Network {
                 other.word()
             )));
         }
-        if let Some(why) = self.refused_vxlan(&new, &mut kernel)? {
+        let why = match self.refused_vxlan(&new, &mut kernel)? {
+            None => new.wrong_size(&mut kernel)?,
+            why => why,
+        };
+        if let Some(why) = why {
             return Err(refused(why));
         }
         if new.is_guest_of_lan() {

@@ -190,7 +190,8 @@ impl Network {
                 bridge: self.bridge.clone(),
                 bridge_index: theirs.index,
                 subnet,
-                mtu: self.mtu.unwrap_or(theirs.mtu),
+                // The kernel makes none with a larger one than what it stands on.
+                mtu: self.mtu.unwrap_or(theirs.mtu).min(theirs.mtu),
             });
         }
         let (family, table) = &self.guard;
@@ -203,16 +204,12 @@ impl Network {
         done
     }
 
-    /// Addresses that the host itself has on the bridge.
+    /// Addresses that the host itself has, where the host is on a network.
     pub(super) fn of_host(&self) -> Result<Vec<Ipv4Addr>, HostError> {
-        if !self.is_guest_of_lan() {
-            return Ok(Vec::new());
+        match self.is_guest_of_lan() || self.has_host() {
+            true => Ok(Netlink::open()?.all_ipv4()?),
+            false => Ok(Vec::new()),
         }
-        let mut kernel = Netlink::open()?;
-        let Some(link) = kernel.link(&self.bridge)? else {
-            return Ok(Vec::new());
-        };
-        Ok(kernel.ipv4_of(link.index)?)
     }
 
     /// Whether the bridge and all that is ours on it is there.

@@ -71,12 +71,12 @@ impl Network {
             bridge: self.bridge.clone(),
             bridge_index: bridge.as_ref().map_or(0, |link| link.index),
             subnet,
-            mtu: match self.mtu {
+            mtu: self.for_guests(match self.mtu {
                 Some(mtu) => mtu,
                 None if self.is_closed() => ETHERNET_MTU.min(largest),
                 None if self.is_external() => bridge.map_or(ETHERNET_MTU, |link| link.mtu),
                 None => way_out_mtu(kernel)?.min(largest),
-            },
+            }),
         };
         let marker = Marker {
             boot_id: files::read_sysctl(Path::new(BOOT_ID))?.unwrap_or_default(),

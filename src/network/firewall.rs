@@ -26,7 +26,7 @@ const PLACES: [&str; 4] = [
 
 /// Raised whenever the rules change: what was set up by a program of another revision is set up anew,
 /// and a start need not write out all rules to find that they stand.
-pub(super) const REVISION: u32 = 12;
+pub(super) const REVISION: u32 = 13;
 
 /// The firewall could not be set.
 #[derive(Debug, thiserror::Error)]
@@ -427,7 +427,7 @@ mod tests {
         let sum = text.bytes().fold(0x811c_9dc5_u32, |sum, byte| {
             (sum ^ u32::from(byte)).wrapping_mul(0x0100_0193)
         });
-        let known = (12, 1_557_769_554);
+        let known = (13, 1_557_769_554);
         assert_eq!((REVISION, sum), known, "raise REVISION, and put both here");
     }
 

@@ -208,7 +208,10 @@ impl Network {
         {
             return Ok(None);
         }
-        if !self.is_stretched(kernel)? || !self.is_announced(kernel)? {
+        if !self.is_stretched(kernel)?
+            || !self.is_announced(kernel)?
+            || !self.has_addresses(kernel)?
+        {
             return Ok(None);
         }
         let bridge = kernel.link(&self.bridge)?;

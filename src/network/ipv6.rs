@@ -124,11 +124,35 @@ impl Network {
             address: ipv6.address,
             prefix: ipv6.length,
         }];
+        let route = self.own_route6(lease);
+        all.extend(route.map(|(to, gateway)| NetOp::Route6 {
+            interface: interface(),
+            to,
+            gateway,
+        }));
         all.extend(ipv6.gateway.map(|gateway| NetOp::DefaultRoute6 {
             interface: interface(),
             gateway,
         }));
         all
+    }
+
+    /// How a further interface reaches its own network, where it has its address alone there and another
+    /// interface may have the default route.
+    #[must_use]
+    pub fn own_route6(&self, lease: &Lease) -> Option<(Prefix6, Ipv6Addr)> {
+        let further = self.is_routed() && lease.nic.is_some();
+        let gateway = lease.ipv6.as_ref()?.gateway?;
+        further.then_some((self.prefix6?, gateway))
+    }
+
+    /// Whether its guests have a way out by IPv6.
+    #[must_use]
+    pub fn has_way_out6(&self) -> bool {
+        match self.is_guest_of_lan() {
+            true => self.prefix6.is_some() && self.addresses.gateway6.is_some(),
+            false => self.goes_out6(),
+        }
     }
 
     /// Whether the host passes IPv6 on, as far as this network needs it.

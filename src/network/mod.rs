@@ -22,6 +22,8 @@
 //! | `forward.rs` | which ports of the host lead to which guest |
 //! | `external.rs` | guests on a bridge, or an interface, that is somebody else's |
 //! | `routed.rs` | guests without a bridge between them: their rules, their interface |
+//! | `paths.rs` | the host's addresses and its routes to guests, as others leave them |
+//! | `size.rs` | how large packets are |
 //! | `vxlan.rs` | networks that several hosts share |
 //! | `announce.rs` | guests that the host answers for on its uplink |
 //! | `ipv6.rs` | IPv6: guests' addresses, the host's side |
@@ -73,6 +75,7 @@ mod leftover;
 mod nat6;
 mod passage;
 mod passthrough;
+mod paths;
 mod plug;
 mod pool;
 mod record;
@@ -86,6 +89,7 @@ mod served_rules;
 mod server;
 mod shape;
 mod shared;
+mod size;
 mod subnet;
 mod tend;
 mod trace;

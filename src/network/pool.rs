@@ -144,6 +144,7 @@ pub(super) struct Pool {
     pub(super) gateway: Ipv4Addr,
     ranges: Vec<Range>,
     excluded: Vec<Range>,
+    of_host: Vec<Ipv4Addr>,
 }
 
 impl From<Subnet> for Pool {
@@ -159,7 +160,13 @@ impl Pool {
             gateway: addresses.gateway.unwrap_or(subnet.gateway()),
             ranges: addresses.ranges.clone(),
             excluded: addresses.excluded.clone(),
+            of_host: Vec::new(),
         }
+    }
+
+    /// The host itself has these.
+    pub(super) fn keep_for_host(&mut self, addresses: &[Ipv4Addr]) {
+        self.of_host.extend_from_slice(addresses);
     }
 
     /// No guest gets these.
@@ -180,8 +187,10 @@ impl Pool {
         ];
         let special = special.into_iter().find(|(a, _)| *a == address);
         let excluded = || self.excluded.iter().any(|range| range.contains(address));
+        let own = self.of_host.contains(&address);
         special
             .map(|(_, role)| role)
+            .or_else(|| own.then_some("an address of the host's own"))
             .or_else(|| excluded().then_some("excluded from what guests get"))
     }
 

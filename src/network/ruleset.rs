@@ -99,6 +99,8 @@ struct Base {
     nat: bool,
     priority: i64,
     drops: bool,
+    /// Of what interfaces it is, where it is not of all. `nft` before 1.0.8 does not tell.
+    devices: Vec<String>,
 }
 
 /// All of it.
@@ -140,6 +142,11 @@ impl Ruleset {
                     nat: object["type"] == "nat",
                     priority: object["prio"].as_i64().unwrap_or(0),
                     drops: object["policy"] == "drop",
+                    devices: match &object["dev"] {
+                        Value::Array(all) => all.iter().map(text).collect(),
+                        Value::String(one) => vec![one.clone()],
+                        _ => Vec::new(),
+                    },
                 }),
                 "chain" => {
                     all.rules.entry(at).or_default();
@@ -166,16 +173,27 @@ impl Ruleset {
         self.rules.contains_key(&at)
     }
 
+    /// Whether anything is asked at all where packets come in by an interface.
+    pub(super) fn is_asked_at(&self, family: &str, interface: &str) -> bool {
+        let on = |base: &Base| {
+            base.devices.is_empty() || base.devices.iter().any(|one| one == interface)
+        };
+        self.bases
+            .iter()
+            .any(|base| base.at.0 == family && on(base))
+    }
+
     /// What becomes of a packet at a hook, in chains of these families.
     pub(super) fn at(&self, families: &[&str], hook: &str, packet: &Packet) -> Outcome {
         let mut outcome = Outcome::default();
         for base in &self.bases {
             let wanted = families.contains(&base.at.0.as_str()) && base.hook == hook;
+            let elsewhere = !base.devices.is_empty() && !base.devices.contains(&packet.from);
             // Where a port of the host leads is asked before.
-            if !wanted || (base.nat && hook != "postrouting") {
+            if !wanted || elsewhere || (base.nat && hook != "postrouting") {
                 continue;
             }
-            let mut doubtful = false;
+            let mut doubtful = base.at.0 == "netdev" && base.devices.is_empty();
             let end = self.chain(&base.at, packet, &mut outcome, &mut doubtful, 0);
             let dropped = match end {
                 End::Drop(decided) => Some(decided),

@@ -16,7 +16,8 @@ impl Network {
         if self.own_bridge(&mut kernel)?.is_none() || !self.holds_back() {
             return Ok(false);
         }
-        self.set_up(&mut kernel).map(|_| true)
+        self.set_up(&mut kernel)?;
+        self.lead_all_again(&mut kernel).map(|()| true)
     }
 
     /// Puts back what is gone of the host's side, if the network is set up; whether anything was.
@@ -34,12 +35,14 @@ impl Network {
             return Ok(false);
         }
         self.set_up(&mut kernel)?;
+        self.lead_all_again(&mut kernel)?;
         drop(lock);
         self.ensure_served()?;
         Ok(true)
     }
 
     fn lacks(&self, kernel: &mut Netlink) -> Result<bool, HostError> {
-        Ok(self.own_bridge(kernel)?.is_some() && self.found(kernel)?.is_none())
+        Ok(self.own_bridge(kernel)?.is_some()
+            && (self.found(kernel)?.is_none() || !self.without_route(kernel)?.is_empty()))
     }
 }

@@ -7,14 +7,13 @@ use std::os::fd::BorrowedFd;
 
 use serde::Serialize;
 
-use super::files::FileError;
 use super::host::HostError;
 use super::ruleset::{Outcome, Packet, Ruleset};
-use super::trace_path::{BRIDGED_AT, Stop, old_tables, passes_on};
+use super::trace_path::{BRIDGED_AT, Stop, ingress, old_tables, passes_on};
 use super::trace_words as words;
 use super::{Kind, Lease, Network, interface_of, routed};
 use crate::kernel::netlink::{Link, Netlink, Way};
-use crate::model::{GuestName, NetworkWish, Protocol, RuleProtocol};
+use crate::model::{GuestName, NetworkWish, RuleProtocol};
 
 /// A packet to be followed: the first of a conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +101,8 @@ pub struct Asked<'a> {
     pub wish: &'a NetworkWish,
     /// Whether its allowance is used up.
     pub cut: bool,
+    /// The guest, and the port of it, that the port of the host leads to that is asked for.
+    pub led: Option<(&'a GuestName, u16)>,
     /// The packet.
     pub question: Question,
 }
@@ -213,8 +214,20 @@ impl Network {
             Some(end) if !end.up => {
                 stops(format!("{name} is down")).advise(format!("ip link set {name} up"))
             }
+            Some(_) if bridge.as_ref().is_some_and(|bridge| !bridge.up) && !self.is_routed() => {
+                stops(format!("its bridge {} is down", self.bridge)).advise(
+                    match self.is_external() {
+                        true => format!("ip link set {} up", self.bridge),
+                        false => "bulkhead network reload".to_owned(),
+                    },
+                )
+            }
             Some(end) if !plugged(&end) => stops(format!("{name} is not{on}"))
                 .advise(format!("ip link set {name} master {}", self.bridge)),
+            Some(_) if kernel.is_shut_off(name)? => stops(format!(
+                "the bridge takes nothing from {name}: the port is shut off"
+            ))
+            .advise(format!("bridge link set dev {name} state 3")),
             Some(_) => Hop::new("its port", Verdict::Passes, format!("{name} is up{on}")),
         })
     }
@@ -234,6 +247,16 @@ impl Network {
         let subnet = self.known_subnet()?;
         if way == Way::Here && self.asks_host_at(address, subnet) {
             return Ok(Ok(Peer::Host));
+        }
+        // What the guest sends may be led by other rules than what the host does.
+        let inside = match self.is_routed() {
+            true => &asked.lease.host_interface,
+            false => &self.bridge,
+        };
+        let passed = !(asked.question.incoming || self.is_closed() || self.is_external());
+        let (own_way, mut way) = (way, way);
+        if let (true, Some(link)) = (passed && passes_on(asked)?, kernel.link(inside)?) {
+            way = kernel.way_on(address, asked.own(), link.index)?;
         }
         let leases = self.leases()?;
         let held = leases.by_guest.iter();
@@ -269,6 +292,9 @@ impl Network {
                     over.next().map_or_else(String::new, |l| l.name),
                 ))
             }
+            Way::Nowhere if matches!(own_way, Way::Over { .. }) => {
+                Err(words::led_nowhere(asked, inside))
+            }
             Way::Nowhere | Way::Here => {
                 Err(nobody(format!("the host itself has no route to {address}"))
                     .advise(format!("ip route get {address}")))
@@ -300,7 +326,14 @@ impl Network {
             hops.extend(self.way_back(asked)?);
         }
         let mut masked = false;
-        for stop in self.stops(asked, peer)? {
+        let stops = self.stops(asked, peer)?;
+        let first = stops.first().map(|stop| ingress(&stop.from));
+        let first = first.filter(|stop| rules.is_asked_at("netdev", &stop.from));
+        for stop in first.into_iter().chain(stops) {
+            if let Some((guest, port)) = asked.led.filter(|_| stop.at == "host takes in") {
+                hops.push(words::led_on(asked, guest, port));
+                break;
+            }
             if stop.passed_on {
                 hops.push(words::forwarding(asked, passes_on(asked)?));
             }
@@ -371,37 +404,6 @@ impl Network {
         Ok(both.then(|| words::apart(asked, guest)))
     }
 
-    /// What is wrong with the host's way to the guest, by which answers come, or packets at all.
-    fn way_back(&self, asked: &Asked<'_>) -> Result<Option<Hop>, HostError> {
-        if self.is_closed() {
-            return Ok(None);
-        }
-        let mut kernel = Netlink::open()?;
-        let inside = match self.is_routed() {
-            true => &asked.lease.host_interface,
-            false => &self.bridge,
-        };
-        let index = kernel.link(inside)?.map(|link| link.index);
-        match kernel.way_to(asked.own())? {
-            Way::Over { interface, .. } if Some(interface) == index => Ok(None),
-            _ => Ok(Some(words::astray(asked, inside))),
-        }
-    }
-
-    /// Whether a port of the host leads to the guest's, by the book.
-    fn leads_to(&self, asked: &Asked<'_>) -> Result<bool, FileError> {
-        let question = asked.question;
-        let protocol = match question.protocol {
-            RuleProtocol::Tcp => Protocol::Tcp,
-            RuleProtocol::Udp => Protocol::Udp,
-            RuleProtocol::Icmp => return Ok(false),
-        };
-        let leases = self.leases()?;
-        let forwards = leases.forwards(asked.guest).iter();
-        let mut forwards = forwards.filter(|one| one.protocol == protocol);
-        Ok(forwards.any(|one| one.ports().any(|(_, guest)| guest == question.port)))
-    }
-
     fn packet(&self, asked: &Asked<'_>, peer: &Peer, stop: &Stop, led: bool) -> Packet {
         let question = asked.question;
         let text = |mac: [u8; 6]| mac.map(|byte| format!("{byte:02x}")).join(":");
@@ -427,7 +429,8 @@ impl Network {
             port: question.port,
             led,
             here: matches!(peer, Peer::Host) && !question.incoming,
-            bridged: stop.at == BRIDGED_AT && !self.is_external(),
+            bridged: stop.at == BRIDGED_AT
+                && (!self.is_external() || matches!(peer, Peer::Neighbour { .. })),
         }
     }
 }

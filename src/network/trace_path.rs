@@ -6,8 +6,12 @@ use std::path::Path;
 
 use super::Network;
 use super::files::{self, FileError};
-use super::host::IP_FORWARD;
-use super::trace::{Asked, Peer};
+use super::host::{HostError, IP_FORWARD};
+use super::lease::Held;
+use super::trace::{Asked, Hop, Peer, Question};
+use super::trace_words as words;
+use crate::kernel::netlink::{Netlink, Way};
+use crate::model::{GuestName, Protocol, RuleProtocol};
 
 /// Whether rules of routed packets see what a bridge passes on, of IPv4 and IPv6.
 const BRIDGED_TOO: [&str; 2] = [
@@ -22,6 +26,8 @@ const IPV6_FORWARDING: &str = "/proc/sys/net/ipv6/conf/all/forwarding";
 /// Where they see it.
 pub(super) const BRIDGED_AT: &str = "host, though bridged";
 const BRIDGED: [&str; 1] = ["bridge"];
+/// Rules of one interface, before anything else sees what comes in by it.
+const FIRST_OF_ALL: [&str; 1] = ["netdev"];
 
 impl Asked<'_> {
     pub(super) fn is_ipv6(&self) -> bool {
@@ -36,6 +42,55 @@ impl Asked<'_> {
 }
 
 impl Network {
+    /// Where the port of the host leads that a packet asks for, by the book of this network; `None` for
+    /// one that IPv6 does not lead here.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn led_by(&self, question: Question) -> Result<Option<(GuestName, u16)>, FileError> {
+        let Some(protocol) = with_ports(question.protocol) else {
+            return Ok(None);
+        };
+        if question.peer.is_ipv6() && self.prefix6.is_none() {
+            return Ok(None);
+        }
+        let leads = |(guest, held): (&GuestName, &Held)| {
+            let mut all = held.forwards.iter().filter(|one| one.protocol == protocol);
+            let port = all.find_map(|one| one.ports().find(|(host, _)| *host == question.port));
+            port.map(|(_, inside)| (guest.clone(), inside))
+        };
+        Ok(self.leases()?.by_guest.iter().find_map(leads))
+    }
+
+    /// What is wrong with the host's way to the guest, by which answers come, or packets at all.
+    pub(super) fn way_back(&self, asked: &Asked<'_>) -> Result<Option<Hop>, HostError> {
+        if self.is_closed() {
+            return Ok(None);
+        }
+        let mut kernel = Netlink::open()?;
+        let inside = match self.is_routed() {
+            true => &asked.lease.host_interface,
+            false => &self.bridge,
+        };
+        let index = kernel.link(inside)?.map(|link| link.index);
+        match kernel.way_to(asked.own())? {
+            Way::Over { interface, .. } if Some(interface) == index => Ok(None),
+            _ => Ok(Some(words::astray(asked, inside))),
+        }
+    }
+
+    /// Whether a port of the host leads to the guest's, by the book.
+    pub(super) fn leads_to(&self, asked: &Asked<'_>) -> Result<bool, FileError> {
+        let question = asked.question;
+        let Some(protocol) = with_ports(question.protocol) else {
+            return Ok(false);
+        };
+        let leases = self.leases()?;
+        let forwards = leases.forwards(asked.guest).iter();
+        let mut forwards = forwards.filter(|one| one.protocol == protocol);
+        Ok(forwards.any(|one| one.ports().any(|(_, guest)| guest == question.port)))
+    }
+
     /// The hooks that the packet comes by.
     pub(super) fn stops(&self, asked: &Asked<'_>, peer: &Peer) -> Result<Vec<Stop>, FileError> {
         let port = asked.lease.host_interface.as_str();
@@ -112,6 +167,19 @@ impl Network {
         }
         all.push(Stop::new("to the port", &BRIDGED, "postrouting", from, to));
         Ok(all)
+    }
+}
+
+/// Where rules of one interface alone see what comes in by it.
+pub(super) fn ingress(from: &str) -> Stop {
+    Stop::new("interface", &FIRST_OF_ALL, "ingress", from, "")
+}
+
+fn with_ports(protocol: RuleProtocol) -> Option<Protocol> {
+    match protocol {
+        RuleProtocol::Tcp => Some(Protocol::Tcp),
+        RuleProtocol::Udp => Some(Protocol::Udp),
+        RuleProtocol::Icmp => None,
     }
 }
 

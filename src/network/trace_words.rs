@@ -106,12 +106,12 @@ pub(super) fn way_out(asked: &Asked<'_>, way: Way, index: u32, gateway: Option<I
             match gateway {
                 Some(gateway) => {
                     // That of a link is on no interface in particular.
-                    let on = match gateway.is_ipv6() {
-                        true => format!(" dev {name}"),
-                        false => String::new(),
+                    let (six, on) = match gateway.is_ipv6() {
+                        true => (" -6", format!(" dev {name}")),
+                        false => ("", String::new()),
                     };
                     hop.advise(format!(
-                        "bulkhead exec {guest} -- ip route add default via {gateway}{on}"
+                        "bulkhead exec {guest} -- ip{six} route add default via {gateway}{on}"
                     ))
                 }
                 None => hop.advise("this network has no gateway: `bulkhead network info` shows it"),
@@ -159,6 +159,30 @@ pub(super) fn led(asked: &Asked<'_>) -> Hop {
     Hop::new("ports", Verdict::Passes, why)
 }
 
+/// The host leads what is for a port of its own to another guest.
+pub(super) fn led_on(asked: &Asked<'_>, guest: &GuestName, port: u16) -> Hop {
+    let question = asked.question;
+    let why = format!(
+        "port {} of the host leads to port {port} of {guest}, to which it comes as from the gateway",
+        question.port
+    );
+    let six = if asked.is_ipv6() { "ip6 " } else { "" };
+    let protocol = question.protocol.name();
+    Hop::new("ports", Verdict::Note, why).advise(format!(
+        "bulkhead network trace {guest} in {six}{protocol} :{port}"
+    ))
+}
+
+/// The host has a way, but not for what comes from there.
+pub(super) fn led_nowhere(asked: &Asked<'_>, inside: &str) -> Hop {
+    let (own, peer) = (asked.own(), asked.question.peer);
+    let why = format!(
+        "the host has a route to {peer}, but rules about who sends (`ip rule`) lead what comes from {own} nowhere"
+    );
+    Hop::new("host", Verdict::Stops, why)
+        .advise(format!("ip route get {peer} from {own} iif {inside}"))
+}
+
 pub(super) fn astray(asked: &Asked<'_>, inside: &str) -> Hop {
     let address = asked.own();
     let what = match asked.question.incoming {
@@ -166,7 +190,9 @@ pub(super) fn astray(asked: &Asked<'_>, inside: &str) -> Hop {
         false => "so no answer comes, and with rp_filter nothing is taken from it",
     };
     let why = format!("the host's route to {address} does not lead over {inside}, {what}");
-    Hop::new("host", Verdict::Stops, why).advise(format!("ip route get {address}"))
+    Hop::new("host", Verdict::Stops, why).advise(format!(
+        "bulkhead network reload, and if that does not help, ip route get {address}"
+    ))
 }
 
 pub(super) fn forwarding(asked: &Asked<'_>, on: bool) -> Hop {
@@ -323,10 +349,15 @@ fn of_ours(network: &Network, asked: &Asked<'_>, verdict: Verdict, by: &Decided)
             ),
             // Ports of the host lead to the first interface.
             asked.lease.nic.is_none().then(|| {
-                format!(
-                    "bulkhead set {guest} --forward {port}:{port}, and connect to the host's port",
-                    port = asked.question.port
-                )
+                let port = asked.question.port;
+                match asked.led {
+                    Some((own, inside)) if own == guest => format!(
+                        "port {port} of the host leads to its port {inside}, and that is asked for here: :{inside}"
+                    ),
+                    _ => format!(
+                        "bulkhead set {guest} --forward {port}:{port}, and connect to the host's port"
+                    ),
+                }
             }),
         ),
         chain => (

@@ -10,7 +10,7 @@ use super::init_kind::InitKind;
 use super::merged::Merged;
 use super::network_files as text;
 use super::ssh_keys::host_keys;
-use crate::model::{GuestName, Layout, merge_hosts};
+use crate::model::{GuestName, Layout, Prefix6, merge_hosts};
 
 /// What makes a guest this guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,6 +56,8 @@ pub struct BootNic {
     pub gateway: Option<Ipv4Addr>,
     /// The same of IPv6.
     pub gateway6: Option<Ipv6Addr>,
+    /// How it reaches its own network by IPv6, if not directly.
+    pub route6: Option<(Prefix6, Ipv6Addr)>,
 }
 
 /// Data that cannot be written into a guest.
@@ -223,6 +225,7 @@ pub(super) fn network(
     first: bool,
 ) -> Result<(), FileError> {
     let mut files = vec![("etc/resolv.conf".to_owned(), text::resolv_conf(boot))];
+    let mut secret = Vec::new();
     if image.init == InitKind::Systemd || tree.is_dir("etc/systemd")? {
         files.push((
             "etc/systemd/network/10-bulkhead.network".to_owned(),
@@ -235,14 +238,32 @@ pub(super) fn network(
     if tree.is_dir("etc/network")? {
         files.push(("etc/network/interfaces".to_owned(), text::interfaces(boot)));
     }
-    for (path, new) in files {
+    if tree.is_dir("etc/NetworkManager")? {
+        secret.push((
+            profile("eth0"),
+            text::keyfile(&text::Wire::first(boot), Some(boot)),
+        ));
+        for nic in &boot.nics {
+            secret.push((profile(&nic.name), text::keyfile(&nic.into(), None)));
+        }
+    }
+    // NetworkManager reads no profile that others could read.
+    let files = files.into_iter().map(|(path, new)| (path, new, WORLD));
+    let secret = secret.into_iter();
+    let secret = secret.map(|(path, new)| (path, new, Owner::root(0o600)));
+    for (path, new, owner) in files.chain(secret) {
         let old = if first { None } else { tree.read(&path)? };
         let ours = old.as_ref().is_none_or(is_ours);
         if ours && old.is_none_or(|(data, _)| data != new.as_bytes()) {
-            tree.write(&path, new.as_bytes(), WORLD)?;
+            tree.write(&path, new.as_bytes(), owner)?;
         }
     }
     Ok(())
+}
+
+/// What NetworkManager reads of an interface.
+fn profile(interface: &str) -> String {
+    format!("etc/NetworkManager/system-connections/bulkhead-{interface}.nmconnection")
 }
 
 /// What systemd-networkd reads of an interface beyond `eth0`. Its name is a checked one.
@@ -269,9 +290,10 @@ pub fn forget_nics(
     }
     let tree = Merged::open(layout, name, image)?;
     for nic in gone {
-        let path = nic_file(nic);
-        if tree.read(&path)?.as_ref().is_some_and(is_ours) {
-            tree.remove(&path)?;
+        for path in [nic_file(nic), profile(nic)] {
+            if tree.read(&path)?.as_ref().is_some_and(is_ours) {
+                tree.remove(&path)?;
+            }
         }
     }
     Ok(())

@@ -20,10 +20,11 @@ use crate::kernel::fault;
 use crate::model::{GuestName, ImageName, Layout, merge_hosts};
 
 /// Network files that the program writes, as long as they are its own.
-const NETWORK: [&str; 3] = [
-    "etc/resolv.conf",
-    "etc/systemd/network/10-bulkhead.network",
-    "etc/network/interfaces",
+const NETWORK: [&str; 2] = ["etc/resolv.conf", "etc/network/interfaces"];
+/// Folders with one of them for each interface.
+const INTERFACES: [&str; 2] = [
+    "etc/systemd/network",
+    "etc/NetworkManager/system-connections",
 ];
 
 /// Makes an image of a guest, which must be stopped and stay so, and gives it a name; with `kept` of
@@ -89,10 +90,15 @@ fn scrub(tree: &Merged, seed: &Seed) -> Result<(), ImageError> {
     if let Some((text, owner)) = tree.read("etc/shadow")? {
         seed.owned_file("etc/shadow", owner, &set_field(&text, "*", None))?;
     }
-    for path in NETWORK {
-        let written = tree.read(path)?;
+    let each = INTERFACES.iter().flat_map(|folder| {
+        let names = seed.names(folder).into_iter();
+        let ours = names.filter(|name| name.contains("bulkhead"));
+        ours.map(move |name| format!("{folder}/{name}"))
+    });
+    for path in NETWORK.map(str::to_owned).into_iter().chain(each) {
+        let written = tree.read(&path)?;
         if written.is_some_and(|(text, _)| text.starts_with(HEADER.as_bytes())) {
-            seed.remove(path)?;
+            seed.remove(&path)?;
         }
     }
     // Empty, as machine-id(5) wants it in an image.

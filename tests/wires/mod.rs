@@ -201,6 +201,13 @@ pub fn carry_out(ops: &[NetOp], guest: &Namespace) {
                     address,
                     prefix,
                 } => kernel.add_address6(interface, *address, *prefix).unwrap(),
+                NetOp::Route6 {
+                    interface,
+                    to,
+                    gateway,
+                } => kernel
+                    .lead_to6((to.network(), to.length()), interface, Some(*gateway))
+                    .unwrap(),
                 NetOp::DefaultRoute6 { interface, gateway } => kernel
                     .lead_to6((Ipv6Addr::UNSPECIFIED, 0), interface, Some(*gateway))
                     .unwrap(),

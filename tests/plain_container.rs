@@ -10,7 +10,7 @@ use std::path::{Component, Path};
 
 use bulkhead::model::{CgroupHost, CgroupMode};
 use bulkhead::plan::cgroup::{self, Container};
-use bulkhead::plan::container::step::{InsideStep, OutsideStep};
+use bulkhead::plan::container::step::{InsideStep, OutsideStep, Show};
 use bulkhead::plan::container::{Entry, Facts, Wish, check, check_process, enter, steps};
 use bulkhead::plan::{HostStep, InitStep, LaunchPlan};
 use oci_spec::runtime::Spec;
@@ -130,7 +130,7 @@ fn holds(plan: &LaunchPlan) {
         match step {
             InitStep::Container(InsideStep::Mount { mount }) => {
                 stays_below(&mount.target);
-                if let bulkhead::plan::container::step::Show::Tree { number } = mount.show {
+                if let Show::Tree { number } | Show::Sysfs { number } = mount.show {
                     assert!(number < trees, "{mount:?}");
                 }
             }

@@ -169,14 +169,18 @@ fn a_user_namespace_is_joined_with_what_it_owns() {
     second.config["linux"]["gidMappings"] = json!(null);
     second.namespace("user", Some(&format!("/proc/{pid}/ns/user")));
     second.namespace("network", Some(&format!("/proc/{pid}/ns/net")));
-    let said =
-        second.says("id -u; stat -c %u /bin; cat /proc/self/uid_map; readlink /proc/self/ns/user");
+    let said = second.says(
+        "id -u; stat -c %u /bin; cat /proc/self/uid_map; readlink /proc/self/ns/user
+         ls /sys/class/net",
+    );
     let lines: Vec<_> = said.lines().collect();
     assert_eq!(&lines[..2], ["0", "0"], "{said}");
     let map: Vec<_> = lines[2].split_whitespace().collect();
     assert_eq!(map, ["0", "360000", "65536"]);
     let link = fs::read_link(format!("/proc/{pid}/ns/user")).expect("lives");
     assert_eq!(lines[3], link.display().to_string());
+    // Nothing of the host's interfaces.
+    assert_eq!(&lines[4..], ["lo"]);
 }
 
 #[test]

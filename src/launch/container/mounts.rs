@@ -41,6 +41,21 @@ pub(super) fn mount(init: &mut Init<'_>, entry: &MountEntry) -> Result<(), Cause
                 _ => put(init.root()?, &fs, &entry.target, Point::Directory),
             }
         }
+        Show::Sysfs { number } => {
+            let named = [("source".to_owned(), "sysfs".to_owned())];
+            match new("sysfs", &named, entry.set) {
+                Ok(fs) => {
+                    finish(&fs, entry, Some(entry.set.without(MountFlags::READ_ONLY)))?;
+                    put_plainly(init.root()?, &fs, &entry.target)
+                }
+                // It belongs to a user namespace that is not ours.
+                Err(error) if is_denied(&error) => {
+                    let tree = init.inside()?.outside.tree(*number)?;
+                    put_tree(init.root()?, entry, &tree)
+                }
+                Err(error) => Err(error),
+            }
+        }
         Show::Cgroup { settings, only_v2 } => cgroup(init, entry, settings, *only_v2),
         Show::Before => {
             let what = entry.target.display().to_string();
@@ -49,6 +64,11 @@ pub(super) fn mount(init: &mut Init<'_>, entry: &MountEntry) -> Result<(), Cause
             finish(&at, entry, None)
         }
     }
+}
+
+fn is_denied(error: &Cause) -> bool {
+    let error = error.downcast_ref::<KernelError>();
+    error.is_some_and(|error| error.errno == Errno::PERM)
 }
 
 /// A memory file system takes the place of a folder as the image has it: with its mode.

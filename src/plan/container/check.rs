@@ -2,6 +2,8 @@
 //! Refused before anything is made. Values that belong to one subject are checked where they are
 //! turned into steps.
 
+use std::collections::HashSet;
+
 use oci_spec::runtime::{LinuxNamespaceType, LinuxSeccompAction, Process, Spec, User};
 
 use super::{namespaces, refuse, word};
@@ -22,6 +24,7 @@ pub fn check(spec: &Spec) -> Checked {
     listener(spec)?;
     clocks(spec)?;
     hook_times(spec)?;
+    interfaces(spec)?;
     match spec.process() {
         Some(process) => check_process(process),
         None => Ok(()),
@@ -262,6 +265,31 @@ fn clocks(spec: &Spec) -> Checked {
     }
 }
 
+/// Names of interfaces as the kernel takes them. It would move one first and look at its new name
+/// then, and where the launch fails the interface would be gone with the container.
+fn interfaces(spec: &Spec) -> Checked {
+    let linux = spec.linux().as_ref();
+    let all = linux.and_then(|l| l.net_devices().as_ref());
+    let odd = |c: char| c.is_whitespace() || c.is_control() || "/:%".contains(c);
+    let mut seen = HashSet::new();
+    for (name, device) in all.into_iter().flatten() {
+        let inside = device.name().as_ref().filter(|n| !n.is_empty());
+        let inside = inside.unwrap_or(name);
+        for name in [name, inside] {
+            let short = (1..=15).contains(&name.len()) && name != "." && name != "..";
+            if !short || name.contains(odd) {
+                let what = format!("linux.netDevices {name:?}");
+                return Err(refuse(what, "no interface can have that name"));
+            }
+        }
+        if !seen.insert(inside) {
+            let what = format!("linux.netDevices {inside:?}");
+            return Err(refuse(what, "two interfaces would have that name"));
+        }
+    }
+    Ok(())
+}
+
 /// The specification: a timeout is greater than zero.
 fn hook_times(spec: &Spec) -> Checked {
     let Some(all) = spec.hooks() else {
@@ -328,11 +356,13 @@ fn sysctls(spec: &Spec) -> Checked {
     let all = spec.linux().as_ref().and_then(|l| l.sysctl().as_ref());
     for (name, value) in all.into_iter().flatten() {
         let what = format!("linux.sysctl {name:?}");
-        // Both ways of writing are in use; one that mixes them could name another file.
-        let dotted = if name.contains('/') && !name.contains('.') {
-            name.replace('/', ".")
-        } else {
-            name.clone()
+        // Both ways of writing are in use; with slashes a dot is a part of a name (`eth0.1`).
+        let slashes = name
+            .find(['/', '.'])
+            .is_some_and(|at| name[at..].starts_with('/'));
+        let dotted = match slashes {
+            true => name.replace('.', "-").replace('/', "."),
+            false => name.clone(),
         };
         let plain = |c: char| c.is_ascii_alphanumeric() || "._-/:@,".contains(c);
         let odd = dotted.split('.').any(str::is_empty) || !name.chars().all(plain);
@@ -491,6 +521,37 @@ mod tests {
                "sysctl": {"kernel.domainname": "b"}}"#,
             "says otherwise",
         );
+    }
+
+    #[test]
+    fn an_interface_has_a_name_that_it_can_have() {
+        for devices in [
+            r#"{"eth0": {"name": "a/b"}}"#,
+            r#"{"eth0": {"name": "e%d"}}"#,
+            r#"{"eth0": {"name": "sixteen-letters."}}"#,
+            r#"{"": {}}"#,
+            r#"{"..": {"name": "x"}}"#,
+            r#"{"eth0": {"name": "eth1"}, "eth1": {}}"#,
+        ] {
+            let part = format!(
+                r#""linux": {{"namespaces": [{{"type": "network"}}], "netDevices": {devices}}}"#
+            );
+            refused(&part, "that name");
+        }
+    }
+
+    #[test]
+    fn a_setting_of_an_interface_may_have_a_dot() {
+        let text = |name: &str| {
+            format!(
+                r#"{{"ociVersion": "1.2.0", "root": {{"path": "r"}}, "linux":
+                {{"namespaces": [{{"type": "network"}}], "sysctl": {{"{name}": "1"}}}}}}"#
+            )
+        };
+        assert_eq!(verdict(&text("net/ipv4/conf/eth0.1/forwarding")), Ok(()));
+        for name in ["net/ipv4/../x", "kernel/core.pattern", "net/./x", "net/.x"] {
+            assert!(verdict(&text(name)).is_err(), "{name}");
+        }
     }
 
     #[test]

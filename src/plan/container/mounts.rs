@@ -157,8 +157,9 @@ fn entry(
     if kind == "none" && options.bind.is_none() && mount.source().is_some() {
         options.bind = Some(true);
     }
-    // sysfs belongs to a network namespace; in a user namespace that has none of its own only the
-    // host's can be shown.
+    // sysfs belongs to a network namespace. In a user namespace with the host's network only the
+    // host's can be shown; one that is joined may belong to a user namespace that is joined as well.
+    let joins = wish.has(LinuxNamespaceType::Network) && !wish.new_network();
     let foreign_sysfs = kind == "sysfs" && wish.user_namespace() && !wish.new_network();
     let shifts = [mount.uid_mappings(), mount.gid_mappings()];
     let shifts = shifts.into_iter().flatten().any(|maps| !maps.is_empty());
@@ -176,7 +177,10 @@ fn entry(
             source: PathBuf::from("/sys"),
             recursive: true,
         });
-        Show::Tree { number }
+        match joins {
+            true => Show::Sysfs { number },
+            false => Show::Tree { number },
+        }
     } else if kind == "cgroup" || kind == "cgroup2" {
         cgroup(wish, kind, &mut options, trees)
     } else {

@@ -208,10 +208,7 @@ impl Network {
         {
             return Ok(None);
         }
-        if !self.is_stretched(kernel)?
-            || !self.is_announced(kernel)?
-            || !self.has_addresses(kernel)?
-        {
+        if !self.stands_on_host(kernel)? {
             return Ok(None);
         }
         let bridge = kernel.link(&self.bridge)?;

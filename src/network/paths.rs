@@ -28,6 +28,13 @@ impl Network {
         Ok(true)
     }
 
+    /// Whether what leads to guests is there beside the bridge and its rules.
+    pub(super) fn stands_on_host(&self, kernel: &mut Netlink) -> Result<bool, HostError> {
+        Ok(self.is_stretched(kernel)?
+            && self.is_announced(kernel)?
+            && self.has_addresses(kernel)?)
+    }
+
     /// What is wrong with a bridge that guests are on: somebody has set it down, or taken the host's
     /// address away. [`Network::reload`] makes it right.
     ///

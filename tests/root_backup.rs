@@ -263,6 +263,95 @@ fn a_damaged_file_is_named_and_the_rest_comes_back() {
 }
 
 #[test]
+fn a_damaged_list_of_files_is_told_and_the_rest_comes_back() {
+    if !need(Need::Root) {
+        return;
+    }
+    let site = Site::new();
+    let packs = || {
+        let folder = Path::new(&site.repository()).join("packs");
+        let packs = std::fs::read_dir(folder).expect("packs");
+        packs
+            .map(|pack| pack.expect("one").path())
+            .collect::<Vec<_>>()
+    };
+    std::fs::write(site.upper().join("kept"), "kept\n").expect("written");
+    site.ok(&["create", "web"]);
+    let before = packs();
+    // The image's files are listed already, and no data is new: a pack of nothing but the guest's list.
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    std::fs::hard_link(site.upper().join("kept"), site.upper().join("also")).expect("linked");
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    site.ok(&["create", "web"]);
+    let new = packs().into_iter().find(|pack| !before.contains(pack));
+    let new = new.expect("a new pack");
+    let mut bytes = std::fs::read(&new).expect("read");
+    bytes[60] ^= 1;
+    std::fs::write(&new, bytes).expect("written");
+
+    let repository = site.repository();
+    let fails = |args: &[&str]| site.bulkhead.fails(&Site::words(args, &repository), 1);
+    let to = site.root().join("files").display().to_string();
+    let said = fails(&["restore", "web", "--to", &to]);
+    let lost = "of the list of the guest's own files everything is lost";
+    assert!(said.contains(lost), "{said}");
+    assert!(said.contains("is damaged in the repository"), "{said}");
+    // What its image had is there.
+    assert!(Path::new(&to).join("bin/busybox").exists());
+    assert!(!Path::new(&to).join("kept").exists());
+    let said = fails(&["ls", "web", "/"]);
+    assert!(said.contains(lost), "{said}");
+    let said = fails(&["restore", "web", "/kept", "--to", "none"]);
+    assert!(said.contains("take it from another one"), "{said}");
+    fails(&["restore", "web", "--guest", "copy"]);
+    site.bulkhead.ok(&["start", "copy"]);
+    assert_eq!(
+        site.bulkhead.ok(&["exec", "copy", "--", "echo", "up"]),
+        "up\n"
+    );
+    // And the next backup is whole.
+    site.bulkhead.run(&Site::words(&["reindex"], &repository));
+    site.ok(&["create", "web"]);
+    let to = site.root().join("again").display().to_string();
+    site.ok(&["restore", "web", "--to", &to]);
+    assert!(Path::new(&to).join("kept").exists());
+}
+
+/// On a new host there is no pool of that name.
+#[test]
+fn a_guest_comes_back_with_another_definition() {
+    if !need(Need::Root) || !need(Need::LoopDevice) || !need(Need::DiskTools) {
+        return;
+    }
+    let site = Site::new();
+    let host = &site.bulkhead;
+    host.ok(&["pool", "create", "was", "--driver", "image"]);
+    let flags = ["--pool", "was", "--disk", "32M", "--template", "busybox"];
+    host.ok(&[&["create", "sold"][..], &flags].concat());
+    site.ok(&["create", "sold"]);
+    host.ok(&["delete", "sold"]);
+    host.ok(&["pool", "delete", "was"]);
+    let repository = site.repository();
+    let fails = |args: &[&str], code| host.fails(&Site::words(args, &repository), code);
+    let said = fails(&["restore", "sold", "--guest", "sold"], 5);
+    assert!(said.contains("--pool says another"), "{said}");
+    // Not accepted and ignored.
+    let said = fails(
+        &["restore", "sold", "--to", "/nowhere", "--pool", "default"],
+        2,
+    );
+    assert!(said.contains("cannot be used with"), "{said}");
+    let elsewhere = ["--pool", "default", "--disk", "none", "--memory", "96M"];
+    let words = [&["restore", "sold", "--guest", "sold"][..], &elsewhere].concat();
+    site.ok(&[&words[..], &["--dry-run"]].concat());
+    site.ok(&words);
+    host.ok(&["start", "sold"]);
+    let said = host.ok(&["get", "sold", "memory.limit"]);
+    assert_eq!(said.trim(), "96M");
+    assert_eq!(host.ok(&["get", "sold", "disk.pool"]).trim(), "default");
+}
+
+#[test]
 fn a_backup_killed_anywhere_leaves_a_whole_repository() {
     if !need(Need::Root) {
         return;

@@ -205,6 +205,37 @@ fn the_archive_of_a_root_becomes_an_image() {
     assert_eq!(inside(&host, "p", "echo yes"), "yes");
 }
 
+/// Whoever takes the wrong one of two verbs is told of the other.
+#[test]
+fn what_is_a_guest_and_what_is_an_image_is_said() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    let dir = TestDir::new();
+    let tar = dir.join("box.tar");
+    let image = box_image();
+    std::fs::write(&tar, archive(&image.saved())).expect("an archive");
+    let said = host.fails(&["import", text(&tar)], 1);
+    assert!(said.contains("bulkhead image import"), "{said}");
+    // As podman calls what it has built.
+    host.ok(&["image", "import", text(&tar), "--tag", "localhost/own:1"]);
+    host.ok(&["image", "info", "own:1"]);
+    host.ok(&["create", "a", "--image", "own:1", "--network", "none"]);
+    let out = dir.join("a.tar.zst");
+    host.ok(&["export", "a", "--output", text(&out)]);
+    let machine = dir.join("vm.vma.zst");
+    std::fs::write(&machine, zstd(&[b"VMA\0".as_slice(), &[0; 1020]].concat())).expect("a file");
+    let said = host.fails(&["import", text(&machine)], 1);
+    assert!(said.contains("vma extract"), "{said}");
+    let disk = dir.join("disk.qcow2");
+    std::fs::write(&disk, [&b"QFI\xfb"[..], &[0; 1020]].concat()).expect("a file");
+    for guest in [out, disk] {
+        let said = host.fails(&["image", "import", text(&guest)], 5);
+        assert!(said.contains("`bulkhead import`"), "{said}");
+    }
+}
+
 #[test]
 fn layers_are_put_over_one_another() {
     if !need(Need::Root) {

@@ -374,3 +374,41 @@ fn killed_anywhere_it_leaves_nothing() {
         }
     }
 }
+
+/// Images that only snapshots lie over come between the guest's own and its files.
+#[test]
+fn killed_between_further_images_it_leaves_nothing() {
+    if !need(Need::Root) {
+        return;
+    }
+    let (from, folder) = (source(&[]), TestDir::new());
+    from.ok(&["image", "publish", "web", "--tag", "next"]);
+    from.ok(&["rebase", "web", "--image", "next"]);
+    let before = from.ok(&["snapshot", "list", "web", "--format", "json"]);
+    let before: serde_json::Value = serde_json::from_str(&before).expect("JSON");
+    let before = before[0]["name"].as_str().expect("a snapshot").to_owned();
+    let file = archive(&folder);
+    from.ok(&["export", "web", "-o", &file]);
+    let to = Bulkhead::new();
+    // The points of an import are swept above.
+    for n in (0..).step_by(4) {
+        let mut command = to.command(&["import", &file]);
+        command.env("BULKHEAD_FAULT", format!("command:{n}"));
+        let outcome = run(command);
+        to.ok(&["doctor", "--fix"]);
+        nothing_left(&to);
+        if outcome.code == 0 {
+            assert!(n > 10, "{n}");
+            break;
+        }
+        if to.run(&["info", "web"]).code == 0 {
+            to.ok(&["delete", "web", "--force", "--yes"]);
+        }
+        // Both images must come with each of them.
+        let images = to.root().join("var/lib/bulkhead/images");
+        shell(&format!("rm -rf {}/*", images.display()));
+    }
+    to.ok(&["snapshot", "restore", "web", &before, "--definition"]);
+    to.ok(&["start", "web"]);
+    assert_eq!(to.ok(&["exec", "web", "--", "cat", "/srv/d/f"]), "hi\n");
+}

@@ -113,6 +113,35 @@ fn xfs_in_a_file_grows_while_it_is_in_use() {
     nothing_left(&host, "x");
 }
 
+/// The records of a small btrfs have no chunks of their own, in which there would be no room any more.
+#[test]
+fn a_btrfs_in_a_file_can_be_filled_and_emptied() {
+    if !need(Need::Root) || !need(Need::LoopDevice) || !need(Need::DiskTools) {
+        return;
+    }
+    let host = Bulkhead::new();
+    let kind = ["--driver", "image", "--filesystem", "btrfs"];
+    host.ok(&[&["pool", "create", "b"][..], &kind].concat());
+    made(&host, "a", &["--pool", "b", "--disk", "1G", "--start"]);
+    close(shown(&host, "a"), 1024 * MIB, 1);
+    for _ in 0..2 {
+        let filled = inside(
+            &host,
+            "a",
+            "dd if=/dev/zero of=/big bs=1M 2>/dev/null; stat -c %s /big; rm /big; sync",
+        );
+        close(filled.parse().expect("bytes"), 1024 * MIB, 3);
+        assert_eq!(inside(&host, "a", "echo new >/new; cat /new"), "new");
+    }
+    // What was freed is the host's again, and another size is still to be had.
+    host.ok(&["set", "a", "disk.size=600M"]);
+    close(shown(&host, "a"), 600 * MIB, 1);
+    host.ok(&["set", "a", "disk.size=1100M"]);
+    close(shown(&host, "a"), 1100 * MIB, 1);
+    host.ok(&["delete", "--force", "a"]);
+    nothing_left(&host, "b");
+}
+
 #[test]
 fn a_subvolume_is_kept_to_its_size() {
     if !need(Need::Root) {

@@ -69,13 +69,15 @@ fn a_life(host: &Bulkhead, flags: &[&str]) {
     inside(host, "w", CHANGE);
     let said = host.fails(&["undo", "w", "drop"], 4);
     assert!(said.contains("stop it first"), "{said}");
-    let said = host.fails(&["restart", "w"], 4);
-    assert!(said.contains("bulkhead undo w keep"), "{said}");
-    assert!(life::is(host, "w", "running"));
+    // A restart is no decision: it goes on over what it has written.
+    host.ok(&["restart", "w"]);
+    assert_eq!(inside(host, "w", SEEN), AFTER);
+    assert_eq!(info(host, "w")["undo"], "later");
     host.ok(&["stop", "w"]);
     assert!(host.ok(&["list"]).contains("bulkhead undo w keep"));
     for refused in [
         &["start", "w"][..],
+        &["restart", "w"],
         &["start", "w", "--undo"],
         &["rescue", "w"],
     ] {

@@ -7,6 +7,7 @@ use clap::{Arg, ArgGroup, Command, value_parser};
 
 use super::command::{dry_run, switch};
 use super::select;
+use super::settings;
 use crate::model::GuestName;
 
 /// The verbs of `backup` with their flags.
@@ -45,7 +46,14 @@ pub(super) fn verbs() -> Vec<Command> {
         with_repo(Command::new("restore").about("Bring back files, or a guest"))
             .arg(snapshot())
             .args(restore_arguments())
-            .arg(dry_run()),
+            .arg(dry_run())
+            .args(settings::flags().map(|flag| flag.requires("guest").conflicts_with("to")))
+            .after_help(
+                "With --guest, flags of settings change its definition, as with `create`.\n\nExamples:\n  \
+                 bulkhead backup restore web /etc/nginx --to /root/old\n  \
+                 bulkhead backup restore web --guest web\n  \
+                 bulkhead backup restore 5f2a --guest web2 --pool fast --disk 20G",
+            ),
         with_repo(Command::new("diff").about("Show what differs between two snapshots"))
             .args(diff_arguments()),
         with_repo(Command::new("verify").about("Look whether all is there, or read all of it"))

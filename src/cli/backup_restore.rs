@@ -14,12 +14,13 @@ use super::fault::{FAILED, Fault, Result};
 use super::file::file_cells;
 use super::progress::Teller;
 use super::render::{Cell, safe, safe_lines};
+use super::settings;
 use crate::guest::backup::RestoreWish;
 use crate::guest::view::bytes_text;
 use crate::kernel::interrupt;
 use crate::model::GuestName;
 use crate::storage::Progress;
-use crate::storage::backup::{Repository, Restored, Selection, Snapshot, View};
+use crate::storage::backup::{Repository, Restored, Selection, Snapshot, Unlisted, View};
 
 fn view(matches: &ArgMatches) -> View {
     if matches.get_flag("own") {
@@ -67,21 +68,34 @@ fn say(context: &Context, snapshot: &Snapshot, to: &str, restored: Restored) -> 
         let n = restored.left_out;
         context.say(&format!("{n} attributes of files were not taken over"));
     }
-    if restored.damaged.is_empty() {
+    if restored.damaged.is_empty() && restored.unlisted.is_empty() {
         return Ok(0);
     }
     for path in &restored.damaged {
         note(&format!("damaged, left out: {path}"));
     }
-    let what = format!(
-        "{} of the files of snapshot {} are damaged in the repository and are not in {to}",
-        restored.damaged.len(),
-        snapshot.id
-    );
+    tell(&restored.unlisted);
+    let files = restored.damaged.len();
+    let id = &snapshot.id;
+    let what = match restored.unlisted.is_empty() {
+        true => format!(
+            "{files} of the files of snapshot {id} are damaged in the repository and are not in {to}"
+        ),
+        false => format!(
+            "a list of files of snapshot {id} is damaged in the repository: what was there is not in {to}"
+        ),
+    };
     Err(Fault::new(FAILED, what).hint(
         "take them from another snapshot (`bulkhead backup list`); `bulkhead backup reindex`, then \
          `backup create` of each guest, so that the next backups are whole",
     ))
+}
+
+/// Says what of the lists of files is lost.
+fn tell(lost: &[Unlisted]) {
+    for stretch in lost {
+        note(&format!("damaged: {stretch}"));
+    }
 }
 
 fn files(
@@ -133,10 +147,13 @@ fn guest(
     let wish = RestoreWish {
         name: name.clone(),
         trust: matches.get_flag("trust"),
+        changes: settings::changes(matches)?,
     };
     if matches.get_flag("dry-run") {
-        let would = manager.check_restore(repository, snapshot, &wish)?;
-        context.one(&would, |_| safe_lines(&snapshot.definition))?;
+        let (would, definition) = manager
+            .check_restore(repository, snapshot, &wish)
+            .map_err(Fault::of_newcomer)?;
+        context.one(&would, |_| safe_lines(&definition))?;
         context.say(&format!(
             "guest {name} would be made of snapshot {}; nothing was changed",
             snapshot.id
@@ -150,7 +167,7 @@ fn guest(
         teller.tell(Progress::Bytes { done, total });
     });
     drop(teller);
-    let done = done.map_err(|error| Fault::from(error).or_interrupted())?;
+    let done = done.map_err(Fault::of_newcomer)?;
     say(context, snapshot, &format!("guest {name}"), done)
 }
 
@@ -160,10 +177,15 @@ pub(super) fn ls(context: &Context, matches: &ArgMatches) -> Result<u8> {
     let path = matches.get_one::<OsString>("path");
     let path = path.map_or(&b"/"[..], |path| path.as_encoded_bytes());
     let deep = matches.get_flag("recursive");
-    let found = repository.list_files(&snapshot, view(matches), path, deep)?;
+    let (found, lost) = repository.list_files(&snapshot, view(matches), path, deep)?;
     let heads = ["MODE", "OWNER", "SIZE", "CHANGED", "PATH"];
     context.list(&found, &heads, file_cells)?;
-    Ok(0)
+    if lost.is_empty() {
+        return Ok(0);
+    }
+    tell(&lost);
+    let what = format!("a list of files of snapshot {} is damaged", snapshot.id);
+    Err(Fault::new(FAILED, what).hint("`bulkhead backup list` shows whether there is another"))
 }
 
 pub(super) fn diff(context: &Context, matches: &ArgMatches) -> Result<u8> {

@@ -134,8 +134,8 @@ fn tell(
     let (now, later) = match (runs, dry_run) {
         (true, false) => ("in force", "waits for a restart"),
         (true, true) => ("would be in force at once", "would wait for a restart"),
-        (false, false) => ("changed, in force from the next start", ""),
-        (false, true) => ("would be changed, in force from the next start", ""),
+        (false, false) => ("changed", ""),
+        (false, true) => ("would be changed", ""),
     };
     for (what, keys) in [(now, &changed.applied), (later, &changed.waiting)] {
         if !keys.is_empty() {

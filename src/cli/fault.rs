@@ -103,6 +103,22 @@ impl Fault {
         self
     }
 
+    /// Of a guest whose definition was written on another host: which of its pools may be missing here.
+    pub(super) fn of_newcomer(error: GuestError) -> Self {
+        let hint = match &error {
+            GuestError::Pool(PoolError::Unknown { name, .. }) => Some(format!(
+                "--pool says another, --pool default --disk none the one that is always there; `bulkhead \
+                 pool create {name}` makes it"
+            )),
+            _ => None,
+        };
+        let fault = Self::from(error).or_interrupted();
+        match hint {
+            Some(hint) => fault.hint(hint),
+            None => fault,
+        }
+    }
+
     /// The same as `exec` answers it: every code below 125 is the program's own.
     pub(super) fn of_exec(mut self) -> Self {
         if self.code != 0 && self.code < EXEC_FAILED {

@@ -226,7 +226,7 @@ fn refused(error: GuestError) -> Fault {
         )),
         _ => None,
     };
-    let fault = Fault::from(error).or_interrupted();
+    let fault = Fault::of_newcomer(error);
     match taken {
         Some(hint) => fault.hint(hint),
         None => fault,

@@ -89,7 +89,16 @@ fn cells(row: &Row) -> Vec<Cell> {
         dash(memory),
         dash(row.processes.map(|n| n.to_string())),
         dash(row.up_s.map(clock::span)),
-        dash(row.image.clone().or(row.template.clone())),
+        dash(row.image.as_deref().map(short).or(row.template.clone())),
         Cell::new(row.note.as_deref().unwrap_or_default(), Tone::Odd),
     ]
+}
+
+/// A digest as far as people say it; names as they are.
+fn short(image: &str) -> String {
+    let is_digest = image.len() == 64 && image.bytes().all(|b| b.is_ascii_hexdigit());
+    match is_digest {
+        true => format!("{image:.12}"),
+        false => image.to_owned(),
+    }
 }

@@ -4,6 +4,7 @@ use super::error::Result;
 use super::import::refuse_reach;
 use super::manager::Manager;
 use super::store::Written;
+use crate::define::{self, Change, KeyPath};
 use crate::kernel::{fault, random};
 use crate::model::{EventKind, Guest, GuestName, Status};
 use crate::storage;
@@ -16,6 +17,8 @@ pub struct RestoreWish {
     pub name: GuestName,
     /// Whether its definition may reach beyond it, whoever wrote it.
     pub trust: bool,
+    /// What its definition is to say here.
+    pub changes: Vec<(KeyPath, Change)>,
 }
 
 impl Manager {
@@ -75,7 +78,8 @@ impl Manager {
         Ok(true)
     }
 
-    /// Checks everything that restoring a snapshot as guest `name` would need, and changes nothing.
+    /// Checks everything that restoring a snapshot as guest `name` would need, and changes nothing. Gives
+    /// the guest and the text of its definition.
     ///
     /// # Errors
     /// As [`Manager::restore_guest`].
@@ -84,12 +88,13 @@ impl Manager {
         repository: &Repository,
         snapshot: &Snapshot,
         wish: &RestoreWish,
-    ) -> Result<Guest> {
-        let guest = self.check_wanted(&wish.name, &snapshot.definition)?;
+    ) -> Result<(Guest, String)> {
         if !repository.is_encrypted() && !wish.trust {
-            refuse_reach(&wish.name, &guest)?;
+            refuse_reach(&wish.name, &self.define(&wish.name, &snapshot.definition)?)?;
         }
-        Ok(guest)
+        let definition = define::edit(&snapshot.definition, &wish.changes)?;
+        let guest = self.check_wanted(&wish.name, &definition)?;
+        Ok((guest, definition))
     }
 
     /// Makes a guest from a snapshot. Under the name it had, with nobody else of its
@@ -109,10 +114,10 @@ impl Manager {
     ) -> Result<Restored> {
         let name = &wish.name;
         let _lock = self.lock(name, "backup restore")?;
-        let guest = self.check_restore(repository, snapshot, wish)?;
+        let (guest, definition) = self.check_restore(repository, snapshot, wish)?;
         self.discard(name)?;
         let done = self
-            .fill_guest(repository, snapshot, &guest, progress)
+            .fill_guest(repository, snapshot, (&guest, &definition), progress)
             .and_then(|restored| {
                 self.record(name, EventKind::Created)?;
                 Ok(restored)
@@ -124,7 +129,7 @@ impl Manager {
         &self,
         repository: &Repository,
         snapshot: &Snapshot,
-        guest: &Guest,
+        (guest, definition): (&Guest, &str),
         progress: &mut dyn FnMut(&Restored),
     ) -> Result<Restored> {
         let name = &guest.name;
@@ -144,11 +149,7 @@ impl Manager {
         if !same {
             self.write_first_boot(name, &image, &boot)?;
         }
-        self.complete(
-            name,
-            &snapshot.definition,
-            &Written::of(guest, lease.as_ref()),
-        )?;
+        self.complete(name, definition, &Written::of(guest, lease.as_ref()))?;
         Ok(restored)
     }
 }

@@ -37,19 +37,32 @@ impl Manager {
         }
     }
 
-    /// Stops a guest and starts it again. `limit` is the time that its init has.
+    /// Stops a guest and starts it again. `limit` is the time that its init has. What it has written on
+    /// an undo disk that is decided about later is still there.
     ///
     /// # Errors
-    /// As of both; what it writes is to be decided about in between.
+    /// As of both.
     pub fn restart(&self, name: &GuestName, limit: Option<Duration>) -> Result<Started> {
-        self.stop_to_start(name, limit)?;
-        self.start(name)
+        self.check_restart(name)?;
+        self.stop_with_promise(name, limit)?;
+        self.start_again(name)
     }
 
-    /// Stops a guest that this process starts again.
+    fn start_again(&self, name: &GuestName) -> Result<Started> {
+        self.start_so(name, false, self.undo_to_go_on(name)?)
+    }
+
+    /// Stops a guest that this process starts again when something was done to its files.
+    ///
+    /// # Errors
+    /// As [`Manager::stop`]; what it writes is to be decided about in between.
     pub(super) fn stop_to_start(&self, name: &GuestName, limit: Option<Duration>) -> Result<()> {
         self.status(name)?;
-        self.check_restart(name)?;
+        self.check_decided(name, "restart")?;
+        self.stop_with_promise(name, limit)
+    }
+
+    fn stop_with_promise(&self, name: &GuestName, limit: Option<Duration>) -> Result<()> {
         self.promise_comeback(name)?;
         let stopped = self.stop(name, limit);
         if stopped.is_err() {
@@ -77,7 +90,7 @@ impl Manager {
             // It was started since, by somebody who was killed before this was removed.
             return self.forget_comeback(name);
         }
-        let done = fix.then(|| self.start(name).map(drop));
+        let done = fix.then(|| self.start_again(name).map(drop));
         found.push(leftover("stopped guest", name.to_string(), told(done)));
         Ok(())
     }

@@ -137,18 +137,33 @@ impl Manager {
         Ok(self.undo_of(name)?.is_some_and(goes))
     }
 
-    /// Checks that a guest which is stopped now could be started again at once.
+    /// Checks that a guest could be stopped now and started again: one that does not run is not started
+    /// before it is decided what becomes of what it has written.
     ///
     /// # Errors
-    /// What it writes is to be decided about in between.
-    pub fn check_restart(&self, name: &GuestName) -> Result<()> {
-        match self.undo_of(name)? {
-            Some(undo) if undo.mode == UndoMode::Later => Err(GuestError::Undecided {
-                verb: "restart",
-                name: name.clone(),
-            }),
+    /// There is no such guest; it is to be decided.
+    pub(super) fn check_restart(&self, name: &GuestName) -> Result<()> {
+        match self.status(name)? {
+            Status::Stopped => self.check_decided(name, "restart"),
             _ => Ok(()),
         }
+    }
+
+    /// Checks that nobody has to decide first what becomes of what a guest has written.
+    pub(super) fn check_decided(&self, name: &GuestName, verb: &'static str) -> Result<()> {
+        match self.undo_to_go_on(name)? {
+            None => Ok(()),
+            Some(_) => Err(GuestError::Undecided {
+                verb,
+                name: name.clone(),
+            }),
+        }
+    }
+
+    /// Which undo disk a guest goes on over when a command has stopped it to start it again.
+    pub(super) fn undo_to_go_on(&self, name: &GuestName) -> Result<Option<UndoMode>> {
+        let later = |undo: &Undo| undo.mode == UndoMode::Later;
+        Ok(self.undo_of(name)?.filter(later).map(|undo| undo.mode))
     }
 
     /// What is due on a guest that does not run: back to what it had, unless a person is to decide. Its

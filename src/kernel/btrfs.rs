@@ -30,6 +30,7 @@ const FIRST: u64 = 256;
 const QUOTA_ENABLE: u64 = 1;
 const LIMIT_REFERENCED: u64 = 1;
 const BALANCE_DATA: u64 = 1;
+const BALANCE_RECORDS: u64 = 4;
 const BY_USAGE: u64 = 2;
 /// Chunks of data that are less full than this are put together, per cent.
 const LOOSE: u64 = 90;
@@ -137,23 +138,30 @@ pub fn sync_and_clean(folder: BorrowedFd<'_>) -> Result<()> {
 }
 
 /// Puts what lies in half-empty chunks of data together, so that whole chunks become free. It may be in
-/// use.
+/// use. Where data and records lie in the same chunks, the kernel wants to hear of both.
 ///
 /// # Errors
 /// There is no room to move anything to, or something else is being done to its devices.
 pub fn compact(folder: BorrowedFd<'_>) -> Result<()> {
+    balance(folder, BALANCE_DATA).or_else(|error| match error.errno {
+        Errno::INVAL => balance(folder, BALANCE_DATA | BALANCE_RECORDS),
+        _ => Err(error),
+    })
+}
+
+fn balance(folder: BorrowedFd<'_>, which: u64) -> Result<()> {
     // `struct btrfs_ioctl_balance_args`: what to move, a state, and 17 words for data (the second is the
     // usage, the ninth says which of them count), as many for metadata and for the system, and room.
     let mut args = [0_u64; 128];
-    args[0] = BALANCE_DATA;
-    args[2 + 1] = LOOSE;
-    args[2 + 8] = BY_USAGE;
+    args[0] = which;
+    for begin in [2, 2 + 17] {
+        args[begin + 1] = LOOSE;
+        args[begin + 8] = BY_USAGE;
+    }
     // SAFETY: the request reads and writes the 1,024 bytes that it is handed.
-    let done = unsafe { libc::ioctl(folder.as_raw_fd(), BALANCE_V2, args.as_mut_ptr()) };
-    if done == 0 {
-        Ok(())
-    } else {
-        Err(KernelError::last("compact", "the btrfs"))
+    match unsafe { libc::ioctl(folder.as_raw_fd(), BALANCE_V2, args.as_mut_ptr()) } {
+        0 => Ok(()),
+        _ => Err(KernelError::last("compact", "the btrfs")),
     }
 }
 

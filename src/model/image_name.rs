@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 const NAME_MOST: usize = 200;
 /// The host of names that have none.
 const USUAL_HOST: &str = "docker.io";
+/// What podman gives images as a host that it has built itself and that no registry has.
+const OWN_HOST: &str = "localhost";
 
 /// The name of an image: `mybase`, `alpine:3.20`, `registry.example:5000/team/app:1.2`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -67,7 +69,7 @@ impl ImageName {
     }
 
     /// The names a person may mean by this one, the most literal first: as it is, with the tag
-    /// `latest`, and in full.
+    /// `latest`, in full, and as podman calls what it has built itself.
     #[must_use]
     pub fn meanings(&self) -> Vec<Self> {
         let mut all = vec![self.clone()];
@@ -75,7 +77,15 @@ impl ImageName {
             all.push(self.with_tag("latest"));
         }
         let full = self.full();
-        if !all.contains(&full) {
+        if self.host.is_none() {
+            let tag = full.tag.clone();
+            all.push(full);
+            all.push(Self {
+                host: Some(OWN_HOST.into()),
+                tag,
+                ..self.clone()
+            });
+        } else if !all.contains(&full) {
             all.push(full);
         }
         all
@@ -329,9 +339,22 @@ mod tests {
         };
         assert_eq!(
             meanings("alpine"),
-            ["alpine", "alpine:latest", "docker.io/library/alpine:latest"]
+            [
+                "alpine",
+                "alpine:latest",
+                "docker.io/library/alpine:latest",
+                "localhost/alpine:latest"
+            ]
+        );
+        assert_eq!(
+            meanings("team/app:1"),
+            ["team/app:1", "docker.io/team/app:1", "localhost/team/app:1"]
         );
         assert_eq!(meanings("q.io/x:1"), ["q.io/x:1"]);
+        assert_eq!(
+            meanings("localhost/x"),
+            ["localhost/x", "localhost/x:latest"]
+        );
         let prefix = |text: &str| {
             let name: ImageName = text.parse().unwrap();
             name.digest_prefix().map(str::to_owned)

@@ -50,7 +50,8 @@ pub enum ArchiveError {
     },
     /// Not even its beginning is one.
     #[error(
-        "it is no tar archive, neither plain nor compressed with gzip, xz or zstd; or it is damaged"
+        "it is no tar archive, neither plain nor compressed with gzip, xz or zstd (undo bzip2, lzo and others \
+         first), or it is damaged"
     )]
     NoArchive,
     /// The stream ends in the middle.

@@ -24,6 +24,10 @@ use crate::model::{Bytes, Writable};
 pub(super) const USUAL: u64 = 10 << 30;
 /// A filesystem's size is a multiple of this.
 const BLOCK: u64 = 4096;
+/// Up to this size a btrfs has data and its own records in the same chunks. Apart, the first chunk of
+/// records is of 8 MiB: whoever fills the rest with data gets no more of them, and so less than was sold
+/// and for half a minute no new file, whatever is removed.
+const BTRFS_MIXED: u64 = 4 << 30;
 /// Smallest device that btrfs lets one shrink to.
 const BTRFS_LEAST: u64 = 256 << 20;
 
@@ -270,6 +274,9 @@ fn make_filesystem(kind: Filesystem, file: &Path, inodes: Option<u32>) -> io::Re
     };
     let mut command = Command::new(tool);
     command.args(fixed);
+    if kind == Filesystem::Btrfs && std::fs::metadata(file)?.len() <= BTRFS_MIXED {
+        command.arg("--mixed");
+    }
     if let Some(inodes) = inodes {
         match kind {
             Filesystem::Ext4 => command.args(["-N", &inodes.to_string()]),

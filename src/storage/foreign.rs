@@ -23,6 +23,8 @@ use super::workshop::Workshop;
 use crate::kernel::fault;
 use crate::model::Layout;
 
+/// Begins what Proxmox makes of a virtual machine.
+const MACHINE: &[u8] = b"VMA\0";
 /// Most notes on what is not translated: a file of nothing but such lines is not printed whole.
 const NOTES_MOST: usize = 500;
 
@@ -141,12 +143,21 @@ fn open(input: Box<dyn Read + Send>, again: Option<Again<'_>>) -> Result<Opened,
     if name.strip_suffix(&[0]) == Some(MANIFEST.as_bytes()) {
         return Ok(Opened::Guest(Box::new(Unpacker::open(input)?)));
     }
+    if name.starts_with(MACHINE) {
+        return Err(PackError::Format(
+            "it is Proxmox's backup of a virtual machine: `vma extract` on that host, unpacked before, gives \
+             its disks, and `import` takes those"
+                .to_owned(),
+        ));
+    }
     match Foreign::open(input, again)? {
         Some(foreign) => Ok(Opened::Newcomer(Box::new(foreign))),
         None => Err(PackError::Format(format!(
             "it begins neither with {MANIFEST} nor as a backup of Proxmox, OpenVZ or Incus does; it is no folder \
              of LXC (config, rootfs/) and no machine's disk; a private area of OpenVZ needs --config with its \
-             101.conf; for a plain root file system use `bulkhead create --template tar`"
+             101.conf. A plain root file system, and what `docker save` and `podman save` write, are \
+             images: `bulkhead image import`, then `bulkhead create --image`. Of an .ova unpack the disk and \
+             import that"
         ))),
     }
 }

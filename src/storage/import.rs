@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::archive;
 use super::build::{finish, now_ms};
 use super::dirfd::open_dir;
+use super::disk_format::is_disk;
 use super::image::{Image, ImageError, Progress};
 use super::init_kind::InitKind;
 use super::oci_archive::{Archive, Held};
@@ -56,13 +57,21 @@ pub fn import_image(
         let index = folder.own("index.json")?;
         of_layout(layout, &folder, &index, wanted, progress)?
     } else {
-        let file =
+        let mut file =
             archive::open_regular(path).map_err(|why| refused(&shown, format!("it {why}")))?;
+        if is_disk(&mut file) {
+            let why = "it is the disk of a machine, which becomes a guest: `bulkhead import`";
+            return Err(refused(&shown, why));
+        }
         let workshop = Workshop::open(&layout.images(), "import")?;
         let again = file
             .try_clone()
             .map_err(|e| refused(&shown, e.to_string()))?;
         match Archive::look(path, again, &workshop)? {
+            Held::Guest => {
+                let why = "it is a guest, as `bulkhead export` writes them: `bulkhead import`";
+                return Err(refused(&shown, why));
+            }
             Held::Root => (root(layout, path, workshop, progress)?, Vec::new()),
             Held::Parts(archive) if archive.has("index.json") => {
                 let index = archive.own("index.json")?;

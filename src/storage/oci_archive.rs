@@ -17,6 +17,7 @@ use super::dirfd::FileError;
 use super::image::ImageError;
 use super::oci_blobs::{Blobs, Part, document, refused};
 use super::oci_config::{DOCUMENT_MOST, sha256};
+use super::pack_format::MANIFEST;
 use super::workshop::Workshop;
 use crate::kernel::interrupt;
 
@@ -30,6 +31,8 @@ const BYTES_MOST: u64 = 256 << 30;
 pub(super) enum Held {
     /// An image in parts.
     Parts(Archive),
+    /// A guest, as `export` wrote it.
+    Guest,
     /// Something else: the files of a root.
     Root,
 }
@@ -60,8 +63,10 @@ impl Archive {
         let again = || file.try_clone().map(|file| At::new(file, 0, size));
         let mut magic = [0; 6];
         let mut plain = decompress(again().map_err(unreadable)?, size).map_err(unreadable)?;
-        if !is_image(&mut plain).map_err(failed)? {
-            return Ok(Held::Root);
+        match first_names(&mut plain).map_err(failed)? {
+            First::Image => {}
+            First::Guest => return Ok(Held::Guest),
+            First::Other => return Ok(Held::Root),
         }
         drop(plain);
         let read = file.read_at(&mut magic, 0).map_err(unreadable)?;
@@ -200,8 +205,16 @@ fn held(pieces: &[(u64, u64)]) -> u64 {
     pieces.iter().map(|(_, length)| length).sum()
 }
 
-/// Whether the first names of an archive are those of an image in parts.
-fn is_image(input: &mut dyn Read) -> Result<bool, ArchiveError> {
+/// What the first names of an archive are of.
+enum First {
+    /// An image in parts.
+    Image,
+    /// A guest.
+    Guest,
+    Other,
+}
+
+fn first_names(input: &mut dyn Read) -> Result<First, ArchiveError> {
     let mut reader = Reader::new(input, limits());
     while let Some(entry) = reader.next()? {
         let Some(first) = entry.path.first() else {
@@ -210,14 +223,15 @@ fn is_image(input: &mut dyn Read) -> Result<bool, ArchiveError> {
         let folder = entry.path.len() > 1 || entry.kind == EntryKind::Folder;
         match first.as_slice() {
             b"oci-layout" | b"index.json" | b"manifest.json" | b"repositories" if !folder => {
-                return Ok(true);
+                return Ok(First::Image);
             }
+            name if !folder && name == MANIFEST.as_bytes() => return Ok(First::Guest),
             b"blobs" if folder => {}
             name if is_saved(name, folder) => {}
-            _ => return Ok(false),
+            _ => return Ok(First::Other),
         }
     }
-    Ok(false)
+    Ok(First::Other)
 }
 
 /// `HEX/…`, `HEX.json`, `HEX.tar`: what `docker save` and `podman save` call parts.

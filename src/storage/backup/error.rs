@@ -113,6 +113,18 @@ impl BackupError {
         }
     }
 
+    /// A path that what can be read of a snapshot does not have.
+    pub(super) fn unlisted(path: &[u8], snapshot: &Snapshot) -> Self {
+        Self::Restore {
+            what: format!("/{}", String::from_utf8_lossy(path)),
+            why: format!(
+                "it is not in what can be read of snapshot {}, whose list of files is damaged: take it from \
+                 another one",
+                snapshot.id
+            ),
+        }
+    }
+
     /// Whether it may be that one piece of the repository is at fault, and no other: that is not what was
     /// written, or its disk cannot read it. A repository that has gone away, or a host that is short of
     /// something, would fail with every piece.

@@ -19,24 +19,29 @@ pub(super) struct Links {
     files: HashMap<Name, Entry>,
     /// The name that each has where it is restored.
     restored: HashMap<Name, Vec<u8>>,
+    goes_on: bool,
 }
 
 impl Links {
-    /// Finds them.
+    /// Finds them, past what is damaged of the lists if `goes_on`.
     ///
     /// # Errors
     /// The repository is damaged.
-    pub(super) fn new(repository: &Repository, snapshot: &Snapshot) -> Result<Self> {
+    pub(super) fn new(repository: &Repository, snapshot: &Snapshot, goes_on: bool) -> Result<Self> {
+        let reader = match goes_on {
+            true => ListReader::past_damage,
+            false => ListReader::new,
+        };
         let mut files = HashMap::new();
         for (layer, tree) in snapshot.trees().enumerate() {
             let mut targets = HashSet::new();
-            let mut list = ListReader::new(tree.list()?);
+            let mut list = reader(tree.list()?);
             while let Some(entry) = list.next(repository)? {
                 if let What::HardLink(target) = entry.item.what {
                     targets.insert(target);
                 }
             }
-            let mut list = ListReader::new(tree.list()?);
+            let mut list = reader(tree.list()?);
             while let Some(entry) = (!targets.is_empty())
                 .then(|| list.next(repository))
                 .transpose()?
@@ -50,6 +55,7 @@ impl Links {
         Ok(Self {
             files,
             restored: HashMap::new(),
+            goes_on,
         })
     }
 
@@ -58,31 +64,35 @@ impl Links {
         self.files.get(&(layer, target.to_vec()))
     }
 
-    /// The entry as it is to be restored, in the order in which that is done.
+    /// The entry as it is to be restored, in the order in which that is done; none of another name of a
+    /// file that is lost.
     ///
     /// # Errors
     /// It is another name of nothing.
-    pub(super) fn place(&mut self, layer: usize, mut entry: Entry) -> Result<Entry> {
+    pub(super) fn place(&mut self, layer: usize, mut entry: Entry) -> Result<Option<Entry>> {
         let path = entry.item.path.clone();
         let What::HardLink(target) = &mut entry.item.what else {
             let name = (layer, path.clone());
             if self.files.contains_key(&name) {
                 self.restored.insert(name, path);
             }
-            return Ok(entry);
+            return Ok(Some(entry));
         };
         let name = (layer, target.clone());
         if let Some(first) = self.restored.get(&name) {
             target.clone_from(first);
-            return Ok(entry);
+            return Ok(Some(entry));
         }
-        let file = self.files.get(&name).cloned().ok_or_else(|| {
+        let Some(mut file) = self.files.get(&name).cloned() else {
             let what = String::from_utf8_lossy(&path).into_owned();
-            BackupError::damaged(what, "it is another name of a file that is not there")
-        })?;
+            let why = "it is another name of a file that is not there";
+            return match self.goes_on {
+                true => Ok(None),
+                false => Err(BackupError::damaged(what, why)),
+            };
+        };
         self.restored.insert(name, path.clone());
-        let mut file = file;
         file.item.path = path;
-        Ok(file)
+        Ok(Some(file))
     }
 }

@@ -8,13 +8,15 @@ use super::links::Links;
 use super::manifest::is_below;
 use super::repo::Repository;
 use super::restore::plain;
+use super::restore_gap::{Unlisted, unlisted};
 use super::snapshot::Snapshot;
 use super::source::{Source, View};
 use crate::model::{FileEntry, FileKind};
 
 impl Repository {
     /// The files of a folder of a snapshot, or with `deep` all that is below it, in the order of a
-    /// walk; of anything else that alone. They have their whole path for a name.
+    /// walk; of anything else that alone. They have their whole path for a name. With them what of the
+    /// lists is damaged, so that there may have been more.
     ///
     /// # Errors
     /// The path is not in the snapshot, or has `..` in it; the repository is damaged.
@@ -24,21 +26,19 @@ impl Repository {
         view: View,
         path: &[u8],
         deep: bool,
-    ) -> Result<Vec<FileEntry>> {
+    ) -> Result<(Vec<FileEntry>, Vec<Unlisted>)> {
         let wanted = plain(path)?;
-        let links = Links::new(self, snapshot)?;
-        let mut source = Source::new(self, snapshot, view)?;
+        let links = Links::new(self, snapshot, true)?;
+        let mut source = Source::past_damage(self, snapshot, view)?;
         let (mut found, mut is_there) = (Vec::new(), false);
         while let Some((layer, entry)) = source.next(self)? {
             let path = &entry.item.path;
             if !is_below(path, &wanted) {
                 continue;
             }
-            if *path == wanted {
-                is_there = true;
-                if entry.item.what == What::Folder {
-                    continue;
-                }
+            is_there = true;
+            if *path == wanted && entry.item.what == What::Folder {
+                continue;
             }
             let within = path.get(wanted.len()..).unwrap_or_default();
             let within = within.strip_prefix(b"/").unwrap_or(within);
@@ -46,8 +46,10 @@ impl Repository {
                 found.push(shown(&entry, &links, layer));
             }
         }
+        let lost = unlisted(&source, snapshot);
         match is_there {
-            true => Ok(found),
+            true => Ok((found, lost)),
+            false if !lost.is_empty() => Err(BackupError::unlisted(&wanted, snapshot)),
             false => Err(BackupError::missing(&wanted, snapshot)),
         }
     }

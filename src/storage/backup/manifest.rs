@@ -1,5 +1,6 @@
 //! The list of all files of a tree, in the order of a walk: written as a stream of entries that is
-//! itself cut into chunks, so that two backups share most of it; read one entry after another.
+//! itself cut into chunks, so that two backups share most of it; read one entry after another, past
+//! what is damaged if that is asked for.
 
 use std::cmp::Ordering;
 
@@ -7,6 +8,9 @@ use super::chunk::{Cutter, MOST};
 use super::entry::{Entry, LARGEST};
 use super::error::{BackupError, Result};
 use super::repo::{ChunkRef, Repository};
+
+/// Most bytes of an entry that is looked for behind a gap; hardly any file has more pieces than that.
+const SOUGHT: usize = 1 << 20;
 
 /// Writes a list.
 #[derive(Debug)]
@@ -75,6 +79,15 @@ impl ListWriter {
     }
 }
 
+/// A stretch of a list that is damaged: what files were there nobody knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Gap {
+    /// The last file before it; none where the list begins with it.
+    pub(super) after: Option<Vec<u8>>,
+    /// The first one behind it; none where the list ends with it.
+    pub(super) before: Option<Vec<u8>>,
+}
+
 /// Reads a list; an item is an entry or what is wrong with it.
 #[derive(Debug)]
 pub(super) struct ListReader {
@@ -82,6 +95,31 @@ pub(super) struct ListReader {
     bytes: Vec<u8>,
     at: usize,
     last: Option<Vec<u8>>,
+    /// Whether it goes on behind what is damaged; else that is an error.
+    goes_on: bool,
+    /// Behind these bytes a chunk is missing.
+    torn: bool,
+    /// What was damaged so far.
+    gaps: Vec<Gap>,
+    /// The last file before a gap whose end is not known yet.
+    open: Option<Option<Vec<u8>>>,
+}
+
+/// Whether bytes that are wanted are there.
+#[derive(PartialEq, Eq)]
+enum Fill {
+    There,
+    Ended,
+    Torn,
+}
+
+/// What may begin somewhere in a list.
+enum Candidate {
+    /// A file, and how many bytes behind here it ends.
+    File(Vec<u8>, usize),
+    /// Nothing that can be told, since what follows is missing, or nothing follows.
+    Cut,
+    None,
 }
 
 impl ListReader {
@@ -91,16 +129,53 @@ impl ListReader {
             bytes: Vec::new(),
             at: 0,
             last: None,
+            goes_on: false,
+            torn: false,
+            gaps: Vec::new(),
+            open: None,
         }
+    }
+
+    /// One that goes on behind what is damaged.
+    pub(super) fn past_damage(chunks: Vec<ChunkRef>) -> Self {
+        Self {
+            goes_on: true,
+            ..Self::new(chunks)
+        }
+    }
+
+    /// What was damaged of what has been read.
+    pub(super) fn gaps(&self) -> &[Gap] {
+        &self.gaps
     }
 
     /// The next file; `None` at the end.
     ///
     /// # Errors
-    /// A chunk is missing or damaged, or what it holds is no list of files in order.
+    /// A chunk is missing or damaged, or what it holds is no list of files in order; past damage, only
+    /// if the repository has gone away.
     pub(super) fn next(&mut self, repository: &Repository) -> Result<Option<Entry>> {
-        if !self.fill(repository, 4)? {
-            return match self.at == self.bytes.len() {
+        loop {
+            match self.entry(repository) {
+                Ok(found) => {
+                    if let Some(after) = self.open.take() {
+                        let before = found.as_ref().map(|entry| entry.item.path.clone());
+                        self.gaps.push(Gap { after, before });
+                    }
+                    return Ok(found);
+                }
+                Err(error) if self.goes_on && error.is_damage() => {
+                    self.open.get_or_insert_with(|| self.last.clone());
+                    self.seek(repository)?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn entry(&mut self, repository: &Repository) -> Result<Option<Entry>> {
+        if self.fill(repository, 4)? != Fill::There {
+            return match self.at == self.bytes.len() && !self.torn {
                 true => Ok(None),
                 false => Err(damaged("it ends too early")),
             };
@@ -113,36 +188,98 @@ impl ListReader {
         if length > LARGEST {
             return Err(damaged("an entry is larger than any can be"));
         }
-        if !self.fill(repository, 4 + length)? {
+        if self.fill(repository, 4 + length)? != Fill::There {
             return Err(damaged("it ends too early"));
         }
-        let begin = self.at + 4;
-        self.at = begin + length;
-        let entry =
-            Entry::decode(&self.bytes[begin..self.at]).map_err(|e| damaged(&e.to_string()))?;
+        let (begin, end) = (self.at + 4, self.at + 4 + length);
+        let entry = Entry::decode(&self.bytes[begin..end]).map_err(|e| damaged(&e.to_string()))?;
         let path = &entry.item.path;
         let in_order = match &self.last {
-            None => path.is_empty(),
+            None => path.is_empty() || self.open.is_some(),
             Some(last) => order(last, path) == Ordering::Less,
         };
         if !in_order {
             return Err(damaged("its files are in no order"));
         }
+        self.at = end;
         self.last = Some(path.clone());
         Ok(Some(entry))
     }
 
     /// Whether `n` bytes are there, with more chunks if need be.
-    fn fill(&mut self, repository: &Repository, n: usize) -> Result<bool> {
+    fn fill(&mut self, repository: &Repository, n: usize) -> Result<Fill> {
         while self.bytes.len() - self.at < n {
+            if self.torn {
+                return Ok(Fill::Torn);
+            }
             let Some(chunk) = self.chunks.next() else {
-                return Ok(false);
+                return Ok(Fill::Ended);
             };
             self.bytes.drain(..self.at);
             self.at = 0;
-            self.bytes.append(&mut repository.chunk(&chunk)?);
+            match self.goes_on {
+                true => match repository.chunk_unless_damaged(&chunk)? {
+                    Some(mut more) => self.bytes.append(&mut more),
+                    None => self.torn = true,
+                },
+                false => self.bytes.append(&mut repository.chunk(&chunk)?),
+            }
         }
-        Ok(true)
+        Ok(Fill::There)
+    }
+
+    /// Goes to where the next file begins behind what is damaged, or to the end of what there is. What is
+    /// left of an entry that was cut cannot be told from one by its first bytes; by all of them, and by
+    /// those of the one that follows, it can.
+    fn seek(&mut self, repository: &Repository) -> Result<()> {
+        match self.torn {
+            true => self.at = self.bytes.len(),
+            false => self.at = (self.at + 1).min(self.bytes.len()),
+        }
+        self.torn = false;
+        while self.fill(repository, 4)? == Fill::There {
+            if let Candidate::File(path, end) = self.candidate(repository, 0, self.last.clone())? {
+                match self.candidate(repository, end, Some(path))? {
+                    Candidate::File(..) | Candidate::Cut => return Ok(()),
+                    Candidate::None => {}
+                }
+            }
+            self.at += 1;
+        }
+        self.at = self.bytes.len();
+        Ok(())
+    }
+
+    /// What begins `from` bytes behind here; a file must come after `last`.
+    fn candidate(
+        &mut self,
+        repository: &Repository,
+        from: usize,
+        last: Option<Vec<u8>>,
+    ) -> Result<Candidate> {
+        match self.fill(repository, from + 4)? {
+            Fill::There => {}
+            Fill::Ended if self.bytes.len() - self.at > from => return Ok(Candidate::None),
+            Fill::Torn | Fill::Ended => return Ok(Candidate::Cut),
+        }
+        let head = self.bytes[self.at + from..].first_chunk().copied();
+        let length = u32::from_le_bytes(head.unwrap_or_default()) as usize;
+        if length > SOUGHT {
+            return Ok(Candidate::None);
+        }
+        let end = from + 4 + length;
+        match self.fill(repository, end)? {
+            Fill::There => {}
+            Fill::Torn => return Ok(Candidate::Cut),
+            Fill::Ended => return Ok(Candidate::None),
+        }
+        let bytes = &self.bytes[self.at + from + 4..self.at + end];
+        Ok(match Entry::decode(bytes) {
+            Ok(entry) if last.is_none_or(|last| order(&last, &entry.item.path).is_lt()) => {
+                Candidate::File(entry.item.path, end)
+            }
+            _ => Candidate::None,
+        })
     }
 }
 

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use super::super::dirfd::{self, FileError, Owner, child_dir, cname, make_dir, open_dir};
 use super::super::place;
 use super::super::remove::remove_tree;
-use super::super::tree_item::What;
+use super::super::tree_item::{Item, What};
 use super::super::tree_policy::Policy;
 use super::super::tree_write::{Sink, TreeWriter};
 use super::entry::Entry;
@@ -19,6 +19,7 @@ use super::error::{BackupError, Result};
 use super::links::Links;
 use super::manifest::is_below;
 use super::repo::{ChunkRef, Repository};
+use super::restore_gap::{Folders, Unlisted, is_made_up, unlisted};
 use super::snapshot::Snapshot;
 use super::source::{Source, View};
 use crate::kernel::{fault, interrupt};
@@ -35,6 +36,8 @@ pub struct Restored {
     pub left_out: u64,
     /// Files whose data is damaged in the repository, and that are therefore not there.
     pub damaged: Vec<String>,
+    /// What of the lists of files is damaged, so that nobody knows what was there.
+    pub unlisted: Vec<Unlisted>,
 }
 
 /// What is to be restored.
@@ -92,25 +95,27 @@ impl Repository {
     /// # Errors
     /// A path is not in the snapshot; the repository is damaged.
     pub fn measure(&self, snapshot: &Snapshot, selection: &Selection) -> Result<Restored> {
-        let mut source = Source::new(self, snapshot, selection.view)?;
+        let mut source = Source::past_damage(self, snapshot, selection.view)?;
         let mut missing = selection.paths.clone();
         let mut found = Restored::default();
         while let Some((_, entry)) = source.next(self)? {
             if selection.takes(&entry) {
                 found.files += 1;
                 found.bytes += entry.item.what.data();
-                missing.retain(|path| *path != entry.item.path);
+                missing.retain(|path| !is_below(&entry.item.path, path));
             }
         }
+        found.unlisted = unlisted(&source, snapshot);
         match missing.first() {
             None => Ok(found),
+            Some(path) if !found.unlisted.is_empty() => Err(BackupError::unlisted(path, snapshot)),
             Some(path) => Err(BackupError::missing(path, snapshot)),
         }
     }
 
     /// Restores into the folder `to`, which is made; one that is there must be empty. The folder is
     /// for its owner only: what is in it may be set-user-ID and hostile. Files whose data is damaged
-    /// are left out and named.
+    /// are left out and named, and so are stretches of damaged lists of files.
     ///
     /// # Errors
     /// As for [`Repository::measure`], and: the folder is not empty, the disk is full, the repository
@@ -124,8 +129,8 @@ impl Repository {
     ) -> Result<Restored> {
         self.measure(snapshot, selection)?;
         let place = Place::new(to)?;
-        let source = Source::new(self, snapshot, selection.view)?;
-        let links = Links::new(self, snapshot)?;
+        let source = Source::past_damage(self, snapshot, selection.view)?;
+        let links = Links::new(self, snapshot, true)?;
         let policy = self.policy();
         let mut filling = Filling {
             repository: self,
@@ -135,9 +140,10 @@ impl Repository {
             closed: true,
             goes_on: true,
             lost: HashSet::new(),
+            folders: Folders::default(),
         };
         let done = filling
-            .fill(&place.dir, policy, progress)
+            .fill(snapshot, &place.dir, policy, progress)
             .and_then(|done| place.keep().map(|()| done));
         if done.is_err() {
             // The first error is the one to report; the next restore there removes what is left.
@@ -188,14 +194,18 @@ impl Repository {
         let selection = Selection::new(View::Own, &[])?;
         let mut filling = Filling {
             repository: self,
-            source: Source::new(self, snapshot, View::Own)?,
-            links: Links::new(self, snapshot)?,
+            source: match goes_on {
+                true => Source::past_damage(self, snapshot, View::Own)?,
+                false => Source::new(self, snapshot, View::Own)?,
+            },
+            links: Links::new(self, snapshot, goes_on)?,
             selection: &selection,
             closed: false,
             goes_on,
             lost: HashSet::new(),
+            folders: Folders::default(),
         };
-        filling.fill(to, policy, progress)
+        filling.fill(snapshot, to, policy, progress)
     }
 
     /// Restores the guest's own layer into a new, empty root. Where data of a file is damaged, the
@@ -244,11 +254,13 @@ struct Filling<'a> {
     goes_on: bool,
     /// Those that were.
     lost: HashSet<Vec<u8>>,
+    folders: Folders,
 }
 
 impl Filling<'_> {
     fn fill(
         &mut self,
+        snapshot: &Snapshot,
         to: &OwnedFd,
         policy: Policy,
         progress: &mut dyn FnMut(&Restored),
@@ -263,22 +275,28 @@ impl Filling<'_> {
                 let source = std::io::Error::from(std::io::ErrorKind::Interrupted);
                 return Err(FileError::new("restore", Path::new(""), source).into());
             }
-            let mut entry = self.links.place(layer, entry)?;
-            if self.closed && entry.item.path.is_empty() {
-                (entry.item.mode, entry.item.uid, entry.item.gid) = (0o700, 0, 0);
-                entry.item.uid = rustix::process::geteuid().as_raw();
-                entry.item.gid = rustix::process::getegid().as_raw();
+            for folder in self.folders.missing(&entry.item) {
+                writer.item(self.top_closed(folder))?;
             }
             let path = entry.item.path.clone();
-            if matches!(&entry.item.what, What::HardLink(file) if self.lost.contains(file)) {
+            let mut left = entry.item.clone();
+            let entry = match is_made_up(&self.source, layer, &entry) {
+                true => None,
+                false => self.links.place(layer, entry)?,
+            };
+            let found = entry.filter(|entry| {
+                !matches!(&entry.item.what, What::HardLink(file) if self.lost.contains(file))
+            });
+            let Some(mut entry) = found else {
                 if let Some(absent) = self.absent() {
-                    entry.item.what = absent;
-                    entry.item.xattrs.clear();
-                    writer.item(entry.item)?;
+                    left.what = absent;
+                    left.xattrs.clear();
+                    writer.item(left)?;
                 }
                 self.lose(path, &mut done);
                 continue;
-            }
+            };
+            entry.item = self.top_closed(entry.item);
             let Some(mut sink) = writer.item(entry.item)? else {
                 done.files += 1;
                 continue;
@@ -291,8 +309,22 @@ impl Filling<'_> {
                 self.lose(path, &mut done);
             }
         }
+        if let Some(top) = self.folders.lost_top().filter(|_| self.goes_on) {
+            writer.item(self.top_closed(top))?;
+        }
         done.left_out = writer.finish()?;
+        done.unlisted = unlisted(&self.source, snapshot);
         Ok(done)
+    }
+
+    /// The top is for its owner only, if that was asked for.
+    fn top_closed(&self, mut item: Item) -> Item {
+        if self.closed && item.path.is_empty() {
+            item.mode = 0o700;
+            item.uid = rustix::process::geteuid().as_raw();
+            item.gid = rustix::process::getegid().as_raw();
+        }
+        item
     }
 
     /// Fills a file; whether all its data could be read.

@@ -5,8 +5,8 @@
 use super::super::tree_item::What;
 use super::entry::Entry;
 use super::error::{BackupError, Result};
-use super::manifest::{ListReader, is_below, order};
-use super::repo::Repository;
+use super::manifest::{Gap, ListReader, is_below, order};
+use super::repo::{ChunkRef, Repository};
 use super::snapshot::Snapshot;
 
 /// What overlayfs keeps for itself in attributes.
@@ -41,12 +41,30 @@ struct Layer {
 
 impl Source {
     pub(super) fn new(repository: &Repository, snapshot: &Snapshot, view: View) -> Result<Self> {
+        Self::read(repository, snapshot, view, ListReader::new)
+    }
+
+    /// The same, past what is damaged of the lists.
+    pub(super) fn past_damage(
+        repository: &Repository,
+        snapshot: &Snapshot,
+        view: View,
+    ) -> Result<Self> {
+        Self::read(repository, snapshot, view, ListReader::past_damage)
+    }
+
+    fn read(
+        repository: &Repository,
+        snapshot: &Snapshot,
+        view: View,
+        reader: fn(Vec<ChunkRef>) -> ListReader,
+    ) -> Result<Self> {
         let trees = snapshot.trees().take(match view {
             View::Whole => usize::MAX,
             View::Own => 1 + snapshot.chain.len(),
         });
         let layer = |tree: &super::snapshot::Tree| {
-            let mut reader = ListReader::new(tree.list()?);
+            let mut reader = reader(tree.list()?);
             Ok(Layer {
                 next: reader.next(repository)?,
                 reader,
@@ -57,6 +75,13 @@ impl Source {
             layers: trees.map(layer).collect::<Result<_>>()?,
             view,
         })
+    }
+
+    /// What was damaged of the list of a layer, as far as that was read.
+    pub(super) fn gaps(&self, layer: usize) -> &[Gap] {
+        self.layers
+            .get(layer)
+            .map_or(&[], |layer| layer.reader.gaps())
     }
 
     /// The next file, and the number of the layer it is in, the guest's own being 0.

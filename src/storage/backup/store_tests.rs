@@ -491,7 +491,10 @@ fn first_chunk(site: &Site, snapshot: &Snapshot, path: &str) -> (index::Place, S
 
 /// Flips a bit in the first chunk of a file.
 fn damage(site: &Site, snapshot: &Snapshot, path: &str) {
-    let (place, pack) = first_chunk(site, snapshot, path);
+    flip(site, first_chunk(site, snapshot, path));
+}
+
+fn flip(site: &Site, (place, pack): (index::Place, String)) {
     let file = site.place().join("packs").join(pack);
     let mut bytes = std::fs::read(&file).unwrap();
     bytes[place.offset as usize + 40] ^= 1;
@@ -675,7 +678,9 @@ fn the_files_of_a_snapshot_are_listed() {
     let repository = site.open();
     let list = |path: &str, deep| {
         let found = repository.list_files(&snapshot, View::Whole, path.as_bytes(), deep);
-        found.map_err(|error| error.to_string())
+        found
+            .map(|(files, _none)| files)
+            .map_err(|error| error.to_string())
     };
     let names = |found: Vec<crate::model::FileEntry>| {
         let names = found.into_iter().map(|file| file.name);
@@ -704,4 +709,137 @@ fn the_files_of_a_snapshot_are_listed() {
             .contains("has no /srv/no")
     );
     assert!(list("srv/../etc", false).is_err());
+}
+
+/// All files of a folder that a restore has made, but for the top.
+fn restored(folder: &Path) -> Vec<String> {
+    let mut all: Vec<String> = tree_tests::all(folder)
+        .into_iter()
+        .map(|(item, _)| format!("/{}", String::from_utf8(item.path).unwrap()))
+        .collect();
+    all.retain(|path| path != "/");
+    all
+}
+
+#[test]
+fn a_damaged_list_of_files_costs_what_was_in_it_and_no_other() {
+    let site = Site::new(true);
+    let upper = site.upper("web");
+    for number in 0..3000 {
+        let name = format!("srv/{:02}/{number:04}-{}", number / 100, "x".repeat(180));
+        put(&upper.join(name), b"");
+    }
+    put(&upper.join("srv/99/z"), b"data");
+    std::fs::hard_link(upper.join("srv/99/z"), upper.join("z")).unwrap();
+    let (snapshot, _) = site.back_up("web");
+    let list = snapshot.own.list().unwrap();
+    assert!(list.len() > 2, "{} chunks", list.len());
+    let whole = restored(&site.restore(&snapshot, View::Own, &[], "whole"));
+    for number in [0, list.len() / 2, list.len() - 1] {
+        let chunk = list[number];
+        let repository = site.open();
+        let place = repository.index.get(&chunk.id).unwrap();
+        let pack = super::super::digest::hex(&repository.index.packs[place.pack as usize].0);
+        flip(&site, (place, pack.clone()));
+        let to = site.temp.path().join(format!("to-{number}"));
+        let selection = Selection::new(View::Own, &[]).unwrap();
+        let done = repository.restore(&snapshot, &selection, &to, &mut |_| {});
+        let done = done.unwrap();
+        let [lost] = done.unlisted.as_slice() else {
+            panic!("{number}: {:?}", done.unlisted);
+        };
+        assert!(lost.own);
+        let at = |path: &str| whole.iter().position(|one| one == path).unwrap();
+        let first = match lost.after.as_deref() {
+            None => 0,
+            // The top itself.
+            Some("/") => 0,
+            Some(after) => at(after) + 1,
+        };
+        let end = lost.before.as_deref().map_or(whole.len(), at);
+        assert!(first < end, "{number}: {lost}");
+        assert!(
+            end - first < whole.len() * 3 / 4 || list.len() < 3,
+            "{lost}"
+        );
+        // Everything else is there, and its folders.
+        let found: std::collections::HashSet<String> = restored(&to).into_iter().collect();
+        for (index, path) in whole.iter().enumerate() {
+            let is_there = found.contains(path);
+            let kept = index < first || index >= end;
+            let named = done.damaged.contains(path) || path.matches('/').count() < 3;
+            assert!(is_there == kept || named, "{number}: {path}");
+        }
+        assert!(found.iter().all(|path| whole.contains(path)));
+        let mode = to.metadata().unwrap().mode();
+        assert_eq!(mode & 0o7777, 0o700);
+        // The same is told of a guest's root, and of a list of it.
+        let (files, told) = repository
+            .list_files(&snapshot, View::Own, b"", true)
+            .unwrap();
+        assert_eq!(told, done.unlisted);
+        assert!(files.len() < whole.len());
+        let inside = site.temp.path().join(format!("in-{number}"));
+        std::fs::create_dir(&inside).unwrap();
+        let dir = open_dir(&inside).unwrap();
+        let done = repository.restore_layer(&snapshot, &dir, &mut |_| {});
+        assert_eq!(done.unwrap().unlisted, told);
+        flip(&site, (repository.index.get(&chunk.id).unwrap(), pack));
+    }
+    assert!(!is_damaged(&site));
+}
+
+#[test]
+fn what_looks_like_a_device_behind_damage_is_not_made() {
+    let site = Site::new(true);
+    site.upper("web");
+    let (snapshot, _) = site.back_up("web");
+    let mut repository = site.open();
+    let item = |path: &str, what| super::super::tree_item::Item {
+        path: path.into(),
+        what,
+        mode: 0o666,
+        uid: 0,
+        gid: 0,
+        modified: (1, 0),
+        accessed: (1, 0),
+        xattrs: Vec::new(),
+    };
+    use super::super::tree_item::What;
+    let disk = What::Device {
+        block: true,
+        major: 8,
+        minor: 0,
+    };
+    let mut bytes = b"the rest of an entry".to_vec();
+    for (path, what) in [("a", disk), ("b", What::Fifo), ("c", What::Fifo)] {
+        let entry = entry::Entry {
+            item: item(path, what),
+            changed: (1, 0),
+            inode: 1,
+            data: Vec::new(),
+        };
+        let entry = entry.encode();
+        bytes.extend(u32::try_from(entry.len()).unwrap().to_le_bytes());
+        bytes.extend(entry);
+    }
+    let gone = repo::ChunkRef {
+        id: seal::ChunkId([7; 32]),
+        length: 100,
+    };
+    let there = repository.store(&bytes).unwrap();
+    repository.flush().unwrap();
+    let torn = Snapshot {
+        own: Tree::new(4, 0, &[gone, there]),
+        ..snapshot
+    };
+    let to = site.temp.path().join("to");
+    let selection = Selection::new(View::Own, &[]).unwrap();
+    let done = site.open().restore(&torn, &selection, &to, &mut |_| {});
+    let done = done.unwrap();
+    assert_eq!(done.damaged, ["/a"]);
+    assert_eq!(done.unlisted[0].before.as_deref(), Some("/a"));
+    // Where it was is the mark of a file that is not there.
+    assert_eq!(to.join("a").symlink_metadata().unwrap().rdev(), 0);
+    assert!(to.join("b").symlink_metadata().is_ok());
 }

@@ -54,6 +54,7 @@ fn alone_the_noisy_neighbour_is_found_and_everybody_goes_on() {
         return;
     }
     let host = site();
+    host.fails(&["bisect", "--watch", "slov"], 3);
     let said = host.ok(&["bisect", "--dry-run", "--watch", "slow"]);
     assert!(
         said.contains("would hold a, b, c, noisy still, each at most 2 times and 4 s"),

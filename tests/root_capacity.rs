@@ -78,7 +78,7 @@ fn a_guarantee_too_many_is_refused_to_the_hundredth() {
         "error: cannot start guest c: no room for guest c: it is to be guaranteed 0.01 CPUs and \
          0 CPUs are left, 0.01 CPUs too few (this host has {cpus} CPUs, {reserve} CPUs of them in \
          reserve; the rest counts 1 times; running guests are guaranteed 0.5 CPUs); lower \
-         cpu.entitled to 0 CPUs, or stop guests that are guaranteed 0.01 CPUs, or say \
+         cpu.entitled, or stop guests that are guaranteed 0.01 CPUs, or say \
          `start --force`\n"
     );
     assert_eq!(why, told);

@@ -147,3 +147,52 @@ fn counters_of_the_host_and_its_disks_are_not_to_be_seen() {
     }
     assert_ne!(inside(&host, "bare", "cat /proc/zoneinfo"), "");
 }
+
+#[test]
+fn programs_that_make_containers_are_told_to_show_the_guests_size() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    let nesting = ["--nesting", "true", "--memory", "128M", "--network", "none"];
+    started(&host, "a", &nesting);
+    let podman = "/etc/containers/containers.conf.d/50-bulkhead.conf";
+    let lxc = "/usr/share/lxc/config/common.conf.d/50-bulkhead.conf";
+    let said = inside(&host, "a", &format!("cat {podman}"));
+    assert!(
+        said.contains("\"/proc/meminfo:/proc/meminfo:ro\","),
+        "{said}"
+    );
+    // What they name is there; one that is not would keep Podman from starting anything.
+    let all = format!(
+        "for f in $(sed -n 's/^  \"\\([^:]*\\):.*/\\1/p' {podman}); do [ -f $f ] || echo $f; done"
+    );
+    assert_eq!(inside(&host, "a", &all), "");
+    let entries = format!(
+        "mkdir -p /tmp/c/proc && mount -t proc proc /tmp/c/proc && \
+        grep '^lxc.mount.entry = /proc/meminfo ' {lxc} | while read -r k e from to rest; do \
+        mount --bind -o ro $from /tmp/c/$to && head -1 /tmp/c/proc/meminfo; done"
+    );
+    assert_eq!(inside(&host, "a", &entries), TOTAL);
+    // Somebody's own stay as they are, an old one of ours does not.
+    inside(
+        &host,
+        "a",
+        &format!("echo mine > {podman}; sed -i 2,9d {lxc}"),
+    );
+    host.ok(&["kill", "a"]);
+    host.ok(&["start", "a"]);
+    assert_eq!(inside(&host, "a", &format!("cat {podman}")), "mine");
+    assert!(inside(&host, "a", &format!("cat {lxc}")).contains("proc/meminfo"));
+    // What is in the way keeps no guest from starting.
+    inside(&host, "a", "rm -r /etc/containers; echo > /etc/containers");
+    host.ok(&["kill", "a"]);
+    host.ok(&["start", "a"]);
+
+    started(&host, "plain", &["--memory", "64M", "--network", "none"]);
+    started(&host, "open", &[&nesting[..], &["--view", "host"]].concat());
+    for name in ["plain", "open"] {
+        let none = format!("[ -e {podman} ] || [ -e {lxc} ] || echo none");
+        assert_eq!(inside(&host, name, &none), "none", "{name}");
+    }
+}

@@ -239,6 +239,19 @@ fn which_guests_and_in_which_form() {
         host.ok(&["limits", "on", "--format", "yaml"])
             .contains("resource: memory")
     );
+    let watch = host
+        .command(&["limits", "on", "--watch=100ms", "--format", "csv"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the program");
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(watch.id()).expect("a pid"));
+    nix::sys::signal::kill(pid, nix::sys::signal::SIGKILL).expect("a child of ours");
+    let lines = watch.wait_with_output().expect("it ends").stdout;
+    let lines = String::from_utf8_lossy(&lines).into_owned();
+    assert!(lines.starts_with(heading), "{lines}");
+    assert_eq!(lines.matches("guest,").count(), 1, "{lines}");
+    assert!(lines.matches("on,memory,").count() >= 2, "{lines}");
     // Again and again, until a guest that was named has ended.
     let watch = host
         .command(&["limits", "on", "--watch=100ms", "--format", "json"])

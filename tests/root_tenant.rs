@@ -264,6 +264,16 @@ fn a_tenant_that_is_not_there_is_refused_and_one_in_use_stays() {
     host.fails(&["tenant", "create", "big", "--memory", "1K"], 5);
     host.fails(&["tenant", "create", "big", "--cpus", "zero"], 2);
     host.fails(&["tenant", "info", "acm"], 3);
+    for verb in [
+        &["list"][..],
+        &["top", "--count", "1"],
+        &["bisect"],
+        &["limits"],
+    ] {
+        let why = host.fails(&[verb, &["--tenant", "acm"]].concat(), 3);
+        assert!(why.contains("there is no tenant acm"), "{why}");
+    }
+    host.ok(&["stop", "--tenant", "acme"]);
     let create = ["create", "a", "--template", "busybox", "--tenant"];
     let why = host.fails(&[&create[..], &["acne"]].concat(), 5);
     assert!(

@@ -233,6 +233,65 @@ fn licensed_software_is_told_by_the_cores_it_could_use() {
 }
 
 #[test]
+fn licensed_guests_together_could_use_no_more_than_there_is() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    let product = ["--label", "license=db", "--network", "none"];
+    for name in ["a", "b", "c"] {
+        started(&host, name, &product);
+    }
+    let there = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+    let rows = data(&host, &["licenses"]);
+    assert_eq!(
+        (&rows[0]["guests"], &rows[0]["cores"]),
+        (&3.into(), &there.into())
+    );
+}
+
+#[test]
+fn what_a_guest_used_stays_with_the_tenant_that_had_it_then() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    host.ok(&["tenant", "create", "acme"]);
+    host.ok(&["tenant", "create", "zed"]);
+    started(&host, "a", &["--tenant", "acme", "--network", "none"]);
+    work(&host, "a");
+    host.ok(&["set", "a", "tenant=zed"]);
+    // Until its next start it is where it was.
+    let of = |tenant: &str| {
+        let rows = data(&host, &["usage", "--by", "tenant", "--tenant", tenant]);
+        rows[0]["cpu_us"].as_u64().unwrap_or(0)
+    };
+    let before = of("acme");
+    assert!(before > 0 && of("zed") == 0);
+    host.ok(&["kill", "a"]);
+    let left = of("acme");
+    assert!(left >= before);
+    host.ok(&["start", "a"]);
+    work(&host, "a");
+    assert_eq!(of("acme"), left);
+    let new = of("zed");
+    assert!(new > 0);
+    // The guest's own account is all of it, and so is that of one that goes.
+    assert!(used(&host, "a", "cpu_us") >= left + new);
+    host.ok(&["kill", "a"]);
+    let new = of("zed");
+    host.ok(&["delete", "a"]);
+    host.ok(&["tenant", "delete", "acme"]);
+    let rows = data(&host, &["usage", "--by", "tenant", "--deleted"]);
+    let sums: Vec<_> = rows.as_array().expect("a list").iter().collect();
+    let sums: Vec<_> = sums
+        .iter()
+        .map(|row| (row["tenant"].as_str(), row["cpu_us"].as_u64()))
+        .collect();
+    assert_eq!(sums, [(Some("acme"), Some(left)), (Some("zed"), Some(new))]);
+}
+
+#[test]
 fn what_is_used_is_priced() {
     if !need(Need::Root) {
         return;

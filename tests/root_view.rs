@@ -425,6 +425,39 @@ fn a_new_size_is_seen_at_once_and_a_reboot_changes_nothing() {
 }
 
 #[test]
+fn a_new_size_is_seen_at_once_by_who_reads_in_a_loop_too() {
+    if !(need(Need::Root) && need(Need::TwoCpus)) {
+        return;
+    }
+    let host = Bulkhead::new();
+    started(&host, "a", &["--cpus", "1", "--memory", "64M"]);
+    let (meminfo, online) = ("proc/meminfo", "sys/devices/system/cpu/online");
+    // Until they are left alone for whole seconds.
+    let until = Instant::now() + Duration::from_secs(2);
+    while Instant::now() < until {
+        seen(&host, "a", meminfo);
+        seen(&host, "a", online);
+    }
+    for (memory, cpus, shown) in [
+        ("65M", "2", "0-1\n"),
+        ("66M", "1", "0\n"),
+        ("64M", "2", "0-1\n"),
+    ] {
+        host.ok(&["set", "a", "--memory", memory, "--cpus", cpus]);
+        let began = Instant::now();
+        eventually("the new size is there", 5, || {
+            let total = format!(
+                "MemTotal: {:>14} kB",
+                memory[..2].parse::<u64>().expect("MiB") << 10
+            );
+            seen(&host, "a", meminfo).starts_with(&total) && seen(&host, "a", online) == shown
+        });
+        let took = began.elapsed();
+        assert!(took < Duration::from_millis(800), "{memory}: {took:?}");
+    }
+}
+
+#[test]
 fn who_wants_the_hosts_numbers_has_them() {
     if !need(Need::Root) {
         return;

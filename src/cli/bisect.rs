@@ -83,11 +83,14 @@ fn bisect(context: &Context, matches: &ArgMatches) -> Result<u8> {
     if matches.get_flag("dry-run") {
         let (names, rounds, left_out) = manager.plan_bisect(&wish)?;
         let ms = u128::from(rounds) * wish.window.as_millis();
-        context.done(&format!(
-            "would hold {} still, each at most {rounds} times and {} s in all",
-            list(&names),
-            ms as f64 / 1000.0
-        ))?;
+        context.done(&match names.as_slice() {
+            [] => "would hold nobody still".to_owned(),
+            some => format!(
+                "would hold {} still, each at most {rounds} times and {} s in all",
+                list(some),
+                ms as f64 / 1000.0
+            ),
+        })?;
         context.out(&left_out_text(&left_out))?;
         return Ok(0);
     }

@@ -296,7 +296,8 @@ fn set(context: &Context, matches: &ArgMatches) -> Result<u8> {
     let before = manager.goal(&name)?;
     let goal = apply(matches, before.clone())?;
     if goal == before {
-        context.say("it is so already");
+        context.done(&format!("goal {name} is so already"))?;
+        return Ok(0);
     }
     manager.check_goal(&name, &goal, true)?;
     if matches.get_flag("dry-run") {

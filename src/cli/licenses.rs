@@ -11,6 +11,7 @@ use super::fault::{Fault, Result};
 use super::render::Cell;
 use super::traffic::{by, periods};
 use crate::guest::account::{By, Period};
+use crate::guest::cores::Bounds;
 use crate::model::Cpus;
 
 pub(super) const LICENSES: Verb = Verb {
@@ -59,7 +60,43 @@ const HEADINGS: [&str; 7] = [
 ];
 
 /// Of each product, of each day: the guests that could use it, and how many cores.
-type Days = BTreeMap<String, BTreeMap<String, (usize, u64)>>;
+type Days = BTreeMap<String, BTreeMap<String, Together>>;
+
+/// What guests could use on one day.
+#[derive(Debug, Default)]
+struct Together {
+    guests: usize,
+    /// Cores of those that were in no pool.
+    alone: u64,
+    /// Of those in each pool, and how many it has.
+    pools: BTreeMap<String, (u64, u64)>,
+    /// Cores of the host, as far as it is known.
+    host: Option<u64>,
+}
+
+impl Together {
+    /// A guest more, that could use so many hundredths of a core.
+    fn add(&mut self, hundredths: u32, bounds: Option<&Bounds>) {
+        // Of each guest whole ones: half a core needs a license like a core.
+        let cores = u64::from(hundredths.div_ceil(100));
+        self.guests += 1;
+        match bounds.and_then(|bounds| bounds.pool.as_ref()) {
+            Some((pool, cpus)) => {
+                let (sum, most) = self.pools.entry(pool.to_string()).or_default();
+                (*sum, *most) = (*sum + cores, u64::from(*cpus).max(*most));
+            }
+            None => self.alone += cores,
+        }
+        self.host = self.host.max(bounds.map(|bounds| u64::from(bounds.host)));
+    }
+
+    /// No more than the pools and the host have.
+    fn cores(&self) -> u64 {
+        let pools = self.pools.values().map(|(sum, most)| sum.min(most));
+        let all = self.alone + pools.sum::<u64>();
+        self.host.map_or(all, |host| all.min(host))
+    }
+}
 
 fn licenses(context: &Context, matches: &ArgMatches) -> Result<u8> {
     let manager = context.manager()?;
@@ -125,9 +162,8 @@ fn factors<'a>(words: impl Iterator<Item = &'a String>) -> Result<BTreeMap<Optio
 fn add(days: &mut Days, product: &str, periods: &[Period]) {
     for period in periods.iter().filter(|period| period.cores > 0) {
         let of_product = days.entry(product.to_owned()).or_default();
-        let sum = of_product.entry(period.period.clone()).or_default();
-        // Of each guest whole ones: half a core needs a license like a core.
-        *sum = (sum.0 + 1, sum.1 + u64::from(period.cores.div_ceil(100)));
+        let day = of_product.entry(period.period.clone()).or_default();
+        day.add(period.cores, period.bounds.as_ref());
     }
 }
 
@@ -137,10 +173,10 @@ fn rows(days: &Days, by: By, factors: &BTreeMap<Option<String>, u32>) -> Vec<Row
         let factor = factors.get(&Some(product.clone())).or(factors.get(&None));
         let factor = factor.copied().unwrap_or(100);
         let mut peaks: BTreeMap<String, (&str, usize, u64)> = BTreeMap::new();
-        for (day, (guests, cores)) in of_product {
+        for (day, together) in of_product {
             let peak = peaks.entry(by.period(day)).or_default();
-            if *cores > peak.2 {
-                *peak = (day, *guests, *cores);
+            if together.cores() > peak.2 {
+                *peak = (day, together.guests, together.cores());
             }
         }
         rows.extend(
@@ -173,9 +209,14 @@ mod tests {
     fn the_peak_is_the_day_with_most_and_licenses_are_whole() {
         let mut days = Days::new();
         let db = days.entry("db".into()).or_default();
-        db.insert("2026-03-01".into(), (1, 4));
-        db.insert("2026-03-02".into(), (2, 5));
-        db.insert("2026-04-01".into(), (1, 3));
+        for (day, cores) in [
+            ("2026-03-01", 400),
+            ("2026-03-02", 150),
+            ("2026-03-02", 201),
+            ("2026-04-01", 300),
+        ] {
+            db.entry(day.to_owned()).or_default().add(cores, None);
+        }
         let all = rows(&days, By::All, &factor(&["db=0.5", "2"]).unwrap());
         assert_eq!(all.len(), 1);
         assert_eq!((all[0].peak.as_str(), all[0].guests), ("2026-03-02", 2));
@@ -187,6 +228,29 @@ mod tests {
             .collect();
         assert_eq!(months, [("2026-03", 10), ("2026-04", 6)]);
         assert_eq!(rows(&days, By::Day, &BTreeMap::new()).len(), 3);
+    }
+
+    #[test]
+    fn guests_together_could_use_no_more_than_their_pool_and_the_host_have() {
+        let bounds = |pool: Option<(&str, u32)>| Bounds {
+            host: 8,
+            pool: pool.map(|(name, cpus)| (name.parse().unwrap(), cpus)),
+        };
+        let mut day = Together::default();
+        for _ in 0..3 {
+            day.add(200, Some(&bounds(Some(("gold", 2)))));
+        }
+        assert_eq!((day.guests, day.cores()), (3, 2));
+        day.add(100, Some(&bounds(Some(("iron", 3)))));
+        day.add(300, Some(&bounds(None)));
+        assert_eq!(day.cores(), 6);
+        day.add(800, Some(&bounds(None)));
+        assert_eq!((day.guests, day.cores()), (6, 8));
+        // Nothing is known of the host in an account from long ago: then it is the sum.
+        let mut old = Together::default();
+        old.add(800, None);
+        old.add(801, None);
+        assert_eq!(old.cores(), 17);
     }
 
     #[test]

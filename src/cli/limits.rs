@@ -61,6 +61,7 @@ fn percent(text: &str) -> std::result::Result<u8, String> {
 fn limits(context: &Context, matches: &ArgMatches) -> Result<u8> {
     let every = matches.get_one::<Duration>("watch").copied();
     let near = matches.get_one::<u8>("near").copied();
+    let mut headed = context.format != Format::Csv;
     loop {
         let (mut rows, code) = look(context, matches)?;
         rows.retain(|row| near.is_none_or(|near| row.is_near(near)));
@@ -75,7 +76,7 @@ fn limits(context: &Context, matches: &ArgMatches) -> Result<u8> {
             context.list(&rows, &HEADINGS, cells)?;
             return Ok(code);
         };
-        show_again(context, &rows)?;
+        show_again(context, &rows, &mut headed)?;
         // A guest that was named and does not run (any more) ends it.
         if code != 0 {
             return Ok(code);
@@ -103,15 +104,21 @@ fn look(context: &Context, matches: &ArgMatches) -> Result<(Vec<Limited>, u8)> {
     Ok((rows, code))
 }
 
-/// One look of many: on a terminal in the place of the one before, for programs a line for each row.
-fn show_again(context: &Context, rows: &[Limited]) -> Result<()> {
+/// One look of many: on a terminal in the place of the one before, for programs a line for each row, the
+/// first of all with the heading, where there is to be one.
+fn show_again(context: &Context, rows: &[Limited], headed: &mut bool) -> Result<()> {
     if context.format == Format::Table {
         if std::io::stdout().is_terminal() && super::context::takes_escapes() {
             context.out("\x1b[H\x1b[2J")?;
         }
         return context.list(rows, &HEADINGS, cells);
     }
-    let lines = rows.iter().map(|row| render::streamed(context.format, row));
+    let lines = rows
+        .iter()
+        .map(|row| match std::mem::replace(headed, true) {
+            true => render::streamed(context.format, row),
+            false => render::data(context.format, row),
+        });
     context.out(&lines.collect::<String>())
 }
 

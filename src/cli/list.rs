@@ -47,6 +47,9 @@ fn list(context: &Context, matches: &ArgMatches) -> Result<u8> {
         .filter(|row| select::selected(&wanted, &row.labels))
         .filter(|row| select::of_tenant(matches, row.tenant.as_ref()))
         .collect();
+    if rows.is_empty() {
+        select::check_tenant(context, matches)?;
+    }
     let plain = |pattern: &&&String| !pattern.contains(['*', '?']);
     let missing = patterns.iter().filter(plain).find(|name| {
         let named = |row: &Row| row.name.as_str() == name.as_str();

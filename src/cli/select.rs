@@ -74,8 +74,37 @@ pub(super) fn of_tenant(matches: &ArgMatches, tenant: Option<&TenantName>) -> bo
     wanted.is_none_or(|wanted| tenant == Some(wanted))
 }
 
+/// Refuses a tenant that is not there; one without guests is none to complain of.
+pub(super) fn check_tenant(context: &Context, matches: &ArgMatches) -> Result<()> {
+    let wanted = matches.try_get_one::<TenantName>("tenant").ok().flatten();
+    if let Some(wanted) = wanted {
+        context.manager()?.tenant_caps(wanted)?;
+    }
+    Ok(())
+}
+
 /// The guests chosen, each once. Names asked for need not be there: the verb says so.
 pub(super) fn chosen(context: &Context, matches: &ArgMatches) -> Result<Vec<GuestName>> {
+    let manager = context.manager()?;
+    let mut all = of_whatever_tenant(context, matches)?;
+    if let Some(wanted) = matches.try_get_one::<TenantName>("tenant").ok().flatten() {
+        let tenant = |name: &GuestName| manager.guest(name).ok().and_then(|guest| guest.tenant);
+        all.retain(|name| tenant(name).as_ref() == Some(wanted));
+        if all.is_empty() {
+            check_tenant(context, matches)?;
+        }
+    }
+    if all.is_empty() {
+        context.say("no guest is chosen");
+    }
+    Ok(all)
+}
+
+/// The same as if `--tenant` had not been said.
+pub(super) fn of_whatever_tenant(
+    context: &Context,
+    matches: &ArgMatches,
+) -> Result<Vec<GuestName>> {
     let manager = context.manager()?;
     let named: Vec<GuestName> = matches
         .get_many("names")
@@ -95,13 +124,6 @@ pub(super) fn chosen(context: &Context, matches: &ArgMatches) -> Result<Vec<Gues
     if !wanted.is_empty() {
         let labels = |name: &GuestName| manager.guest(name).map(|guest| guest.labels);
         all.retain(|name| labels(name).is_ok_and(|labels| selected(&wanted, &labels)));
-    }
-    if matches.try_contains_id("tenant").unwrap_or(false) {
-        let tenant = |name: &GuestName| manager.guest(name).ok().and_then(|guest| guest.tenant);
-        all.retain(|name| of_tenant(matches, tenant(name).as_ref()));
-    }
-    if all.is_empty() {
-        context.say("no guest is chosen");
     }
     Ok(all)
 }

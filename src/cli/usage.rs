@@ -168,25 +168,46 @@ const HEADINGS: [&str; 15] = [
 ];
 
 fn usage(context: &Context, matches: &ArgMatches) -> Result<u8> {
-    let manager = context.manager()?;
     let card = matches.get_one::<PathBuf>("rates");
     let rates = card.map(|path| Rates::load(path)).transpose()?;
     let gone = match matches.get_flag("deleted") {
         true => deleted(context, matches)?,
         false => Vec::new(),
     };
-    let mut rows = Vec::new();
-    let there = manager.names()?;
-    for name in select::chosen(context, matches)? {
-        // Of that name only deleted ones were meant.
-        if !there.contains(&name) && gone.iter().any(|gone| gone.name == name) {
-            continue;
+    let mut headings = HEADINGS.to_vec();
+    let rows = match sums_tenants(matches) {
+        true => {
+            headings[0] = "TENANT";
+            by_tenant(context, matches, gone, rates.as_ref())?
         }
+        false => by_guest(context, matches, gone, rates.as_ref())?,
+    };
+    let price = rates.map(|rates| format!("COST {}", rates.currency));
+    let price = price.as_deref().map(str::trim_end);
+    headings.extend(price);
+    context.list(&rows, &headings, cells)?;
+    Ok(0)
+}
+
+fn sums_tenants(matches: &ArgMatches) -> bool {
+    let mut words = matches.get_many::<String>("by").into_iter().flatten();
+    words.any(|word| word == "tenant")
+}
+
+fn by_guest(
+    context: &Context,
+    matches: &ArgMatches,
+    gone: Vec<ClosedAccount>,
+    rates: Option<&Rates>,
+) -> Result<Vec<Row>> {
+    let manager = context.manager()?;
+    let mut rows = Vec::new();
+    for name in those_there(context, select::chosen(context, matches)?, &gone)? {
         let periods = manager.account(&name, by(matches))?.into_iter();
         let tenant = manager.guest(&name).ok().and_then(|guest| guest.tenant);
         rows.extend(periods.map(|period| Row {
             tenant: tenant.clone(),
-            ..Row::of(&name, period, rates.as_ref())
+            ..Row::of(&name, period, rates)
         }));
     }
     for gone in gone {
@@ -195,20 +216,50 @@ fn usage(context: &Context, matches: &ArgMatches) -> Result<u8> {
         rows.extend(periods.map(|period| Row {
             deleted: deleted.clone(),
             tenant: gone.tenant.clone(),
-            ..Row::of(&gone.name, period, rates.as_ref())
+            ..Row::of(&gone.name, period, rates)
         }));
     }
-    let mut headings = HEADINGS.to_vec();
-    let mut words = matches.get_many::<String>("by").into_iter().flatten();
-    if words.any(|word| word == "tenant") {
-        rows = sums(rows);
-        headings[0] = "TENANT";
+    Ok(rows)
+}
+
+/// What guests used as each tenant's, those that are another's now too.
+fn by_tenant(
+    context: &Context,
+    matches: &ArgMatches,
+    gone: Vec<ClosedAccount>,
+    rates: Option<&Rates>,
+) -> Result<Vec<Row>> {
+    let manager = context.manager()?;
+    let mut all = Vec::new();
+    let whoever = select::of_whatever_tenant(context, matches)?;
+    for name in those_there(context, whoever, &gone)? {
+        let shares = manager.account_by_tenant(&name, by(matches))?;
+        all.push((name, shares));
     }
-    let price = rates.map(|rates| format!("COST {}", rates.currency));
-    let price = price.as_deref().map(str::trim_end);
-    headings.extend(price);
-    context.list(&rows, &headings, cells)?;
-    Ok(0)
+    all.extend(gone.into_iter().map(|gone| (gone.name, gone.by_tenant)));
+    let mut rows = Vec::new();
+    for (name, shares) in &all {
+        for (tenant, periods) in shares {
+            if select::of_tenant(matches, tenant.as_ref()) {
+                rows.extend(periods.iter().map(|period| Row {
+                    tenant: tenant.clone(),
+                    ..Row::of(name, period.clone(), rates)
+                }));
+            }
+        }
+    }
+    Ok(sums(rows))
+}
+
+/// Those chosen, without names of which only deleted guests were meant.
+fn those_there(
+    context: &Context,
+    chosen: Vec<GuestName>,
+    gone: &[ClosedAccount],
+) -> Result<Vec<GuestName>> {
+    let there = context.manager()?.names()?;
+    let meant = |name: &GuestName| there.contains(name) || gone.iter().all(|g| g.name != *name);
+    Ok(chosen.into_iter().filter(meant).collect())
 }
 
 /// One row for each tenant and period; what is of no tenant comes last.
@@ -238,7 +289,7 @@ fn deleted(context: &Context, matches: &ArgMatches) -> Result<Vec<ClosedAccount>
     all.retain(|gone| {
         (named.is_empty() || named.contains(&&gone.name))
             && select::selected(&wanted, &gone.labels)
-            && select::of_tenant(matches, gone.tenant.as_ref())
+            && (sums_tenants(matches) || select::of_tenant(matches, gone.tenant.as_ref()))
     });
     Ok(all)
 }

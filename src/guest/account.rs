@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::cores::{self, Cores};
+use super::account_share::{self, Share, Tenants};
+use super::cores::{self, Bounds, Cores};
 use super::disk_time::{self, Promised};
 use super::error::{GuestError, Result};
 use super::ledger::{Counters, DAY, Ledger, Seen};
 use super::manager::{Manager, now_ms};
 use crate::kernel::{fault, file, namespace};
-use crate::model::{Gauge, GuestName, Traffic, Used, clock};
+use crate::model::{Gauge, GuestName, TenantName, Traffic, Used, clock};
 
 pub use super::ledger::By;
 
@@ -42,39 +43,42 @@ pub(super) struct Account {
     /// Cores that it could use.
     #[serde(default)]
     cores: Cores,
+    #[serde(default)]
+    tenants: Tenants,
 }
 
 impl Account {
     /// Its sums.
-    pub(super) fn periods(self, by: By) -> Vec<Period> {
-        let mut sums: BTreeMap<String, (Used, Traffic, u64, u32)> = BTreeMap::new();
-        if by == By::All {
-            sums.entry(by.period("")).or_default();
+    pub(super) fn periods(mut self, by: By) -> Vec<Period> {
+        let last = self.take_share();
+        let shares = self.tenants.shares(last).into_iter();
+        account_share::periods(shares.map(|(_, share)| share).collect(), self.cores, by)
+    }
+
+    /// The same for each tenant that it was of, without the cores.
+    pub(super) fn by_tenant(mut self, by: By) -> Vec<(Option<TenantName>, Vec<Period>)> {
+        let last = self.take_share();
+        let sums = |share| account_share::periods(vec![share], Cores::default(), by);
+        let shares = self.tenants.shares(last).into_iter();
+        shares
+            .map(|(tenant, share)| (tenant, sums(share)))
+            .collect()
+    }
+
+    /// Whose it is from now on.
+    fn belongs_to(&mut self, tenant: Option<&TenantName>) {
+        let share = self.take_share();
+        let share = self.tenants.change(tenant, share);
+        (self.used.periods, self.traffic.periods) = (share.used, share.traffic);
+        self.disk.periods = share.disk;
+    }
+
+    fn take_share(&mut self) -> Share {
+        Share {
+            used: std::mem::take(&mut self.used.periods),
+            traffic: std::mem::take(&mut self.traffic.periods),
+            disk: std::mem::take(&mut self.disk.periods),
         }
-        for (day, used) in self.used.periods {
-            let sum = sums.entry(by.period(&day)).or_default();
-            sum.0 = sum.0 + used;
-        }
-        for (day, traffic) in self.traffic.periods {
-            let sum = sums.entry(by.period(&day)).or_default();
-            sum.1 = sum.1 + traffic;
-        }
-        for (day, disk) in self.disk.periods {
-            let sum = sums.entry(by.period(&day)).or_default();
-            sum.2 = sum.2.saturating_add(disk);
-        }
-        for (day, cores) in self.cores.periods {
-            let most = sums.entry(by.period(&day)).or_default();
-            most.3 = most.3.max(cores);
-        }
-        let period = |(period, (used, traffic, disk_kib_s, cores))| Period {
-            period,
-            used,
-            traffic,
-            disk_kib_s,
-            cores,
-        };
-        sums.into_iter().map(period).collect()
     }
 
     /// Whether nothing was ever used.
@@ -82,6 +86,7 @@ impl Account {
         self.used.periods.is_empty()
             && self.traffic.periods.is_empty()
             && self.disk.periods.is_empty()
+            && self.tenants.is_empty()
     }
 }
 
@@ -105,7 +110,7 @@ type Counted = (Option<Seen<Traffic>>, BTreeMap<String, Seen<Traffic>>);
 pub(super) struct Reading(Seen<Gauge>);
 
 /// The account of a guest in a time.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Period {
     /// `2026-03-15`, `2026-03`, or `all`.
     pub period: String,
@@ -117,6 +122,8 @@ pub struct Period {
     pub disk_kib_s: u64,
     /// Most that it could use of CPUs at once while it ran, hundredths of one.
     pub cores: u32,
+    /// What bounds that together with other guests', where it is known.
+    pub bounds: Option<Bounds>,
 }
 
 impl Manager {
@@ -128,6 +135,20 @@ impl Manager {
         self.status(name)?;
         let (_, account) = self.account_now(name, self.reading(name))?;
         Ok(account.periods(by))
+    }
+
+    /// The same by tenants: what it has used as each one's. Those that it left are among them.
+    ///
+    /// # Errors
+    /// As [`Manager::account`].
+    pub fn account_by_tenant(
+        &self,
+        name: &GuestName,
+        by: By,
+    ) -> Result<Vec<(Option<TenantName>, Vec<Period>)>> {
+        self.status(name)?;
+        let (_, account) = self.account_now(name, self.reading(name))?;
+        Ok(account.by_tenant(by))
     }
 
     /// What was written of a guest's account last; an account that is damaged is none.
@@ -212,11 +233,28 @@ impl Manager {
         let mut now = before.clone();
         // Of a definition that cannot be read now, what it said before.
         let guest = self.guest(name).ok();
+        // What was promised until now was the tenant's who had it then.
+        let size = guest.as_ref().map(|guest| guest.disk.size);
+        let size = size.map(|size| size.map(|size| size.0));
+        disk_time::look(&mut now.disk, size, now_ms());
+        let runs = self.run_state(name).ok().flatten();
+        match (runs, &guest) {
+            (Some(run), _) => now.belongs_to(run.tenant.as_ref()),
+            (None, Some(guest)) => now.belongs_to(guest.tenant.as_ref()),
+            (None, None) => {}
+        }
         if let (Some(reading), Some(guest)) = (&reading, &guest) {
             let pool = guest.cpu.pool.as_ref().map(|pool| self.cpu_pool(pool));
             let pool = pool.and_then(Result::ok).map(|pool| pool.cpus.len());
-            let hundredths = cores::of(guest, self.facts.cpus.iter().count(), pool);
-            now.cores.look(&reading.0.source, hundredths, now_ms());
+            let host = self.facts.cpus.iter().count();
+            let hundredths = cores::of(guest, host, pool);
+            let whole = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+            let bounds = Bounds {
+                host: whole(host),
+                pool: guest.cpu.pool.clone().zip(pool.map(whole)),
+            };
+            now.cores
+                .look(&reading.0.source, hundredths, bounds, now_ms());
         }
         now.used.add(reading.map(|reading| reading.0), day);
         let (first, further) = self.counted(name)?;
@@ -225,9 +263,6 @@ impl Manager {
             now.traffic.add_beside(now.nics.get(network), seen, day);
         }
         now.nics = further;
-        let size = guest.map(|guest| guest.disk.size);
-        let size = size.map(|size| size.map(|size| size.0));
-        disk_time::look(&mut now.disk, size, now_ms());
         Ok((before, now))
     }
 

@@ -97,6 +97,9 @@ impl Manager {
     }
 
     fn bisected(&self, wish: &Wish) -> Result<Chosen> {
+        if let Some(watched) = &wish.watched {
+            self.status(watched)?;
+        }
         let (mut names, mut left_out) = (Vec::new(), BTreeMap::new());
         let all = match &wish.guests {
             Some(some) => some.clone(),
@@ -112,6 +115,8 @@ impl Manager {
             };
             if wish.watched.as_ref() == Some(&name) {
                 left_out.insert(name, "it is the one that waits");
+            } else if status == Status::Paused {
+                left_out.insert(name, "it is paused");
             } else if status != Status::Running {
                 left_out.insert(name, "it does not run");
             } else if kept() {

@@ -129,7 +129,9 @@ impl Manager {
         let level = month.as_ref().map(|month| level_of(month.as_ref()));
         let guest = self.in_force(name, guest);
         let old = self.guest(name).ok().map(|old| self.in_force(name, old));
-        let promised = |old: &Guest| old.disk == guest.disk && old.cpu == guest.cpu;
+        let promised = |old: &Guest| {
+            old.disk == guest.disk && old.cpu == guest.cpu && old.tenant == guest.tenant
+        };
         let other_promise = !old.as_ref().is_some_and(promised);
         let mut held = None;
         let done = if runs {

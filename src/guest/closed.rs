@@ -46,6 +46,8 @@ pub struct ClosedAccount {
     pub deleted_ms: u64,
     /// What it used.
     pub periods: Vec<Period>,
+    /// The same by the tenants that it was of.
+    pub by_tenant: Vec<(Option<TenantName>, Vec<Period>)>,
 }
 
 impl Manager {
@@ -75,6 +77,7 @@ impl Manager {
                     labels: closed.labels,
                     tenant: closed.tenant,
                     deleted_ms: closed.deleted_ms,
+                    by_tenant: closed.account.clone().by_tenant(by),
                     periods: closed.account.periods(by),
                 });
             }

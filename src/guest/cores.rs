@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::ledger::{DAY, DAYS, MONTH};
-use crate::model::{Guest, clock};
+use crate::model::{CpuPoolName, Guest, clock};
 
 /// A day, in milliseconds.
 const A_DAY: u64 = 86_400_000;
@@ -19,6 +19,32 @@ pub(super) struct Cores {
     seen: Option<SeenCores>,
     /// Hundredths of a CPU.
     pub(super) periods: BTreeMap<String, u32>,
+    /// What of it is shared with others; days before this was kept have none.
+    #[serde(default)]
+    pub(super) bounds: BTreeMap<String, Bounds>,
+}
+
+/// What several guests together could not go beyond, in whole CPUs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bounds {
+    /// The host's.
+    pub host: u32,
+    /// Those of the pool, if the guest was in it all the time.
+    pub pool: Option<(CpuPoolName, u32)>,
+}
+
+impl Bounds {
+    /// Of both times together.
+    #[must_use]
+    pub fn with(self, other: Self) -> Self {
+        let same = |(a, b): &((CpuPoolName, u32), (CpuPoolName, u32))| a.0 == b.0;
+        let pools = self.pool.zip(other.pool).filter(same);
+        Self {
+            host: self.host.max(other.host),
+            pool: pools.map(|(a, b)| (a.0, a.1.max(b.1))),
+        }
+    }
 }
 
 /// What a running guest could use.
@@ -31,25 +57,28 @@ struct SeenCores {
     at_ms: u64,
     /// Hundredths of a CPU.
     hundredths: u32,
+    #[serde(default)]
+    bounds: Bounds,
 }
 
 impl Cores {
-    /// It runs, and can use this many hundredths of a CPU.
-    pub(super) fn look(&mut self, run: &str, hundredths: u32, now_ms: u64) {
+    /// It runs, and can use this many hundredths of a CPU, within these bounds.
+    pub(super) fn look(&mut self, run: &str, hundredths: u32, bounds: Bounds, now_ms: u64) {
         // Nobody may have looked for days on which it ran too.
         if let Some(before) = self.seen.take().filter(|seen| seen.run == run) {
             let from = now_ms.saturating_sub(DAYS as u64 * A_DAY);
             let mut at = before.at_ms.max(from);
             while at < now_ms {
-                self.raise(at, before.hundredths);
+                self.raise(at, before.hundredths, &before.bounds);
                 at = (at / A_DAY + 1) * A_DAY;
             }
         }
-        self.raise(now_ms, hundredths);
+        self.raise(now_ms, hundredths, &bounds);
         self.seen = Some(SeenCores {
             run: run.to_owned(),
             at_ms: now_ms,
             hundredths,
+            bounds,
         });
         let days = || self.periods.keys().filter(|period| period.len() > MONTH);
         let old = days().count().saturating_sub(DAYS);
@@ -57,13 +86,23 @@ impl Cores {
             let of_day = self.periods.remove(&day).unwrap_or_default();
             let most = self.periods.entry(day[..MONTH].to_owned()).or_default();
             *most = of_day.max(*most);
+            if let Some(bounds) = self.bounds.remove(&day) {
+                self.bind(day[..MONTH].to_owned(), bounds);
+            }
         }
     }
 
-    fn raise(&mut self, at_ms: u64, hundredths: u32) {
+    fn raise(&mut self, at_ms: u64, hundredths: u32, bounds: &Bounds) {
         let day = clock::time(at_ms)[..DAY].to_owned();
-        let most = self.periods.entry(day).or_default();
+        let most = self.periods.entry(day.clone()).or_default();
         *most = hundredths.max(*most);
+        self.bind(day, bounds.clone());
+    }
+
+    fn bind(&mut self, period: String, bounds: Bounds) {
+        let before = self.bounds.remove(&period);
+        let both = before.map_or_else(|| bounds.clone(), |before| before.with(bounds.clone()));
+        self.bounds.insert(period, both);
     }
 }
 
@@ -89,14 +128,37 @@ mod tests {
     /// 2026-03-01 at noon.
     const NOON: u64 = 1_772_366_400_000;
 
+    fn on(host: u32) -> Bounds {
+        Bounds { host, pool: None }
+    }
+
+    #[test]
+    fn a_day_is_bound_by_a_pool_only_if_the_guest_was_in_it_all_the_time() {
+        let of = |pool: &str, cpus| Bounds {
+            host: 8,
+            pool: Some((pool.parse().unwrap(), cpus)),
+        };
+        let mut cores = Cores::default();
+        cores.look("a", 200, of("gold", 2), NOON);
+        cores.look("a", 300, of("gold", 3), NOON + 1);
+        assert_eq!(cores.bounds["2026-03-01"], of("gold", 3));
+        cores.look("a", 100, of("iron", 1), NOON + 2);
+        assert_eq!(cores.bounds["2026-03-01"], on(8));
+        // An account from before these were kept.
+        let old = r#"{"seen":{"run":"a","at_ms":1,"hundredths":2},"periods":{"2026-03-01":200}}"#;
+        let old: Cores = serde_json::from_str(old).unwrap();
+        assert!(old.bounds.is_empty());
+    }
+
     #[test]
     fn a_day_has_the_most_of_it_and_days_between_looks_have_theirs() {
         let mut cores = Cores::default();
-        cores.look("a", 400, NOON);
-        cores.look("a", 150, NOON + 1);
-        cores.look("a", 150, NOON + 2 * A_DAY);
+        let mut look = |run, hundredths, at| cores.look(run, hundredths, on(8), at);
+        look("a", 400, NOON);
+        look("a", 150, NOON + 1);
+        look("a", 150, NOON + 2 * A_DAY);
         // It did not run between its runs.
-        cores.look("b", 200, NOON + 5 * A_DAY);
+        look("b", 200, NOON + 5 * A_DAY);
         let days = [
             ("2026-03-01", 400),
             ("2026-03-02", 150),
@@ -105,7 +167,7 @@ mod tests {
         ];
         assert!(cores.periods.iter().map(|(d, n)| (d.as_str(), *n)).eq(days));
         // A clock that was set back takes nothing away.
-        cores.look("b", 100, NOON);
+        cores.look("b", 100, on(8), NOON);
         assert_eq!(cores.periods["2026-03-06"], 200);
         assert_eq!(cores.periods["2026-03-01"], 400);
     }
@@ -115,8 +177,10 @@ mod tests {
         let mut cores = Cores::default();
         for n in 0..600 {
             let hundredths = if n == 3 { 900 } else { 100 };
-            cores.look("a", hundredths, NOON + n * A_DAY);
+            cores.look("a", hundredths, on(8), NOON + n * A_DAY);
         }
+        assert_eq!(cores.bounds["2026-03"], on(8));
+        assert_eq!(cores.bounds.len(), cores.periods.len());
         assert_eq!(cores.periods["2026-03"], 900);
         assert_eq!(cores.periods["2026-04"], 100);
         assert_eq!(

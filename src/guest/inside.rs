@@ -1,18 +1,19 @@
-//! The guest's own files below /proc and /sys, kept up to date by its keeper. How they read is next
-//! door in `inside_text`, what they say at first in `inside_start`; the launch lays them over the
-//! kernel's (`model::ShownFolder`).
+//! The guest's own files below /proc and /sys, kept up to date by its keeper. One of them is next door
+//! in `inside_held`, how they read in `inside_text`, what they say at first in `inside_start`; the launch
+//! lays them over the kernel's (`model::ShownFolder`).
 //!
 //! They are plain files. The keeper has the kernel hold whoever reads one, writes it anew and lets the
 //! reader go on; then it leaves the file alone for a while, so that readers in a loop cost it next to
 //! nothing. It never waits for the guest, and whatever fails, the reader goes on. When the keeper dies
 //! the files stay as they are until there is another.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, Mode, OFlags};
 
+use super::inside_held::{Held, LATELY};
 use super::inside_load::Load;
 use super::inside_look::Look;
 use super::inside_text::{self as text, CpuTimes, HostSize};
@@ -23,13 +24,6 @@ use crate::kernel::file;
 use crate::kernel::read_watch::{ReadWatch, Reader};
 use crate::model::{CpuSet, GuestName, InsideFile};
 
-/// What was written this long ago is as good as new.
-const QUICK: Duration = Duration::from_millis(100);
-/// For a file that is read all the time.
-const SLOW: Duration = Duration::from_secs(2);
-/// A file that was asked for within this is written anew with another that is: whoever reads one most
-/// often reads the others, and one look at the group is enough for all of them.
-const LATELY: Duration = Duration::from_secs(60);
 /// Largest description of a machine's CPUs.
 const MOST_CPUINFO: u64 = 16 << 20;
 
@@ -39,26 +33,8 @@ pub(super) struct Inside {
     watch: ReadWatch,
     files: Vec<Held>,
     numbers: Numbers,
-}
-
-/// One of them.
-#[derive(Debug)]
-struct Held {
-    kind: InsideFile,
-    file: OwnedFd,
-    inode: u64,
-    /// How long it is.
-    length: usize,
-    /// For how long it is left alone when it has been written.
-    pause: Duration,
-    /// Until when readers are not held.
-    free_until: Option<Instant>,
-    /// Since when they are.
-    held_since: Instant,
-    /// When somebody was held because of it.
-    asked: Option<Instant>,
-    /// The CPUs that it shows, if it has been written once.
-    cpus: Vec<u32>,
+    /// Whether the group's files stay open, as they do while somebody has asked lately.
+    keeps: bool,
 }
 
 /// Where its numbers come from.
@@ -118,7 +94,7 @@ pub(super) fn cpu_list(cpus: &[u32]) -> String {
 impl Inside {
     /// Takes up the files of a running guest; `None` when it sees the host's, or when they cannot be
     /// had now: then they stay as they are until this is tried again.
-    pub(super) fn open(manager: &Manager, name: &GuestName) -> Option<Self> {
+    pub(super) fn open(manager: &Manager, name: &GuestName, group: &Group) -> Option<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let folder = rustix::fs::open(manager.inside_folder(name), flags, Mode::empty()).ok()?;
         let owner = manager.run_state(name).ok()??.ids.owner();
@@ -126,6 +102,10 @@ impl Inside {
         let watch = ReadWatch::of(owner).or_else(|_| ReadWatch::new()).ok()?;
         // So that there is always something that is watched, when all the files are left alone.
         watch.hold(folder.as_fd()).ok()?;
+        for size in group.size_files() {
+            // Not told, it shows when a pause is over.
+            let _later = watch.tell(size.as_fd());
+        }
         let now = Instant::now();
         let mut files = Vec::new();
         let (mut times, mut age) = (CpuTimes::default(), Duration::ZERO);
@@ -159,25 +139,38 @@ impl Inside {
                 counted: (now.checked_sub(age).unwrap_or(now), used),
                 load: Load::default(),
             },
+            keeps: false,
         })
     }
 
     /// How long until [`Inside::tick`] has something to do; `None` for nothing.
     pub(super) fn pause(&self) -> Option<Duration> {
         let files = self.files.iter().filter_map(|held| held.free_until);
-        let next = files.chain(self.numbers.load.due()).min()?;
+        let all = files.chain(self.numbers.load.due());
+        let next = all.chain(self.keeps.then(|| self.kept_until())).min()?;
         Some(next.saturating_duration_since(Instant::now()))
+    }
+
+    fn kept_until(&self) -> Instant {
+        let asked = self.files.iter().filter_map(|held| held.asked).max();
+        asked.map_or_else(Instant::now, |at| at + LATELY)
     }
 
     /// Answers those who wait to read.
     pub(super) fn serve(&mut self, group: &Group) {
-        let Ok(readers) = self.watch.waiting() else {
+        let Ok(happened) = self.watch.waiting() else {
             return;
         };
-        let pids: Vec<i32> = readers.iter().map(Reader::pid).collect();
+        let pids: Vec<i32> = happened.readers.iter().map(Reader::pid).collect();
         let (now, look) = (Instant::now(), Look::at(group));
+        if happened.written {
+            self.numbers.renew_free(&mut self.files, &look);
+        }
+        if !happened.readers.is_empty() && !std::mem::replace(&mut self.keeps, true) {
+            group.keep_files(true);
+        }
         let mut rhythm = self.rhythm(now);
-        for reader in &readers {
+        for reader in &happened.readers {
             let inode = reader.inode();
             let found = self
                 .files
@@ -238,109 +231,21 @@ impl Inside {
         if self.numbers.load.due().is_some_and(|due| due <= now) {
             self.numbers.count_tasks(group, &[]);
         }
+        if self.keeps && self.kept_until() <= now {
+            group.keep_files(false);
+            self.keeps = false;
+        }
     }
 
     /// Whether no file has been read lately.
     pub(super) fn is_calm(&self) -> bool {
-        self.files.iter().all(|held| held.free_until.is_none())
+        !self.keeps
     }
 }
 
 impl AsFd for Inside {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.watch.as_fd()
-    }
-}
-
-impl Held {
-    fn open(folder: BorrowedFd<'_>, kind: InsideFile, now: Instant) -> Option<Self> {
-        // The file is the guest's, who may hold a lease on it (fcntl(2)): opening must not wait for
-        // its end. Once it is open for writing there can be none.
-        let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let file = rustix::fs::openat(folder, kind.name(), flags, Mode::empty()).ok()?;
-        let stat = rustix::fs::fstat(&file).ok()?;
-        Some(Self {
-            kind,
-            file,
-            inode: stat.st_ino,
-            length: usize::try_from(stat.st_size).unwrap_or(0),
-            pause: QUICK,
-            free_until: None,
-            held_since: now,
-            asked: None,
-            cpus: Vec::new(),
-        })
-    }
-
-    /// What it says as /proc/stat, and how long it has said so.
-    fn read_stat(&self) -> (CpuTimes, Duration) {
-        let mut bytes = vec![0; self.length];
-        let n = rustix::io::pread(&self.file, &mut bytes, 0).unwrap_or(0);
-        let times = text::read_stat(&String::from_utf8_lossy(&bytes[..n]));
-        let written = rustix::fs::fstat(&self.file).ok().map(|stat| {
-            let since = Duration::from_secs(u64::try_from(stat.st_mtime).unwrap_or(0));
-            since + Duration::from_nanos(stat.st_mtime_nsec)
-        });
-        let age = written.and_then(|since| {
-            let at = SystemTime::UNIX_EPOCH + since;
-            SystemTime::now().duration_since(at).ok()
-        });
-        (times, age.unwrap_or_default())
-    }
-
-    /// In one call, so that nobody sees half of it; what was longer is cut.
-    fn write(&mut self, text: &str) {
-        let written = rustix::io::pwrite(&self.file, text.as_bytes(), 0);
-        if written == Ok(text.len()) {
-            if text.len() < self.length {
-                let _longer = rustix::fs::ftruncate(&self.file, text.len() as u64);
-            }
-            self.length = text.len();
-        }
-    }
-
-    /// Nobody is held for a while: as long as for the others, if they are left alone now, so that all
-    /// are held again at one moment.
-    fn leave_alone(
-        &mut self,
-        watch: &ReadWatch,
-        now: Instant,
-        others: Option<(Duration, Instant)>,
-    ) {
-        self.asked = Some(now);
-        let own = next_pause(self.pause, now.duration_since(self.held_since));
-        let (pause, until) = others.unwrap_or((own, now + own));
-        self.pause = pause;
-        self.free(watch, until);
-    }
-
-    fn free(&mut self, watch: &ReadWatch, until: Instant) {
-        if watch.let_be(self.file.as_fd()).is_ok() {
-            self.free_until = Some(until);
-        }
-    }
-
-    fn was_asked_lately(&self, now: Instant) -> bool {
-        self.asked
-            .is_some_and(|at| now.saturating_duration_since(at) < LATELY)
-    }
-
-    fn hold_again(&mut self, watch: &ReadWatch, now: Instant) {
-        // Without memory for it now, the next tick tries again.
-        let held = watch.hold(self.file.as_fd()).is_ok();
-        self.free_until = (!held).then(|| now + SLOW);
-        self.held_since = now;
-    }
-}
-
-/// For how long a file is left alone that was, for this long, and then waited for a reader. One that is
-/// asked for again sooner than that is read in a loop, and the while grows; one late reader only halves
-/// it, for a loop may rest now and then.
-fn next_pause(pause: Duration, waited: Duration) -> Duration {
-    if waited < pause {
-        (pause * 2).min(SLOW)
-    } else {
-        (pause / 2).max(QUICK)
     }
 }
 
@@ -354,10 +259,17 @@ impl Numbers {
         }
     }
 
+    /// The guest has another size: whoever reads what is left alone now is to know it.
+    fn renew_free(&mut self, files: &mut [Held], look: &Look<'_>) {
+        for held in files.iter_mut().filter(|held| held.free_until.is_some()) {
+            self.renew(held, look);
+        }
+    }
+
     /// Writes a file anew. What cannot be read leaves it as it was.
     fn renew(&mut self, held: &mut Held, look: &Look<'_>) {
         if let Some(text) = self.text(held, look) {
-            held.write(&text);
+            held.say(text);
         }
     }
 
@@ -446,31 +358,6 @@ fn block_device_name((major, minor): (u32, u32)) -> String {
 mod tests {
     use super::*;
 
-    /// How often a file is written in a minute that is read again and again after this rest.
-    fn writes(rest: Duration) -> u32 {
-        let (mut at, mut pause, mut writes) = (Duration::ZERO, QUICK, 0);
-        while at < Duration::from_secs(60) {
-            let free = pause.as_micros();
-            let mut next = Duration::ZERO;
-            while next.as_micros() < free {
-                next += rest;
-            }
-            pause = next_pause(pause, next.saturating_sub(pause));
-            (at, writes) = (at + next, writes + 1);
-        }
-        writes
-    }
-
-    #[test]
-    fn readers_in_a_loop_cost_little_whether_they_rest_or_not() {
-        for ms in [1, 10, 30, 70] {
-            let writes = writes(Duration::from_millis(ms));
-            assert!((28..40).contains(&writes), "{ms} ms: {writes}");
-        }
-        // Once a second is no loop: always fresh.
-        assert_eq!(writes(Duration::from_secs(1)), 60);
-    }
-
     #[test]
     fn the_copy_of_cpuinfo_is_made_anew_when_it_lacks_a_cpu_and_is_never_empty() {
         let folder = std::env::temp_dir().join(format!("bulkhead-cpuinfo-{}", std::process::id()));
@@ -490,12 +377,5 @@ mod tests {
         assert_eq!(of(&[0, 1]), block(0, 2) + &block(1, 2));
         assert_eq!(of(&[0]), block(0, 2));
         std::fs::remove_dir_all(&folder).unwrap();
-    }
-
-    #[test]
-    fn one_late_reader_ends_no_loop() {
-        assert_eq!(next_pause(SLOW, SLOW * 3), SLOW / 2);
-        assert_eq!(next_pause(SLOW, Duration::ZERO), SLOW);
-        assert_eq!(next_pause(QUICK, SLOW), QUICK);
     }
 }

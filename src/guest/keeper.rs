@@ -190,7 +190,7 @@ fn watch(
     // One that took over counts from now, the one before has told the rest.
     let mut limits = LimitEvents::open(manager, name, group, process::is_child(guest.as_fd()));
     limits.take_in();
-    let mut inside = Inside::open(manager, name);
+    let mut inside = Inside::open(manager, name, group);
     let mut looks = Looks::new(orders.allowance);
     let mut credits = super::credit_watch::CreditWatch::new(manager, name);
     // What it took to get here is not needed again before the guest ends.
@@ -213,7 +213,7 @@ fn watch(
                 inside.let_all_be(group);
             }
             looks.look(manager, name);
-            inside = inside.or_else(|| Inside::open(manager, name));
+            inside = inside.or_else(|| Inside::open(manager, name, group));
             process::give_memory_back();
         }
         hub.serve(&ready.console);

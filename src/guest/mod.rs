@@ -28,7 +28,7 @@
 //! | `successor` | how the launching process becomes the keeper |
 //! | `bisect` | which guest makes the others wait |
 //! | `view`, `limited`, `why`, `load` | what `list` and `info` show; what `limits` does; what `why` says; what `top` shows |
-//! | `inside`, `inside_look`, `inside_start`, `inside_text`, `inside_load` | files of /proc and /sys that tell a guest of its own machine |
+//! | `inside`, `inside_held`, `inside_look`, `inside_start`, `inside_text`, `inside_load` | files of /proc and /sys that tell a guest of its own machine |
 //! | `limit_events`, `limit_last`, `top_processes` | limits that were hit, what of each was told last, and who used most then |
 //! | `networks` | which network a guest is on |
 //! | `network_watch` | networks kept as they are to be while others change the host's |
@@ -36,7 +36,7 @@
 //! | `lent` | the host's own interfaces that a guest has, and that come back |
 //! | `nics`, `ways` | interfaces beyond the first, also while it runs; over which the default routes lead |
 //! | `neighbours` | guests' names for each other while they run |
-//! | `account`, `ledger`, `disk_time`, `cores` | what it has used, sent and received, over all its runs; its room on disks over time; how many cores it could use |
+//! | `account`, `account_share`, `ledger`, `disk_time`, `cores` | what it has used, sent and received, over all its runs, as which tenant's; its room on disks over time; how many cores it could use |
 //! | `events` | what happened |
 //! | `disk_room` | what is sold of pools' filesystems, and whether a disk fits |
 //! | `doctor`, `doctor_disk`, `pool_watch` | what this host can do; disks that are not what was sold; pools nearly full |
@@ -47,6 +47,7 @@
 //! same code that `stop` and `delete` use.
 
 pub mod account;
+mod account_share;
 mod admission;
 mod adopt;
 mod adopt_fit;
@@ -69,7 +70,7 @@ pub mod closed;
 mod comeback;
 mod connect;
 pub mod console;
-mod cores;
+pub mod cores;
 pub mod cpupool;
 pub mod create;
 pub mod credit;
@@ -97,6 +98,7 @@ mod ids;
 pub mod import;
 mod import_saved;
 mod inside;
+mod inside_held;
 mod inside_load;
 mod inside_look;
 mod inside_start;

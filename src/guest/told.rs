@@ -1,10 +1,10 @@
-//! What a guest is told by its own files before it starts: names, addresses, and what of its definition
-//! has changed since they were written.
+//! What a guest is told by its own files before it starts: names, addresses, what its containers are to
+//! see, and what of its definition has changed since they were written.
 
 use super::error::{GuestError, Result};
 use super::manager::Manager;
 use super::store::Written;
-use crate::model::Guest;
+use crate::model::{Guest, View};
 use crate::storage::{self, FirstBoot, Image};
 
 impl Manager {
@@ -23,6 +23,10 @@ impl Manager {
         };
         storage::update_hosts(&self.layout, name, image, boot).map_err(failed)?;
         storage::update_network(&self.layout, name, image, boot).map_err(failed)?;
+        if guest.security.nesting && guest.view != View::Host {
+            // Where something of the guest's is in the way its containers see the host's numbers.
+            let _theirs = storage::tell_containers(&self.layout, name, image);
+        }
         let before = self.written(name);
         if before.as_ref() != Some(written) {
             self.release_others(name, &guest.network)?;

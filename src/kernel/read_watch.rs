@@ -19,6 +19,15 @@ pub struct ReadWatch {
     group: Fanotify,
 }
 
+/// What has happened.
+#[derive(Debug)]
+pub struct Happened<'a> {
+    /// Who waits.
+    pub readers: Vec<Reader<'a>>,
+    /// Whether a file of [`ReadWatch::tell`] was written.
+    pub written: bool,
+}
+
 /// A reader that waits. Let go on when this is dropped.
 #[derive(Debug)]
 pub struct Reader<'a> {
@@ -73,7 +82,15 @@ impl ReadWatch {
     /// # Errors
     /// The file system has no such events.
     pub fn hold(&self, file: BorrowedFd<'_>) -> Result<()> {
-        self.mark(MarkFlags::FAN_MARK_ADD, file)
+        self.mark(MarkFlags::FAN_MARK_ADD, MaskFlags::FAN_ACCESS_PERM, file)
+    }
+
+    /// From now on it is told when this file was written; nobody waits for that.
+    ///
+    /// # Errors
+    /// The file system has no such events.
+    pub fn tell(&self, file: BorrowedFd<'_>) -> Result<()> {
+        self.mark(MarkFlags::FAN_MARK_ADD, MaskFlags::FAN_MODIFY, file)
     }
 
     /// From now on they do not.
@@ -81,30 +98,32 @@ impl ReadWatch {
     /// # Errors
     /// None waited.
     pub fn let_be(&self, file: BorrowedFd<'_>) -> Result<()> {
-        self.mark(MarkFlags::FAN_MARK_REMOVE, file)
+        self.mark(MarkFlags::FAN_MARK_REMOVE, MaskFlags::FAN_ACCESS_PERM, file)
     }
 
-    fn mark(&self, how: MarkFlags, file: BorrowedFd<'_>) -> Result<()> {
+    fn mark(&self, how: MarkFlags, what: MaskFlags, file: BorrowedFd<'_>) -> Result<()> {
         // Without a path, the descriptor itself is meant.
-        let done = self
-            .group
-            .mark(how, MaskFlags::FAN_ACCESS_PERM, file, None::<&str>);
+        let done = self.group.mark(how, what, file, None::<&str>);
         done.map_err(failed("watch", "readers of a file"))
     }
 
-    /// Those who wait now; does not wait for any.
+    /// Those who wait now, and whether something was written; does not wait for any.
     ///
     /// # Errors
     /// The kernel has nothing to say.
-    pub fn waiting(&self) -> Result<Vec<Reader<'_>>> {
-        match self.group.read_events() {
-            Ok(events) => Ok(events
-                .into_iter()
-                .map(|event| Reader { watch: self, event })
-                .collect()),
-            Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => Ok(Vec::new()),
-            Err(errno) => Err(failed("ask for", "waiting readers")(errno)),
-        }
+    pub fn waiting(&self) -> Result<Happened<'_>> {
+        let events = match self.group.read_events() {
+            Ok(events) => events,
+            Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => Vec::new(),
+            Err(errno) => return Err(failed("ask for", "waiting readers")(errno)),
+        };
+        let waits = |event: &FanotifyEvent| event.mask().contains(MaskFlags::FAN_ACCESS_PERM);
+        let (waiting, told): (Vec<_>, Vec<_>) = events.into_iter().partition(waits);
+        let reader = |event| Reader { watch: self, event };
+        Ok(Happened {
+            readers: waiting.into_iter().map(reader).collect(),
+            written: !told.is_empty(),
+        })
     }
 }
 
@@ -189,7 +208,7 @@ mod tests {
             (first, text)
         });
         let waiting = loop {
-            let waiting = watch.waiting().unwrap();
+            let waiting = watch.waiting().unwrap().readers;
             if !waiting.is_empty() {
                 break waiting;
             }
@@ -202,6 +221,22 @@ mod tests {
         watch.let_be(file.as_fd()).unwrap();
         drop(waiting);
         assert_eq!(reader.join().unwrap(), (*b"new", *b"new"));
+    }
+
+    #[test]
+    fn what_was_written_is_told_and_nobody_waits() {
+        if !may() {
+            return;
+        }
+        let (watch, file) = (ReadWatch::new().unwrap(), file());
+        watch.tell(file.as_fd()).unwrap();
+        assert!(!watch.waiting().unwrap().written);
+        rustix::io::pwrite(&file, b"new", 0).unwrap();
+        rustix::io::pread(&file, &mut [0; 3], 0).unwrap();
+        let happened = watch.waiting().unwrap();
+        assert!(happened.written && happened.readers.is_empty());
+        drop(happened);
+        assert!(!watch.waiting().unwrap().written);
     }
 
     #[test]

@@ -122,7 +122,7 @@ impl fmt::Display for Policy {
 /// The address that a metric is at, if it is no command.
 #[must_use]
 pub fn metric_url(command: &[String]) -> Option<&str> {
-    let is_url = |word: &&String| word.starts_with("http://") || word.starts_with("https://");
+    let is_url = |word: &&String| word.contains("://");
     command.first().filter(is_url).map(String::as_str)
 }
 
@@ -140,6 +140,8 @@ fn url_fault(url: &str) -> Option<&'static str> {
     };
     if url.len() > 1000 || !url.bytes().all(|byte| byte.is_ascii_graphic()) {
         Some("metric: give an address of at most 1000 printable characters")
+    } else if !["http", "https"].contains(&scheme) {
+        Some("metric: give a program, or an address that begins with https:// or http://")
     } else if name.is_empty() || host.contains('@') {
         Some("metric: give an address with a host and without a user, such as https://HOST/PATH")
     } else if scheme == "http" && !here() {
@@ -430,6 +432,7 @@ mod tests {
             "http://127.0.0.1@shop.example/",
             "https://",
             "https://me@shop.example/",
+            "ftp://shop.example/queue",
             "https://shop.example/ x",
             "https://shop.example/\u{7f}",
         ] {

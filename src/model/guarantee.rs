@@ -200,11 +200,22 @@ impl fmt::Display for Shortfall {
             0 => String::new(),
             n => format!(" and {} given away whole", amount(n)),
         };
+        // Over-committed already, more has to go than this guest lacks.
+        let away = (self.others + self.wanted).saturating_sub(self.room.whole());
+        let lower = match self.left {
+            0 => String::new(),
+            left => format!(" to {}", amount(left)),
+        };
+        let stop = match away <= self.others {
+            true => format!(", or stop guests that are guaranteed {}", amount(away)),
+            // Not even alone.
+            false => String::new(),
+        };
         write!(
             f,
             "it is to be guaranteed {}{kind} and {} are left, {} too few (this host has {}, {} of \
              them in reserve{given}; the rest counts {} times; running guests are guaranteed {}); lower \
-             {keys} to {}, or stop guests that are guaranteed {}",
+             {keys}{lower}{stop}",
             amount(self.wanted),
             amount(self.left),
             amount(self.wanted - self.left),
@@ -212,9 +223,6 @@ impl fmt::Display for Shortfall {
             amount(self.room.reserve),
             Ratio(self.room.ratio),
             amount(self.others),
-            amount(self.left),
-            // Over-committed already, more has to go than this guest lacks.
-            amount((self.others + self.wanted).saturating_sub(self.room.whole())),
         )
     }
 }

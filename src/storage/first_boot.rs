@@ -271,7 +271,7 @@ fn nic_file(name: &str) -> String {
     format!("etc/systemd/network/10-bulkhead-{name}.network")
 }
 
-fn is_ours((data, _): &(Vec<u8>, Owner)) -> bool {
+pub(super) fn is_ours((data, _): &(Vec<u8>, Owner)) -> bool {
     data.starts_with(text::HEADER.as_bytes())
 }
 

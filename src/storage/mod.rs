@@ -22,7 +22,7 @@
 //! | `image_alike` | equal files of images, kept once |
 //! | `rescue` | what a guest in rescue has for its root |
 //! | `renew`, `reinstall` | another root in the place of a guest's; a fresh one with what is kept |
-//! | `first_boot`, `network_files`, `ssh_keys` | what the host writes into a guest before it runs |
+//! | `first_boot`, `network_files`, `nesting_files`, `ssh_keys` | what the host writes into a guest before it runs |
 //! | `merged`, `merged_folder` | a guest's tree as the guest sees it, read and written by descriptor |
 //! | `guest_files` | single files of a stopped guest |
 //! | `tree_item`, `tree_read`, `tree_write`, `tree_policy` | a tree as items with everything they have: read, and made again elsewhere |
@@ -104,6 +104,7 @@ mod mend;
 mod merged;
 mod merged_copy;
 mod merged_folder;
+mod nesting_files;
 mod network_files;
 mod number_http;
 mod oci_archive;
@@ -203,6 +204,7 @@ pub use import::{Import, import_image};
 pub use init_kind::InitKind;
 pub use layer::{Layer, load_layer};
 pub use machine::Machine;
+pub use nesting_files::tell_containers;
 pub use number_http::number_at;
 pub use oci_http::Trust;
 pub use pack::{

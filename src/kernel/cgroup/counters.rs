@@ -180,8 +180,9 @@ fn memory_v2(dir: &Dir, all: &mut Counters) -> Result<()> {
 pub(super) fn throttling_limit(dir: &Dir, version: Version) -> Result<Option<u64>> {
     let quota = match version {
         Version::V1 => {
-            let (quota, period) = ("cpu.cfs_quota_us", "cpu.cfs_period_us");
-            value(dir, quota)?.zip(value(dir, period)?)
+            let quota = value(dir, "cpu.cfs_quota_us")?;
+            let period = quota.map(|_| value(dir, "cpu.cfs_period_us"));
+            quota.zip(period.transpose()?.flatten())
         }
         Version::V2 => {
             let text = dir.try_read("cpu.max")?.unwrap_or_default();

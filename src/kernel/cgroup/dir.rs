@@ -1,8 +1,10 @@
 //! A control group's folder, held by descriptor: its files are read and written relative to it, so
 //! nothing is looked up twice. What to write belongs to `knob`, `v1` and `v2`.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
@@ -19,6 +21,8 @@ const FOLDER: OFlags = OFlags::RDONLY
 pub(super) struct Dir {
     fd: OwnedFd,
     path: PathBuf,
+    /// Control files that were read and stay open, while they are to.
+    kept: Mutex<Option<BTreeMap<String, OwnedFd>>>,
 }
 
 impl AsFd for Dir {
@@ -28,17 +32,26 @@ impl AsFd for Dir {
 }
 
 impl Dir {
+    fn at(fd: OwnedFd, path: PathBuf) -> Self {
+        let kept = Mutex::default();
+        Self { fd, path, kept }
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether control files stay open once they are read, from now on: for whoever reads the same ones
+    /// again and again, to whom opening them is most of the work.
+    pub(super) fn keep_files(&self, keep: bool) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        *kept = keep.then(|| kept.take().unwrap_or_default());
     }
 
     /// Opens a folder; `None` if there is none.
     pub(super) fn open(path: &Path) -> Result<Option<Self>> {
         match rustix::fs::openat(CWD, path, FOLDER, Mode::empty()) {
-            Ok(fd) => Ok(Some(Self {
-                fd,
-                path: path.to_owned(),
-            })),
+            Ok(fd) => Ok(Some(Self::at(fd, path.to_owned()))),
             Err(Errno::NOENT) => Ok(None),
             Err(e) => Err(CgroupError::file("open", path, e)),
         }
@@ -47,17 +60,15 @@ impl Dir {
     /// The same folder, by a descriptor of its own.
     pub(super) fn again(&self) -> Result<Self> {
         let fd = rustix::io::fcntl_dupfd_cloexec(&self.fd, 0);
-        Ok(Self {
-            fd: fd.map_err(|e| CgroupError::file("keep open", &self.path, e))?,
-            path: self.path.clone(),
-        })
+        let fd = fd.map_err(|e| CgroupError::file("keep open", &self.path, e))?;
+        Ok(Self::at(fd, self.path.clone()))
     }
 
     /// Opens a child; `None` if there is none.
     pub(super) fn child(&self, name: &str) -> Result<Option<Self>> {
         let path = self.path.join(name);
         match rustix::fs::openat(&self.fd, name, FOLDER, Mode::empty()) {
-            Ok(fd) => Ok(Some(Self { fd, path })),
+            Ok(fd) => Ok(Some(Self::at(fd, path))),
             Err(Errno::NOENT) => Ok(None),
             Err(e) => Err(CgroupError::file("open", &path, e)),
         }
@@ -124,27 +135,37 @@ impl Dir {
 
     /// Reads a control file.
     pub(super) fn read(&self, name: &str) -> Result<String> {
-        self.file(name, OFlags::RDONLY)
-            .and_then(read_all)
+        self.text(name)
             .map_err(|e| CgroupError::file("read", &self.path.join(name), e))
     }
 
     /// Reads a control file; `None` if there is none.
     pub(super) fn try_read(&self, name: &str) -> Result<Option<String>> {
-        match self.file(name, OFlags::RDONLY).and_then(read_all) {
+        match self.text(name) {
             Ok(text) => Ok(Some(text)),
             Err(Errno::NOENT | Errno::NODEV) => Ok(None),
             Err(e) => Err(CgroupError::file("read", &self.path.join(name), e)),
         }
     }
+
+    fn text(&self, name: &str) -> rustix::io::Result<String> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(kept) = kept.as_mut() else {
+            return read_all(self.file(name, OFlags::RDONLY)?.as_fd());
+        };
+        if !kept.contains_key(name) {
+            kept.insert(name.to_owned(), self.file(name, OFlags::RDONLY)?);
+        }
+        read_all(kept[name].as_fd())
+    }
 }
 
-/// The whole of a control file. One call is enough for nearly all of them.
-fn read_all(fd: OwnedFd) -> rustix::io::Result<String> {
+/// The whole of a control file, from its beginning. One call is enough for nearly all of them.
+fn read_all(fd: BorrowedFd<'_>) -> rustix::io::Result<String> {
     let mut bytes = Vec::new();
     let mut page = [0_u8; 4096];
     loop {
-        let n = rustix::io::read(&fd, &mut page)?;
+        let n = rustix::io::pread(fd, &mut page, bytes.len() as u64)?;
         bytes.extend_from_slice(&page[..n]);
         // A line that ends and leaves room for more lines: the kernel had no more to say.
         if n == 0 || (bytes.len() < page.len() / 2 && bytes.ends_with(b"\n")) {

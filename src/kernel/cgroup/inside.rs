@@ -1,6 +1,8 @@
 //! What a group uses as its inhabitants know it from /proc: memory by kind, CPU time by mode, disks
 //! by device, threads by state. Sums for people outside are in `stats`.
 
+use std::os::fd::OwnedFd;
+
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
@@ -82,6 +84,36 @@ pub struct Tasks {
 }
 
 impl Group {
+    /// Whether the files that tell of it stay open once they are read, from now on.
+    pub fn keep_files(&self, keep: bool) {
+        let of_v1 = self.v1.iter().map(|place| &place.dir);
+        for dir in of_v1.chain(&self.v2).chain(&self.shared) {
+            dir.keep_files(keep);
+        }
+    }
+
+    /// The files that say how large it is, open: whoever is told that one was written looks again. Those
+    /// that cannot be had are left out.
+    #[must_use]
+    pub fn size_files(&self) -> Vec<OwnedFd> {
+        let of = |controller, v1: &[&str], v2: &[&str]| match self.home(controller) {
+            Ok((dir, Version::V1)) => open_all(dir, v1),
+            Ok((dir, Version::V2)) => open_all(dir, v2),
+            Err(_) => Vec::new(),
+        };
+        let memory = ["memory.limit_in_bytes", "memory.memsw.limit_in_bytes"];
+        let mut all = of(
+            Controller::Memory,
+            &memory,
+            &["memory.max", "memory.swap.max"],
+        );
+        all.extend(of(Controller::Cpu, &["cpu.cfs_quota_us"], &["cpu.max"]));
+        let cpus = ["cpuset.cpus"];
+        all.extend(of(Controller::Cpuset, &cpus, &cpus));
+        all.extend(self.shared.iter().flat_map(|dir| open_all(dir, &cpus)));
+        all
+    }
+
     /// Its memory.
     ///
     /// # Errors
@@ -212,6 +244,11 @@ impl Group {
         }
         Ok(tasks)
     }
+}
+
+fn open_all(dir: &Dir, names: &[&str]) -> Vec<OwnedFd> {
+    let files = names.iter().map(|name| dir.file(name, OFlags::RDONLY));
+    files.filter_map(std::result::Result::ok).collect()
 }
 
 fn memory_v1(dir: &Dir, swap: bool) -> Result<MemoryUse> {

@@ -725,8 +725,9 @@ fn restored(folder: &Path) -> Vec<String> {
 fn a_damaged_list_of_files_costs_what_was_in_it_and_no_other() {
     let site = Site::new(true);
     let upper = site.upper("web");
-    for number in 0..3000 {
-        let name = format!("srv/{:02}/{number:04}-{}", number / 100, "x".repeat(180));
+    let long = "x".repeat(220);
+    for number in 0..4500 {
+        let name = format!("srv/{:02}-{long}/{number:04}-{long}", number / 100);
         put(&upper.join(name), b"");
     }
     put(&upper.join("srv/99/z"), b"data");

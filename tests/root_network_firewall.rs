@@ -176,6 +176,18 @@ fn rules_change_come_back_and_go_with_their_guest() {
         network.remove_entry(&stale[0]).unwrap();
         assert_eq!(network.stale_entries().unwrap(), []);
         assert!(open(82) && !open(83));
+        // Somebody empties a chain, or takes it away.
+        nft(&["flush", "chain", "bridge", &table, "incoming"]);
+        assert!(network.reload().unwrap());
+        assert!(open(82) && !open(83));
+        for command in ["flush", "delete"] {
+            nft(&[command, "chain", "bridge", &table, "incoming"]);
+        }
+        let stale = network.stale_entries().unwrap();
+        let named: Vec<_> = stale.iter().map(ToString::to_string).collect();
+        assert_eq!(named, [format!("rules of {interface}")]);
+        network.remove_entry(&stale[0]).unwrap();
+        assert!(open(82) && !open(83));
         network.teardown_guest(&lease).unwrap();
         network.release(&name("b")).unwrap();
         let left = nft(&["list", "table", "bridge", &table]);

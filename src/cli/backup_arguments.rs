@@ -47,7 +47,7 @@ pub(super) fn verbs() -> Vec<Command> {
             .arg(snapshot())
             .args(restore_arguments())
             .arg(dry_run())
-            .args(settings::flags().map(|flag| flag.requires("guest").conflicts_with("to")))
+            .args(settings::flags_of_rooted().map(|flag| flag.requires("guest").conflicts_with("to")))
             .after_help(
                 "With --guest, flags of settings change its definition, as with `create`.\n\nExamples:\n  \
                  bulkhead backup restore web /etc/nginx --to /root/old\n  \

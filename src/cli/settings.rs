@@ -14,8 +14,16 @@ pub(super) fn flags() -> impl Iterator<Item = Arg> {
 
 /// Those that say what a guest is made from.
 pub(super) fn origin_flags() -> impl Iterator<Item = Arg> {
-    let origin = |key: &&'static Key| matches!(key.path, "template" | "template.options" | "image");
-    KEYS.iter().filter(origin).map(flag)
+    KEYS.iter().filter(|key| is_origin(key)).map(flag)
+}
+
+/// All others: of a guest that comes with its root.
+pub(super) fn flags_of_rooted() -> impl Iterator<Item = Arg> {
+    KEYS.iter().filter(|key| !is_origin(key)).map(flag)
+}
+
+fn is_origin(key: &Key) -> bool {
+    matches!(key.path, "template" | "template.options" | "image")
 }
 
 fn flag(key: &'static Key) -> Arg {

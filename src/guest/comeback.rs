@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use super::error::Result;
 use super::leftover::{Leftover, leftover, told};
+use super::life::Verb;
 use super::manager::{Manager, RECORD};
-use super::start::Started;
+use super::start::{Round, Started};
 use crate::kernel::process::Identity;
 use crate::kernel::{KernelError, fault, file};
 use crate::model::{GuestName, Status};
@@ -49,7 +50,11 @@ impl Manager {
     }
 
     fn start_again(&self, name: &GuestName) -> Result<Started> {
-        self.start_so(name, false, self.undo_to_go_on(name)?)
+        let round = Round {
+            comeback: true,
+            ..Round::default()
+        };
+        self.start_by(name, Verb::Start, round)
     }
 
     /// Stops a guest that this process starts again when something was done to its files.

@@ -370,6 +370,7 @@ fn follow(manager: &Manager, name: &GuestName, orders: &Orders, reason: ExitReas
         admission: Admission::Asked,
         rescue,
         undo: None,
+        comeback: false,
     };
     super::start::become_keeper(manager, name, lock, None, round)
 }

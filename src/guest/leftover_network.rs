@@ -64,6 +64,11 @@ impl Manager {
                 let Some(_lock) = self.idle(&guest) else {
                     continue;
                 };
+                // It may have been so when it was looked at first.
+                let still = one.unreached().map_err(network)?;
+                if !still.iter().any(|(other, _)| *other == guest) {
+                    continue;
+                }
                 let again = || one.lead_again(&lease).map_err(network);
                 found.push(leftover("route", guest.to_string(), told(fix.then(again))));
             }

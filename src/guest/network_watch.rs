@@ -81,7 +81,7 @@ impl Manager {
     fn tend_networks(&self, told: &mut dyn FnMut(Tended)) -> Result<()> {
         let all = self.networks()?;
         for one in &all {
-            let what = "its firewall, address and announcements";
+            let what = "its firewall, addresses, routes and announcements";
             match one.tend() {
                 Ok(false) => {}
                 done => told(tended(one.word(), what, done.err().map(network))),

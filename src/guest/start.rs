@@ -97,7 +97,7 @@ impl Manager {
         if !verb.check(name, status)? {
             return Err(self.missing(name));
         }
-        let undo = self.make_ready(name, verb, status, round.undo)?;
+        let undo = self.make_ready(name, verb, status, &round)?;
         let (ours, theirs) = Channel::pair()?;
         let Forked::Parent { pid: keeper, pidfd } =
             process::fork_with(CloneFlags::default(), None)?
@@ -154,7 +154,7 @@ impl Manager {
         name: &GuestName,
         verb: Verb,
         status: Status,
-        undo: Option<UndoMode>,
+        round: &Round,
     ) -> Result<Option<UndoMode>> {
         let waits = status == Status::Restarting;
         match waits {
@@ -162,7 +162,8 @@ impl Manager {
             true => self.put_away(name, None)?,
             false => self.clean_up(name)?,
         }
-        let new = self.new_undo(name, verb.name(), undo, waits)?;
+        let goes_on = waits || round.comeback;
+        let new = self.new_undo(name, verb.name(), round.undo, goes_on)?;
         new.map_or(Ok(()), |mode| self.begin_undo(name, mode))?;
         Ok(new)
     }
@@ -362,6 +363,8 @@ pub(super) struct Round {
     pub(super) rescue: Option<Rescue>,
     /// Whether it gets an undo disk.
     pub(super) undo: Option<UndoMode>,
+    /// Whether a command has stopped it to start it again: it goes on over the undo disk that it has.
+    pub(super) comeback: bool,
 }
 
 /// Launches the guest in this process, tells `report`, and goes on as its keeper.

@@ -75,19 +75,20 @@ impl Manager {
     }
 
     /// Which undo disk a guest that starts is to get, if any. One that is not decided about is gone on
-    /// with, by who asks for that; by whoever starts again what has ended by itself (`waits`) always.
+    /// with, by who asks for that; by whoever starts again what has ended by itself, or was stopped for that,
+    /// always (`goes_on`).
     pub(super) fn new_undo(
         &self,
         name: &GuestName,
         verb: &'static str,
         wish: Option<UndoMode>,
-        waits: bool,
+        goes_on: bool,
     ) -> Result<Option<UndoMode>> {
         let Some(undo) = self.undo_of(name)? else {
             return Ok(wish);
         };
-        let goes_on = wish == Some(UndoMode::Later) && undo.mode == UndoMode::Later;
-        match goes_on || (waits && wish.is_none()) {
+        let wished = wish == Some(UndoMode::Later) && undo.mode == UndoMode::Later;
+        match wished || (goes_on && wish.is_none()) {
             true => Ok(None),
             false => Err(GuestError::Undecided {
                 verb,
@@ -151,19 +152,14 @@ impl Manager {
 
     /// Checks that nobody has to decide first what becomes of what a guest has written.
     pub(super) fn check_decided(&self, name: &GuestName, verb: &'static str) -> Result<()> {
-        match self.undo_to_go_on(name)? {
+        let later = |undo: &Undo| undo.mode == UndoMode::Later;
+        match self.undo_of(name)?.filter(later) {
             None => Ok(()),
             Some(_) => Err(GuestError::Undecided {
                 verb,
                 name: name.clone(),
             }),
         }
-    }
-
-    /// Which undo disk a guest goes on over when a command has stopped it to start it again.
-    pub(super) fn undo_to_go_on(&self, name: &GuestName) -> Result<Option<UndoMode>> {
-        let later = |undo: &Undo| undo.mode == UndoMode::Later;
-        Ok(self.undo_of(name)?.filter(later).map(|undo| undo.mode))
     }
 
     /// What is due on a guest that does not run: back to what it had, unless a person is to decide. Its

@@ -17,6 +17,7 @@ pub const NAME_LENGTH: usize = 16;
 pub(super) mod number {
     const NFTABLES: u16 = 10;
     pub(in crate::kernel) const GET_TABLE: u16 = NFTABLES << 8 | 1;
+    pub(in crate::kernel) const GET_CHAIN: u16 = NFTABLES << 8 | 4;
     pub(in crate::kernel) const GET_SET: u16 = NFTABLES << 8 | 10;
     pub(in crate::kernel) const NEW_ELEMENT: u16 = NFTABLES << 8 | 12;
     pub(in crate::kernel) const GET_ELEMENT: u16 = NFTABLES << 8 | 13;
@@ -29,6 +30,8 @@ pub(super) mod number {
 
     pub(in crate::kernel) const TABLE_NAME: u16 = 1;
     pub(in crate::kernel) const TABLE: u16 = 1;
+    /// Of a chain itself: its name.
+    pub(in crate::kernel) const CHAIN_NAME: u16 = 3;
     /// Of a set itself and of its elements: its name.
     pub(in crate::kernel) const SET: u16 = 2;
     pub(in crate::kernel) const ELEMENTS: u16 = 3;
@@ -139,6 +142,16 @@ pub fn table_exists(family: Family, name: &str) -> Result<bool, NetlinkError> {
 pub fn set_exists(family: Family, table: &str, set: &str) -> Result<bool, NetlinkError> {
     let body = [text(number::TABLE, table), text(number::SET, set)].concat();
     let question = Message::new(number::GET_SET, family, body);
+    exists("look into the firewall table", table, question)
+}
+
+/// Whether a table has a chain of that name.
+///
+/// # Errors
+/// When the kernel gives no socket or refuses to tell.
+pub fn chain_exists(family: Family, table: &str, chain: &str) -> Result<bool, NetlinkError> {
+    let body = [text(number::TABLE, table), text(number::CHAIN_NAME, chain)].concat();
+    let question = Message::new(number::GET_CHAIN, family, body);
     exists("look into the firewall table", table, question)
 }
 

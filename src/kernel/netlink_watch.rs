@@ -123,11 +123,20 @@ fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     })
 }
 
+/// Whether an interface that was there has been set up or down (ifi_change of rtnetlink(7), all bits of
+/// which are set of a new one).
+fn toggled(body: &[u8]) -> bool {
+    let change = body.get(12..16).and_then(|change| change.try_into().ok());
+    let change = change.map_or(0, u32::from_ne_bytes);
+    change != u32::MAX && change & libc::IFF_UP.cast_unsigned() != 0
+}
+
 fn is_news(kind: u16, body: &[u8], ours: &dyn Fn(&str) -> bool) -> bool {
     let name = |skip, attribute| attribute_of(body.get(skip..).unwrap_or_default(), attribute);
     let is_ours = |name: Option<&str>| name.is_some_and(ours);
     if LINK.contains(&kind) {
-        return !is_ours(name(OF_INTERFACE, INTERFACE_NAME));
+        // One of ours that is set down takes routes with it, of which the kernel says nothing.
+        return toggled(body) || !is_ours(name(OF_INTERFACE, INTERFACE_NAME));
     }
     if kind & 0xff00 != NFTABLES {
         return true;

@@ -238,6 +238,9 @@ fn peer(text: &str) -> Result<Peer, String> {
             .map_err(|_| format!("is no address or @SET: {name:?} cannot name a set")),
         None => match text.parse::<AddressBlock>() {
             Ok(block) => Ok(Peer::Block(block)),
+            Err(error) if text.ends_with("/0") => Err(format!(
+                "is no address or @SET: {error}; a rule without it is for everybody"
+            )),
             Err(error) => Err(format!("is no address or @SET: {error}")),
         },
     }

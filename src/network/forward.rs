@@ -193,7 +193,7 @@ impl Network {
 
     /// Makes the firewall what the book says of guests, where there is one. The book's lock is held.
     pub(super) fn as_written(&self) -> Result<(), HostError> {
-        self.wall_as_written()?;
+        self.wall_as_written(false)?;
         self.ceilings_as_written()?;
         self.urgency_as_written()?;
         self.lead_as_written()

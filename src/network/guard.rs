@@ -321,6 +321,7 @@ impl Network {
             netlink_nft::delete_element(*family, table, &stranger)?;
         }
         let _lock = self.lock_book()?;
+        self.wall_as_written(true)?;
         self.as_written()
     }
 

@@ -150,7 +150,7 @@ pub(super) struct Marker {
 
 impl Network {
     /// Sets up the host's side where it is not: bridge, gateway address, forwarding, firewall tables.
-    /// When all is there it costs three questions to the kernel and four small files.
+    /// When all is there it costs a few questions to the kernel and four small files.
     ///
     /// # Errors
     /// When the name or the pool belongs to something else on this host, `nft` is missing,

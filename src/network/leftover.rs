@@ -144,6 +144,7 @@ impl Network {
             // Another guest may have got it meanwhile, so all is made what the book says.
             StaleEntry::Element(_) | StaleEntry::Rules(_) => {
                 let _lock = self.lock_book()?;
+                self.wall_as_written(true)?;
                 self.as_written()
             }
         }

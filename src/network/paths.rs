@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::host::HostError;
 use super::lease::{Held, Lease};
 use super::{Network, files};
-use crate::kernel::netlink::{Link, Netlink, NetlinkError, Way};
+use crate::kernel::netlink::{Netlink, NetlinkError, Way};
 use crate::kernel::netlink_routed::{LINK_GATEWAY, open_ipv6};
 use crate::model::GuestName;
 
@@ -74,27 +74,29 @@ impl Network {
         if ends.is_empty() {
             return Ok(Vec::new());
         }
-        let four = kernel.routes()?;
-        let six = match self.prefix6 {
-            Some(_) => kernel.routes6()?,
-            None => Vec::new(),
-        };
-        let led = |lease: &Lease, end: &Link| {
-            let mut four = four.iter();
-            let mut six = six.iter();
-            let by = |index| index == end.index;
-            four.any(|r| {
-                (r.destination, r.prefix) == (lease.address, 32) && r.interface.is_some_and(by)
-            }) && lease.ipv6.as_ref().is_none_or(|own| {
-                six.any(|r| (r.destination, r.length) == (own.address, 128) && by(r.interface))
-            })
-        };
-        let lost = |(guest, held): (&GuestName, &Held)| {
+        let leases = self.leases()?;
+        let runs = |(guest, held): (&GuestName, &Held)| {
             let lease = self.lease_held(held, subnet)?;
             let end = ends.iter().find(|end| end.name == lease.host_interface)?;
-            (end.up && !led(&lease, end)).then(|| (guest.clone(), lease))
+            end.up.then(|| (guest.clone(), lease, end))
         };
-        Ok(self.leases()?.by_guest.iter().filter_map(lost).collect())
+        let mut lost = Vec::new();
+        // Asked for each: the whole table of a host can have a million routes.
+        for (guest, lease, end) in leases.by_guest.iter().filter_map(runs) {
+            let six = lease.ipv6.as_ref().map(|own| IpAddr::from(own.address));
+            let mut led = true;
+            for address in [Some(IpAddr::from(lease.address)), six]
+                .into_iter()
+                .flatten()
+            {
+                let way = kernel.way_to(address)?;
+                led &= matches!(way, Way::Over { interface, .. } if interface == end.index);
+            }
+            if !led {
+                lost.push((guest, lease));
+            }
+        }
+        Ok(lost)
     }
 
     /// Leads to a guest again, as its start did.
@@ -105,13 +107,19 @@ impl Network {
         Ok(self.lead(&mut Netlink::open()?, lease)?)
     }
 
-    /// The same for all.
+    /// The same for all. One whose guest ends meanwhile keeps no other from it.
     pub(super) fn lead_all_again(&self, kernel: &mut Netlink) -> Result<(), HostError> {
+        let mut first = Ok(());
         for (_, lease) in self.without_route(kernel)? {
-            self.lead(kernel, &lease)?;
+            if let Err(error) = self.lead(kernel, &lease)
+                && first.is_ok()
+                && kernel.link(&lease.host_interface)?.is_some()
+            {
+                first = Err(error.into());
+            }
             files::pause(&self.run_folder())?;
         }
-        Ok(())
+        first
     }
 
     fn lead(&self, kernel: &mut Netlink, lease: &Lease) -> Result<(), NetlinkError> {

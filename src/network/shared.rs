@@ -190,7 +190,7 @@ impl Network {
         let mut books = Vec::new();
         for one in &networks {
             books.push(one.lock_book()?);
-            all.extend(one.wall_commands()?);
+            all.extend(one.wall_commands(false)?);
         }
         if all.is_empty() {
             return Ok(());

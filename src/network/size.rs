@@ -22,12 +22,28 @@ impl Network {
         let largest = match self.largest_within(kernel)? {
             Some(most) => Some((most, "go to the other hosts whole".to_owned())),
             None if self.is_guest_of_lan() && !self.is_passthrough() => {
-                let link = kernel.link(&self.bridge)?;
-                link.map(|link| (link.mtu, format!("go over {}", self.bridge)))
+                let most = self.taken_by_lan(kernel)?;
+                most.map(|most| (most, format!("go over {}", self.bridge)))
             }
             None => None,
         };
         Ok(wrong(self.mtu, largest, self.wanted6().is_some()))
+    }
+
+    /// What the host's interface takes. A bridge takes what the least of its ports does, and those of
+    /// guests are as the network says.
+    fn taken_by_lan(&self, kernel: &mut Netlink) -> Result<Option<u32>, NetlinkError> {
+        let Some(link) = kernel.link(&self.bridge)? else {
+            return Ok(None);
+        };
+        if !self.is_external() {
+            return Ok(Some(link.mtu));
+        }
+        let ours = self.prefix();
+        let ports = kernel.links("")?.into_iter();
+        let theirs = ports.filter(|port| port.master == Some(link.index));
+        let theirs = theirs.filter(|port| !port.name.starts_with(&ours));
+        Ok(theirs.map(|port| port.mtu).min())
     }
 }
 

@@ -144,8 +144,10 @@ impl Network {
             Ok(peer) => {
                 let end = self.host_end(asked, &mut kernel)?;
                 let between = self.between(asked, &peer, &rules)?;
+                // A port whose other end is down is shut off by that.
+                let cause = own.first().is_some_and(|hop| hop.verdict == Verdict::Stops);
                 match question.incoming {
-                    true => hops.extend(between.into_iter().chain([end])),
+                    true => hops.extend(between.into_iter().chain((!cause).then_some(end))),
                     false => hops.extend([end].into_iter().chain(between)),
                 }
             }
@@ -255,7 +257,9 @@ impl Network {
         };
         let passed = !(asked.question.incoming || self.is_closed() || self.is_external());
         let (own_way, mut way) = (way, way);
-        if let (true, Some(link)) = (passed && passes_on(asked)?, kernel.link(inside)?) {
+        // Where the way back is not whole the kernel leads nothing on, and that is what there is to say.
+        let passed = passed && passes_on(asked)? && self.way_back(asked)?.is_none();
+        if let (true, Some(link)) = (passed, kernel.link(inside)?) {
             way = kernel.way_on(address, asked.own(), link.index)?;
         }
         let leases = self.leases()?;

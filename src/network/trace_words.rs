@@ -177,7 +177,7 @@ pub(super) fn led_on(asked: &Asked<'_>, guest: &GuestName, port: u16) -> Hop {
 pub(super) fn led_nowhere(asked: &Asked<'_>, inside: &str) -> Hop {
     let (own, peer) = (asked.own(), asked.question.peer);
     let why = format!(
-        "the host has a route to {peer}, but rules about who sends (`ip rule`) lead what comes from {own} nowhere"
+        "the host has a route to {peer}, but rules about who sends (`ip rule`), or the setting `forwarding` of {inside}, lead what comes from {own} nowhere"
     );
     Hop::new("host", Verdict::Stops, why)
         .advise(format!("ip route get {peer} from {own} iif {inside}"))

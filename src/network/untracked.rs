@@ -5,63 +5,23 @@
 //! table with no ceiling to it. None of our rules asks for their state: what a guest's own firewall
 //! remembers is in sets of its own (`wall.rs`).
 //!
-//! On a bridge that is somebody else's it is what one guest sends to another; what the LAN is sent, and what
-//! comes from there, is for the host's own firewall to know, and so is kept track of if it asks.
-//!
 //! What the host itself is asked, a port of it that leads to a guest among that, is kept track of as ever.
-
-use std::net::Ipv4Addr;
 
 use serde_json::{Value, json};
 
-use super::external::{ADDRESSES, ADDRESSES6};
 use super::firewall::{At, Wanted, chain, matches, rule};
-use super::guard::{PORTS, flush};
+use super::guard::flush;
 use crate::kernel::netlink_nft::Family;
 
 const CHAIN: &str = "untracked";
 /// Before connections are told apart, after parts of packets are put together (NF_IP_PRI_RAW).
 const UNTRACKED: i32 = -300;
 
-/// The chain of a bridge: of ours in its table of family inet, which is there, else in the guard's.
+/// The chain of a bridge that is ours, in its table of family inet, which is there.
 pub(super) fn of(wanted: &Wanted<'_>) -> Vec<Value> {
-    match wanted.own {
-        _ if wanted.guard.0 != Family::Bridge => Vec::new(),
-        Some(own) => of_ours(wanted, own),
-        None => of_theirs(wanted.guard, wanted.prefix6.is_some()),
-    }
-}
-
-/// What a guest sends to another. Rules for routed packets come later and see that nobody is to know.
-fn of_theirs(at: &At, ipv6: bool) -> Vec<Value> {
-    let from = || {
-        matches(
-            "==",
-            json!({"meta": {"key": "iifname"}}),
-            json!(format!("@{PORTS}")),
-        )
+    let Some(own) = wanted.own.filter(|_| wanted.guard.0 == Family::Bridge) else {
+        return Vec::new();
     };
-    let to = |version: &str, set: &str| {
-        let receiver = json!({"payload": {"protocol": version, "field": "daddr"}});
-        matches("==", receiver, json!(format!("@{set}")))
-    };
-    let one = |version, set| {
-        rule(
-            at,
-            CHAIN,
-            json!([from(), to(version, set), {"notrack": null}]),
-        )
-    };
-    let mut all = vec![
-        chain(at, CHAIN, "filter", "prerouting", UNTRACKED),
-        flush(at, CHAIN),
-        one("ip", ADDRESSES),
-    ];
-    all.extend(ipv6.then(|| one("ip6", ADDRESSES6)));
-    all
-}
-
-fn of_ours(wanted: &Wanted<'_>, own: Ipv4Addr) -> Vec<Value> {
     let at: At = (Family::Inet, wanted.name.to_owned());
     let field =
         |version: &str, field: &str| json!({"payload": {"protocol": version, "field": field}});

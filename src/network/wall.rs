@@ -22,7 +22,7 @@ use super::wall_fields::VERSIONS;
 use super::wall_rules::{self, Memory};
 use super::{Network, wall_sets};
 use crate::kernel::netlink::NetlinkError;
-use crate::kernel::netlink_nft::{self, NAME_LENGTH, set_exists, table_exists};
+use crate::kernel::netlink_nft::{self, NAME_LENGTH, chain_exists, set_exists, table_exists};
 use crate::kernel::netlink_nft_count::beyond_rates;
 use crate::model::{Ceilings, FirewallRule, GuestName};
 
@@ -184,7 +184,7 @@ fn lower(at: &At, interface: &str, sum: u32) -> Result<Vec<Value>, NetlinkError>
 }
 
 /// Raised whenever chains change that the same rules make.
-const FORM: u32 = 5;
+const FORM: u32 = 6;
 
 /// Tells sets of rules apart (FNV-1a).
 fn sum(guest: &GuestName, rules: &[FirewallRule], ceilings: Ceilings, spoken: Spoken) -> u32 {
@@ -204,9 +204,10 @@ fn sum(guest: &GuestName, rules: &[FirewallRule], ceilings: Ceilings, spoken: Sp
 }
 
 impl Network {
-    /// Makes guests' chains what the book says, where there is a table. The book's lock is held.
-    pub(super) fn wall_as_written(&self) -> Result<(), HostError> {
-        let all = self.wall_commands()?;
+    /// Makes guests' chains what the book says, where there is a table; `afresh` whatever of them
+    /// seems to be there. The book's lock is held.
+    pub(super) fn wall_as_written(&self, afresh: bool) -> Result<(), HostError> {
+        let all = self.wall_commands(afresh)?;
         if all.is_empty() {
             return Ok(());
         }
@@ -215,7 +216,7 @@ impl Network {
     }
 
     /// What makes them so; nothing, if they are. The book's lock is held.
-    pub(super) fn wall_commands(&self) -> Result<Vec<Value>, HostError> {
+    pub(super) fn wall_commands(&self, afresh: bool) -> Result<Vec<Value>, HostError> {
         let at = &self.guard;
         if !table_exists(at.0, &at.1)? {
             return Ok(Vec::new());
@@ -230,9 +231,9 @@ impl Network {
                 all.extend(lower(at, interface, *sum)?);
             }
         }
-        if wanted.is_empty() && !there.is_empty() {
+        if wanted.is_empty() && (afresh || !there.is_empty()) {
             all.extend(no_leads(at));
-        } else if there != sums(&wanted) {
+        } else if !wanted.is_empty() && (afresh || there != sums(&wanted)) {
             let leads = leads(at);
             all.extend(match self.gate() {
                 Some(ends) => firewall::gated(leads, at, &ends),
@@ -241,7 +242,7 @@ impl Network {
         }
         for (interface, wall) in &wanted {
             let before = there.get(interface).copied();
-            if before == Some(wall.sum()) {
+            if before == Some(wall.sum()) && !afresh {
                 continue;
             }
             // What it has begun goes on: its sets stay.
@@ -336,6 +337,11 @@ impl Network {
         };
         let named: BTreeMap<String, u32> = named.iter().map(set).collect();
         let mut all = differing(&there, &sums(&wanted));
+        for (_, way, ..) in WAYS {
+            if !wanted.is_empty() && !chain_exists(*family, table, way)? {
+                all.extend(wanted.keys().cloned());
+            }
+        }
         all.extend(
             differing(&sets, &named)
                 .into_iter()

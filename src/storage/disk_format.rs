@@ -84,6 +84,11 @@ fn format_of(file: &File) -> io::Result<Option<Format>> {
     if size >= 512 {
         file.read_exact_at(&mut footer, size - 512)?;
     }
+    // What is compressed can have anything in those places.
+    let compressed: [&[u8]; 4] = [b"\x1f\x8b", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"BZh"];
+    if compressed.iter().any(|magic| is(0, magic)) {
+        return Ok(None);
+    }
     Ok(Some(if is(0, b"QFI\xfb") {
         Format::Qemu("qcow2", "qcow2")
     } else if is(0, b"KDMV") || is(0, b"COWD") {

@@ -84,6 +84,13 @@ impl Source {
             .map_or(&[], |layer| layer.reader.gaps())
     }
 
+    /// Whether a file of a layer came behind something damaged of its list.
+    pub(super) fn is_behind_gap(&self, layer: usize, path: &[u8]) -> bool {
+        let first = self.gaps(layer).first();
+        let before = first.and_then(|gap| gap.before.as_ref());
+        before.is_some_and(|before| order(before, path).is_le())
+    }
+
     /// The next file, and the number of the layer it is in, the guest's own being 0.
     ///
     /// # Errors

@@ -248,12 +248,15 @@ fn a_guest_is_restored_as_it_saw_itself() {
     let upper = site.upper("web");
     put(&upper.join("etc/changed"), b"of the guest");
     put(&upper.join("new"), b"of the guest");
+    put(&site.below().join("older"), b"of the image");
     symlink("/etc/shadow", upper.join("link")).unwrap();
     let root = rustix::process::geteuid().is_root();
     if root {
         let dir = open_dir(&upper).unwrap();
         let kind = rustix::fs::FileType::CharacterDevice;
         rustix::fs::mknodat(&dir, c"gone", kind, rustix::fs::Mode::empty(), 0).unwrap();
+        // As the kernel does it.
+        std::fs::hard_link(upper.join("gone"), upper.join("older")).unwrap();
     }
     let (snapshot, _) = site.back_up("web");
     let to = site.restore(&snapshot, View::Whole, &[], "whole");
@@ -261,6 +264,7 @@ fn a_guest_is_restored_as_it_saw_itself() {
     assert_eq!(text(&to.join("etc/changed")), "of the guest");
     assert_eq!(text(&to.join("new")), "of the guest");
     assert_eq!(to.join("gone").symlink_metadata().is_err(), root);
+    assert_eq!(to.join("older").symlink_metadata().is_err(), root);
     assert_eq!(
         std::fs::read_link(to.join("link")).unwrap(),
         Path::new("/etc/shadow")

@@ -279,7 +279,7 @@ impl Filling<'_> {
             let found = placed.filter(|entry| {
                 let is_lost =
                     matches!(&entry.item.what, What::HardLink(file) if self.lost.contains(file));
-                !is_lost && !(behind && is_made_up(entry, policy))
+                !(is_lost || behind && is_made_up(entry, policy))
             });
             let Some(mut entry) = found else {
                 self.leave_out(&path, &mut writer)?;

@@ -68,7 +68,9 @@ fn touches(gap: &Gap, wanted: &[u8]) -> bool {
 /// The folders that a path lies in, from the top.
 fn folders_of(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     let ends = path.iter().enumerate();
-    let inner = ends.filter_map(|(at, byte)| (*byte == b'/').then(|| &path[..at]));
+    let inner = ends
+        .filter(|(_, byte)| **byte == b'/')
+        .map(|(at, _)| &path[..at]);
     (!path.is_empty())
         .then_some(&b""[..])
         .into_iter()

@@ -292,9 +292,13 @@ fn a_damaged_list_of_files_is_told_and_the_rest_comes_back() {
     let repository = site.repository();
     let fails = |args: &[&str]| site.bulkhead.fails(&Site::words(args, &repository), 1);
     let to = site.root().join("files").display().to_string();
+    let would = fails(&["restore", "web", "--to", &to, "--dry-run"]);
     let said = fails(&["restore", "web", "--to", &to]);
     let lost = "of the list of the guest's own files everything is lost";
-    assert!(said.contains(lost), "{said}");
+    assert!(
+        said.contains(lost) && would.contains(lost),
+        "{said} {would}"
+    );
     assert!(said.contains("is damaged in the repository"), "{said}");
     // What its image had is there.
     assert!(Path::new(&to).join("bin/busybox").exists());
@@ -342,13 +346,24 @@ fn a_guest_comes_back_with_another_definition() {
     );
     assert!(said.contains("cannot be used with"), "{said}");
     let elsewhere = ["--pool", "default", "--disk", "none", "--memory", "96M"];
-    let words = [&["restore", "sold", "--guest", "sold"][..], &elsewhere].concat();
+    let key = "ssh-ed25519 AAAA me";
+    let told = ["--hostname", "moved", "--ssh-key", key];
+    let words = [
+        &["restore", "sold", "--guest", "sold"][..],
+        &elsewhere,
+        &told,
+    ]
+    .concat();
     site.ok(&[&words[..], &["--dry-run"]].concat());
     site.ok(&words);
     host.ok(&["start", "sold"]);
     let said = host.ok(&["get", "sold", "memory.limit"]);
     assert_eq!(said.trim(), "96M");
     assert_eq!(host.ok(&["get", "sold", "disk.pool"]).trim(), "default");
+    // It is the same guest, and its files say what its definition now says.
+    let files = ["/etc/hostname", "/root/.ssh/authorized_keys"];
+    let said = host.ok(&[&["exec", "sold", "--", "cat"][..], &files].concat());
+    assert_eq!(said, format!("moved\n{key}\n"));
 }
 
 #[test]

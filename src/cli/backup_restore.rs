@@ -68,6 +68,11 @@ fn say(context: &Context, snapshot: &Snapshot, to: &str, restored: Restored) -> 
         let n = restored.left_out;
         context.say(&format!("{n} attributes of files were not taken over"));
     }
+    judge(restored, &snapshot.id, to)
+}
+
+/// Says what is damaged of what was to be restored, which is a failure.
+fn judge(restored: &Restored, id: &str, to: &str) -> Result<u8> {
     if restored.damaged.is_empty() && restored.unlisted.is_empty() {
         return Ok(0);
     }
@@ -76,13 +81,12 @@ fn say(context: &Context, snapshot: &Snapshot, to: &str, restored: Restored) -> 
     }
     tell(&restored.unlisted);
     let files = restored.damaged.len();
-    let id = &snapshot.id;
     let what = match restored.unlisted.is_empty() {
         true => format!(
             "{files} of the files of snapshot {id} are damaged in the repository and are not in {to}"
         ),
         false => format!(
-            "a list of files of snapshot {id} is damaged in the repository: what was there is not in {to}"
+            "a list of files of snapshot {id} is damaged in the repository: what was there does not come back"
         ),
     };
     Err(Fault::new(FAILED, what).hint(
@@ -123,7 +127,7 @@ fn files(
         context.done(&safe(&format!(
             "would restore {files} files, {bytes} to {shown}"
         )))?;
-        return Ok(0);
+        return judge(&total, &snapshot.id, &shown);
     }
     let mut teller = Teller::new(context.quiet);
     teller.tell(Progress::Phase(format!("restoring to {shown}")));

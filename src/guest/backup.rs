@@ -149,7 +149,10 @@ impl Manager {
         if !same {
             self.write_first_boot(name, &image, &boot)?;
         }
-        self.complete(name, definition, &Written::of(guest, lease.as_ref()))?;
+        // What its files say is what its definition said then: what it says here is still to be written.
+        let then = same.then(|| self.define(name, &snapshot.definition).ok());
+        let told = then.flatten().unwrap_or_else(|| guest.clone());
+        self.complete(name, definition, &Written::of(&told, lease.as_ref()))?;
         Ok(restored)
     }
 }

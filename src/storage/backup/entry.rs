@@ -49,6 +49,11 @@ impl Entry {
         to.bytes
     }
 
+    /// The path of one, without the rest.
+    pub(super) fn path(bytes: &[u8]) -> Result<&[u8]> {
+        Reader::new(bytes).bytes(LONGEST)
+    }
+
     /// The reverse.
     ///
     /// # Errors

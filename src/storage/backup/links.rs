@@ -47,7 +47,9 @@ impl Links {
                 .transpose()?
                 .flatten()
             {
-                if targets.contains(&entry.item.path) {
+                // What is made up behind damage may be another name of anything.
+                let is_file = !matches!(entry.item.what, What::Folder | What::HardLink(_));
+                if is_file && targets.contains(&entry.item.path) {
                     files.insert((layer, entry.item.path.clone()), entry);
                 }
             }

@@ -5,9 +5,8 @@ use super::super::tree_item::What;
 use super::entry::Entry;
 use super::error::{BackupError, Result};
 use super::links::Links;
-use super::manifest::is_below;
+use super::manifest::{is_below, plain};
 use super::repo::Repository;
-use super::restore::plain;
 use super::restore_gap::{Unlisted, unlisted};
 use super::snapshot::Snapshot;
 use super::source::{Source, View};
@@ -46,7 +45,8 @@ impl Repository {
                 found.push(shown(&entry, &links, layer));
             }
         }
-        let lost = unlisted(&source, snapshot);
+        let asked = (!wanted.is_empty()).then(|| wanted.clone());
+        let lost = unlisted(&source, snapshot, asked.as_slice());
         match is_there {
             true => Ok((found, lost)),
             false if !lost.is_empty() => Err(BackupError::unlisted(&wanted, snapshot)),

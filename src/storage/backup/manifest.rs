@@ -3,14 +3,20 @@
 //! what is damaged if that is asked for.
 
 use std::cmp::Ordering;
+use std::path::Path;
 
+use super::super::dirfd::FileError;
 use super::chunk::{Cutter, MOST};
 use super::entry::{Entry, LARGEST};
 use super::error::{BackupError, Result};
 use super::repo::{ChunkRef, Repository};
+use crate::kernel::interrupt;
 
 /// Most bytes of an entry that is looked for behind a gap; hardly any file has more pieces than that.
 const SOUGHT: usize = 1 << 20;
+/// Most bytes of a list that are looked at for where files begin: those of the largest entry, and however
+/// often they look like the beginning of one.
+const PATIENCE: usize = LARGEST;
 
 /// Writes a list.
 #[derive(Debug)]
@@ -103,6 +109,8 @@ pub(super) struct ListReader {
     gaps: Vec<Gap>,
     /// The last file before a gap whose end is not known yet.
     open: Option<Option<Vec<u8>>>,
+    /// How many bytes were looked at for where files begin.
+    looked: usize,
 }
 
 /// Whether bytes that are wanted are there.
@@ -133,6 +141,7 @@ impl ListReader {
             torn: false,
             gaps: Vec::new(),
             open: None,
+            looked: 0,
         }
     }
 
@@ -218,33 +227,46 @@ impl ListReader {
             self.bytes.drain(..self.at);
             self.at = 0;
             match self.goes_on {
-                true => match repository.chunk_unless_damaged(&chunk)? {
-                    Some(mut more) => self.bytes.append(&mut more),
-                    None => self.torn = true,
-                },
+                true => {
+                    if interrupt::caught().is_some() {
+                        let source = std::io::Error::from(std::io::ErrorKind::Interrupted);
+                        let list = Path::new("the list of files");
+                        return Err(FileError::new("read", list, source).into());
+                    }
+                    match repository.chunk_unless_damaged(&chunk)? {
+                        Some(mut more) => self.bytes.append(&mut more),
+                        None => self.torn = true,
+                    }
+                }
                 false => self.bytes.append(&mut repository.chunk(&chunk)?),
             }
         }
         Ok(Fill::There)
     }
 
-    /// Goes to where the next file begins behind what is damaged, or to the end of what there is. What is
-    /// left of an entry that was cut cannot be told from one by its first bytes; by all of them, and by
-    /// those of the one that follows, it can.
+    /// Goes to where the next file begins behind what is damaged, or to the end: of what there is, or of
+    /// patience. What is left of an entry that was cut cannot be told from one by its first bytes; by all of
+    /// them, and by those of the one that follows, it can.
     fn seek(&mut self, repository: &Repository) -> Result<()> {
         match self.torn {
             true => self.at = self.bytes.len(),
             false => self.at = (self.at + 1).min(self.bytes.len()),
         }
         self.torn = false;
-        while self.fill(repository, 4)? == Fill::There {
-            if let Candidate::File(path, end) = self.candidate(repository, 0, self.last.clone())? {
-                match self.candidate(repository, end, Some(path))? {
+        let last = self.last.clone();
+        while self.looked < PATIENCE && self.fill(repository, 4)? == Fill::There {
+            if let Candidate::File(path, end) = self.candidate(repository, 0, last.as_deref())? {
+                match self.candidate(repository, end, Some(&path))? {
                     Candidate::File(..) | Candidate::Cut => return Ok(()),
                     Candidate::None => {}
                 }
             }
             self.at += 1;
+            self.looked += 1;
+        }
+        // Without patience what follows is lost too.
+        if self.looked >= PATIENCE {
+            self.chunks = Vec::new().into_iter();
         }
         self.at = self.bytes.len();
         Ok(())
@@ -255,7 +277,7 @@ impl ListReader {
         &mut self,
         repository: &Repository,
         from: usize,
-        last: Option<Vec<u8>>,
+        last: Option<&[u8]>,
     ) -> Result<Candidate> {
         match self.fill(repository, from + 4)? {
             Fill::There => {}
@@ -274,10 +296,12 @@ impl ListReader {
             Fill::Ended => return Ok(Candidate::None),
         }
         let bytes = &self.bytes[self.at + from + 4..self.at + end];
-        Ok(match Entry::decode(bytes) {
-            Ok(entry) if last.is_none_or(|last| order(&last, &entry.item.path).is_lt()) => {
-                Candidate::File(entry.item.path, end)
-            }
+        let Ok(path) = Entry::path(bytes) else {
+            return Ok(Candidate::None);
+        };
+        self.looked += length;
+        Ok(match last.is_none_or(|last| order(last, path).is_lt()) {
+            true if Entry::decode(bytes).is_ok() => Candidate::File(path.to_vec(), end),
             _ => Candidate::None,
         })
     }
@@ -301,6 +325,19 @@ pub(super) fn is_below(path: &[u8], folder: &[u8]) -> bool {
     match path.strip_prefix(folder) {
         Some(rest) => folder.is_empty() || matches!(rest.first(), None | Some(b'/')),
         None => false,
+    }
+}
+
+/// A path as people write it, as it stands in a list of files.
+pub(super) fn plain(path: &[u8]) -> Result<Vec<u8>> {
+    let parts = path.split(|byte| *byte == b'/');
+    let parts: Vec<&[u8]> = parts.filter(|p| !matches!(*p, b"" | b".")).collect();
+    match parts.contains(&&b".."[..]) {
+        true => Err(BackupError::Restore {
+            what: String::from_utf8_lossy(path).into_owned(),
+            why: "a path inside the guest has no `..`".to_owned(),
+        }),
+        false => Ok(parts.join(&b'/')),
     }
 }
 

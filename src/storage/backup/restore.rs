@@ -17,9 +17,9 @@ use super::super::tree_write::{Sink, TreeWriter};
 use super::entry::Entry;
 use super::error::{BackupError, Result};
 use super::links::Links;
-use super::manifest::is_below;
+use super::manifest::{is_below, plain};
 use super::repo::{ChunkRef, Repository};
-use super::restore_gap::{Folders, Unlisted, is_made_up, unlisted};
+use super::restore_gap::{Folders, Unlisted, blank, is_made_up, unlisted};
 use super::snapshot::Snapshot;
 use super::source::{Source, View};
 use crate::kernel::{fault, interrupt};
@@ -76,19 +76,6 @@ impl Selection {
     }
 }
 
-/// A path as people write it, as it stands in a list of files.
-pub(super) fn plain(path: &[u8]) -> Result<Vec<u8>> {
-    let parts = path.split(|byte| *byte == b'/');
-    let parts: Vec<&[u8]> = parts.filter(|p| !matches!(*p, b"" | b".")).collect();
-    match parts.contains(&&b".."[..]) {
-        true => Err(BackupError::Restore {
-            what: String::from_utf8_lossy(path).into_owned(),
-            why: "a path inside the guest has no `..`".to_owned(),
-        }),
-        false => Ok(parts.join(&b'/')),
-    }
-}
-
 impl Repository {
     /// Files and bytes that a restore would bring.
     ///
@@ -105,11 +92,13 @@ impl Repository {
                 missing.retain(|path| !is_below(&entry.item.path, path));
             }
         }
-        found.unlisted = unlisted(&source, snapshot);
-        match missing.first() {
-            None => Ok(found),
-            Some(path) if !found.unlisted.is_empty() => Err(BackupError::unlisted(path, snapshot)),
-            Some(path) => Err(BackupError::missing(path, snapshot)),
+        found.unlisted = unlisted(&source, snapshot, &selection.paths);
+        let Some(path) = missing.first() else {
+            return Ok(found);
+        };
+        match unlisted(&source, snapshot, std::slice::from_ref(path)).is_empty() {
+            true => Err(BackupError::missing(path, snapshot)),
+            false => Err(BackupError::unlisted(path, snapshot)),
         }
     }
 
@@ -275,27 +264,29 @@ impl Filling<'_> {
                 let source = std::io::Error::from(std::io::ErrorKind::Interrupted);
                 return Err(FileError::new("restore", Path::new(""), source).into());
             }
-            for folder in self.folders.missing(&entry.item) {
-                writer.item(self.top_closed(folder))?;
-            }
             let path = entry.item.path.clone();
-            let mut left = entry.item.clone();
-            let entry = match is_made_up(&self.source, layer, &entry) {
-                true => None,
-                false => self.links.place(layer, entry)?,
-            };
-            let found = entry.filter(|entry| {
-                !matches!(&entry.item.what, What::HardLink(file) if self.lost.contains(file))
+            let behind = self.source.is_behind_gap(layer, &path);
+            if behind {
+                let Some(missing) = self.folders.missing(&entry.item) else {
+                    self.lose(path, &mut done);
+                    continue;
+                };
+                for folder in missing {
+                    writer.item(self.top_closed(folder))?;
+                }
+            }
+            let placed = self.links.place(layer, entry)?;
+            let found = placed.filter(|entry| {
+                let is_lost =
+                    matches!(&entry.item.what, What::HardLink(file) if self.lost.contains(file));
+                !(is_lost || behind && is_made_up(entry, policy))
             });
             let Some(mut entry) = found else {
-                if let Some(absent) = self.absent() {
-                    left.what = absent;
-                    left.xattrs.clear();
-                    writer.item(left)?;
-                }
+                self.leave_out(&path, &mut writer)?;
                 self.lose(path, &mut done);
                 continue;
             };
+            self.folders.enter(&path, entry.item.what == What::Folder);
             entry.item = self.top_closed(entry.item);
             let Some(mut sink) = writer.item(entry.item)? else {
                 done.files += 1;
@@ -309,11 +300,11 @@ impl Filling<'_> {
                 self.lose(path, &mut done);
             }
         }
-        if let Some(top) = self.folders.lost_top().filter(|_| self.goes_on) {
-            writer.item(self.top_closed(top))?;
+        if self.folders.is_empty() && !unlisted(&self.source, snapshot, &[]).is_empty() {
+            writer.item(self.top_closed(blank(Vec::new(), What::Folder)))?;
         }
         done.left_out = writer.finish()?;
-        done.unlisted = unlisted(&self.source, snapshot);
+        done.unlisted = unlisted(&self.source, snapshot, &self.selection.paths);
         Ok(done)
     }
 
@@ -360,6 +351,19 @@ impl Filling<'_> {
             major: 0,
             minor: 0,
         })
+    }
+
+    /// Puts into the place of what is lost what stands for it.
+    fn leave_out(&mut self, path: &[u8], writer: &mut TreeWriter) -> Result<()> {
+        // A top of which nothing is known is made with what is in it.
+        if path.is_empty() {
+            return Ok(());
+        }
+        self.folders.enter(path, false);
+        if let Some(what) = self.absent() {
+            writer.item(blank(path.to_vec(), what))?;
+        }
+        Ok(())
     }
 
     fn lose(&mut self, path: Vec<u8>, done: &mut Restored) {

@@ -2,6 +2,8 @@
 //! saw it, put together from its layers as overlayfs does: whiteouts and opaque folders hide what is
 //! below them.
 
+use std::collections::HashSet;
+
 use super::super::tree_item::What;
 use super::entry::Entry;
 use super::error::{BackupError, Result};
@@ -37,6 +39,26 @@ struct Layer {
     next: Option<Entry>,
     /// This and what lies in it is hidden by a layer above.
     hidden: Option<Vec<u8>>,
+    /// Its whiteouts so far: the kernel gives one of them many names.
+    whiteouts: HashSet<Vec<u8>>,
+}
+
+impl Layer {
+    fn read(&mut self, repository: &Repository) -> Result<()> {
+        self.next = self.reader.next(repository)?;
+        if let Some(entry) = self.next.as_ref().filter(|entry| is_whiteout(entry)) {
+            self.whiteouts.insert(entry.item.path.clone());
+        }
+        Ok(())
+    }
+
+    /// Whether a file of it is a whiteout, or another name of one.
+    fn is_whiteout(&self, entry: &Entry) -> bool {
+        match &entry.item.what {
+            What::HardLink(file) => self.whiteouts.contains(file),
+            _ => is_whiteout(entry),
+        }
+    }
 }
 
 impl Source {
@@ -64,12 +86,14 @@ impl Source {
             View::Own => 1 + snapshot.chain.len(),
         });
         let layer = |tree: &super::snapshot::Tree| {
-            let mut reader = reader(tree.list()?);
-            Ok(Layer {
-                next: reader.next(repository)?,
-                reader,
+            let mut layer = Layer {
+                reader: reader(tree.list()?),
+                next: None,
                 hidden: None,
-            })
+                whiteouts: HashSet::new(),
+            };
+            layer.read(repository)?;
+            Ok(layer)
         };
         Ok(Self {
             layers: trees.map(layer).collect::<Result<_>>()?,
@@ -82,6 +106,13 @@ impl Source {
         self.layers
             .get(layer)
             .map_or(&[], |layer| layer.reader.gaps())
+    }
+
+    /// Whether a file of a layer came behind something damaged of its list.
+    pub(super) fn is_behind_gap(&self, layer: usize, path: &[u8]) -> bool {
+        let first = self.gaps(layer).first();
+        let before = first.and_then(|gap| gap.before.as_ref());
+        before.is_some_and(|before| order(before, path).is_le())
     }
 
     /// The next file, and the number of the layer it is in, the guest's own being 0.
@@ -105,7 +136,7 @@ impl Source {
                     entry.item.xattrs.push((OPAQUE.to_vec(), b"y".to_vec()));
                 }
                 View::Own => {}
-                View::Whole if is_whiteout(&entry) => continue,
+                View::Whole if self.layers[at].is_whiteout(&entry) => continue,
                 View::Whole => entry
                     .item
                     .xattrs
@@ -139,7 +170,7 @@ impl Source {
     fn advance(&mut self, repository: &Repository, at: usize) -> Result<()> {
         let layer = &mut self.layers[at];
         loop {
-            layer.next = layer.reader.next(repository)?;
+            layer.read(repository)?;
             let hidden = match (&layer.next, &layer.hidden) {
                 (Some(entry), Some(hidden)) => is_below(&entry.item.path, hidden),
                 _ => false,

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::super::dirfd::open_dir;
 use super::super::image::Image;
 use super::super::seed::tests::TempDir;
+use super::super::tree_item::What;
 use super::super::tree_tests;
 use super::*;
 use crate::model::{GuestName, Layout, Retention};
@@ -247,12 +248,15 @@ fn a_guest_is_restored_as_it_saw_itself() {
     let upper = site.upper("web");
     put(&upper.join("etc/changed"), b"of the guest");
     put(&upper.join("new"), b"of the guest");
+    put(&site.below().join("older"), b"of the image");
     symlink("/etc/shadow", upper.join("link")).unwrap();
     let root = rustix::process::geteuid().is_root();
     if root {
         let dir = open_dir(&upper).unwrap();
         let kind = rustix::fs::FileType::CharacterDevice;
         rustix::fs::mknodat(&dir, c"gone", kind, rustix::fs::Mode::empty(), 0).unwrap();
+        // As the kernel does it.
+        std::fs::hard_link(upper.join("gone"), upper.join("older")).unwrap();
     }
     let (snapshot, _) = site.back_up("web");
     let to = site.restore(&snapshot, View::Whole, &[], "whole");
@@ -260,6 +264,7 @@ fn a_guest_is_restored_as_it_saw_itself() {
     assert_eq!(text(&to.join("etc/changed")), "of the guest");
     assert_eq!(text(&to.join("new")), "of the guest");
     assert_eq!(to.join("gone").symlink_metadata().is_err(), root);
+    assert_eq!(to.join("older").symlink_metadata().is_err(), root);
     assert_eq!(
         std::fs::read_link(to.join("link")).unwrap(),
         Path::new("/etc/shadow")
@@ -790,57 +795,202 @@ fn a_damaged_list_of_files_costs_what_was_in_it_and_no_other() {
     assert!(!is_damaged(&site));
 }
 
+/// An entry of which nothing matters but its path and kind.
+fn entry(path: &str, what: What) -> entry::Entry {
+    entry::Entry {
+        item: restore_gap::blank(path.into(), what),
+        changed: (1, 0),
+        inode: 1,
+        data: Vec::new(),
+    }
+}
+
+/// The bytes of a list of files.
+fn listed(entries: &[entry::Entry]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for entry in entries {
+        let entry = entry.encode();
+        bytes.extend(u32::try_from(entry.len()).unwrap().to_le_bytes());
+        bytes.extend(entry);
+    }
+    bytes
+}
+
+/// A snapshot whose own list of files is these chunks; one of no bytes is lost.
+fn with_list(site: &Site, snapshot: &Snapshot, chunks: &[&[u8]]) -> Snapshot {
+    let mut repository = site.open();
+    let chunk = |bytes: &&[u8]| match bytes.is_empty() {
+        true => repo::ChunkRef {
+            id: seal::ChunkId([7; 32]),
+            length: 100,
+        },
+        false => repository.store(bytes).unwrap(),
+    };
+    let chunks: Vec<repo::ChunkRef> = chunks.iter().map(chunk).collect();
+    repository.flush().unwrap();
+    Snapshot {
+        own: Tree::new(4, 0, &chunks),
+        ..snapshot.clone()
+    }
+}
+
 #[test]
 fn what_looks_like_a_device_behind_damage_is_not_made() {
     let site = Site::new(true);
     site.upper("web");
     let (snapshot, _) = site.back_up("web");
-    let mut repository = site.open();
-    let item = |path: &str, what| super::super::tree_item::Item {
-        path: path.into(),
-        what,
-        mode: 0o666,
-        uid: 0,
-        gid: 0,
-        modified: (1, 0),
-        accessed: (1, 0),
-        xattrs: Vec::new(),
-    };
-    use super::super::tree_item::What;
     let disk = What::Device {
         block: true,
         major: 8,
         minor: 0,
     };
-    let mut bytes = b"the rest of an entry".to_vec();
-    for (path, what) in [("a", disk), ("b", What::Fifo), ("c", What::Fifo)] {
-        let entry = entry::Entry {
-            item: item(path, what),
-            changed: (1, 0),
-            inode: 1,
-            data: Vec::new(),
-        };
-        let entry = entry.encode();
-        bytes.extend(u32::try_from(entry.len()).unwrap().to_le_bytes());
-        bytes.extend(entry);
-    }
-    let gone = repo::ChunkRef {
-        id: seal::ChunkId([7; 32]),
-        length: 100,
+    let behind = listed(&[
+        entry("a", disk),
+        entry("b", What::HardLink(b"a".to_vec())),
+        entry("c", What::Fifo),
+        entry("d", What::Fifo),
+    ]);
+    let rest = [b"the rest of an entry".as_slice(), &behind].concat();
+    let torn = with_list(&site, &snapshot, &[b"", &rest]);
+    let restore = |paths: &[Vec<u8>], to: &str| {
+        let to = site.temp.path().join(to);
+        let selection = Selection::new(View::Own, paths).unwrap();
+        let done = site.open().restore(&torn, &selection, &to, &mut |_| {});
+        (done.unwrap(), to)
     };
-    let there = repository.store(&bytes).unwrap();
-    repository.flush().unwrap();
-    let torn = Snapshot {
-        own: Tree::new(4, 0, &[gone, there]),
-        ..snapshot
-    };
-    let to = site.temp.path().join("to");
-    let selection = Selection::new(View::Own, &[]).unwrap();
-    let done = site.open().restore(&torn, &selection, &to, &mut |_| {});
-    let done = done.unwrap();
-    assert_eq!(done.damaged, ["/a"]);
+    let (done, to) = restore(&[], "all");
+    assert_eq!(done.damaged, ["/a", "/b"]);
     assert_eq!(done.unlisted[0].before.as_deref(), Some("/a"));
     // Where it was is the mark of a file that is not there.
     assert_eq!(to.join("a").symlink_metadata().unwrap().rdev(), 0);
-    assert!(to.join("b").symlink_metadata().is_ok());
+    assert_eq!(to.join("b").symlink_metadata().unwrap().rdev(), 0);
+    assert!(to.join("c").symlink_metadata().is_ok());
+    // Nor by its other name alone.
+    let (done, to) = restore(&[b"b".to_vec()], "one");
+    assert_eq!(done.damaged, ["/b"]);
+    assert_eq!(to.join("b").symlink_metadata().unwrap().rdev(), 0);
+}
+
+#[test]
+fn what_cannot_be_made_behind_damage_is_lost_and_the_rest_comes_back() {
+    // What may come out of it is what a guest may have.
+    let site = Site::new(false);
+    site.upper("web");
+    let (snapshot, _) = site.back_up("web");
+    let mut reaching = entry("etc/f", What::Folder);
+    reaching.item.uid = 70_000;
+    let folders = [entry("", What::Folder), entry("etc", What::Folder)];
+    // That etc/base had become a folder is lost, and the first name of z, and the folder etc/new.
+    let behind = [
+        entry("etc/base/x", What::Fifo),
+        entry("etc/base/y", What::Fifo),
+        entry("etc/c/../d", What::Fifo),
+        reaching,
+        entry("etc/f/in", What::Fifo),
+        entry("etc/new/in", What::Fifo),
+        entry("y", What::HardLink(b"etc".to_vec())),
+        entry("z", What::HardLink(b"etc/lost".to_vec())),
+    ];
+    let torn = with_list(
+        &site,
+        &snapshot,
+        &[&listed(&folders), b"", &listed(&behind)],
+    );
+    let restore = |view, paths: &[Vec<u8>], to: &str| {
+        let to = site.temp.path().join(to);
+        let selection = Selection::new(view, paths).unwrap();
+        let done = site.open().restore(&torn, &selection, &to, &mut |_| {});
+        done.map(|done| (done, to))
+    };
+    let lost = ["/etc/c/../d", "/etc/f", "/etc/f/in", "/y", "/z"];
+    let (done, to) = restore(View::Whole, &[], "whole").unwrap();
+    assert_eq!(
+        done.damaged,
+        [&["/etc/base/x", "/etc/base/y"][..], &lost].concat()
+    );
+    assert_eq!(text(&to.join("etc/base")), "of the image");
+    assert_eq!(text(&to.join("etc/changed")), "of the image");
+    let (done, own) = restore(View::Own, &[], "own").unwrap();
+    assert_eq!(done.damaged, lost);
+    assert!(own.join("etc/base/y").symlink_metadata().is_ok());
+    for mark in ["etc/f", "y", "z"] {
+        let mark = own.join(mark).symlink_metadata().unwrap();
+        assert_eq!((mark.mode() & 0o170_000, mark.rdev()), (0o020_000, 0));
+        assert_eq!((mark.uid(), mark.gid()), (0, 0));
+    }
+    for to in [to, own] {
+        let new = to.join("etc/new").symlink_metadata().unwrap();
+        assert_eq!((new.mode(), new.uid()), (0o040_755, 0));
+        assert!(to.join("etc/new/in").symlink_metadata().is_ok());
+    }
+    let told = |paths: &[&str], to: &str| {
+        let paths: Vec<Vec<u8>> = paths.iter().map(|path| path.as_bytes().to_vec()).collect();
+        let restored = restore(View::Whole, &paths, to);
+        restored
+            .map(|(done, _)| done.unlisted)
+            .map_err(|error| error.to_string())
+    };
+    let gap = Unlisted {
+        own: true,
+        after: Some("/etc".to_owned()),
+        before: Some("/etc/base/x".to_owned()),
+    };
+    assert_eq!(done.unlisted, std::slice::from_ref(&gap));
+    assert_eq!(told(&["large", "etc"], "some"), Ok(vec![gap]));
+    // What has nothing to do with it comes back as if there were no damage.
+    assert_eq!(told(&["large", "etc/new"], "other"), Ok(Vec::new()));
+    assert!(
+        told(&["etc/a"], "none")
+            .unwrap_err()
+            .contains("take it from another one")
+    );
+    assert!(
+        told(&["none"], "none")
+            .unwrap_err()
+            .contains("has no /none")
+    );
+}
+
+#[test]
+fn a_list_without_damage_in_no_order_is_refused() {
+    let site = Site::new(false);
+    site.upper("web");
+    let (snapshot, _) = site.back_up("web");
+    for wrong in ["a/b", "../b"] {
+        let list = listed(&[entry("", What::Folder), entry(wrong, What::Fifo)]);
+        let wrong = with_list(&site, &snapshot, &[&list]);
+        let to = site.temp.path().join("to");
+        let selection = Selection::new(View::Own, &[]).unwrap();
+        let done = site.open().restore(&wrong, &selection, &to, &mut |_| {});
+        let error = done.unwrap_err().to_string();
+        assert!(
+            error.contains("in no folder") || error.contains("plain names"),
+            "{error}"
+        );
+        assert!(!to.exists());
+    }
+}
+
+/// What is behind damage may be made to look like the beginning of a large file at every fourth byte.
+#[test]
+fn files_are_not_looked_for_behind_damage_without_end() {
+    let site = Site::new(true);
+    site.upper("web");
+    let (snapshot, _) = site.back_up("web");
+    let list = |looks: u32| {
+        let lengths = (0..looks).flat_map(|n| ((1 << 20) - 4 * n).to_le_bytes());
+        let mut behind: Vec<u8> = lengths.collect();
+        behind.resize(behind.len() + (1 << 20) + 8, 0);
+        behind.extend(listed(&[entry("y", What::Fifo), entry("z", What::Fifo)]));
+        let top = listed(&[entry("", What::Folder)]);
+        let mut chunks: Vec<&[u8]> = vec![&top, b""];
+        chunks.extend(behind.chunks(1 << 19));
+        let torn = with_list(&site, &snapshot, &chunks);
+        let listed = site.open().list_files(&torn, View::Own, b"", true);
+        let (files, lost) = listed.unwrap();
+        assert_eq!((lost.len(), lost[0].after.as_deref()), (1, Some("/")));
+        (files.len(), lost[0].before.clone())
+    };
+    assert_eq!(list(20), (2, Some("/y".to_owned())));
+    assert_eq!(list(300), (0, None));
 }

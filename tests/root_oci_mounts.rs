@@ -9,6 +9,8 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
 
+use bulkhead::kernel::seccomp::Program;
+use bulkhead::model::{Action, Arch, Filter, FilterFlags, Rule};
 use clients::{apart, succeed_in_shell};
 use nix::sched::CloneFlags;
 use oci::Bundle;
@@ -384,6 +386,29 @@ fn paths_are_hidden_and_sealed() {
     );
 }
 
+/// What is mounted below the kernel's own files is the kernel's as well, and the host's.
+#[test]
+fn the_host_s_proc_is_sealed_with_what_is_mounted_there() {
+    if !ready() {
+        return;
+    }
+    apart(CloneFlags::CLONE_NEWNS, || {
+        succeed_in_shell("mount -t tmpfs none /proc/sys/dev");
+        let mut bundle = Bundle::new();
+        let mounts = bundle.config["mounts"].as_array_mut().expect("mounts");
+        mounts.retain(|mount| mount["destination"] != "/proc");
+        mounts.insert(
+            0,
+            json!({"destination": "/proc", "source": "/proc", "options": ["rbind"]}),
+        );
+        bundle.config["linux"]["readonlyPaths"] = json!([]);
+        let line = "touch /proc/sys/dev/x 2>/dev/null || echo sealed";
+        assert_eq!(bundle.says(line), "");
+        bundle.config["linux"]["readonlyPaths"] = json!(["/proc/sys"]);
+        assert_eq!(bundle.says(line), "sealed");
+    });
+}
+
 const NODES: &str = "for n in null zero full random urandom tty; do stat -c '%n %F %t:%T %a' /dev/$n
     done; for l in fd stdin stdout stderr ptmx; do readlink /dev/$l; done
     echo 1 > /dev/null; dd if=/dev/zero bs=4 count=1 2>/dev/null | wc -c; echo 1 2>/dev/null > /dev/full || echo full";
@@ -453,6 +478,34 @@ fn in_a_user_namespace_devices_and_sysfs_are_the_host_s() {
     bundle.without("network");
     let said = bundle.says("grep ' /sys ' /proc/mounts; ls /sys/class/net");
     assert!(said.contains("ro,") && said.contains("lo"), "{said}");
+}
+
+/// It shows the network namespace, which belongs to a user namespace.
+#[test]
+fn sysfs_is_mounted_where_its_owner_is_joined_as_well() {
+    if !ready() {
+        return;
+    }
+    let mut pod = Bundle::new();
+    pod.users(390_000).asleep();
+    let mut host_s = Bundle::new();
+    host_s.asleep();
+    let of = |bundle: &Bundle, kind: &str| format!("/proc/{}/ns/{kind}", bundle.pid());
+    let (user, net) = (of(&pod, "user"), of(&pod, "net"));
+    let mut bundle = Bundle::new();
+    bundle.users(390_000).namespace("network", Some(&net));
+    let line = "stat -c %d /sys";
+    // With a new one the host's is shown.
+    let host_s_own = fs::metadata("/sys").expect("a sysfs").dev().to_string();
+    assert_eq!(bundle.says(line), host_s_own);
+    bundle.config["linux"]["uidMappings"] = json!(null);
+    bundle.config["linux"]["gidMappings"] = json!(null);
+    bundle.namespace("user", Some(&user));
+    let said = bundle.says(line);
+    assert!(said == pod.exec(&[], line) && said != host_s_own, "{said}");
+    bundle.namespace("network", Some(&of(&host_s, "net")));
+    let told = bundle.refused("true");
+    assert!(told.contains("another user namespace"), "{told}");
 }
 
 #[test]
@@ -548,5 +601,30 @@ fn what_containers_begin_in_is_made_once() {
         ));
         assert_eq!(bundle.says("echo in; ls -d /bin"), "in\n/bin");
         assert_eq!((there("tmpfs"), there("nsfs")), (1, 0));
+        // As on an initramfs, and remembered.
+        succeed_in_shell(&format!("umount {cache}/mounts"));
+        no_pivoting();
+        bundle.refused("true");
+        let mark = fs::read_to_string(format!("{cache}/mounts/refused")).unwrap_or_default();
+        assert!(mark.contains("Invalid argument"), "{mark}");
+        assert_eq!((there("tmpfs"), there("nsfs")), (0, 0));
     });
+}
+
+/// From here on pivot_root(2) fails for this thread, and for what it starts.
+fn no_pivoting() {
+    let filter = Filter {
+        default: Action::Allow,
+        beyond: None,
+        bad_arch: Action::Allow,
+        arches: vec![Arch::X86_64],
+        rules: vec![Rule {
+            names: vec!["pivot_root".to_owned()],
+            action: Action::Errno(22),
+            args: Vec::new(),
+        }],
+        flags: FilterFlags::default(),
+    };
+    let program = Program::compile(&filter).expect("one rule");
+    program.load(filter.flags).expect("root may");
 }

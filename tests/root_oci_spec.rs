@@ -419,7 +419,23 @@ fn an_interface_comes_back_when_the_launch_fails() {
         bundle.namespace("network", Some(&path));
         assert!(bundle.refused("true").contains("given"));
         assert!(succeed_in_shell("ip -o addr show dev given").contains("10.9.7.7/24"));
+        // Moved, and then without one of its addresses.
+        let setting = "/proc/sys/net/ipv6/conf/default/disable_ipv6";
+        let without = |yes: u8| {
+            succeed_in_shell(&format!(
+                "nsenter --net={path} sh -c 'echo {yes} > {setting}'"
+            ))
+        };
+        succeed_in_shell("ip -6 addr add 2001:db8::7/64 dev given nodad");
+        without(1);
         bundle.config["linux"]["netDevices"] = json!({"given": {"name": "eth7"}});
+        bundle.refused("true");
+        let said = succeed_in_shell("ip -o addr show dev given");
+        assert!(
+            said.contains("10.9.7.7/24") && said.contains("2001:db8::7/64"),
+            "{said}"
+        );
+        without(0);
         let said = bundle.says("ip -o addr show dev eth7");
         assert!(said.contains("10.9.7.7/24"), "{said}");
     });

@@ -31,6 +31,17 @@ const ATTEMPTS: usize = 16;
 /// what this one was not.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
 
+/// Refusals that the next one who comes need not meet.
+const PASSING: [Errno; 7] = [
+    Errno::INTR,
+    Errno::AGAIN,
+    Errno::NOMEM,
+    Errno::MFILE,
+    Errno::NFILE,
+    Errno::NOSPC,
+    Errno::BUSY,
+];
+
 /// The namespace kept in `folder`; `None` where none can be had, which is asked once in a while.
 #[must_use]
 pub fn open(folder: &Path) -> Option<OwnedFd> {
@@ -38,24 +49,20 @@ pub fn open(folder: &Path) -> Option<OwnedFd> {
     if let Ok(kept) = namespace::open_path(&path, kind::MOUNT) {
         return Some(kept);
     }
-    let mark = folder.join(REFUSED);
-    let refused = std::fs::metadata(&mark).and_then(|mark| mark.modified());
-    if refused.is_ok_and(|at| at.elapsed().is_ok_and(|since| since < ASK_AGAIN)) {
+    if is_refused(folder) {
         return None;
     }
-    let made = make(folder);
-    let never = [Errno::PERM, Errno::NOSYS];
-    if let Err(error) = made.as_ref()
-        && never.contains(&error.errno)
-    {
-        // Only what it would save is lost.
-        let _unmarked = std::fs::write(mark, format!("{error}\n"));
-    }
-    made.ok()
+    make(folder).ok().flatten()
 }
 
-/// Makes the namespace, if nobody else has done so meanwhile.
-fn make(folder: &Path) -> Result<OwnedFd> {
+fn is_refused(folder: &Path) -> bool {
+    let mark = std::fs::metadata(folder.join(REFUSED));
+    let refused = mark.and_then(|mark| mark.modified());
+    refused.is_ok_and(|at| at.elapsed().is_ok_and(|since| since < ASK_AGAIN))
+}
+
+/// Makes the namespace, if nobody else has done so meanwhile, or been refused it.
+fn make(folder: &Path) -> Result<Option<OwnedFd>> {
     file::make_private_dir(folder)?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let what = folder.display().to_string();
@@ -66,19 +73,34 @@ fn make(folder: &Path) -> Result<OwnedFd> {
         .map_err(KernelError::on("lock", &what))?;
     let path = folder.join(KEPT);
     if let Ok(kept) = namespace::open_path(&path, kind::MOUNT) {
-        return Ok(kept);
+        return Ok(Some(kept));
     }
+    if is_refused(folder) {
+        return Ok(None);
+    }
+    let made = make_locked(folder, &below, &what);
+    if let Err(error) = made.as_ref()
+        && !PASSING.contains(&error.errno)
+    {
+        // Only what it would save is lost.
+        let _unmarked = std::fs::write(folder.join(REFUSED), format!("{error}\n"));
+    }
+    made.map(Some)
+}
+
+fn make_locked(folder: &Path, below: &OwnedFd, what: &str) -> Result<OwnedFd> {
+    let path = folder.join(KEPT);
     // One that was killed has got as far as this.
     if rustix::fs::access(&path, Access::EXISTS).is_err() {
-        cover(&below, &what)?;
+        cover(below, what)?;
     }
     let alone = Change {
         propagation: libc::MS_PRIVATE,
         ..Change::default()
     };
     let top = rustix::fs::open(folder, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-        .map_err(KernelError::on("open", &what))?;
-    let kept = mount::change(top.as_fd(), alone, &what).and_then(|()| keep(&path));
+        .map_err(KernelError::on("open", what))?;
+    let kept = mount::change(top.as_fd(), alone, what).and_then(|()| keep(&path));
     match (kept, namespace::open_path(&path, kind::MOUNT)) {
         (Ok(kept), _) | (Err(_), Ok(kept)) => Ok(kept),
         (Err(error), Err(_)) => {
@@ -103,9 +125,9 @@ fn cover(folder: &OwnedFd, what: &str) -> Result<()> {
 fn keep(path: &Path) -> Result<OwnedFd> {
     let mut last = Errno::INVAL;
     for cpu in cpus().into_iter().take(ATTEMPTS) {
-        let kept = made_by_child(cpu)
-            .and_then(|empty| bind(&empty, path))
-            .and_then(|()| namespace::open_path(path, kind::MOUNT));
+        // What the kernel refuses here it would refuse on the next CPU as well.
+        let empty = made_by_child(cpu)?;
+        let kept = bind(&empty, path).and_then(|()| namespace::open_path(path, kind::MOUNT));
         match kept {
             Err(error) if matches!(error.errno, Errno::INVAL | Errno::LOOP) => last = error.errno,
             other => return other,

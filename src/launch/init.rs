@@ -283,13 +283,15 @@ impl Init<'_> {
             return Ok(());
         };
         let what = path.display().to_string();
-        // With what is mounted below: that was asked for, and stays as it is.
+        // With what is mounted below: that was asked for, and stays as it is, but for the kernel's
+        // own files, which are one thing however many mounts they are on.
+        let kernels = ["/proc", "/sys"].iter().any(|top| path.starts_with(top));
         let tree = mount::clone_tree_fd(at.as_fd(), true, &what)?;
         mount::set_attr(
             tree.as_fd(),
             Attr::MOUNT_ATTR_RDONLY,
             Attr::empty(),
-            false,
+            kernels,
             None,
             &what,
         )?;

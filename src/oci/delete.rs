@@ -25,8 +25,18 @@ pub(super) fn delete(store: &Store, id: &str, force: bool, log: &Log) -> Result<
         Err(OciError::Missing(_)) if force => return Ok(0),
         other => other?,
     };
-    folder.lock()?;
     let host = Host::quick()?;
+    if !folder.try_lock()? {
+        // A `start` has it as long as the program is not executed, which one that was paused
+        // meanwhile never will be.
+        if force
+            && let Ok(Some(record)) = folder.record()
+            && record.process.is_some()
+        {
+            end(&record, &host)?;
+        }
+        folder.lock()?;
+    }
     let record = match folder.record() {
         Ok(record) => record,
         // Cut short by a power failure or written by somebody else: there is nothing to be learnt.

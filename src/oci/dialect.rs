@@ -24,10 +24,10 @@ pub(super) fn parse<T: DeserializeOwned>(text: &[u8]) -> serde_json::Result<(T, 
         Ok(parsed) => Ok((parsed, Vec::new())),
         Err(error) => {
             let mut value: Value = serde_json::from_slice(text)?;
+            without_nulls(&mut value);
             if let Some(why) = memory_policy(&value) {
                 return Err(serde_json::Error::custom(why));
             }
-            without_nulls(&mut value);
             let unknown = adapt(&mut value);
             // Of two complaints the first one has a line and a column.
             serde_json::from_value(value)
@@ -48,7 +48,8 @@ pub(super) fn without_empty_limits(spec: &mut Spec, text: &[u8]) {
         return;
     };
     let value: Value = serde_json::from_slice(text).unwrap_or_default();
-    if !optional || value.pointer("/linux/resources/pids/limit").is_none() {
+    let limit = value.pointer("/linux/resources/pids/limit");
+    if !optional || limit.is_none_or(Value::is_null) {
         resources.set_pids(None);
     }
 }
@@ -186,6 +187,7 @@ mod tests {
         let zero = r#"{"limit": 0}"#;
         let cases = [
             ("1.3.0", "{}", None),
+            ("1.3.0", r#"{"limit": null}"#, None),
             ("1.3.0", zero, Some(0)),
             ("1.0.2-dev", zero, None),
             ("1.2.0", r#"{"limit": 7}"#, Some(7)),
@@ -194,7 +196,7 @@ mod tests {
             let text = format!(
                 r#"{{"ociVersion": "{version}", "linux": {{"resources": {{"pids": {pids}}}}}}}"#
             );
-            let mut spec: Spec = serde_json::from_str(&text).unwrap();
+            let (mut spec, _) = parse::<Spec>(text.as_bytes()).unwrap();
             without_empty_limits(&mut spec, text.as_bytes());
             let resources = spec.linux().as_ref().unwrap().resources().clone();
             assert_eq!(resources.unwrap().pids().map(|p| p.limit()), expected);
@@ -251,6 +253,7 @@ mod tests {
     fn a_wrong_memory_policy_is_named() {
         for (policy, expected) in [
             ("{}", "mode: it is missing"),
+            (r#"{"mode": null}"#, "mode: it is missing"),
             (r#"{"mode": "BIND"}"#, "mode: unknown variant `BIND`"),
             (r#"{"mode": "MPOL_BIND", "flags": ["F"]}"#, "flag: unknown"),
         ] {
@@ -262,6 +265,14 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    #[test]
+    fn a_memory_policy_that_is_null_is_none() {
+        let text = br#"{"ociVersion": "1.3.0", "process": {"cwd": "/", "user": null},
+            "linux": {"memoryPolicy": null}}"#;
+        let (spec, _) = parse::<Spec>(text).unwrap();
+        assert!(spec.linux().as_ref().unwrap().memory_policy().is_none());
     }
 
     #[test]

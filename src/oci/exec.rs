@@ -195,6 +195,12 @@ fn inherit(process: &mut Process, spec: &Spec) {
     if missing(process.selinux_label()) {
         process.set_selinux_label(own.selinux_label().clone());
     }
+    if process.no_new_privileges().is_none() {
+        process.set_no_new_privileges(own.no_new_privileges());
+    }
+    if process.rlimits().as_ref().is_none_or(Vec::is_empty) {
+        process.set_rlimits(own.rlimits().clone());
+    }
     if process.oom_score_adj().is_none() {
         process.set_oom_score_adj(own.oom_score_adj());
     }

@@ -205,6 +205,15 @@ impl Folder {
         Ok(())
     }
 
+    /// The same without waiting; whether it was to be had.
+    pub(super) fn try_lock(&self) -> Result<bool> {
+        match rustix::fs::flock(&self.fd, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(true),
+            Err(Errno::WOULDBLOCK) => Ok(false),
+            Err(errno) => Err(KernelError::new("lock the container", &self.id, errno).into()),
+        }
+    }
+
     /// Takes the lock back, also from processes that have inherited it.
     pub(super) fn unlock(&self) -> Result<()> {
         rustix::fs::flock(&self.fd, FlockOperation::Unlock)

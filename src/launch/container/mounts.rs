@@ -41,21 +41,6 @@ pub(super) fn mount(init: &mut Init<'_>, entry: &MountEntry) -> Result<(), Cause
                 _ => put(init.root()?, &fs, &entry.target, Point::Directory),
             }
         }
-        Show::Sysfs { number } => {
-            let named = [("source".to_owned(), "sysfs".to_owned())];
-            match new("sysfs", &named, entry.set) {
-                Ok(fs) => {
-                    finish(&fs, entry, Some(entry.set.without(MountFlags::READ_ONLY)))?;
-                    put_plainly(init.root()?, &fs, &entry.target)
-                }
-                // It belongs to a user namespace that is not ours.
-                Err(error) if is_denied(&error) => {
-                    let tree = init.inside()?.outside.tree(*number)?;
-                    put_tree(init.root()?, entry, &tree)
-                }
-                Err(error) => Err(error),
-            }
-        }
         Show::Cgroup { settings, only_v2 } => cgroup(init, entry, settings, *only_v2),
         Show::Before => {
             let what = entry.target.display().to_string();
@@ -64,11 +49,6 @@ pub(super) fn mount(init: &mut Init<'_>, entry: &MountEntry) -> Result<(), Cause
             finish(&at, entry, None)
         }
     }
-}
-
-fn is_denied(error: &Cause) -> bool {
-    let error = error.downcast_ref::<KernelError>();
-    error.is_some_and(|error| error.errno == Errno::PERM)
 }
 
 /// A memory file system takes the place of a folder as the image has it: with its mode.
@@ -97,7 +77,14 @@ fn new(kind: &str, settings: &[(String, String)], set: MountFlags) -> Result<Own
     // Read-only comes after what is copied in; the rest from the beginning.
     let first = set.without(MountFlags::READ_ONLY);
     let attr = Attr::from_bits_retain(u32::try_from(first.0).unwrap_or(0));
-    Ok(mount::new_filesystem(kind, &settings, attr)?)
+    mount::new_filesystem(kind, &settings, attr).map_err(|error| match (kind, error.errno) {
+        ("sysfs", Errno::PERM) => {
+            let why = "it shows the network namespace, which belongs to another user namespace: \
+                bind /sys instead";
+            error.because(why).into()
+        }
+        _ => error.into(),
+    })
 }
 
 /// Attributes and propagation of a detached tree. One that is `fresh` has these attributes already

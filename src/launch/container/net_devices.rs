@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::super::host::{Cause, Host};
 use crate::kernel::namespace::{self, kind};
-use crate::kernel::netlink::{Netlink, NetlinkError};
+use crate::kernel::netlink::{Address, Netlink, NetlinkError};
 use crate::kernel::{Errno, KernelError};
 
 /// Moves each: its name on the host, its name inside.
@@ -21,14 +21,28 @@ pub(super) fn take_along(host: &mut Host, devices: &[(String, String)]) -> Resul
     let mut here = Netlink::open()?;
     let mut there = Netlink::open_in(inside.as_fd())?;
     for (name, new_name) in devices {
-        carry(&mut here, &mut there, inside.as_fd(), (name, new_name))?;
+        let addresses = match here.link(name)? {
+            Some(link) => here.lasting_addresses(link.index)?,
+            None => Vec::new(),
+        };
+        // Half way it may have either name; one that is there already is somebody else's.
+        let mut found = Vec::new();
+        for one in [new_name, name] {
+            if there.link(one)?.is_none() {
+                found.push(one.clone());
+            }
+        }
         let back = Way {
             inside: inside.try_clone()?,
             home: home.try_clone()?,
-            names: (new_name.clone(), name.clone()),
+            found,
+            name: name.clone(),
+            addresses: addresses.clone(),
         };
         // One that its namespace has taken along into its end is gone.
         host.undo.push(move || drop(back.go()));
+        let names = (name.as_str(), new_name.as_str());
+        carry(&mut here, &mut there, inside.as_fd(), names, &addresses)?;
     }
     Ok(())
 }
@@ -37,15 +51,23 @@ pub(super) fn take_along(host: &mut Host, devices: &[(String, String)]) -> Resul
 struct Way {
     inside: OwnedFd,
     home: OwnedFd,
-    names: (String, String),
+    /// What it may be called inside.
+    found: Vec<String>,
+    name: String,
+    addresses: Vec<Address>,
 }
 
 impl Way {
     fn go(&self) -> Result<(), NetlinkError> {
         let mut from = Netlink::open_in(self.inside.as_fd())?;
         let mut to = Netlink::open()?;
-        let (old, new) = &self.names;
-        carry(&mut from, &mut to, self.home.as_fd(), (old, new))
+        for old in &self.found {
+            if from.link(old)?.is_some() {
+                let (target, names) = (self.home.as_fd(), (old.as_str(), self.name.as_str()));
+                return carry(&mut from, &mut to, target, names, &self.addresses);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -54,6 +76,7 @@ fn carry(
     to: &mut Netlink,
     target: BorrowedFd<'_>,
     (old, new): (&str, &str),
+    addresses: &[Address],
 ) -> Result<(), NetlinkError> {
     let refused = |errno: Errno, verb| NetlinkError {
         verb,
@@ -65,14 +88,10 @@ fn carry(
     if to.link(new)?.is_some() {
         return Err(refused(Errno::EXIST, "move the interface"));
     }
-    let addresses = match from.link(old)? {
-        Some(link) => from.lasting_addresses(link.index)?,
-        None => Vec::new(),
-    };
     from.move_link(old, new, target)?;
     let missing = || refused(Errno::NODEV, "find the interface");
     let link = to.link(new)?.ok_or_else(missing)?;
-    for address in &addresses {
+    for address in addresses {
         to.give_address(new, link.index, address)?;
     }
     to.set_up(new)

@@ -75,7 +75,7 @@ pub fn check_process(process: &Process) -> Checked {
 }
 
 /// The number that stands for "leave it as it is" with the kernel: whoever is given it stays root.
-const NOBODY: u32 = u32::MAX;
+pub(super) const NOBODY: u32 = u32::MAX;
 
 fn ids(user: &User) -> Checked {
     let groups = user.additional_gids().iter().flatten();
@@ -277,7 +277,9 @@ fn interfaces(spec: &Spec) -> Checked {
         let inside = inside.unwrap_or(name);
         for name in [name, inside] {
             let short = (1..=15).contains(&name.len()) && name != "." && name != "..";
-            if !short || name.contains(odd) {
+            // The kernel looks at bytes, and this one is a space to it.
+            let space = name.bytes().any(|byte| byte == 0xa0);
+            if !short || space || name.contains(odd) {
                 let what = format!("linux.netDevices {name:?}");
                 return Err(refuse(what, "no interface can have that name"));
             }
@@ -441,6 +443,19 @@ mod tests {
             r#""process": {"cwd": "/", "user": {}, "oomScoreAdj": 1001}"#,
             "-1000 to 1000",
         );
+    }
+
+    #[test]
+    fn interfaces_have_names_that_the_kernel_takes() {
+        for name in ["a b", "a/b", "..", "", "sixteen-letters-", "\u{e0}"] {
+            refused(
+                &format!(
+                    r#""linux": {{"namespaces": [{{"type": "network"}}],
+                       "netDevices": {{"{name}": {{}}}}}}"#
+                ),
+                "no interface can have that name",
+            );
+        }
     }
 
     #[test]

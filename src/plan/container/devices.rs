@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, LinuxIntelRdt};
 
+use super::check::NOBODY;
 use super::sources::Trees;
 use super::step::{DeviceNode, OutsideStep};
 use super::{Wish, refuse};
@@ -78,14 +79,20 @@ fn node(device: &LinuxDevice) -> Result<DeviceNode, PlanError> {
             number(device.minor(), 0xf_ffff)?,
         ),
     };
+    let (uid, gid) = (device.uid().unwrap_or(0), device.gid().unwrap_or(0));
+    if [uid, gid].contains(&NOBODY) {
+        let what = format!("linux.devices, {}", device.path().display());
+        let why = format!("{NOBODY} is no id: the highest one is 4294967294");
+        return Err(refuse(what, why));
+    }
     Ok(DeviceNode {
         path: device.path().clone(),
         kind,
         major,
         minor,
         mode: device.file_mode().unwrap_or(0o666) & 0o7777,
-        uid: device.uid().unwrap_or(0),
-        gid: device.gid().unwrap_or(0),
+        uid,
+        gid,
         tree: None,
     })
 }

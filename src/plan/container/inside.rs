@@ -186,7 +186,7 @@ fn mount_steps(
     let foreign_dev = mounts
         .iter()
         .any(|m| mounts::is_dev(&m.target) && matches!(m.show, Show::Tree { .. }));
-    let mut closed = Vec::new();
+    let mut closed: Vec<PathBuf> = Vec::new();
     for mut mount in mounts {
         // Mount points and nodes are still to be made in these.
         let late = match &mount.show {
@@ -194,6 +194,7 @@ fn mount_steps(
             Show::Before => true,
             _ => false,
         };
+        stay_open(&mut closed, &mount);
         if late && mount.set.has(MountFlags::READ_ONLY) {
             mount.set = mount.set.without(MountFlags::READ_ONLY);
             closed.push(mount.target.clone());
@@ -238,6 +239,18 @@ fn mount_steps(
         },
     });
     closed
+}
+
+/// Takes out what is not to be read-only after all, with this mount coming later, or cannot be reached
+/// any more.
+fn stay_open(closed: &mut Vec<PathBuf>, mount: &MountEntry) {
+    match mount.show {
+        Show::Before if mount.clear.has(MountFlags::READ_ONLY) => {
+            closed.retain(|target| *target != mount.target);
+        }
+        Show::Before => {}
+        _ => closed.retain(|target| !target.starts_with(&mount.target)),
+    }
 }
 
 /// Hooks in the container's namespaces have its program's environment if they have none of their

@@ -25,12 +25,6 @@ pub enum Show {
         /// Whether it begins with a copy of what it covers.
         copy_up: bool,
     },
-    /// The sysfs of the network namespace that is joined, where the kernel lets us mount it; else a tree
-    /// that the host has cloned.
-    Sysfs {
-        /// Which.
-        number: usize,
-    },
     /// The container's control groups.
     Cgroup {
         /// Owner and mode of the folder on version 1.

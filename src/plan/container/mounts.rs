@@ -157,14 +157,18 @@ fn entry(
     if kind == "none" && options.bind.is_none() && mount.source().is_some() {
         options.bind = Some(true);
     }
-    // sysfs belongs to a network namespace. In a user namespace with the host's network only the
-    // host's can be shown; one that is joined may belong to a user namespace that is joined as well.
-    let joins = wish.has(LinuxNamespaceType::Network) && !wish.new_network();
-    let foreign_sysfs = kind == "sysfs" && wish.user_namespace() && !wish.new_network();
+    // sysfs belongs to a network namespace, and that to a user namespace. A new one can own none that
+    // is there already, the host's or joined: of these only the host's sysfs can be shown. Where both
+    // are joined they belong together, or the kernel refuses.
+    let network_there = match wish.has(LinuxNamespaceType::Network) {
+        true => !wish.new_network() && wish.is_new(LinuxNamespaceType::User),
+        false => wish.user_namespace(),
+    };
+    let foreign_sysfs = kind == "sysfs" && network_there;
     let shifts = [mount.uid_mappings(), mount.gid_mappings()];
     let shifts = shifts.into_iter().flatten().any(|maps| !maps.is_empty());
-    if options.bind.is_none() && (shifts || options.idmap.is_some()) {
-        return wrong("ids are shifted for bind mounts only");
+    if (options.bind.is_none() || options.again) && (shifts || options.idmap.is_some()) {
+        return wrong("ids are shifted for bind mounts only, where they are made");
     }
     let show = if options.again {
         again(&target, &mut options, before)?
@@ -177,10 +181,7 @@ fn entry(
             source: PathBuf::from("/sys"),
             recursive: true,
         });
-        match joins {
-            true => Show::Sysfs { number },
-            false => Show::Tree { number },
-        }
+        Show::Tree { number }
     } else if kind == "cgroup" || kind == "cgroup2" {
         cgroup(wish, kind, &mut options, trees)
     } else {
@@ -205,13 +206,19 @@ fn again(
     before: &mut [MountEntry],
 ) -> Result<Show, PlanError> {
     let wrong = |why: &str| Err(refuse(format!("the mount on {}", target.display()), why));
-    let first = before.iter_mut().rev().find(|m| m.target == target);
-    let mut new = std::mem::take(&mut options.settings);
-    new.retain(|(key, _)| !FLAGS.contains(&key.as_str()));
+    if options.copy_up {
+        return wrong("tmpcopyup is for one that is made, and remount changes one that is there");
+    }
+    let made = |m: &&mut MountEntry| m.target == target && !matches!(m.show, Show::Before);
+    let first = before.iter_mut().rev().find(made);
+    let new = std::mem::take(&mut options.settings);
     match first.map(|first| &mut first.show) {
         None => wrong("remount changes one that is there, and none is"),
         Some(Show::FileSystem { settings, .. }) => {
-            settings.retain(|(key, _)| new.iter().all(|(other, _)| other != key));
+            let writable = options.clear.has(MountFlags::READ_ONLY);
+            settings.retain(|(key, _)| {
+                !(writable && key == "ro") && new.iter().all(|(other, _)| other != key)
+            });
             settings.extend(new);
             Ok(Show::Before)
         }

@@ -163,6 +163,11 @@ fn programs_that_make_containers_are_told_to_show_the_guests_size() {
         said.contains("\"/proc/meminfo:/proc/meminfo:ro\","),
         "{said}"
     );
+    // runc starts no container with these.
+    assert!(
+        !said.contains("vmstat") && !said.contains("pressure"),
+        "{said}"
+    );
     // What they name is there; one that is not would keep Podman from starting anything.
     let all = format!(
         "for f in $(sed -n 's/^  \"\\([^:]*\\):.*/\\1/p' {podman}); do [ -f $f ] || echo $f; done"
@@ -184,10 +189,24 @@ fn programs_that_make_containers_are_told_to_show_the_guests_size() {
     host.ok(&["start", "a"]);
     assert_eq!(inside(&host, "a", &format!("cat {podman}")), "mine");
     assert!(inside(&host, "a", &format!("cat {lxc}")).contains("proc/meminfo"));
-    // What is in the way keeps no guest from starting.
-    inside(&host, "a", "rm -r /etc/containers; echo > /etc/containers");
-    host.ok(&["kill", "a"]);
-    host.ok(&["start", "a"]);
+    // Its own list counts; what is in the way keeps no guest from starting, and no other file away. A
+    // guest that does not nest any more tells nothing.
+    let entries = format!("grep -c ^lxc.mount.entry {lxc}; true");
+    let list = "[containers]\nvolumes = [\"/srv:/srv\"]";
+    let own = format!("printf '{list}' > /etc/containers/containers.conf");
+    let again = format!("{own}; rm {podman}; sed -i /meminfo/d {lxc}");
+    let way = format!("rm -r /etc/containers; echo > /etc/containers; sed -i /meminfo/d {lxc}");
+    for (line, nesting) in [(&again, "true"), (&way, "true"), (&way, "false")] {
+        inside(&host, "a", line);
+        host.ok(&["kill", "a"]);
+        host.ok(&["set", "a", &format!("security.nesting={nesting}")]);
+        host.ok(&["start", "a"]);
+        let told = inside(&host, "a", &format!("grep meminfo {lxc}; true"));
+        assert_eq!(told.is_empty(), nesting == "false", "{told}");
+        let podman = inside(&host, "a", &format!("cat {podman} 2>/dev/null; true"));
+        assert_eq!(podman, "", "{line}");
+    }
+    assert_eq!(inside(&host, "a", &entries), "0");
 
     started(&host, "plain", &["--memory", "64M", "--network", "none"]);
     started(&host, "open", &[&nesting[..], &["--view", "host"]].concat());

@@ -4,7 +4,8 @@
 mod life;
 mod support;
 
-use std::process::Stdio;
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, ChildStdout, Stdio};
 
 use life::{data, inside, scripted};
 use serde_json::Value;
@@ -29,6 +30,42 @@ fn shown(host: &Bulkhead, args: &[&str]) -> Vec<String> {
     let rows = all.as_array().expect("a list").iter();
     rows.map(|row| format!("{} {}", word(row, "guest"), word(row, "resource")))
         .collect()
+}
+
+/// `limits on --watch`, until it has looked twice.
+struct Watch {
+    child: Child,
+    said: BufReader<ChildStdout>,
+    lines: String,
+}
+
+impl Watch {
+    /// In this format, in which each look has this text on one line.
+    #[track_caller]
+    fn of(host: &Bulkhead, format: &str, text: &str) -> Self {
+        let args = ["limits", "on", "--watch=100ms", "--format", format];
+        let mut child = host
+            .command(&args)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the program");
+        let mut said = BufReader::new(child.stdout.take().expect("a pipe"));
+        let mut lines = String::new();
+        while lines.matches(text).count() < 2 {
+            let more = said.read_line(&mut lines).expect("text");
+            assert!(more > 0, "it ended after: {lines}");
+        }
+        Self { child, said, lines }
+    }
+
+    /// All that it has said, and how it ended.
+    fn end(mut self) -> (String, Option<i32>) {
+        self.said.read_to_string(&mut self.lines).expect("text");
+        (
+            self.lines,
+            self.child.wait().expect("a child of ours").code(),
+        )
+    }
 }
 
 /// Whether this kernel tells how often a limit on processes was hit: version 2 does since Linux 6.11.
@@ -239,30 +276,15 @@ fn which_guests_and_in_which_form() {
         host.ok(&["limits", "on", "--format", "yaml"])
             .contains("resource: memory")
     );
-    let watch = host
-        .command(&["limits", "on", "--watch=100ms", "--format", "csv"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("the program");
-    std::thread::sleep(std::time::Duration::from_millis(500));
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(watch.id()).expect("a pid"));
+    let watch = Watch::of(&host, "csv", "on,memory,");
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(watch.child.id()).expect("a pid"));
     nix::sys::signal::kill(pid, nix::sys::signal::SIGKILL).expect("a child of ours");
-    let lines = watch.wait_with_output().expect("it ends").stdout;
-    let lines = String::from_utf8_lossy(&lines).into_owned();
+    let (lines, _) = watch.end();
     assert!(lines.starts_with(heading), "{lines}");
     assert_eq!(lines.matches("guest,").count(), 1, "{lines}");
-    assert!(lines.matches("on,memory,").count() >= 2, "{lines}");
     // Again and again, until a guest that was named has ended.
-    let watch = host
-        .command(&["limits", "on", "--watch=100ms", "--format", "json"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("the program");
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    let watch = Watch::of(&host, "json", "\"resource\":\"memory\"");
     host.ok(&["kill", "on"]);
-    let done = watch.wait_with_output().expect("it ends");
-    assert_eq!(done.status.code(), Some(4));
-    let lines = String::from_utf8_lossy(&done.stdout).into_owned();
-    let memory = |line: &&str| line.contains("\"resource\":\"memory\"");
-    assert!(lines.lines().filter(memory).count() >= 2, "{lines}");
+    let (_, code) = watch.end();
+    assert_eq!(code, Some(4));
 }

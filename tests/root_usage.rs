@@ -289,6 +289,16 @@ fn what_a_guest_used_stays_with_the_tenant_that_had_it_then() {
         .map(|row| (row["tenant"].as_str(), row["cpu_us"].as_u64()))
         .collect();
     assert_eq!(sums, [(Some("acme"), Some(left)), (Some("zed"), Some(new))]);
+    // A tenant that is gone is still asked for, one that never was is a mistake.
+    host.ok(&["tenant", "delete", "zed"]);
+    let rows = data(&host, &["usage", "--deleted", "--tenant", "zed"]);
+    assert_eq!(rows[0]["name"], "a", "{rows}");
+    for by in [&["--by", "tenant"][..], &[]] {
+        for deleted in [&["--deleted"][..], &[]] {
+            let said = host.fails(&[&["usage", "--tenant", "acm"], by, deleted].concat(), 3);
+            assert!(said.contains("acm"), "{said}");
+        }
+    }
 }
 
 #[test]

@@ -85,17 +85,27 @@ pub(super) fn check_tenant(context: &Context, matches: &ArgMatches) -> Result<()
 
 /// The guests chosen, each once. Names asked for need not be there: the verb says so.
 pub(super) fn chosen(context: &Context, matches: &ArgMatches) -> Result<Vec<GuestName>> {
+    let all = of_tenants(context, matches)?;
+    if all.is_empty() {
+        none(context, matches)?;
+    }
+    Ok(all)
+}
+
+/// Says that no guest is chosen, and refuses a tenant that is not there.
+pub(super) fn none(context: &Context, matches: &ArgMatches) -> Result<()> {
+    check_tenant(context, matches)?;
+    context.say("no guest is chosen");
+    Ok(())
+}
+
+/// The guests chosen, if there are any, of a tenant that need not be there.
+pub(super) fn of_tenants(context: &Context, matches: &ArgMatches) -> Result<Vec<GuestName>> {
     let manager = context.manager()?;
     let mut all = of_whatever_tenant(context, matches)?;
     if let Some(wanted) = matches.try_get_one::<TenantName>("tenant").ok().flatten() {
         let tenant = |name: &GuestName| manager.guest(name).ok().and_then(|guest| guest.tenant);
         all.retain(|name| tenant(name).as_ref() == Some(wanted));
-        if all.is_empty() {
-            check_tenant(context, matches)?;
-        }
-    }
-    if all.is_empty() {
-        context.say("no guest is chosen");
     }
     Ok(all)
 }

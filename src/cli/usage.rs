@@ -202,7 +202,11 @@ fn by_guest(
 ) -> Result<Vec<Row>> {
     let manager = context.manager()?;
     let mut rows = Vec::new();
-    for name in those_there(context, select::chosen(context, matches)?, &gone)? {
+    let chosen = select::of_tenants(context, matches)?;
+    if chosen.is_empty() && gone.is_empty() {
+        select::none(context, matches)?;
+    }
+    for name in those_there(context, chosen, &gone)? {
         let periods = manager.account(&name, by(matches))?.into_iter();
         let tenant = manager.guest(&name).ok().and_then(|guest| guest.tenant);
         rows.extend(periods.map(|period| Row {
@@ -247,6 +251,9 @@ fn by_tenant(
                 }));
             }
         }
+    }
+    if rows.is_empty() {
+        select::check_tenant(context, matches)?;
     }
     Ok(sums(rows))
 }

@@ -72,10 +72,9 @@ impl Rates {
     /// # Errors
     /// It cannot be read, or is no rate card.
     pub fn load(path: &Path) -> Result<Self, DefineError> {
-        let shown = path.display().to_string();
-        let text =
-            read_file(path).map_err(|error| DefineError::single(&shown, error.to_string()))?;
-        Self::parse(&shown, &text)
+        // An error of reading has the path in it.
+        let text = read_file(path).map_err(|error| DefineError::single("", error.to_string()))?;
+        Self::parse(&path.display().to_string(), &text)
     }
 
     fn parse(shown: &str, text: &str) -> Result<Self, DefineError> {
@@ -228,6 +227,8 @@ mod tests {
 
     #[test]
     fn what_is_no_card_is_refused() {
+        let error = Rates::load(Path::new("/")).unwrap_err().to_string();
+        assert_eq!(error, "/: is a directory, not a regular file");
         for text in [
             "hours = 1",
             "hour = -1",

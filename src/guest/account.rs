@@ -43,7 +43,8 @@ pub(super) struct Account {
     /// Cores that it could use.
     #[serde(default)]
     cores: Cores,
-    #[serde(default)]
+    /// Left out as long as it can be: keepers from before know nothing of it.
+    #[serde(default, skip_serializing_if = "Tenants::are_nobody")]
     tenants: Tenants,
 }
 
@@ -63,6 +64,13 @@ impl Account {
         shares
             .map(|(tenant, share)| (tenant, sums(share)))
             .collect()
+    }
+
+    /// Whose it was, of a guest that is no more, where that is not written in it.
+    pub(super) fn was_of(&mut self, tenant: Option<&TenantName>) {
+        if !self.tenants.are_known() {
+            self.belongs_to(tenant);
+        }
     }
 
     /// Whose it is from now on.
@@ -305,6 +313,28 @@ fn next_look(now: u64, keeper: u32) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_account_from_before_is_of_whoever_had_the_guest_at_its_end() {
+        let old = r#"{"used":{"seen":null,"periods":{"2026-01-01":{"run_ms":5,"cpu_us":7,
+            "memory_kib_s":0,"swap_kib_s":0,"io_read":0,"io_written":9}}},
+            "traffic":{"seen":null,"periods":{}}}"#;
+        let acme: TenantName = "acme".parse().unwrap();
+        let zed = "zed".parse().unwrap();
+        let mut account: Account = serde_json::from_str(old).unwrap();
+        let text = serde_json::to_string(&account).unwrap();
+        assert!(
+            !text.contains("tenants") && !text.contains("bounds"),
+            "{text}"
+        );
+        account.was_of(Some(&acme));
+        // What is written in it counts.
+        account.was_of(Some(&zed));
+        let shares = account.by_tenant(By::All);
+        let of: Vec<_> = shares.iter().map(|(tenant, _)| tenant.as_ref()).collect();
+        assert_eq!(of, [Some(&acme)]);
+        assert_eq!(shares[0].1[0].used.cpu_us, 7);
+    }
 
     #[test]
     fn keepers_look_at_times_of_their_own_and_at_midnight() {

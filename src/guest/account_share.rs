@@ -57,6 +57,16 @@ impl Tenants {
             .collect()
     }
 
+    /// Whether somebody has written down whose it is.
+    pub(super) fn are_known(&self) -> bool {
+        self.now.is_some()
+    }
+
+    /// Whether there is nothing to write down.
+    pub(super) fn are_nobody(&self) -> bool {
+        *self == Self::default()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.former.values().all(|share| *share == Share::default())
     }

@@ -306,7 +306,10 @@ impl Manager {
         self.change_port(name, guest)?;
         self.plug_nics(name, guest)?;
         self.tidy_shared(guest)?;
-        self.write_orders(name, guest)
+        self.write_orders(name, guest)?;
+        // It looks anew at what the guest's own files of /proc are to say.
+        let _none_yet = self.call_keeper(name);
+        Ok(())
     }
 
     /// Keeps a running guest apart from others, or not, and to its rates.

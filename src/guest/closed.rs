@@ -70,6 +70,8 @@ impl Manager {
                 why: error.to_string(),
                 advice: "restore it from a backup, or remove it",
             })?;
+            let mut account = closed.account;
+            account.was_of(closed.tenant.as_ref());
             // Its deletion was cut short: it is there, and tells of itself.
             if !there.contains(&(closed.machine_id, closed.created_ms)) {
                 all.push(ClosedAccount {
@@ -77,8 +79,8 @@ impl Manager {
                     labels: closed.labels,
                     tenant: closed.tenant,
                     deleted_ms: closed.deleted_ms,
-                    by_tenant: closed.account.clone().by_tenant(by),
-                    periods: closed.account.periods(by),
+                    by_tenant: account.clone().by_tenant(by),
+                    periods: account.periods(by),
                 });
             }
         }

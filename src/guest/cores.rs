@@ -20,12 +20,12 @@ pub(super) struct Cores {
     /// Hundredths of a CPU.
     pub(super) periods: BTreeMap<String, u32>,
     /// What of it is shared with others; days before this was kept have none.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) bounds: BTreeMap<String, Bounds>,
 }
 
 /// What several guests together could not go beyond, in whole CPUs.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Bounds {
     /// The host's.
@@ -57,8 +57,9 @@ struct SeenCores {
     at_ms: u64,
     /// Hundredths of a CPU.
     hundredths: u32,
-    #[serde(default)]
-    bounds: Bounds,
+    /// Not in what was written before it was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    bounds: Option<Bounds>,
 }
 
 impl Cores {
@@ -69,16 +70,16 @@ impl Cores {
             let from = now_ms.saturating_sub(DAYS as u64 * A_DAY);
             let mut at = before.at_ms.max(from);
             while at < now_ms {
-                self.raise(at, before.hundredths, &before.bounds);
+                self.raise(at, before.hundredths, before.bounds.as_ref());
                 at = (at / A_DAY + 1) * A_DAY;
             }
         }
-        self.raise(now_ms, hundredths, &bounds);
+        self.raise(now_ms, hundredths, Some(&bounds));
         self.seen = Some(SeenCores {
             run: run.to_owned(),
             at_ms: now_ms,
             hundredths,
-            bounds,
+            bounds: Some(bounds),
         });
         let days = || self.periods.keys().filter(|period| period.len() > MONTH);
         let old = days().count().saturating_sub(DAYS);
@@ -92,11 +93,13 @@ impl Cores {
         }
     }
 
-    fn raise(&mut self, at_ms: u64, hundredths: u32, bounds: &Bounds) {
+    fn raise(&mut self, at_ms: u64, hundredths: u32, bounds: Option<&Bounds>) {
         let day = clock::time(at_ms)[..DAY].to_owned();
         let most = self.periods.entry(day.clone()).or_default();
         *most = hundredths.max(*most);
-        self.bind(day, bounds.clone());
+        if let Some(bounds) = bounds {
+            self.bind(day, bounds.clone());
+        }
     }
 
     fn bind(&mut self, period: String, bounds: Bounds) {
@@ -146,8 +149,14 @@ mod tests {
         assert_eq!(cores.bounds["2026-03-01"], on(8));
         // An account from before these were kept.
         let old = r#"{"seen":{"run":"a","at_ms":1,"hundredths":2},"periods":{"2026-03-01":200}}"#;
-        let old: Cores = serde_json::from_str(old).unwrap();
+        let mut old: Cores = serde_json::from_str(old).unwrap();
         assert!(old.bounds.is_empty());
+        // Nor is it known of the days until somebody looks.
+        let seen = old.seen.as_mut().unwrap();
+        seen.at_ms = NOON;
+        old.look("a", 100, on(8), NOON + 2 * A_DAY);
+        assert!(old.periods.contains_key("2026-03-02"));
+        assert_eq!(old.bounds, BTreeMap::from([("2026-03-03".into(), on(8))]));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, Mode, OFlags};
 
-use super::inside_held::{Held, LATELY};
+use super::inside_held::{Held, LATELY, Pace};
 use super::inside_load::Load;
 use super::inside_look::Look;
 use super::inside_text::{self as text, CpuTimes, HostSize};
@@ -147,17 +147,35 @@ impl Inside {
     pub(super) fn pause(&self) -> Option<Duration> {
         let files = self.files.iter().filter_map(|held| held.free_until);
         let all = files.chain(self.numbers.load.due());
-        let next = all.chain(self.keeps.then(|| self.kept_until())).min()?;
-        Some(next.saturating_duration_since(Instant::now()))
+        let now = Instant::now();
+        let next = all.chain(self.keeps.then(|| self.kept_until(now))).min()?;
+        Some(next.saturating_duration_since(now))
     }
 
-    fn kept_until(&self) -> Instant {
+    /// Until when the group's files stay open; where nobody has asked, until `now`.
+    fn kept_until(&self, now: Instant) -> Instant {
         let asked = self.files.iter().filter_map(|held| held.asked).max();
-        asked.map_or_else(Instant::now, |at| at + LATELY)
+        asked.map_or(now, |at| at + LATELY)
+    }
+
+    /// Does what there is to do: answers those who wait to read first. `called` is whether a command has
+    /// been here, which may have changed what is told of no file that is watched: the CPUs of version 1,
+    /// whose folder comes and goes. Says whether nobody has read lately, as somebody had before.
+    pub(super) fn keep(&mut self, group: &Group, read: bool, called: bool) -> bool {
+        if read {
+            self.serve(group);
+        }
+        if called {
+            let look = Look::at(group);
+            self.numbers.renew_free(&mut self.files, &look);
+        }
+        let kept = self.keeps;
+        self.tick(group);
+        kept && !self.keeps
     }
 
     /// Answers those who wait to read.
-    pub(super) fn serve(&mut self, group: &Group) {
+    fn serve(&mut self, group: &Group) {
         let Ok(happened) = self.watch.waiting() else {
             return;
         };
@@ -166,9 +184,6 @@ impl Inside {
         if happened.written {
             self.numbers.renew_free(&mut self.files, &look);
         }
-        if !happened.readers.is_empty() && !std::mem::replace(&mut self.keeps, true) {
-            group.keep_files(true);
-        }
         let mut rhythm = self.rhythm(now);
         for reader in &happened.readers {
             let inode = reader.inode();
@@ -176,21 +191,25 @@ impl Inside {
                 .files
                 .iter_mut()
                 .find(|held| Some(held.inode) == inode && held.free_until.is_none());
+            // It was held when it began to wait, and is not any more.
             let Some(held) = found else { continue };
+            if !std::mem::replace(&mut self.keeps, true) {
+                group.keep_files(true);
+            }
             self.numbers.asked(held, &look, &pids);
             self.numbers.renew(held, &look);
             held.leave_alone(&self.watch, now, rhythm);
-            rhythm = held.free_until.map(|until| (held.pause, until));
+            rhythm = held.free_until.map(|until| (held.pace, until));
         }
         // The others that were asked for lately go the same way from now on, so that who reads all of
         // them in turn is held once, whether in a loop or not.
         for held in &mut self.files {
-            if let Some((pause, until)) = rhythm
+            if let Some((pace, until)) = rhythm
                 && held.free_until.is_none()
                 && held.was_asked_lately(now)
             {
                 self.numbers.renew(held, &look);
-                held.pause = pause;
+                held.pace = pace;
                 held.free(&self.watch, until);
             }
         }
@@ -198,9 +217,9 @@ impl Inside {
     }
 
     /// For how long, and until when, files that were asked for lately are left alone now, if any are.
-    fn rhythm(&self, now: Instant) -> Option<(Duration, Instant)> {
+    fn rhythm(&self, now: Instant) -> Option<(Pace, Instant)> {
         let files = self.files.iter().filter(|held| held.was_asked_lately(now));
-        let free = files.filter_map(|held| Some((held.pause, held.free_until?)));
+        let free = files.filter_map(|held| Some((held.pace, held.free_until?)));
         free.filter(|(_, until)| *until > now)
             .min_by_key(|(_, until)| *until)
     }
@@ -221,7 +240,7 @@ impl Inside {
     }
 
     /// Holds readers again where the pause is over, and counts threads when it is time to.
-    pub(super) fn tick(&mut self, group: &Group) {
+    fn tick(&mut self, group: &Group) {
         let now = Instant::now();
         for held in &mut self.files {
             if held.free_until.is_some_and(|until| until <= now) {
@@ -231,15 +250,16 @@ impl Inside {
         if self.numbers.load.due().is_some_and(|due| due <= now) {
             self.numbers.count_tasks(group, &[]);
         }
-        if self.keeps && self.kept_until() <= now {
+        if self.calms_down(now) {
             group.keep_files(false);
-            self.keeps = false;
         }
     }
 
-    /// Whether no file has been read lately.
-    pub(super) fn is_calm(&self) -> bool {
-        !self.keeps
+    /// Whether this is the moment from which on nobody has read lately.
+    fn calms_down(&mut self, now: Instant) -> bool {
+        let calm = self.keeps && self.kept_until(now) <= now;
+        self.keeps &= !calm;
+        calm
     }
 }
 
@@ -268,12 +288,15 @@ impl Numbers {
 
     /// Writes a file anew. What cannot be read leaves it as it was.
     fn renew(&mut self, held: &mut Held, look: &Look<'_>) {
-        if let Some(text) = self.text(held, look) {
-            held.say(text);
+        if let Some(text) = self.text(held, look)
+            && held.say(text)
+            && held.shows_cpus()
+        {
+            held.cpus = look.cpus(&self.host_cpus).to_vec();
         }
     }
 
-    fn text(&mut self, held: &mut Held, look: &Look<'_>) -> Option<String> {
+    fn text(&mut self, held: &Held, look: &Look<'_>) -> Option<String> {
         let host = look.host(self.host_memory);
         Some(match held.kind {
             InsideFile::Meminfo => text::meminfo(&look.memory()?, host),
@@ -305,11 +328,7 @@ impl Numbers {
                     InsideFile::Cpuinfo => cpuinfo(&self.host_cpuinfo, cpus),
                     _ => cpu_list(cpus),
                 };
-                if text.is_empty() {
-                    return None;
-                }
-                held.cpus = cpus.to_vec();
-                text
+                return Some(text).filter(|text| !text.is_empty());
             }
         })
     }
@@ -357,6 +376,29 @@ fn block_device_name((major, minor): (u32, u32)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_kept_for_nobody_is_kept_no_longer() {
+        let Ok(watch) = ReadWatch::new() else { return };
+        let now = Instant::now();
+        let mut inside = Inside {
+            watch,
+            files: Vec::new(),
+            numbers: Numbers {
+                host_cpus: [0].into_iter().collect(),
+                host_memory: 0,
+                host_cpuinfo: PathBuf::new(),
+                times: CpuTimes::default(),
+                counted: (now, CpuUse::default()),
+                load: Load::default(),
+            },
+            keeps: true,
+        };
+        assert_eq!(inside.pause(), Some(Duration::ZERO));
+        assert!(inside.calms_down(now));
+        assert_eq!(inside.pause(), None);
+        assert!(!inside.calms_down(now));
+    }
 
     #[test]
     fn the_copy_of_cpuinfo_is_made_anew_when_it_lacks_a_cpu_and_is_never_empty() {

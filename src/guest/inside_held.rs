@@ -24,9 +24,19 @@ const PAUSES: [Duration; 5] = [
 ];
 /// For a file that is read all the time.
 const SLOW: Duration = Duration::from_millis(2200);
+/// After so many of those it is looked whether it still is.
+const SLOW_MOST: u32 = 8;
 /// A file that was asked for within this is written anew with another that is: whoever reads one most
 /// often reads the others, and one look at the group is enough for all of them.
 pub(super) const LATELY: Duration = Duration::from_secs(60);
+
+/// For how long a file is left alone when it has been written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pace {
+    pause: Duration,
+    /// How often in a row it has been [`SLOW`].
+    slow: u32,
+}
 
 /// A file of `inside`.
 #[derive(Debug)]
@@ -36,8 +46,7 @@ pub(super) struct Held {
     pub(super) inode: u64,
     /// How long it is.
     length: usize,
-    /// For how long it is left alone when it has been written.
-    pub(super) pause: Duration,
+    pub(super) pace: Pace,
     /// Until when readers are not held.
     pub(super) free_until: Option<Instant>,
     /// Since when they are.
@@ -46,7 +55,7 @@ pub(super) struct Held {
     pub(super) asked: Option<Instant>,
     /// The CPUs that it shows, if it has been written once.
     pub(super) cpus: Vec<u32>,
-    /// What it says, if it has been written once.
+    /// What it says, if it has been written once; not of those that show CPUs, which are long.
     said: Option<String>,
 }
 
@@ -62,7 +71,7 @@ impl Held {
             file,
             inode: stat.st_ino,
             length: usize::try_from(stat.st_size).unwrap_or(0),
-            pause: QUICK,
+            pace: Pace::QUICK,
             free_until: None,
             held_since: now,
             asked: None,
@@ -87,21 +96,30 @@ impl Held {
         (times, age.unwrap_or_default())
     }
 
+    /// Whether all it tells is which CPUs there are.
+    pub(super) fn shows_cpus(&self) -> bool {
+        matches!(
+            self.kind,
+            InsideFile::Cpuinfo | InsideFile::CpuOnline | InsideFile::CpuPresent
+        )
+    }
+
     /// In one call, so that nobody sees half of it; what was longer is cut. What it says already is not
-    /// written again.
-    pub(super) fn say(&mut self, text: String) {
+    /// written again. Whether it says so now.
+    pub(super) fn say(&mut self, text: String) -> bool {
         if self.said.as_ref() == Some(&text) {
-            return;
+            return true;
         }
         self.said = None;
-        let written = rustix::io::pwrite(&self.file, text.as_bytes(), 0);
-        if written == Ok(text.len()) {
-            if text.len() < self.length {
-                let _longer = rustix::fs::ftruncate(&self.file, text.len() as u64);
-            }
-            self.length = text.len();
-            self.said = Some(text);
+        if rustix::io::pwrite(&self.file, text.as_bytes(), 0) != Ok(text.len()) {
+            return false;
         }
+        if text.len() < self.length {
+            let _longer = rustix::fs::ftruncate(&self.file, text.len() as u64);
+        }
+        self.length = text.len();
+        self.said = (!self.shows_cpus()).then_some(text);
+        true
     }
 
     /// Nobody is held for a while: as long as for the others, if they are left alone now, so that all
@@ -110,12 +128,12 @@ impl Held {
         &mut self,
         watch: &ReadWatch,
         now: Instant,
-        others: Option<(Duration, Instant)>,
+        others: Option<(Pace, Instant)>,
     ) {
         self.asked = Some(now);
-        let own = next_pause(self.pause, now.duration_since(self.held_since));
-        let (pause, until) = others.unwrap_or((own, now + own));
-        self.pause = pause;
+        let own = self.pace.next(now.duration_since(self.held_since));
+        let (pace, until) = others.unwrap_or((own, now + own.pause));
+        self.pace = pace;
         self.free(watch, until);
     }
 
@@ -138,16 +156,25 @@ impl Held {
     }
 }
 
-/// For how long a file is left alone that was, for this long, and then waited for a reader. One that is
-/// asked for again at once is read in a loop, and the while grows; one late reader only makes it a little
-/// shorter, for a loop may rest now and then.
-fn next_pause(pause: Duration, waited: Duration) -> Duration {
-    let last = PAUSES.len() - 1;
-    let at = PAUSES.iter().position(|one| *one >= pause).unwrap_or(last);
-    PAUSES[match waited < QUICK {
-        true => last.min(at + 1),
-        false => at.saturating_sub(1),
-    }]
+impl Pace {
+    const QUICK: Self = Self {
+        pause: QUICK,
+        slow: 0,
+    };
+
+    /// For how long a file is left alone that was, and then waited for a reader. One that is asked for
+    /// again at once is read in a loop, and the while grows; one that waits is not. Who looks now and then
+    /// may always come right after the end of a long while, so the shortest is tried again after some.
+    fn next(self, waited: Duration) -> Self {
+        if waited >= QUICK || self.slow >= SLOW_MOST {
+            return Self::QUICK;
+        }
+        let longer = PAUSES.into_iter().find(|one| *one > self.pause);
+        Self {
+            pause: longer.unwrap_or(SLOW),
+            slow: if longer.is_some() { 0 } else { self.slow + 1 },
+        }
+    }
 }
 
 #[cfg(test)]
@@ -157,12 +184,13 @@ mod tests {
     /// Of so many readers, each this long after the one before and the first of them after a loop, those
     /// for whom it is written anew.
     fn fresh(readers: u32, rest: Duration) -> Vec<bool> {
-        let (mut pause, mut written) = (SLOW, Duration::ZERO);
+        let pause = SLOW;
+        let (mut pace, mut written) = (Pace { pause, slow: 0 }, Duration::ZERO);
         let read = |n: u32| {
             let at = rest * n;
-            let waits = at >= written + pause;
+            let waits = at >= written + pace.pause;
             if waits {
-                pause = next_pause(pause, at - written - pause);
+                pace = pace.next(at - written - pace.pause);
                 written = at;
             }
             waits
@@ -176,24 +204,37 @@ mod tests {
             let readers = u32::try_from(60_000 / ms).unwrap();
             let writes = fresh(readers, Duration::from_millis(ms));
             let writes = writes.iter().filter(|fresh| **fresh).count();
-            assert!((25..36).contains(&writes), "{ms} ms: {writes}");
+            assert!((25..42).contains(&writes), "{ms} ms: {writes}");
         }
     }
 
     #[test]
     fn who_looks_now_and_then_sees_what_is_new_also_when_there_was_a_loop_before() {
-        for ms in [500, 1000, 1500, 2000, 3000, 5000] {
-            let fresh = fresh(30, Duration::from_millis(ms));
-            assert!(fresh[15..].iter().all(|fresh| *fresh), "{ms} ms: {fresh:?}");
+        // Also who always comes right after the end of a while.
+        for ms in (500..5000).step_by(10) {
+            let after = usize::try_from(25_000 / ms).unwrap();
+            let fresh = fresh(100, Duration::from_millis(ms));
+            let fresh = &fresh[after..];
+            assert!(fresh.iter().all(|fresh| *fresh), "{ms} ms: {fresh:?}");
         }
     }
 
     #[test]
-    fn one_late_reader_ends_no_loop() {
-        let less = next_pause(SLOW, SLOW * 3);
-        assert!(less < SLOW && less > QUICK);
-        assert_eq!(next_pause(less, Duration::ZERO), SLOW);
-        assert_eq!(next_pause(SLOW, Duration::ZERO), SLOW);
-        assert_eq!(next_pause(QUICK, SLOW), QUICK);
+    fn the_list_of_cpus_is_not_kept_and_what_was_not_written_is_not_said() {
+        let folder = std::env::temp_dir().join(format!("bulkhead-held-{}", std::process::id()));
+        std::fs::create_dir(&folder).unwrap();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let at = rustix::fs::open(&folder, flags, Mode::empty()).unwrap();
+        for (kind, kept) in [(InsideFile::Cpuinfo, false), (InsideFile::Meminfo, true)] {
+            let path = folder.join(kind.name());
+            std::fs::write(&path, "something longer").unwrap();
+            let mut held = Held::open(at.as_fd(), kind, Instant::now()).unwrap();
+            assert!(held.say("short\n".into()) && held.say("short\n".into()));
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), "short\n");
+            assert_eq!(held.said.is_some(), kept, "{kind:?}");
+            held.file = rustix::fs::open(&path, OFlags::RDONLY, Mode::empty()).unwrap();
+            assert!(!held.say("other\n".into()));
+        }
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 }

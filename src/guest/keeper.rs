@@ -203,8 +203,10 @@ fn watch(
         if let Some(calls) = &mut calls {
             calls.serve(ready.calls);
         }
-        if let Some(inside) = &mut inside {
-            keep_view(inside, group, ready.read);
+        if let Some(inside) = &mut inside
+            && inside.keep(group, ready.read, ready.is_called())
+        {
+            process::give_memory_back();
         }
         if looks.are_due() {
             // Time to look at what it has used and sent, which waits for locks and disks: nobody who
@@ -248,6 +250,13 @@ struct Ready {
     console: Vec<PollFlags>,
 }
 
+impl Ready {
+    /// Whether somebody connects, as a command does that has changed its limits.
+    fn is_called(&self) -> bool {
+        self.console.first().is_some_and(|flags| !flags.is_empty())
+    }
+}
+
 /// Sleeps until something happens, at most this long.
 fn wait(
     guest: &OwnedFd,
@@ -279,18 +288,6 @@ fn wait(
         calls: fds[of_calls..of_console].iter().any(hot),
         console: fds[of_console..].iter().map(PollFd::revents).collect(),
     })
-}
-
-/// The guest's own files of /proc: those who wait to read are answered first.
-fn keep_view(inside: &mut Inside, group: &Group, read: bool) {
-    if read {
-        inside.serve(group);
-    }
-    let calm = inside.is_calm();
-    inside.tick(group);
-    if !calm && inside.is_calm() {
-        process::give_memory_back();
-    }
 }
 
 fn reason(ended: Ended, kills: u64) -> ExitReason {

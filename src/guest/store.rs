@@ -20,7 +20,9 @@ use super::resize::InForce;
 use super::trash::Trashed;
 use crate::kernel::file::{self, Lock};
 use crate::kernel::process::Identity;
-use crate::model::{Amounts, ExitReason, Guest, GuestName, IdBlock, Seat, Status, TenantName};
+use crate::model::{
+    Amounts, ExitReason, Guest, GuestName, IdBlock, Seat, Status, TenantName, View,
+};
 use crate::network::{Lease, Network};
 use crate::storage::{BootNic, Stale};
 
@@ -63,6 +65,9 @@ pub(super) struct Written {
     /// Those of its further interfaces, by their names.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) nics: BTreeMap<String, Ipv4Addr>,
+    /// Whether its containers are told to show its files.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) containers: bool,
 }
 
 impl Written {
@@ -74,6 +79,7 @@ impl Written {
             ssh_keys: guest.access.ssh_keys.clone(),
             root_password_hash: guest.access.root_password_hash.clone(),
             nics: BTreeMap::new(),
+            containers: guest.security.nesting && guest.view != View::Host,
         }
     }
 

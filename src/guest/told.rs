@@ -4,7 +4,7 @@
 use super::error::{GuestError, Result};
 use super::manager::Manager;
 use super::store::Written;
-use crate::model::{Guest, View};
+use crate::model::Guest;
 use crate::storage::{self, FirstBoot, Image};
 
 impl Manager {
@@ -23,11 +23,12 @@ impl Manager {
         };
         storage::update_hosts(&self.layout, name, image, boot).map_err(failed)?;
         storage::update_network(&self.layout, name, image, boot).map_err(failed)?;
-        if guest.security.nesting && guest.view != View::Host {
-            // Where something of the guest's is in the way its containers see the host's numbers.
-            let _theirs = storage::tell_containers(&self.layout, name, image);
-        }
         let before = self.written(name);
+        let told = written.containers;
+        if told || before.as_ref().is_some_and(|before| before.containers) {
+            // Where something of the guest's is in the way its containers see the host's numbers.
+            let _theirs = storage::tell_containers(&self.layout, name, image, told);
+        }
         if before.as_ref() != Some(written) {
             self.release_others(name, &guest.network)?;
             if let Some(before) = &before {

@@ -9,6 +9,7 @@ use super::image::{Image, ImageError, Progress};
 use super::import::of_tree;
 use super::merged::Merged;
 use super::merged_copy::Copy;
+use super::nesting_files;
 use super::network_files::HEADER;
 use super::oci_blobs::refused;
 use super::saved::{Saved, tree_of_saved};
@@ -95,8 +96,10 @@ fn scrub(tree: &Merged, seed: &Seed) -> Result<(), ImageError> {
         let ours = names.filter(|name| name.contains("bulkhead"));
         ours.map(move |name| format!("{folder}/{name}"))
     });
-    for path in NETWORK.map(str::to_owned).into_iter().chain(each) {
-        let written = tree.read(&path)?;
+    let named = NETWORK.into_iter().chain(nesting_files::FILES);
+    for path in named.map(str::to_owned).chain(each) {
+        // Where something else is in the way there is nothing of ours.
+        let written = tree.read(&path).ok().flatten();
         if written.is_some_and(|(text, _)| text.starts_with(HEADER.as_bytes())) {
             seed.remove(&path)?;
         }
@@ -104,4 +107,32 @@ fn scrub(tree: &Merged, seed: &Seed) -> Result<(), ImageError> {
     // Empty, as machine-id(5) wants it in an image.
     seed.owned_file("etc/machine-id", Owner::root(0o444), b"")?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::merged::tests::tree;
+    use super::super::seed::tests::TempDir;
+    use super::*;
+
+    #[test]
+    fn what_the_program_wrote_for_this_guest_is_in_no_image() {
+        if !rustix::process::geteuid().is_root() {
+            // Files of a guest belong to root.
+            return;
+        }
+        let temp = TempDir::new("publish");
+        let tree = tree(&temp);
+        let ours = format!("{HEADER}x\n");
+        let [podman, lxc] = nesting_files::FILES;
+        tree.write(podman, ours.as_bytes(), Owner::root(0o644))
+            .unwrap();
+        tree.write(lxc, b"mine\n", Owner::root(0o644)).unwrap();
+        // The image's root, as it is when the guest's files have been copied; a folder is a file there.
+        let upper = temp.path().join("upper");
+        std::fs::write(upper.join("etc/network"), "").unwrap();
+        let seed = Seed::open(&upper).unwrap();
+        scrub(&tree, &seed).unwrap();
+        assert!(!upper.join(podman).exists() && upper.join(lxc).exists());
+    }
 }

@@ -2,6 +2,7 @@
 //! by device, threads by state. Sums for people outside are in `stats`.
 
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -156,8 +157,8 @@ impl Group {
     pub fn cpus_allowed(&self) -> Result<Option<String>> {
         match self.home(Controller::Cpuset) {
             Ok((dir, Version::V1)) => match dir.try_read("cpuset.effective_cpus")? {
-                // Its folder is gone since it does not choose any more.
-                None => self.cpus_shared(),
+                // Its folder is gone since it did not choose any more; it may have another by now.
+                None => self.cpus_chosen_at(dir.path()),
                 chosen => Ok(chosen),
             },
             Ok((dir, Version::V2)) => dir.try_read("cpuset.cpus.effective"),
@@ -171,7 +172,11 @@ impl Group {
         let Some(hierarchy) = self.spare.iter().find(of_cpus) else {
             return Ok(None);
         };
-        match Dir::open(&hierarchy.parent_path().join(&self.name))? {
+        self.cpus_chosen_at(&hierarchy.parent_path().join(&self.name))
+    }
+
+    fn cpus_chosen_at(&self, folder: &Path) -> Result<Option<String>> {
+        match Dir::open(folder)? {
             Some(dir) => dir.try_read("cpuset.effective_cpus"),
             None => self.cpus_shared(),
         }

@@ -27,3 +27,4 @@ pub use enter::{EnterError, EnterRequest, Entered, Task, enter, put_down};
 pub use host::{GuestPlace, LaunchError, Launched, Prepared, prepare};
 pub use look::{LookAt, look};
 pub use resources::limits;
+pub(crate) use stage::chain;

@@ -3,8 +3,8 @@
 
 use crate::kernel::KernelError;
 use crate::kernel::cgroup::CgroupError;
-use crate::launch::LaunchError;
 use crate::launch::container::HookError;
+use crate::launch::{LaunchError, chain};
 use crate::plan::PlanError;
 use crate::plan::cgroup::CgroupPlanError;
 
@@ -65,17 +65,6 @@ fn told(error: &LaunchError) -> String {
             format!("unable to start container process: it ended without a word at {step}: {hint}")
         }
     }
-}
-
-/// An error with all its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
 }
 
 pub(super) type Result<T> = std::result::Result<T, OciError>;

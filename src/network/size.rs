@@ -56,9 +56,10 @@ fn wrong(said: Option<u32>, largest: Option<(u32, String)>, ipv6: bool) -> Optio
         ));
     }
     let least = said.or(largest.map(|(most, _)| most))?;
+    let why = said.map_or("the most here", |_| "what --mtu says");
     (ipv6 && least < IPV6_NEEDS).then(|| {
         format!(
-            "IPv6 needs packets of {IPV6_NEEDS} bytes, and {least} is the most here: let them be larger, or leave out --prefix6"
+            "IPv6 needs packets of {IPV6_NEEDS} bytes, and {least} is {why}: let them be larger, or leave out --prefix6"
         )
     })
 }

@@ -4,7 +4,7 @@
 //! nothing has a NUL byte in it.
 //!
 //! What a plan must say for an ordinary configuration is tested beside `plan::container`; the same
-//! with a kernel behind it is in `root_oci_hostile.rs`.
+//! with a kernel behind it is in `root_oci/hostile.rs`.
 
 use std::path::{Component, Path};
 

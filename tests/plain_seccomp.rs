@@ -1,6 +1,6 @@
 //! Seccomp programs without privileges: what every profile's program says about calls is what its
 //! rules say, and what libseccomp's own program for the same rules says. Loading them is
-//! `root_seccomp.rs`.
+//! `root_guest/seccomp.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Seek};

@@ -14,10 +14,10 @@ pub mod terminal;
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
 
+pub use crate::support::became as within;
 use crate::support::{Need, Outcome, need, oci_program, run};
 
 /// Whether there are root, a runtime and this client; otherwise prints the SKIP line.
@@ -98,16 +98,4 @@ pub fn field<'a>(text: &'a str, key: &str) -> &'a str {
 pub fn capabilities(status: &str, key: &str) -> u64 {
     let digits = field(status, key);
     u64::from_str_radix(digits, 16).unwrap_or_else(|e| panic!("{digits}: {e}"))
-}
-
-/// Waits until this is true; whether it came true within so many seconds.
-pub fn within(seconds: u64, mut check: impl FnMut() -> bool) -> bool {
-    let until = Instant::now() + Duration::from_secs(seconds);
-    while !check() {
-        if Instant::now() > until {
-            return false;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    true
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use nix::pty::{Winsize, openpty};
 
-use super::within;
+use crate::support::became;
 
 /// Prints the terminal and its size, waits for a word, tells it. Most clients tell the size when the
 /// command runs already.
@@ -89,7 +89,7 @@ impl Terminal {
     #[track_caller]
     pub fn shows(&self, text: &str) {
         let mut last = String::new();
-        let seen = within(60, || {
+        let seen = became(60, || {
             last = self.screen();
             last.contains(text)
         });
@@ -100,7 +100,7 @@ impl Terminal {
     #[track_caller]
     pub fn ends(&mut self) -> i32 {
         let mut code = None;
-        let over = within(60, || {
+        let over = became(60, || {
             code = self.child.try_wait().expect("a child of ours");
             code.is_some()
         });

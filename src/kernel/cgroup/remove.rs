@@ -54,7 +54,7 @@ pub(super) fn remove_dir(dir: &Dir, until: Instant) -> Result<()> {
 
 /// Waits a little, and longer the next time. Only version 1 needs it, which cannot tell when a
 /// group has become empty.
-fn back_off(pause: &mut Duration) {
+pub(super) fn back_off(pause: &mut Duration) {
     std::thread::sleep(*pause);
     *pause = (*pause * 2).min(Duration::from_millis(20));
 }

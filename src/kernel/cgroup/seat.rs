@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rustix::fs::RenameFlags;
 use rustix::io::Errno;
@@ -14,6 +15,7 @@ use super::dir::Dir;
 use super::knob::{Knob, Set};
 use super::parent::inherit_cpuset;
 use super::quiet::pids_in;
+use super::remove::back_off;
 use super::update::Journal;
 use super::{CgroupError, Controller, Group, Parent, Result, Version};
 use crate::kernel::fault;
@@ -35,26 +37,37 @@ pub(super) fn make_shared(parent: &Dir) -> Result<()> {
         .map_err(|e| CgroupError::file("make", &parent.path().join(SHARED), e))
 }
 
+/// For so long the last processes of the folder are waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// Takes it away. What is still in it are processes of the program's own that are about to end.
 pub(super) fn remove_shared(parent: &Path) -> Result<()> {
     let Some(parent) = Dir::open(parent)? else {
         return Ok(());
     };
     for name in [SHARED, UNFILLED] {
-        let Some(dir) = parent.child(name)? else {
-            continue;
-        };
-        let above = parent.path().parent().map(Dir::open).transpose()?.flatten();
-        for pid in pids_in(&dir)? {
-            let root = above.as_ref().unwrap_or(&parent);
-            let _gone = root.write("cgroup.procs", &pid.to_string());
-        }
-        match parent.unlink(name) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(e) => return Err(CgroupError::file("remove", dir.path(), e)),
+        if let Some(dir) = parent.child(name)? {
+            move_up_and_remove(&parent, &dir, name)?;
         }
     }
     Ok(())
+}
+
+/// One that is ending is in the folder a moment longer than its file of processes tells.
+fn move_up_and_remove(parent: &Dir, dir: &Dir, name: &str) -> Result<()> {
+    let above = parent.path().parent().map(Dir::open).transpose()?.flatten();
+    let root = above.as_ref().unwrap_or(parent);
+    let (until, mut pause) = (Instant::now() + PATIENCE, Duration::from_micros(200));
+    loop {
+        for pid in pids_in(dir)? {
+            let _gone = root.write("cgroup.procs", &pid.to_string());
+        }
+        match parent.unlink(name) {
+            Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            Err(Errno::BUSY) if Instant::now() < until => back_off(&mut pause),
+            Err(e) => return Err(CgroupError::file("remove", dir.path(), e)),
+        }
+    }
 }
 
 impl Parent {

@@ -22,7 +22,7 @@ PACKAGES = """
     systemd systemd-sysv dbus udev kmod procps psmisc util-linux mount e2fsprogs xfsprogs btrfs-progs
     iproute2 iputils-ping nftables dnsmasq-base busybox-static strace libseccomp2 libcap2-bin attr acl
     curl ca-certificates openssh-client openssh-server python3-minimal xz-utils zstd tar
-    podman conmon containerd containernetworking-plugins protobuf-compiler buildah docker.io
+    podman conmon containerd containernetworking-plugins protobuf-compiler buildah docker.io apparmor
 """.split()
 
 # A guest that tests can start without a network: the same Debian as people would build.

@@ -26,6 +26,7 @@ mod start;
 mod store;
 mod template;
 mod update;
+mod words;
 
 use args::{Cli, Command};
 use error::{OciError, Result};

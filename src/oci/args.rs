@@ -48,7 +48,7 @@ pub(super) struct Global {
     pub(super) cgroup_manager: Option<super::caller::CgroupManager>,
     /// Whether to work without root's privileges
     #[arg(long, value_name = "true|false|auto", default_value = "auto", num_args = 0..=1, default_missing_value = "true")]
-    pub(super) rootless: String,
+    pub(super) rootless: super::host::Rootless,
     /// Print the version
     #[arg(short, long)]
     pub(super) version: bool,
@@ -403,6 +403,8 @@ pub(super) struct Spec {
 
 /// A command that is known and not there yet.
 #[derive(Debug, Args)]
+// Clients ask for its help to find out whether it is there.
+#[command(disable_help_flag = true)]
 pub(super) struct Later {
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
     pub(super) rest: Vec<String>,

@@ -34,7 +34,7 @@ pub(super) fn exec(store: &Store, args: &Exec, log: &Log) -> Result<u8> {
         other => {
             return Err(OciError::Status {
                 verb: "exec in",
-                status: other.word(),
+                status: other,
             });
         }
     }

@@ -124,7 +124,7 @@ fn is_list(arg: &Arg) -> bool {
 }
 
 /// What Go takes for true and false.
-fn truth(text: &str) -> Option<bool> {
+pub(super) fn truth(text: &str) -> Option<bool> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),

@@ -252,7 +252,7 @@ fn one_dash_is_as_good_as_two_and_a_switch_may_be_told() {
     ];
     bundle.no_output(bundle.command(&words));
     bundle.ok(&["start", "c"]);
-    let line = "echo $A; grep NoNew /proc/self/status; tty";
+    let line = "echo $A; grep NoNew /proc/self/status; tty || true";
     let asked = [
         "exec",
         "-env",
@@ -277,6 +277,9 @@ fn one_dash_is_as_good_as_two_and_a_switch_may_be_told() {
         assert!(told.contains(&words), "{told}");
     }
     bundle.ok(&["update", "c", "-pids-limit", "-1", "-memory", ""]);
+    let ignored = bundle.oci(&["update", "--kernel-memory", "9m", "c"]);
+    let warned = ignored.stderr.contains("level=warning");
+    assert!(ignored.code == 0 && warned, "{}", ignored.report());
     assert!(
         bundle
             .ok(&["events", "-stats=true", "c"])

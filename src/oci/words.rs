@@ -41,7 +41,9 @@ pub(super) fn plain(tree: &Command, words: &[OsString]) -> Vec<OsString> {
                 return told;
             }
             None => {
-                told.push(word.clone());
+                let these = if waits(tree, word) { 2 } else { 1 };
+                let (these, rest) = left.split_at(these.min(left.len()));
+                told.extend_from_slice(these);
                 rest
             }
         };
@@ -80,6 +82,32 @@ fn option<'a>(tree: &'a Command, word: &'a OsStr) -> Option<(&'a Arg, Option<&'a
     Some((tree.get_arguments().find(is_meant)?, value))
 }
 
+/// Whether letters that are written together have their last one's value in the next word.
+fn waits(tree: &Command, word: &OsStr) -> bool {
+    let letters = word.to_str().and_then(|word| word.strip_prefix('-'));
+    let Some(letters) = letters.filter(|letters| !letters.starts_with('-')) else {
+        return false;
+    };
+    let takes = |letter: char| {
+        let arg = tree
+            .get_arguments()
+            .find(|arg| arg.get_short() == Some(letter));
+        arg.is_some_and(|arg| !may_be_alone(arg))
+    };
+    // The first that takes one has all that follows.
+    letters
+        .find(takes)
+        .is_some_and(|at| at + 1 == letters.len())
+}
+
+fn is_switch(arg: &Arg) -> bool {
+    matches!(arg.get_action(), ArgAction::SetTrue)
+}
+
+fn may_be_alone(arg: &Arg) -> bool {
+    is_switch(arg) || arg.get_num_args().is_some_and(|n| n.min_values() == 0)
+}
+
 /// Tells of one option, whose value may be the first of the words that are left; what is left then.
 fn tell<'a>(
     told: &mut Vec<OsString>,
@@ -98,16 +126,14 @@ fn tell<'a>(
         let start = format!("{name}=");
         told.retain(|word| *word != *name && !word.as_bytes().starts_with(start.as_bytes()));
     };
-    let switch = matches!(arg.get_action(), ArgAction::SetTrue);
-    let may_be_alone = switch || arg.get_num_args().is_some_and(|n| n.min_values() == 0);
-    let next = left.split_first().filter(|_| !may_be_alone);
+    let next = left.split_first().filter(|_| !may_be_alone(arg));
     let (value, left) = match (value, next) {
         (None, Some((value, rest))) => (Some(value.as_os_str()), rest),
         (value, _) => (value, left),
     };
     match value {
         None => told.push(name.into()),
-        Some(value) if switch => match value.to_str().and_then(truth) {
+        Some(value) if is_switch(arg) => match value.to_str().and_then(truth) {
             Some(true) => told.push(name.into()),
             Some(false) => forget(told),
             None => told.push(with(value)),
@@ -225,6 +251,7 @@ mod tests {
         for line in [
             "p exec -td c",
             "p exec -it=1 c",
+            "p exec -te A=b --detach c",
             "p list -fjson",
             "p list --nosuch=1 -x",
             "p nosuch -debug --debug=1",
@@ -235,6 +262,7 @@ mod tests {
         // Wrong, and named by its name.
         assert_eq!(plain("p -debug=x list"), "p --debug=x list");
         assert_eq!(plain("p list -format"), "p list --format");
+        assert_eq!(plain("p exec -te"), "p exec -te");
         // Whose containers are meant is not guessed.
         assert_eq!(plain("p --root '' list"), "p --root= list");
     }

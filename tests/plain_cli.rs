@@ -350,7 +350,10 @@ fn man_pages(at: &Path) -> BTreeSet<String> {
     for page in &there {
         let text = std::fs::read_to_string(at.join(page)).expect("a page");
         for part in [".TH ", ".SH NAME", ".SH SYNOPSIS", ".SH OPTIONS"] {
-            assert!(text.contains(part), "{page}: {part}");
+            // What is not there yet has none.
+            let later = ["bulkhead-oci-checkpoint.1", "bulkhead-oci-restore.1"];
+            let without = part.ends_with("OPTIONS") && later.contains(&page.as_str());
+            assert_eq!(text.contains(part), !without, "{page}: {part}");
         }
         // Every page it points to is there.
         for other in text.lines().filter_map(|line| line.strip_suffix("(1)")) {

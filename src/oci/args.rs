@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory as _, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+use super::words;
+
 /// OCI container runtime of Bulkhead.
 #[derive(Debug, Parser)]
 #[command(
@@ -46,7 +48,7 @@ pub(super) struct Global {
     pub(super) cgroup_manager: Option<super::caller::CgroupManager>,
     /// Whether to work without root's privileges
     #[arg(long, value_name = "true|false|auto", default_value = "auto", num_args = 0..=1, default_missing_value = "true")]
-    pub(super) rootless: String,
+    pub(super) rootless: super::host::Rootless,
     /// Print the version
     #[arg(short, long)]
     pub(super) version: bool,
@@ -74,23 +76,29 @@ impl Cli {
     /// cost more than most commands do (docs/performance.md). Whatever is out of the ordinary, an
     /// error or a wish for help, is left to the whole tree, which has the words for it.
     pub(super) fn read() -> Result<Self, clap::Error> {
-        let begin = Begin::try_parse();
-        let Ok(Begin { global, rest }) = begin else {
-            return Self::try_parse();
+        Self::understand(&std::env::args_os().collect::<Vec<_>>())
+    }
+
+    pub(super) fn understand(words: &[OsString]) -> Result<Self, clap::Error> {
+        let whole = || parse(Self::command(), words);
+        let Ok(Begin { global, rest }) = parse(Begin::command(), words) else {
+            return whole();
         };
         let command = match rest {
             Some(Rest::Words(words)) => one(&words),
             None => None,
         };
         match command {
-            None => Self::try_parse(),
+            None => whole(),
             command => Ok(Self { global, command }),
         }
     }
 
     /// The options before the command, whatever comes after them.
     pub(super) fn global() -> Option<Global> {
-        Begin::try_parse().ok().map(|begin| begin.global)
+        let words: Vec<_> = std::env::args_os().collect();
+        let begin: Result<Begin, _> = parse(Begin::command(), &words);
+        begin.ok().map(|begin| begin.global)
     }
 
     /// What there is to be done, for whoever says nothing: no error, as with runc.
@@ -99,12 +107,17 @@ impl Cli {
     }
 }
 
+fn parse<T: FromArgMatches>(mut tree: clap::Command, words: &[OsString]) -> Result<T, clap::Error> {
+    let words = words::plain(&tree, words);
+    let found = tree.try_get_matches_from_mut(words)?;
+    T::from_arg_matches(&found).map_err(|error| error.format(&mut tree))
+}
+
 /// The command of these words, if it is one and nothing is wrong with it.
 fn one(words: &[OsString]) -> Option<Command> {
     fn read<T: Args + FromArgMatches>(words: &[OsString]) -> Option<T> {
         let tree = T::augment_args(clap::Command::new("bulkhead-oci").args_override_self(true));
-        let found = tree.try_get_matches_from(words).ok()?;
-        T::from_arg_matches(&found).ok()
+        parse(tree, words).ok()
     }
     Some(match words.first()?.to_str()? {
         "create" => Command::Create(read(words)?),
@@ -293,8 +306,9 @@ pub(super) struct Exec {
     #[arg(long, value_name = "PROFILE")]
     pub(super) apparmor: Option<String>,
     /// Executing adds no privileges
-    #[arg(long)]
-    pub(super) no_new_privs: bool,
+    #[arg(long, value_name = "true|false", value_parser = words::told_truth)]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(super) no_new_privs: Option<bool>,
     /// Further capabilities
     #[arg(short, long, value_name = "CAPABILITY")]
     pub(super) cap: Vec<String>,
@@ -389,6 +403,8 @@ pub(super) struct Spec {
 
 /// A command that is known and not there yet.
 #[derive(Debug, Args)]
+// Clients ask for its help to find out whether it is there.
+#[command(disable_help_flag = true)]
 pub(super) struct Later {
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
     pub(super) rest: Vec<String>,

@@ -1,16 +1,29 @@
 //! What the caller has open and a container's program is to have: checked before anything of ours is
 //! open beside it; and what a caller may say in more than one way.
 
+use std::path::Component;
+
 use clap::ValueEnum;
 
 use super::activation;
-use super::args::{Command, Global, Make};
+use super::args::{Cli, Command, Global, Make};
 use super::error::{OciError, Result};
 use crate::kernel::inherited;
 
 /// Refuses to pass on what is not there, and what leads out of the container.
-pub(super) fn check(command: Option<&Command>) -> Result<()> {
-    let preserved = match command {
+pub(super) fn check(cli: &Cli) -> Result<()> {
+    let root = cli.global.root.as_deref();
+    if root.is_some_and(|root| {
+        !root
+            .components()
+            .any(|part| matches!(part, Component::Normal(_)))
+    }) {
+        return Err(OciError::Usage {
+            what: "--root /".into(),
+            why: "every folder of the host would be a container: name one of its own".into(),
+        });
+    }
+    let preserved = match &cli.command {
         Some(Command::Create(create)) => create.make.passed_on(),
         Some(Command::Run(run)) => run.make.passed_on(),
         Some(Command::Exec(exec)) => exec.preserve_fds,

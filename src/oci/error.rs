@@ -1,6 +1,7 @@
 //! What can go wrong at this front door, in words that clients look for: Podman and containerd read
 //! them.
 
+use super::store::Status;
 use crate::kernel::KernelError;
 use crate::kernel::cgroup::CgroupError;
 use crate::launch::container::HookError;
@@ -13,18 +14,15 @@ use crate::plan::cgroup::CgroupPlanError;
 pub(super) enum OciError {
     #[error("container {0:?} does not exist")]
     Missing(String),
-    #[error("container with id exists already: {0:?}")]
+    #[error("container with given ID already exists: {0:?}")]
     Exists(String),
     #[error("invalid container id {0:?}: use letters, digits and _ + - . (not first), at most 255")]
     Id(String),
-    #[error("cannot {verb} a container that is {status}")]
-    Status {
-        verb: &'static str,
-        status: &'static str,
-    },
+    #[error("{}", not_as_it_is(verb, *.status))]
+    Status { verb: &'static str, status: Status },
     #[error("cannot exec in a paused container (use --ignore-paused to override)")]
     Paused,
-    #[error("container {id:?} is not stopped: {status}")]
+    #[error("cannot delete container {id:?} that is not stopped: {status}")]
     NotStopped { id: String, status: &'static str },
     #[error("container not running")]
     NotRunning,
@@ -52,6 +50,19 @@ pub(super) enum OciError {
     Launch(#[from] LaunchError),
     #[error("cannot write the answer: {0}")]
     Output(#[from] std::io::Error),
+}
+
+/// In runc's words where it has some, for clients look at them.
+fn not_as_it_is(verb: &str, status: Status) -> String {
+    let word = status.word();
+    match (verb, status) {
+        ("start", Status::Running) => "cannot start an already running container".into(),
+        ("start", Status::Stopped) => "cannot start a container that has stopped".into(),
+        ("exec in", Status::Stopped) => "cannot exec in a stopped container".into(),
+        ("pause", _) => format!("container not running: it is {word}"),
+        ("resume", _) => format!("container not paused: it is {word}"),
+        _ => format!("cannot {verb} a container that is {word}"),
+    }
 }
 
 /// What a process of the launch told is the whole message: clients look at its words.

@@ -43,12 +43,9 @@ pub(super) fn events(store: &Store, args: &Events) -> Result<u8> {
         print(&args.id, &cgroups)?;
         return Ok(0);
     }
-    let interval = clock::duration(&args.interval)
-        .ok()
-        .filter(|d| !d.is_zero());
-    let interval = interval.ok_or_else(|| OciError::Usage {
+    let interval = interval(&args.interval).ok_or_else(|| OciError::Usage {
         what: format!("--interval {}", args.interval),
-        why: "write a number with ms, s, m or h, such as 5s".into(),
+        why: "write a number with ms, s, m or h, such as 5s or 1m30s, more than 0".into(),
     })?;
     let pidfd = record
         .process
@@ -80,6 +77,21 @@ pub(super) fn events(store: &Store, args: &Events) -> Result<u8> {
     }
 }
 
+/// As Go writes a time: `5s`, `1m30s`.
+fn interval(text: &str) -> Option<Duration> {
+    let mut sum = Duration::ZERO;
+    let mut left = text;
+    while !left.is_empty() {
+        let unit = left.find(|c: char| c.is_ascii_alphabetic());
+        let unit = unit.unwrap_or(left.len());
+        let end = left[unit..].find(|c: char| !c.is_ascii_alphabetic());
+        let (part, rest) = left.split_at(end.map_or(left.len(), |end| unit + end));
+        sum = sum.checked_add(clock::duration(part).ok()?)?;
+        left = rest;
+    }
+    Some(sum).filter(|sum| !sum.is_zero())
+}
+
 fn print(id: &str, cgroups: &Cgroups) -> Result<()> {
     line(&json!({"type": "stats", "id": id, "data": cgroups.stats()?}))
 }
@@ -88,4 +100,25 @@ fn line(value: &serde_json::Value) -> Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{value}")?;
     Ok(out.flush()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interval_is_written_as_go_writes_it() {
+        let cases = [
+            ("5s", 5000),
+            ("250ms", 250),
+            ("1m30s", 90_000),
+            ("1h0m0.5s", 3_600_500),
+        ];
+        for (text, ms) in cases {
+            assert_eq!(interval(text), Some(Duration::from_millis(ms)), "{text}");
+        }
+        for text in ["", "0s", "s", "-1s", "5x", "1m-3s", "\u{e4}"] {
+            assert_eq!(interval(text), None, "{text}");
+        }
+    }
 }

@@ -34,7 +34,7 @@ pub(super) fn exec(store: &Store, args: &Exec, log: &Log) -> Result<u8> {
         other => {
             return Err(OciError::Status {
                 verb: "exec in",
-                status: other.word(),
+                status: other,
             });
         }
     }
@@ -165,8 +165,8 @@ fn process(args: &Exec, spec: &Spec, log: &Log) -> Result<Process> {
     let mut env = process.env().clone().unwrap_or_default();
     env.extend(args.env.iter().cloned());
     process.set_env(Some(env));
-    if args.no_new_privs {
-        process.set_no_new_privileges(Some(true));
+    if args.no_new_privs.is_some() {
+        process.set_no_new_privileges(args.no_new_privs);
     }
     if let Some(profile) = &args.apparmor {
         process.set_apparmor_profile(Some(profile.clone()));

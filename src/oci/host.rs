@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use super::error::Result;
+use super::words;
 use crate::kernel::cgroup;
 use crate::plan::container::Facts;
 
@@ -15,12 +16,26 @@ pub(super) struct HostView {
     pub(super) facts: Facts,
 }
 
-/// Whether to work without root's privileges.
-pub(super) fn rootless(wish: &str) -> bool {
-    match wish {
-        "true" => true,
-        "false" => false,
-        _ => !rustix::process::geteuid().is_root(),
+/// Whether to work without root's privileges: as somebody has said, or as who calls.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rootless(Option<bool>);
+
+impl Rootless {
+    pub(super) fn is_on(self) -> bool {
+        self.0
+            .unwrap_or_else(|| !rustix::process::geteuid().is_root())
+    }
+}
+
+impl std::str::FromStr for Rootless {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
+        if text.eq_ignore_ascii_case("auto") {
+            return Ok(Self(None));
+        }
+        let said = words::truth(text).ok_or("write true, false or auto")?;
+        Ok(Self(Some(said)))
     }
 }
 

@@ -11,15 +11,9 @@ use crate::plan::container::bit;
 
 /// Sends a signal.
 pub(super) fn kill(store: &Store, args: &Kill) -> Result<u8> {
-    // 0 only asks whether it is there, see kill(2).
-    let zero = (args.signal == "0").then_some(0);
-    let signal = zero.or_else(|| process::signal_number(&args.signal));
-    let signal = signal.ok_or_else(|| OciError::Usage {
-        what: format!("unknown signal {:?}", args.signal),
-        why: "use a name such as SIGTERM, or a number".into(),
-    })?;
     let folder = store.find(&args.id)?;
     let record = folder.made()?;
+    let signal = signal(&args.signal)?;
     let host = Host::quick()?;
     let status = folder.status(&record, &host);
     let alive = !matches!(status, Status::Stopped | Status::Creating);
@@ -56,6 +50,19 @@ pub(super) fn kill(store: &Store, args: &Kill) -> Result<u8> {
     Ok(0)
 }
 
+fn signal(text: &str) -> Result<i32> {
+    let number = match text {
+        "" => Some(15),
+        // Only asks whether it is there, see kill(2).
+        "0" => Some(0),
+        other => process::signal_number(other),
+    };
+    number.ok_or_else(|| OciError::Usage {
+        what: format!("unknown signal {text:?}"),
+        why: "use a name such as SIGTERM, or a number".into(),
+    })
+}
+
 fn cgroups(record: &Record, host: &Host) -> Result<Cgroups> {
     let place = record.cgroup.as_ref().ok_or_else(|| OciError::Usage {
         what: format!("container {:?}", record.id),
@@ -66,40 +73,30 @@ fn cgroups(record: &Record, host: &Host) -> Result<Cgroups> {
 
 /// Holds it still.
 pub(super) fn pause(store: &Store, id: &str) -> Result<u8> {
-    let (groups, status) = look(store, id)?;
-    match status {
-        Status::Running | Status::Created => groups.freeze()?,
-        Status::Paused => {}
-        other => {
-            return Err(OciError::Status {
-                verb: "pause",
-                status: other.word(),
-            });
-        }
-    }
+    let may = |status| matches!(status, Status::Running | Status::Created);
+    look(store, id, "pause", may)?.freeze()?;
     Ok(0)
 }
 
 /// Lets it go on.
 pub(super) fn resume(store: &Store, id: &str) -> Result<u8> {
-    let (groups, status) = look(store, id)?;
-    if status != Status::Paused {
-        return Err(OciError::Status {
-            verb: "resume",
-            status: status.word(),
-        });
-    }
-    groups.thaw()?;
+    look(store, id, "resume", |status| status == Status::Paused)?.thaw()?;
     Ok(0)
 }
 
-fn look(store: &Store, id: &str) -> Result<(Cgroups, Status)> {
+/// Its groups, if that can be done to it.
+fn look(
+    store: &Store,
+    id: &str,
+    verb: &'static str,
+    may: impl Fn(Status) -> bool,
+) -> Result<Cgroups> {
     let folder = store.find(id)?;
     let record = folder.made()?;
     let host = Host::quick()?;
     let status = folder.status(&record, &host);
-    if status == Status::Stopped {
-        return Err(OciError::NotRunning);
+    if !may(status) {
+        return Err(OciError::Status { verb, status });
     }
-    Ok((cgroups(&record, &host)?, status))
+    cgroups(&record, &host)
 }

@@ -34,17 +34,20 @@ impl Log {
         })
     }
 
-    /// An error that has been told on standard error already.
-    pub(super) fn record(&self, text: &str) {
+    /// An error of the command line; whether it is on standard error then.
+    pub(super) fn record(&self, text: &str) -> bool {
         self.line("error", &harmless(text));
+        self.is_standard_error()
     }
 
     /// An error that ends the command.
     pub(super) fn error(&self, text: &str) {
         let text = &harmless(text);
         self.line("error", text);
-        // Clients without a log look for the word.
-        say(&format!("error: {text}"));
+        if !self.is_standard_error() {
+            // Clients without a log look for the word.
+            say(&format!("error: {text}"));
+        }
     }
 
     /// Something that its client may want to know, and that changes nothing.
@@ -59,18 +62,21 @@ impl Log {
         }
     }
 
+    /// Whether who reads standard error wants to have the log there.
+    fn is_standard_error(&self) -> bool {
+        self.file.is_none() && self.format == LogFormat::Json
+    }
+
     /// In the log, or without one on standard error.
     fn tell(&self, level: &str, text: &str) {
-        match self.file {
-            Some(_) => self.line(level, text),
-            None => say(&format!("level={level} msg={text:?}")),
+        if self.file.is_some() || self.is_standard_error() {
+            self.line(level, text);
+        } else {
+            say(&format!("level={level} msg={text:?}"));
         }
     }
 
     fn line(&self, level: &str, text: &str) {
-        let Some(mut file) = self.file.as_ref() else {
-            return;
-        };
         let time = clock::time(super::create::now_ms());
         let line = match self.format {
             LogFormat::Json => {
@@ -78,8 +84,13 @@ impl Log {
             }
             LogFormat::Text => format!("time=\"{time}\" level={level} msg={text:?}"),
         };
+        let line = format!("{line}\n");
         // A log that is full must not change what the command does.
-        let _unwritten = file.write_all(format!("{line}\n").as_bytes());
+        let _unwritten = match self.file.as_ref() {
+            Some(mut file) => file.write_all(line.as_bytes()),
+            None if self.is_standard_error() => std::io::stderr().write_all(line.as_bytes()),
+            None => Ok(()),
+        };
     }
 }
 

@@ -26,6 +26,7 @@ mod start;
 mod store;
 mod template;
 mod update;
+mod words;
 
 use args::{Cli, Command};
 use error::{OciError, Result};
@@ -58,7 +59,7 @@ pub fn main() -> u8 {
     };
     match sealed
         .map_err(OciError::from)
-        .and_then(|()| caller::check(cli.command.as_ref()))
+        .and_then(|()| caller::check(&cli))
         .and_then(|()| carry_out(&cli, &log))
     {
         Ok(code) => code,
@@ -84,29 +85,31 @@ fn usage(error: &clap::Error) -> u8 {
             "No help topic for '{}': there is no such command; bulkhead-oci --help has all",
             word.escape_debug()
         );
-        record(&text);
-        log::say(&format!("error: {text}"));
+        if !record(&text) {
+            log::say(&format!("error: {text}"));
+        }
         return NO_SUCH_COMMAND;
     }
+    let mut told = false;
     if error.use_stderr() {
         let text = error.to_string();
         let first = text.lines().take_while(|line| !line.is_empty());
         let first: Vec<&str> = first.map(str::trim).collect();
-        record(first.join(" ").trim_start_matches("error: "));
+        told = record(first.join(" ").trim_start_matches("error: "));
     }
-    // Help and version are no errors and go to standard output.
-    let _closed = error.print();
+    if !told {
+        // Help and version are no errors and go to standard output.
+        let _closed = error.print();
+    }
     u8::from(error.use_stderr())
 }
 
-/// Also in the log, where clients look for what went wrong, if the options before the command can be
-/// read.
-fn record(text: &str) {
-    if let Some(global) = Cli::global()
-        && let Ok(log) = log::Log::open(&global)
-    {
-        log.record(text);
-    }
+/// In the log, where clients look for what went wrong, if the options before the command can be
+/// read; whether standard error has it too.
+fn record(text: &str) -> bool {
+    let global = Cli::global();
+    let log = global.and_then(|global| log::Log::open(&global).ok());
+    log.is_some_and(|log| log.record(text))
 }
 
 fn carry_out(cli: &Cli, log: &log::Log) -> Result<u8> {
@@ -114,10 +117,7 @@ fn carry_out(cli: &Cli, log: &log::Log) -> Result<u8> {
         Cli::help()?;
         return Ok(0);
     };
-    let store = Store::at(
-        cli.global.root.as_deref(),
-        host::rootless(&cli.global.rootless),
-    );
+    let store = Store::at(cli.global.root.as_deref(), cli.global.rootless.is_on());
     match command {
         Command::Create(create) => create::create(cli, &store, create, log),
         Command::Start(name) => start::start(&store, &name.id, log),
@@ -130,7 +130,7 @@ fn carry_out(cli: &Cli, log: &log::Log) -> Result<u8> {
         Command::Ps(ps) => ps::ps(&store, ps),
         Command::Pause(name) => kill::pause(&store, &name.id),
         Command::Resume(name) => kill::resume(&store, &name.id),
-        Command::Update(update) => update::update(&store, update),
+        Command::Update(update) => update::update(&store, update, log),
         Command::Events(events) => events::events(&store, events),
         Command::Features => features::print(),
         Command::Spec(spec) => template::write(spec),

@@ -27,7 +27,7 @@ pub(super) fn start(store: &Store, id: &str, log: &Log) -> Result<u8> {
     if status != Status::Created {
         return Err(OciError::Status {
             verb: "start",
-            status: status.word(),
+            status,
         });
     }
     let readiness = Readiness::listen(&folder)?;
@@ -55,7 +55,7 @@ pub(super) fn start(store: &Store, id: &str, log: &Log) -> Result<u8> {
 fn say_go(folder: &Folder) -> Result<()> {
     let stopped = || OciError::Status {
         verb: "start",
-        status: Status::Stopped.word(),
+        status: Status::Stopped,
     };
     let start = folder.waiting()?.ok_or_else(stopped)?;
     fault::point()?;

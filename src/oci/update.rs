@@ -9,6 +9,7 @@ use oci_spec::runtime::{
 };
 
 use super::error::{OciError, Result};
+use super::log::Log;
 use super::store::{LARGEST, Status, Store};
 use crate::kernel::cgroup::{Cgroups, Host, change_scope};
 use crate::kernel::file::read_small;
@@ -82,7 +83,7 @@ pub(super) struct Update {
 }
 
 /// Changes limits.
-pub(super) fn update(store: &Store, args: &Update) -> Result<u8> {
+pub(super) fn update(store: &Store, args: &Update, log: &Log) -> Result<u8> {
     let folder = store.find(&args.id)?;
     folder.lock()?;
     let mut record = folder.made()?;
@@ -90,6 +91,9 @@ pub(super) fn update(store: &Store, args: &Update) -> Result<u8> {
     let place = record.cgroup.as_ref().ok_or(OciError::NotRunning)?;
     if matches!(folder.status(&record, &host), Status::Stopped) {
         return Err(OciError::NotRunning);
+    }
+    if args.kernel_memory.is_some() || args.kernel_memory_tcp.is_some() {
+        log.warn("kernel memory has no limit of its own any more: that option changes nothing");
     }
     let resources = match &args.resources {
         Some(path) => read(path)?,

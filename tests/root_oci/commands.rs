@@ -57,7 +57,7 @@ fn a_container_goes_through_its_states() {
     assert!(
         bundle
             .fails(&["create", "--bundle", &at, "c"])
-            .contains("exists")
+            .contains("container with given ID already exists")
     );
     // One that was never started goes without force, as with runc.
     bundle.ok(&["delete", "c"]);
@@ -65,9 +65,18 @@ fn a_container_goes_through_its_states() {
     bundle.ok(&["start", "c"]);
     assert!(bundle.fails(&["delete", "c"]).contains("not stopped"));
     assert_eq!(bundle.status(), "running");
-    assert!(bundle.fails(&["start", "c"]).contains("running"));
+    let again = bundle.fails(&["start", "c"]);
+    assert!(
+        again.contains("cannot start an already running container"),
+        "{again}"
+    );
     bundle.ok(&["pause", "c"]);
     assert_eq!(bundle.status(), "paused");
+    let again = bundle.fails(&["pause", "c"]);
+    assert!(
+        again.contains("container not running: it is paused"),
+        "{again}"
+    );
     assert!(bundle.fails(&["exec", "c", "true"]).contains("paused"));
     // It waits with the container.
     let mut waiting = bundle.command(&["exec", "--ignore-paused", "c", "touch", "/waited"]);
@@ -78,10 +87,27 @@ fn a_container_goes_through_its_states() {
     bundle.ok(&["resume", "c"]);
     assert!(waiting.wait().expect("a child").success());
     assert!(within(5, || bundle.inside("waited").exists()));
-    assert!(bundle.fails(&["resume", "c"]).contains("running"));
-    bundle.ok(&["kill", "c", "SIGTERM"]);
+    assert!(
+        bundle
+            .fails(&["resume", "c"])
+            .contains("container not paused: it is running")
+    );
+    // No signal is the usual one.
+    bundle.ok(&["kill", "c", ""]);
     eventually("it ends", 5, || bundle.status() == "stopped");
-    assert!(bundle.fails(&["kill", "c", "TERM"]).contains("not running"));
+    for (command, words) in [
+        (&["kill", "c", "TERM"][..], "container not running"),
+        (&["exec", "c", "true"], "cannot exec in a stopped container"),
+        (&["start", "c"], "cannot start a container that has stopped"),
+        (&["pause", "c"], "container not running"),
+        (&["resume", "c"], "container not paused"),
+        (&["update", "--memory", "9m", "c"], "container not running"),
+        (&["events", "--stats", "c"], "container not running"),
+    ] {
+        let told = bundle.fails(command);
+        assert!(told.contains(words), "{command:?}: {told}");
+    }
+    assert_eq!(bundle.ok(&["ps", "-f", "json", "c"]), "[]\n");
     bundle.ok(&["kill", "--all", "c", "KILL"]);
     assert_eq!(parse(&bundle.ok(&["state", "c"]))["pid"], 0);
     bundle.ok(&["delete", "c"]);
@@ -96,11 +122,12 @@ fn a_container_goes_through_its_states() {
         let told = bundle.fails(&["create", "--bundle", &at, odd]);
         assert!(told.contains("invalid container id"), "{odd}: {told}");
     }
-    assert!(
-        bundle
-            .fails(&["kill", "c", "SIGNONE"])
-            .contains("unknown signal")
-    );
+    let unknown = bundle.fails(&["kill", "c", "SIGNONE"]);
+    assert!(unknown.contains("does not exist"), "{unknown}");
+    bundle.create(&[]);
+    let unknown = bundle.fails(&["kill", "c", "SIGNONE"]);
+    assert!(unknown.contains("unknown signal \"SIGNONE\""), "{unknown}");
+    bundle.remove();
 }
 
 #[test]
@@ -318,6 +345,10 @@ fn usage_processes_and_lists_are_printed() {
         (Some("stats"), Some("c"))
     );
     assert_eq!(stats["data"]["pids"]["limit"], 50);
+    let cpu = &stats["data"]["cpu"]["usage"];
+    let count = |key: &str| cpu[key].as_array().map_or(0, Vec::len);
+    let each = ["percpu", "percpu_kernel", "percpu_user"].map(count);
+    assert!(each.iter().all(|count| *count == each[0]), "{cpu}");
     assert!(
         stats["data"]["pids"]["current"]
             .as_u64()
@@ -462,8 +493,34 @@ fn errors_are_logged_where_the_client_reads_them() {
     assert!(bundle.fails(&twice).contains("no such file or directory"));
     fs::create_dir_all(bundle.path("state")).expect("a folder of ours");
     assert!(bundle.ok(&twice).trim_start().starts_with('['));
+    // Clients take the end of its help for a yes or a no (Podman, CRI-O).
     for later in ["checkpoint", "restore"] {
-        assert!(!bundle.fails(&[later, "c"]).is_empty());
+        for word in ["c", "--help"] {
+            let told = bundle.fails(&[later, word]);
+            assert!(told.contains("not supported yet"), "{told}");
+        }
+    }
+    // Without a log, standard error is what is read.
+    let json = ["--log-format", "json"];
+    for wrong in [
+        &["state", "nothing"][..],
+        &["list", "--nosuch"],
+        &["frobnicate"],
+    ] {
+        let outcome = bundle.oci(&[&json[..], wrong].concat());
+        let line = parse(outcome.stderr.trim());
+        assert!(
+            outcome.code > 0 && line["level"] == "error",
+            "{}",
+            outcome.report()
+        );
+    }
+    for (option, word) in [
+        ("--root=/", "--root /"),
+        ("--rootless=maybe", "true, false or auto"),
+    ] {
+        let told = bundle.fails(&[option, "list"]);
+        assert!(told.contains(word), "{told}");
     }
 }
 

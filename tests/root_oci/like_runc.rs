@@ -229,3 +229,73 @@ fn what_is_not_there_is_said_so() {
     let words = "No help topic for 'frobnicate'";
     assert!(unknown.stderr.contains(words), "{}", unknown.report());
 }
+
+#[test]
+fn one_dash_is_as_good_as_two_and_a_switch_may_be_told() {
+    if !ready() {
+        return;
+    }
+    let mut bundle = Bundle::new();
+    bundle
+        .script("trap 'exit 0' TERM; sleep 1000 & wait")
+        .write();
+    let at = bundle.path("").display().to_string();
+    let pid = bundle.path("pid").display().to_string();
+    let words = [
+        "-debug=false",
+        "create",
+        "c",
+        "-bundle",
+        &at,
+        "-pid-file=",
+        "-no-pivot=0",
+    ];
+    bundle.no_output(bundle.command(&words));
+    bundle.ok(&["start", "c"]);
+    let line = "echo $A; grep NoNew /proc/self/status; tty || true";
+    let asked = [
+        "exec",
+        "-env",
+        "A=-b",
+        "-tty=f",
+        "-no-new-privs=false",
+        "-pid-file",
+        &pid,
+    ];
+    let told = bundle.ok(&[&asked[..], &["c", "sh", "-c", line]].concat());
+    assert!(told.starts_with("-b\nNoNewPrivs:\t0\n"), "{told}");
+    assert!(fs::read_to_string(&pid).is_ok_and(|pid| pid.parse::<u32>().is_ok()));
+    assert!(bundle.exec(&[], line).contains("NoNewPrivs:\t1"));
+    // The program's, whatever it looks like.
+    assert_eq!(
+        bundle.ok(&["exec", "c", "echo", "-tty", "--", "-d"]),
+        "-tty -- -d\n"
+    );
+    for first in ["-t", "--"] {
+        let told = bundle.fails(&["exec", "c", first, "true"]);
+        let words = format!("exec: \"{first}\": executable file not found");
+        assert!(told.contains(&words), "{told}");
+    }
+    bundle.ok(&["update", "c", "-pids-limit", "-1", "-memory", ""]);
+    let ignored = bundle.oci(&["update", "--kernel-memory", "9m", "c"]);
+    let warned = ignored.stderr.contains("level=warning");
+    assert!(ignored.code == 0 && warned, "{}", ignored.report());
+    assert!(
+        bundle
+            .ok(&["events", "-stats=true", "c"])
+            .contains("\"pids\"")
+    );
+    assert!(bundle.ok(&["ps", "-format", "json", "c"]).starts_with('['));
+    let wrong = bundle.oci(&["delete", "-force=yes", "c"]);
+    assert!(
+        wrong.code == 1 && wrong.stderr.contains("'yes' for '--force'"),
+        "{}",
+        wrong.report()
+    );
+    assert!(
+        bundle
+            .fails(&["delete", "c", "-force=f"])
+            .contains("not stopped")
+    );
+    bundle.ok(&["delete", "c", "-force"]);
+}

@@ -52,6 +52,12 @@ pub struct CpuUsage {
     /// On each CPU (version 1).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub percpu: Vec<u64>,
+    /// Of that, in the kernel.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub percpu_kernel: Vec<u64>,
+    /// And in programs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub percpu_user: Vec<u64>,
     /// In the kernel.
     pub kernel: u64,
     /// In programs.
@@ -237,6 +243,13 @@ impl Cgroups {
             cpu.usage.user = value(dir, "cpuacct.usage_user")?;
             let each = text(dir, "cpuacct.usage_percpu")?;
             cpu.usage.percpu = each.split_whitespace().filter_map(number).collect();
+            // A line of names, and then for each CPU its number, time in programs, time in the kernel.
+            let parts = text(dir, "cpuacct.usage_all")?;
+            for line in parts.lines().skip(1) {
+                let mut words = line.split_whitespace().skip(1).filter_map(number);
+                cpu.usage.percpu_user.extend(words.next());
+                cpu.usage.percpu_kernel.extend(words.next());
+            }
         } else if let Some(slot) = &self.v2 {
             // Counted in every group of version 2, whether or not it has the controller.
             let stat = text(&slot.dir, "cpu.stat")?;

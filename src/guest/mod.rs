@@ -146,6 +146,7 @@ mod store;
 pub mod successor;
 pub mod tenant;
 pub mod tenant_change;
+mod tenant_look;
 mod told;
 mod top_processes;
 mod trace;

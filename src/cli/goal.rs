@@ -10,7 +10,7 @@ use super::fault::{FAILED, Fault, Result};
 use super::logs::in_words;
 use super::render::{self, Cell, Format};
 use crate::guest::goal::GoalView;
-use crate::guest::goal_run::Decision;
+use crate::guest::goal_run::{Decision, Told};
 use crate::model::{
     Event, EventKind, Goal, GoalBound, GoalName, GoalResource, GuestName, Hours, Policy, Subject,
     TenantName, clock, metric_url,
@@ -391,10 +391,24 @@ fn info(context: &Context, matches: &ArgMatches) -> Result<u8> {
 fn run(context: &Context, matches: &ArgMatches) -> Result<u8> {
     let every: Duration = required(matches, "interval")?;
     let mut failed = Ok(());
-    let mut told = |decision: &Decision| {
-        let text = match context.format {
-            Format::Table => format!("{}\n", decision_text(decision)),
-            format => render::streamed(format, decision),
+    let mut told = |told: &Told| {
+        let text = match (context.format, told) {
+            (Format::Table, Told::Decision(decision)) => format!("{}\n", decision_text(decision)),
+            (
+                Format::Table,
+                Told::Metric {
+                    guest,
+                    goal,
+                    no_number,
+                },
+            ) => {
+                let words = in_words(&EventKind::GoalMetric {
+                    goal: goal.clone(),
+                    why: no_number.clone(),
+                });
+                format!("guest {guest}, {}\n", render::safe(&words))
+            }
+            (format, told) => render::streamed(format, told),
         };
         if let Err(error) = context.out(&text) {
             failed = Err(error);
@@ -428,7 +442,7 @@ fn log(context: &Context, matches: &ArgMatches) -> Result<u8> {
     let wanted = matches.get_one::<GoalName>("goal").map(GoalName::as_str);
     let since = matches.get_one::<u64>("since").copied().unwrap_or(0);
     let fits = |event: &Event| match &event.kind {
-        EventKind::Goal { goal, .. } => {
+        EventKind::Goal { goal, .. } | EventKind::GoalMetric { goal, .. } => {
             event.time_ms >= since && wanted.is_none_or(|wanted| wanted == goal)
         }
         _ => false,

@@ -114,7 +114,7 @@ impl Counters<Self> for Traffic {
 }
 
 /// Counters of a guest's first interface, and of the others by their networks.
-type Counted = (Option<Seen<Traffic>>, BTreeMap<String, Seen<Traffic>>);
+pub(super) type Counted = (Option<Seen<Traffic>>, BTreeMap<String, Seen<Traffic>>);
 
 /// What a guest's counters say at a moment, and whose they are.
 #[derive(Clone, Debug)]
@@ -269,6 +269,9 @@ impl Manager {
         }
         now.used.add(reading.map(|reading| reading.0), day);
         let (first, further) = self.counted(name)?;
+        if let Some(note) = self.noted(name, &path) {
+            note.add(&mut now.traffic, &mut now.nics, day);
+        }
         now.traffic.add(first, day);
         for (network, seen) in &further {
             now.traffic.add_beside(now.nics.get(network), seen, day);
@@ -279,7 +282,7 @@ impl Manager {
 
     /// What the firewall has counted of a guest, if it has an address: of its first interface, and of
     /// the further ones by their networks.
-    fn counted(&self, name: &GuestName) -> Result<Counted> {
+    pub(super) fn counted(&self, name: &GuestName) -> Result<Counted> {
         let failed = |error: Box<dyn std::error::Error + Send + Sync>| GuestError::Network(error);
         let (mut first, mut further) = (None, BTreeMap::new());
         for (network, lease) in self.all_leased(name)? {
@@ -297,7 +300,7 @@ impl Manager {
         Ok((first, further))
     }
 
-    fn account_path(&self, name: &GuestName) -> PathBuf {
+    pub(super) fn account_path(&self, name: &GuestName) -> PathBuf {
         self.layout.guest(name).join("account.json")
     }
 }

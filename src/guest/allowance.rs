@@ -16,6 +16,8 @@ use crate::model::{Allowance, AllowanceClass, EventKind, Guest, GuestName, Level
 
 /// How often the keeper of a guest with an allowance looks how far it has got.
 const OFTEN: Duration = Duration::from_secs(30);
+/// How often one notes what the counters of traffic say.
+const NOTES: Duration = Duration::from_secs(60);
 
 /// A guest's month.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -129,6 +131,7 @@ pub(super) fn level_of(month: Option<&Month>) -> Level {
 pub(super) struct Looks {
     next: Instant,
     account: Instant,
+    note: Instant,
     allowance: bool,
     /// Whether what is in force is what the allowance says, as far as this keeper knows.
     applied: bool,
@@ -141,6 +144,7 @@ impl Looks {
         let mut all = Self {
             next: now,
             account: now + until_next_look(),
+            note: now + NOTES,
             allowance,
             applied: false,
         };
@@ -168,6 +172,10 @@ impl Looks {
             // A definition may have got an allowance, or lost it, since the start.
             let guest = manager.guest(name);
             self.allowance = guest.is_ok_and(|guest| guest.network.allowance.is_some());
+            self.note = now + NOTES;
+        } else if now >= self.note || self.allowance {
+            let _next_time = manager.note_traffic(name);
+            self.note = now + NOTES;
         }
         if self.allowance {
             let done = manager.follow_allowance(name, !self.applied);
@@ -179,7 +187,7 @@ impl Looks {
     fn after(&self, now: Instant) -> Instant {
         match self.allowance {
             true => self.account.min(now + OFTEN),
-            false => self.account,
+            false => self.account.min(self.note),
         }
     }
 }

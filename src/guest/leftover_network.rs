@@ -37,6 +37,12 @@ impl Manager {
             }
         }
         for one in &all {
+            // First: whatever else is asked of it is asked by name.
+            for renamed in one.renamed().map_err(network)? {
+                let again = || one.name_again().map(drop).map_err(network);
+                let done = told(fix.then(again));
+                found.push(leftover("renamed interface", renamed.to_string(), done));
+            }
             self.interfaces(one, fix, found)?;
             if let Some(away) = self.astray(one)? {
                 let back = || one.bring_back(&away, None).map(drop).map_err(network);
@@ -78,6 +84,15 @@ impl Manager {
                 let done = told(fix.then(remove));
                 found.push(leftover("firewall entry", entry.to_string(), done));
             }
+        }
+        for (one, chains) in Network::thinned(&all).map_err(network)? {
+            let again = || one.reload().map(drop).map_err(network);
+            let text = format!("{}: {}", one.word(), chains.join(", "));
+            found.push(leftover(
+                "firewall without rules",
+                text,
+                told(fix.then(again)),
+            ));
         }
         for barred in Network::barred(&all).map_err(network)? {
             let open = || barred.open().map_err(network);

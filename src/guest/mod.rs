@@ -47,6 +47,7 @@
 //! same code that `stop` and `delete` use.
 
 pub mod account;
+mod account_note;
 mod account_share;
 mod admission;
 mod adopt;

@@ -67,6 +67,9 @@ pub enum GroupChange {
     Delete,
 }
 
+/// What is refused, or is not there, in words.
+const SET: &str = "address set";
+
 impl Manager {
     /// All sets of addresses.
     ///
@@ -84,7 +87,7 @@ impl Manager {
     /// There is none of that name, or a file cannot be read.
     pub fn address_set(&self, name: &ShareName) -> Result<SetView> {
         let shared = self.network.shared().map_err(network)?;
-        known("address set", name, shared.sets.keys())?;
+        known(SET, name, shared.sets.keys())?;
         self.view_set(&shared, name)
     }
 
@@ -118,7 +121,7 @@ impl Manager {
         change: &SetChange,
         dry_run: bool,
     ) -> Result<()> {
-        const WHAT: &str = "address set";
+        const WHAT: &str = SET;
         let lock = self.network.lock_shared().map_err(network)?;
         let mut shared = self.network.shared().map_err(network)?;
         match change {
@@ -278,11 +281,16 @@ fn unknown<'a>(
     mut all: impl Iterator<Item = &'a ShareName>,
 ) -> Result<()> {
     match all.any(|one| one == name) {
-        true => Err(refused(
-            what,
-            name,
-            "there is one of that name already".to_owned(),
-        )),
+        true => {
+            let change = match what {
+                SET => "addrset add",
+                _ => "secgroup set",
+            };
+            let why = format!(
+                "there is one of that name already; `bulkhead {change} {name} …` changes it"
+            );
+            Err(refused(what, name, why))
+        }
         false => Ok(()),
     }
 }

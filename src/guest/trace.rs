@@ -50,7 +50,10 @@ impl Manager {
         let month = self.month(name, &guest.network.allowance)?;
         let guest = self.in_force(name, guest);
         let further = wish_of(&lease, &guest.network);
-        let led = self.led_by(question)?;
+        let led = match where_it_is.is_told(question) {
+            true => None,
+            false => self.led_by(question)?,
+        };
         let asked = Asked {
             guest: name,
             lease: &lease,

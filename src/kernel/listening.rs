@@ -11,26 +11,26 @@ use crate::model::Protocol;
 const LISTENS: &str = "0A";
 const NO_PEER: &str = "07";
 
-/// Ports of IPv4 that programs listen on, but for those that only the host itself reaches.
+/// Addresses and ports of IPv4 that programs listen on, but for those that only the host itself reaches.
 ///
 /// # Errors
 /// procfs cannot be read.
-pub fn ports(protocol: Protocol) -> Result<BTreeSet<u16>> {
-    let mut ports = BTreeSet::new();
+pub fn sockets(protocol: Protocol) -> Result<BTreeSet<(Ipv4Addr, u16)>> {
+    let mut sockets = BTreeSet::new();
     for version in ["", "6"] {
         let path = format!("/proc/thread-self/net/{protocol}{version}");
         match std::fs::read_to_string(&path) {
-            Ok(table) => ports.extend(table.lines().filter_map(|line| port(protocol, line))),
+            Ok(table) => sockets.extend(table.lines().filter_map(|line| socket(protocol, line))),
             // A kernel without IPv6.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(KernelError::io("read", path)(error)),
         }
     }
-    Ok(ports)
+    Ok(sockets)
 }
 
-/// The port of a line that says that somebody listens for packets of IPv4.
-fn port(protocol: Protocol, line: &str) -> Option<u16> {
+/// What a line says that somebody listens on for packets of IPv4.
+fn socket(protocol: Protocol, line: &str) -> Option<(Ipv4Addr, u16)> {
     let mut words = line.split_ascii_whitespace().skip(1);
     let (local, _, state) = (words.next()?, words.next()?, words.next()?);
     let listens = match protocol {
@@ -46,10 +46,9 @@ fn port(protocol: Protocol, line: &str) -> Option<u16> {
         _ => return None,
     };
     let address = u32::from_str_radix(address, 16).ok()?.to_ne_bytes();
-    let reached = !Ipv4Addr::from(address).is_loopback();
-    (state == listens && reached)
-        .then(|| u16::from_str_radix(port, 16).ok())
-        .flatten()
+    let address = Ipv4Addr::from(address);
+    let port = u16::from_str_radix(port, 16).ok()?;
+    (state == listens && !address.is_loopback()).then_some((address, port))
 }
 
 #[cfg(test)]
@@ -81,15 +80,20 @@ mod tests {
             ("garbage", "0:0", "0A", None),
         ] {
             let line = format!("  0: {local} {remote} {state} {rest}");
-            assert_eq!(port(Protocol::Tcp, &line), found);
+            let found = found.map(|port| (Ipv4Addr::UNSPECIFIED, port));
+            assert_eq!(socket(Protocol::Tcp, &line), found);
         }
+        let own = u32::from_ne_bytes([10, 9, 0, 1]);
+        let line = format!("  0: {own:08X}:0035 0:0 07 {rest}");
+        let found = Some(([10, 9, 0, 1].into(), 53));
+        assert_eq!(socket(Protocol::Udp, &line), found);
         let local = format!("{:08X}:0016", u32::from_ne_bytes([127, 0, 0, 53]));
         for line in [
             "  sl  local_address rem_address   st tx_queue",
             "",
             &format!("  0: {local} 0:0 0A {rest}"),
         ] {
-            assert_eq!(port(Protocol::Tcp, line), None);
+            assert_eq!(socket(Protocol::Tcp, line), None);
         }
     }
 
@@ -99,13 +103,13 @@ mod tests {
         let udp = UdpSocket::bind("[::]:0").unwrap();
         let own = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = |address: std::io::Result<std::net::SocketAddr>| address.unwrap().port();
-        let found = ports(Protocol::Tcp).unwrap();
+        let ports = |protocol| -> BTreeSet<u16> {
+            let all = sockets(protocol).unwrap().into_iter();
+            all.map(|(_, port)| port).collect()
+        };
+        let found = ports(Protocol::Tcp);
         assert!(found.contains(&port(tcp.local_addr())));
         assert!(!found.contains(&port(own.local_addr())));
-        assert!(
-            ports(Protocol::Udp)
-                .unwrap()
-                .contains(&port(udp.local_addr()))
-        );
+        assert!(ports(Protocol::Udp).contains(&port(udp.local_addr())));
     }
 }

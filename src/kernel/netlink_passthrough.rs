@@ -145,6 +145,25 @@ impl Netlink {
         let mut down = numbered(index);
         down.header.change_mask = LinkFlags::Up;
         self.set_link("set down the interface", name, down)?;
+        self.call(index, name)
+    }
+
+    /// Gives the interface of a number its name again; where the kernel renames none that is up (before
+    /// Linux 6.2), it is down for a moment.
+    ///
+    /// # Errors
+    /// When there is none, the name is taken, or the kernel refuses.
+    pub fn name_again(&mut self, index: u32, name: &str) -> Result<(), NetlinkError> {
+        match self.call(index, name) {
+            Err(error) if error.source.raw_os_error() == Some(libc::EBUSY) => {
+                self.rename(index, name)?;
+                self.set_up(name)
+            }
+            done => done,
+        }
+    }
+
+    fn call(&mut self, index: u32, name: &str) -> Result<(), NetlinkError> {
         let mut message = numbered(index);
         message.attributes = vec![LinkAttribute::IfName(name.to_owned())];
         self.set_link("rename the interface to", name, message)

@@ -19,7 +19,7 @@ use super::netlink::{Netlink, NetlinkError, errno};
 use super::netlink_message::named;
 
 /// The port that IANA has given to it.
-const PORT: u16 = 4789;
+pub const PORT: u16 = 4789;
 
 /// Such a wire to be made.
 #[derive(Clone, Copy, Debug)]

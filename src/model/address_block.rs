@@ -64,7 +64,7 @@ impl FromStr for AddressBlock {
         let bits: u8 = bits.map_or(Ok(most), str::parse).map_err(|_| wrong())?;
         match bits {
             0 => {
-                let all = "stands for everybody";
+                let all = "stands for everybody: a rule without an address is for all";
                 return Err(because(all.to_owned()));
             }
             bits if bits > most => return Err(wrong()),

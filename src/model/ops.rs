@@ -126,10 +126,16 @@ impl NetOp {
                 alias, guest_name, ..
             } = op
             {
-                *alias = format!("guest {guest} {guest_name}");
+                *alias = Self::alias(guest, guest_name);
             }
         }
         ops
+    }
+
+    /// What the host's end of a guest's interface says of itself.
+    #[must_use]
+    pub fn alias(guest: &GuestName, inside: &str) -> String {
+        format!("guest {guest} {inside}")
     }
 }
 

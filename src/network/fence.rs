@@ -1,7 +1,9 @@
 //! What stands around guests once their interfaces have a place: the firewall tables, who is let
 //! through, and the note that all of it is there. The place itself is `host.rs`, the rules `firewall.rs`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
 
 use super::Network;
 use super::files::{self, FileError};
@@ -11,6 +13,8 @@ use super::subnet::Subnet;
 use crate::kernel::netlink::Netlink;
 use crate::kernel::netlink_nft::{Family, table_exists};
 
+/// The file that says what has been set up.
+pub(super) const MARKER: &str = "host.json";
 /// How many connections the host keeps track of; there when the first rule asks for it.
 const CONNTRACK_MAX: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
 /// What that is with a GiB of memory and more, before Linux says so.
@@ -35,27 +39,7 @@ impl Network {
     ) -> Result<HostNetwork, HostError> {
         let pause = || files::pause(Path::new(&self.bridge));
         let table = &self.table;
-        let nat = match self.nat {
-            true => Some(self.ceiling()?),
-            false => None,
-        };
-        let gate = self.gate();
-        let wire = self.wire().filter(|_| self.is_closed());
-        let rules = firewall::tables(&firewall::Wanted {
-            wire: wire.as_deref(),
-            guard: &self.guard,
-            name: table,
-            inside: &self.inside(),
-            subnet,
-            prefix6: self.prefix6,
-            nat,
-            own: (!self.is_external()).then(|| self.gateway_in(subnet)),
-            closed: self.is_closed(),
-            gate: gate.as_deref(),
-            spoken: self.spoken(),
-            internal: &self.internal(subnet),
-        });
-        firewall::apply(table, &rules)?;
+        firewall::apply(table, &self.tables(subnet)?)?;
         pause()?;
         self.look_into_discovery()?;
         self.look_into_questions()?;
@@ -93,6 +77,34 @@ impl Network {
         self.end_other_server()?;
         files::write(&self.marker_file(), &marker)?;
         Ok(host)
+    }
+
+    /// The firewall, but for what follows from its guests.
+    pub(super) fn tables(&self, subnet: Subnet) -> Result<Value, FileError> {
+        let nat = match self.nat {
+            true => Some(self.ceiling()?),
+            false => None,
+        };
+        let gate = self.gate();
+        let wire = self.wire().filter(|_| self.is_closed());
+        Ok(firewall::tables(&firewall::Wanted {
+            wire: wire.as_deref(),
+            guard: &self.guard,
+            name: &self.table,
+            inside: &self.inside(),
+            subnet,
+            prefix6: self.prefix6,
+            nat,
+            own: (!self.is_external()).then(|| self.gateway_in(subnet)),
+            closed: self.is_closed(),
+            gate: gate.as_deref(),
+            spoken: self.spoken(),
+            internal: &self.internal(subnet),
+        }))
+    }
+
+    pub(super) fn marker_file(&self) -> PathBuf {
+        self.run_folder().join(MARKER)
     }
 
     /// Most connections of one guest: what the settings say, else a part of what the host has room for.

@@ -13,13 +13,14 @@ use super::files::FileError;
 use super::firewall::{At, chain, matches, rule};
 use super::host::HostError;
 use super::lease::{LeaseError, Leases};
+use super::served_rules::NAMES;
 use crate::kernel::listening;
 use crate::kernel::netlink::NetlinkError;
 use crate::kernel::netlink_nft::{self, Element, Family, set_exists, table_exists};
 use crate::model::{Forward, GuestName, NetworkWish, Protocol};
 
 /// NF_IP_PRI_NAT_DST.
-const DESTINATION: i32 = -100;
+pub(super) const DESTINATION: i32 = -100;
 /// Changes of the kernel's maps in one transaction; far below what a socket takes.
 const MOST_AT_ONCE: usize = 500;
 
@@ -177,7 +178,11 @@ impl Network {
             if new.peek().is_none() {
                 continue;
             }
-            let busy = listening::ports(protocol).map_err(|e| Box::new(HostError::from(e)))?;
+            let busy = listening::sockets(protocol).map_err(|e| Box::new(HostError::from(e)))?;
+            let told = self.told_at()?;
+            let own = |(address, port): &(Ipv4Addr, u16)| *port == NAMES && told.contains(address);
+            let busy = busy.into_iter().filter(|one| !own(one));
+            let busy: BTreeSet<u16> = busy.map(|(_, port)| port).collect();
             let port = |one: &Forward| one.ports().find(|(port, _)| busy.contains(port));
             if let Some((wanted, (port, _))) = new.find_map(|one| Some((*one, port(one)?))) {
                 return Err(LeaseError::PortBusy {

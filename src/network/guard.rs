@@ -121,8 +121,7 @@ fn around(at: &At, subnet: Subnet, gateway: Ipv4Addr) -> [Value; 3] {
     ]
 }
 
-/// Most of what guests send, IPv4 but for what may be DHCP, needs no more than one look-up. By the frame's
-/// own word, as below.
+/// Most of what guests send needs no more than one look-up. By the frame's own word, as below.
 fn usual_packet() -> Value {
     let field =
         |protocol: &str, field: &str| json!({"payload": {"protocol": protocol, "field": field}});
@@ -134,10 +133,17 @@ fn usual_packet() -> Value {
     ];
     json!([
         matches("==", field("ether", "type"), json!("ip")),
-        matches("!=", meta("l4proto"), json!("udp")),
+        matches("==", meta("l4proto"), json!("tcp")),
         matches("==", json!({"concat": sender}), json!(format!("@{GUESTS}"))),
         {"accept": null}
     ])
+}
+
+/// What only a router sends by ICMP of IPv4: that it is one, and that another way is shorter.
+pub(super) fn routers() -> Value {
+    let kind = json!({"payload": {"protocol": "icmp", "field": "type"}});
+    let kinds = json!({"set": ["redirect", "router-advertisement"]});
+    json!([matches("==", kind, kinds), {"drop": null}])
 }
 
 /// A port gives back what is led back to its guest, and so a guest's broadcasts, which are not for it.
@@ -208,6 +214,7 @@ fn rules(ipv6: bool) -> impl Iterator<Item = Value> {
         // What only a DHCP server sends. Clients look at the second alone.
         json!([is(field("udp", "sport"), json!(67)), {"drop": null}]),
         json!([is(field("udp", "dport"), json!(68)), {"drop": null}]),
+        routers(),
         arp("saddr ip", None),
         // Whether somebody else has its address it may ask.
         arp("daddr ip", Some(nobody)),

@@ -233,6 +233,7 @@ impl Network {
     pub(super) fn set_up(&self, kernel: &mut Netlink) -> Result<HostNetwork, HostError> {
         firewall::program()?;
         self.refuse_loose()?;
+        self.name_again_in(kernel)?;
         let existing = self.own_bridge(kernel)?;
         let subnet = self.free_subnet(kernel)?;
         if self.is_guest_of_lan() {
@@ -368,6 +369,7 @@ impl Network {
     }
 
     pub(super) fn take_down(&self, kernel: &mut Netlink) -> Result<(), HostError> {
+        self.name_again_in(kernel)?;
         // Of one that is somebody else's, only the rules; it may be gone, or be another by now.
         let bridge = match self.is_guest_of_lan() {
             true => kernel.link(&self.bridge)?.map(|link| (link, None)),
@@ -406,10 +408,6 @@ impl Network {
             None => self.layout.run().join("network"),
             Some(name) => self.layout.run().join("networks").join(name.as_str()),
         }
-    }
-
-    pub(super) fn marker_file(&self) -> PathBuf {
-        self.run_folder().join("host.json")
     }
 }
 

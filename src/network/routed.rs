@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::files;
 use super::firewall::{At, chain, matches, rule};
-use super::guard::{FIRST, GUESTS, PORTS, flush};
+use super::guard::{self, FIRST, GUESTS, PORTS, flush};
 use super::host::HostError;
 use super::lease::Lease;
 use super::{Network, interface_of};
@@ -48,6 +48,7 @@ pub(super) fn rules(at: &At) -> Vec<Value> {
         // What only a DHCP server sends.
         json!([is(field("udp", "sport"), json!(67)), drop()]),
         json!([is(field("udp", "dport"), json!(68)), drop()]),
+        guard::routers(),
         json!([is(sender, json!(format!("@{GUESTS}"))), accept()]),
     ];
     guard

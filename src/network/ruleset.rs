@@ -91,7 +91,8 @@ enum End {
     Through,
 }
 
-type Place = (String, String, String);
+/// A chain or a set: family, table and name.
+pub(super) type Place = (String, String, String);
 
 struct Base {
     at: Place,
@@ -171,6 +172,11 @@ impl Ruleset {
     pub(super) fn has_chain(&self, family: &str, table: &str, chain: &str) -> bool {
         let at = (family.to_owned(), table.to_owned(), chain.to_owned());
         self.rules.contains_key(&at)
+    }
+
+    /// How many rules are in a chain.
+    pub(super) fn rules_in(&self, chain: &Place) -> usize {
+        self.rules.get(chain).map_or(0, Vec::len)
     }
 
     /// Whether anything is asked at all where packets come in by an interface.

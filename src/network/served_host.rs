@@ -77,6 +77,7 @@ impl Spoken {
             all.push(chain(&at, "forward", "filter", "forward", 0));
             all.extend([over("iifname", "oifname"), over("oifname", "iifname")]);
             all.extend(self.inside(name, bridge));
+            all.extend(self.kept(name, bridge));
         }
         all
     }

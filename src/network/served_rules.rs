@@ -5,18 +5,23 @@
 //!
 //! By DHCP a guest says in the packet who it is, so the rule looks there (`kernel::netlink_nft_rule`).
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::Network;
+use super::fence::MARKER;
+use super::files::FileError;
 use super::firewall::{At, chain, matches, rule};
 use super::guard::{self, GUESTS, PORTS, flush, set};
 use super::guard6;
-use super::host::HostError;
+use super::host::{HostError, Marker};
 use super::lease::Lease;
+use super::trace::Question;
+use super::{Network, files, forward};
 use crate::kernel::netlink_nft::{Element, Family, NAME_LENGTH};
 use crate::kernel::netlink_nft_rule::{Base, Check, accept};
+use crate::model::RuleProtocol;
 
 /// Who may ask by DHCP for whom: interface and hardware address.
 pub(super) const CLIENTS: &str = "clients";
@@ -30,6 +35,8 @@ const ASKS: (Base, u32) = (Base::Transport, 8);
 const LENGTH: (Base, u32) = (Base::Transport, 10);
 const RELAY: [(Base, u32); 2] = [(Base::Transport, 32), (Base::Transport, 34)];
 const CLIENT: (Base, u32) = (Base::Transport, 36);
+/// The port of DNS.
+pub(super) const NAMES: u16 = 53;
 /// A question, over Ethernet; six bytes, no relay.
 const QUESTION: u16 = 0x0101;
 const SIX: u16 = 0x0600;
@@ -181,12 +188,59 @@ impl Spoken {
                 matches("!=", interface(), json!({"set": [bridge, "lo"]})),
                 is(field(version, "daddr"), address),
                 is(json!({"meta": {"key": "l4proto"}}), protocols),
-                is(ports, json!(53)),
+                is(ports, json!(NAMES)),
                 {"drop": null}
             ]);
             all.push(rule(&at, "names", expr));
         }
         all
+    }
+
+    /// What guests, and the host, ask at the address where they are told stays there, whoever a port of
+    /// the host's of that number leads to: translated to where it goes anyway, before any network's
+    /// forwards are asked. In the table of family inet.
+    pub(super) fn kept(self, name: &str, bridge: &str) -> Vec<Value> {
+        let at = (Family::Inet, name.to_owned());
+        let mut all = Vec::new();
+        let stays =
+            |family: &str, address: Value| json!({"dnat": {"family": family, "addr": address}});
+        let mut keep = |family: &str, address: Value, asks: Vec<Value>| {
+            for (hook, from) in [
+                ("prerouting", Some(is(interface(), json!(bridge)))),
+                ("output", None),
+            ] {
+                let mut expr = vec![is(field(family, "daddr"), address.clone())];
+                expr.extend(from.into_iter().chain(asks.clone()));
+                expr.push(stays(family, address.clone()));
+                all.push(rule(&at, &format!("told-{hook}"), json!(expr)));
+            }
+        };
+        let protocol = is(
+            json!({"meta": {"key": "l4proto"}}),
+            json!({"set": ["tcp", "udp"]}),
+        );
+        let asks_names = || {
+            let ports = json!({"payload": {"base": "th", "offset": 16, "len": 16}});
+            vec![protocol.clone(), is(ports, json!(NAMES))]
+        };
+        if let Some((four, six)) = self.dns {
+            keep("ip", json!(four), asks_names());
+            if let Some(six) = six {
+                keep("ip6", json!(six), asks_names());
+            }
+        }
+        if let Some(four) = self.dhcp {
+            keep("ip", json!(four), vec![port("dport", 67)]);
+        }
+        if all.is_empty() {
+            return all;
+        }
+        let hooks = ["prerouting", "output"].into_iter();
+        let chains = hooks.map(|hook| {
+            let before = forward::DESTINATION - 1;
+            chain(&at, &format!("told-{hook}"), "nat", hook, before)
+        });
+        chains.chain(all).collect()
     }
 
     /// What passes a guest's own firewall, as ARP does: what it asks, or the answers.
@@ -250,6 +304,35 @@ impl Network {
             ra: self.served.ra && self.prefix6.is_some(),
             dns: self.served.dns.then_some((gateway, self.gateway6())),
         }
+    }
+
+    /// The addresses of this installation's networks where guests are told names, as they are set up.
+    pub(super) fn told_at(&self) -> Result<Vec<Ipv4Addr>, FileError> {
+        let run = self.layout.run();
+        let named = run.join("networks");
+        let mut folders = vec![run.join("network")];
+        let names = files::entries(&named)?.into_iter();
+        folders.extend(names.map(|name| named.join(name)));
+        // A damaged marker is of a network that is about to be set up anew.
+        let read = |folder: PathBuf| files::read::<Marker>(&folder.join(MARKER)).ok().flatten();
+        let told = folders.into_iter().filter_map(read);
+        let told = told.filter(|one| one.served.dns);
+        Ok(told
+            .map(|one| one.gateway.unwrap_or_else(|| one.host.subnet.gateway()))
+            .collect())
+    }
+
+    /// Whether a packet asks for names at the address of this network where its guests are told them.
+    #[must_use]
+    pub fn is_told(&self, question: Question) -> bool {
+        let Some((four, six)) = self.spoken().dns else {
+            return false;
+        };
+        let own = [Some(IpAddr::from(four)), six.map(IpAddr::from)];
+        !question.incoming
+            && question.port == NAMES
+            && question.protocol != RuleProtocol::Icmp
+            && own.contains(&Some(question.peer))
     }
 
     /// Writes the rule that looks into what guests ask by DHCP, where the table has the chain for it.

@@ -1,5 +1,5 @@
 //! A network that is set up, of which somebody has taken something away: its firewall went with the host's
-//! own, say, or its uplink is another.
+//! own, say, its uplink is another, or its interfaces are called otherwise.
 
 use super::host::HostError;
 use super::{Network, files};
@@ -13,6 +13,7 @@ impl Network {
     pub fn reload(&self) -> Result<bool, HostError> {
         let mut kernel = Netlink::open()?;
         let _lock = files::lock(&self.run_folder())?;
+        self.name_again_in(&mut kernel)?;
         if self.own_bridge(&mut kernel)?.is_none() || !self.holds_back() {
             return Ok(false);
         }
@@ -26,13 +27,14 @@ impl Network {
     /// As [`Network::ensure_host`].
     pub fn tend(&self) -> Result<bool, HostError> {
         let mut kernel = Netlink::open()?;
+        let named = self.name_again_in(&mut kernel)?;
         if !self.holds_back() || !self.lacks(&mut kernel)? {
-            return Ok(false);
+            return Ok(named);
         }
         let lock = files::lock(&self.run_folder())?;
         // What was gone may have been another command's doing, which held it until now.
         if !self.lacks(&mut kernel)? {
-            return Ok(false);
+            return Ok(named);
         }
         self.set_up(&mut kernel)?;
         self.lead_all_again(&mut kernel)?;

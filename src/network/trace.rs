@@ -211,8 +211,12 @@ impl Network {
         };
         let stops = |why: String| Hop::new("its port", Verdict::Stops, why);
         Ok(match end {
-            None => stops(format!("the host's end of its interface, {name}, is gone"))
-                .advise(format!("bulkhead restart {}", asked.guest)),
+            None => match self.renamed()?.into_iter().find(|one| one.was == *name) {
+                Some(other) => Hop::new("its port", Verdict::Note, words::unnamed(&other))
+                    .advise("bulkhead network reload"),
+                None => stops(format!("the host's end of its interface, {name}, is gone"))
+                    .advise(format!("bulkhead restart {}", asked.guest)),
+            },
             Some(end) if !end.up => {
                 stops(format!("{name} is down")).advise(format!("ip link set {name} up"))
             }
@@ -317,10 +321,7 @@ impl Network {
         if let Peer::Neighbour { guest, lease } = peer {
             hops.extend(self.neighbour(asked, guest, lease)?);
         }
-        let (family, table) = &self.guard;
-        if !rules.has_chain(family.name(), table, "guard") {
-            hops.push(words::flushed(self));
-        }
+        hops.extend(self.missing(rules)?);
         let led =
             asked.question.incoming && matches!(peer, Peer::Beyond(_)) && self.leads_to(asked)?;
         if led {

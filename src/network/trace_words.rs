@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use super::renamed::Renamed;
 use super::ruleset::Decided;
 use super::trace::{Asked, Hop, Verdict};
 use super::{Network, interface_of};
@@ -150,6 +151,14 @@ pub(super) fn flushed(network: &Network) -> Hop {
         network.word()
     );
     Hop::new("firewall", Verdict::Note, why).advise("bulkhead network reload")
+}
+
+/// Somebody has given the host's end of a guest's interface another name.
+pub(super) fn unnamed(end: &Renamed) -> String {
+    format!(
+        "the host's end of its interface is called {} and not {}, so nobody holds it to an address",
+        end.is, end.was
+    )
 }
 
 pub(super) fn led(asked: &Asked<'_>) -> Hop {

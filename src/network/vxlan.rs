@@ -13,7 +13,8 @@ use super::host::{ETHERNET_MTU, HostError};
 use super::record::{Kind, Record};
 use super::{FileError, Network};
 use crate::kernel::netlink::{Netlink, NetlinkError, Way};
-use crate::kernel::netlink_vxlan;
+use crate::kernel::netlink_vxlan::{self, PORT};
+use crate::model::{Forward, GuestName, Protocol};
 
 /// What of a packet goes into headers: Ethernet, VXLAN, UDP, and IPv4 or IPv6.
 const HEADERS: u32 = 14 + 8 + 8 + 20;
@@ -182,6 +183,25 @@ impl Network {
                 "the network {other} has the number {} already: choose another, the same on all hosts",
                 vxlan.id
             )));
+        }
+        Ok(self.led_from(PORT)?.map(|(guest, led)| {
+            format!(
+                "port {PORT}/udp of the host, by which the other hosts send, leads to {guest}: take it from it with `bulkhead set {guest} --unset network.forward.{led}`"
+            )
+        }))
+    }
+
+    /// The guest of any network that a port of the host of UDP leads to.
+    fn led_from(&self, port: u16) -> Result<Option<(GuestName, Forward)>, FileError> {
+        let others = self.others()?;
+        for one in others.iter().chain([self]) {
+            for (guest, held) in one.leases()?.by_guest {
+                let udp = held.forwards.iter();
+                let mut udp = udp.filter(|one| one.protocol == Protocol::Udp);
+                if let Some(led) = udp.find(|one| one.ports().any(|(host, _)| host == port)) {
+                    return Ok(Some((guest, *led)));
+                }
+            }
         }
         Ok(None)
     }

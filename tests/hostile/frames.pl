@@ -28,16 +28,25 @@ sub frame {
 }
 sub arp { pack( 'nnCCna6a4a6a4', 1, 0x800, 6, 4, @_ ) }
 
-sub udp {
-    my ( $from, $to, $name, $source, $target ) = ( @_, 4000, 4000 );
-    my $data   = "<$name>" . "\0" x 30;
-    my $length = 8 + length $data;
-    my @head   = ( 0x4500, 20 + $length, 7, 0, 64 << 8 | 17, 0 );
-    my $sum    = 0;
+sub ip4 {
+    my ( $from, $to, $protocol, $body ) = @_;
+    my @head = ( 0x4500, 20 + length $body, 7, 0, 64 << 8 | $protocol, 0 );
+    my $sum  = 0;
     $sum += $_ for @head, unpack( 'n*', $from . $to );
     $sum = ( $sum & 0xffff ) + ( $sum >> 16 ) for 1, 2;
     $head[5] = ~$sum & 0xffff;
-    return pack( 'n6', @head ) . $from . $to . pack( 'n4', $source, $target, $length, 0 ) . $data;
+    return pack( 'n6', @head ) . $from . $to . $body;
+}
+
+sub udp {
+    my ( $from, $to, $name, $source, $target ) = ( @_, 4000, 4000 );
+    my $data = "<$name>" . "\0" x 30;
+    return ip4( $from, $to, 17, pack( 'n4', $source, $target, 8 + length $data, 0 ) . $data );
+}
+
+sub icmp {
+    my ( $from, $to, $name, $type ) = @_;
+    return ip4( $from, $to, 1, pack( 'CCn', $type, 0, 0 ) . $from . "<$name>" . "\0" x 30 );
 }
 
 sub ip6 {
@@ -76,6 +85,8 @@ elsif ( $verb eq 'forge' ) {
     frame $all, $me, 0x800, udp( $self, "\xff" x 4, 'dhcp-offer', 67, 68 ), '';
     frame $all, $me, 0x800, udp( $self, "\xff" x 4, 'dhcp-other-port', 1067, 68 ), '';
     frame mac($peer), $me, 0x800, udp( $self, $peer, 'dhcp-server', 67, 1068 ), '';
+    frame $all, $me, 0x800, icmp( $self, "\xff" x 4, 'icmp-router', 9 ), '';
+    frame mac($peer), $me, 0x800, icmp( $self, $peer, 'icmp-redirect', 5 ), '';
     frame "\x33\x33\0\0\0\1", $me, 0x86dd, ip6( 58, "\x86\0" . "\0" x 14 . '<router-advertisement>' ), '';
     frame "\x33\x33\0\0\0\1", $me, 0x86dd, ip6( 58, "\x88\0" . "\0" x 22 . '<neighbour-advertisement>' ), '';
     frame mac($peer), $me, 0x86dd, ip6( 17, pack( 'n4', 547, 546, 15, 0 ) . '<dhcp6>' ), '';

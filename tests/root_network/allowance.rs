@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::life::{data, info, inside, started};
+use crate::life::{data, info, inside, own_network, started};
 use crate::support::{Bulkhead, Need, eventually, need};
 use crate::traces;
 use serde_json::Value;
@@ -175,4 +175,52 @@ fn an_allowance_has_to_make_sense() {
         let said = host.fails(&words, 5);
         assert!(said.contains(why), "{flags:?}: {said}");
     }
+}
+
+/// A keeper looks often at what a guest with an allowance has sent, and notes it.
+#[test]
+fn traffic_is_counted_though_somebody_deletes_the_counters() {
+    if !need(Need::Root) {
+        return;
+    }
+    own_network();
+    let host = Bulkhead::new();
+    started(&host, "a", &["--allowance", "1G"]);
+    let sum = || {
+        let rows = data(&host, &["traffic", "a"]);
+        rows[0]["sent_bytes"].as_u64().expect("a number")
+    };
+    let flush = || {
+        let done = Command::new("nft").args(["flush", "ruleset"]).status();
+        assert!(done.expect("nft").success());
+    };
+    let note = host.root().join("run/bulkhead/guests/a/traffic.json");
+    let mut before = 0;
+    for round in 0..2 {
+        // Another number in each round, which is looked for.
+        (0..=round).for_each(|_| talk(&host, "a"));
+        let sent = sum();
+        assert!(sent >= before + 200_000, "{round}: {sent}");
+        let account = host.root().join("var/lib/bulkhead/guests/a/account.json");
+        // The counters begin anew in each round.
+        let counted = (sent - before).to_string();
+        let holds = |text: &str| text.contains(&counted);
+        eventually("a note", 60, || {
+            let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+            holds(&read(&note)) || holds(&read(&account))
+        });
+        flush();
+        assert_eq!(sum(), sent, "{round}");
+        host.ok(&["network", "reload"]);
+        assert_eq!(sum(), sent, "{round}");
+        before = sent;
+    }
+    // What is put away is what is shown, once.
+    talk(&host, "a");
+    let sent = sum();
+    assert!(sent >= before + 200_000, "{sent}");
+    host.ok(&["kill", "a"]);
+    assert_eq!(sum(), sent);
+    host.ok(&["start", "a"]);
+    assert_eq!(sum(), sent);
 }

@@ -26,6 +26,7 @@ mod routed;
 mod served;
 mod shape;
 mod shared;
+mod taken;
 mod tenant_rates;
 mod told;
 mod trace;

@@ -207,6 +207,7 @@ fn is_news(kind: &EventKind) -> bool {
             | EventKind::Changed { .. }
             | EventKind::Renamed { .. }
             | EventKind::Goal { .. }
+            | EventKind::GoalMetric { .. }
     )
 }
 
@@ -252,6 +253,13 @@ pub(super) fn in_words(kind: &EventKind) -> String {
             let (limit, from, to) = (resource.limit(), resource.show(*from), resource.show(*to));
             format!("goal {goal}: {limit} {from} to {to}{word}: {cause}")
         }
+        EventKind::GoalMetric { goal, why } => match why {
+            Some(why) => format!(
+                "goal {goal}: no number for 30 s, its limit stays as it is: {}",
+                safe(why)
+            ),
+            None => format!("goal {goal}: there is a number again"),
+        },
         EventKind::PoolNearlyFull {
             pool,
             percent,

@@ -37,6 +37,7 @@ mod fault;
 mod file;
 mod generate;
 mod goal;
+mod goal_run;
 pub mod image;
 mod image_info;
 mod image_server;

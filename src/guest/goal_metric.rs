@@ -34,11 +34,39 @@ struct Run {
 }
 
 /// One command.
-#[derive(Default)]
 struct Metric {
+    command: Vec<String>,
     run: Option<Run>,
     next: Option<Instant>,
-    number: Option<(f64, Instant)>,
+    number: Option<f64>,
+    /// When that number came; before the first, when it was asked for.
+    at: Instant,
+    /// Why no newer one has come.
+    why: Option<String>,
+}
+
+impl Metric {
+    fn new(command: &[String]) -> Self {
+        Self {
+            command: command.to_vec(),
+            run: None,
+            next: None,
+            number: None,
+            at: Instant::now(),
+            why: None,
+        }
+    }
+
+    fn is_fresh(&self) -> bool {
+        self.at.elapsed() < FRESH
+    }
+
+    fn take_in(&mut self, said: std::result::Result<f64, String>) {
+        match said {
+            Ok(number) => (self.number, self.at, self.why) = (Some(number), Instant::now(), None),
+            Err(why) => self.why = Some(why),
+        }
+    }
 }
 
 /// All of them.
@@ -50,20 +78,30 @@ pub(super) struct Metrics {
 impl Metrics {
     /// The newest number of a goal's command; goes on with its run, or begins one.
     pub(super) fn number(&mut self, goal: &GoalName, command: &[String]) -> Option<f64> {
-        let metric = self.all.entry(goal.clone()).or_default();
+        let new = || Metric::new(command);
+        let metric = self.all.entry(goal.clone()).or_insert_with(new);
+        if metric.command != command {
+            *metric = new();
+        }
         if let Some(run) = metric.run.take() {
             match run.go_on() {
                 Ended::Not(run) => metric.run = Some(run),
-                Ended::With(number) => {
-                    metric.number = number.map(|n| (n, Instant::now())).or(metric.number);
-                }
+                Ended::With(said) => metric.take_in(said),
             }
         } else if metric.next.is_none_or(|next| Instant::now() >= next) {
             metric.next = Some(Instant::now() + EVERY);
-            metric.run = Run::begin(command);
+            match Run::begin(command) {
+                Ok(run) => metric.run = Some(run),
+                Err(why) => metric.take_in(Err(why)),
+            }
         }
-        let fresh = |(_, at): &(f64, Instant)| at.elapsed() < FRESH;
-        metric.number.filter(fresh).map(|(number, _)| number)
+        metric.number.filter(|_| metric.is_fresh())
+    }
+
+    /// Why a goal has had no number for so long that nothing is decided by it any more.
+    pub(super) fn silence(&self, goal: &GoalName) -> Option<&str> {
+        let metric = self.all.get(goal).filter(|metric| !metric.is_fresh())?;
+        Some(metric.why.as_deref().unwrap_or("nothing came"))
     }
 
     /// Forgets, and ends, commands of goals that are no more.
@@ -74,16 +112,16 @@ impl Metrics {
 
 enum Ended {
     Not(Run),
-    With(Option<f64>),
+    With(std::result::Result<f64, String>),
 }
 
 impl Run {
-    fn begin(command: &[String]) -> Option<Self> {
+    fn begin(command: &[String]) -> std::result::Result<Self, String> {
         // A server that is slow, or a name that nobody knows, must not hold anybody up either.
         let asked = metric_url(command)
             .map(|url| [OURSELVES, "goal", "number", "--", url].map(String::from));
         let command = asked.as_ref().map_or(command, |words| &words[..]);
-        let (program, arguments) = command.split_first()?;
+        let (program, arguments) = command.split_first().ok_or("there is no command")?;
         let mut command = Command::new(program);
         // A group of its own, so that what it starts ends with it.
         command
@@ -96,8 +134,8 @@ impl Run {
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
-            .ok()?;
-        let output = child.stdout.take()?;
+            .map_err(|error| format!("{program} cannot be executed: {error}"))?;
+        let output = child.stdout.take().ok_or("it has no output")?;
         let run = Self {
             child,
             output,
@@ -105,8 +143,9 @@ impl Run {
             began: Instant::now(),
         };
         // Nothing here may wait for it.
-        rustix::fs::fcntl_setfl(run.output.as_fd(), OFlags::NONBLOCK).ok()?;
-        Some(run)
+        rustix::fs::fcntl_setfl(run.output.as_fd(), OFlags::NONBLOCK)
+            .map_err(|error| format!("what it prints cannot be read: {error}"))?;
+        Ok(run)
     }
 
     fn go_on(mut self) -> Ended {
@@ -120,8 +159,10 @@ impl Run {
         match self.child.try_wait() {
             Ok(None) if self.began.elapsed() < LONGEST => Ended::Not(self),
             Ok(Some(status)) if status.success() => Ended::With(number(&self.said)),
+            Ok(Some(status)) => Ended::With(Err(format!("it ended with {status}"))),
             // Ended, with its group, when this is dropped.
-            _ => Ended::With(None),
+            Ok(None) => Ended::With(Err(format!("it took more than {LONGEST:?}"))),
+            Err(error) => Ended::With(Err(format!("nobody can wait for it: {error}"))),
         }
     }
 }
@@ -137,10 +178,14 @@ impl Drop for Run {
 }
 
 /// The first word, if it is a number.
-fn number(said: &[u8]) -> Option<f64> {
+fn number(said: &[u8]) -> std::result::Result<f64, String> {
     let text = String::from_utf8_lossy(&said[..said.len().min(MOST)]);
-    let number: f64 = text.split_whitespace().next()?.parse().ok()?;
-    number.is_finite().then_some(number)
+    let word = text.split_whitespace().next().unwrap_or("");
+    let number = word.parse().ok().filter(|number: &f64| number.is_finite());
+    number.ok_or_else(|| {
+        let word: String = word.chars().take(40).collect();
+        format!("what it prints is no number: {word:?}")
+    })
 }
 
 #[cfg(test)]
@@ -162,9 +207,9 @@ mod tests {
 
     #[test]
     fn a_command_says_a_number_or_nothing() {
-        assert_eq!(number(b" 12.5 ms\n"), Some(12.5));
+        assert_eq!(number(b" 12.5 ms\n"), Ok(12.5));
         for bad in ["", "x", "nan", "inf"] {
-            assert_eq!(number(bad.as_bytes()), None, "{bad}");
+            assert!(number(bad.as_bytes()).is_err(), "{bad}");
         }
         let wait = Duration::from_secs(10);
         let of = |command: &[&str]| newest(&mut Metrics::default(), command, wait);
@@ -173,6 +218,30 @@ mod tests {
             |command: &[&str]| newest(&mut Metrics::default(), command, Duration::from_millis(300));
         assert_eq!(none(&["/nowhere/at/all"]), None);
         assert_eq!(none(&["/bin/sh", "-c", "echo 3; exit 1"]), None);
+    }
+
+    #[test]
+    fn without_a_number_for_long_it_is_known_why() {
+        let goal: GoalName = "g".parse().unwrap();
+        for (command, says) in [
+            (
+                &["/nowhere/at/all"][..],
+                "/nowhere/at/all cannot be executed",
+            ),
+            (&["/bin/false"], "exit status: 1"),
+            (&["/bin/echo", "many"], "is no number: \"many\""),
+        ] {
+            let mut metrics = Metrics::default();
+            newest(&mut metrics, command, Duration::from_millis(300));
+            assert_eq!(metrics.silence(&goal), None, "it is not long yet");
+            let metric = metrics.all.get_mut(&goal).unwrap();
+            metric.at = Instant::now().checked_sub(FRESH).unwrap();
+            let why = metrics.silence(&goal).unwrap();
+            assert!(why.contains(says), "{why}");
+            // Another command has its own time.
+            newest(&mut metrics, &["/bin/true"], Duration::ZERO);
+            assert_eq!(metrics.silence(&goal), None);
+        }
     }
 
     #[test]

@@ -19,7 +19,9 @@ use crate::kernel::channel::Channel;
 use crate::kernel::file::{self, Lock};
 use crate::kernel::interrupt;
 use crate::kernel::process::{self, CloneFlags, Forked, Identity};
-use crate::model::{Change, Control, EventKind, GoalResource, GuestName, Policy, Status, Subject};
+use crate::model::{
+    Change, Control, EventKind, GoalName, GoalResource, GuestName, Policy, Status, Subject,
+};
 
 /// How long a guest at which another command works is waited for.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -43,6 +45,23 @@ pub struct Decision {
     pub acted: bool,
 }
 
+/// What a controller tells of.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub enum Told {
+    /// A limit that was changed, or would be.
+    Decision(Decision),
+    /// A goal whose metric has had no number for a while, or has one again.
+    Metric {
+        /// Guest.
+        guest: GuestName,
+        /// Name of the goal.
+        goal: String,
+        /// Why there is no number; `None` when there is one again.
+        no_number: Option<String>,
+    },
+}
+
 /// One limit of one guest.
 type Key = (GuestName, GoalResource);
 
@@ -61,6 +80,8 @@ struct Controller<'a> {
     advised: BTreeMap<Key, u64>,
     /// Of which it was said that a change was refused.
     refused: BTreeSet<Key>,
+    /// Of which it was said that their goal has no number.
+    silent: BTreeSet<Key>,
 }
 
 /// What became of a change.
@@ -78,12 +99,7 @@ impl Manager {
     ///
     /// # Errors
     /// Another controller runs, or goals cannot be read.
-    pub fn run_goals(
-        &self,
-        act: bool,
-        every: Duration,
-        told: &mut dyn FnMut(&Decision),
-    ) -> Result<()> {
+    pub fn run_goals(&self, act: bool, every: Duration, told: &mut dyn FnMut(&Told)) -> Result<()> {
         interrupt::catch()?;
         // Before the lock is taken: what that process has open it would hold.
         let guard = Guard::new(self)?;
@@ -103,6 +119,7 @@ impl Manager {
             io: BTreeMap::new(),
             advised: BTreeMap::new(),
             refused: BTreeSet::new(),
+            silent: BTreeSet::new(),
         };
         let mut done = Ok(());
         while interrupt::caught().is_none() {
@@ -124,7 +141,7 @@ impl Controller<'_> {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    fn round(&mut self, told: &mut dyn FnMut(&Decision)) -> Result<()> {
+    fn round(&mut self, told: &mut dyn FnMut(&Told)) -> Result<()> {
         let goals = self.manager.sound_goals()?;
         let metric = |goal: &GoalView| matches!(goal.goal.policy, Policy::Metric { .. });
         self.metrics
@@ -156,6 +173,12 @@ impl Controller<'_> {
         }
         self.looks.retain(|key, _| chosen.contains_key(key));
         self.refused.retain(|key| chosen.contains_key(key));
+        self.silent.retain(|key| chosen.contains_key(key));
+        for key in watched.keys() {
+            if let Some(goal) = chosen.get(key).filter(|goal| metric(goal)) {
+                self.tell_silence(key, &goal.name, told);
+            }
+        }
         self.release(&watched);
         for resource in GoalResource::ALL {
             let of = |(key, one): (&Key, &Watched)| {
@@ -169,6 +192,28 @@ impl Controller<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Says when a goal has had no number for long, and when it has one again.
+    fn tell_silence(&mut self, key: &Key, goal: &GoalName, told: &mut dyn FnMut(&Told)) {
+        let why = self.metrics.silence(goal).map(ToOwned::to_owned);
+        let new = match &why {
+            Some(_) => self.silent.insert(key.clone()),
+            None => self.silent.remove(key),
+        };
+        if !new {
+            return;
+        }
+        let kind = EventKind::GoalMetric {
+            goal: goal.to_string(),
+            why: why.clone(),
+        };
+        let _lost = self.manager.record(&key.0, kind);
+        told(&Told::Metric {
+            guest: key.0.clone(),
+            goal: goal.to_string(),
+            no_number: why,
+        });
     }
 
     /// Whether a goal changes something.
@@ -213,7 +258,7 @@ impl Controller<'_> {
         key: &Key,
         watched: &mut BTreeMap<Key, Watched>,
         change: Change,
-        told: &mut dyn FnMut(&Decision),
+        told: &mut dyn FnMut(&Told),
     ) -> Result<()> {
         let Some(one) = watched.get(key) else {
             return Ok(());
@@ -268,7 +313,7 @@ impl Controller<'_> {
                 acted: decision.acted,
             },
         );
-        told(&decision);
+        told(&Told::Decision(decision));
         Ok(())
     }
 

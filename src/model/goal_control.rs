@@ -168,11 +168,18 @@ impl Control {
             let to = base + loan;
             // What grows may wait for a step that is worth it; what is taken back may not.
             if to < one.limit || to >= one.limit + STEP.min(most) && to > one.limit {
-                let cause = match to < one.limit {
-                    true => {
-                        "what it borrowed is wanted back, or lent by nobody any more".to_owned()
+                let lends = lent.get(name).is_some_and(|lent| *lent > 0);
+                let cause = match (to < one.limit, loan) {
+                    (false, _) => format!("it wants more, and {loan}% of a CPU are lent by others"),
+                    (true, _) if lends => {
+                        format!("it needs less than its own {base}% of a CPU, and borrows nothing")
                     }
-                    false => format!("it wants more, and {loan}% of a CPU are lent by others"),
+                    (true, 0) => {
+                        format!("its own is {base}% of a CPU, and nothing is left that others lend")
+                    }
+                    (true, _) => {
+                        format!("its own is {base}% of a CPU, and {loan}% are lent by others")
+                    }
                 };
                 changes.insert(name.clone(), Change { to, cause });
             }
@@ -193,7 +200,10 @@ fn step(now: u64, one: &Seen, past: &mut Past, spare: &mut u64) -> Option<Change
         let worth = to <= most || one.limit - to >= (one.limit / 10).max(STEP);
         return (worth && since(past.refused_at) >= DOWN_PAUSE).then(|| Change {
             to,
-            cause: "its bounds".to_owned(),
+            cause: match one.limit > most {
+                true => "it is more than its goal lets it have at most".to_owned(),
+                false => "it is less than its goal lets it have at least".to_owned(),
+            },
         });
     }
     let (pull, cause) = pull(one);

@@ -298,3 +298,39 @@ fn a_memory_limit_comes_to_rest_above_what_is_needed() {
     host.run(1_800_000, &|_, _| 130);
     assert!(host.turns("web") <= 2, "{}", host.turns("web"));
 }
+
+#[test]
+fn the_cause_that_is_told_is_what_was_seen() {
+    let own = |limit, used| Seen {
+        limit,
+        used,
+        ..guest(Policy::Own, 100, 200)
+    };
+    let mut control = Control::default();
+    let all: BTreeMap<_, _> = [(name("a"), own(200, 0))].into();
+    // Nobody has lent or borrowed anything yet.
+    let change = &control.decide(0, CAPACITY, &all)[&name("a")];
+    assert_eq!(
+        (change.to, change.cause.as_str()),
+        (
+            100,
+            "its own is 100% of a CPU, and nothing is left that others lend"
+        )
+    );
+    // Later it lends.
+    let change = &control.decide(QUIET, CAPACITY, &all)[&name("a")];
+    assert!(
+        change.cause.contains("needs less than its own 100%"),
+        "{change:?}"
+    );
+    for (limit, says) in [(300, "at most"), (10, "at least")] {
+        let one = Seen {
+            limit,
+            bounds: (50, 200),
+            ..guest(Policy::Waiting { below: 10 }, 0, 200)
+        };
+        let all = [(name("b"), one)].into();
+        let change = &Control::default().decide(0, CAPACITY, &all)[&name("b")];
+        assert!(change.cause.ends_with(says), "{change:?}");
+    }
+}

@@ -160,6 +160,13 @@ pub enum EventKind {
         /// Whether it was changed.
         acted: bool,
     },
+    /// A goal has had no number for a while, so its limit stays as it is; or it has one again.
+    GoalMetric {
+        /// Name of the goal.
+        goal: String,
+        /// Why there is none; `None` when there is one again.
+        why: Option<String>,
+    },
     /// Frozen.
     Paused,
     /// Thawed.

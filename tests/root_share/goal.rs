@@ -121,7 +121,7 @@ fn alone_an_owner_lends_and_has_its_share_back_within_a_second() {
     assert!(limit(&host, "owner") >= Some(50));
     let text = host.ok(&["goal", "log", "other"]);
     assert!(
-        text.contains("goal other: CPU limit") && text.contains("is wanted back"),
+        text.contains("goal other: CPU limit") && text.contains("nothing is left that others lend"),
         "{text}"
     );
     drop(busy);
@@ -235,6 +235,29 @@ fn a_limit_follows_use_and_a_metric_within_bounds_and_hours() {
     eventually("the definition's limit is back", 20, || {
         limit(&host, "job") == Some(100)
     });
+    // A metric that says nothing is told of, once, and its limit stays as it is; so is its return.
+    let file = host.root().join("number");
+    let metric = format!("/bin/cat {}", file.display());
+    host.ok(&[
+        "goal", "create", "n", "--guest", "job", "--metric", &metric, "--below", "5",
+    ]);
+    let told = || host.ok(&["goal", "log", "n"]);
+    eventually("it is told", 60, || told().contains("no number for 30 s"));
+    assert!(
+        told().contains("it ended with exit status: 1"),
+        "{}",
+        told()
+    );
+    std::fs::write(&file, "9").expect("a file");
+    eventually("it is told", 20, || {
+        told().contains("there is a number again")
+    });
+    assert_eq!(
+        told().matches("no number for 30 s").count(),
+        1,
+        "{}",
+        told()
+    );
 
     for name in ["../x", "none", "A"] {
         host.fails(&["goal", "create", name, "--guest", "web", "--own"], 2);

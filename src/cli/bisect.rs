@@ -148,6 +148,10 @@ fn text(done: &Bisected) -> String {
             done.resource,
             percent(base)
         ),
+        None if verdict.sure == Sure::Passed => format!(
+            "nobody can be blamed: the waiting for {} went by itself meanwhile; try again when it is back\n",
+            done.resource
+        ),
         None => format!(
             "no guest alone: without the last half {}% of the waiting for {} was gone; it is \
              several guests, the host itself, or somebody who was left out\n",

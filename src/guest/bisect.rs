@@ -57,7 +57,7 @@ pub struct Wish {
 /// One time of holding.
 #[derive(Clone, Debug, Serialize)]
 pub struct Step {
-    /// Guests that were held still; none for the first look.
+    /// Guests that were held still; none for the first look, and for the last.
     pub held: Vec<GuestName>,
     /// In what part of the time there was waiting, hundredths of a percent.
     pub waiting: u64,

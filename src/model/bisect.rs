@@ -20,6 +20,8 @@ pub enum Sure {
     Likely,
     /// Nobody alone, or nobody among those that were tried.
     Nobody,
+    /// The waiting went by itself while guests were tried.
+    Passed,
 }
 
 /// What came of it.
@@ -36,7 +38,8 @@ pub struct Verdict<T> {
 /// What to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next<T> {
-    /// Hold these still, measure, let them go on, and tell what was measured.
+    /// Hold these still, measure, let them go on, and tell what was measured. With nobody to hold, look
+    /// once more whether there is still waiting.
     Hold(Vec<T>),
     /// It is over.
     Done(Verdict<T>),
@@ -50,6 +53,8 @@ pub struct Search<T> {
     base: u64,
     /// Waiting without the first half.
     first: Option<u64>,
+    /// Who it is, unless the waiting went by itself; and how much there was without it.
+    suspect: Option<(T, u64)>,
     verdict: Option<Verdict<T>>,
     /// Whether one half was to blame in every round, and the other not.
     clear: bool,
@@ -63,6 +68,7 @@ impl<T: Clone> Search<T> {
             left: all,
             base,
             first: None,
+            suspect: None,
             verdict: None,
             clear: true,
         };
@@ -87,9 +93,10 @@ impl<T: Clone> Search<T> {
     pub fn next(&self) -> Next<T> {
         match &self.verdict {
             Some(verdict) => Next::Done(verdict.clone()),
-            None => Next::Hold(match self.first {
-                None => self.halves().0.to_vec(),
-                Some(_) => self.halves().1.to_vec(),
+            None => Next::Hold(match (&self.suspect, self.first) {
+                (Some(_), _) => Vec::new(),
+                (None, None) => self.halves().0.to_vec(),
+                (None, Some(_)) => self.halves().1.to_vec(),
             }),
         }
     }
@@ -101,6 +108,10 @@ impl<T: Clone> Search<T> {
     /// How much waiting there was while those were held still.
     pub fn measured(&mut self, waiting: u64) {
         if self.verdict.is_some() {
+            return;
+        }
+        if let Some((suspect, without)) = self.suspect.take() {
+            self.judge(suspect, without, waiting);
             return;
         }
         let (first, second) = match (self.first, self.left.len()) {
@@ -123,16 +134,35 @@ impl<T: Clone> Search<T> {
         let (one, two) = self.halves();
         self.left = if a >= b { one } else { two }.to_vec();
         if let [suspect] = self.left.as_slice() {
-            let sure = match most >= SURE && self.clear {
-                true => Sure::Sure,
-                false => Sure::Likely,
-            };
-            self.verdict = Some(Verdict {
-                suspect: Some(suspect.clone()),
-                explains: most,
-                sure,
-            });
+            self.suspect = Some((suspect.clone(), first.min(second)));
         }
+    }
+
+    /// Somebody was found, and so much waiting there is again with nobody held. Other programs come and
+    /// go: what went with them, too, was not this guest's.
+    fn judge(&mut self, suspect: T, without: u64, again: u64) {
+        if again * 2 < self.base {
+            self.nobody(0);
+            self.verdict
+                .iter_mut()
+                .for_each(|one| one.sure = Sure::Passed);
+            return;
+        }
+        self.base = self.base.min(again);
+        let explains = self.went(without);
+        if explains < LEAST {
+            self.nobody(explains);
+            return;
+        }
+        let sure = match explains >= SURE && self.clear {
+            true => Sure::Sure,
+            false => Sure::Likely,
+        };
+        self.verdict = Some(Verdict {
+            suspect: Some(suspect),
+            explains,
+            sure,
+        });
     }
 
     /// What part of the waiting went, percent.
@@ -195,6 +225,27 @@ mod tests {
         assert_eq!(search(&[5000], &[]).0.sure, Sure::Sure);
         let (verdict, times) = search(&[5000], &[4500]);
         assert_eq!((verdict.suspect, times), (None, vec![1]));
+    }
+
+    #[test]
+    fn nobody_is_blamed_for_waiting_that_went_by_itself() {
+        let mut search = Search::new(vec!["a", "b", "c", "d"], 4000);
+        let mut held = Vec::new();
+        // Somebody else's programs end after the first half was tried.
+        for waiting in [4500, 130, 120, 60, 100] {
+            let Next::Hold(some) = search.next() else {
+                panic!("it goes on: {search:?}");
+            };
+            held.push(some);
+            search.measured(waiting);
+        }
+        assert_eq!(held.last(), Some(&Vec::new()));
+        let verdict = Verdict {
+            suspect: None,
+            explains: 0,
+            sure: Sure::Passed,
+        };
+        assert_eq!(search.next(), Next::Done(verdict));
     }
 
     #[test]

@@ -154,6 +154,7 @@ fn in_words(unit: Unit, n: u64) -> String {
     match unit {
         Unit::Bytes => Bytes(n).to_string(),
         Unit::Count => n.to_string(),
+        Unit::PerSecond => format!("{n}/s"),
         Unit::CpuSeconds => format!("{n}s"),
         Unit::PercentOfCpu => {
             let cpus = u32::try_from(n).ok().and_then(Cpus::from_hundredths);

@@ -46,6 +46,12 @@ impl Last {
     }
 
     fn of(&self, guest: &str, resource: &str) -> Option<Event> {
+        let resource = match resource {
+            // Told together.
+            "packets" | "new connections" => "network",
+            "traffic cut" => "traffic",
+            other => other,
+        };
         self.0.get(guest)?.get(resource).cloned()
     }
 }
@@ -67,6 +73,7 @@ fn resource(kind: &EventKind) -> Option<&str> {
         EventKind::OutOfMemory { .. } => Some("memory"),
         EventKind::Limit { resource, .. } => Some(resource),
         EventKind::Credits { .. } => Some("credits"),
+        EventKind::Allowance { .. } => Some("traffic"),
         _ => None,
     }
 }
@@ -114,5 +121,9 @@ mod tests {
         assert_eq!(at("a", "memory"), None, "that was the run before");
         assert_eq!(at("b", "memory"), Some(5));
         assert_eq!(at("b", "cpu"), None);
+        last.take_in(&event(7, "b", limit("network")));
+        for row in ["packets", "new connections"] {
+            assert_eq!(last.of("b", row).map(|event| event.time_ms), Some(7));
+        }
     }
 }

@@ -18,6 +18,8 @@ pub enum Unit {
     Bytes,
     /// Things.
     Count,
+    /// Things in a second.
+    PerSecond,
     /// Hundredths of a CPU.
     PercentOfCpu,
     /// Seconds of CPU time.
@@ -29,7 +31,8 @@ pub enum Unit {
 pub struct Limited {
     /// Guest.
     pub guest: GuestName,
-    /// `memory`, `swap`, `processes`, `cgroups`, `cpu`, `cpus`, `credits`, `disk`, `files`; `tenant memory`, `tenant processes`,
+    /// `memory`, `swap`, `processes`, `cgroups`, `cpu`, `cpus`, `credits`, `disk`, `files`, `packets`, `new connections`,
+    /// `connections`, `traffic`, `traffic cut`; `tenant memory`, `tenant processes`,
     /// `tenant cpu` of what it shares.
     pub resource: &'static str,
     /// In what it is counted.
@@ -53,7 +56,7 @@ pub struct Limited {
 }
 
 impl Limited {
-    fn new(guest: &GuestName, resource: &'static str, unit: Unit, limit: u64) -> Self {
+    pub(super) fn new(guest: &GuestName, resource: &'static str, unit: Unit, limit: u64) -> Self {
         Self {
             guest: guest.clone(),
             resource,
@@ -126,6 +129,7 @@ impl Manager {
         rows.extend(self.credits(name));
         rows.extend(self.shared_limits(name)?);
         rows.extend(self.disk(name)?);
+        rows.extend(self.network_limits(name)?);
         Ok(rows)
     }
 

@@ -112,6 +112,7 @@ mod life;
 mod limit_events;
 mod limit_last;
 pub mod limited;
+mod limited_network;
 pub mod load;
 pub mod manager;
 mod memory_kept;

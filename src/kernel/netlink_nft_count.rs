@@ -93,21 +93,21 @@ impl Counting {
     }
 }
 
-/// Packets that the rules of a chain counted which drop what goes beyond a rate; `None` if there is no
-/// such chain, or no such rule.
+/// Packets that each rule of a chain counted which drops what goes beyond a rate, in order; empty if
+/// there is no such chain, or no such rule.
 ///
 /// # Errors
 /// When the kernel gives no socket or refuses to tell.
-pub fn beyond_rates(family: Family, table: &str, chain: &str) -> Result<Option<u64>, NetlinkError> {
+pub fn beyond_rates(family: Family, table: &str, chain: &str) -> Result<Vec<u64>, NetlinkError> {
     let mut kernel = match Conversation::open(NETLINK_NETFILTER) {
         Ok(kernel) => kernel,
-        Err(e) if e.raw_os_error() == Some(libc::EPROTONOSUPPORT) => return Ok(None),
+        Err(e) if e.raw_os_error() == Some(libc::EPROTONOSUPPORT) => return Ok(Vec::new()),
         Err(e) => return Err(NetlinkError::new(VERB, table, e.into())),
     };
     let body = [text(RULE_TABLE, table), text(RULE_CHAIN, chain)].concat();
     let answers = match kernel.ask(Message::new(GET_RULE, family, body), NLM_F_DUMP) {
         Ok(answers) => answers,
-        Err(e) if absent(&e) => return Ok(None),
+        Err(e) if absent(&e) => return Ok(Vec::new()),
         Err(e) => return Err(NetlinkError::new(VERB, table, e)),
     };
     let of_chain = |rule: &&Message| {
@@ -116,9 +116,7 @@ pub fn beyond_rates(family: Family, table: &str, chain: &str) -> Result<Option<u
         name.is_some_and(|name| name.strip_suffix(&[0]) == Some(chain.as_bytes()))
     };
     let rules = answers.iter().filter(of_chain);
-    Ok(rules
-        .filter_map(|rule| beyond_rate(rule.body()))
-        .reduce(|a, b| a + b))
+    Ok(rules.filter_map(|rule| beyond_rate(rule.body())).collect())
 }
 
 /// Packets that a rule counted, if it looks at a rate first.

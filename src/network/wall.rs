@@ -315,6 +315,15 @@ impl Network {
     /// # Errors
     /// When the kernel refuses to tell.
     pub fn beyond_ceilings(&self, lease: &Lease) -> Result<Option<u64>, HostError> {
+        let each = self.dropped_by_each(lease)?;
+        Ok(each.into_iter().reduce(|a, b| a + b))
+    }
+
+    /// The same of each of its ceilings that has a rule: packets, then new connections.
+    ///
+    /// # Errors
+    /// When the kernel refuses to tell.
+    pub fn dropped_by_each(&self, lease: &Lease) -> Result<Vec<u64>, HostError> {
         let (family, table) = &self.guard;
         let chain = own_chain("outgoing", &lease.host_interface);
         Ok(beyond_rates(*family, table, &chain)?)

@@ -204,6 +204,46 @@ fn a_disk_of_its_own_is_a_row() {
 }
 
 #[test]
+fn what_it_may_send_is_a_row_and_tells_what_was_dropped() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    let flags = [
+        "--packets",
+        "10",
+        "--new-connections",
+        "50",
+        "--connections",
+        "90",
+        "--allowance",
+        "1G",
+        "--start",
+    ];
+    scripted(&host, "web", "sleep 1000", &flags);
+    let pings = "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30; do \
+                 ping -c 1 -W 1 $(ip route | sed -n 's/^default via \\([^ ]*\\).*/\\1/p') & done; wait";
+    host.run(&["exec", "web", "--", "sh", "-c", pings]);
+    let packets = row(&host, "web", "packets");
+    assert_eq!(
+        (&packets["limit"], &packets["unit"]),
+        (&10.into(), &"per-second".into())
+    );
+    assert!(packets["hits"].as_u64() > Some(5), "{packets}");
+    let new = row(&host, "web", "new connections");
+    assert_eq!(
+        (new["limit"].as_u64(), new["hits"].as_u64()),
+        (Some(50), Some(0))
+    );
+    assert_eq!(row(&host, "web", "connections")["limit"], 90);
+    let traffic = row(&host, "web", "traffic");
+    assert_eq!(traffic["limit"].as_u64(), Some(1 << 30));
+    assert!(traffic["held"].as_u64() > Some(0), "{traffic}");
+    let text = host.ok(&["limits", "web", "--near", "90%"]);
+    assert!(text.contains("packets") && text.contains("10/s"), "{text}");
+}
+
+#[test]
 fn a_disk_on_btrfs_is_a_row_too() {
     if !need(Need::Root) || !need(Need::LoopDevice) {
         return;

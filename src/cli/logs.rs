@@ -294,7 +294,9 @@ fn limit(resource: &str, hits: u64, percent: Option<u64>, top: &[TopProcess]) ->
     let percent = percent.unwrap_or(0);
     let what = match resource {
         "cpu" => format!("held back by its CPU limit in {percent}% of the time it wanted to run"),
+        "tenant cpu" => format!("held back by its tenant's CPU limit in {percent}% of the time"),
         "processes" => format!("no more processes: {hits} could not be made"),
+        "tenant processes" => format!("no more processes for its tenant: {hits} could not be made"),
         "disk" => format!("its disk is {percent}% full"),
         "files" => format!("{percent}% of the files its disk can have are there"),
         "network" => format!("{hits} packets beyond its ceilings were dropped"),
@@ -311,7 +313,13 @@ fn most(top: &[TopProcess]) -> String {
         let cpu = cpu.unwrap_or_default();
         match one.processes {
             2.. => format!("{} ({} processes)", safe(&one.name), one.processes),
-            _ => format!("{}{pid} ({cpu}{})", safe(&one.name), bytes_text(one.memory)),
+            _ => {
+                let what = match one.written {
+                    Some(bytes) => format!("wrote {}", bytes_text(bytes)),
+                    None => cpu + &bytes_text(one.memory),
+                };
+                format!("{}{pid} ({what})", safe(&one.name))
+            }
         }
     };
     let all: Vec<String> = top.iter().take(3).map(one).collect();

@@ -19,6 +19,7 @@ use rustix::fs::OFlags;
 use super::error::Result;
 use super::manager::{Manager, now_ms};
 use super::pids_look::PidsLook;
+use super::tenant_look::TenantLook;
 use super::top_processes::{self as top, CpuTimes};
 use crate::kernel::KernelError;
 use crate::kernel::cgroup::{Group, OomWatch, Throttling};
@@ -61,6 +62,7 @@ pub(super) struct LimitEvents<'a> {
     /// The part of the periods in the last interval, percent.
     held_back: u64,
     burst: Option<CpuTimes>,
+    tenant: TenantLook,
     disk: Room,
     files: Room,
     network: Pace,
@@ -115,6 +117,7 @@ impl<'a> LimitEvents<'a> {
             throttling: group.throttling().ok().flatten(),
             held_back: 0,
             burst: None,
+            tenant: TenantLook::open(manager, name, group),
             disk: Room::default(),
             files: Room::default(),
             network: Pace::default(),
@@ -203,11 +206,24 @@ impl<'a> LimitEvents<'a> {
         if let Some(hits) = self.processes.take(now) {
             self.tell("processes", hits, None, top::by_threads(self.group));
         }
-        if let Some(times) = self.burst.take_if(|times| times.elapsed() >= BURST)
-            && let Some(hits) = self.cpu.take(now)
-        {
-            let percent = Some(self.held_back);
-            self.tell("cpu", hits, percent, top::by_cpu(self.group, &times));
+        if let Some(times) = self.burst.take_if(|times| times.elapsed() >= BURST) {
+            let held_back = [
+                ("cpu", self.cpu.take(now), self.held_back),
+                (
+                    "tenant cpu",
+                    self.tenant.cpu.take(now),
+                    self.tenant.held_back,
+                ),
+            ];
+            for (resource, hits, percent) in held_back {
+                if let Some(hits) = hits {
+                    let top = top::by_cpu(self.group, &times);
+                    self.tell(resource, hits, Some(percent), top);
+                }
+            }
+        }
+        if let Some(hits) = self.tenant.processes.take(now) {
+            self.tell("tenant processes", hits, None, top::by_threads(self.group));
         }
         if let Some(hits) = self.network.take(now) {
             self.tell("network", hits, None, Vec::new());
@@ -220,7 +236,7 @@ impl<'a> LimitEvents<'a> {
             };
             let percent = Some(room.percent);
             if room.pace.take(now).is_some() {
-                self.tell(resource, 0, percent, Vec::new());
+                self.tell(resource, 0, percent, top::by_written(self.group));
             }
         }
     }
@@ -235,12 +251,21 @@ impl<'a> LimitEvents<'a> {
             // What `set` has changed since counts; a guest that was not held back is not asked about.
             let told_from = || super::keeper::told_from(self.manager, self.name);
             if periods >= FEW && percent > 0 && told_from().is_some_and(|from| percent >= from) {
-                self.held_back = percent;
-                self.cpu.hit(held_back);
+                match self.tenant.is_limit(now.limit) {
+                    true => self.tenant.hit_alone(held_back, percent),
+                    false => {
+                        self.held_back = percent;
+                        self.cpu.hit(held_back);
+                    }
+                }
             }
         }
         self.throttling = now;
-        if self.burst.is_none() && self.cpu.due().is_some_and(|due| due <= self.now()) {
+        let told_from = || super::keeper::told_from(self.manager, self.name);
+        self.tenant.look(self.group, told_from);
+        let at = self.now();
+        let due = |pace: &Pace| pace.due().is_some_and(|due| due <= at);
+        if self.burst.is_none() && (due(&self.cpu) || due(&self.tenant.cpu)) {
             self.burst = Some(top::cpu_times(self.group));
         }
         if self.looks.is_multiple_of(RARELY) {

@@ -146,6 +146,7 @@ mod store;
 pub mod successor;
 pub mod tenant;
 pub mod tenant_change;
+mod tenant_look;
 mod told;
 mod top_processes;
 mod trace;
@@ -155,6 +156,7 @@ pub mod undo;
 pub mod view;
 mod ways;
 pub mod why;
+mod why_other;
 
 pub use error::GuestError;
 pub use manager::Manager;

@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use crate::kernel::cgroup::Group;
-use crate::kernel::process_use::{ProcessUse, number_inside, process_use, ticks_of_a_second};
+use crate::kernel::process_use::{
+    ProcessUse, number_inside, process_use, ticks_of_a_second, written_bytes,
+};
 use crate::model::TopProcess;
 
 /// Most processes that are looked at.
@@ -57,6 +59,7 @@ fn one(of: &ProcessUse) -> TopProcess {
         threads: of.threads,
         memory: of.memory,
         cpu_percent: None,
+        written: None,
     }
 }
 
@@ -65,6 +68,21 @@ pub(super) fn by_memory(group: &Group) -> Vec<TopProcess> {
     let mut all = all(group);
     all.sort_by_key(|one| std::cmp::Reverse(one.memory));
     told(group, all.iter().take(TOLD).map(one).collect())
+}
+
+/// Those that have written most to disks since they began. Who wrote and has ended is not among them.
+pub(super) fn by_written(group: &Group) -> Vec<TopProcess> {
+    let wrote = |of: ProcessUse| {
+        let bytes = written_bytes(of.pid).filter(|bytes| *bytes > 0)?;
+        Some(TopProcess {
+            written: Some(bytes),
+            ..one(&of)
+        })
+    };
+    let mut all: Vec<TopProcess> = all(group).into_iter().filter_map(wrote).collect();
+    all.sort_by_key(|one| std::cmp::Reverse(one.written));
+    all.truncate(TOLD);
+    told(group, all)
 }
 
 /// The names that have the most threads: of a thousand that are the same, none says much.

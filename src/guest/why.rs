@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use super::error::{GuestError, Result};
 use super::manager::Manager;
-use crate::kernel::cgroup::{Counters, Group, Pressure};
-use crate::model::{Bytes, Cpus, GuestName, Sample, Status};
+use crate::kernel::cgroup::{Counter, Counters, Group, Pressure, Throttling};
+use crate::model::{Bytes, Cpus, GuestName, Sample, Status, TenantName};
 
 /// What it waited for less than this part of the time is no cause, hundredths of a percent.
 const LEAST: u64 = 100;
@@ -36,19 +36,22 @@ pub struct Cause {
 }
 
 /// What is read at the beginning and at the end.
-struct Look {
-    counters: Counters,
+pub(super) struct Look {
+    pub(super) counters: Counters,
     sample: Sample,
-    cpu: Option<Pressure>,
+    /// Of all guests of its tenant together.
+    pub(super) tenant: Option<Counters>,
+    pub(super) cpu: Option<Pressure>,
     memory: Option<Pressure>,
     io: Option<Pressure>,
 }
 
 impl Look {
-    fn at(group: &Group) -> Result<Self> {
+    fn at(group: &Group, tenant: Option<&Group>) -> Result<Self> {
         Ok(Self {
             counters: group.counters()?,
             sample: group.stats()?,
+            tenant: tenant.map(Group::counters).transpose()?,
             cpu: group.pressure("cpu")?,
             memory: group.pressure("memory")?,
             io: group.pressure("io")?,
@@ -90,11 +93,16 @@ impl Manager {
             status,
             advice: Some("what slows it is seen while it runs"),
         })?;
+        let tenant = self.run_state(name)?.and_then(|state| state.tenant);
+        let shared = match &tenant {
+            Some(tenant) => self.tenant_group(tenant)?,
+            None => None,
+        };
         let others = self.samples_of_others(name)?;
         let began = Instant::now();
-        let before = Look::at(&group)?;
+        let before = Look::at(&group, shared.as_ref())?;
         std::thread::sleep(window);
-        let after = Look::at(&group)?;
+        let after = Look::at(&group, shared.as_ref())?;
         let us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
         let now = self.samples_of_others(name)?;
         let took = now.into_iter().filter_map(|(name, now)| {
@@ -108,6 +116,7 @@ impl Manager {
         });
         let watched = Watched {
             name,
+            tenant: tenant.as_ref(),
             before: &before,
             after: &after,
             us: us.max(1),
@@ -115,6 +124,7 @@ impl Manager {
         };
         let mut causes = watched.causes();
         self.blame_credits(name, &mut causes);
+        self.blame_goals(name, &mut causes);
         Ok(causes)
     }
 
@@ -127,10 +137,11 @@ impl Manager {
 }
 
 /// A guest between two looks.
-struct Watched<'a> {
+pub(super) struct Watched<'a> {
     name: &'a GuestName,
-    before: &'a Look,
-    after: &'a Look,
+    pub(super) tenant: Option<&'a TenantName>,
+    pub(super) before: &'a Look,
+    pub(super) after: &'a Look,
     us: u64,
     neighbours: Vec<Neighbour>,
 }
@@ -139,6 +150,7 @@ impl Watched<'_> {
     fn causes(&self) -> Vec<Cause> {
         let all = [
             self.held_back(),
+            self.held_back_with_others(),
             self.crowded(),
             self.memory(),
             self.killed(),
@@ -150,7 +162,7 @@ impl Watched<'_> {
         all
     }
 
-    fn cause(
+    pub(super) fn cause(
         &self,
         resource: &'static str,
         part: Option<u64>,
@@ -167,27 +179,29 @@ impl Watched<'_> {
     }
 
     /// In what part of the time some process waited, hundredths of a percent.
-    fn waited(&self, of: impl Fn(&Look) -> Option<Pressure>) -> Option<u64> {
+    pub(super) fn waited(&self, of: impl Fn(&Look) -> Option<Pressure>) -> Option<u64> {
         let (then, now) = (of(self.before)?, of(self.after)?);
         let us = now.some_total_us.saturating_sub(then.some_total_us);
         let part = (us.saturating_mul(10_000) / self.us).min(10_000);
         (part >= LEAST).then_some(part)
     }
 
-    /// In what part of its periods the guest's own limit stopped it, hundredths of a percent.
-    fn throttled(&self) -> Option<(u64, u64)> {
-        let (then, now) = (
-            self.before.counters.cpu.as_ref()?,
-            self.after.counters.cpu.as_ref()?,
-        );
+    /// In what part of its periods a limit stopped it, hundredths of a percent; and that limit.
+    pub(super) fn throttled(&self, of: impl Fn(&Look) -> Option<Throttling>) -> Option<(u64, u64)> {
+        let (then, now) = (of(self.before)?, of(self.after)?);
         let periods = now.periods.saturating_sub(then.periods);
         let stopped = now.throttled.saturating_sub(then.throttled);
         let part = (stopped * 10_000).checked_div(periods)?.min(10_000);
         (part >= LEAST).then_some((part, now.limit))
     }
 
+    fn throttled_alone(&self) -> Option<(u64, u64)> {
+        let own = self.throttled(|look| look.counters.cpu);
+        own.filter(|_| !self.has_all_cpus_of_its_tenant())
+    }
+
     fn held_back(&self) -> Option<Cause> {
-        let (part, limit) = self.throttled()?;
+        let (part, limit) = self.throttled_alone()?;
         let cpus = u32::try_from(limit).ok().and_then(Cpus::from_hundredths)?;
         let why = format!("its own limit of {cpus} CPUs stopped it in this part of the periods");
         let advice = format!("raise it: bulkhead set {} cpu.limit=CPUS", self.name);
@@ -197,17 +211,12 @@ impl Watched<'_> {
     /// Waiting for a CPU that its own limit does not explain.
     fn crowded(&self) -> Option<Cause> {
         let waited = self.waited(|look| look.cpu)?;
-        let limited = self.throttled().map_or(0, |(part, _)| part);
-        let part = waited.checked_sub(limited).filter(|part| *part >= LEAST)?;
-        let who = self.most(
-            |other| other.cpu_us * 100 / self.us,
-            IDLE,
-            |percent| format!("{percent}% of a CPU"),
-        );
-        let cpu = |look: &Look| look.sample.cpu_us;
-        let own = cpu(self.after).saturating_sub(cpu(self.before));
-        let own = own * 100 / self.us;
-        let why = match who {
+        let limits = [self.throttled_alone(), self.throttled_with_others()];
+        let limited = limits.iter().flatten().map(|(part, _)| *part).max();
+        let part = waited.checked_sub(limited.unwrap_or(0));
+        let part = part.filter(|part| *part >= LEAST)?;
+        let own = self.own_cpu();
+        let why = match self.busy() {
             Some(who) => format!("its processes wait for a CPU; it has {own}%, {who}"),
             None => format!(
                 "its processes wait for a CPU; it has {own}%, no other guest is busy: it has more \
@@ -221,19 +230,29 @@ impl Watched<'_> {
         Some(self.cause("cpu", Some(part), why, advice))
     }
 
+    /// How much of a CPU it had, percent.
+    pub(super) fn own_cpu(&self) -> u64 {
+        let cpu = |look: &Look| look.sample.cpu_us;
+        cpu(self.after).saturating_sub(cpu(self.before)) * 100 / self.us
+    }
+
+    /// Who else had much of one, in words.
+    pub(super) fn busy(&self) -> Option<String> {
+        let say = |percent| format!("{percent}% of a CPU");
+        self.most(|other| other.cpu_us * 100 / self.us, IDLE, say)
+    }
+
     fn memory(&self) -> Option<Cause> {
         let part = self.waited(|look| look.memory)?;
-        let memory = &self.after.counters.memory;
-        let near = memory.held.zip(memory.limit).filter(|(held, limit)| {
-            u128::from(*held) * 100 >= u128::from(*limit) * u128::from(NEAR)
-        });
+        let alone = !self.has_all_of_its_tenant(|all| all.memory.limit);
+        let near = near(&self.after.counters.memory).filter(|_| alone);
         let swap = self.after.sample.swap;
         let swapped = match swap {
             0 => String::new(),
             bytes => format!(", {} MiB of it are in swap", bytes >> 20),
         };
-        Some(match near {
-            Some((held, limit)) => self.cause(
+        Some(match (near, self.full_tenant()) {
+            (Some((held, limit)), _) => self.cause(
                 "memory",
                 Some(part),
                 format!(
@@ -243,7 +262,17 @@ impl Watched<'_> {
                 ),
                 format!("raise it: bulkhead set {} memory.limit=BYTES", self.name),
             ),
-            None => self.cause(
+            (None, Some((limit, tenant))) => self.cause(
+                "memory",
+                Some(part),
+                format!(
+                    "all guests of its tenant {tenant} together hold their limit of {}, and it waits for pages \
+                     to be freed{swapped}",
+                    Bytes(limit)
+                ),
+                format!("raise it: bulkhead tenant set {tenant} --memory BYTES"),
+            ),
+            (None, None) => self.cause(
                 "memory",
                 Some(part),
                 format!("it waits for pages though it is not at its limit{swapped}: the host is short of memory"),
@@ -260,7 +289,18 @@ impl Watched<'_> {
         let now = kills.saturating_sub(self.before.sample.oom_kills);
         (now > 0).then(|| {
             let why = format!("{now} of its processes were killed for want of memory meanwhile");
-            let advice = format!("raise it: bulkhead set {} memory.limit=BYTES", self.name);
+            let (why, advice) = match self.tenant_that_kills(now) {
+                Some(tenant) => (
+                    format!(
+                        "{why}: all guests of its tenant {tenant} together were at their limit"
+                    ),
+                    format!("raise it: bulkhead tenant set {tenant} --memory BYTES"),
+                ),
+                None => (
+                    why,
+                    format!("raise it: bulkhead set {} memory.limit=BYTES", self.name),
+                ),
+            };
             self.cause("memory", None, why, advice)
         })
     }
@@ -279,17 +319,35 @@ impl Watched<'_> {
     }
 
     fn processes(&self) -> Option<Cause> {
-        let (then, now) = (
-            &self.before.counters.processes,
-            &self.after.counters.processes,
-        );
-        let refused = now.hits.unwrap_or(0).saturating_sub(then.hits.unwrap_or(0));
-        let limit = now.limit?;
-        (refused > 0).then(|| {
-            let why = format!("{refused} processes were refused: its limit is {limit}");
-            let advice = format!("raise it: bulkhead set {} processes=COUNT", self.name);
-            self.cause("processes", None, why, advice)
-        })
+        let more = |then: &Counter, now: &Counter| {
+            now.hits.unwrap_or(0).saturating_sub(then.hits.unwrap_or(0))
+        };
+        let now = &self.after.counters.processes;
+        let own = more(&self.before.counters.processes, now);
+        let of = |look: &Look| look.tenant.as_ref().map(|all| all.processes);
+        let shared = of(self.before).zip(of(self.after));
+        let refused = own + shared.map_or(0, |(then, now)| more(&then, &now));
+        // Version 1 counts in the guest's group whatever limit it was.
+        let never = now
+            .peak
+            .zip(now.limit)
+            .is_some_and(|(peak, most)| peak < most);
+        let all = shared.and_then(|(_, now)| now.limit);
+        let tenant = self.tenant.zip(all).filter(|_| own == 0 || never);
+        let (why, advice) = match (tenant, now.limit) {
+            _ if refused == 0 => return None,
+            (Some((tenant, limit)), _) => (
+                format!(
+                    "{refused} processes were refused: the limit of all guests of its tenant {tenant} is {limit}"
+                ),
+                format!("raise it: bulkhead tenant set {tenant} --processes COUNT"),
+            ),
+            (None, limit) => (
+                format!("{refused} processes were refused: its limit is {}", limit?),
+                format!("raise it: bulkhead set {} processes=COUNT", self.name),
+            ),
+        };
+        Some(self.cause("processes", None, why, advice))
     }
 
     /// The neighbours that took most of something, in words.
@@ -314,6 +372,12 @@ impl Watched<'_> {
     }
 }
 
+/// What is held of a limit, and the limit, if it is nearly all of it.
+pub(super) fn near(memory: &Counter) -> Option<(u64, u64)> {
+    let both = memory.held.zip(memory.limit);
+    both.filter(|(held, limit)| u128::from(*held) * 100 >= u128::from(*limit) * u128::from(NEAR))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -323,6 +387,7 @@ mod tests {
         Look {
             counters: Counters::default(),
             sample: Sample::default(),
+            tenant: None,
             cpu: Some(Pressure::default()),
             memory: Some(Pressure::default()),
             io: Some(Pressure::default()),
@@ -330,9 +395,10 @@ mod tests {
     }
 
     fn causes(before: &Look, after: &Look, neighbours: Vec<Neighbour>) -> Vec<Cause> {
-        let name = "web".parse().unwrap();
+        let (name, tenant) = ("web".parse().unwrap(), "acme".parse().unwrap());
         let watched = Watched {
             name: &name,
+            tenant: after.tenant.as_ref().map(|_| &tenant),
             before,
             after,
             us: 1_000_000,
@@ -403,5 +469,75 @@ mod tests {
             "{found:?}"
         );
         assert!(found[3].why.starts_with("2 of its processes"), "{found:?}");
+    }
+
+    #[test]
+    fn what_the_limit_of_its_tenant_does_is_not_laid_at_its_own_nor_at_its_neighbours() {
+        let shared = |throttled, refused, hits| {
+            let throttling = Throttling {
+                limit: 80,
+                periods: throttled,
+                throttled,
+                throttled_us: 0,
+            };
+            let counter = |held, hits| Counter {
+                held,
+                peak: None,
+                limit: Some(100),
+                hits: Some(hits),
+            };
+            Some(Counters {
+                cpu: Some(throttling),
+                memory: counter(Some(99), hits),
+                processes: counter(None, refused),
+                ..Counters::default()
+            })
+        };
+        let (mut before, mut after) = (look(), look());
+        (before.tenant, after.tenant) = (shared(10, 0, 1), shared(20, 3, 9));
+        (after.cpu, after.memory) = (waited(700_000), waited(20_000));
+        after.sample.oom_kills = 1;
+        after.counters.memory.hits = Some(1);
+        before.counters.memory.hits = Some(0);
+        let found = causes(&before, &after, Vec::new());
+        let said = |resource| {
+            let of = found.iter().filter(move |cause| cause.resource == resource);
+            of.map(|cause| format!("{} / {}", cause.why, cause.advice))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(said("cpu").len(), 1, "{found:?}");
+        assert_eq!(found[0].part, Some(7000), "{found:?}");
+        for (resource, flag) in [
+            ("cpu", "--cpus CPUS"),
+            ("memory", "--memory BYTES"),
+            ("processes", "--processes COUNT"),
+        ] {
+            for line in said(resource) {
+                assert!(line.contains("its tenant acme"), "{line}");
+                assert!(
+                    line.ends_with(&format!("bulkhead tenant set acme {flag}")),
+                    "{line}"
+                );
+            }
+        }
+        assert_eq!((said("memory").len(), said("processes").len()), (2, 1));
+        // The limit in force is its tenant's where the definition has a larger one, or none.
+        after.counters.cpu = after.tenant.as_ref().and_then(|all| all.cpu);
+        before.counters.cpu = before.tenant.as_ref().and_then(|all| all.cpu);
+        let found = causes(&before, &after, Vec::new());
+        let cpu = |cause: &&Cause| cause.resource == "cpu";
+        assert_eq!(found.iter().filter(cpu).count(), 1, "{found:?}");
+        assert!(
+            found.iter().all(|cause| cause.why.contains("tenant acme")),
+            "{found:?}"
+        );
+        (before.counters.cpu, after.counters.cpu) = (None, None);
+        // One that wanted nothing meanwhile was not stopped.
+        after.cpu = waited(0);
+        assert!(
+            causes(&before, &after, Vec::new())
+                .iter()
+                .all(|cause| cause.resource != "cpu")
+        );
     }
 }

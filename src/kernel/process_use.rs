@@ -48,6 +48,24 @@ pub fn number_inside(pid: i32) -> Option<u32> {
     line.split_whitespace().last()?.parse().ok()
 }
 
+/// Bytes that a process has had written to disks, or that wait for it in the page cache; `None` when it
+/// has gone.
+#[must_use]
+pub fn written_bytes(pid: i32) -> Option<u64> {
+    let text = read(&format!("/proc/{pid}/io"), 1024)?;
+    written(std::str::from_utf8(&text).ok()?)
+}
+
+fn written(text: &str) -> Option<u64> {
+    let of = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim().parse::<u64>().ok()
+    };
+    // What it took back again, by truncating files, never got there.
+    let back = of("cancelled_write_bytes:").unwrap_or(0);
+    Some(of("write_bytes:")?.saturating_sub(back))
+}
+
 /// CPU time that this process has used.
 #[must_use]
 pub fn own_time() -> std::time::Duration {
@@ -111,6 +129,17 @@ mod tests {
         for bad in [&b""[..], b"1 (x", b"1 (x)", b"1 (x) R 1", b")("] {
             assert_eq!(of_line(1, bad), None);
         }
+    }
+
+    #[test]
+    fn what_was_written_is_without_what_was_taken_back() {
+        let text =
+            "rchar: 9\nwchar: 8\nread_bytes: 7\nwrite_bytes: 6000\ncancelled_write_bytes: 1000\n";
+        assert_eq!(written(text), Some(5000));
+        assert_eq!(written("write_bytes: x\n"), None);
+        let ours = i32::try_from(std::process::id()).unwrap();
+        assert!(written_bytes(ours).is_some());
+        assert_eq!(written_bytes(i32::MAX), None);
     }
 
     #[test]

@@ -34,6 +34,9 @@ pub struct TopProcess {
     /// Percent of a CPU, over a second; `None` where that is not what it is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_percent: Option<u64>,
+    /// Bytes that it has written to disks since it began; `None` where that is not what it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub written: Option<u64>,
 }
 
 /// When an event of one limit is told. All times are milliseconds of one clock.

@@ -125,6 +125,37 @@ fn a_guest_that_is_held_back_all_the_time_is_told_who_works() {
 }
 
 #[test]
+fn guests_that_are_held_back_by_their_tenants_limit_are_told_so() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    host.ok(&["tenant", "create", "acme", "--cpus", "0.2"]);
+    let flags = ["--network", "none", "--tenant", "acme", "--start"];
+    // One has a limit of its own, which is not in its way; the other has none, so that of the tenant.
+    let own = [&flags[..], &["--cpus", "0.15"]].concat();
+    scripted(&host, "one", "while :; do :; done", &own);
+    scripted(&host, "two", "while :; do :; done", &flags);
+    scripted(&host, "calm", "while :; do sleep 5; done", &flags);
+    for guest in ["one", "two"] {
+        let event = first(&host, guest, 60);
+        assert_eq!(event["resource"], "tenant cpu", "{event}");
+        assert!(event["percent"].as_u64() > Some(25), "{event}");
+        assert_eq!(event["top"][0]["name"], "sh", "{event}");
+        assert_eq!(seen_inside(&host, guest).len(), 1);
+        let why = host.ok(&["why", guest, "--for", "2s"]);
+        assert!(why.contains("bulkhead tenant set acme --cpus"), "{why}");
+    }
+    assert_eq!(limits(&host, "calm"), [] as [Value; 0]);
+    let shown = host.ok(&["events", "one"]);
+    assert!(shown.contains("by its tenant's CPU limit in"), "{shown}");
+    let rows = data(&host, &["limits", "one"]);
+    let mut rows = rows.as_array().expect("a list").iter();
+    let row = rows.find(|row| row["resource"] == "tenant cpu");
+    assert!(row.expect("a row")["last"]["top"].is_array());
+}
+
+#[test]
 fn out_of_memory_tells_who_is_left_and_a_full_disk_is_told() {
     if !need(Need::Root) {
         return;
@@ -150,6 +181,11 @@ fn out_of_memory_tells_who_is_left_and_a_full_disk_is_told() {
             !event["top"].as_array().expect("a list").is_empty(),
             "{event}"
         );
+        // Somebody who writes and goes on running.
+        let writer = "exec 3> /half; i=0; while [ $i -lt 8 ]; do printf %1000000s x >&3; i=$((i+1)); done; \
+                      exec 3>&-; sleep 1000 & wait";
+        let writer = format!("sh -c '{writer}' > /dev/null 2>&1 &");
+        host.ok(&["exec", "web", "--", "sh", "-c", &writer]);
         life::filled(host, "web");
         let disk = || {
             let all = limits(host, "web");
@@ -158,6 +194,10 @@ fn out_of_memory_tells_who_is_left_and_a_full_disk_is_told() {
         eventually("an event of the disk", 90, || disk().is_some());
         let event = disk().expect("just seen");
         assert!(event["percent"].as_u64() >= Some(95), "{event}");
+        let top = event["top"].as_array().expect("a list").iter();
+        let wrote = |one: &Value| one["name"] == "sh" && one["written"].as_u64() > Some(4_000_000);
+        assert!(top.clone().any(wrote), "{event}");
+        assert!(host.ok(&["events", "web"]).contains("(wrote "));
         let all = seen_inside(host, "web");
         assert!(
             all.iter().any(|event| event["resource"] == "disk"),

@@ -119,9 +119,10 @@ fn heading(members: &[&Load], texts: &dyn Fn(&Load) -> Vec<String>) -> Vec<Strin
     let tenant = first.tenant.as_ref();
     let tenant = tenant.map_or_else(|| "no tenant".to_owned(), ToString::to_string);
     let mut texts = texts(&sum(members));
-    let blank = ["STATE", "OF LIMIT", "CPU WAIT", "MEM WAIT", "IO WAIT", "UP"];
+    let blank = ["STATE", "CPU WAIT", "MEM WAIT", "IO WAIT", "UP"];
     for (text, column) in texts.iter_mut().zip(&COLUMNS) {
-        if blank.contains(&column.heading) {
+        let nothing = column.heading == "OF LIMIT" && first.tenant_cpu_limit.is_none();
+        if nothing || blank.contains(&column.heading) {
             text.clear();
         }
     }
@@ -129,23 +130,27 @@ fn heading(members: &[&Load], texts: &dyn Fn(&Load) -> Vec<String>) -> Vec<Strin
     texts
 }
 
-/// What guests use together, where that is a sum; of nothing that is kept, nothing.
+/// What guests of one tenant use together, where that is a sum, and of what it may have; of nothing that
+/// is kept, nothing.
 fn sum(all: &[&Load]) -> Load {
     let whole =
         |of: fn(&Load) -> Option<u64>| all.iter().filter_map(|load| of(load)).reduce(|a, b| a + b);
     let cpu = all.iter().filter_map(|load| load.cpu_percent);
+    let cpu = cpu.reduce(|a, b| a + b);
+    let may = all[0].tenant_cpu_limit.filter(|limit| *limit > 0);
     Load {
-        cpu_percent: cpu.reduce(|a, b| a + b),
+        cpu_percent: cpu,
+        cpu_of_limit_percent: cpu.zip(may).map(|(cpu, limit)| cpu * 100.0 / limit as f64),
         memory: whole(|load| load.memory),
         memory_cache: whole(|load| load.memory_cache),
-        memory_limit: None,
+        memory_limit: all[0].tenant_memory_limit,
         swap: whole(|load| load.swap),
         received_bytes_s: whole(|load| load.received_bytes_s),
         sent_bytes_s: whole(|load| load.sent_bytes_s),
         read_bytes_s: whole(|load| load.read_bytes_s),
         written_bytes_s: whole(|load| load.written_bytes_s),
         processes: whole(|load| load.processes),
-        processes_limit: None,
+        processes_limit: all[0].tenant_processes_limit,
         ..(*all[0]).clone()
     }
 }

@@ -328,6 +328,9 @@ mod tests {
             io_full_percent: None,
             processes: Some(5),
             processes_limit: Some(1000),
+            tenant_cpu_limit: None,
+            tenant_memory_limit: None,
+            tenant_processes_limit: None,
         }
     }
 
@@ -408,6 +411,10 @@ mod tests {
             .zip([None, Some("acme"), Some("acme"), Some("b")])
         {
             load.tenant = tenant.map(|tenant| tenant.parse().unwrap());
+            if tenant == Some("acme") {
+                load.tenant_cpu_limit = Some(50);
+                load.tenant_memory_limit = Some(64 << 20);
+            }
         }
         let names: Vec<String> = loads.iter().map(|load| load.name.to_string()).collect();
         assert_eq!(names, ["web", "shop", "shop-old", "db"]);

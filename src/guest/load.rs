@@ -12,7 +12,7 @@ use super::error::{GuestError, Result};
 use super::manager::{Manager, now_ms};
 use crate::kernel::cgroup::{CgroupError, Glance, Group, Parent, Pressure};
 use crate::kernel::process::Identity;
-use crate::model::{GuestName, Status, TenantName};
+use crate::model::{GuestName, Status, TenantCaps, TenantName};
 use crate::network::Counters;
 
 /// One running guest in an interval. What is not kept on this host is `None`, and so is every rate of a
@@ -67,6 +67,12 @@ pub struct Load {
     pub processes: Option<u64>,
     /// Most of them.
     pub processes_limit: Option<u64>,
+    /// Hundredths of a CPU that all guests of its tenant may use together.
+    pub tenant_cpu_limit: Option<u64>,
+    /// Most bytes of memory that they may have.
+    pub tenant_memory_limit: Option<u64>,
+    /// Most processes and threads.
+    pub tenant_processes_limit: Option<u64>,
 }
 
 /// One guest at a moment.
@@ -75,14 +81,15 @@ struct Seen {
     status: Status,
     started_ms: u64,
     tenant: Option<TenantName>,
+    caps: TenantCaps,
     /// With another first process its counters began anew.
     init: Option<Identity>,
     glance: Glance,
     traffic: Option<Counters>,
 }
 
-/// Where groups are, by tenant, opened once a look.
-type Parents = BTreeMap<Option<TenantName>, Option<Parent>>;
+/// Where groups are, and what those in them may have together, by tenant, looked at once a look.
+type Parents = BTreeMap<Option<TenantName>, Option<(Parent, TenantCaps)>>;
 
 /// All of them at a moment.
 #[derive(Debug)]
@@ -161,9 +168,15 @@ impl Manager {
         }
         let parent = match parents.entry(state.tenant.clone()) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(place) => place.insert(self.existing_cgroups_for(state.tenant.as_ref())?),
+            Entry::Vacant(place) => {
+                let tenant = state.tenant.as_ref();
+                // A record that cannot be read now is no reason to show nothing of its guests.
+                let caps = tenant.and_then(|tenant| self.tenant_caps(tenant).ok());
+                let parent = self.existing_cgroups_for(tenant)?;
+                place.insert(parent.map(|parent| (parent, caps.unwrap_or_default())))
+            }
         };
-        let Some(parent) = parent else {
+        let Some((parent, caps)) = parent else {
             return Ok(None);
         };
         let glance = match Group::open(parent, name.as_str()).and_then(|group| group.glance()) {
@@ -175,6 +188,7 @@ impl Manager {
             status,
             started_ms: state.started_ms,
             tenant: state.tenant,
+            caps: *caps,
             init: state.init,
             glance,
             traffic: None,
@@ -260,6 +274,9 @@ fn load(name: &GuestName, now: &Seen, then: Option<&Seen>, since: Duration, time
         io_full_percent: for_io.map(|(_, full)| full),
         processes: glance.processes,
         processes_limit: glance.processes_limit,
+        tenant_cpu_limit: now.caps.cpus.map(|cpus| cpus.hundredths().into()),
+        tenant_memory_limit: now.caps.memory.map(|bytes| bytes.0),
+        tenant_processes_limit: now.caps.processes.map(u64::from),
     }
 }
 
@@ -283,6 +300,7 @@ mod tests {
             status: Status::Running,
             started_ms: 5_000,
             tenant: None,
+            caps: TenantCaps::default(),
             init: Some(Identity { pid: 7, start: 9 }),
             glance,
             traffic: received.map(|(source, bytes)| Counters {

@@ -166,7 +166,9 @@ fn cpu_mode(cpu: &CpuLimits, there: usize, found: &mut Found) {
             }
         }
         (mode, Some(_)) => {
-            let message = format!("goes with cpu.mode = \"dedicated\", and that is {mode}");
+            let message = format!(
+                "goes with cpu.mode = \"dedicated\", and that is {mode}: leave it out, or write none"
+            );
             found.add("cpu.dedicated", message);
         }
         (_, None) => {}
@@ -182,7 +184,9 @@ fn cpu_mode(cpu: &CpuLimits, there: usize, found: &mut Found) {
         }
         (CpuMode::Pool, Some(_)) | (_, None) => {}
         (mode, Some(_)) => {
-            let message = format!("goes with cpu.mode = \"pool\", and that is {mode}");
+            let message = format!(
+                "goes with cpu.mode = \"pool\", and that is {mode}: leave it out, or write none"
+            );
             found.add("cpu.pool", message);
         }
     }

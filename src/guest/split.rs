@@ -52,8 +52,12 @@ impl Manager {
                 key: "count",
                 what: count.to_string(),
                 why: format!(
-                    "each slice would have {cpus} hundredths of a CPU and {memory} bytes of \
-                     memory, and no guest is smaller than 1 hundredth and {LEAST} bytes; cut fewer"
+                    "each slice would have {}.{:02} CPUs and {}M of memory, and no guest is smaller than \
+                     0.01 CPUs and {}M; cut fewer",
+                    cpus / 100,
+                    cpus % 100,
+                    memory / MIB,
+                    LEAST / MIB
                 ),
             });
         };

@@ -30,7 +30,6 @@ const TICK: u64 = 10;
 
 /// `account.json` in a guest's folder.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct Account {
     used: Ledger<Gauge, Used>,
     traffic: Ledger<Traffic, Traffic>,
@@ -46,6 +45,10 @@ pub(super) struct Account {
     /// Left out as long as it can be: keepers from before know nothing of it.
     #[serde(default, skip_serializing_if = "Tenants::are_nobody")]
     tenants: Tenants,
+    /// What a program after this one has added, kept as it is: a keeper outlives an upgrade, and what it
+    /// counts until it is replaced must not be lost for a part that it does not know.
+    #[serde(flatten)]
+    later: BTreeMap<String, serde_json::Value>,
 }
 
 impl Account {
@@ -334,6 +337,19 @@ mod tests {
         let of: Vec<_> = shares.iter().map(|(tenant, _)| tenant.as_ref()).collect();
         assert_eq!(of, [Some(&acme)]);
         assert_eq!(shares[0].1[0].used.cpu_us, 7);
+    }
+
+    #[test]
+    fn what_a_later_program_has_added_is_neither_refused_nor_lost() {
+        let text = r#"{"used":{"seen":null,"periods":{}},"traffic":{"seen":null,"periods":{}},
+            "gpu":{"seen":null,"periods":{"2027-01-01":5}}}"#;
+        let account: Account = serde_json::from_str(text).unwrap();
+        let again = serde_json::to_value(&account).unwrap();
+        assert_eq!(again["gpu"]["periods"]["2027-01-01"], 5);
+        // What is not whole is still an error.
+        for bad in [r#"{"used":{"seen":null}}"#, r#"{"traffic":{}}"#, "{"] {
+            assert!(serde_json::from_str::<Account>(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -194,6 +194,26 @@ fn sums_tenants(matches: &ArgMatches) -> bool {
     words.any(|word| word == "tenant")
 }
 
+/// What somebody used, as one tenant's where that matters.
+struct Part {
+    name: GuestName,
+    tenant: Option<TenantName>,
+    deleted: Option<String>,
+    periods: Vec<Period>,
+}
+
+fn rows(parts: Vec<Part>, rates: Option<&Rates>) -> Vec<Row> {
+    let of = |part: Part| {
+        let rows = part.periods.into_iter().map(|period| Row {
+            tenant: part.tenant.clone(),
+            deleted: part.deleted.clone(),
+            ..Row::of(&part.name, period, rates)
+        });
+        rows.collect::<Vec<_>>()
+    };
+    parts.into_iter().flat_map(of).collect()
+}
+
 fn by_guest(
     context: &Context,
     matches: &ArgMatches,
@@ -201,29 +221,26 @@ fn by_guest(
     rates: Option<&Rates>,
 ) -> Result<Vec<Row>> {
     let manager = context.manager()?;
-    let mut rows = Vec::new();
+    let mut parts = Vec::new();
     let chosen = select::of_tenants(context, matches)?;
     if chosen.is_empty() && gone.is_empty() {
         select::none(context, matches)?;
     }
     for name in those_there(context, chosen, &gone)? {
-        let periods = manager.account(&name, by(matches))?.into_iter();
-        let tenant = manager.guest(&name).ok().and_then(|guest| guest.tenant);
-        rows.extend(periods.map(|period| Row {
-            tenant: tenant.clone(),
-            ..Row::of(&name, period, rates)
-        }));
+        parts.push(Part {
+            periods: manager.account(&name, by(matches))?,
+            tenant: manager.guest(&name).ok().and_then(|guest| guest.tenant),
+            deleted: None,
+            name,
+        });
     }
-    for gone in gone {
-        let deleted = Some(clock::time(gone.deleted_ms));
-        let periods = gone.periods.into_iter();
-        rows.extend(periods.map(|period| Row {
-            deleted: deleted.clone(),
-            tenant: gone.tenant.clone(),
-            ..Row::of(&gone.name, period, rates)
-        }));
-    }
-    Ok(rows)
+    parts.extend(gone.into_iter().map(|gone| Part {
+        name: gone.name,
+        tenant: gone.tenant,
+        deleted: Some(clock::time(gone.deleted_ms)),
+        periods: gone.periods,
+    }));
+    Ok(rows(parts, rates))
 }
 
 /// What guests used as each tenant's, those that are another's now too.
@@ -241,17 +258,16 @@ fn by_tenant(
         all.push((name, shares));
     }
     all.extend(gone.into_iter().map(|gone| (gone.name, gone.by_tenant)));
-    let mut rows = Vec::new();
-    for (name, shares) in &all {
-        for (tenant, periods) in shares {
-            if select::of_tenant(matches, tenant.as_ref()) {
-                rows.extend(periods.iter().map(|period| Row {
-                    tenant: tenant.clone(),
-                    ..Row::of(name, period.clone(), rates)
-                }));
-            }
-        }
-    }
+    let parts = all.into_iter().flat_map(|(name, shares)| {
+        shares.into_iter().map(move |(tenant, periods)| Part {
+            name: name.clone(),
+            tenant,
+            deleted: None,
+            periods,
+        })
+    });
+    let meant = |part: &Part| select::of_tenant(matches, part.tenant.as_ref());
+    let rows = rows(parts.filter(meant).collect(), rates);
     if rows.is_empty() {
         select::check_tenant(context, matches)?;
     }

@@ -5,7 +5,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 PREFIX ?= /usr/local
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 RELEASE := $(TARGET)/x86_64-unknown-linux-gnu/release
-UNITS := bulkhead-autostart.service bulkhead-network.service bulkhead-snapshots.service bulkhead-snapshots.timer
+UNITS := bulkhead-autostart.service bulkhead-network.service bulkhead-serve.service bulkhead-snapshots.service bulkhead-snapshots.timer
 COMPLETIONS := bash-completion/completions/bulkhead zsh/site-functions/_bulkhead fish/vendor_completions.d/bulkhead.fish
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 

@@ -11,8 +11,8 @@ use super::render::Format;
 use super::{
     backup, bisect, capacity, change, cpupool, create, dedupe, delete, demo, doctor, enter, export,
     file, generate, goal, image, import, info, keeper, licenses, life, limits, list, logs, network,
-    nic, plan, pool, profile, rebase, reinstall, rescue, share, snapshot, template, tenant, top,
-    traffic, trash, undo, usage, wait, why,
+    nic, plan, pool, profile, rebase, reinstall, rescue, serve, share, snapshot, template, tenant,
+    top, traffic, trash, undo, usage, wait, why,
 };
 use crate::model::GuestName;
 
@@ -83,6 +83,7 @@ const VERBS: &[Verb] = &[
     nic::NIC,
     tenant::TENANT,
     goal::GOAL,
+    serve::SERVE,
     profile::PROFILE,
     doctor::DOCTOR,
     generate::COMPLETIONS,

@@ -7,13 +7,12 @@ use clap::{Arg, ArgGroup, ArgMatches, Command, value_parser};
 use super::command::{Verb, dry_run, required, switch};
 use super::context::Context;
 use super::fault::{FAILED, Fault, Result};
-use super::logs::in_words;
-use super::render::{self, Cell, Format};
+use super::goal_run;
+use super::render::{self, Cell};
 use crate::guest::goal::GoalView;
-use crate::guest::goal_run::{Decision, Told};
 use crate::model::{
-    Event, EventKind, Goal, GoalBound, GoalName, GoalResource, GuestName, Hours, Policy, Subject,
-    TenantName, clock, metric_url,
+    Goal, GoalBound, GoalName, GoalResource, GuestName, Hours, Policy, Subject, TenantName, clock,
+    metric_url,
 };
 
 pub(super) const GOAL: Verb = Verb {
@@ -113,8 +112,8 @@ pub(super) const GOAL: Verb = Verb {
         Some(("set", matches)) => set(context, matches),
         Some(("delete", matches)) => delete(context, matches),
         Some(("number", matches)) => number(context, matches),
-        Some(("run", matches)) => run(context, matches),
-        Some(("log", matches)) => log(context, matches),
+        Some(("run", matches)) => goal_run::run(context, matches),
+        Some(("log", matches)) => goal_run::log(context, matches),
         _ => list(context),
     },
     hidden: false,
@@ -384,80 +383,6 @@ fn info(context: &Context, matches: &ArgMatches) -> Result<u8> {
         ];
         let lines = lines.map(|(what, text)| format!("  {what:<10}{text}\n"));
         format!("{}\n{}", view.name, lines.concat())
-    })?;
-    Ok(0)
-}
-
-fn run(context: &Context, matches: &ArgMatches) -> Result<u8> {
-    let every: Duration = required(matches, "interval")?;
-    let mut failed = Ok(());
-    let mut told = |told: &Told| {
-        let text = match (context.format, told) {
-            (Format::Table, Told::Decision(decision)) => format!("{}\n", decision_text(decision)),
-            (
-                Format::Table,
-                Told::Metric {
-                    guest,
-                    goal,
-                    no_number,
-                },
-            ) => {
-                let words = in_words(&EventKind::GoalMetric {
-                    goal: goal.clone(),
-                    why: no_number.clone(),
-                });
-                format!("guest {guest}, {}\n", render::safe(&words))
-            }
-            (format, told) => render::streamed(format, told),
-        };
-        if let Err(error) = context.out(&text) {
-            failed = Err(error);
-        }
-    };
-    context
-        .manager()?
-        .run_goals(matches.get_flag("act"), every, &mut told)?;
-    failed?;
-    Ok(0)
-}
-
-fn decision_text(decision: &Decision) -> String {
-    format!(
-        "guest {}, goal {}: {} {} {} to {}: {}",
-        decision.guest,
-        decision.goal,
-        decision.resource.limit(),
-        if decision.acted {
-            "changed from"
-        } else {
-            "would change from"
-        },
-        decision.resource.show(decision.from),
-        decision.resource.show(decision.to),
-        decision.cause
-    )
-}
-
-fn log(context: &Context, matches: &ArgMatches) -> Result<u8> {
-    let wanted = matches.get_one::<GoalName>("goal").map(GoalName::as_str);
-    let since = matches.get_one::<u64>("since").copied().unwrap_or(0);
-    let fits = |event: &Event| match &event.kind {
-        EventKind::Goal { goal, .. } | EventKind::GoalMetric { goal, .. } => {
-            event.time_ms >= since && wanted.is_none_or(|wanted| wanted == goal)
-        }
-        _ => false,
-    };
-    let mut all = Vec::new();
-    context.manager()?.events(&fits, false, &mut |event| {
-        all.push(event.clone());
-        true
-    })?;
-    context.list(&all, &["TIME", "GUEST", "WHAT"], |event| {
-        vec![
-            Cell::from(clock::time(event.time_ms)),
-            Cell::from(render::safe(&event.guest)),
-            Cell::from(render::safe(&in_words(&event.kind))),
-        ]
     })?;
     Ok(0)
 }

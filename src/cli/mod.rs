@@ -7,6 +7,7 @@
 //! | `fault` | errors to heading, causes, hint and exit code; the only place that prints them |
 //! | `render`, `yaml` | values to text: tables, JSON, YAML, CSV |
 //! | `progress` | long work on standard error |
+//! | `serve` | what goes on beside guests, in one program to start |
 //! | `settings` | the flags made from `define::KEYS` |
 //! | `select`, `order`, `many` | verbs on many guests: which, in what order, side by side |
 //! | `backup_arguments`, `backup_restore` | parts of `backup`: its flags; bringing back |
@@ -37,6 +38,7 @@ mod fault;
 mod file;
 mod generate;
 mod goal;
+mod goal_run;
 pub mod image;
 mod image_info;
 mod image_server;
@@ -66,6 +68,7 @@ mod reinstall;
 pub mod render;
 mod rescue;
 mod select;
+mod serve;
 mod settings;
 mod share;
 mod snapshot;

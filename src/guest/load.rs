@@ -188,7 +188,7 @@ impl Manager {
             status,
             started_ms: state.started_ms,
             tenant: state.tenant,
-            caps: caps.clone(),
+            caps: *caps,
             init: state.init,
             glance,
             traffic: None,

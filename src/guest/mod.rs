@@ -157,6 +157,7 @@ pub mod undo;
 pub mod view;
 mod ways;
 pub mod why;
+mod why_other;
 
 pub use error::GuestError;
 pub use manager::Manager;

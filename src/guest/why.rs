@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::error::{GuestError, Result};
 use super::manager::Manager;
 use crate::kernel::cgroup::{Counter, Counters, Group, Pressure, Throttling};
-use crate::model::{Bytes, Cpus, GoalResource, GuestName, Sample, Status, TenantName};
+use crate::model::{Bytes, Cpus, GuestName, Sample, Status, TenantName};
 
 /// What it waited for less than this part of the time is no cause, hundredths of a percent.
 const LEAST: u64 = 100;
@@ -36,12 +36,12 @@ pub struct Cause {
 }
 
 /// What is read at the beginning and at the end.
-struct Look {
-    counters: Counters,
+pub(super) struct Look {
+    pub(super) counters: Counters,
     sample: Sample,
     /// Of all guests of its tenant together.
-    tenant: Option<Counters>,
-    cpu: Option<Pressure>,
+    pub(super) tenant: Option<Counters>,
+    pub(super) cpu: Option<Pressure>,
     memory: Option<Pressure>,
     io: Option<Pressure>,
 }
@@ -128,24 +128,6 @@ impl Manager {
         Ok(causes)
     }
 
-    /// Where a goal has given the guest the limit that is in its way, that is what to change.
-    fn blame_goals(&self, name: &GuestName, causes: &mut [Cause]) {
-        for (resource, key) in [
-            (GoalResource::Cpu, "cpu.limit=CPUS"),
-            (GoalResource::Memory, "memory.limit=BYTES"),
-        ] {
-            let own = format!("bulkhead set {name} {key}");
-            let theirs = causes
-                .iter_mut()
-                .filter(|cause| cause.advice.contains(&own));
-            for cause in theirs.filter(|_| self.has_goal_limit(name, resource)) {
-                cause.why += "; a goal has set its limit";
-                "change the goal: bulkhead goal list, bulkhead goal log"
-                    .clone_into(&mut cause.advice);
-            }
-        }
-    }
-
     fn samples_of_others(&self, name: &GuestName) -> Result<Vec<(GuestName, Sample)>> {
         let others = self.names()?.into_iter().filter(|other| other != name);
         Ok(others
@@ -155,11 +137,11 @@ impl Manager {
 }
 
 /// A guest between two looks.
-struct Watched<'a> {
+pub(super) struct Watched<'a> {
     name: &'a GuestName,
-    tenant: Option<&'a TenantName>,
-    before: &'a Look,
-    after: &'a Look,
+    pub(super) tenant: Option<&'a TenantName>,
+    pub(super) before: &'a Look,
+    pub(super) after: &'a Look,
     us: u64,
     neighbours: Vec<Neighbour>,
 }
@@ -180,7 +162,7 @@ impl Watched<'_> {
         all
     }
 
-    fn cause(
+    pub(super) fn cause(
         &self,
         resource: &'static str,
         part: Option<u64>,
@@ -197,7 +179,7 @@ impl Watched<'_> {
     }
 
     /// In what part of the time some process waited, hundredths of a percent.
-    fn waited(&self, of: impl Fn(&Look) -> Option<Pressure>) -> Option<u64> {
+    pub(super) fn waited(&self, of: impl Fn(&Look) -> Option<Pressure>) -> Option<u64> {
         let (then, now) = (of(self.before)?, of(self.after)?);
         let us = now.some_total_us.saturating_sub(then.some_total_us);
         let part = (us.saturating_mul(10_000) / self.us).min(10_000);
@@ -205,7 +187,7 @@ impl Watched<'_> {
     }
 
     /// In what part of its periods a limit stopped it, hundredths of a percent; and that limit.
-    fn throttled(&self, of: impl Fn(&Look) -> Option<Throttling>) -> Option<(u64, u64)> {
+    pub(super) fn throttled(&self, of: impl Fn(&Look) -> Option<Throttling>) -> Option<(u64, u64)> {
         let (then, now) = (of(self.before)?, of(self.after)?);
         let periods = now.periods.saturating_sub(then.periods);
         let stopped = now.throttled.saturating_sub(then.throttled);
@@ -213,47 +195,9 @@ impl Watched<'_> {
         (part >= LEAST).then_some((part, now.limit))
     }
 
-    /// Whether what it may have is what its tenant may: a guest's limit in force is never larger, so
-    /// that is the one to raise.
-    fn has_all_of_its_tenant(&self, limit: impl Fn(&Counters) -> Option<u64>) -> bool {
-        let shared = self.after.tenant.as_ref().and_then(&limit);
-        shared.is_some_and(|all| limit(&self.after.counters).is_none_or(|own| all <= own))
-    }
-
-    fn has_all_cpus_of_its_tenant(&self) -> bool {
-        self.has_all_of_its_tenant(|all| Some(all.cpu?.limit))
-    }
-
     fn throttled_alone(&self) -> Option<(u64, u64)> {
         let own = self.throttled(|look| look.counters.cpu);
         own.filter(|_| !self.has_all_cpus_of_its_tenant())
-    }
-
-    /// The same of its tenant's limit, as far as it waited meanwhile: the others of the tenant may have
-    /// been stopped while it wanted nothing.
-    fn throttled_with_others(&self) -> Option<(u64, u64)> {
-        let own = self.throttled(|look| look.counters.cpu);
-        let own = own.filter(|_| self.has_all_cpus_of_its_tenant());
-        let shared = self.throttled(|look| look.tenant.as_ref()?.cpu);
-        let (part, limit) = own.max(shared)?;
-        match self.after.cpu {
-            Some(_) => Some((part.min(self.waited(|look| look.cpu)?), limit)),
-            None => Some((part, limit)),
-        }
-    }
-
-    fn held_back_with_others(&self) -> Option<Cause> {
-        let ((part, limit), tenant) = (self.throttled_with_others()?, self.tenant?);
-        let cpus = u32::try_from(limit).ok().and_then(Cpus::from_hundredths)?;
-        let others = self.busy().map(|who| format!(", {who}"));
-        let why = format!(
-            "the limit of its tenant {tenant}, {cpus} CPUs for all its guests together, stopped it in this part \
-             of the periods; it has {}% of a CPU{}",
-            self.own_cpu(),
-            others.unwrap_or_default()
-        );
-        let advice = format!("raise it: bulkhead tenant set {tenant} --cpus CPUS");
-        Some(self.cause("cpu", Some(part), why, advice))
     }
 
     fn held_back(&self) -> Option<Cause> {
@@ -287,13 +231,13 @@ impl Watched<'_> {
     }
 
     /// How much of a CPU it had, percent.
-    fn own_cpu(&self) -> u64 {
+    pub(super) fn own_cpu(&self) -> u64 {
         let cpu = |look: &Look| look.sample.cpu_us;
         cpu(self.after).saturating_sub(cpu(self.before)) * 100 / self.us
     }
 
     /// Who else had much of one, in words.
-    fn busy(&self) -> Option<String> {
+    pub(super) fn busy(&self) -> Option<String> {
         let say = |percent| format!("{percent}% of a CPU");
         self.most(|other| other.cpu_us * 100 / self.us, IDLE, say)
     }
@@ -338,23 +282,6 @@ impl Watched<'_> {
                 ),
             ),
         })
-    }
-
-    /// Its tenant, and what all guests of that may hold, if they hold all of it.
-    fn full_tenant(&self) -> Option<(u64, &TenantName)> {
-        let (_, limit) = near(&self.after.tenant.as_ref()?.memory)?;
-        Some((limit, self.tenant?))
-    }
-
-    /// Its tenant, if the limit of all guests of that was in the way of charges meanwhile, and its own
-    /// was not but for those that ended in a kill.
-    fn tenant_that_kills(&self, kills: u64) -> Option<&TenantName> {
-        let hits =
-            |of: &dyn Fn(&Look) -> Option<u64>| of(self.after)?.checked_sub(of(self.before)?);
-        let own = hits(&|look| look.counters.memory.hits).unwrap_or(0);
-        let shared = hits(&|look| look.tenant.as_ref()?.memory.hits).unwrap_or(0);
-        let all = self.has_all_of_its_tenant(|all| all.memory.limit);
-        self.tenant.filter(|_| all || shared > 0 && own <= kills)
     }
 
     fn killed(&self) -> Option<Cause> {
@@ -446,7 +373,7 @@ impl Watched<'_> {
 }
 
 /// What is held of a limit, and the limit, if it is nearly all of it.
-fn near(memory: &Counter) -> Option<(u64, u64)> {
+pub(super) fn near(memory: &Counter) -> Option<(u64, u64)> {
     let both = memory.held.zip(memory.limit);
     both.filter(|(held, limit)| u128::from(*held) * 100 >= u128::from(*limit) * u128::from(NEAR))
 }

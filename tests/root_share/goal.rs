@@ -276,6 +276,71 @@ fn a_limit_follows_use_and_a_metric_within_bounds_and_hours() {
     );
 }
 
+#[test]
+fn one_program_follows_goals_and_begins_what_has_ended_again() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    let flags = ["--network", "none", "--cpus", "1", "--start"];
+    scripted(&host, "web", "sleep 1000", &flags);
+    host.ok(&[
+        "goal", "create", "w", "--guest", "web", "--use", "30-60", "--max", "0.4", "--mode", "act",
+    ]);
+    let said = host.ok(&["serve", "--dry-run", "--without", "networks"]);
+    assert!(said.contains("all the time: bulkhead goal run"), "{said}");
+    assert!(
+        said.contains("every 10 minutes: bulkhead snapshot run"),
+        "{said}"
+    );
+    assert!(!said.contains("network watch"), "{said}");
+    let all = ["goals", "networks", "snapshots"];
+    let none: Vec<&str> = all.iter().flat_map(|part| ["--without", *part]).collect();
+    host.fails(&[&["serve"], &none[..]].concat(), 2);
+
+    let begin = || {
+        let mut command = host.command(&["serve"]);
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        Controller(command.stderr(Stdio::null()).spawn().expect("the program"))
+    };
+    let followed = || {
+        eventually("the goal is followed", 30, || {
+            limit(&host, "web") == Some(40)
+        })
+    };
+    let let_go = || eventually("the limit is back", 15, || limit(&host, "web") == Some(100));
+    let mut serve = begin();
+    followed();
+    // One part that dies leaves no limit behind, and is begun again.
+    let children = format!("/proc/{0}/task/{0}/children", serve.0.id());
+    let children = std::fs::read_to_string(children).expect("numbers");
+    let is_goal_run = |pid: &&str| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains("goal\0run")
+    };
+    let one = children.split_whitespace().find(is_goal_run);
+    let one = one.unwrap_or_else(|| panic!("{children}"));
+    assert!(
+        Command::new("kill")
+            .args(["-KILL", one])
+            .status()
+            .expect("kill(1)")
+            .success()
+    );
+    let_go();
+    followed();
+    assert_eq!(serve.signal("-TERM"), Some(0));
+    assert_eq!(limit(&host, "web"), Some(100));
+    // Nor does it when all of it dies.
+    let mut serve = begin();
+    followed();
+    assert_eq!(serve.signal("-KILL"), None);
+    let_go();
+    eventually("nothing of it is left", 10, || {
+        data(&host, &["doctor"])["leftovers"] == serde_json::json!([])
+    });
+}
+
 /// A web server that says a number until the test ends; its address.
 fn server(number: &'static str) -> String {
     use std::io::{Read, Write};

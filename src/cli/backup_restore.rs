@@ -157,12 +157,16 @@ fn guest(
         let (would, definition) = manager
             .check_restore(repository, snapshot, &wish)
             .map_err(Fault::of_newcomer)?;
+        let found = manager
+            .measure_restore(repository, snapshot)
+            .map_err(Fault::of_newcomer)?;
         context.one(&would, |_| safe_lines(&definition))?;
+        let (files, bytes) = (found.files, bytes_text(found.bytes));
         context.say(&format!(
-            "guest {name} would be made of snapshot {}; nothing was changed",
+            "guest {name} would be made of snapshot {}: {files} files, {bytes}; nothing was changed",
             snapshot.id
         ));
-        return Ok(0);
+        return judge(&found, &snapshot.id, &format!("guest {name}"));
     }
     let mut teller = Teller::new(context.quiet);
     teller.tell(Progress::Phase(format!("restoring guest {name}")));

@@ -336,13 +336,18 @@ fn errno(error: &(dyn Error + 'static)) -> Option<Errno> {
 fn hint_for(errno: Errno) -> Option<String> {
     let text = match errno {
         Errno::ACCESS | Errno::PERM if !is_root() => "run it as root",
-        Errno::NOSPC => "the disk is full: free some space, or use another --root",
-        Errno::DQUOT => "the quota is used up: raise it, or use another --root",
+        Errno::NOSPC => FULL,
+        Errno::DQUOT => {
+            "the quota is used up: raise it (of a guest with `bulkhead set NAME disk.size=SIZE`)"
+        }
         Errno::ROFS => "that file system is read-only: remount it, or use another --root",
         _ => return None,
     };
     Some(text.to_owned())
 }
+
+const FULL: &str = "the filesystem that this was written to is full: free some space there; a guest's disk gets \
+larger with `bulkhead set NAME disk.size=SIZE`";
 
 fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0)
@@ -359,8 +364,10 @@ mod tests {
         let text = Fault::from(error).text();
         assert_eq!(
             text,
-            "error: cannot set up the guests' network\n  because: No space left on device \
-             (os error 28)\n  hint: the disk is full: free some space, or use another --root\n"
+            format!(
+                "error: cannot set up the guests' network\n  because: No space left on device \
+                 (os error 28)\n  hint: {FULL}\n"
+            )
         );
     }
 

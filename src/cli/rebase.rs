@@ -11,6 +11,7 @@ use super::context::Context;
 use super::fault::{Fault, Result};
 use super::many::{self, Work};
 use super::order::Job;
+use super::reinstall::{keep_old, kept_old};
 use super::render::{Cell, Tone, safe};
 use super::select;
 use crate::guest::Manager;
@@ -56,11 +57,16 @@ pub(super) const REBASE: Verb = Verb {
                     .help("Time to come up"),
             )
             .arg(
+                keep_old("forever")
+                    .help("How long what they were stays as a snapshot, such as 30d, or `forever`"),
+            )
+            .arg(
                 switch("rollback", "Back to what they were before their last rebase")
                     .conflicts_with_all(["image", "restart"]),
             )
             .after_help(
-                "What a guest was is kept as a snapshot. `--dry-run` lists which changes of the image \
+                "What a guest was is kept as a snapshot, and the image before as long as that; with \
+                 `--keep-old TIME` `snapshot run`, which a timer calls, removes it. `--dry-run` lists which changes of the image \
                  it would not see, because it has files of its own there.\n\n\
                  Examples:\n  bulkhead image update debian:trixie\n  \
                  bulkhead rebase --all --restart --canary 1\n  bulkhead rebase web --dry-run",
@@ -83,13 +89,14 @@ fn rebase(context: &Context, matches: &ArgMatches) -> Result<u8> {
         matches.get_flag("restart"),
         required::<Duration>(matches, "timeout")?,
     );
+    let keep_old = kept_old(matches);
     let bases = RefCell::new(Bases::default());
     let act = |manager: &Manager, name: &GuestName| {
         let mut bases = bases.borrow_mut();
         let runs = restart && manager.status(name)? == Status::Running;
         let done = match runs {
-            true => manager.rebase_running(name, image, &mut bases, limit)?,
-            false => manager.rebase(name, image, &mut bases)?,
+            true => manager.rebase_running(name, image, &mut bases, (limit, keep_old))?,
+            false => manager.rebase(name, image, &mut bases, keep_old)?,
         };
         Ok(match done {
             None => "lies over that base already".to_owned(),
@@ -104,13 +111,37 @@ fn rebase(context: &Context, matches: &ArgMatches) -> Result<u8> {
             format!("--timeout={}ms", limit.as_millis()),
         ]);
     }
+    arguments.extend(keep_old.map(|time| format!("--keep-old={}s", time.as_secs())));
     let work = Work {
         arguments,
         act: &act,
         preview: &act,
     };
     let canaries = matches.get_one::<u32>("canary").copied().unwrap_or(0);
-    many::run(context, matches, jobs(chosen, canaries), &work)
+    let ordered = match canaries {
+        0 => chosen,
+        _ => tried_first(chosen, |name| {
+            let manager = context.manager().ok()?;
+            let moves = manager.is_to_move(name, image, &mut bases.borrow_mut());
+            moves.ok()?.then_some(())?;
+            manager.status(name).ok()
+        }),
+    };
+    many::run(context, matches, jobs(ordered, canaries), &work)
+}
+
+/// Guests in the order in which they tell most: those that run and are to be moved, those that are to
+/// be moved, those of which nothing is known. `to_move` says what one is doing that is to be moved.
+fn tried_first(
+    mut names: Vec<GuestName>,
+    to_move: impl Fn(&GuestName) -> Option<Status>,
+) -> Vec<GuestName> {
+    names.sort_by_cached_key(|name| match to_move(name) {
+        Some(Status::Running) => 0,
+        Some(_) => 1,
+        None => 2,
+    });
+    names
 }
 
 /// Guests in this order, those behind the first few only when all of these went well.
@@ -239,5 +270,11 @@ mod tests {
         assert_eq!(all[2].after, names("a b"));
         assert_eq!(all[3].after, names("a b"));
         assert!(jobs(names("a b"), 0).iter().all(|job| job.after.is_empty()));
+        let first = tried_first(names("a b c d"), |name| match name.as_str() {
+            "b" => Some(Status::Stopped),
+            "c" => Some(Status::Running),
+            _ => None,
+        });
+        assert_eq!(first, names("c b a d"));
     }
 }

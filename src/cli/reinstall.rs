@@ -22,14 +22,7 @@ pub(super) const REINSTALL: Verb = Verb {
         command
             .arg(name())
             .arg(keep())
-            .arg(
-                Arg::new("keep-old")
-                    .long("keep-old")
-                    .value_name("TIME")
-                    .default_value("7d")
-                    .value_parser(kept_for)
-                    .help("How long the root before stays as a snapshot, such as 30d, or `forever`"),
-            )
+            .arg(keep_old("7d").help("How long the root before stays as a snapshot, such as 30d, or `forever`"))
             .arg(switch("yes", "Do not ask").short('y'))
             .arg(dry_run())
             .args(settings::origin_flags().map(another))
@@ -49,7 +42,7 @@ fn reinstall(context: &Context, matches: &ArgMatches) -> Result<u8> {
     let wish = ReinstallWish {
         changes: settings::changes(matches)?,
         keep: paths_to_keep(matches)?,
-        keep_old: matches.get_one::<KeptFor>("keep-old").and_then(|one| one.0),
+        keep_old: kept_old(matches),
     };
     let planned = manager.check_reinstall(&name, &wish)?;
     if matches.get_flag("dry-run") {
@@ -89,6 +82,20 @@ pub(super) fn keep() -> Arg {
         .value_name("PATH")
         .action(ArgAction::Append)
         .help("File or folder inside the guest that it keeps; may be said again")
+}
+
+/// `--keep-old`.
+pub(super) fn keep_old(usual: &'static str) -> Arg {
+    Arg::new("keep-old")
+        .long("keep-old")
+        .value_name("TIME")
+        .default_value(usual)
+        .value_parser(kept_for)
+}
+
+/// What it says; `None` for ever.
+pub(super) fn kept_old(matches: &ArgMatches) -> Option<Duration> {
+    matches.get_one::<KeptFor>("keep-old").and_then(|one| one.0)
 }
 
 /// What it says.

@@ -78,8 +78,20 @@ impl Manager {
         Ok(true)
     }
 
-    /// Checks everything that restoring a snapshot as guest `name` would need, and changes nothing. Gives
-    /// the guest and the text of its definition.
+    /// What restoring a snapshot as a guest would bring.
+    ///
+    /// # Errors
+    /// The repository is damaged, or the list of its image's files, where that image is not here.
+    pub fn measure_restore(
+        &self,
+        repository: &Repository,
+        snapshot: &Snapshot,
+    ) -> Result<Restored> {
+        Ok(repository.measure_guest(&self.layout, snapshot)?)
+    }
+
+    /// Checks what restoring a snapshot as guest `name` would need of this host, and changes nothing.
+    /// Gives the guest and the text of its definition.
     ///
     /// # Errors
     /// As [`Manager::restore_guest`].

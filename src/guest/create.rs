@@ -136,7 +136,15 @@ impl Manager {
         image: &Image,
         boot: &FirstBoot,
     ) -> Result<()> {
-        let written = storage::first_boot(&self.layout, name, image, boot);
+        let write = || storage::first_boot(&self.layout, name, image, boot);
+        let written = match write() {
+            // A copy of one that was full.
+            Err(storage::FirstBootError::File(error)) if error.is_disk_full() => {
+                let _room = storage::spare_room(&self.layout, name, None);
+                write()
+            }
+            written => written,
+        };
         written.map_err(|error| GuestError::Root {
             name: name.clone(),
             source: error.into(),

@@ -11,14 +11,14 @@ use super::change::Until;
 use super::create::quota;
 use super::error::{GuestError, Result};
 use super::life::Verb;
-use super::manager::Manager;
+use super::manager::{Manager, now_ms};
 use super::reinstall::{Arrival, in_place};
 use super::snapshot::Snapshot;
 use super::snapshot_deadline::Stay;
 use super::view::chain;
 use crate::define::{self, KEYS};
 use crate::kernel::fault;
-use crate::model::{EventKind, Guest, GuestName, ImageName, Origin, Status};
+use crate::model::{EventKind, Guest, GuestName, ImageName, Origin, Status, clock};
 use crate::plan;
 use crate::storage::{self, Hidden, Image, ImageError, Templates, TreeDiff};
 
@@ -137,8 +137,22 @@ impl Manager {
             .transpose()
     }
 
+    /// Whether [`Manager::rebase`] would have something to do.
+    ///
+    /// # Errors
+    /// There is no such guest or image.
+    pub fn is_to_move(
+        &self,
+        name: &GuestName,
+        image: Option<&ImageName>,
+        bases: &mut Bases,
+    ) -> Result<bool> {
+        Ok(self.plan_rebase(name, image, bases)?.is_some())
+    }
+
     /// Puts a stopped guest's own layer over another base: the image `image`, or the newest of what its
-    /// definition says. What it was is kept as a snapshot. `None` where there is nothing to do.
+    /// definition says. What it was is kept as a snapshot, for so long or until somebody removes it. `None`
+    /// where there is nothing to do.
     ///
     /// # Errors
     /// It is not stopped, there is no such image, the disk is full; the guest is then as it was.
@@ -147,6 +161,7 @@ impl Manager {
         name: &GuestName,
         image: Option<&ImageName>,
         bases: &mut Bases,
+        keep_old: Option<Duration>,
     ) -> Result<Option<Rebased>> {
         let _lock = self.lock(name, Verb::Rebase.name())?;
         Verb::Rebase.check(name, self.status(name)?)?;
@@ -157,7 +172,10 @@ impl Manager {
         let seen = self.look_ahead(name, &plan, bases)?;
         let snapshot = self.name_of_now(name, BEFORE)?;
         let comment = "before it was moved to another base";
-        self.kept_aside(name, (&snapshot, comment), |taken| {
+        let stay = keep_old.map(clock::ms).map_or(Stay::Always, |time| {
+            Stay::Until(now_ms().saturating_add(time))
+        });
+        self.kept_aside(name, &snapshot, (comment, stay), |taken| {
             let arrival = Arrival {
                 definition: plan.text.clone(),
                 snapshot: Some(taken.name.clone()),
@@ -194,13 +212,13 @@ impl Manager {
         name: &GuestName,
         image: Option<&ImageName>,
         bases: &mut Bases,
-        limit: Duration,
+        (limit, keep_old): (Duration, Option<Duration>),
     ) -> Result<Option<Rebased>> {
         if self.check_rebase(name, image, bases)?.is_none() {
             return Ok(None);
         }
         self.stop_to_start(name, None)?;
-        let done = match self.rebase(name, image, bases) {
+        let done = match self.rebase(name, image, bases, keep_old) {
             Ok(done) => done,
             Err(error) => {
                 self.start(name)?;
@@ -237,7 +255,9 @@ impl Manager {
         let wanted = self.base_before(name)?;
         let kept = self.name_of_now(name, "before-rollback")?;
         let comment = "before it went back to its base before";
-        self.kept_aside(name, (&kept, comment), |_| self.back_to(name, &wanted))?;
+        self.kept_aside(name, &kept, (comment, Stay::Always), |_| {
+            self.back_to(name, &wanted)
+        })?;
         let snapshot = wanted.name.clone();
         let _lost = self.record(name, EventKind::Restored { snapshot });
         self.drop_unused();
@@ -287,13 +307,14 @@ impl Manager {
     fn kept_aside(
         &self,
         name: &GuestName,
-        (snapshot, comment): (&str, &str),
+        snapshot: &str,
+        kept: (&str, Stay),
         act: impl FnOnce(&Snapshot) -> Result<()>,
     ) -> Result<()> {
         let before = self.machine(name)?;
         fault::point()?;
         let done = self
-            .keep(name, snapshot, (comment, Stay::Always), false)
+            .keep(name, snapshot, kept, false)
             .and_then(|taken| act(&taken));
         if done.is_err() {
             // The error that matters is this one; a snapshot that stays harms nobody.

@@ -262,6 +262,8 @@ impl Manager {
         })?;
         let left = self.left_for_sharers()?;
         let images = (&image, rescue.as_ref());
+        // Until its root is mounted and its files are written.
+        let room = phase("make-room", || self.room_in(name, &guest))?;
         let net = self.connect(name, &guest, &machine, images)?;
         let planned = phase("plan", || self.plan_with(guest, &machine, images, net))?;
         let enter = plan::enter::enter(&planned.spec)?;
@@ -282,6 +284,7 @@ impl Manager {
             console: None,
         };
         let prepared = launch::prepare(&planned.plan, &place).map_err(|error| failed(&error))?;
+        drop(room);
         // Written before the guest runs: whoever finds it later knows what to look for.
         state.init = Identity::of(prepared.pid());
         self.write_run_state(name, &state)?;

@@ -4,10 +4,20 @@
 use super::error::{GuestError, Result};
 use super::manager::Manager;
 use super::store::Written;
-use crate::model::Guest;
-use crate::storage::{self, FirstBoot, Image};
+use crate::model::{Guest, GuestName};
+use crate::storage::{self, FirstBoot, Image, SpareRoom};
 
 impl Manager {
+    /// Room in a layer that is full, for what the host writes into it and for mounting it.
+    pub(super) fn room_in(&self, name: &GuestName, guest: &Guest) -> Result<Option<SpareRoom>> {
+        let sold = Some(super::create::quota(guest));
+        let room = storage::spare_room(&self.layout, name, sold);
+        room.map_err(|source| GuestError::Root {
+            name: name.clone(),
+            source: source.into(),
+        })
+    }
+
     /// What the guest's own files say of its names and addresses.
     pub(super) fn tell_files(
         &self,

@@ -5,6 +5,8 @@ use std::ffi::CStr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::PathBuf;
 
+use rustix::fs::{Mode, OFlags};
+
 use super::error::{KernelError, Result};
 use crate::kernel::Errno;
 
@@ -229,11 +231,16 @@ pub fn enable_quotas(folder: BorrowedFd<'_>) -> Result<()> {
 /// # Errors
 /// Quotas are not enabled.
 pub fn limit(subvolume: BorrowedFd<'_>, bytes: Option<u64>) -> Result<()> {
-    // `struct btrfs_ioctl_qgroup_limit_args`: the group (0: the subvolume's own), what is limited,
-    // referenced, exclusive, and two reserved amounts. All bits set: no limit.
-    let mut args = [0, LIMIT_REFERENCED, bytes.unwrap_or(u64::MAX), 0, 0, 0];
+    let group = number(subvolume)?;
+    // The kernel charges this to whoever owns the descriptor, and refuses it to one that is full.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let above = rustix::fs::openat(subvolume, "..", flags, Mode::empty())
+        .map_err(KernelError::on("open the folder of", "the subvolume"))?;
+    // `struct btrfs_ioctl_qgroup_limit_args`: the group, what is limited, referenced, exclusive, and
+    // two reserved amounts. All bits set: no limit.
+    let mut args = [group, LIMIT_REFERENCED, bytes.unwrap_or(u64::MAX), 0, 0, 0];
     // SAFETY: the request reads the six words that it is handed.
-    let done = unsafe { libc::ioctl(subvolume.as_raw_fd(), QGROUP_LIMIT, args.as_mut_ptr()) };
+    let done = unsafe { libc::ioctl(above.as_raw_fd(), QGROUP_LIMIT, args.as_mut_ptr()) };
     if done == 0 {
         Ok(())
     } else {

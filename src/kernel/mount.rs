@@ -187,7 +187,10 @@ fn with_kernel_text(fs: &OwnedFd, error: KernelError) -> KernelError {
     match (lines.is_empty(), error.errno) {
         (false, _) => error.because(lines.join("; ")),
         (true, Errno::NOSPC) => {
-            error.because("the limit of mounts is reached: see /proc/sys/fs/mount-max")
+            error.because(
+                "what it would write to is full (space or inodes), or the limit of mounts is reached: see \
+                 /proc/sys/fs/mount-max",
+            )
         }
         (true, _) => error,
     }

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, OFlags};
+use rustix::fs::{FileType, OFlags, StatVfsMountFlags};
 
 use super::host::{Cause, Host, missing};
 use crate::kernel::credentials::FileSystemUser;
@@ -286,7 +286,15 @@ impl Layers<'_> {
     /// The overlay of them all, with the writable one on top.
     fn overlay(&self, lowers: &[String]) -> Result<OwnedFd, Cause> {
         let writable = [("upperdir", "writable/upper"), ("workdir", "writable/work")];
-        self.mount(lowers, &writable, Attr::empty())
+        let made = self.mount(lowers, &writable, Attr::empty())?;
+        // Where its working folder cannot be made, the kernel says nothing and lets nobody write.
+        let stat =
+            rustix::fs::fstatvfs(&made).map_err(KernelError::on("look at", "the guest's root"))?;
+        if stat.f_flag.contains(StatVfsMountFlags::RDONLY) {
+            let full = KernelError::new("mount writable", "the guest's root", Errno::NOSPC);
+            return Err(full.because(FULL).into());
+        }
+        Ok(made)
     }
 
     /// The overlay of them all without one that can be written.
@@ -323,6 +331,10 @@ impl Layers<'_> {
         Ok(made?)
     }
 }
+
+/// Why an overlay came out read-only.
+const FULL: &str = "what it lies on is full: `bulkhead pool list` says how much room there is; give the pool \
+more, or the guest a larger disk.size";
 
 /// Bytes of one option of a filesystem with its end (fsconfig(2)).
 const OPTION_MOST: usize = 256;

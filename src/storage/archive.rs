@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::archive_entry::{ArchiveError, Limits};
+use super::archive_entry::{ArchiveError, Limits, NO_ENTRY};
 use super::archive_stream;
 use super::build::{Built, Job, file_identity};
 use super::dirfd;
@@ -70,7 +70,7 @@ pub(super) fn unpack(
     };
     let unreadable = |source: io::Error| {
         failed(ArchiveError::Read {
-            entry: "(none)".into(),
+            entry: NO_ENTRY.into(),
             source,
         })
     };

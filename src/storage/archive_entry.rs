@@ -55,13 +55,13 @@ pub enum ArchiveError {
     )]
     NoArchive,
     /// The stream ends in the middle.
-    #[error("it ends in the middle, after entry {entry}: it is cut off or damaged; fetch it again")]
+    #[error("{}: it is cut off or damaged; fetch it again", end(entry))]
     Truncated {
         /// The last entry that was begun.
         entry: String,
     },
     /// The stream cannot be read or decompressed.
-    #[error("cannot read on after entry {entry}: {source}")]
+    #[error("{}: {source}", stop(entry))]
     Read {
         /// The last entry that was begun.
         entry: String,
@@ -72,6 +72,25 @@ pub enum ArchiveError {
     /// An entry cannot be written to disk.
     #[error(transparent)]
     Write(#[from] super::dirfd::FileError),
+}
+
+/// What stands for an entry where there was none yet.
+pub(super) const NO_ENTRY: &str = "(none)";
+
+/// Where a stream ends that should go on.
+fn end(entry: &str) -> String {
+    match entry {
+        NO_ENTRY => "it ends before its first entry".into(),
+        entry => format!("it ends in the middle, after entry {entry}"),
+    }
+}
+
+/// Where it cannot be read any more.
+fn stop(entry: &str) -> String {
+    match entry {
+        NO_ENTRY => "cannot read how it begins".into(),
+        entry => format!("cannot read on after entry {entry}"),
+    }
 }
 
 /// Type of an entry.

@@ -10,7 +10,7 @@ use std::io::{self, Read};
 
 use tar::{EntryType, Header};
 
-use super::archive_entry::{ArchiveError, Entry, EntryKind, Limits, number, shown};
+use super::archive_entry::{ArchiveError, Entry, EntryKind, Limits, NO_ENTRY, number, shown};
 use super::archive_pax::Pax;
 use crate::kernel::interrupt;
 
@@ -43,7 +43,7 @@ impl<R: Read> Reader<R> {
             bytes: 0,
             left: 0,
             padding: 0,
-            at: "(none)".into(),
+            at: NO_ENTRY.into(),
         }
     }
 
@@ -169,9 +169,24 @@ impl<R: Read> Reader<R> {
         }
     }
 
+    /// The very first block: what has less than that and is not empty is something else.
+    fn first_block(&mut self) -> Result<[u8; BLOCK], ArchiveError> {
+        let mut block = [0; BLOCK];
+        let input = &mut self.input;
+        match super::tree_item::fill(&mut block, |buffer| input.read(buffer)) {
+            Ok(BLOCK) => Ok(block),
+            Ok(0) => Err(self.read_failed(io::ErrorKind::UnexpectedEof.into())),
+            Ok(_) => Err(ArchiveError::NoArchive),
+            Err(e) => Err(self.read_failed(e)),
+        }
+    }
+
     /// The next header with a right checksum; `None` at the end mark.
     fn header(&mut self) -> Result<Option<Header>, ArchiveError> {
-        let block = self.block()?;
+        let block = match self.headers {
+            0 => self.first_block()?,
+            _ => self.block()?,
+        };
         if block.iter().all(|b| *b == 0) {
             return Ok(None);
         }

@@ -49,7 +49,7 @@ pub(super) trait Layers {
     /// Makes an empty one with this quota; `upper` and `work` are made by the caller.
     fn make(&self, object: &Object, quota: Quota) -> io::Result<()>;
     /// What is left to do when `upper` and `work` are there.
-    fn begin(&self, _folder: &OwnedFd, _quota: Quota) -> io::Result<()> {
+    fn begin(&self, _object: &Object, _folder: &OwnedFd, _quota: Quota) -> io::Result<()> {
         Ok(())
     }
     /// Opens it.
@@ -63,6 +63,10 @@ pub(super) trait Layers {
     /// What it has room for and how much of that is free, while it is in use; `None` where it is kept to
     /// nothing, or nobody has it in use who must have. A size or a number of files without a limit is 0.
     fn space_in_use(&self, object: &Object) -> io::Result<Option<Space>>;
+    /// Gives one that is not in use more room than `sold`, for a while and for the host, if it is full.
+    fn widen(&self, object: &Object, folder: &OwnedFd, sold: Quota) -> io::Result<()>;
+    /// Takes that room back.
+    fn narrow(&self, object: &Object, folder: &OwnedFd, sold: Quota) -> io::Result<()>;
     /// Makes `to` a copy, in use or not, sharing what the filesystem can share.
     fn copy(&self, object: &Object, to: &Object) -> io::Result<OwnedFd>;
     /// Removes it with all that is in it; none there is success.
@@ -96,7 +100,7 @@ impl Object {
         let filled = layers.make(self, quota).map_err(failed).and_then(|()| {
             let opened = self.open()?;
             hollow(&opened.folder, top)
-                .and_then(|()| layers.begin(&opened.folder, quota))
+                .and_then(|()| layers.begin(self, &opened.folder, quota))
                 .map_err(failed)
         });
         if filled.is_err() {
@@ -129,6 +133,17 @@ impl Object {
     pub(super) fn space_in_use(&self) -> Result<Option<Space>, FileError> {
         let space = self.driver.layers().space_in_use(self);
         space.map_err(|e| FileError::new("look at", &self.path, e))
+    }
+
+    /// Makes room for the host in one that is full; `narrow` takes it back.
+    pub(super) fn widen(&self, folder: &OwnedFd, sold: Quota) -> Result<(), FileError> {
+        let done = self.driver.layers().widen(self, folder, sold);
+        done.map_err(|e| FileError::new("make room in", &self.path, e))
+    }
+
+    pub(super) fn narrow(&self, folder: &OwnedFd, sold: Quota) -> Result<(), FileError> {
+        let done = self.driver.layers().narrow(self, folder, sold);
+        done.map_err(|e| FileError::new("take room back in", &self.path, e))
     }
 
     /// Makes `to`, which is not there, a copy. What fails leaves nothing. As long as what comes back

@@ -12,6 +12,7 @@ use super::driver::{Layers, Object, Quota, open_folder};
 use super::driver_folder::parent_of;
 use super::place::Opened;
 use super::remove::remove_tree;
+use super::spare_room;
 use crate::kernel::filesystem::{Disk, Space};
 use crate::kernel::{KernelError, btrfs, mount};
 use crate::model::Writable;
@@ -59,6 +60,20 @@ impl Layers for Subvolume {
             free: counted.limit.saturating_sub(counted.used),
             ..Space::default()
         }))
+    }
+
+    fn widen(&self, _object: &Object, folder: &OwnedFd, sold: Quota) -> io::Result<()> {
+        // What it holds is known as of some seconds ago, so nobody knows whether it is full.
+        let size = sold.size.map(|size| size.saturating_add(spare_room::BYTES));
+        match size.map_or(Ok(()), |_| btrfs::limit(folder.as_fd(), size)) {
+            // The pool has no room to give; whether it needs any is seen when it is mounted.
+            Err(error) if error.is_disk_full() => Ok(()),
+            done => done.map_err(io::Error::other),
+        }
+    }
+
+    fn narrow(&self, _object: &Object, folder: &OwnedFd, sold: Quota) -> io::Result<()> {
+        sold.size.map_or(Ok(()), |_| keep_to(folder, sold))
     }
 
     fn copy(&self, object: &Object, to: &Object) -> io::Result<OwnedFd> {

@@ -10,6 +10,7 @@ use super::dirfd::{self, FileError, Owner, child_dir, cname, open_dir};
 use super::driver::{Layers, Object, Quota, open_folder};
 use super::place::Opened;
 use super::remove::remove_tree;
+use super::spare_room;
 use crate::kernel::filesystem::Space;
 use crate::kernel::{quota, random};
 use crate::model::Writable;
@@ -26,7 +27,7 @@ impl Layers for Folder {
         Ok(())
     }
 
-    fn begin(&self, folder: &OwnedFd, quota: Quota) -> io::Result<()> {
+    fn begin(&self, _object: &Object, folder: &OwnedFd, quota: Quota) -> io::Result<()> {
         sell(folder, quota)
     }
 
@@ -78,6 +79,36 @@ impl Layers for Folder {
             files,
             files_free: files.saturating_sub(held.files),
         }))
+    }
+
+    fn widen(&self, _object: &Object, folder: &OwnedFd, sold: Quota) -> io::Result<()> {
+        if sold == Quota::default() {
+            return Ok(());
+        }
+        let project = project(folder);
+        if project == quota::NONE {
+            return Ok(());
+        }
+        let held = quota::held(folder.as_fd(), project).map_err(io::Error::other)?;
+        let (bytes, files) = (held.bytes + spare_room::BYTES, u64::from(spare_room::FILES));
+        let full = sold.size.is_some_and(|size| bytes > size)
+            || (sold.inodes).is_some_and(|inodes| held.files + files > u64::from(inodes));
+        if !full {
+            return Ok(());
+        }
+        let wider = Quota {
+            size: sold.size.map(|size| size.saturating_add(spare_room::BYTES)),
+            inodes: (sold.inodes).map(|inodes| inodes.saturating_add(spare_room::FILES)),
+        };
+        limit(folder, project, wider)
+    }
+
+    fn narrow(&self, _object: &Object, folder: &OwnedFd, sold: Quota) -> io::Result<()> {
+        match project(folder) {
+            quota::NONE => Ok(()),
+            _ if sold == Quota::default() => Ok(()),
+            project => limit(folder, project, sold),
+        }
     }
 
     fn copy(&self, _object: &Object, _to: &Object) -> io::Result<OwnedFd> {

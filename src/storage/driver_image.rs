@@ -15,6 +15,7 @@ use super::dirfd::FileError;
 use super::driver::{Layers, Object, Quota};
 use super::place::Opened;
 use super::pool::Filesystem;
+use super::spare_files;
 use crate::kernel::KernelError;
 use crate::kernel::filesystem::{Disk, Space};
 use crate::kernel::loop_device::LoopDevice;
@@ -36,22 +37,33 @@ pub(super) struct ImageFile;
 impl Layers for ImageFile {
     fn make(&self, object: &Object, quota: Quota) -> io::Result<()> {
         let size = quota.size.unwrap_or(USUAL);
-        make_file(object.filesystem, &object.path, size, quota.inodes)?;
-        // What a filesystem needs for itself is known when there is one.
+        let files = quota
+            .inodes
+            .map(|files| files.saturating_add(spare_files::IN_ALL));
+        let mut asked = files;
+        make_file(object.filesystem, &object.path, size, asked)?;
+        // What a filesystem needs for itself, and how it rounds, is known when there is one.
         let mut length = size;
-        for _ in 0..4 {
-            let shown = open(object)?.space().map_err(into_io)?.size;
-            if shown >= size {
+        for _ in 0..8 {
+            let shown = open(object)?.space().map_err(into_io)?;
+            let lacking = files.map(|files| u64::from(files).saturating_sub(shown.files));
+            if shown.size >= size && lacking.unwrap_or(0) == 0 {
                 return Ok(());
             }
-            length = (length + (size - shown)).next_multiple_of(BLOCK);
+            let more = u32::try_from(lacking.unwrap_or(0)).unwrap_or(0);
+            asked = asked.map(|asked| asked.saturating_add(more));
+            length = (length + size.saturating_sub(shown.size)).next_multiple_of(BLOCK);
             std::fs::File::options()
                 .write(true)
                 .open(&object.path)?
                 .set_len(length)?;
-            make_filesystem(object.filesystem, &object.path, quota.inodes)?;
+            make_filesystem(object.filesystem, &object.path, asked)?;
         }
         Ok(())
+    }
+
+    fn begin(&self, object: &Object, folder: &OwnedFd, _quota: Quota) -> io::Result<()> {
+        spare_files::hold(folder, object.filesystem)
     }
 
     fn open(&self, object: &Object) -> Result<Opened, FileError> {
@@ -117,6 +129,14 @@ impl Layers for ImageFile {
         }
     }
 
+    fn widen(&self, object: &Object, folder: &OwnedFd, _sold: Quota) -> io::Result<()> {
+        spare_files::give_if_full(folder, object.filesystem)
+    }
+
+    fn narrow(&self, object: &Object, folder: &OwnedFd, _sold: Quota) -> io::Result<()> {
+        spare_files::hold(folder, object.filesystem)
+    }
+
     fn copy(&self, object: &Object, to: &Object) -> io::Result<OwnedFd> {
         let disk = open(object)?;
         let target = std::fs::File::options()
@@ -157,6 +177,10 @@ fn into_io(error: KernelError) -> io::Error {
 
 /// Makes a btrfs that shows this much smaller, in use or not, or leaves it as it was.
 fn smaller(disk: &Disk, shown: u64, size: u64) -> io::Result<()> {
+    if size < BTRFS_LEAST && shown <= size + size / 50 {
+        // As near as it was made: a copy of one that was sold so little.
+        return Ok(());
+    }
     if size < BTRFS_LEAST {
         return Err(io::Error::other(format!(
             "btrfs does not become smaller than {}",

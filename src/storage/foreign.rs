@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::archive_entry::{ArchiveError, Limits};
+use super::archive_entry::{ArchiveError, Limits, NO_ENTRY};
 use super::archive_read::Reader;
 use super::archive_stream::{Pieces, decompress_aside};
 use super::build::finish;
@@ -216,7 +216,7 @@ fn reader(input: Box<dyn Read + Send>, shift: u32) -> Result<Reader<Pieces>, Pac
 }
 
 fn unreadable(source: std::io::Error) -> PackError {
-    let entry = "(none)".into();
+    let entry = NO_ENTRY.into();
     PackError::from(ArchiveError::Read { entry, source })
 }
 

@@ -16,6 +16,7 @@
 //! | `archive_*`, `extract*` | parts of `archive`: entry, stream, PAX, sparse; the disk |
 //! | `pool`, `pool_change`, `pool_leftover`, `place` | pools, and where a guest's own layer lies in them |
 //! | `driver`, `driver_*` | what such a layer can be: a folder, a subvolume, a filesystem in a file |
+//! | `spare_room`, `spare_files` | room for the host in a layer that is full |
 //! | `chain`, `chain_fold`, `saved` | what was kept of a root: shared layers or copies; restoring, cloning |
 //! | `root` | a guest's own layer: make, use, delete |
 //! | `dedupe`, `base_equal`, `common_look`, `common_layer` | equal files of guests that share their blocks, go back to their base, or into a layer that guests share |
@@ -144,6 +145,8 @@ mod saved_diff;
 mod scrub;
 mod seed;
 mod sold;
+mod spare_files;
+mod spare_room;
 mod ssh_keys;
 mod stream_index;
 mod stream_pull;
@@ -237,6 +240,7 @@ pub use saved::{
 pub use saved_diff::{TreeOf, TwoTrees};
 pub use scrub::scrub_root;
 pub use sold::{disk_differs, disk_kept_to};
+pub use spare_room::{SpareRoom, spare_room};
 pub use stream_pull::{ServerFetch, look_at_server_image, pull_server_image};
 pub use stream_server::ServerImage;
 pub use tag::{Tag, find_image, source_of_name, tag_image, tags, untag};

@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::rc::Rc;
 
-use super::archive_entry::{ArchiveError, EntryKind, Limits};
+use super::archive_entry::{ArchiveError, EntryKind, Limits, NO_ENTRY};
 use super::archive_read::Reader;
 use super::archive_stream::{decompress, is_compressed};
 use super::dirfd::FileError;
@@ -90,7 +90,7 @@ impl Archive {
     /// Learns where each file lies.
     fn index(&mut self) -> Result<(), ArchiveError> {
         let unreadable = |source| ArchiveError::Read {
-            entry: "(none)".into(),
+            entry: NO_ENTRY.into(),
             source,
         };
         let size = self.file.metadata().map_err(unreadable)?.len();

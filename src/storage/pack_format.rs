@@ -304,6 +304,18 @@ pub(super) fn image_parts(image: &Image) -> Vec<String> {
     }
 }
 
+/// What is wrong with an archive, for who wants a guest of it.
+fn of_archive(error: &ArchiveError) -> String {
+    match error {
+        ArchiveError::NoArchive => "it is neither an archive nor a disk of a machine that this program \
+             knows: no tar, plain or compressed with gzip, xz or zstd (undo bzip2, lzo and others first), or \
+             damaged where it begins. A disk is read from a file, not from a pipe"
+            .into(),
+        ArchiveError::Write(error) => error.to_string(),
+        error => format!("it is damaged or was changed: {error}"),
+    }
+}
+
 /// An archive of a guest that cannot be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum PackError {
@@ -313,8 +325,8 @@ pub enum PackError {
     /// What is from elsewhere cannot be a guest.
     #[error("{0}")]
     Newcomer(String),
-    /// It is damaged, cut off, or asks for what it may not have.
-    #[error("it is damaged or was changed: {0}")]
+    /// It is damaged, cut off, or asks for what it may not have; or it cannot be read or written here.
+    #[error("{}", of_archive(.0))]
     Archive(#[from] ArchiveError),
     /// A checksum differs.
     #[error(

@@ -305,6 +305,9 @@ fn a_damaged_list_of_files_is_told_and_the_rest_comes_back() {
     assert!(said.contains(lost), "{said}");
     let said = fails(&["restore", "web", "/kept", "--to", "none"]);
     assert!(said.contains("take it from another one"), "{said}");
+    let said = fails(&["restore", "web", "--guest", "copy", "--dry-run"]);
+    assert!(said.contains(lost), "{said}");
+    site.bulkhead.fails(&["info", "copy"], 3);
     fails(&["restore", "web", "--guest", "copy"]);
     site.bulkhead.ok(&["start", "copy"]);
     assert_eq!(

@@ -18,6 +18,7 @@ mod backup;
 mod clone;
 mod dedupe;
 mod disk;
+mod disk_full;
 mod disk_import;
 mod disk_sold;
 mod far_import;

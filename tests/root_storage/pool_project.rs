@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+use crate::disk_full::full_and_started;
 use crate::life::{data, filled, inside, shown};
 use crate::support::{Bulkhead, Need, TestDir, became, need};
 
@@ -184,4 +185,19 @@ fn a_folder_on_ext4_is_what_was_sold() {
 #[test]
 fn a_folder_on_xfs_is_what_was_sold() {
     a_folder_is_what_was_sold("mkfs.xfs -q -f");
+}
+
+#[test]
+fn a_full_folder_is_started() {
+    for make in [
+        "mkfs.ext4 -q -F -m 0 -O quota,project -E quotatype=prjquota",
+        "mkfs.xfs -q -f",
+    ] {
+        if !need(Need::Root) || !need(Need::ProjectQuota) {
+            return;
+        }
+        let host = Bulkhead::new();
+        let _disk = Disk::new(&host, make);
+        full_and_started(&host, &["--disk", "32M", "--disk-inodes", "1000"]);
+    }
 }

@@ -139,6 +139,8 @@ fn one_that_does_not_come_up_goes_back_and_the_others_stay() {
         inside(&host, name, "echo mine >/data");
     }
     made(&host, "c", &["--image", "base", "--start"]);
+    // First by name, and no canary: what does not run shows nothing.
+    made(&host, "0", &["--image", "base"]);
     let new = base(&host, NEW);
     let said = host.run(&[
         "rebase",
@@ -155,18 +157,23 @@ fn one_that_does_not_come_up_goes_back_and_the_others_stay() {
         "{}",
         said.stderr
     );
-    assert!(
-        said.stderr.contains("guest b is left as it is"),
-        "{}",
-        said.stderr
-    );
+    for name in ["0", "b"] {
+        let left = format!("guest {name} is left as it is");
+        assert!(said.stderr.contains(&left), "{}", said.stderr);
+    }
     for name in ["a", "b", "c"] {
         assert!(is(&host, name, "running"), "{name}");
         assert_eq!(info(&host, name)["behind"], new, "{name}");
         assert!(before(&host, name, "before").is_empty(), "{name}");
     }
     assert_eq!(inside(&host, "a", "cat /data; ls /opt"), "mine\ngone");
-    host.ok(&["rebase", "c", "--restart", "--timeout", "20s"]);
+    let kept = ["--keep-old", "30d"];
+    host.ok(&[&["rebase", "c", "--restart", "--timeout", "20s"][..], &kept].concat());
+    let all = data(&host, &["snapshot", "list", "c"]);
+    assert!(
+        all[0]["until_ms"].as_u64() > all[0]["created_ms"].as_u64(),
+        "{all}"
+    );
     assert_eq!(inside(&host, "c", "cat /srv/app/lib"), "new");
     host.ok(&["delete", "--all", "--force"]);
     nothing_left(&host);

@@ -32,6 +32,7 @@ mod key;
 mod links;
 mod list;
 mod manifest;
+mod measure;
 mod pack;
 mod prune;
 mod repo;

@@ -67,7 +67,7 @@ impl Selection {
     }
 
     /// Whether an entry is asked for, or a folder on the way to one that is.
-    fn takes(&self, entry: &Entry) -> bool {
+    pub(super) fn takes(&self, entry: &Entry) -> bool {
         let path = &entry.item.path;
         let asked = |wanted: &Vec<u8>| is_below(path, wanted);
         let on_the_way =
@@ -77,31 +77,6 @@ impl Selection {
 }
 
 impl Repository {
-    /// Files and bytes that a restore would bring.
-    ///
-    /// # Errors
-    /// A path is not in the snapshot; the repository is damaged.
-    pub fn measure(&self, snapshot: &Snapshot, selection: &Selection) -> Result<Restored> {
-        let mut source = Source::past_damage(self, snapshot, selection.view)?;
-        let mut missing = selection.paths.clone();
-        let mut found = Restored::default();
-        while let Some((_, entry)) = source.next(self)? {
-            if selection.takes(&entry) {
-                found.files += 1;
-                found.bytes += entry.item.what.data();
-                missing.retain(|path| !is_below(&entry.item.path, path));
-            }
-        }
-        found.unlisted = unlisted(&source, snapshot, &selection.paths);
-        let Some(path) = missing.first() else {
-            return Ok(found);
-        };
-        match unlisted(&source, snapshot, std::slice::from_ref(path)).is_empty() {
-            true => Err(BackupError::missing(path, snapshot)),
-            false => Err(BackupError::unlisted(path, snapshot)),
-        }
-    }
-
     /// Restores into the folder `to`, which is made; one that is there must be empty. The folder is
     /// for its owner only: what is in it may be set-user-ID and hostile. Files whose data is damaged
     /// are left out and named, and so are stretches of damaged lists of files.
@@ -148,10 +123,7 @@ impl Repository {
         to: &OwnedFd,
         progress: &mut dyn FnMut(&Restored),
     ) -> Result<Restored> {
-        let own = Snapshot {
-            below: Vec::new(),
-            ..snapshot.clone()
-        };
+        let own = snapshot.own_alone();
         self.restore_all(&own, to, (Policy::Guest, true), progress)
     }
 
@@ -163,13 +135,7 @@ impl Repository {
         to: &OwnedFd,
         progress: &mut dyn FnMut(&Restored),
     ) -> Result<Restored> {
-        let below = snapshot.below.get(number);
-        let alone = Snapshot {
-            own: below.map(|below| below.tree.clone()).unwrap_or_default(),
-            chain: Vec::new(),
-            below: Vec::new(),
-            ..snapshot.clone()
-        };
+        let alone = snapshot.below_alone(number);
         self.restore_all(&alone, to, (self.policy(), false), progress)
     }
 

@@ -103,6 +103,25 @@ impl Snapshot {
         let rest = self.chain.iter().chain(&self.below);
         std::iter::once(&self.own).chain(rest.map(|below| &below.tree))
     }
+
+    /// What the guest has written, without what lies below it.
+    pub(super) fn own_alone(&self) -> Self {
+        Self {
+            below: Vec::new(),
+            ..self.clone()
+        }
+    }
+
+    /// One tree of the guest's image as if it were all there is.
+    pub(super) fn below_alone(&self, number: usize) -> Self {
+        let below = self.below.get(number);
+        Self {
+            own: below.map(|below| below.tree.clone()).unwrap_or_default(),
+            chain: Vec::new(),
+            below: Vec::new(),
+            ..self.clone()
+        }
+    }
 }
 
 impl Repository {

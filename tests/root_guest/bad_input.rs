@@ -478,7 +478,7 @@ fn a_full_disk_during_create_leaves_nothing() {
     let done = disk.bulkhead(&create);
     assert_eq!(done.code, 1, "{}", done.report());
     assert!(
-        done.stderr.contains("No space left") && done.stderr.contains("the disk is full"),
+        done.stderr.contains("No space left") && done.stderr.contains("is full: free some space"),
         "{}",
         done.report()
     );
@@ -499,7 +499,7 @@ fn a_full_disk_during_create_leaves_nothing() {
     let done = disk.bulkhead(&create);
     assert_eq!(done.code, 1, "{}", done.report());
     assert!(
-        done.stderr.contains("the disk is full"),
+        done.stderr.contains("is full: free some space"),
         "{}",
         done.report()
     );

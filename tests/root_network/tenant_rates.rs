@@ -131,7 +131,7 @@ fn guests_of_a_tenant_keep_to_its_rates_together() {
     assert!((0.4..2.5).contains(&fair), "{out:?}");
     // Guests of nobody are none of it.
     let out = carried(&host, &[("other", "eth0", false), ("b", "eth0", true)]);
-    assert!(out[0] > 40.0, "{out:?}");
+    assert!(out[0] > 20.0, "{out:?}");
     about("in", &out[1..], 8.0);
 
     // At once for those that run, each direction by itself.
@@ -147,7 +147,7 @@ fn guests_of_a_tenant_keep_to_its_rates_together() {
     assert_eq!(trunks(&host).len(), 1);
     let both = carried(&host, &[("a", "eth0", false), ("b", "eth0", true)]);
     about("out", &both[..1], 30.0);
-    assert!(both[1] > 40.0, "{both:?}");
+    assert!(both[1] > 20.0, "{both:?}");
     let shown = data(&host, &["tenant", "info", "acme"]);
     assert_eq!(shown["rate_out"], "30mbit", "{shown}");
     assert_eq!(data(&host, &["doctor"])["leftovers"], serde_json::json!([]));

@@ -1,7 +1,7 @@
 //! A guest that has filled its disk: it is started again, in rescue too, and what fills it can be removed.
 
 use crate::life::{inside, made};
-use crate::support::{Bulkhead, Need, need};
+use crate::support::{Bulkhead, Need, became, need, run};
 
 /// Fills what the guest may write, in bytes and in files.
 pub fn fill(host: &Bulkhead, name: &str) {
@@ -117,6 +117,38 @@ fn a_full_subvolume_is_started_and_can_be_made_larger() {
     );
     host.ok(&["pool", "set", "p", "--size", "1G"]);
     host.ok(&["start", "a"]);
+    host.ok(&["delete", "--force", "a"]);
+    host.ok(&["pool", "delete", "p"]);
+}
+
+#[test]
+fn a_quota_that_a_killed_start_left_wider_is_named_and_set_back() {
+    if !need(Need::Root) || !need(Need::LoopDevice) || !need(Need::DiskTools) {
+        return;
+    }
+    let host = Bulkhead::new();
+    host.ok(&["pool", "create", "p", "--driver", "btrfs", "--size", "512M"]);
+    let flags = ["--pool", "p", "--disk", "64M", "--network", "none"];
+    made(&host, "a", &flags);
+    let wider = || host.run(&["doctor"]).stdout.contains("disk of a");
+    let mut named = 0;
+    // Steps of the launch: its command is killed while it lends the room.
+    for number in 0..100 {
+        let mut command = host.command(&["start", "a"]);
+        command.env("BULKHEAD_FAULT", format!("host:{number}"));
+        let started = run(command).code == 0;
+        named += usize::from(wider());
+        // Whether it came to run or not, the next start leaves it as it was sold.
+        host.run(&["kill", "a"]);
+        let again = became(10, || host.run(&["start", "a"]).code == 0);
+        assert!(again && !wider(), "{number}");
+        host.ok(&["kill", "a"]);
+        if started {
+            break;
+        }
+        assert!(number < 99, "more than 100 steps");
+    }
+    assert!(named >= 1, "no step lay between");
     host.ok(&["delete", "--force", "a"]);
     host.ok(&["pool", "delete", "p"]);
 }

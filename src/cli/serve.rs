@@ -169,7 +169,8 @@ fn serve(context: &Context, matches: &ArgMatches) -> Result<u8> {
     let mut parts = PARTS.to_vec();
     parts.retain(|part| !left_out.iter().any(|word| *word == part.word));
     if parts.is_empty() {
-        return Err(Fault::new(USAGE, "there is nothing left to do"));
+        let text = "serve has nothing to do: --without leaves out every part; name fewer of them";
+        return Err(Fault::new(USAGE, text));
     }
     if matches.get_flag("dry-run") {
         for part in parts {

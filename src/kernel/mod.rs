@@ -54,6 +54,7 @@ pub mod netlink_watch;
 mod netlink_way;
 pub mod probe;
 pub mod process;
+pub mod process_known;
 pub mod process_use;
 pub mod procfs;
 pub mod quota;

@@ -22,6 +22,20 @@ const OWN: &str = "/proc/self/exe";
 #[cfg(target_arch = "x86_64")]
 std::arch::global_asm!(include_str!("sealed_first.s"));
 
+#[cfg(target_arch = "x86_64")]
+unsafe extern "C" {
+    static bulkhead_sealed: u32;
+}
+
+/// Whether the program has been seen to run from a read-only mount before it began.
+fn was_sealed() -> bool {
+    // SAFETY: four bytes of the assembly file, written there alone, before any of this runs.
+    #[cfg(target_arch = "x86_64")]
+    return unsafe { (&raw const bulkhead_sealed).read_volatile() } == 1;
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
 /// Whether this process runs from a mount that is read-only.
 pub fn is_sealed() -> Result<bool> {
     let failed = |errno| KernelError::new("look at", "this program's own mount", errno);
@@ -37,7 +51,7 @@ pub fn is_sealed() -> Result<bool> {
 /// # Errors
 /// The clone cannot be made or executed.
 pub fn ensure() -> Result<()> {
-    if is_sealed()? || !rustix::process::geteuid().is_root() {
+    if was_sealed() || is_sealed()? || !rustix::process::geteuid().is_root() {
         return Ok(());
     }
     let program = match mount::clone_tree(Path::new(OWN), false) {

@@ -61,7 +61,7 @@ bulkhead_first:
     test eax, eax
     jnz .Lclose
     test ebp, 1
-    jnz .Lclose
+    jnz .Lsealed
 
     mov eax, 428                        // open_tree: OPEN_TREE_CLONE, O_CLOEXEC, AT_EMPTY_PATH
     mov edi, r15d
@@ -90,6 +90,10 @@ bulkhead_first:
     mov r8d, 0x1000
     syscall
 
+.Lsealed:
+    mov dword ptr [rip + bulkhead_sealed], 1
+    jmp .Lclose
+
 .Lclose_both:
     mov eax, 3                          // close
     mov edi, ebp
@@ -111,3 +115,10 @@ bulkhead_first:
     .asciz "/proc/self/exe"
 .Lempty:
     .asciz ""
+
+    // Whether this program was found to run from a read-only mount before it began.
+    .section .bss.bulkhead_sealed, "aw", @nobits
+    .balign 4
+    .globl bulkhead_sealed
+bulkhead_sealed:
+    .zero 4

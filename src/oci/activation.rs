@@ -314,7 +314,7 @@ mod tests {
         }
         symlink(&outside, notify.join("out")).unwrap();
         symlink(outside.join("kept"), notify.join("notify.sock")).unwrap();
-        folder.write("state.json", b"{}").unwrap();
+        std::fs::write(root.join("c/state"), "{}").unwrap();
         folder.remove().unwrap();
         assert!(!root.join("c").exists());
         assert_eq!(std::fs::read_to_string(outside.join("kept")).unwrap(), "x");

@@ -13,9 +13,10 @@ use super::bundle::Bundle;
 use super::error::{OciError, Result};
 use super::host::{self, HostView};
 use super::log::Log;
-use super::store::{CONFIG, Folder, Record, Store};
+use super::record::Record;
+use super::store::{Folder, Store};
 use crate::kernel::cgroup::Cgroups;
-use crate::kernel::process::Identity;
+use crate::kernel::process_known::Known;
 use crate::kernel::socket::{connect_to, send_once};
 use crate::kernel::{Errno, KernelError, empty_mounts};
 use crate::launch::container::{self, Place, Prepared, RecordError, Recorder, Told};
@@ -141,14 +142,13 @@ pub(super) fn make(cli: &Cli, store: &Store, args: &Make, until: Until, log: &Lo
     let folder = Unfinished::new(store.reserve(&args.id)?);
     folder.get()?.lock()?;
     activation::make_folder(folder.get()?, &bundle.config.spec)?;
-    folder.get()?.write_first(CONFIG, &bundle.text)?;
-    let mut record = record(&args.id, &bundle, args);
+    let mut record = record(&args.id, &bundle, args, waits);
     // Should this be cut short, `delete --force` takes away what is made from here on, and no more.
     record.cgroup = Cgroups::to_be_made(&host.cgroups, &cgroup.place).map(|made| CgroupPlace {
         made,
         ..cgroup.place.clone()
     });
-    folder.get()?.save_first(&record)?;
+    folder.get()?.begin(&bundle.text, &record)?;
     let (start, complaint) = match waits {
         true => {
             let (start, complaint) = folder.get()?.make_start()?;
@@ -160,7 +160,7 @@ pub(super) fn make(cli: &Cli, store: &Store, args: &Make, until: Until, log: &Lo
     let record = RefCell::new(record);
     let write = |pid: u32, cgroups: Option<&CgroupPlace>| -> std::result::Result<(), RecordError> {
         let mut record = record.borrow_mut();
-        record.process = Identity::of(pid);
+        record.process = Known::of(pid);
         record.cgroup = cgroups.cloned();
         folder.get()?.save(&record)?;
         match &args.pid_file {
@@ -226,7 +226,7 @@ pub(super) fn send_pidfd(socket: &Path, prepared: &Prepared) -> Result<()> {
     Ok(send_once(socket, b"pidfd", prepared.pidfd())?)
 }
 
-fn record(id: &str, bundle: &Bundle, args: &Make) -> Record {
+fn record(id: &str, bundle: &Bundle, args: &Make, waits: bool) -> Record {
     let spec = &bundle.config.spec;
     let linux = spec.linux().as_ref();
     let namespaces = linux
@@ -242,6 +242,7 @@ fn record(id: &str, bundle: &Bundle, args: &Make) -> Record {
         bundle: bundle.path.clone(),
         rootfs: bundle.rootfs(),
         process: None,
+        waits,
         created_ms: now_ms(),
         owner: owner(),
         cgroup: None,

@@ -7,8 +7,10 @@ use super::bundle::parse;
 use super::create::told;
 use super::error::{OciError, Result};
 use super::log::Log;
-use super::store::{CONFIG, Folder, Record, Status, Store};
+use super::record::Record;
+use super::store::{Folder, Status, Store};
 use crate::kernel::cgroup::{self, Cgroups, Host};
+use crate::kernel::process_known::Known;
 use crate::kernel::{fault, process, rdt};
 use crate::launch::container::run_hooks;
 use crate::plan::container::hooks;
@@ -74,7 +76,7 @@ pub(super) fn delete(store: &Store, id: &str, force: bool, log: &Log) -> Result<
 
 /// Kills everything in it and waits for its first process to be gone.
 pub(super) fn end(record: &Record, host: &Host) -> Result<()> {
-    let pidfd = record.process.and_then(process::Identity::open);
+    let pidfd = record.process.and_then(Known::open);
     fault::point()?;
     if let Some(pidfd) = &pidfd {
         process::send_signal(pidfd.as_fd(), 9)?;
@@ -123,7 +125,7 @@ pub(super) fn leave(folder: Folder, record: &Record, host: &Host, log: &Log) -> 
     fault::point()?;
     // A removal that was cut short may have taken the configuration already; one that cannot be read
     // must not keep the container here for ever.
-    let config = record.poststop.then(|| parse(&folder.read(CONFIG)?));
+    let config = record.poststop.then(|| parse(&folder.config()?));
     let after = match config {
         Some(Ok(spec)) => hooks(
             "poststop",

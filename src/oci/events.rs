@@ -11,7 +11,8 @@ use serde_json::json;
 use super::error::{OciError, Result};
 use super::store::{Status, Store};
 use crate::kernel::cgroup::{Cgroups, Host};
-use crate::kernel::process::{Identity, timespec};
+use crate::kernel::process::timespec;
+use crate::kernel::process_known::Known;
 use crate::model::clock;
 
 /// Its options.
@@ -49,7 +50,7 @@ pub(super) fn events(store: &Store, args: &Events) -> Result<u8> {
     })?;
     let pidfd = record
         .process
-        .and_then(Identity::open)
+        .and_then(Known::open)
         .ok_or(OciError::NotRunning)?;
     let mut watch = cgroups.oom_watch()?;
     let mut next = Instant::now() + interval;

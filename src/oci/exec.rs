@@ -15,9 +15,10 @@ use super::host::{self, HostView};
 use super::log::Log;
 use super::relay;
 use super::rules::Config;
-use super::store::{CONFIG, LARGEST, Status, Store};
+use super::store::{LARGEST, Status, Store};
 use crate::kernel::cgroup::Cgroups;
 use crate::kernel::process::timespec;
+use crate::kernel::process_known::Known;
 use crate::launch::container::{self, Entered, Place, Recorder};
 use crate::plan::container::{Entry, capability, check_process, enter};
 
@@ -38,13 +39,11 @@ pub(super) fn exec(store: &Store, args: &Exec, log: &Log) -> Result<u8> {
             });
         }
     }
-    let config = Config::read(&folder.read(CONFIG)?, &host::cache()).map_err(OciError::Config)?;
+    let config = Config::read(&folder.config()?, &host::cache()).map_err(OciError::Config)?;
     let spec = config.spec;
     let process = process(args, &spec, log)?;
     check_process(&process)?;
-    let pidfd = record
-        .process
-        .and_then(crate::kernel::process::Identity::open);
+    let pidfd = record.process.and_then(Known::open);
     let (pidfd, first) = pidfd.zip(record.process).ok_or(OciError::NotRunning)?;
     let cgroups = match &record.cgroup {
         Some(place) => Some(below(Cgroups::open(&host.cgroups, place)?, &args.cgroup)?),

@@ -4,8 +4,10 @@ use std::os::fd::AsFd;
 
 use super::args::Kill;
 use super::error::{OciError, Result};
-use super::store::{Record, Status, Store};
+use super::record::Record;
+use super::store::{Status, Store};
 use crate::kernel::cgroup::{Cgroups, Host};
+use crate::kernel::process_known::Known;
 use crate::kernel::{fault, process};
 use crate::plan::container::bit;
 
@@ -29,7 +31,7 @@ pub(super) fn kill(store: &Store, args: &Kill) -> Result<u8> {
     }
     // Without a pid namespace of its own the others do not end with the first, and outlive it.
     let own_pids = record.namespaces & bit(oci_spec::runtime::LinuxNamespaceType::Pid) != 0;
-    let pidfd = record.process.and_then(process::Identity::open);
+    let pidfd = record.process.and_then(Known::open);
     let Some(pidfd) = pidfd.filter(|_| alive) else {
         let groups = cgroups(&record, &host).ok().filter(|_| !own_pids);
         return match groups {

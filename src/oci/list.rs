@@ -2,14 +2,14 @@
 
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use super::args::{Format, List};
 use super::error::{OciError, Result};
-use super::store::{Folder, Record, Status, Store};
-use crate::kernel::cgroup::Host;
+use super::record::{File, Record};
+use super::store::{START, STATE, Status, Store, waiting};
+use crate::kernel::cgroup::{Frozen, Host};
 use crate::model::clock;
 
 /// Prints the state of one, as the specification has it, with what clients of runc read besides.
@@ -73,7 +73,7 @@ pub(super) fn list(store: &Store, args: &List, named: bool) -> Result<u8> {
         return Ok(0);
     }
     let rows = match root {
-        Some(root) => rows(&Arc::new(root), &names, &Host::quick()?)?,
+        Some(root) => rows(&root, &names, &Frozen::of(&Host::quick()?)),
         None => Vec::new(),
     };
     match args.format {
@@ -91,10 +91,10 @@ const SHARE: usize = 100;
 
 /// All of them, in order. Nearly all that this takes is the kernel's time, so many are looked at
 /// from every processor.
-fn rows(root: &Arc<OwnedFd>, names: &[String], host: &Host) -> Result<Vec<(Record, Status)>> {
-    let part = |names: &[String]| -> Result<Vec<_>> {
-        let rows = names.iter().map(|name| row(root, name, host));
-        rows.filter_map(Result::transpose).collect()
+fn rows(root: &OwnedFd, names: &[String], frozen: &Frozen) -> Vec<(Record, Status)> {
+    let part = |names: &[String]| -> Vec<_> {
+        let rows = names.iter().map(|name| row(root, name, frozen));
+        rows.flatten().collect()
     };
     if names.len() <= SHARE {
         return part(names);
@@ -110,27 +110,27 @@ fn rows(root: &Arc<OwnedFd>, names: &[String], host: &Host) -> Result<Vec<(Recor
         let mut rows = Vec::with_capacity(names.len());
         for (names, hand) in hands {
             match hand.map(std::thread::ScopedJoinHandle::join) {
-                Ok(Ok(part)) => rows.extend(part?),
+                Ok(Ok(part)) => rows.extend(part),
                 Ok(Err(panic)) => std::panic::resume_unwind(panic),
                 // No more threads are to be had: this one is left.
-                Err(_) => rows.extend(part(names)?),
+                Err(_) => rows.extend(part(names)),
             }
         }
-        Ok(rows)
+        rows
     })
 }
 
 /// One that is being made or removed is not in the list; one whose state cannot be read is not
 /// allowed to hide the others.
-fn row(root: &Arc<OwnedFd>, name: &str, host: &Host) -> Result<Option<(Record, Status)>> {
-    let Some(folder) = Folder::open(root, name)? else {
-        return Ok(None);
+fn row(root: &OwnedFd, name: &str, frozen: &Frozen) -> Option<(Record, Status)> {
+    let file = File {
+        folder: root,
+        path: &format!("{name}/{STATE}"),
+        id: name,
     };
-    let record = folder.record().ok().flatten();
-    Ok(record.map(|record| {
-        let status = folder.status(&record, host);
-        (record, status)
-    }))
+    let record = file.record().ok().flatten()?;
+    let status = record.status(frozen, || waiting(root, &format!("{name}/{START}"), name));
+    Some((record, status))
 }
 
 fn table(out: &mut impl std::io::Write, rows: &[(Record, Status)]) -> Result<()> {
@@ -176,20 +176,19 @@ mod tests {
             let id = format!("c{number:04}");
             let record = json!({
                 "id": id, "ociVersion": "1.3.0", "bundle": "/b", "rootfs": "/b/rootfs",
-                "process": null, "createdMs": 0, "owner": "root", "cgroup": null,
+                "process": null, "waits": false, "createdMs": 0, "owner": "root", "cgroup": null,
                 "chrooted": false, "namespaces": 0, "poststart": false, "poststop": false,
                 "rdt": null, "annotations": {},
             });
             let record: Record = serde_json::from_value(record).unwrap();
-            store.reserve(&id).unwrap().save_first(&record).unwrap();
+            store.reserve(&id).unwrap().begin(b"{}", &record).unwrap();
         }
         // One that cannot be read hides no other.
-        let broken = store.reserve("c0100b").unwrap();
-        broken
-            .write_first(super::super::store::STATE, b"{")
-            .unwrap();
+        store.reserve("c0100b").unwrap();
+        std::fs::write(root.join("c0100b").join(STATE), "{ without a length").unwrap();
         let (names, folder) = store.names().unwrap();
-        let all = rows(&Arc::new(folder.unwrap()), &names, &Host::quick().unwrap()).unwrap();
+        let frozen = Frozen::of(&Host::quick().unwrap());
+        let all = rows(&folder.unwrap(), &names, &frozen);
         let ids: Vec<_> = all.iter().map(|(record, _)| record.id.clone()).collect();
         let expected: Vec<_> = (0..count).map(|number| format!("c{number:04}")).collect();
         assert_eq!(ids, expected);

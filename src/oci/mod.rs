@@ -19,6 +19,7 @@ mod list;
 mod log;
 mod man;
 mod ps;
+mod record;
 mod relay;
 mod rules;
 mod run;

@@ -11,7 +11,8 @@ use super::create::told;
 use super::delete;
 use super::error::{OciError, Result};
 use super::log::Log;
-use super::store::{COMPLAINT, CONFIG, Folder, Record, START, Status, Store};
+use super::record::Record;
+use super::store::{COMPLAINT, Folder, START, Status, Store};
 use crate::kernel::cgroup::Host;
 use crate::kernel::{KernelError, fault};
 use crate::launch::container::run_hooks;
@@ -79,7 +80,7 @@ fn say_go(folder: &Folder) -> Result<()> {
 
 /// Hooks after the start.
 fn poststart(folder: &Folder, record: &Record) -> Result<()> {
-    let spec = parse(&folder.read(CONFIG)?)?;
+    let spec = parse(&folder.config()?)?;
     let list = hooks(
         "poststart",
         spec.hooks().as_ref().and_then(|h| h.poststart().as_ref()),

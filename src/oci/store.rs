@@ -1,58 +1,27 @@
-//! The state of containers on disk: one folder for each, by its name, with `state.json`, a copy of
-//! the configuration it was made from, and while its program waits a FIFO `start`. Every path is
-//! looked up from the folder's descriptor. What the kernel knows is asked of the kernel: whether the
-//! process lives, whether its group is frozen.
+//! The state of containers on disk: one folder for each, by its name, with a file `state` (`record`)
+//! and while its program waits a FIFO `start`. Every path is looked up from the folder's descriptor.
+//! What the kernel knows is asked of the kernel: whether the process lives, whether its group is
+//! frozen.
 
-use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
-use serde::{Deserialize, Serialize};
 
 use super::error::{OciError, Result};
 use super::host;
-use crate::kernel::cgroup::{self, Cgroups};
-use crate::kernel::fault;
-use crate::kernel::process::Identity;
-use crate::kernel::{Errno, KernelError};
-use crate::model::CgroupPlace;
+use super::record::{File, Record};
+use crate::kernel::cgroup::{Frozen, Host};
+use crate::kernel::{Errno, KernelError, fault};
 
 /// File names in a container's folder.
-pub(super) const STATE: &str = "state.json";
-pub(super) const CONFIG: &str = "config.json";
+pub(super) const STATE: &str = "state";
 pub(super) const START: &str = "start";
 pub(super) const COMPLAINT: &str = "complaint";
 
 /// Largest state or configuration that is read, bytes.
 pub(super) const LARGEST: u64 = 16 << 20;
-
-/// What is kept of a container.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Record {
-    pub(super) id: String,
-    pub(super) oci_version: String,
-    pub(super) bundle: PathBuf,
-    pub(super) rootfs: PathBuf,
-    /// First process; `None` until there is one.
-    pub(super) process: Option<Identity>,
-    /// Milliseconds since 1970.
-    pub(super) created_ms: u64,
-    pub(super) owner: String,
-    pub(super) cgroup: Option<CgroupPlace>,
-    /// Whether its root is not that of its mount namespace.
-    pub(super) chrooted: bool,
-    /// CLONE_NEW* bits of its namespaces.
-    pub(super) namespaces: u64,
-    /// Whether some hook is to run after its start, and after its end.
-    pub(super) poststart: bool,
-    pub(super) poststop: bool,
-    /// Group of Intel's RDT that was made for it.
-    pub(super) rdt: Option<String>,
-    pub(super) annotations: BTreeMap<String, String>,
-}
 
 /// How a container is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -227,33 +196,6 @@ impl Folder {
         rustix::fs::openat(&self.fd, name, flags, Mode::from_raw_mode(0o600))
     }
 
-    /// Writes a file whole: whoever reads sees the old content or the new.
-    pub(super) fn write(&self, name: &str, data: &[u8]) -> Result<()> {
-        fault::point()?;
-        let new = format!(".{name}");
-        let failed = KernelError::on("write", format!("{name} of container {}", self.id));
-        let done = || {
-            let file = self.file(&new, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC)?;
-            write_all(&file, data)?;
-            rustix::fs::renameat(&self.fd, &new, &self.fd, name)
-        };
-        done().map_err(failed)?;
-        Ok(fault::point()?)
-    }
-
-    /// Writes a file that nobody looks for yet: while it is half written the container is being
-    /// made, and whoever lists it sees none.
-    pub(super) fn write_first(&self, name: &str, data: &[u8]) -> Result<()> {
-        crate::kernel::fault::point()?;
-        let failed = KernelError::on("write", format!("{name} of container {}", self.id));
-        let done = || {
-            let file = self.file(name, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL)?;
-            write_all(&file, data)
-        };
-        done().map_err(failed)?;
-        Ok(crate::kernel::fault::point()?)
-    }
-
     pub(super) fn read(&self, name: &str) -> Result<Vec<u8>> {
         let failed =
             |errno| KernelError::new("read", format!("{name} of container {}", self.id), errno);
@@ -278,17 +220,17 @@ impl Folder {
         }
     }
 
+    fn state(&self) -> File<'_, OwnedFd> {
+        File {
+            folder: &self.fd,
+            path: STATE,
+            id: &self.id,
+        }
+    }
+
     /// What is known of the container; `None` while it is being made.
     pub(super) fn record(&self) -> Result<Option<Record>> {
-        let data = match self.read(STATE) {
-            Err(OciError::Kernel(error)) if error.errno == Errno::NOENT => return Ok(None),
-            other => other?,
-        };
-        let parsed = serde_json::from_slice(&data);
-        parsed.map(Some).map_err(|error| OciError::File {
-            path: format!("{STATE} of container {}", self.id),
-            why: error.to_string(),
-        })
+        self.state().record()
     }
 
     /// The same, of one that is made.
@@ -297,38 +239,24 @@ impl Folder {
         record.ok_or_else(|| OciError::Missing(self.id.clone()))
     }
 
-    /// The first record, of a container that has no process yet.
-    pub(super) fn save_first(&self, record: &Record) -> Result<()> {
-        let text = serde_json::to_vec(record).map_err(OciError::Config)?;
-        self.write_first(STATE, &text)
+    /// The configuration it was made from.
+    pub(super) fn config(&self) -> Result<Vec<u8>> {
+        self.state().config()
     }
 
+    /// Keeps the configuration, and the record of a container that has no process yet.
+    pub(super) fn begin(&self, config: &[u8], record: &Record) -> Result<()> {
+        self.state().begin(config, record)
+    }
+
+    /// Keeps what has changed.
     pub(super) fn save(&self, record: &Record) -> Result<()> {
-        let text = serde_json::to_vec(record).map_err(OciError::Config)?;
-        self.write(STATE, &text)
+        self.state().add(record)
     }
 
     /// How it is now.
-    pub(super) fn status(&self, record: &Record, host: &cgroup::Host) -> Status {
-        let Some(process) = record.process else {
-            return Status::Creating;
-        };
-        if Identity::of(process.pid) != Some(process) {
-            return Status::Stopped;
-        }
-        let frozen = record
-            .cgroup
-            .as_ref()
-            .is_some_and(|place| Cgroups::is_frozen_at(host, place).unwrap_or(false));
-        if frozen {
-            // Also before its start, which would wait for it to go on.
-            return Status::Paused;
-        }
-        // One that cannot be opened for another reason than that is not believed to run.
-        match self.waiting() {
-            Ok(None) => Status::Running,
-            _ => Status::Created,
-        }
+    pub(super) fn status(&self, record: &Record, host: &Host) -> Status {
+        record.status(&Frozen::of(host), || self.waiting())
     }
 
     /// The FIFO its program waits on, and the file for its complaint.
@@ -348,13 +276,9 @@ impl Folder {
         Ok(made)
     }
 
-    /// The FIFO, to write the word into, if somebody waits for it: the kernel opens it only then.
+    /// The FIFO, to write the word into, if somebody waits for it.
     pub(super) fn waiting(&self) -> Result<Option<OwnedFd>> {
-        match self.file(START, OFlags::WRONLY | OFlags::NONBLOCK) {
-            Ok(start) => Ok(Some(start)),
-            Err(Errno::NOENT | Errno::NXIO) => Ok(None),
-            Err(errno) => Err(KernelError::new("open the start of", &self.id, errno).into()),
-        }
+        waiting(&self.fd, START, &self.id)
     }
 
     pub(super) fn forget(&self, name: &str) {
@@ -368,7 +292,7 @@ impl Folder {
         let failed = |errno| KernelError::new("remove the container", &self.id, errno);
         // The state last: what is left of a removal cut short is a container still.
         super::activation::forget(self.fd.as_fd(), &self.id)?;
-        for name in [START, COMPLAINT, CONFIG, STATE] {
+        for name in [START, COMPLAINT, STATE] {
             fault::point()?;
             self.forget(name);
         }
@@ -388,13 +312,14 @@ impl Folder {
     }
 }
 
-fn write_all(file: &OwnedFd, data: &[u8]) -> rustix::io::Result<()> {
-    let mut rest = data;
-    while !rest.is_empty() {
-        let n = rustix::io::write(file, rest)?;
-        rest = &rest[n..];
+/// The FIFO of a container whose program waits: the kernel opens it for writing only then.
+pub(super) fn waiting(folder: impl AsFd, path: &str, id: &str) -> Result<Option<OwnedFd>> {
+    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match rustix::fs::openat(folder, path, flags, Mode::empty()) {
+        Ok(start) => Ok(Some(start)),
+        Err(Errno::NOENT | Errno::NXIO) => Ok(None),
+        Err(errno) => Err(KernelError::new("open the start of", id, errno).into()),
     }
-    Ok(())
 }
 
 impl AsFd for Folder {
@@ -433,7 +358,7 @@ mod tests {
         let store = Store::at(Some(&root), false);
         let folder = store.reserve("one").unwrap();
         assert!(matches!(store.reserve("one"), Err(OciError::Exists(_))));
-        folder.write("half", b"x").unwrap();
+        std::fs::write(root.join("one/half"), "x").unwrap();
         assert!(folder.record().unwrap().is_none());
         let (names, _) = store.names().unwrap();
         assert_eq!(names, ["one"]);

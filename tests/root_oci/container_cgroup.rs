@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use bulkhead::kernel::cgroup::{CgroupError, Cgroups, Host};
+use bulkhead::kernel::cgroup::{CgroupError, Cgroups, Frozen, Host};
 use bulkhead::model::{CgroupHost, CgroupMode, CgroupPlace, CgroupPlan};
 use bulkhead::plan::cgroup::{Container, plan, update};
 
@@ -246,10 +246,10 @@ fn processes_are_inside_frozen_signalled_and_killed() {
     until("two inside", || groups.pids(true).unwrap().len() == 2);
     assert_eq!(groups.pids(false).unwrap().len(), 2);
     let place = groups.place();
-    assert!(!Cgroups::is_frozen_at(&ground.host, place).unwrap());
+    assert!(!Frozen::of(&ground.host).is(place).unwrap());
     groups.freeze().unwrap();
     assert!(groups.is_frozen().unwrap());
-    assert!(Cgroups::is_frozen_at(&ground.host, place).unwrap());
+    assert!(Frozen::of(&ground.host).is(place).unwrap());
     groups.thaw().unwrap();
     assert!(!groups.is_frozen().unwrap());
     groups.kill(15).unwrap();
@@ -260,7 +260,7 @@ fn processes_are_inside_frozen_signalled_and_killed() {
     assert_eq!(child.wait().unwrap().signal(), Some(9));
     until("nobody inside", || groups.pids(true).unwrap().is_empty());
     groups.remove(&ground.host).unwrap();
-    assert!(!Cgroups::is_frozen_at(&ground.host, place).unwrap());
+    assert!(!Frozen::of(&ground.host).is(place).unwrap());
 }
 
 #[test]

@@ -79,7 +79,7 @@ fn a_fifo_keeps_nobody_waiting() {
         let _ = fs::remove_dir(&config);
     }
     // The state is ours; whoever can write there is root. Still nothing hangs.
-    let state = site.path("state/d/state.json");
+    let state = site.path("state/d/state");
     let kept = fs::read(&state).unwrap();
     fs::remove_file(&state).unwrap();
     nix::unistd::mkfifo(&state, nix::sys::stat::Mode::S_IRWXU).unwrap();

@@ -8,11 +8,10 @@ use std::time::{Duration, Instant};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::container::{Cgroups, folder};
+use super::container::Cgroups;
 use super::dir::Dir;
 use super::quiet::{pids_in, read_pids, timed_out, wait};
 use super::{CgroupError, Host, Result};
-use crate::model::CgroupPlace;
 
 /// How long the processes of a container may take to stop.
 const STOP: Duration = Duration::from_secs(10);
@@ -79,30 +78,6 @@ impl Cgroups {
                 Some(dir) => Ok(dir.read("freezer.self_freezing")?.trim() == "1"),
                 None => Ok(false),
             },
-        }
-    }
-
-    /// The same of a container whose groups are not open: one read. One that is gone is not frozen.
-    ///
-    /// # Errors
-    /// When the group cannot be read.
-    pub fn is_frozen_at(host: &Host, place: &CgroupPlace) -> Result<bool> {
-        let (path, file) = match (&host.v2, host.v1.get("freezer")) {
-            (Some(at), _) => (folder(at, place), "cgroup.freeze"),
-            (None, Some(at)) => (folder(at, place), "freezer.self_freezing"),
-            (None, None) => return Ok(false),
-        };
-        let path = path.join(file);
-        let read = || {
-            let file = rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-            // A digit and a newline: one call gets them.
-            let mut text = [0; 4];
-            rustix::io::read(&file, &mut text)?;
-            Ok(text[0] == b'1')
-        };
-        match read() {
-            Err(Errno::NOENT) => Ok(false),
-            other => other.map_err(|errno| CgroupError::file("read", &path, errno)),
         }
     }
 

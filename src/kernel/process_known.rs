@@ -1,0 +1,95 @@
+//! A process as a file names it for as long as the machine is up.
+
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::process::{Identity, open_pid, wait_gone};
+
+/// Magic number of linux/magic.h: the file system of processes, one inode for each (Linux 6.9).
+const PIDFS: i64 = 0x5049_4446;
+
+/// A process by its pid and what no other process of this boot has: the inode number of its pidfd
+/// or, where all pidfds have the same, its start time. A look by pidfd takes half as long as one at
+/// /proc/PID/stat, for which the kernel adds up all threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    /// Process id on the host.
+    pub pid: u32,
+    by: By,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum By {
+    Inode(u64),
+    /// Field 22 of /proc/PID/stat: clock ticks since boot.
+    Start(u64),
+}
+
+impl Known {
+    /// A process that lives now; `None` if there is none, or only its dead body.
+    #[must_use]
+    pub fn of(pid: u32) -> Option<Self> {
+        let pidfd = open_pid(pid).ok()?;
+        let by = match rustix::fs::fstatfs(&pidfd) {
+            Ok(fs) if fs.f_type == PIDFS => By::Inode(inode(pidfd.as_fd())?),
+            _ => By::Start(Identity::of(pid)?.start),
+        };
+        let known = Self { pid, by };
+        lasts(pidfd.as_fd()).then_some(known)
+    }
+
+    /// A pidfd of this very process; `None` if it has ended.
+    #[must_use]
+    pub fn open(self) -> Option<OwnedFd> {
+        let pidfd = open_pid(self.pid).ok()?;
+        // Looked at after opening: from here on the descriptor means this process.
+        let same = match self.by {
+            By::Inode(number) => inode(pidfd.as_fd())? == number,
+            By::Start(start) => Identity::of(self.pid)?.start == start,
+        };
+        (same && lasts(pidfd.as_fd())).then_some(pidfd)
+    }
+
+    /// Whether it is there still.
+    #[must_use]
+    pub fn lives(self) -> bool {
+        self.open().is_some()
+    }
+}
+
+fn inode(pidfd: BorrowedFd<'_>) -> Option<u64> {
+    rustix::fs::fstat(pidfd).ok().map(|stat| stat.st_ino)
+}
+
+fn lasts(pidfd: BorrowedFd<'_>) -> bool {
+    matches!(wait_gone(pidfd, Some(Duration::ZERO)), Ok(false))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_names_one_process_until_that_ends() {
+        let mut child = std::process::Command::new("sleep").arg("100").spawn();
+        let child = child.as_mut().unwrap();
+        let known = Known::of(child.id()).unwrap();
+        assert!(known.lives());
+        let text = serde_json::to_string(&known).unwrap();
+        assert_eq!(serde_json::from_str::<Known>(&text).unwrap(), known);
+        let others = [By::Inode(0), By::Start(0)];
+        assert!(others.iter().all(|&by| !Known { by, ..known }.lives()));
+        let start = By::Start(Identity::of(child.id()).unwrap().start);
+        let by_start = Known { by: start, ..known };
+        assert!(by_start.lives());
+        child.kill().unwrap();
+        wait_gone(open_pid(child.id()).unwrap().as_fd(), None).unwrap();
+        assert!(!known.lives() && !by_start.lives(), "a body");
+        assert_eq!(Known::of(child.id()), None);
+        child.wait().unwrap();
+        assert!(!known.lives() && !by_start.lives());
+    }
+}

@@ -134,6 +134,27 @@ pub fn open_path(path: &std::path::Path, kind: u64) -> Result<OwnedFd> {
     }
 }
 
+/// Whether this is the namespace of this name that we are in ourselves, or the first process is.
+///
+/// # Errors
+/// Our own cannot be looked at.
+pub fn is_of_the_host(fd: BorrowedFd<'_>, name: &str) -> Result<bool> {
+    let which = |fd: BorrowedFd<'_>| {
+        let facts =
+            rustix::fs::fstat(fd).map_err(KernelError::on("look at the namespace", name))?;
+        Ok::<_, KernelError>((facts.st_dev, facts.st_ino))
+    };
+    let this = which(fd)?;
+    if which(open_own(name)?.as_fd())? == this {
+        return Ok(true);
+    }
+    // Who may not look at that one may not join it either.
+    match open(1, name) {
+        Ok(first) => Ok(which(first.as_fd())? == this),
+        Err(_) => Ok(false),
+    }
+}
+
 /// Sets the clocks of a time namespace that a process has made and nobody has entered: nanoseconds
 /// added to the monotonic and the boot clock.
 pub fn write_time_offsets(pid: u32, monotonic: i128, boot: i128) -> Result<()> {

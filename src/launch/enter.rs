@@ -16,6 +16,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::entered::entered;
+use super::protocol::fitting;
 use super::stage::raise_limits;
 use crate::kernel::cgroup::Group;
 use crate::kernel::channel::Channel;
@@ -298,6 +299,7 @@ pub(super) fn tell(
 }
 
 pub(super) fn fail(channel: &Channel, why: String, errno: Option<i32>) -> ! {
+    let why = fitting(&why);
     // If the caller is gone there is nobody to tell.
     let _gone = tell(channel, &Word::Failed { why, errno }, None);
     process::leave(1)

@@ -374,7 +374,7 @@ impl Init<'_> {
                 // Nobody advertises anything there, and nobody else can have its addresses. Before
                 // it is up, when it gives itself the first of them.
                 for setting in ["accept_ra", "accept_dad"] {
-                    let setting = format!("net.ipv6.conf.{interface}.{setting}");
+                    let setting = format!("net/ipv6/conf/{interface}/{setting}");
                     self.write_sysctl(&setting, "0")?;
                 }
             }

@@ -123,6 +123,18 @@ impl Dialogue {
     }
 }
 
+/// Longest reason that is told, characters: it may quote what a hostile configuration says, and has
+/// to fit into one message however much of it is escaped.
+const LONGEST: usize = 2000;
+
+/// A reason that fits into a message.
+pub(super) fn fitting(why: &str) -> String {
+    match why.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{} (and so on)", &why[..end]),
+        None => why.to_owned(),
+    }
+}
+
 /// Says a word.
 pub(super) fn say(
     channel: &Channel,

@@ -69,7 +69,7 @@ pub(super) fn give_up(
     let word = Word::Failed {
         process: process.into(),
         step: step.into(),
-        why: chain(why),
+        why: protocol::fitting(&chain(why)),
     };
     // If the host is gone there is nobody to tell.
     let _gone = protocol::say(channel, &word, None);

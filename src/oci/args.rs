@@ -49,6 +49,9 @@ pub(super) struct Global {
     /// Whether to work without root's privileges
     #[arg(long, value_name = "true|false|auto", default_value = "auto", num_args = 0..=1, default_missing_value = "true")]
     pub(super) rootless: super::host::Rootless,
+    /// Accepted and without effect, as with runc 1.2: shims of containerd's pass it on
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub(super) criu: Option<PathBuf>,
     /// Print the version
     #[arg(short, long)]
     pub(super) version: bool,

@@ -3,6 +3,8 @@
 //! passed over with a warning, and a user who is not named; and where the parser reads a limit that
 //! was not asked for.
 
+use std::collections::BTreeSet;
+
 use oci_spec::runtime::{
     Capabilities, Capability, Linux, LinuxResources, MemoryPolicyFlagType, MemoryPolicyModeType,
     Process, Spec,
@@ -118,7 +120,7 @@ fn adapt(value: &mut Value) -> Vec<String> {
             *flag = Value::from(*ours);
         }
     }
-    let mut unknown = Vec::new();
+    let mut unknown = BTreeSet::new();
     let sets = process
         .get_mut("capabilities")
         .and_then(Value::as_object_mut);
@@ -131,20 +133,22 @@ fn adapt(value: &mut Value) -> Vec<String> {
                 return true;
             };
             let known = capability(text).is_some();
-            if !known && !unknown.iter().any(|u| u == text) {
-                unknown.push(text.to_owned());
+            if !known {
+                unknown.insert(text.to_owned());
             }
             known
         });
     }
-    unknown.iter().map(|name| not_known(name)).collect()
+    let names: Vec<String> = unknown.into_iter().collect();
+    let told = (!names.is_empty()).then(|| not_known(&names.join(" ")));
+    told.into_iter().collect()
 }
 
-/// The warning about a capability of another kernel, in runc's words: clients look for them.
-pub(super) fn not_known(capability: &str) -> String {
+/// The warning about capabilities of another kernel, in runc's words: clients look for them.
+pub(super) fn not_known(names: &str) -> String {
     format!(
         "ignoring unknown or unavailable capabilities: [{}]",
-        capability.escape_debug()
+        names.escape_debug()
     )
 }
 
@@ -207,6 +211,10 @@ mod tests {
     fn what_the_specification_allows_is_taken() {
         let (process, unknown) = parse::<Process>(PROCESS.as_bytes()).unwrap();
         assert!(unknown.len() == 1 && unknown[0].contains("CAP_OF_TOMORROW"));
+        let two = PROCESS.replace(r#""CAP_KILL", "#, r#""CAP_B", "CAP_A", "CAP_B", "#);
+        let (_, told) = parse::<Process>(two.as_bytes()).unwrap();
+        let names = "[CAP_A CAP_B CAP_OF_TOMORROW]";
+        assert!(told.len() == 1 && told[0].ends_with(names), "{told:?}");
         let scheduler = process.scheduler().as_ref().unwrap();
         assert_eq!(scheduler.flags().as_ref().unwrap().len(), 1);
         let text = format!(r#"{{"ociVersion": "1.3.0", "process": {PROCESS}}}"#);

@@ -31,6 +31,10 @@ pub(super) struct Events {
 
 /// Prints events until the container ends, or its usage once.
 pub(super) fn events(store: &Store, args: &Events) -> Result<u8> {
+    let interval = interval(&args.interval).ok_or_else(|| OciError::Usage {
+        what: format!("--interval {}", args.interval),
+        why: "write a number with ms, s, m or h, such as 5s or 1m30s, more than 0".into(),
+    })?;
     let folder = store.find(&args.id)?;
     let record = folder.made()?;
     let host = Host::quick()?;
@@ -44,10 +48,6 @@ pub(super) fn events(store: &Store, args: &Events) -> Result<u8> {
         print(&args.id, &cgroups)?;
         return Ok(0);
     }
-    let interval = interval(&args.interval).ok_or_else(|| OciError::Usage {
-        what: format!("--interval {}", args.interval),
-        why: "write a number with ms, s, m or h, such as 5s or 1m30s, more than 0".into(),
-    })?;
     let pidfd = record
         .process
         .and_then(Known::open)

@@ -189,6 +189,7 @@ mod tests {
                 "p --root=/r --debug list --quiet",
             ),
             ("p -log=/l -systemd-cgroup=f list", "p --log=/l list"),
+            ("p -criu /c list", "p --criu=/c list"),
             ("p --debug=T --debug=0 list", "p list"),
             ("p --debug=0 --debug=1 list", "p --debug list"),
             ("p --log /l --log '' list", "p list"),

@@ -338,7 +338,7 @@ pub enum InitStep {
     },
     /// Write kernel settings of the guest's namespaces.
     WriteSysctls {
-        /// Name with dots, value.
+        /// Name, value: a guest's with dots, a container's as a file below `/proc/sys`.
         settings: Vec<(String, String)>,
     },
     /// Let go of the host's mounts.

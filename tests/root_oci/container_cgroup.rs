@@ -342,6 +342,43 @@ fn a_group_in_use_is_refused_and_an_empty_one_taken() {
     groups.remove(&ground.host).unwrap();
 }
 
+/// Whoever is below would end with the container, in whichever hierarchy: in one, too, in which the
+/// container itself would have no group.
+#[test]
+fn a_group_with_somebody_below_is_refused() {
+    let ground = Ground::new();
+    for at in ground.mounts() {
+        let (top, mut here) = (format!("{}/pod/web/inner", &ground.top[1..]), at.clone());
+        for part in top.split('/') {
+            let above = here.clone();
+            here.push(part);
+            std::fs::create_dir(&here).unwrap();
+            // Nobody can be in a set without CPUs and memory.
+            for file in ["cpuset.cpus", "cpuset.mems"] {
+                if let (true, Ok(all)) = (ground.v1("cpuset"), std::fs::read(above.join(file))) {
+                    std::fs::write(here.join(file), all).unwrap();
+                }
+            }
+        }
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        std::fs::write(here.join("cgroup.procs"), child.id().to_string()).unwrap();
+        let refused = Cgroups::create(&ground.host, &ground.plan("{}")).unwrap_err();
+        let at = at.display();
+        assert!(
+            matches!(refused, CgroupError::Occupied { .. }),
+            "{at}: {refused}"
+        );
+        assert!(child.try_wait().unwrap().is_none(), "{at}: it was ended");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        for _ in top.split('/') {
+            until("nobody inside", || std::fs::remove_dir(&here).is_ok());
+            here.pop();
+        }
+        assert_eq!(ground.left(), [""; 0].map(PathBuf::from), "{at}");
+    }
+}
+
 /// The usual period is not written into a new group, which has it; one that is taken may have another.
 #[test]
 fn the_usual_period_holds_in_a_group_that_is_new_and_in_one_that_is_taken() {

@@ -144,6 +144,23 @@ fn hostile_configurations_are_refused() {
             refused(&site, &bundle, what);
         }
     }
+    // Long, and no work for long.
+    let names: Vec<_> = (0..400_000).map(|n| format!("CAP_X{n}")).collect();
+    let mut many = bundle.config.clone();
+    many["process"]["capabilities"]["bounding"] = json!(names);
+    fs::write(&config, many.to_string()).unwrap();
+    let began = Instant::now();
+    let done = site.run_in(&bundle, "c");
+    assert!(
+        done.code == 0 && done.stderr.len() < 10_000,
+        "{}",
+        done.report()
+    );
+    assert!(
+        began.elapsed() < Duration::from_secs(30),
+        "{:?}",
+        began.elapsed()
+    );
     fs::write(&config, text).unwrap();
     fs::OpenOptions::new()
         .write(true)
@@ -171,6 +188,7 @@ fn hostile_values_are_refused() {
         ("/mounts", many(100_000)),
         ("/mounts/0/destination", json!("/a\u{0}b")),
         ("/mounts/0/destination", json!(long)),
+        ("/mounts/0/destination", json!("/a".repeat(50_000))),
         ("/mounts/0/destination", json!("")),
         ("/mounts/0/source", json!("\u{0}")),
         ("/mounts/0/type", json!("no\u{0}ne")),
@@ -249,6 +267,7 @@ fn hostile_values_are_refused() {
         bundle.write();
         let said = refused(&site, &bundle, &what);
         assert!(!said.trim().is_empty(), "{what}");
+        assert!(!said.contains("Protocol error"), "{what}: {said}");
     }
 }
 

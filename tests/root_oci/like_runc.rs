@@ -286,6 +286,13 @@ fn one_dash_is_as_good_as_two_and_a_switch_may_be_told() {
             .contains("\"pids\"")
     );
     assert!(bundle.ok(&["ps", "-format", "json", "c"]).starts_with('['));
+    assert!(
+        bundle
+            .fails(&["events", "--stats", "--interval", "0s", "c"])
+            .contains("more than 0")
+    );
+    let of_shims = bundle.ok(&["--criu", "/usr/sbin/criu", "list", "-q"]);
+    assert_eq!(of_shims, "c\n");
     let wrong = bundle.oci(&["delete", "-force=yes", "c"]);
     assert!(
         wrong.code == 1 && wrong.stderr.contains("'yes' for '--force'"),

@@ -150,6 +150,21 @@ fn namespaces_are_joined_by_their_paths() {
     }
 }
 
+/// The host's own mounts, by the path of their namespace: its root would be the container's.
+#[test]
+fn the_host_s_mounts_are_not_joined() {
+    if !ready() {
+        return;
+    }
+    apart(CloneFlags::CLONE_NEWNS, || {
+        let mut bundle = Bundle::new();
+        bundle.namespace("mount", Some("/proc/self/ns/mnt"));
+        let said = bundle.refused("true");
+        assert!(said.contains("it is the host's own"), "{said}");
+        assert!(fs::exists(bundle.path("config.json")).is_ok_and(|there| there));
+    });
+}
+
 #[test]
 fn a_user_namespace_is_joined_with_what_it_owns() {
     if !ready() {
@@ -363,11 +378,18 @@ fn interfaces_of_the_host_move_in_with_their_addresses() {
              ip addr add 10.9.8.7/24 brd 10.9.8.255 dev given
              ip addr add 10.9.8.9/32 dev given
              ip -6 addr add 2001:db8::5/64 dev given nodad
-             ip link set outer up; ip link set given up",
+             ip link set outer up; ip link set given up
+             ip link add other type veth peer name tagged",
         );
         let mut bundle = Bundle::new();
-        bundle.config["linux"]["netDevices"] = json!({"given": {"name": "eth0"}});
-        bundle.script("ip -o addr show dev eth0; ip link show dev eth0");
+        bundle.config["linux"]["netDevices"] =
+            json!({"given": {"name": "eth0"}, "tagged": {"name": "eth0.1"}});
+        // As kubelet writes the name of an interface that has a dot.
+        bundle.config["linux"]["sysctl"] = json!({"net.ipv4.conf.eth0/1.promote_secondaries": "1"});
+        bundle.script(
+            "ip -o addr show dev eth0; ip link show dev eth0
+             echo promotes $(cat /proc/sys/net/ipv4/conf/eth0.1/promote_secondaries)",
+        );
         let outcome = bundle.run();
         let said = outcome.stdout.clone();
         assert_eq!(outcome.code, 0, "{}", outcome.report());
@@ -378,9 +400,11 @@ fn interfaces_of_the_host_move_in_with_their_addresses() {
             "mtu 1300",
             "02:00:00:00:00:77",
             "UP",
+            "promotes 1",
         ] {
             assert!(said.contains(word), "{word}: {said}");
         }
+        bundle.config["linux"]["sysctl"] = json!(null);
         // One that is not there; one without a network namespace of its own.
         bundle.config["linux"]["netDevices"] = json!({"nothing": {}});
         assert!(bundle.refused("true").contains("nothing"));

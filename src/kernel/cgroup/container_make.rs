@@ -15,6 +15,7 @@ use super::container::{Cgroups, Slot, folder, hierarchies};
 use super::dir::{Dir, keyed};
 use super::group::delegate;
 use super::parent::inherit_cpuset;
+use super::quiet::pids_in;
 use super::{CgroupError, Host, Result};
 use crate::kernel::fault;
 use crate::model::{CgroupPlace, CgroupPlan};
@@ -56,8 +57,8 @@ impl Cgroups {
 
     /// Makes the groups, with the device rules in force but without a limit: limits may be written
     /// while a process is busy in there, but between two lines of device rules it could make no
-    /// node. A folder that is there is taken over if no process is in it and it is not frozen;
-    /// under a systemd scope, which exists only with its process inside, always.
+    /// node. A folder that is there is taken over if no process is in it or below, and it is not
+    /// frozen; under a systemd scope, which exists only with its process inside, always.
     ///
     /// # Errors
     /// [`CgroupError::Occupied`] when a folder is in use; [`CgroupError::File`] when the kernel
@@ -141,6 +142,11 @@ impl Cgroups {
             let used = |name: &&str| ALWAYS.contains(name) || wanted.contains(name);
             if names.iter().any(used) {
                 self.make_v1(at, &names)?;
+            } else if self.place.scope.is_none()
+                && let Some(dir) = Dir::open(&folder(at, &self.place))?
+            {
+                // Removing looks everywhere.
+                nobody_in(&dir, false)?;
             }
         }
         if self.place.scope.is_none() {
@@ -230,10 +236,6 @@ impl Cgroups {
     /// Refuses folders that were there and have somebody in them, or are frozen: whoever enters a
     /// frozen group hangs and cannot be killed.
     fn check_free(&self) -> Result<()> {
-        let occupied = |dir: &Dir, why| CgroupError::Occupied {
-            path: dir.path().to_owned(),
-            why,
-        };
         for slot in self
             .v1
             .iter()
@@ -241,17 +243,7 @@ impl Cgroups {
             .filter(|slot| !slot.is_fresh())
         {
             let dir = &slot.dir;
-            let busy = match slot.names.is_empty() {
-                true => keyed(&dir.read("cgroup.events")?, "populated") == Some(1),
-                false => !dir.read("cgroup.procs")?.is_empty(),
-            };
-            if busy {
-                // Up to the colon as runc has it: there are clients that look for it.
-                let why = "container's cgroup is not empty: processes are in it: another container \
-                           has this cgroupsPath, or one was left behind; choose another path, or \
-                           end them first";
-                return Err(occupied(dir, why));
-            }
+            nobody_in(dir, slot.names.is_empty())?;
             let state = match slot.names.is_empty() {
                 true => dir.try_read("cgroup.freeze")?,
                 false => dir.try_read("freezer.state")?,
@@ -263,6 +255,29 @@ impl Cgroups {
             }
         }
         Ok(())
+    }
+}
+
+fn occupied(dir: &Dir, why: &'static str) -> CgroupError {
+    CgroupError::Occupied {
+        path: dir.path().to_owned(),
+        why,
+    }
+}
+
+/// Refuses a folder that was there with somebody in it, or in a folder of it: all of them would be
+/// the container's, and end with it.
+fn nobody_in(dir: &Dir, version2: bool) -> Result<()> {
+    let busy = match version2 {
+        true => keyed(&dir.read("cgroup.events")?, "populated") == Some(1),
+        false => !pids_in(dir)?.is_empty(),
+    };
+    // Up to the colon as runc has it: there are clients that look for it.
+    let why = "container's cgroup is not empty: processes are in it or below: another container \
+               has this cgroupsPath, or one was left behind; choose another path, or end them first";
+    match busy {
+        true => Err(occupied(dir, why)),
+        false => Ok(()),
     }
 }
 

@@ -104,13 +104,7 @@ impl<'a> Inside<'a> {
         value: &str,
     ) -> Result<(), KernelError> {
         let proc = self.outside.proc.as_ref().ok_or_else(|| missing("/proc"))?;
-        // A name with slashes has its dots as part of a name (an interface `eth0.1`).
-        let path = if name.contains('/') {
-            name.to_owned()
-        } else {
-            name.replace('.', "/")
-        };
-        proc.write(&format!("sys/{path}"), value)
+        proc.write(&format!("sys/{name}"), value)
     }
 
     /// Writes why it could not go on, where nobody listens any more.

@@ -160,7 +160,7 @@ fn settings(resources: &LinuxResources, host: &CgroupHost) -> Result<Vec<CgroupS
         false => memory::v2(resources, host, &mut out)?,
     }
     match on("cpu") {
-        true => v1::cpu(resources, &mut out),
+        true => v1::cpu(resources, &mut out)?,
         false => v2::cpu(resources, host, &mut out)?,
     }
     match on("cpuset") {
@@ -228,11 +228,14 @@ fn plain_word(field: &'static str, word: &str) -> Result<()> {
 
 /// `MAJOR:MINOR` of a block device.
 fn device_number(field: &'static str, major: i64, minor: i64) -> Result<String> {
-    if major < 0 || minor < 0 {
-        let rule = "device numbers are not negative";
-        return Err(bad(field, format!("{major}:{minor}"), rule));
+    // Of a larger one the kernel would take what fits, which is another device.
+    match (u32::try_from(major), u32::try_from(minor)) {
+        (Ok(major), Ok(minor)) => Ok(format!("{major}:{minor}")),
+        _ => {
+            let rule = "device numbers go from 0 to 4294967295";
+            Err(bad(field, format!("{major}:{minor}"), rule))
+        }
     }
-    Ok(format!("{major}:{minor}"))
 }
 
 /// A page size as the kernel writes it in file names: `2MB`, `1GB`, `64KB`.

@@ -47,6 +47,23 @@ fn both(json: &str, v1: &[&str], v2: &[&str]) {
 }
 
 #[test]
+fn what_the_kernel_would_bend_is_refused() {
+    for shares in ["1", "262145", "18446744073709551615"] {
+        let json = format!(r#"{{"cpu":{{"shares":{shares}}}}}"#);
+        let error = of(&json, CgroupMode::Hybrid).unwrap_err().to_string();
+        assert!(error.contains("shares from 2 to 262144"), "{error}");
+        assert!(of(&json, CgroupMode::V2).is_ok());
+    }
+    for numbers in [r#""major":8,"minor":4294967296"#, r#""major":-1,"minor":0"#] {
+        let json = format!(r#"{{"blockIO":{{"throttleReadBpsDevice":[{{{numbers},"rate":5}}]}}}}"#);
+        for mode in [CgroupMode::Hybrid, CgroupMode::V2] {
+            let error = of(&json, mode).unwrap_err().to_string();
+            assert!(error.contains("from 0 to 4294967295"), "{error}");
+        }
+    }
+}
+
+#[test]
 fn nothing_said_is_nothing_written() {
     both("{}", &[], &[]);
     both(

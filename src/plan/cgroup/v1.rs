@@ -26,8 +26,10 @@ pub(super) fn most_pids(limit: i64) -> String {
     }
 }
 
-pub(super) fn cpu(resources: &LinuxResources, out: &mut Vec<CgroupSetting>) {
-    let Some(cpu) = resources.cpu() else { return };
+pub(super) fn cpu(resources: &LinuxResources, out: &mut Vec<CgroupSetting>) -> Result<()> {
+    let Some(cpu) = resources.cpu() else {
+        return Ok(());
+    };
     let mut push = |file: &str, value: String| {
         out.push(CgroupSetting::new("cpu", file, value));
     };
@@ -37,6 +39,11 @@ pub(super) fn cpu(resources: &LinuxResources, out: &mut Vec<CgroupSetting>) {
         push("cpu.idle", "0".to_owned());
     }
     if let Some(shares) = cpu.shares().filter(|&n| n > 0) {
+        // The kernel would set the nearest one that it has, and say nothing.
+        if !(2..=262_144).contains(&shares) {
+            let rule = "version 1 has shares from 2 to 262144";
+            return Err(bad("resources.cpu.shares", shares, rule));
+        }
         push("cpu.shares", shares.to_string());
     }
     if let Some(idle) = idle.filter(|&n| n != 0) {
@@ -57,6 +64,7 @@ pub(super) fn cpu(resources: &LinuxResources, out: &mut Vec<CgroupSetting>) {
     if let Some(runtime) = cpu.realtime_runtime().filter(|&n| n != 0) {
         push("cpu.rt_runtime_us", runtime.to_string());
     }
+    Ok(())
 }
 
 pub(super) const WEIGHT: &str = "resources.blockIO.weight";

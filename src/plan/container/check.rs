@@ -6,7 +6,7 @@ use std::collections::HashSet;
 
 use oci_spec::runtime::{LinuxNamespaceType, LinuxSeccompAction, Process, Spec, User};
 
-use super::{namespaces, refuse, word};
+use super::{namespaces, refuse, sysctl, word};
 use crate::plan::PlanError;
 
 type Checked = Result<(), PlanError>;
@@ -20,7 +20,7 @@ pub fn check(spec: &Spec) -> Checked {
     kinds(spec)?;
     names(spec)?;
     needs(spec)?;
-    sysctls(spec)?;
+    sysctl::check(spec)?;
     listener(spec)?;
     clocks(spec)?;
     hook_times(spec)?;
@@ -343,59 +343,6 @@ fn listener(spec: &Spec) -> Checked {
     Ok(())
 }
 
-/// Settings that belong to a namespace, by their beginning.
-const SETTINGS: [(&str, LinuxNamespaceType); 7] = [
-    ("kernel.msg", LinuxNamespaceType::Ipc),
-    ("kernel.sem", LinuxNamespaceType::Ipc),
-    ("kernel.shm", LinuxNamespaceType::Ipc),
-    ("fs.mqueue.", LinuxNamespaceType::Ipc),
-    ("net.", LinuxNamespaceType::Network),
-    ("kernel.domainname", LinuxNamespaceType::Uts),
-    ("user.max_", LinuxNamespaceType::User),
-];
-
-fn sysctls(spec: &Spec) -> Checked {
-    let all = spec.linux().as_ref().and_then(|l| l.sysctl().as_ref());
-    for (name, value) in all.into_iter().flatten() {
-        let what = format!("linux.sysctl {name:?}");
-        // Both ways of writing are in use; with slashes a dot is a part of a name (`eth0.1`).
-        let slashes = name
-            .find(['/', '.'])
-            .is_some_and(|at| name[at..].starts_with('/'));
-        let dotted = match slashes {
-            true => name.replace('.', "-").replace('/', "."),
-            false => name.clone(),
-        };
-        let plain = |c: char| c.is_ascii_alphanumeric() || "._-/:@,".contains(c);
-        let odd = dotted.split('.').any(str::is_empty) || !name.chars().all(plain);
-        if odd || name.contains("..") || name.contains("./") || name.contains("/.") {
-            return Err(refuse(what, "it is no name of a kernel setting"));
-        }
-        if value.contains(['\0', '\n']) {
-            return Err(refuse(what, "its value has a line break in it"));
-        }
-        let known = SETTINGS.iter().find(|(begin, _)| dotted.starts_with(begin));
-        let Some((_, kind)) = known else {
-            return Err(refuse(
-                what,
-                "it belongs to no namespace and would change the host's",
-            ));
-        };
-        let domain = spec.domainname().as_ref().filter(|d| !d.is_empty());
-        if dotted == "kernel.domainname" && domain.is_some_and(|d| d != value) {
-            return Err(refuse(what, "domainname says otherwise"));
-        }
-        if !namespaces(spec).iter().any(|n| n.typ() == *kind) {
-            let why = format!(
-                "it needs a {} namespace of the container's own",
-                word(*kind)
-            );
-            return Err(refuse(what, why));
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -511,34 +458,6 @@ mod tests {
     }
 
     #[test]
-    fn settings_of_the_host_are_out_of_reach() {
-        let with = |name: &str| {
-            format!(
-                r#""linux": {{"namespaces": [{{"type": "ipc"}}, {{"type": "network"}}],
-                   "sysctl": {{"{name}": "1"}}}}"#
-            )
-        };
-        for name in ["kernel.core_pattern", "vm.swappiness", "kernel.hostname"] {
-            refused(&with(name), "would change the host's");
-        }
-        for name in [
-            "net..x",
-            "net/../kernel/core_pattern",
-            "net.a/../b",
-            "net.x y",
-            "net.x\\n",
-        ] {
-            refused(&with(name), "no name");
-        }
-        refused(&with("kernel.domainname"), "uts namespace");
-        refused(
-            r#""domainname": "a", "linux": {"namespaces": [{"type": "uts"}],
-               "sysctl": {"kernel.domainname": "b"}}"#,
-            "says otherwise",
-        );
-    }
-
-    #[test]
     fn an_interface_has_a_name_that_it_can_have() {
         for devices in [
             r#"{"eth0": {"name": "a/b"}}"#,
@@ -552,20 +471,6 @@ mod tests {
                 r#""linux": {{"namespaces": [{{"type": "network"}}], "netDevices": {devices}}}"#
             );
             refused(&part, "that name");
-        }
-    }
-
-    #[test]
-    fn a_setting_of_an_interface_may_have_a_dot() {
-        let text = |name: &str| {
-            format!(
-                r#"{{"ociVersion": "1.2.0", "root": {{"path": "r"}}, "linux":
-                {{"namespaces": [{{"type": "network"}}], "sysctl": {{"{name}": "1"}}}}}}"#
-            )
-        };
-        assert_eq!(verdict(&text("net/ipv4/conf/eth0.1/forwarding")), Ok(()));
-        for name in ["net/ipv4/../x", "kernel/core.pattern", "net/./x", "net/.x"] {
-            assert!(verdict(&text(name)).is_err(), "{name}");
         }
     }
 

@@ -8,7 +8,7 @@ use oci_spec::runtime::LinuxNamespaceType;
 
 use super::outside::{early_hooks, has_net_devices, joined, root};
 use super::step::{DeviceNode, Hook, InsideStep, MountEntry, Propagation, Show, Way};
-use super::{Wish, bit, hooks, mounts, process, refuse};
+use super::{Wish, bit, hooks, mounts, process, refuse, sysctl};
 use crate::model::MountFlags;
 use crate::plan::PlanError;
 use crate::plan::step::InitStep;
@@ -279,13 +279,7 @@ fn name_steps(wish: &Wish<'_>, steps: &mut Vec<InitStep>) {
     if !host.is_empty() || !domain.is_empty() {
         steps.push(InitStep::SetNames { host, domain });
     }
-    let sysctls = wish.linux().and_then(|l| l.sysctl().as_ref());
-    let mut settings: Vec<(String, String)> = sysctls
-        .into_iter()
-        .flatten()
-        .map(|(name, value)| (name.clone(), value.clone()))
-        .collect();
-    settings.sort();
+    let settings = sysctl::settings(wish.spec);
     if !settings.is_empty() {
         steps.push(InitStep::WriteSysctls { settings });
     }

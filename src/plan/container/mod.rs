@@ -15,6 +15,7 @@ mod process;
 mod sources;
 mod standing;
 pub mod step;
+mod sysctl;
 mod why;
 
 use std::path::{Path, PathBuf};

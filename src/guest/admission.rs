@@ -152,6 +152,7 @@ impl Manager {
         };
         let mut state = before.clone();
         state.guaranteed = Amounts::guaranteed(guest);
+        state.weight = guest.cpu.weight;
         state.in_force = in_force;
         if state == before && state.seat.is_shared() && self.sits_anywhere(guest)? {
             return Ok(None);
@@ -208,6 +209,7 @@ impl Manager {
         };
         let moved = state.seat != before.seat;
         state.guaranteed = before.guaranteed;
+        state.weight = before.weight;
         state.seat = before.seat.clone();
         state.in_force = before.in_force.clone();
         self.write_run_state(name, &state)?;

@@ -297,6 +297,9 @@ impl Manager {
         };
         let done = group.update(&self.limits_of(guest)?)?;
         self.reweigh_tenant(name)?;
+        if let Some(state) = self.run_state(name)? {
+            self.settle_portion_of(&state)?;
+        }
         let kept =
             |file: &std::path::Path| file.ends_with("memory.min") || file.ends_with("memory.low");
         if done.iter().any(|one| kept(&one.file)) {

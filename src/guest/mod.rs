@@ -10,6 +10,7 @@
 //! | `planned`, `rescue` | what a start would do; with another userspace for its root |
 //! | `create`, `start`, `stop`, `delete`, `change`, `exec` | the verbs |
 //! | `admission`, `capacity`, `peak` | whether the host can keep what guests are guaranteed; what is left of it; the most that was used |
+//! | `portions` | what of the CPUs each gets while all want more than there is |
 //! | `as_it_runs` | what the limits of a running guest are to be now |
 //! | `tenant`, `tenant_change` | whose guests they are, and what those share; made, changed, removed |
 //! | `trunks` | what of the network they share |
@@ -125,6 +126,7 @@ mod peak;
 mod pids_look;
 mod planned;
 pub mod pool_watch;
+mod portions;
 mod program;
 mod publish;
 pub mod rebase;

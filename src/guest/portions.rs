@@ -1,0 +1,211 @@
+//! What of the CPUs each running guest gets while all want more than there is (`model/portion.rs`), kept
+//! true in their control groups. While somebody is guaranteed CPU time, `run/bulkhead/portions` says so,
+//! and whoever starts, changes or ends a guest gives everybody their weights anew; without it, each has
+//! the weight of its definition and nobody looks at the others.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use super::error::{GuestError, Result};
+use super::leftover::{Leftover, leftover, told};
+use super::manager::Manager;
+use super::store::RunState;
+use crate::kernel::cgroup::Group;
+use crate::kernel::{KernelError, fault, file};
+use crate::model::{Claim, CpuSet, Guest, GuestName, Seat, Seating, portions};
+
+/// Names of guests with what they weigh.
+type Weights = BTreeMap<GuestName, u64>;
+
+impl Manager {
+    fn portions_path(&self) -> PathBuf {
+        self.layout.run().join("portions")
+    }
+
+    /// What a guest weighs beside those that run, in the words of its definition where nobody is
+    /// guaranteed anything.
+    pub(super) fn portion_of(&self, guest: &Guest) -> Result<u64> {
+        let usual = u64::from(guest.cpu.weight);
+        if !self.portions_path().exists() {
+            return Ok(usual);
+        }
+        let all = self.portions_now(&self.unstopped(None)?)?;
+        Ok(all.get(&guest.name).copied().unwrap_or(usual))
+    }
+
+    /// What each of these guests is to weigh.
+    fn portions_now(&self, states: &[(GuestName, RunState)]) -> Result<Weights> {
+        let as_defined =
+            |(name, state): &(GuestName, RunState)| (name.clone(), state.weight.into());
+        if !is_promised(states) {
+            return Ok(states.iter().map(as_defined).collect());
+        }
+        let seating = self.seating_of(states)?;
+        let host = self.room_beside(&seating).cpus;
+        let shared = host
+            .host
+            .saturating_sub(host.reserve.saturating_add(host.given));
+        let mut found = Weights::new();
+        for (room, members) in together(states, &seating, shared) {
+            let claims: Vec<Claim> = members.iter().map(|(_, claim)| *claim).collect();
+            let weights = portions(room, host.host, &claims);
+            found.extend(
+                members
+                    .into_iter()
+                    .map(|(name, _)| name.clone())
+                    .zip(weights),
+            );
+        }
+        Ok(found)
+    }
+
+    /// Gives every running guest its weight, and tenants those of their guests together. The lock of
+    /// `admission` is held. One that ends meanwhile keeps no other from it.
+    pub(super) fn settle_portions(&self, states: &[(GuestName, RunState)]) -> Result<()> {
+        let promised = is_promised(states);
+        let path = self.portions_path();
+        if promised && !path.exists() {
+            // Whoever starts meanwhile and was not seen looks again when its groups are there.
+            fault::point()?;
+            file::write_runtime(&path, b"", 0o600)?;
+        } else if !promised && !path.exists() {
+            return Ok(());
+        }
+        let (mut first, mut tenants) = (Ok(()), BTreeSet::new());
+        for (name, weight) in self.portions_now(states)? {
+            fault::point()?;
+            let done = self.give_portion(&name, weight);
+            let state = states.iter().find(|(one, _)| *one == name);
+            if let (Ok(true), Some((_, state))) = (&done, state) {
+                tenants.extend(state.tenant.clone());
+            }
+            first = first.and(done.map(|_| ()));
+        }
+        for tenant in tenants {
+            fault::point()?;
+            let _held = self.lock_tenant(&tenant)?;
+            if let Some(folder) = self.existing_cgroups_for(Some(&tenant))? {
+                folder.weigh(None)?;
+            }
+        }
+        if !promised && first.is_ok() {
+            fault::point()?;
+            std::fs::remove_file(&path).map_err(KernelError::io("remove", path.display()))?;
+        }
+        first
+    }
+
+    fn give_portion(&self, name: &GuestName, weight: u64) -> Result<bool> {
+        let Some(group) = self.group(name)? else {
+            return Ok(false);
+        };
+        match group.weigh(weight) {
+            // It has ended meanwhile.
+            Err(_) if self.group(name)?.is_none() => Ok(false),
+            Err(error) => Err(GuestError::Seat {
+                name: name.clone(),
+                source: Box::new(error),
+            }),
+            Ok(other) => Ok(other),
+        }
+    }
+
+    /// The same when a guest has changed or ended, if somebody is, or was, guaranteed anything.
+    pub(super) fn settle_portions_again(&self) -> Result<()> {
+        if !self.portions_path().exists() {
+            return Ok(());
+        }
+        let _places = self.places()?;
+        self.settle_portions(&self.unstopped(None)?)
+    }
+
+    /// The same for a guest that has just got what its state says.
+    pub(super) fn settle_portion_of(&self, state: &RunState) -> Result<()> {
+        if state.guaranteed.cpus == 0 {
+            return self.settle_portions_again();
+        }
+        let _places = self.places()?;
+        self.settle_portions(&self.unstopped(None)?)
+    }
+
+    /// Guests that weigh something else than they are to.
+    fn out_of_portion(&self) -> Result<Vec<GuestName>> {
+        let states = self.unstopped(None)?;
+        let promised = is_promised(&states);
+        if !promised && !self.portions_path().exists() {
+            return Ok(Vec::new());
+        }
+        let mut found = Vec::new();
+        for (name, weight) in self.portions_now(&states)? {
+            let right = |group: Group| {
+                Ok::<_, GuestError>(group.weighs()? == Some(group.as_written(weight)))
+            };
+            if !self.group(&name)?.map_or(Ok(true), right).unwrap_or(true) {
+                found.push(name);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Weights that a command which died has left as they were; with `fix`, puts them right.
+    pub(super) fn of_portions(&self, fix: bool, found: &mut Vec<Leftover>) -> Result<()> {
+        let stale = || {
+            Ok::<_, GuestError>(
+                self.portions_path().exists() && !is_promised(&self.unstopped(None)?),
+            )
+        };
+        if self.out_of_portion()?.is_empty() && !stale()? {
+            return Ok(());
+        }
+        // Nobody is at work on it now, or has been.
+        let _places = self.places()?;
+        let (wrong, stale) = (self.out_of_portion()?, stale()?);
+        if wrong.is_empty() && !stale {
+            return Ok(());
+        }
+        let settle = || self.settle_portions(&self.unstopped(None)?);
+        let done = told(fix.then(settle));
+        if stale {
+            let path = self.portions_path().display().to_string();
+            found.push(leftover("file", path, done.clone()));
+        }
+        for name in wrong {
+            found.push(leftover("CPU weight", name.to_string(), done.clone()));
+        }
+        Ok(())
+    }
+}
+
+fn is_promised(states: &[(GuestName, RunState)]) -> bool {
+    states.iter().any(|(_, state)| state.guaranteed.cpus > 0)
+}
+
+/// Guests by the CPUs that they share: of each such set how much there is (hundredths of a CPU), and who
+/// wants what of it. Who has CPUs to itself shares them with nobody.
+fn together<'a>(
+    states: &'a [(GuestName, RunState)],
+    seating: &Seating,
+    shared: u64,
+) -> Vec<(u64, Vec<(&'a GuestName, Claim)>)> {
+    let hundredths = |cpus: &CpuSet| cpus.len() as u64 * 100;
+    let mut sharers = Vec::new();
+    let mut found = Vec::new();
+    let mut pools: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for (name, state) in states {
+        let claim = Claim {
+            entitled: state.guaranteed.cpus,
+            weight: state.weight.into(),
+        };
+        match &state.seat {
+            Seat::Shared | Seat::Pinned(_) => sharers.push((name, claim)),
+            Seat::Pool(pool) => pools.entry(pool).or_default().push((name, claim)),
+            Seat::Dedicated { cpus, .. } => found.push((hundredths(cpus), vec![(name, claim)])),
+        }
+    }
+    for (pool, members) in pools {
+        let room = seating.pools.get(pool).map_or(0, hundredths);
+        found.push((room, members));
+    }
+    found.push((shared, sharers));
+    found
+}

@@ -28,7 +28,7 @@
 //! | `keeper`, `console` | the small process beside a guest, and its viewers |
 //! | `successor` | how the launching process becomes the keeper |
 //! | `bisect` | which guest makes the others wait |
-//! | `view`, `limited`, `why`, `load` | what `list` and `info` show; what `limits` does; what `why` says; what `top` shows |
+//! | `view`, `view_now`, `limited`, `why`, `load` | what `list` and `info` show; what `limits` does; what `why` says; what `top` shows |
 //! | `inside`, `inside_held`, `inside_look`, `inside_start`, `inside_text`, `inside_load` | files of /proc and /sys that tell a guest of its own machine |
 //! | `limit_events`, `limit_last`, `top_processes` | limits that were hit, what of each was told last, and who used most then |
 //! | `networks` | which network a guest is on |
@@ -157,6 +157,7 @@ pub mod trash;
 mod trunks;
 pub mod undo;
 pub mod view;
+pub mod view_now;
 mod ways;
 pub mod why;
 mod why_other;

@@ -12,10 +12,16 @@ use super::manager::Manager;
 use super::store::RunState;
 use crate::kernel::cgroup::Group;
 use crate::kernel::{KernelError, fault, file};
-use crate::model::{Claim, CpuSet, Guest, GuestName, Seat, Seating, portions};
+use crate::model::{Claim, CpuSet, Guest, GuestName, Seat, Seating, beside_host, portions};
 
 /// Names of guests with what they weigh.
 type Weights = BTreeMap<GuestName, u64>;
+
+/// Those who share some CPUs, with what each wants; the host's own programs have no name.
+type Sharers<'a> = Vec<(Option<&'a GuestName>, Claim)>;
+
+/// What all guests weigh beside the host's programs where nobody is guaranteed anything.
+const USUAL: u64 = 100;
 
 impl Manager {
     fn portions_path(&self) -> PathBuf {
@@ -29,34 +35,42 @@ impl Manager {
         if !self.portions_path().exists() {
             return Ok(usual);
         }
-        let all = self.portions_now(&self.unstopped(None)?)?;
+        let (all, _) = self.portions_now(&self.unstopped(None)?)?;
         Ok(all.get(&guest.name).copied().unwrap_or(usual))
     }
 
-    /// What each of these guests is to weigh.
-    fn portions_now(&self, states: &[(GuestName, RunState)]) -> Result<Weights> {
-        let as_defined =
-            |(name, state): &(GuestName, RunState)| (name.clone(), state.weight.into());
+    /// What each of these guests is to weigh, and all together beside the host's programs.
+    fn portions_now(&self, states: &[(GuestName, RunState)]) -> Result<(Weights, u64)> {
         if !is_promised(states) {
-            return Ok(states.iter().map(as_defined).collect());
+            let as_defined =
+                |(name, state): &(GuestName, RunState)| (name.clone(), state.weight.into());
+            return Ok((states.iter().map(as_defined).collect(), USUAL));
         }
         let seating = self.seating_of(states)?;
         let host = self.room_beside(&seating).cpus;
-        let shared = host
-            .host
-            .saturating_sub(host.reserve.saturating_add(host.given));
-        let mut found = Weights::new();
-        for (room, members) in together(states, &seating, shared) {
-            let claims: Vec<Claim> = members.iter().map(|(_, claim)| *claim).collect();
+        let others = match self.existing_cgroups()? {
+            Some(parent) => parent.others_weigh()?,
+            None => None,
+        };
+        // Where nobody knows what they weigh: as many as there are CPUs, each like a guest.
+        let others = others.unwrap_or(host.host);
+        let own = Claim {
+            entitled: host.reserve,
+            weight: others,
+        };
+        let shared = host.host.saturating_sub(host.given);
+        let (mut found, mut portion) = (Weights::new(), 0);
+        for (room, sharers) in together(states, &seating, (shared, own)) {
+            let claims: Vec<Claim> = sharers.iter().map(|(_, claim)| *claim).collect();
             let weights = portions(room, host.host, &claims);
-            found.extend(
-                members
-                    .into_iter()
-                    .map(|(name, _)| name.clone())
-                    .zip(weights),
-            );
+            for ((name, _), weight) in sharers.into_iter().zip(weights) {
+                match name {
+                    Some(name) => drop(found.insert(name.clone(), weight)),
+                    None => portion = weight,
+                }
+            }
         }
-        Ok(found)
+        Ok((found, beside_host(portion, others)))
     }
 
     /// Gives every running guest its weight, and tenants those of their guests together. The lock of
@@ -72,7 +86,8 @@ impl Manager {
             return Ok(());
         }
         let (mut first, mut tenants) = (Ok(()), BTreeSet::new());
-        for (name, weight) in self.portions_now(states)? {
+        let (weights, together) = self.portions_now(states)?;
+        for (name, weight) in weights {
             fault::point()?;
             let done = self.give_portion(&name, weight);
             let state = states.iter().find(|(one, _)| *one == name);
@@ -87,6 +102,10 @@ impl Manager {
             if let Some(folder) = self.existing_cgroups_for(Some(&tenant))? {
                 folder.weigh(None)?;
             }
+        }
+        if let Some(parent) = self.existing_cgroups()? {
+            fault::point()?;
+            parent.weigh_beside_host(together)?;
         }
         if !promised && first.is_ok() {
             fault::point()?;
@@ -136,7 +155,7 @@ impl Manager {
             return Ok(Vec::new());
         }
         let mut found = Vec::new();
-        for (name, weight) in self.portions_now(&states)? {
+        for (name, weight) in self.portions_now(&states)?.0 {
             let right = |group: Group| {
                 Ok::<_, GuestError>(group.weighs()? == Some(group.as_written(weight)))
             };
@@ -181,25 +200,27 @@ fn is_promised(states: &[(GuestName, RunState)]) -> bool {
 }
 
 /// Guests by the CPUs that they share: of each such set how much there is (hundredths of a CPU), and who
-/// wants what of it. Who has CPUs to itself shares them with nobody.
+/// wants what of it. Who has CPUs to itself shares them with nobody; the host's programs are where guests
+/// are that share.
 fn together<'a>(
     states: &'a [(GuestName, RunState)],
     seating: &Seating,
-    shared: u64,
-) -> Vec<(u64, Vec<(&'a GuestName, Claim)>)> {
+    (shared, host): (u64, Claim),
+) -> Vec<(u64, Sharers<'a>)> {
     let hundredths = |cpus: &CpuSet| cpus.len() as u64 * 100;
-    let mut sharers = Vec::new();
+    let mut sharers: Sharers = vec![(None, host)];
     let mut found = Vec::new();
-    let mut pools: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    let mut pools: BTreeMap<_, Sharers> = BTreeMap::new();
     for (name, state) in states {
         let claim = Claim {
             entitled: state.guaranteed.cpus,
             weight: state.weight.into(),
         };
+        let one = (Some(name), claim);
         match &state.seat {
-            Seat::Shared | Seat::Pinned(_) => sharers.push((name, claim)),
-            Seat::Pool(pool) => pools.entry(pool).or_default().push((name, claim)),
-            Seat::Dedicated { cpus, .. } => found.push((hundredths(cpus), vec![(name, claim)])),
+            Seat::Shared | Seat::Pinned(_) => sharers.push(one),
+            Seat::Pool(pool) => pools.entry(pool).or_default().push(one),
+            Seat::Dedicated { cpus, .. } => found.push((hundredths(cpus), vec![one])),
         }
     }
     for (pool, members) in pools {

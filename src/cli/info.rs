@@ -174,10 +174,10 @@ fn limits(lines: &mut Lines, guest: &Guest, info: &Info) {
         .map(|cpus| format!(", {cpus} guaranteed"));
     let entitled = entitled.unwrap_or_default();
     let now = info.in_force.as_ref();
-    let held = now.and_then(|now| now.cpus);
+    let held = row.cpus_now.as_ref();
     let held = held.map_or(String::new(), |cpus| format!(" ({cpus} at this moment)"));
     let mut cpu = format!("{limit}{held}{entitled}, weight {}", guest.cpu.weight);
-    match (&guest.cpu.pool, guest.cpu.dedicated) {
+    match (&row.cpupool, row.dedicated) {
         (Some(pool), _) => cpu += &format!(", in pool {pool}"),
         (None, Some(1)) => cpu = "1 whole CPU for itself".to_owned(),
         (None, Some(n)) => cpu = format!("{n} whole CPUs for itself"),

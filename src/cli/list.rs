@@ -88,13 +88,28 @@ fn cells(row: &Row) -> Vec<Cell> {
         Cell::from(row.name.as_str()),
         Cell::new(&row.status.to_string(), tone(row.status)),
         dash(row.address.map(|address| address.to_string())),
-        Cell::from(row.cpus.as_deref().unwrap_or("all")),
+        Cell::from(cpus(row)),
         dash(memory),
         dash(row.processes.map(|n| n.to_string())),
         dash(row.up_s.map(clock::span)),
         dash(row.image.as_deref().map(short).or(row.template.clone())),
         Cell::new(row.note.as_deref().unwrap_or_default(), Tone::Odd),
     ]
+}
+
+/// `2`, `2 (0.5 now)`, `all of gold`, `4 own`.
+fn cpus(row: &Row) -> String {
+    if let Some(count) = row.dedicated {
+        return format!("{count} own");
+    }
+    let mut text = row.cpus.clone().unwrap_or_else(|| "all".to_owned());
+    if let Some(now) = &row.cpus_now {
+        text += &format!(" ({now} now)");
+    }
+    match &row.cpupool {
+        Some(pool) => format!("{text} of {pool}"),
+        None => text,
+    }
 }
 
 /// A digest as far as people say it; names as they are.

@@ -2,6 +2,7 @@
 //! the clock. Each part is this program again with its own verb, which can be had alone just as well;
 //! here it is only begun, begun anew when it ends, and ended with this one.
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -13,10 +14,10 @@ use super::command::{Verb, dry_run};
 use super::context::Context;
 use super::fault::{Fault, Result, USAGE};
 use super::render::Format;
-use crate::kernel::{end_with_us, interrupt};
+use crate::kernel::{end_with_us, interrupt, process};
 
-/// How often parts are looked at.
-const LOOK: Duration = Duration::from_millis(250);
+/// How often a part is looked at of whose end the kernel does not tell, or that was asked to end.
+const LOOK: Duration = Duration::from_millis(25);
 /// The first pause before a part is begun again, doubled each time.
 const PAUSE: Duration = Duration::from_secs(1);
 /// The longest.
@@ -79,6 +80,8 @@ pub(super) const SERVE: Verb = Verb {
 struct Run {
     part: Part,
     child: Option<Child>,
+    /// Tells when that has ended.
+    end: Option<OwnedFd>,
     /// When it was begun last, and when it is next.
     began: Instant,
     next: Instant,
@@ -91,6 +94,7 @@ impl Run {
         Self {
             part,
             child: None,
+            end: None,
             began: now,
             next: now,
             pause: PAUSE,
@@ -103,7 +107,10 @@ impl Run {
             if Instant::now() >= self.next {
                 self.began = Instant::now();
                 match spawn(context, self.part) {
-                    Ok(child) => self.child = Some(child),
+                    Ok(child) => {
+                        self.end = process::open_pid(child.id()).ok();
+                        self.child = Some(child);
+                    }
                     Err(error) => self.again(context, &format!("cannot be executed: {error}")),
                 }
             }
@@ -148,12 +155,21 @@ impl Run {
         let until = Instant::now() + PATIENCE;
         while Instant::now() < until {
             match child.try_wait() {
-                Ok(None) => std::thread::sleep(LOOK / 10),
+                Ok(None) => std::thread::sleep(LOOK),
                 _ => return,
             }
         }
         let _gone = child.kill();
         let _reaped = child.wait();
+    }
+
+    /// How long nothing is to be done about it, if nobody tells of its end.
+    fn patience(&self) -> Option<Duration> {
+        match (&self.child, &self.end) {
+            (None, _) => Some(self.next.saturating_duration_since(Instant::now())),
+            (Some(_), None) => Some(LOOK),
+            (Some(_), Some(_)) => None,
+        }
     }
 
     fn ask_to_end(&self) {
@@ -189,7 +205,10 @@ fn serve(context: &Context, matches: &ArgMatches) -> Result<u8> {
         for run in &mut all {
             run.look(context);
         }
-        std::thread::sleep(LOOK);
+        let running = all.iter().filter(|run| run.child.is_some());
+        let ends = running.filter_map(|run| run.end.as_ref());
+        let ends: Vec<_> = ends.map(AsFd::as_fd).collect();
+        interrupt::wait_for_end(&ends, all.iter().filter_map(Run::patience).min())?;
     }
     // All at once, then each.
     all.iter().for_each(Run::ask_to_end);

@@ -15,7 +15,7 @@ use super::store::RunState;
 use crate::kernel::fault;
 use crate::kernel::file::Lock;
 use crate::model::{
-    Amounts, CpuPoolName, CpuSet, Guest, GuestName, HostRoom, Resource, Room, Seat, Seating,
+    Amounts, CpuPoolName, CpuSet, Guest, GuestName, HostRoom, Resource, Room, Seat, Seating, Status,
 };
 
 /// How long a command waits for others that look for room.
@@ -112,13 +112,33 @@ impl Manager {
     /// # Errors
     /// There is too little.
     pub fn check_room(&self, name: &GuestName) -> Result<()> {
+        self.check_room_so(name, &self.otherwise("start", Admission::Asked))
+    }
+
+    /// Says whether a running guest, once it is stopped, would find room for its next start.
+    pub(super) fn check_room_again(&self, name: &GuestName) -> Result<()> {
+        if !matches!(self.status(name)?, Status::Running | Status::Paused) {
+            return Ok(());
+        }
+        let otherwise = match self.settings.room.force {
+            true => {
+                "; it runs on: to have it start all the same, `stop` it and say `start --force`"
+            }
+            false => "; it runs on",
+        };
+        self.check_room_so(name, otherwise)
+    }
+
+    fn check_room_so(&self, name: &GuestName, otherwise: &str) -> Result<()> {
         let guest = self.guest(name)?;
         let wanted = Amounts::guaranteed(&guest);
+        if wanted.is_none() && self.sits_anywhere(&guest)? {
+            return Ok(());
+        }
         self.tenant_room(name, guest.tenant.as_ref(), wanted)?;
         let others = self.seating(Some(name))?;
         let seat = self.choose_seat(&guest, &others, None)?;
-        let otherwise = self.otherwise("start", Admission::Asked);
-        self.room_for(&guest, &seat, Amounts::default(), &others, &otherwise)
+        self.room_for(&guest, &seat, Amounts::default(), &others, otherwise)
     }
 
     /// Whether there has to be room: whoever insists goes beyond it where the host lets them.
@@ -152,6 +172,7 @@ impl Manager {
         };
         let mut state = before.clone();
         state.guaranteed = Amounts::guaranteed(guest);
+        state.weight = guest.cpu.weight;
         state.in_force = in_force;
         if state == before && state.seat.is_shared() && self.sits_anywhere(guest)? {
             return Ok(None);
@@ -208,6 +229,7 @@ impl Manager {
         };
         let moved = state.seat != before.seat;
         state.guaranteed = before.guaranteed;
+        state.weight = before.weight;
         state.seat = before.seat.clone();
         state.in_force = before.in_force.clone();
         self.write_run_state(name, &state)?;

@@ -27,7 +27,11 @@ impl Manager {
     pub(super) fn limits_of(&self, guest: &Guest) -> Result<Limits> {
         let blocks = self.block_numbers(guest)?;
         let resources = crate::plan::resources::limits(guest, &blocks)?;
-        Ok(crate::launch::limits(&resources, guest.cgroups)?)
+        let limits = crate::launch::limits(&resources, guest.cgroups)?;
+        Ok(Limits {
+            cpu_weight: Some(self.portion_of(guest)?),
+            ..limits
+        })
     }
 
     /// Whether a running guest is without the limits that it is to have: a command died before it got

@@ -98,9 +98,11 @@ impl Manager {
         }
         let status = self.status(name)?;
         let runs = matches!(status, Status::Running | Status::Paused);
+        let kept = self.kept_until_start(name, &guest)?;
+        let waits = |key: &str| resize::waits(&guest, key) && kept.differs(&guest, key);
         let (applied, waiting): (Vec<_>, Vec<_>) = keys
             .into_iter()
-            .partition(|(key, live)| (*live && !resize::waits(&guest, key)) || !runs);
+            .partition(|(key, live)| (*live && !waits(key)) || !runs);
         let just_names = |list: Vec<(String, bool)>| list.into_iter().map(|(key, _)| key).collect();
         let changed = Changed {
             applied: just_names(applied),
@@ -218,14 +220,18 @@ impl Manager {
 
     /// A running guest as it is to be at once, and what of it stays as it was until its next start.
     fn now_and_later(&self, name: &GuestName, new: &Guest) -> Result<(Guest, InForce)> {
-        let before = self.run_state(name)?.map(|state| state.in_force);
-        let old = self.guest(name).ok();
-        let in_force = before.unwrap_or_default().after(old.as_ref(), new);
+        let in_force = self.kept_until_start(name, new)?;
         let mut now = in_force.of(new.clone());
         // What waits is of the definition; what the tenant has now holds for what is in force.
         self.held_by_tenant(name, &mut now);
         now.cpu.held_to = self.held_by_credits(name, &now);
         Ok((now, in_force))
+    }
+
+    fn kept_until_start(&self, name: &GuestName, new: &Guest) -> Result<InForce> {
+        let before = self.run_state(name)?.map(|state| state.in_force);
+        let old = self.guest(name).ok();
+        Ok(before.unwrap_or_default().after(old.as_ref(), new))
     }
 
     /// Brings a running guest back to what its definition says, and its run state.
@@ -297,6 +303,9 @@ impl Manager {
         };
         let done = group.update(&self.limits_of(guest)?)?;
         self.reweigh_tenant(name)?;
+        if let Some(state) = self.run_state(name)? {
+            self.settle_portion_of(&state)?;
+        }
         let kept =
             |file: &std::path::Path| file.ends_with("memory.min") || file.ends_with("memory.low");
         if done.iter().any(|one| kept(&one.file)) {

@@ -42,9 +42,10 @@ impl Manager {
     /// an undo disk that is decided about later is still there.
     ///
     /// # Errors
-    /// As of both.
+    /// As of both. Where the host has no room for what it is to have then, it runs on.
     pub fn restart(&self, name: &GuestName, limit: Option<Duration>) -> Result<Started> {
         self.check_restart(name)?;
+        self.check_room_again(name)?;
         self.stop_with_promise(name, limit)?;
         self.start_again(name)
     }
@@ -64,6 +65,7 @@ impl Manager {
     pub(super) fn stop_to_start(&self, name: &GuestName, limit: Option<Duration>) -> Result<()> {
         self.status(name)?;
         self.check_decided(name, "restart")?;
+        self.check_room_again(name)?;
         self.stop_with_promise(name, limit)
     }
 

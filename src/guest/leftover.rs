@@ -29,7 +29,7 @@ pub struct Leftover {
     /// `half-made guest`, `half-renamed guest`, `held guest`, `stopped guest`, `run state`, `undo disk`, `cgroup`, `interface`,
     /// `damaged file`, `bridge without its firewall`, `network server`, `address on a bridge`, `announcement`, `vanished installation`,
     /// `firewall entry`, `firewall rules`, `ports`,
-    /// `address`, `lock`, `snapshot mount`, `CPUs`, `tenant limits`, `memory guarantees`, `uncounted credits`, `goal's limit`, `file`.
+    /// `address`, `lock`, `snapshot mount`, `CPUs`, `CPU weight`, `tenant limits`, `memory guarantees`, `uncounted credits`, `goal's limit`, `file`.
     pub kind: &'static str,
     /// Its name.
     pub name: String,
@@ -51,6 +51,7 @@ impl Manager {
             self.of_comeback(&name, fix, &mut found)?;
         }
         self.of_cpus(fix, &mut found)?;
+        self.of_portions(fix, &mut found)?;
         if !self.of_networks(fix, &mut found)? {
             return Ok(found);
         }

@@ -10,6 +10,7 @@
 //! | `planned`, `rescue` | what a start would do; with another userspace for its root |
 //! | `create`, `start`, `stop`, `delete`, `change`, `exec` | the verbs |
 //! | `admission`, `capacity`, `peak` | whether the host can keep what guests are guaranteed; what is left of it; the most that was used |
+//! | `portions` | what of the CPUs each gets while all want more than there is |
 //! | `as_it_runs` | what the limits of a running guest are to be now |
 //! | `tenant`, `tenant_change` | whose guests they are, and what those share; made, changed, removed |
 //! | `trunks` | what of the network they share |
@@ -27,7 +28,7 @@
 //! | `keeper`, `console` | the small process beside a guest, and its viewers |
 //! | `successor` | how the launching process becomes the keeper |
 //! | `bisect` | which guest makes the others wait |
-//! | `view`, `limited`, `why`, `load` | what `list` and `info` show; what `limits` does; what `why` says; what `top` shows |
+//! | `view`, `view_now`, `limited`, `why`, `load` | what `list` and `info` show; what `limits` does; what `why` says; what `top` shows |
 //! | `inside`, `inside_held`, `inside_look`, `inside_start`, `inside_text`, `inside_load` | files of /proc and /sys that tell a guest of its own machine |
 //! | `limit_events`, `limit_last`, `top_processes` | limits that were hit, what of each was told last, and who used most then |
 //! | `networks` | which network a guest is on |
@@ -125,6 +126,7 @@ mod peak;
 mod pids_look;
 mod planned;
 pub mod pool_watch;
+mod portions;
 mod program;
 mod publish;
 pub mod rebase;
@@ -155,6 +157,7 @@ pub mod trash;
 mod trunks;
 pub mod undo;
 pub mod view;
+pub mod view_now;
 mod ways;
 pub mod why;
 mod why_other;

@@ -57,6 +57,12 @@ impl InForce {
         kept
     }
 
+    /// Whether a key has another value in force than in its definition.
+    pub(super) fn differs(&self, guest: &Guest, key: &str) -> bool {
+        let now = self.of(guest.clone());
+        define::get(&now, key).ok() != define::get(guest, key).ok()
+    }
+
     /// A guest as it is in force.
     pub(super) fn of(&self, mut guest: Guest) -> Guest {
         if let Some(cpu) = &self.cpu {

@@ -63,6 +63,11 @@ impl Manager {
 
     /// Where all guests sit that are not stopped, without one of them.
     pub(super) fn seating(&self, but: Option<&GuestName>) -> Result<Seating> {
+        self.seating_of(&self.unstopped(but)?)
+    }
+
+    /// The same of guests whose states these are.
+    pub(super) fn seating_of(&self, states: &[(GuestName, RunState)]) -> Result<Seating> {
         let online = online(&self.facts.cpus);
         let reserved = self.settings.reserved_cpus.common(&online);
         let whole = reserved.len() * 100;
@@ -77,8 +82,8 @@ impl Manager {
         for cpus in seating.pools.values_mut() {
             *cpus = cpus.common(&seating.online);
         }
-        for (name, state) in self.unstopped(but)? {
-            seating.seats.insert(name, state.seat);
+        for (name, state) in states {
+            seating.seats.insert(name.clone(), state.seat.clone());
         }
         Ok(seating)
     }
@@ -190,7 +195,8 @@ impl Manager {
     /// Brings every running guest to where it is to be. The lock of `admission` is held. What fails with
     /// one guest keeps no other from being moved.
     pub(super) fn settle_cpus(&self) -> Result<()> {
-        let seating = self.seating(None)?;
+        let states = self.unstopped(None)?;
+        let seating = self.seating_of(&states)?;
         let free = seating.free();
         let apart = free != seating.online;
         if apart {
@@ -233,7 +239,7 @@ impl Manager {
                 _ => {}
             }
         }
-        first
+        first.and(self.settle_portions(&states))
     }
 
     /// Does something with a guest's groups, if it has any by then.
@@ -258,11 +264,23 @@ impl Manager {
 
     /// The same when a guest has ended or was not seen, if there is a need.
     pub(super) fn settle_cpus_again(&self) -> Result<()> {
-        if !self.keeps_apart()? {
-            return Ok(());
+        if self.keeps_apart()? {
+            let _places = self.places()?;
+            return self.settle_cpus();
         }
-        let _places = self.places()?;
-        self.settle_cpus()
+        self.settle_portions_again()
+    }
+
+    /// The same for a guest whose groups have just been made; `left` was there for guests that share when
+    /// it was planned.
+    pub(super) fn settle_new(&self, state: &RunState, left: Option<&Vec<u8>>) -> Result<()> {
+        let own = matches!(state.seat, Seat::Dedicated { .. });
+        if own || self.left_for_sharers()?.as_ref() != left {
+            // Somebody took CPUs, or gave them back, before its groups were there to be seen; its own
+            // it can be given only now.
+            return self.settle_cpus_again();
+        }
+        self.settle_portion_of(state)
     }
 
     /// Who is not where they are to be.

@@ -26,6 +26,9 @@ pub struct Slice {
     pub cpus: u64,
     /// Whether something is kept for the host itself.
     pub reserved: bool,
+    /// CPU time that pools and running guests have to themselves, in hundredths of a CPU: slices find no
+    /// room there.
+    pub given: u64,
     /// The profile.
     pub profile: String,
     /// Where it was written.
@@ -81,7 +84,8 @@ impl Manager {
             count,
             memory,
             cpus: cpus.into(),
-            reserved: room.of(Resource::Memory).reserve > 0,
+            reserved: Resource::ALL.iter().any(|one| room.of(*one).reserve > 0),
+            given: self.room_beside(&self.seating(None)?).cpus.given,
             profile,
             file: None,
         })

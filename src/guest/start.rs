@@ -26,7 +26,7 @@ use crate::kernel::process::{self, CloneFlags, Forked, Identity};
 use crate::kernel::timing::timed;
 use crate::kernel::{KernelError, terminal};
 use crate::launch::{self, GuestPlace};
-use crate::model::{EventKind, ExitReason, Guest, GuestName, NetOp, Seat, Status};
+use crate::model::{EventKind, ExitReason, Guest, GuestName, NetOp, Status};
 use crate::plan;
 use crate::storage::{self, Image};
 
@@ -291,12 +291,7 @@ impl Manager {
         if state.guaranteed.memory > 0 {
             self.hold_memory(state.tenant.as_ref())?;
         }
-        let own = matches!(state.seat, Seat::Dedicated { .. });
-        if own || self.left_for_sharers()? != left {
-            // Somebody took CPUs, or gave them back, before its groups were there to be seen; its own
-            // it can be given only now.
-            self.settle_cpus_again()?;
-        }
+        self.settle_new(&state, left.as_ref())?;
         self.mark_undo(name)?;
         let launched = prepared.release().map_err(|error| failed(&error))?;
         state.phase = Phase::Running;

@@ -157,6 +157,9 @@ pub struct RunState {
     /// What it is guaranteed as long as it is not stopped.
     #[serde(default, skip_serializing_if = "Amounts::is_none")]
     pub guaranteed: Amounts,
+    /// Its part of the CPU time that nobody is guaranteed, beside the others'.
+    #[serde(default = "usual_weight", skip_serializing_if = "is_usual_weight")]
+    pub weight: u32,
     /// The tenant in whose control group it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<TenantName>,
@@ -166,6 +169,15 @@ pub struct RunState {
     /// What it runs with until its next start, where its definition has changed since.
     #[serde(default, skip_serializing_if = "InForce::is_none")]
     pub in_force: InForce,
+}
+
+const fn usual_weight() -> u32 {
+    100
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+const fn is_usual_weight(weight: &u32) -> bool {
+    *weight == usual_weight()
 }
 
 impl RunState {
@@ -190,6 +202,7 @@ impl RunState {
             rescue: None,
             ids,
             guaranteed: Amounts::guaranteed(guest),
+            weight: guest.cpu.weight,
             tenant: guest.tenant.clone(),
             seat: Seat::Shared,
             in_force: InForce::default(),

@@ -12,7 +12,10 @@ use super::manager::{Manager, now_ms};
 use super::rebase::Bases;
 use super::store::LastEnd;
 use super::undo::UndoMode;
-use crate::model::{Bytes, CpuSet, Cpus, ExitReason, Guest, GuestName, Sample, Status, TenantName};
+use super::view_now::InForce;
+use crate::model::{
+    Bytes, CpuPoolName, CpuSet, ExitReason, Guest, GuestName, Sample, Seat, Status, TenantName,
+};
 
 /// One guest as `list` shows it.
 #[derive(Clone, Debug, Serialize)]
@@ -35,6 +38,16 @@ pub struct Row {
     pub memory_limit: Option<u64>,
     /// CPUs it may use; `None` for all.
     pub cpus: Option<String>,
+    /// The same at this moment, where a goal, credits, its tenant or what waits for its next start make it
+    /// another.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpus_now: Option<String>,
+    /// How many CPUs it has to itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dedicated: Option<u32>,
+    /// The pool whose CPUs it shares.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpupool: Option<CpuPoolName>,
     /// Processes and threads.
     pub processes: Option<u64>,
     /// Template it was built from.
@@ -98,33 +111,7 @@ pub struct Info {
     pub credits: Option<CreditView>,
 }
 
-/// What a goal, credits, a dedicated CPU or a change that waits for the next start have made of limits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct InForce {
-    /// CPUs' time, if that is not what the definition says.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cpus: Option<Cpus>,
-    /// Memory, if that is not.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub memory: Option<Bytes>,
-}
-
 impl Manager {
-    /// `None` when all is as it is meant, or nothing can be read.
-    fn limits_in_force(&self, guest: &Guest) -> Option<InForce> {
-        let group = self.group(&guest.name).ok()??;
-        let cpus = group.cpu_limit().ok()?.and_then(|n| u32::try_from(n).ok());
-        let cpus = cpus.and_then(Cpus::from_hundredths);
-        let memory = group.memory_use().ok()?.limit.map(Bytes);
-        // The kernel counts in pages.
-        let page = |bytes: &Bytes| bytes.0 / 4096 != guest.memory.limit.0 / 4096;
-        let now = InForce {
-            cpus: cpus.filter(|cpus| Some(*cpus) != guest.cpu.limit),
-            memory: memory.filter(page),
-        };
-        (now.cpus.is_some() || now.memory.is_some()).then_some(now)
-    }
-
     /// One guest for the list. A broken one is shown as broken, never as an error.
     #[must_use]
     pub fn row(&self, name: &GuestName) -> Row {
@@ -208,6 +195,17 @@ impl Manager {
             memory: usage.as_ref().map(|u| u.memory),
             memory_limit: guest.map(|g| g.memory.limit.0),
             cpus: guest.and_then(|g| g.cpu.limit).map(|c| c.to_string()),
+            cpus_now: guest.filter(|_| runs).and_then(|g| self.cpus_now(g)),
+            dedicated: match state.as_ref().map(|state| &state.seat) {
+                Some(Seat::Dedicated { cpus, .. }) => u32::try_from(cpus.len()).ok(),
+                Some(_) => None,
+                None => guest.and_then(|g| g.cpu.dedicated),
+            },
+            cpupool: match state.as_ref().map(|state| &state.seat) {
+                Some(Seat::Pool(pool)) => Some(pool.clone()),
+                Some(_) => None,
+                None => guest.and_then(|g| g.cpu.pool.clone()),
+            },
             processes: usage.map(|u| u.processes),
             template: guest.and_then(|g| Some(g.origin.template()?.name.clone())),
             image: guest.and_then(|g| g.origin.image().map(ToString::to_string)),
@@ -284,14 +282,6 @@ impl Manager {
             guest: guest.ok(),
             row,
         })
-    }
-}
-
-impl Manager {
-    fn runs_on(&self, name: &GuestName) -> Option<CpuSet> {
-        let list = self.group(name).ok()??.cpus_allowed().ok()??;
-        let cpus: CpuSet = list.trim().parse().ok()?;
-        (cpus != self.facts.cpus).then_some(cpus)
     }
 }
 

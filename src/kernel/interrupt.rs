@@ -3,11 +3,12 @@
 //! reset theirs.
 #![allow(unsafe_code)]
 
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, ppoll};
+use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction};
 use nix::sys::time::TimeSpec;
 
@@ -77,6 +78,21 @@ pub fn wait(files: &mut [PollFd<'_>], limit: Option<Duration>) -> nix::Result<()
     };
     before.thread_set_mask()?;
     done.map(drop)
+}
+
+/// Waits until one of these processes (pidfds) has ended, a signal is caught, or so long.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn wait_for_end(processes: &[BorrowedFd<'_>], limit: Option<Duration>) -> Result<()> {
+    let mut files: Vec<PollFd<'_>> = processes
+        .iter()
+        .map(|pidfd| PollFd::new(*pidfd, PollFlags::POLLIN))
+        .collect();
+    match wait(&mut files, limit) {
+        Err(Errno::EINTR) => Ok(()),
+        done => done.map_err(KernelError::nix("wait for", "processes")),
+    }
 }
 
 #[cfg(test)]

@@ -81,7 +81,11 @@ impl Resource {
             Self::Memory => format!("{n} bytes"),
             Self::Cpus => {
                 let cpus = u32::try_from(n).ok().and_then(Cpus::from_hundredths);
-                cpus.map_or("0 CPUs".into(), |cpus| format!("{cpus} CPUs"))
+                match cpus {
+                    Some(_) if n == 100 => "1 CPU".into(),
+                    Some(cpus) => format!("{cpus} CPUs"),
+                    None => "0 CPUs".into(),
+                }
             }
         }
     }
@@ -213,11 +217,11 @@ impl fmt::Display for Shortfall {
         };
         write!(
             f,
-            "it is to be guaranteed {}{kind} and {} are left, {} too few (this host has {}, {} of \
+            "it is to be guaranteed {}{kind} and {} left, {} too few (this host has {}, {} of \
              them in reserve{given}; the rest counts {} times; running guests are guaranteed {}); lower \
              {keys}{lower}{stop}",
             amount(self.wanted),
-            amount(self.left),
+            are(self.what, self.left),
             amount(self.wanted - self.left),
             amount(self.room.host),
             amount(self.room.reserve),
@@ -225,6 +229,15 @@ impl fmt::Display for Shortfall {
             amount(self.others),
         )
     }
+}
+
+/// `1 CPU is`, `2 CPUs are`.
+fn are(what: Resource, n: u64) -> String {
+    let verb = match (what, n) {
+        (Resource::Cpus, 100) => "is",
+        _ => "are",
+    };
+    format!("{} {verb}", what.exactly(n))
 }
 
 /// How often something may be promised, in hundredths: `1.5` is `Ratio(150)`.

@@ -312,6 +312,31 @@ fn whoever_is_killed_blocks_nobody() {
 }
 
 #[test]
+fn a_restart_that_would_find_no_room_is_refused_before_the_guest_is_stopped() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    half_a_cpu(&host);
+    for (name, share) in [("a", "0.3"), ("b", "0.2")] {
+        entitled(&host, name, share, &["--start"]);
+    }
+    host.ok(&["set", "b", "cpu.entitled=0.21", "--force"]);
+    let pid = info(&host, "b")["pid"].clone();
+    let why = host.fails(&["restart", "b"], 5);
+    let advice = "lower cpu.entitled to 0.2 CPUs";
+    assert!(
+        why.contains("; it runs on") && why.contains(advice),
+        "{why}"
+    );
+    assert_eq!(info(&host, "b")["pid"], pid);
+    // What it has had does not count against it.
+    host.ok(&["set", "b", "cpu.entitled=0.2"]);
+    host.ok(&["restart", "b", "--timeout", "0s"]);
+    assert_ne!(info(&host, "b")["pid"], pid);
+}
+
+#[test]
 fn a_guest_that_starts_again_keeps_its_place() {
     if !need(Need::Root) {
         return;

@@ -345,6 +345,53 @@ fn members_of_a_pool_are_among_themselves() {
     assert!(!host.root().join("var/lib/bulkhead/cpupools.json").exists());
 }
 
+/// What `list` says of a guest's CPUs.
+fn listed(host: &Bulkhead, name: &str) -> String {
+    let text = host.ok(&["list", name]);
+    let heads = text.lines().next().expect("headings");
+    let (from, to) = (heads.find("CPUS"), heads.find("MEMORY"));
+    let row = text.lines().nth(1).expect("a row");
+    row[from.expect("a column")..to.expect("a column")]
+        .trim()
+        .to_owned()
+}
+
+#[test]
+fn a_list_says_what_each_has_of_the_cpus() {
+    if !two_cpus() {
+        return;
+    }
+    let host = Bulkhead::new();
+    host.ok(&["cpupool", "create", "gold", "--cpus", &last().to_string()]);
+    host.ok(&["tenant", "create", "acme", "--cpus", "0.5"]);
+    busy(
+        &host,
+        "member",
+        &["--cpu-mode", "pool", "--cpupool", "gold"],
+    );
+    busy(
+        &host,
+        "half",
+        &["--cpus", "0.5", "--cpu-resize", "static", "--start"],
+    );
+    busy(&host, "held", &["--tenant", "acme", "--start"]);
+    assert_eq!(listed(&host, "member"), "all of gold");
+    assert_eq!(listed(&host, "held"), "all (0.5 now)");
+    host.ok(&["set", "half", "cpu.limit=0.75"]);
+    assert_eq!(listed(&host, "half"), "0.75 (0.5 now)");
+    assert!(
+        host.ok(&["info", "half"])
+            .contains("0.75 CPUs (0.5 at this moment)")
+    );
+    let why = host.ok(&["capacity", "split", "-n", "2", "--format", "json"]);
+    let slice: Value = serde_json::from_str(&why).expect("JSON");
+    assert_eq!(slice["given"], 100);
+    host.ok(&["delete", "--force", "member"]);
+    host.ok(&["cpupool", "delete", "gold"]);
+    own(&host, "alone", 1, &[]);
+    assert_eq!(listed(&host, "alone"), "1 own");
+}
+
 #[test]
 fn a_pool_moves_with_its_members() {
     if !two_cpus() {
@@ -661,7 +708,8 @@ fn a_static_guest_is_resized_at_its_next_start() {
     assert!(told.contains("80M (64M at this moment)"), "{told}");
     assert_eq!(host.ok(&["get", "a", "memory.limit"]), "80M\n");
     // Back to what is in force, nothing waits.
-    host.ok(&["set", "a", "memory.limit=64M"]);
+    let told = host.ok(&["set", "a", "memory.limit=64M"]);
+    assert!(told.contains("in force: memory.limit"), "{told}");
     let told = info(&host, "a");
     assert_eq!(told["waiting"], serde_json::json!([]));
     assert!(told.get("in_force").is_none(), "{told}");

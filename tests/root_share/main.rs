@@ -26,6 +26,7 @@ mod limit_events;
 mod limits;
 mod pages;
 mod partition;
+mod portion;
 mod tenant;
 mod top;
 mod usage;

@@ -15,7 +15,7 @@
 //! | `seat` | which CPUs a running group is on; those that version 1 keeps together for that |
 //! | `update` | change the limits of a running group, all or nothing |
 //! | `partition` | CPUs that a group has against the whole host (version 2) |
-//! | `quota` | change the CPU limit alone |
+//! | `quota`, `cpu_weight` | change the CPU limit alone; the weight alone |
 //! | `devices` | who may open device nodes: version 1 rules or an eBPF program |
 //! | `quiet` | freeze, thaw, kill, wait |
 //! | `remove`, `walk` | take a group away with everything inside it |
@@ -47,6 +47,7 @@ mod container_signal;
 mod container_stats;
 mod container_write;
 mod counters;
+mod cpu_weight;
 mod devices;
 mod dir;
 mod error;

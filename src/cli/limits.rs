@@ -12,6 +12,7 @@ use super::fault::{Fault, Result};
 use super::render::{self, Cell, Format, Tone};
 use super::select;
 use crate::guest::GuestError;
+use crate::guest::limit_last::Last;
 use crate::guest::limited::{Limited, Unit};
 use crate::guest::view::bytes_text;
 use crate::model::{Bytes, Cpus, Event, EventKind, clock};
@@ -62,10 +63,11 @@ fn limits(context: &Context, matches: &ArgMatches) -> Result<u8> {
     let every = matches.get_one::<Duration>("watch").copied();
     let near = matches.get_one::<u8>("near").copied();
     let mut headed = context.format != Format::Csv;
+    let mut last = Last::default();
     loop {
         let (mut rows, code) = look(context, matches)?;
         rows.retain(|row| near.is_none_or(|near| row.is_near(near)));
-        context.manager()?.tell_last(&mut rows)?;
+        context.manager()?.tell_last(&mut last, &mut rows)?;
         let Some(every) = every else {
             if rows.is_empty() && context.format == Format::Table {
                 if code == 0 {
@@ -137,7 +139,7 @@ fn cells(row: &Limited) -> Vec<Cell> {
         amount(row.peak),
         Cell::from(in_words(row.unit, row.limit)),
         Cell::new(&hits, tone),
-        Cell::from(row.last.as_ref().map_or("-".into(), last)),
+        Cell::from(row.last.as_ref().map_or("-".into(), last_in_words)),
         Cell::from(note(row)),
     ]
 }
@@ -164,7 +166,7 @@ fn in_words(unit: Unit, n: u64) -> String {
 }
 
 /// `2026-03-15T10:00:07Z, tail 12`
-fn last(event: &Event) -> String {
+fn last_in_words(event: &Event) -> String {
     let top = match &event.kind {
         EventKind::OutOfMemory { top, .. } | EventKind::Limit { top, .. } => top.first(),
         _ => None,

@@ -269,6 +269,12 @@ pub(super) fn in_words(kind: &EventKind) -> String {
             safe(pool),
             bytes_text(*free)
         ),
+        EventKind::NotCounted { why } => {
+            format!(
+                "what it used since its account was written is not counted: {}",
+                safe(why)
+            )
+        }
         EventKind::Paused => "paused".to_owned(),
         EventKind::Resumed => "resumed".to_owned(),
         EventKind::Changed { keys } => format!("changed: {}", keys.join(", ")),

@@ -58,7 +58,7 @@ pub(super) fn run(context: &Context, watch: &mut Watch<'_>, every: Duration) -> 
             if wish != Wish::Nothing {
                 fulfil(context, &mut screen, &mut view, wish)?;
                 // The next key is about what is so now.
-                view.measured(watch.look_again()?);
+                view.measured(watch.look_meanwhile()?);
             }
         }
     }

@@ -47,6 +47,11 @@ pub struct Rates {
     pub received_internal_gib: Option<Price>,
 }
 
+/// Largest price: with it the largest amount there can be still costs a number.
+const MOST: f64 = 1e12;
+/// Longest name of a currency, in characters.
+const LONGEST_CURRENCY: usize = 16;
+
 /// A price: a number that is not negative.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
 #[serde(try_from = "f64")]
@@ -56,9 +61,9 @@ impl TryFrom<f64> for Price {
     type Error = &'static str;
 
     fn try_from(number: f64) -> Result<Self, Self::Error> {
-        match number.is_finite() && number >= 0.0 {
+        match (0.0..=MOST).contains(&number) {
             true => Ok(Self(number)),
-            false => Err("a price is a number from 0 up"),
+            false => Err("a price is a number from 0 to 1000000000000"),
         }
     }
 }
@@ -80,6 +85,14 @@ impl Rates {
     fn parse(shown: &str, text: &str) -> Result<Self, DefineError> {
         let card: Self = toml::from_str(text)
             .map_err(|error| DefineError::single(shown, error.to_string().trim()))?;
+        let long = card.currency.chars().count() > LONGEST_CURRENCY;
+        if long || card.currency.chars().any(char::is_control) {
+            let why = format!(
+                "currency {:?}: write a short name such as EUR, of at most {LONGEST_CURRENCY} characters",
+                card.currency
+            );
+            return Err(DefineError::single(shown, why));
+        }
         for (way, all, external, internal) in [
             (
                 "sent",
@@ -234,7 +247,10 @@ mod tests {
             "hour = -1",
             "hour = nan",
             "hour = \"1\"",
+            "hour = 1e308",
             "hour",
+            "currency = \"E\\u001bUR\"",
+            "currency = \"seventeen letters\"",
         ] {
             let error = Rates::parse("card.toml", text).unwrap_err().to_string();
             assert!(error.contains("card.toml"), "{text}: {error}");

@@ -10,12 +10,12 @@ use serde::{Deserialize, Serialize};
 
 use super::account_share::{self, Share, Tenants};
 use super::cores::{self, Bounds, Cores};
-use super::disk_time::{self, Promised};
+use super::disk_time::{self, Moment, Promised};
 use super::error::{GuestError, Result};
 use super::ledger::{Counters, DAY, Ledger, Seen};
 use super::manager::{Manager, now_ms};
 use crate::kernel::{fault, file, namespace};
-use crate::model::{Gauge, GuestName, TenantName, Traffic, Used, clock};
+use crate::model::{EventKind, Gauge, GuestName, TenantName, Traffic, Used, clock};
 
 pub use super::ledger::By;
 
@@ -162,10 +162,20 @@ impl Manager {
         Ok(account.by_tenant(by))
     }
 
-    /// What was written of a guest's account last; an account that is damaged is none.
-    pub(super) fn written_account(&self, name: &GuestName) -> Option<Account> {
-        let text = file::read_small(&self.account_path(name), LONGEST).ok()??;
-        serde_json::from_slice(&text).ok()
+    /// What was written of a guest's account last.
+    ///
+    /// # Errors
+    /// It is damaged, or cannot be read.
+    pub(super) fn account_as_written(&self, name: &GuestName) -> Result<Account> {
+        let path = self.account_path(name);
+        let Some(text) = file::read_small(&path, LONGEST)? else {
+            return Ok(Account::default());
+        };
+        serde_json::from_slice(&text).map_err(|error| GuestError::Damaged {
+            path: path.display().to_string(),
+            why: error.to_string(),
+            advice: "restore it from a backup, or remove it: the account begins anew",
+        })
     }
 
     /// Brings a guest's account up to date; `held` is what was read while its processes still lived.
@@ -174,6 +184,18 @@ impl Manager {
     pub(super) fn keep_account(&self, name: &GuestName, held: Option<Reading>) {
         if self.layout.guest(name).is_dir() {
             let _later = self.settle(name, held);
+        }
+    }
+
+    /// The same when its counters are about to go. Where that cannot be done, it is told what is lost.
+    pub(super) fn close_run(&self, name: &GuestName, held: Option<Reading>) {
+        if !self.layout.guest(name).is_dir() {
+            return;
+        }
+        if let Err(error) = self.settle(name, held) {
+            let why = error.to_string();
+            // On a disk that is full there may be no room for that either.
+            let _lost = self.record(name, EventKind::NotCounted { why });
         }
     }
 
@@ -208,12 +230,11 @@ impl Manager {
         let state = self.run_state(name).ok()??;
         let init = state.init?;
         let sample = self.usage(name)?;
-        let (_, boot_ns) = namespace::clocks();
         Some(Reading(Seen {
             source: format!("{} {} {}", state.boot_id, init.pid, init.start),
             counters: Gauge {
                 began_ms: init.start.saturating_mul(TICK),
-                at_ms: u64::try_from(boot_ns / 1_000_000).unwrap_or(0),
+                at_ms: boot_ms(),
                 cpu_us: sample.cpu_us,
                 memory: sample.memory,
                 swap: sample.swap,
@@ -232,28 +253,32 @@ impl Manager {
         reading: Option<Reading>,
     ) -> Result<(Account, Account)> {
         let path = self.account_path(name);
-        let before: Account = match file::read_small(&path, LONGEST)? {
-            None => Account::default(),
-            Some(text) => serde_json::from_slice(&text).map_err(|error| GuestError::Damaged {
-                path: path.display().to_string(),
-                why: error.to_string(),
-                advice: "restore it from a backup, or remove it: the account begins anew",
-            })?,
-        };
-        let day = &clock::time(now_ms())[..DAY];
+        let before = self.account_as_written(name)?;
+        let now_ms = now_ms();
+        let day = &clock::time(now_ms)[..DAY];
         let mut now = before.clone();
         // Of a definition that cannot be read now, what it said before.
         let guest = self.guest(name).ok();
         // What was promised until now was the tenant's who had it then.
         let size = guest.as_ref().map(|guest| guest.disk.size);
         let size = size.map(|size| size.map(|size| size.0));
-        disk_time::look(&mut now.disk, size, now_ms());
+        let moment = Moment {
+            day_ms: now_ms,
+            boot: self.facts.boot_id.clone(),
+            boot_ms: boot_ms(),
+        };
+        disk_time::look(&mut now.disk, size, &moment);
         let runs = self.run_state(name).ok().flatten();
-        match (runs, &guest) {
+        match (&runs, &guest) {
             (Some(run), _) => now.belongs_to(run.tenant.as_ref()),
             (None, Some(guest)) => now.belongs_to(guest.tenant.as_ref()),
             (None, None) => {}
         }
+        // What waits for its next start is not what it can use now.
+        let guest = guest.map(|guest| match runs {
+            Some(run) => run.in_force.of(guest),
+            None => guest,
+        });
         if let (Some(reading), Some(guest)) = (&reading, &guest) {
             let pool = guest.cpu.pool.as_ref().map(|pool| self.cpu_pool(pool));
             let pool = pool.and_then(Result::ok).map(|pool| pool.cpus.len());
@@ -264,8 +289,10 @@ impl Manager {
                 host: whole(host),
                 pool: guest.cpu.pool.clone().zip(pool.map(whole)),
             };
-            now.cores
-                .look(&reading.0.source, hundredths, bounds, now_ms());
+            let counters = &reading.0.counters;
+            let run_ms = counters.at_ms.saturating_sub(counters.began_ms);
+            let run = (reading.0.source.as_str(), run_ms);
+            now.cores.look(run, hundredths, bounds, now_ms);
         }
         now.used.add(reading.map(|reading| reading.0), day);
         let (first, further) = self.counted(name)?;
@@ -303,6 +330,12 @@ impl Manager {
     pub(super) fn account_path(&self, name: &GuestName) -> PathBuf {
         self.layout.guest(name).join("account.json")
     }
+}
+
+/// Milliseconds since boot.
+fn boot_ms() -> u64 {
+    let (_, boot_ns) = namespace::clocks();
+    u64::try_from(boot_ns / 1_000_000).unwrap_or(0)
 }
 
 /// How long until a keeper looks again: each at a time of its own, so that thousands do not write at

@@ -7,16 +7,19 @@ use serde::{Deserialize, Serialize};
 
 use super::account::Period;
 use super::cores::Cores;
-use super::ledger::By;
+use super::ledger::{self, By};
 use crate::model::{TenantName, Traffic, Used};
 
 /// Sums by days and months.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Share {
+    #[serde(deserialize_with = "ledger::periods")]
     pub(super) used: BTreeMap<String, Used>,
+    #[serde(deserialize_with = "ledger::periods")]
     pub(super) traffic: BTreeMap<String, Traffic>,
     /// Room on disks over time, KiB times seconds.
+    #[serde(deserialize_with = "ledger::periods")]
     pub(super) disk: BTreeMap<String, u64>,
 }
 

@@ -1,7 +1,7 @@
 //! Accounts of guests that are no more: what they have used can still be billed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::account::{Account, By, Period};
 use super::error::{GuestError, Result};
 use super::manager::{Manager, now_ms};
+use super::store::Machine;
 use crate::kernel::{KernelError, fault, file};
 use crate::model::{GuestName, TenantName};
 
@@ -31,6 +32,13 @@ pub(super) struct Closed {
     tenant: Option<TenantName>,
     deleted_ms: u64,
     account: Account,
+}
+
+/// What is to be kept of a guest that is about to be removed.
+#[derive(Debug)]
+pub(super) struct Closing {
+    path: PathBuf,
+    text: Vec<u8>,
 }
 
 /// The account of a guest that was deleted.
@@ -89,21 +97,40 @@ impl Manager {
     }
 
     /// What is to be kept of a guest that is about to be removed; its run has been put away. A guest
-    /// that has used nothing leaves nothing.
-    pub(super) fn closing(&self, name: &GuestName) -> Option<Closed> {
-        let account = self.written_account(name).filter(|a| !a.is_empty())?;
+    /// that has used nothing leaves nothing. An account that cannot be read is kept as it is, and every
+    /// bill of deleted guests names it.
+    pub(super) fn closing(&self, name: &GuestName) -> Option<Closing> {
         let machine = self.machine_if_there(name).ok()??;
-        let trashed = machine.trashed.map(|trashed| trashed.name);
-        let called = trashed.unwrap_or_else(|| name.clone());
+        let trashed = machine.trashed.as_ref().map(|trashed| &trashed.name);
+        let called = trashed.unwrap_or(name).clone();
+        let path = self.closed_path(&called, &machine.machine_id, machine.created_ms);
+        let text = match self.account_as_written(name) {
+            Ok(account) => self.closed(name, called, machine, &path, account)?,
+            Err(_) if path.exists() => return None,
+            Err(_) => file::read_small(&self.account_path(name), LONGEST).ok()??,
+        };
+        Some(Closing { path, text })
+    }
+
+    fn closed(
+        &self,
+        name: &GuestName,
+        called: GuestName,
+        machine: Machine,
+        path: &Path,
+        account: Account,
+    ) -> Option<Vec<u8>> {
+        if account.is_empty() {
+            return None;
+        }
         // Also of one in the trash, which no other verb sees.
         let text = crate::define::read_file(&self.definition_path(name)).ok();
         let guest = text.and_then(|text| self.define(name, &text).ok());
-        let path = self.closed_path(&called, &machine.machine_id, machine.created_ms);
         // Kept when its deletion began, which was cut short after its definition was gone.
         if guest.is_none() && path.exists() {
             return None;
         }
-        Some(Closed {
+        let closed = Closed {
             name: called,
             machine_id: machine.machine_id,
             created_ms: machine.created_ms,
@@ -111,16 +138,15 @@ impl Manager {
             labels: guest.map(|guest| guest.labels).unwrap_or_default(),
             deleted_ms: now_ms(),
             account,
-        })
+        };
+        serde_json::to_vec(&closed).ok()
     }
 
     /// Keeps it, and forgets those that are too old.
-    pub(super) fn keep_closed(&self, closed: &Closed) -> Result<()> {
+    pub(super) fn keep_closed(&self, closing: &Closing) -> Result<()> {
         file::make_private_dir(&self.closed_folder())?;
-        let path = self.closed_path(&closed.name, &closed.machine_id, closed.created_ms);
-        let text = serde_json::to_vec(closed).unwrap_or_default();
         fault::point()?;
-        file::write_whole(&path, &text, 0o600)?;
+        file::write_whole(&closing.path, &closing.text, 0o600)?;
         fault::point()?;
         let old = |path: &PathBuf| {
             let written = path.metadata().and_then(|meta| meta.modified()).ok();

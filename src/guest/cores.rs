@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::ledger::{DAY, DAYS, MONTH};
+use super::ledger::{self, DAY, DAYS, MONTH};
 use crate::model::{CpuPoolName, Guest, clock};
 
 /// A day, in milliseconds.
@@ -18,9 +18,14 @@ pub(super) struct Cores {
     /// What it could use when it was looked at last.
     seen: Option<SeenCores>,
     /// Hundredths of a CPU.
+    #[serde(deserialize_with = "ledger::periods")]
     pub(super) periods: BTreeMap<String, u32>,
     /// What of it is shared with others; days before this was kept have none.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "ledger::periods",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
     pub(super) bounds: BTreeMap<String, Bounds>,
 }
 
@@ -63,11 +68,18 @@ struct SeenCores {
 }
 
 impl Cores {
-    /// It runs, and can use this many hundredths of a CPU, within these bounds.
-    pub(super) fn look(&mut self, run: &str, hundredths: u32, bounds: Bounds, now_ms: u64) {
-        // Nobody may have looked for days on which it ran too.
+    /// It runs, for so long already, and can use this many hundredths of a CPU, within these bounds.
+    pub(super) fn look(
+        &mut self,
+        (run, run_ms): (&str, u64),
+        hundredths: u32,
+        bounds: Bounds,
+        now_ms: u64,
+    ) {
+        // Nobody may have looked for days on which it ran too: none before it began, whatever the
+        // time of day was at the last look.
         if let Some(before) = self.seen.take().filter(|seen| seen.run == run) {
-            let from = now_ms.saturating_sub(DAYS as u64 * A_DAY);
+            let from = now_ms.saturating_sub(run_ms.min(DAYS as u64 * A_DAY));
             let mut at = before.at_ms.max(from);
             while at < now_ms {
                 self.raise(at, before.hundredths, before.bounds.as_ref());
@@ -142,10 +154,10 @@ mod tests {
             pool: Some((pool.parse().unwrap(), cpus)),
         };
         let mut cores = Cores::default();
-        cores.look("a", 200, of("gold", 2), NOON);
-        cores.look("a", 300, of("gold", 3), NOON + 1);
+        cores.look(("a", A_DAY), 200, of("gold", 2), NOON);
+        cores.look(("a", A_DAY), 300, of("gold", 3), NOON + 1);
         assert_eq!(cores.bounds["2026-03-01"], of("gold", 3));
-        cores.look("a", 100, of("iron", 1), NOON + 2);
+        cores.look(("a", A_DAY), 100, of("iron", 1), NOON + 2);
         assert_eq!(cores.bounds["2026-03-01"], on(8));
         // An account from before these were kept.
         let old = r#"{"seen":{"run":"a","at_ms":1,"hundredths":2},"periods":{"2026-03-01":200}}"#;
@@ -154,7 +166,7 @@ mod tests {
         // Nor is it known of the days until somebody looks.
         let seen = old.seen.as_mut().unwrap();
         seen.at_ms = NOON;
-        old.look("a", 100, on(8), NOON + 2 * A_DAY);
+        old.look(("a", 9 * A_DAY), 100, on(8), NOON + 2 * A_DAY);
         assert!(old.periods.contains_key("2026-03-02"));
         assert_eq!(old.bounds, BTreeMap::from([("2026-03-03".into(), on(8))]));
     }
@@ -162,7 +174,7 @@ mod tests {
     #[test]
     fn a_day_has_the_most_of_it_and_days_between_looks_have_theirs() {
         let mut cores = Cores::default();
-        let mut look = |run, hundredths, at| cores.look(run, hundredths, on(8), at);
+        let mut look = |run, hundredths, at| cores.look((run, 9 * A_DAY), hundredths, on(8), at);
         look("a", 400, NOON);
         look("a", 150, NOON + 1);
         look("a", 150, NOON + 2 * A_DAY);
@@ -176,9 +188,20 @@ mod tests {
         ];
         assert!(cores.periods.iter().map(|(d, n)| (d.as_str(), *n)).eq(days));
         // A clock that was set back takes nothing away.
-        cores.look("b", 100, on(8), NOON);
+        cores.look(("b", A_DAY), 100, on(8), NOON);
         assert_eq!(cores.periods["2026-03-06"], 200);
         assert_eq!(cores.periods["2026-03-01"], 400);
+    }
+
+    #[test]
+    fn a_clock_that_jumped_makes_no_days_on_which_it_did_not_run() {
+        let mut cores = Cores::default();
+        cores.look(("a", 60_000), 200, on(8), NOON);
+        // A year ahead, an hour later; and back.
+        cores.look(("a", 3_660_000), 200, on(8), NOON + 365 * A_DAY);
+        assert_eq!(cores.periods.len(), 2);
+        cores.look(("a", 3_670_000), 200, on(8), NOON + 1000);
+        assert_eq!(cores.periods.len(), 2);
     }
 
     #[test]
@@ -186,7 +209,7 @@ mod tests {
         let mut cores = Cores::default();
         for n in 0..600 {
             let hundredths = if n == 3 { 900 } else { 100 };
-            cores.look("a", hundredths, on(8), NOON + n * A_DAY);
+            cores.look(("a", A_DAY), hundredths, on(8), NOON + n * A_DAY);
         }
         assert_eq!(cores.bounds["2026-03"], on(8));
         assert_eq!(cores.bounds.len(), cores.periods.len());

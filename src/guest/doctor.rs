@@ -167,6 +167,7 @@ impl Manager {
             }
         }
         all.extend(self.disk_findings());
+        all.extend(self.account_findings());
         all.extend(self.pool_findings());
         all
     }

@@ -2,8 +2,8 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::error::Result;
@@ -59,42 +59,171 @@ impl Manager {
         follow: bool,
         show: &mut dyn FnMut(&Event) -> bool,
     ) -> Result<()> {
-        let path = self.events_path();
-        let on = std::cell::Cell::new(true);
-        let mut show_line = |line: &str| {
-            if let Ok(event) = serde_json::from_str::<Event>(line) {
-                on.set(on.get() && (!wanted(&event) || show(&event)));
-            }
-            on.get()
-        };
-        if let Ok(old) = File::open(path.with_extension("jsonl.1")) {
-            let mut lines = BufReader::new(old)
-                .lines()
-                .map_while(std::result::Result::ok);
-            lines.all(|line| show_line(&line));
-        }
-        let mut position = 0;
+        let mut log = EventLog::default();
+        let mut on = true;
         loop {
-            if let Ok(mut file) = File::open(&path) {
-                let length = file.metadata().map_or(0, |meta| meta.len());
-                // Shorter than before: a new file after the old one was set aside.
-                position = if length < position { 0 } else { position };
-                file.seek(SeekFrom::Start(position))
-                    .map_err(KernelError::io("read", path.display()))?;
-                let mut reader = BufReader::new(file);
-                let mut line = String::new();
-                while reader.read_line(&mut line).unwrap_or(0) > 0 {
-                    if !line.ends_with('\n') || !show_line(line.trim_end()) {
-                        break;
-                    }
-                    position += line.len() as u64;
-                    line.clear();
-                }
-            }
-            if !follow || !on.get() {
+            self.new_events(&mut log, &mut |event| {
+                on = on && (!wanted(event) || show(event));
+                on
+            })?;
+            if !follow || !on {
                 return Ok(());
             }
             std::thread::sleep(Duration::from_millis(200));
         }
+    }
+
+    /// Events that `log` has not been told of yet, oldest first, until `show` says stop.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub(super) fn new_events(
+        &self,
+        log: &mut EventLog,
+        show: &mut dyn FnMut(&Event) -> bool,
+    ) -> Result<()> {
+        let path = self.events_path();
+        log.read_on(&path, show)
+            .map_err(KernelError::io("read", path.display()))?;
+        Ok(())
+    }
+}
+
+/// How far somebody has read the events.
+#[derive(Debug, Default)]
+pub(super) struct EventLog {
+    /// In which file (inode), and up to which byte of it.
+    read: Option<(u64, u64)>,
+}
+
+impl EventLog {
+    fn read_on(
+        &mut self,
+        path: &Path,
+        show: &mut dyn FnMut(&Event) -> bool,
+    ) -> std::io::Result<()> {
+        let now = open(path)?;
+        let inode = now.as_ref().map(|(_, inode)| *inode);
+        let same = self.read.is_some_and(|(read, _)| Some(read) == inode);
+        // What was read last has been set aside, or nothing was read yet.
+        let old = match same {
+            true => None,
+            false => open(&path.with_extension("jsonl.1"))?,
+        };
+        // One that is set aside between the two looks is read as what it was.
+        let old = old.filter(|(_, old)| Some(*old) != inode);
+        for (file, inode) in old.into_iter().chain(now) {
+            let from = self.read.filter(|(read, _)| *read == inode);
+            let from = from.map_or(0, |(_, position)| position);
+            let (position, on) = read_lines(file, from, show)?;
+            self.read = Some((inode, position));
+            if !on {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A file and its inode number; `None` if there is none.
+fn open(path: &Path) -> std::io::Result<Option<(File, u64)>> {
+    match File::open(path) {
+        Ok(file) => {
+            let inode = file.metadata()?.ino();
+            Ok(Some((file, inode)))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Shows the events in whole lines from a position on. Says up to where that was, and whether `show`
+/// wants more. A line that is damaged is passed over.
+fn read_lines(
+    mut file: File,
+    from: u64,
+    show: &mut dyn FnMut(&Event) -> bool,
+) -> std::io::Result<(u64, bool)> {
+    // Shorter than it was: somebody has emptied it.
+    let mut position = if file.metadata()?.len() < from {
+        0
+    } else {
+        from
+    };
+    file.seek(SeekFrom::Start(position))?;
+    let mut reader = BufReader::new(file);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let length = reader.read_until(b'\n', &mut line)?;
+        if !line.ends_with(b"\n") {
+            return Ok((position, true));
+        }
+        position += length as u64;
+        let event = serde_json::from_slice::<Event>(&line);
+        if event.is_ok_and(|event| !show(&event)) {
+            return Ok((position, false));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Times of the events that are new.
+    fn news(log: &mut EventLog, path: &Path) -> Vec<u64> {
+        let mut all = Vec::new();
+        log.read_on(path, &mut |event| {
+            all.push(event.time_ms);
+            true
+        })
+        .unwrap();
+        all
+    }
+
+    fn write(path: &Path, bytes: &[u8]) {
+        let mut file = File::options()
+            .append(true)
+            .create(true)
+            .open(path)
+            .unwrap();
+        file.write_all(bytes).unwrap();
+    }
+
+    fn line(time_ms: u64) -> Vec<u8> {
+        format!("{{\"time_ms\":{time_ms},\"guest\":\"a\",\"event\":\"paused\"}}\n").into_bytes()
+    }
+
+    #[test]
+    fn each_event_is_told_once_whatever_becomes_of_the_file() {
+        let folder = std::env::temp_dir().join(format!("bulkhead-log-{}", std::process::id()));
+        std::fs::create_dir(&folder).unwrap();
+        let (path, aside) = (folder.join("events.jsonl"), folder.join("events.jsonl.1"));
+        let mut log = EventLog::default();
+        assert_eq!(news(&mut log, &path), Vec::<u64>::new());
+        write(&aside, &line(1));
+        write(&path, &line(2));
+        assert_eq!(news(&mut log, &path), [1, 2]);
+        assert_eq!(news(&mut log, &path), Vec::<u64>::new());
+        // Damage, and half a line.
+        write(&path, b"\xff\xfe{\n");
+        write(&path, &line(3)[..20]);
+        assert_eq!(news(&mut log, &path), Vec::<u64>::new());
+        write(&path, &line(3)[20..]);
+        // Set aside with what was not read yet.
+        std::fs::rename(&path, &aside).unwrap();
+        write(&path, &line(4));
+        assert_eq!(news(&mut log, &path), [3, 4]);
+        std::fs::rename(&path, &aside).unwrap();
+        assert_eq!(news(&mut log, &path), Vec::<u64>::new());
+        write(&path, &line(5));
+        assert_eq!(news(&mut log, &path), [5]);
+        // Emptied.
+        File::create(&path).unwrap();
+        assert_eq!(news(&mut log, &path), Vec::<u64>::new());
+        write(&path, &line(6));
+        assert_eq!(news(&mut log, &path), [6]);
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 }

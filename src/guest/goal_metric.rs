@@ -161,6 +161,9 @@ impl Run {
             Ok(Some(status)) if status.success() => Ended::With(number(&self.said)),
             Ok(Some(status)) => Ended::With(Err(format!("it ended with {status}"))),
             // Ended, with its group, when this is dropped.
+            Ok(None) if self.said.len() >= MOST => Ended::With(Err(format!(
+                "it printed more than {MOST} bytes, all that is read, and did not end in {LONGEST:?}"
+            ))),
             Ok(None) => Ended::With(Err(format!("it took more than {LONGEST:?}"))),
             Err(error) => Ended::With(Err(format!("nobody can wait for it: {error}"))),
         }

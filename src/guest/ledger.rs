@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 use std::ops::Add;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// Days that are kept as days; those before are kept as months.
 pub(super) const DAYS: usize = 400;
@@ -20,7 +21,33 @@ pub(super) struct Ledger<C, A> {
     /// What has been added already.
     seen: Option<Seen<C>>,
     /// By days and months.
+    #[serde(
+        deserialize_with = "periods",
+        bound(deserialize = "A: Deserialize<'de>")
+    )]
     pub(super) periods: BTreeMap<String, A>,
+}
+
+/// Amounts by days and months; anything else in place of a day is damage.
+pub(super) fn periods<'de, D, A>(from: D) -> Result<BTreeMap<String, A>, D::Error>
+where
+    D: Deserializer<'de>,
+    A: Deserialize<'de>,
+{
+    let all = BTreeMap::<String, A>::deserialize(from)?;
+    match all.keys().find(|period| !is_period(period)) {
+        Some(other) => Err(D::Error::custom(format!("{other:?} is no day or month"))),
+        None => Ok(all),
+    }
+}
+
+/// `2026-03` or `2026-03-15`.
+fn is_period(text: &str) -> bool {
+    let fits = |(at, byte): (usize, u8)| match at {
+        4 | MONTH => byte == b'-',
+        _ => byte.is_ascii_digit(),
+    };
+    [MONTH, DAY].contains(&text.len()) && text.bytes().enumerate().all(fits)
 }
 
 /// Counters as they were.
@@ -52,6 +79,11 @@ impl<C, A> Ledger<C, A> {
     /// What the counters said when it was last done.
     pub(super) fn seen(&self) -> Option<&C> {
         self.seen.as_ref().map(|seen| &seen.counters)
+    }
+
+    /// The same to be changed: what comes next is what came since it said this.
+    pub(super) fn seen_mut(&mut self) -> Option<&mut C> {
+        self.seen.as_mut().map(|seen| &mut seen.counters)
     }
 }
 
@@ -152,6 +184,21 @@ mod tests {
         let (months, days): (Vec<_>, Vec<_>) = ledger.periods.keys().partition(|p| p.len() == 7);
         assert_eq!((days.len(), months.len()), (DAYS, 20));
         assert!(months.iter().all(|month| *month < days[0]));
+    }
+
+    #[test]
+    fn what_is_no_day_and_no_month_is_damage() {
+        let read = |period: &str| {
+            let text = format!("{{\"seen\":null,\"periods\":{{\"{period}\":7}}}}");
+            serde_json::from_str::<Ledger<u64, u64>>(&text)
+        };
+        for good in ["2026-03", "2026-03-15"] {
+            assert_eq!(read(good).unwrap().periods[good], 7);
+        }
+        for bad in ["", "all", "2026", "2026-0é-1", "2026-03-1x", "2026-03-150"] {
+            let error = read(bad).unwrap_err().to_string();
+            assert!(error.contains("is no day or month"), "{bad}: {error}");
+        }
     }
 
     /// A day of a guest, second by second. Its keeper reads every ten minutes and is killed at any

@@ -204,7 +204,11 @@ impl<'a> LimitEvents<'a> {
             self.tell_kills(kills, top::by_memory(self.group));
         }
         if let Some(hits) = self.processes.take(now) {
-            self.tell("processes", hits, None, top::by_threads(self.group));
+            let resource = match self.tenant.refuses_forks(self.group) {
+                true => "tenant processes",
+                false => "processes",
+            };
+            self.tell(resource, hits, None, top::by_threads(self.group));
         }
         if let Some(times) = self.burst.take_if(|times| times.elapsed() >= BURST) {
             let held_back = [
@@ -289,10 +293,13 @@ impl<'a> LimitEvents<'a> {
             return;
         };
         let mut now = BTreeMap::new();
-        for (network, lease) in leased.iter().filter(|(network, _)| network.holds_back()) {
-            let Ok(dropped) = network.beyond_ceilings(lease) else {
-                return;
+        for (network, lease) in &leased {
+            // Ceilings that it is given from now on begin at nothing.
+            let dropped = match network.holds_back() {
+                true => network.beyond_ceilings(lease),
+                false => Ok(Some(0)),
             };
+            let Ok(dropped) = dropped else { return };
             now.extend(dropped.map(|dropped| (network.word().to_owned(), dropped)));
         }
         self.network.hit(newly(&self.dropped, &now));

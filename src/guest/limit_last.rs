@@ -4,26 +4,28 @@
 use std::collections::HashMap;
 
 use super::error::Result;
+use super::events::EventLog;
 use super::limited::Limited;
 use super::manager::Manager;
 use crate::model::{Event, EventKind};
 
 impl Manager {
     /// Puts beside each row the last event of its limit since the guest's present start. One look
-    /// through the events is enough for all guests.
+    /// through the events is enough for all guests; with the same `last` again only new ones are read.
     ///
     /// # Errors
     /// The events cannot be read.
-    pub fn tell_last(&self, rows: &mut [Limited]) -> Result<()> {
+    pub fn tell_last(&self, last: &mut Last, rows: &mut [Limited]) -> Result<()> {
         if rows.is_empty() {
             return Ok(());
         }
-        let mut last = Last::default();
-        let of_limits = |event: &Event| resource(&event.kind).is_some() || begins(&event.kind);
-        self.events(&of_limits, false, &mut |event| {
+        let mut log = std::mem::take(&mut last.log);
+        let read = self.new_events(&mut log, &mut |event| {
             last.take_in(event);
             true
-        })?;
+        });
+        last.log = log;
+        read?;
         for row in rows {
             row.last = last.of(row.guest.as_str(), row.resource);
         }
@@ -31,16 +33,20 @@ impl Manager {
     }
 }
 
-/// The last events of limits, by guest and resource.
-#[derive(Default)]
-struct Last(HashMap<String, HashMap<String, Event>>);
+/// The last events of limits, and how far they were looked for.
+#[derive(Debug, Default)]
+pub struct Last {
+    log: EventLog,
+    /// By guest and resource.
+    events: HashMap<String, HashMap<String, Event>>,
+}
 
 impl Last {
     fn take_in(&mut self, event: &Event) {
         if begins(&event.kind) {
-            self.0.remove(&event.guest);
+            self.events.remove(&event.guest);
         } else if let Some(resource) = resource(&event.kind) {
-            let of_guest = self.0.entry(event.guest.clone()).or_default();
+            let of_guest = self.events.entry(event.guest.clone()).or_default();
             of_guest.insert(resource.to_owned(), event.clone());
         }
     }
@@ -52,7 +58,7 @@ impl Last {
             "traffic cut" => "traffic",
             other => other,
         };
-        self.0.get(guest)?.get(resource).cloned()
+        self.events.get(guest)?.get(resource).cloned()
     }
 }
 

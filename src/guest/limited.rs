@@ -164,6 +164,10 @@ impl Manager {
                 _ => None,
             };
             row.resource = shared.unwrap_or(row.resource);
+            if row.resource == "tenant processes" && self.facts.cgroup_v1.contains_key("pids") {
+                // Counted in the groups of its guests.
+                row.hits = None;
+            }
             shared.is_some()
         });
         Ok(rows)

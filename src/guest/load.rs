@@ -106,7 +106,12 @@ pub struct Watch<'a> {
     /// Only these; `None` for all.
     chosen: Option<Vec<GuestName>>,
     before: Look,
+    /// The look before that, for rates when the last one was a moment ago.
+    earlier: Option<Look>,
 }
+
+/// In less time than this the counters say nothing of what a guest uses.
+const SHORTEST: Duration = Duration::from_millis(100);
 
 impl Manager {
     /// Watches these guests, whenever they run; with `None` all, also those that are yet to come.
@@ -119,6 +124,7 @@ impl Manager {
             manager: self,
             chosen,
             before,
+            earlier: None,
         })
     }
 
@@ -203,16 +209,37 @@ impl Watch<'_> {
     /// The guests' states, cgroups or counters cannot be read.
     pub fn look_again(&mut self) -> Result<Vec<Load>> {
         let now = self.manager.look(self.chosen.as_deref())?;
-        let since = now.at.saturating_duration_since(self.before.at);
-        let loads = now.guests.iter().map(|(name, seen)| {
-            let then = self.before.guests.get(name);
-            let then = then.filter(|then| then.init == seen.init);
-            load(name, seen, then, since, now.time_ms)
-        });
-        let loads = loads.collect();
-        self.before = now;
+        let loads = between_looks(&now, &self.before);
+        self.earlier = Some(std::mem::replace(&mut self.before, now));
         Ok(loads)
     }
+
+    /// Looks between two times, for what has just been changed: rates are those since the last time, or,
+    /// if that was a moment ago, since the time before. The next interval begins where it began.
+    ///
+    /// # Errors
+    /// As [`Watch::look_again`].
+    pub fn look_meanwhile(&self) -> Result<Vec<Load>> {
+        let now = self.manager.look(self.chosen.as_deref())?;
+        let begins = begin(&now, &self.before, self.earlier.as_ref());
+        Ok(between_looks(&now, begins))
+    }
+}
+
+/// From which look rates up to `now` are told.
+fn begin<'a>(now: &Look, before: &'a Look, earlier: Option<&'a Look>) -> &'a Look {
+    let long = now.at.saturating_duration_since(before.at) >= SHORTEST;
+    earlier.filter(|_| !long).unwrap_or(before)
+}
+
+fn between_looks(now: &Look, before: &Look) -> Vec<Load> {
+    let since = now.at.saturating_duration_since(before.at);
+    let loads = now.guests.iter().map(|(name, seen)| {
+        let then = before.guests.get(name);
+        let then = then.filter(|then| then.init == seen.init);
+        load(name, seen, then, since, now.time_ms)
+    });
+    loads.collect()
 }
 
 /// What lies between two looks at a guest.
@@ -384,5 +411,19 @@ mod tests {
         assert_eq!(load.processes, Some(3));
         let load = between(&now, Some(&seen(glance, Some(("a", 800)))));
         assert_eq!((load.cpu_percent, load.received_bytes_s), (Some(0.0), None));
+    }
+
+    #[test]
+    fn a_look_a_moment_after_the_last_one_goes_back_to_the_one_before() {
+        let start = Instant::now();
+        let look = |ms| Look {
+            at: start + Duration::from_millis(ms),
+            time_ms: ms,
+            guests: BTreeMap::new(),
+        };
+        let (earlier, before) = (look(0), look(2_000));
+        let from = |now| begin(&look(now), &before, Some(&earlier)).time_ms;
+        assert_eq!((from(2_099), from(2_100)), (0, 2_000));
+        assert_eq!(begin(&look(2_001), &before, None).time_ms, 2_000);
     }
 }

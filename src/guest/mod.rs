@@ -40,7 +40,7 @@
 //! | `account`, `account_share`, `ledger`, `disk_time`, `cores` | what it has used, sent and received, over all its runs, as which tenant's; its room on disks over time; how many cores it could use |
 //! | `events` | what happened |
 //! | `disk_room` | what is sold of pools' filesystems, and whether a disk fits |
-//! | `doctor`, `doctor_disk`, `pool_watch` | what this host can do; disks that are not what was sold; pools nearly full |
+//! | `doctor`, `doctor_disk`, `doctor_account`, `pool_watch` | what this host can do; disks that are not what was sold; accounts that are damaged; pools nearly full |
 //! | `leftover`, `leftover_network` | what commands that died have left, named and removed |
 //!
 //! The kernel is the truth: a guest runs when its first process lives, whatever a file says. A
@@ -83,6 +83,7 @@ pub mod delete;
 pub mod disk_room;
 mod disk_time;
 pub mod doctor;
+mod doctor_account;
 mod doctor_disk;
 mod error;
 pub mod events;
@@ -112,7 +113,7 @@ mod leftover_network;
 mod lent;
 mod life;
 mod limit_events;
-mod limit_last;
+pub mod limit_last;
 pub mod limited;
 mod limited_network;
 pub mod load;

@@ -194,7 +194,7 @@ impl Manager {
         Lent::bring_back(lent);
         fault::point()?;
         // Its counters go with its cgroups.
-        self.keep_account(name, held);
+        self.close_run(name, held);
         if let Some(group) = group {
             self.settle_credits(name, init, &group);
             group.remove()?;

@@ -48,6 +48,18 @@ impl TenantLook {
         self.throttling.is_some_and(|all| all.limit <= own)
     }
 
+    /// Whether its guests together have had as many processes as they may, and this one fewer than its
+    /// own limit lets it: then a fork that was refused was refused by theirs. Version 1 counts that as
+    /// the guest's own. Without peaks (Linux 6.11) nobody can tell.
+    pub(super) fn refuses_forks(&self, guest: &Group) -> bool {
+        let reached = |group: &Group| {
+            let processes = group.counters().ok()?.processes;
+            let peak = processes.peak?;
+            Some(processes.limit.is_some_and(|limit| peak >= limit))
+        };
+        self.group.as_ref().and_then(reached) == Some(true) && reached(guest) == Some(false)
+    }
+
     /// The guest's own limit, where it is that of its tenant, held it back in so many percent of the
     /// time.
     pub(super) fn hit_alone(&mut self, times: u64, percent: u64) {

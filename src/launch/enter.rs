@@ -179,7 +179,7 @@ pub fn enter(request: &EnterRequest<'_>) -> Result<Entered, EnterError> {
             Ok(Forked::Parent { pidfd, .. }) => break (ours, pidfd),
             // The guest has just given controllers to groups of its own.
             Err(error) if error.errno == Errno::BUSY && !leaf => leaf = true,
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(crowded(error).into()),
         }
     };
     let mut made = None;
@@ -298,6 +298,18 @@ pub(super) fn tell(
     )
 }
 
+/// In the guest's groups a process can only be refused for want of room in them.
+fn crowded(error: KernelError) -> KernelError {
+    match error.errno {
+        Errno::AGAIN => error.because(
+            "the guest, or its tenant, has as many processes as it may; `bulkhead limits` shows it, \
+             `bulkhead set NAME processes=N` or `bulkhead tenant set` raises it, `bulkhead kill` ends \
+             the guest",
+        ),
+        _ => error,
+    }
+}
+
 pub(super) fn fail(channel: &Channel, why: String, errno: Option<i32>) -> ! {
     let why = fitting(&why);
     // If the caller is gone there is nobody to tell.
@@ -326,7 +338,9 @@ fn entering(request: &EnterRequest<'_>, program: Option<&Program>, channel: &Cha
                 sibling: true,
             },
             None,
-        )? {
+        )
+        .map_err(crowded)?
+        {
             Forked::Child => {
                 let _guard = process::NoReturn;
                 entered(request, program, channel)

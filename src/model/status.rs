@@ -167,6 +167,11 @@ pub enum EventKind {
         /// Why there is none; `None` when there is one again.
         why: Option<String>,
     },
+    /// What it used could not be written into its account before its counters went.
+    NotCounted {
+        /// Why.
+        why: String,
+    },
     /// Frozen.
     Paused,
     /// Thawed.

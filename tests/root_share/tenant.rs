@@ -81,6 +81,24 @@ fn processes_of_all_guests_together_stay_below_the_tenants_limit() {
         "{:?}",
         held(&host)
     );
+    // Each is told by whose limit it was held up: the first by its own, the second by the tenant's.
+    let told = |name: &str, resource: &str| {
+        let events = data(&host, &["events", name]);
+        let events = events.as_array().expect("a list").clone();
+        let of_limit = |event: &&Value| event["event"] == "limit";
+        let mut told = events.iter().filter(of_limit);
+        told.any(|event| event["resource"] == resource)
+    };
+    eventually("a's event", 40, || told("a", "processes"));
+    eventually("b's event", 40, || told("b", "tenant processes"));
+    assert!(!told("b", "processes"));
+    let rows = data(&host, &["limits", "b"]);
+    let rows = rows.as_array().expect("a list").iter();
+    let mut rows = rows.filter(|row| row["resource"] == "tenant processes");
+    let row = rows.next().expect("a row");
+    assert_eq!(row["peak"], 40, "{row}");
+    assert_ne!(row["hits"], 0, "{row}");
+    assert_eq!(row["last"]["resource"], "tenant processes", "{row}");
     // Its neighbours are none of it.
     host.run(&["exec", "other", "--", "sh", "-c", forks]);
     let all = data(&host, &["limits", "other"]);

@@ -231,6 +231,47 @@ fn on_a_terminal_keys_freeze_enter_filter_and_quit() {
 }
 
 #[test]
+fn a_key_that_changes_a_guest_leaves_the_rates_as_they_are() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    let limit = ["--cpus", "0.5"];
+    scripted(
+        &host,
+        "busy",
+        "while :; do :; done",
+        &[&limit[..], &ALONE].concat(),
+    );
+    let mut terminal = on_screen(&host);
+    terminal.shows("guests 1");
+    let frames = |text: &str| -> Vec<String> {
+        let frames = text.split("\x1b[1;1H").skip(1);
+        frames.map(str::to_owned).collect()
+    };
+    eventually("it works", 20, || {
+        let last = frames(&terminal.screen()).pop();
+        last.is_some_and(|last| last.contains("guests 1  CPU") && !last.contains("CPU 0.0%"))
+    });
+    for (key, weight) in [("+", 200), ("-", 100), ("+", 200)] {
+        let before = terminal.screen().len();
+        terminal.types(key);
+        let said = format!("cpu.weight={weight}");
+        let mut first = None;
+        eventually("the change is told", 20, || {
+            let frames = frames(&terminal.screen()[before..]);
+            first = frames.into_iter().find(|frame| frame.contains(&said));
+            first.is_some()
+        });
+        let first = first.unwrap_or_default();
+        assert!(!first.contains("CPU 0.0%"), "{first:?}");
+    }
+    terminal.types("q");
+    terminal.shows("code=0");
+    assert_eq!(terminal.ends(), 0);
+}
+
+#[test]
 fn a_signal_gives_the_terminal_back() {
     if !need(Need::Root) {
         return;

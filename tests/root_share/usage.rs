@@ -231,6 +231,81 @@ fn licensed_software_is_told_by_the_cores_it_could_use() {
 }
 
 #[test]
+fn cores_are_those_in_force_and_not_those_that_wait() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    let flags = ["--cpus", "0.9", "--cpu-resize", "static", "--network"];
+    started(&host, "a", &[&flags[..], &["none"]].concat());
+    let could = || {
+        let file = host.root().join("var/lib/bulkhead/guests/a/account.json");
+        let text = fs::read_to_string(file).expect("an account");
+        let account: Value = serde_json::from_str(&text).expect("JSON");
+        account["cores"]["seen"]["hundredths"].as_u64()
+    };
+    host.ok(&["set", "a", "cpu.limit=0.3"]);
+    assert_eq!(could(), Some(90));
+    host.ok(&["kill", "a"]);
+    host.ok(&["start", "a"]);
+    host.ok(&["kill", "a"]);
+    assert_eq!(could(), Some(30));
+}
+
+#[test]
+fn an_account_that_is_damaged_is_told_wherever_it_matters() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    started(&host, "a", &["--network", "none"]);
+    host.ok(&["stop", "a"]);
+    let findings = |host: &Bulkhead| {
+        let said = host.run(&["doctor", "--format", "json"]).stdout;
+        let report: Value = serde_json::from_str(&said).expect("JSON");
+        let all = report["findings"].as_array().expect("a list").clone();
+        let account = |one: &&Value| {
+            one["subject"]
+                .as_str()
+                .is_some_and(|s| s.contains("account"))
+        };
+        let all: Vec<_> = all.iter().filter(account).cloned().collect();
+        all
+    };
+    assert_eq!(findings(&host), [] as [Value; 0]);
+    let file = host.root().join("var/lib/bulkhead/guests/a/account.json");
+    let path = file.to_str().expect("a plain path");
+    let whole = fs::read(&file).expect("an account");
+    host.ok(&["start", "a"]);
+    // Half of it, and one whose days are none.
+    fs::write(&file, &whole[..whole.len() / 2]).expect("a folder of ours");
+    assert!(host.fails(&["usage", "a"], 1).contains(path));
+    let text = String::from_utf8(whole).expect("text");
+    let day = text.find("\"2").expect("a day") + 1;
+    fs::write(&file, format!("{}x{}", &text[..day], &text[day + 1..])).expect("a folder of ours");
+    let said = host.fails(&["usage", "a", "--by", "month"], 1);
+    assert!(
+        said.contains(path) && said.contains("no day or month"),
+        "{said}"
+    );
+    let found = findings(&host);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0]["subject"], "account of a");
+    // A guest is stopped all the same, and what is lost is told.
+    host.ok(&["stop", "a"]);
+    let events = data(&host, &["events", "a"]);
+    let events = events.as_array().expect("a list").iter();
+    let mut lost = events.filter(|event| event["event"] == "not-counted");
+    let why = lost.next().expect("an event")["why"].to_string();
+    assert!(why.contains(path), "{why}");
+    // Deleted, it is still there to be mended, and no bill does without it.
+    host.ok(&["delete", "a"]);
+    let said = host.fails(&["usage", "--deleted"], 1);
+    assert!(said.contains("/accounts/a."), "{said}");
+    assert_eq!(findings(&host)[0]["subject"], "deleted accounts");
+}
+
+#[test]
 fn licensed_guests_together_could_use_no_more_than_there_is() {
     if !need(Need::Root) {
         return;

@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 
 use bulkhead::kernel::seccomp::{Instruction, Program, number};
 use bulkhead::model::{Action, Arch, ArgCmp, Compare, Filter, FilterFlags, Rule};
-use bulkhead::plan::seccomp::{Profile, profile, profile_names, to_filter};
+use bulkhead::plan::seccomp::{Profile, profile, profile_names, profile_that_notifies, to_filter};
 use libseccomp::{
     ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall,
 };
@@ -335,6 +335,70 @@ fn the_default_profile_names_every_call() {
 const CALLS: [&str; 8] = [
     "read", "getppid", "kill", "ioctl", "waitpid", "mmap2", "mount", "clone",
 ];
+
+#[test]
+fn new_mounts_are_told_and_others_are_not() {
+    let filter = |name: &str, mounts| {
+        let seccomp = profile_that_notifies(name, &["sysinfo"], mounts).unwrap();
+        to_filter(&seccomp).unwrap()
+    };
+    let nesting = filter("nesting", true);
+    assert!(nesting.flags.wait_killable);
+    assert!(!filter("nesting", false).flags.wait_killable);
+    let (told, untold) = (Action::Notify.code(), Action::Allow.code());
+    let program = Program::compile(&nesting).unwrap();
+    let plain = Program::compile(&filter("nesting", false)).unwrap();
+    let (mount, moved, gone) = ("mount", "move_mount", "umount2");
+    for (call, arg, flags, want) in [
+        // Nothing, MS_RDONLY | MS_NOSUID, a bit that is none, MS_REC | MS_SILENT.
+        (mount, 3, 0, told),
+        (mount, 3, 0x3, told),
+        (mount, 3, 1 << 40, told),
+        (mount, 3, 0xc000, told),
+        // MS_REMOUNT, MS_BIND, MS_MOVE, MS_UNBINDABLE, MS_PRIVATE, MS_SLAVE, MS_SHARED.
+        (mount, 3, 0x20, untold),
+        (mount, 3, 0x5001, untold),
+        (mount, 3, 0x2000, untold),
+        (mount, 3, 1 << 17, untold),
+        (mount, 3, 1 << 18, untold),
+        (mount, 3, 0x84000, untold),
+        (mount, 3, 1 << 20, untold),
+        // The number of old times takes all of the upper half away, and nothing else.
+        (mount, 3, 0xc0ed_0000, told),
+        (mount, 3, 0xc0ed_000e, told),
+        (mount, 3, 0xc0ed_1000, untold),
+        (mount, 3, 0xc0ef_0000, untold),
+        (moved, 4, 0x4, told),
+        (moved, 4, 0x44, told),
+        (moved, 4, 0, untold),
+        (moved, 4, 0x204, untold),
+        (moved, 4, 0x104, untold),
+        (gone, 1, 0, told),
+        (gone, 1, 0x9, told),
+        (gone, 1, 0x2, untold),
+        (gone, 1, 0xa, untold),
+    ] {
+        for arch in [Arch::X86_64, Arch::I386] {
+            let mut arguments = [0; 6];
+            arguments[arg] = flags;
+            let number = number(call, arch).unwrap();
+            let says = |program: &Program| program.run(arch.audit_token(), number, &arguments);
+            assert_eq!(says(&program).unwrap().code, want, "{call} {flags:#x}");
+            assert_eq!(says(&plain).unwrap().code, untold, "{call} {flags:#x}");
+        }
+    }
+    // What a profile refuses stays refused.
+    let hardened = filter("hardened", true);
+    let rules = hardened.rules.iter();
+    let mounts: Vec<_> = rules
+        .filter(|rule| rule.names.iter().any(|name| name == "mount"))
+        .collect();
+    assert!(
+        mounts.iter().all(|rule| rule.action == Action::Errno(1)),
+        "{mounts:?}"
+    );
+    assert!(!mounts.is_empty());
+}
 
 fn any_action() -> impl Strategy<Value = Action> {
     prop_oneof![

@@ -1,7 +1,8 @@
 //! The process that answers for a guest what sysinfo(2) and sched_getaffinity(2) ask: it fills in what
 //! the guest's own files say (`inside`), and the kernel lets the caller go on; some guests' statfs(2)
-//! too (`calls_disk`). Made by the keeper,
-//! whose side is next door in `calls_link`; how often a thread is answered is `calls_pace`'s.
+//! too (`calls_disk`). Mounts are the kernel's, but for what is laid over some of them (`calls_mount`).
+//! Made by the keeper, whose side is next door in `calls_link`; how often a thread is answered is
+//! `calls_pace`'s.
 //!
 //! When nobody holds a listener any more, the kernel answers these calls with ENOSYS for good, so two
 //! processes hold each: this one and the keeper. Either may be killed. What a killed one of these had
@@ -11,7 +12,7 @@
 //! to hear `y` if there is room, `t` with a new listener, to hear `d` when all have it.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -20,16 +21,17 @@ use rustix::net::SocketFlags;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 use super::calls_disk::{DISK_CALLS, Disk};
-use super::calls_numbers::Numbers;
+use super::calls_mount::{MOUNT_CALLS, Mounts, wish};
+use super::calls_numbers::{Numbers, affinity, system};
 use super::calls_pace::Pace;
 use super::calls_through::{AHEAD, behind, let_all_through, let_through_for};
 use super::manager::Manager;
 use crate::kernel::channel::Channel;
 use crate::kernel::process::{self, timespec};
-use crate::kernel::process_use::{number_inside, own_time};
+use crate::kernel::process_use::own_time;
 use crate::kernel::seccomp::notify::{self, Answer, Call};
-use crate::kernel::{Errno, inherited, schedule, seccomp, title};
-use crate::model::{Arch, CpuSet, GuestName, shown_affinity};
+use crate::kernel::{Errno, inherited, seccomp, title};
+use crate::model::{Arch, CpuSet, GuestName};
 
 /// The calls.
 pub(super) const CALLS: [&str; 2] = ["sysinfo", "sched_getaffinity"];
@@ -43,8 +45,6 @@ const CLIENTS: usize = 64;
 const NUMBERS: u64 = 16;
 /// For how long callers are let through before it is tried again to answer them.
 const AGAIN: Duration = Duration::from_secs(5);
-/// Nobody sends more bytes than this as a set of CPUs.
-const LONGEST_MASK: usize = 1 << 16;
 
 /// What the keeper gives to a new one.
 pub(super) struct Post<'a> {
@@ -107,6 +107,9 @@ struct Desk<'a> {
     pace: Pace,
     numbers: Numbers,
     disk: Option<Disk>,
+    /// From the first mount on that there is something to do about.
+    mounts: Option<Mounts>,
+    of: (&'a Manager, &'a GuestName),
 }
 
 impl<'a> Desk<'a> {
@@ -128,7 +131,8 @@ impl<'a> Desk<'a> {
             _ => vec![native],
         };
         let numbered = arches.into_iter().flat_map(|arch| {
-            CALLS.into_iter().chain(DISK_CALLS).filter_map(move |call| {
+            let all = CALLS.into_iter().chain(DISK_CALLS).chain(MOUNT_CALLS);
+            all.filter_map(move |call| {
                 let number = seccomp::number(call, arch)?;
                 Some((arch.audit_token(), number, arch, call))
             })
@@ -147,6 +151,8 @@ impl<'a> Desk<'a> {
             pace: Pace::new(own_time()),
             numbers,
             disk: Disk::open(manager, name),
+            mounts: None,
+            of: (manager, name),
         })
     }
 
@@ -190,6 +196,11 @@ impl<'a> Desk<'a> {
                     self.listeners.remove(&place);
                 }
             }
+            if let Some(mounts) = &mut self.mounts {
+                mounts.go_on(self.guest, |place| {
+                    Some(self.listeners.get(&place)?.fd.as_fd())
+                });
+            }
             self.pace.count(own_time());
             while let Some((place, call)) = self.pace.due(Instant::now()) {
                 self.answer(place, &call);
@@ -217,7 +228,12 @@ impl<'a> Desk<'a> {
         let of_listeners = fds.len();
         let listeners = self.listeners.iter().filter(|_| open);
         fds.extend(listeners.map(|(_, one)| PollFd::new(&one.fd, PollFlags::IN)));
-        let limit = self.pace.pause(Instant::now()).map(timespec);
+        let of_working = fds.len();
+        let working = self.mounts.iter().flat_map(Mounts::processes);
+        fds.extend(working.map(|one| PollFd::from_borrowed_fd(one, PollFlags::IN)));
+        let mounts = self.mounts.as_ref().and_then(Mounts::pause);
+        let pauses = self.pace.pause(Instant::now()).into_iter().chain(mounts);
+        let limit = pauses.min().map(timespec);
         match poll(&mut fds, limit.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(_) => return None,
@@ -227,7 +243,7 @@ impl<'a> Desk<'a> {
             return None;
         }
         let places = self.listeners.keys().copied();
-        let flags = fds[of_listeners..].iter().map(PollFd::revents);
+        let flags = fds[of_listeners..of_working].iter().map(PollFd::revents);
         let clients = fds[of_clients..of_listeners].iter().enumerate();
         Some(Ready {
             door: hot(&fds[1]),
@@ -289,7 +305,9 @@ impl<'a> Desk<'a> {
     }
 
     fn note(&self, place: u16, id: u64) {
-        let first = self.pace.oldest(place).map_or(id, |first| first.min(id));
+        let mounts = self.mounts.as_ref().and_then(|all| all.oldest(place));
+        let waiting = self.pace.oldest(place).into_iter().chain(mounts);
+        let first = waiting.fold(id, u64::min);
         let ids = [first.to_ne_bytes(), id.to_ne_bytes()];
         // Without it, a call that waits when this process is killed is found by the next one's.
         let at = u64::from(place) * NUMBERS;
@@ -314,11 +332,32 @@ impl<'a> Desk<'a> {
             let_all_through(listener.fd.as_fd(), from, call.id.saturating_sub(1));
         }
         self.note(place, call.id);
-        let light = self
-            .name_of(&call)
-            .is_some_and(|(_, name)| DISK_CALLS.contains(&name));
+        let name = self.name_of(&call).map(|(_, name)| name);
+        if name.is_some_and(|name| MOUNT_CALLS.contains(&name)) {
+            self.see_mounted(place, &call, name.unwrap_or_default());
+            return;
+        }
+        let light = name.is_some_and(|name| DISK_CALLS.contains(&name));
         if let Some(call) = self.pace.take(place, call, light) {
             self.answer(place, &call);
+        }
+    }
+
+    /// A mount is made, or taken away: let through, at once unless something is to be done about it.
+    fn see_mounted(&mut self, place: u16, call: &Call, name: &str) {
+        let Some(listener) = self.listeners.get(&place) else {
+            return;
+        };
+        let fd = listener.fd.as_fd();
+        let taken = wish(fd, call, name).is_some_and(|lay| {
+            if self.mounts.is_none() {
+                self.mounts = Mounts::open(self.of.0, self.of.1);
+            }
+            let mounts = self.mounts.as_mut();
+            mounts.is_some_and(|mounts| mounts.take(place, call, lay))
+        });
+        if !taken {
+            let _gone = notify::answer(fd, call.id, Answer::LetThrough);
         }
     }
 
@@ -359,65 +398,4 @@ struct Ready {
 /// Whether it has it.
 fn pass_on(channel: &Channel, place: u16, fd: &OwnedFd) -> bool {
     channel.send(&place.to_ne_bytes(), Some(fd.as_fd())).is_ok()
-}
-
-/// `None` where the kernel is to answer.
-fn system(
-    listener: BorrowedFd<'_>,
-    call: &Call,
-    arch: Arch,
-    numbers: &mut Numbers,
-) -> Option<Answer> {
-    let bytes = numbers.system()?.bytes(arch)?;
-    fill_in(listener, call, call.arguments[0], &bytes, 0)
-}
-
-/// As sched_getaffinity(2) of the kernel has it: the number of bytes is returned, and there must be
-/// room for all CPUs that the machine can have.
-fn affinity(
-    listener: BorrowedFd<'_>,
-    call: &Call,
-    arch: Arch,
-    numbers: &mut Numbers,
-) -> Option<Answer> {
-    let [who, room, address, ..] = call.arguments;
-    // Both are 32 bits wide, whatever the registers hold.
-    let (who, room) = (who & 0xffff_ffff, room & 0xffff_ffff);
-    if who != 0 {
-        let own = i32::try_from(call.thread).ok().and_then(number_inside);
-        if Some(who) != own.map(u64::from) {
-            return None;
-        }
-    }
-    let room = usize::try_from(room).ok()?.min(LONGEST_MASK);
-    let asked = match arch {
-        Arch::I386 if room % 4 == 0 => room.next_multiple_of(8),
-        _ => room,
-    };
-    let real = match schedule::affinity_of(call.thread, asked) {
-        Ok(real) => real,
-        Err(errno @ Errno::INVAL) => return Some(Answer::Fails(errno)),
-        Err(_) => return None,
-    };
-    let mut told = shown_affinity(&real, numbers.cpus()?);
-    if told.iter().skip(room).any(|byte| *byte != 0) {
-        return Some(Answer::Fails(Errno::INVAL));
-    }
-    told.truncate(room);
-    let length = i64::try_from(told.len()).ok()?;
-    fill_in(listener, call, address, &told, length)
-}
-
-pub(super) fn fill_in(
-    listener: BorrowedFd<'_>,
-    call: &Call,
-    address: u64,
-    bytes: &[u8],
-    value: i64,
-) -> Option<Answer> {
-    match notify::write_to_caller(listener, call, address, bytes) {
-        Ok(()) => Some(Answer::Value(value)),
-        Err(errno @ Errno::FAULT) => Some(Answer::Fails(errno)),
-        Err(_) => None,
-    }
 }

@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use super::calls::fill_in;
+use super::calls_numbers::fill_in;
 use super::manager::Manager;
 use crate::kernel::btrfs::Counter;
 use crate::kernel::caller_file::{self, Filesystem, Form, Statfs};

@@ -1,17 +1,21 @@
 //! What the answers to a guest's calls (`calls`) are made of: its own files, read as the guest reads
 //! them, so that the keeper brings them up to date first; and its clock.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
 
 use super::manager::Manager;
-use crate::kernel::tree;
-use crate::model::{CpuSet, GuestName, InsideFile, SystemInfo};
+use crate::kernel::process_use::number_inside;
+use crate::kernel::seccomp::notify::{self, Answer, Call};
+use crate::kernel::{Errno, schedule, tree};
+use crate::model::{Arch, CpuSet, GuestName, InsideFile, SystemInfo, shown_affinity};
 
 /// What was read this long ago is as good as new.
 const QUICK: Duration = Duration::from_millis(100);
+/// Nobody sends more bytes than this as a set of CPUs.
+const LONGEST_MASK: usize = 1 << 16;
 
 /// What the guest's files say.
 pub(super) struct Numbers {
@@ -92,6 +96,67 @@ fn boot_offset(text: &str) -> Option<i128> {
     let mut words = line.split_whitespace();
     let mut next = || words.next()?.parse::<i128>().ok();
     Some(next()? * NANO + next()?)
+}
+
+/// `None` where the kernel is to answer.
+pub(super) fn system(
+    listener: BorrowedFd<'_>,
+    call: &Call,
+    arch: Arch,
+    numbers: &mut Numbers,
+) -> Option<Answer> {
+    let bytes = numbers.system()?.bytes(arch)?;
+    fill_in(listener, call, call.arguments[0], &bytes, 0)
+}
+
+/// As sched_getaffinity(2) of the kernel has it: the number of bytes is returned, and there must be
+/// room for all CPUs that the machine can have.
+pub(super) fn affinity(
+    listener: BorrowedFd<'_>,
+    call: &Call,
+    arch: Arch,
+    numbers: &mut Numbers,
+) -> Option<Answer> {
+    let [who, room, address, ..] = call.arguments;
+    // Both are 32 bits wide, whatever the registers hold.
+    let (who, room) = (who & 0xffff_ffff, room & 0xffff_ffff);
+    if who != 0 {
+        let own = i32::try_from(call.thread).ok().and_then(number_inside);
+        if Some(who) != own.map(u64::from) {
+            return None;
+        }
+    }
+    let room = usize::try_from(room).ok()?.min(LONGEST_MASK);
+    let asked = match arch {
+        Arch::I386 if room % 4 == 0 => room.next_multiple_of(8),
+        _ => room,
+    };
+    let real = match schedule::affinity_of(call.thread, asked) {
+        Ok(real) => real,
+        Err(errno @ Errno::INVAL) => return Some(Answer::Fails(errno)),
+        Err(_) => return None,
+    };
+    let mut told = shown_affinity(&real, numbers.cpus()?);
+    if told.iter().skip(room).any(|byte| *byte != 0) {
+        return Some(Answer::Fails(Errno::INVAL));
+    }
+    told.truncate(room);
+    let length = i64::try_from(told.len()).ok()?;
+    fill_in(listener, call, address, &told, length)
+}
+
+pub(super) fn fill_in(
+    listener: BorrowedFd<'_>,
+    call: &Call,
+    address: u64,
+    bytes: &[u8],
+    value: i64,
+) -> Option<Answer> {
+    match notify::write_to_caller(listener, call, address, bytes) {
+        Ok(()) => Some(Answer::Value(value)),
+        Err(errno @ Errno::FAULT) => Some(Answer::Fails(errno)),
+        Err(_) => None,
+    }
 }
 
 #[cfg(test)]

@@ -77,11 +77,12 @@ impl Manager {
             None => self.program(&name, &guest, image)?,
         };
         let profile = match self.answers_calls(&guest) {
-            true if rescue.is_none() && self.answers_disk(&guest) => {
-                let calls = [&CALLS[..], &DISK_CALLS].concat();
-                plan::seccomp::profile_that_notifies(seccomp, &calls)
+            true => {
+                let disk = rescue.is_none() && self.answers_disk(&guest);
+                let disk: &[&str] = if disk { &DISK_CALLS } else { &[] };
+                let calls = [&CALLS, disk].concat();
+                plan::seccomp::profile_that_notifies(seccomp, &calls, self.answers_mounts(&guest))
             }
-            true => plan::seccomp::profile_that_notifies(seccomp, &CALLS),
             false => plan::seccomp::profile(seccomp),
         };
         let place = Placement {

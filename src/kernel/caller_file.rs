@@ -13,6 +13,7 @@ use super::credentials::FileSystemStranger;
 
 /// What statfs(2) says of an overlay.
 const OVERLAY: i64 = 0x794c_7630;
+const SYSFS_MAGIC: i64 = 0x6265_6572;
 
 /// A filesystem that is mounted: the number of its device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +63,48 @@ pub fn by_descriptor(thread: u32, number: u32, on: Filesystem) -> rustix::io::Re
         true => Ok(found),
         false => Err(Errno::XDEV),
     }
+}
+
+/// The kind of file system, `proc` or `sysfs`, if this is the root of a mount of the whole of one. The
+/// kernel alone is asked, and whoever serves a folder that looks like one.
+#[must_use]
+pub fn kernel_view(file: BorrowedFd<'_>) -> Option<&'static str> {
+    const ROOT: u64 = 1;
+    const FOLDER: u16 = 0o040_555;
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let told = statx(file, c"", flags, StatxFlags::BASIC_STATS).ok()?;
+    let mounted = told
+        .stx_attributes
+        .contains(rustix::fs::StatxAttributes::MOUNT_ROOT);
+    if !mounted || (told.stx_ino, told.stx_mode) != (ROOT, FOLDER) {
+        return None;
+    }
+    match Statfs::of(file).ok()?.0.f_type {
+        libc::PROC_SUPER_MAGIC => Some("proc"),
+        SYSFS_MAGIC => Some("sysfs"),
+        _ => None,
+    }
+}
+
+/// The same of a descriptor of a thread.
+#[must_use]
+pub fn kernel_view_of(thread: u32, number: u32) -> Option<&'static str> {
+    kernel_view(link(thread, &format!("fd/{number}")).ok()?.as_fd())
+}
+
+/// The same of a path as a thread means it, looked up as root: for a decision of which the thread
+/// learns nothing. `None` where that is not to be known from here.
+#[must_use]
+pub fn kernel_view_at(thread: u32, path: &CStr, follow: bool) -> Option<&'static str> {
+    let (from, inside) = match path.to_bytes().first()? {
+        b'/' => (link(thread, "root").ok()?, ResolveFlags::IN_ROOT),
+        _ => (link(thread, "cwd").ok()?, ResolveFlags::BENEATH),
+    };
+    let mut flags = OFlags::PATH | OFlags::CLOEXEC;
+    flags.set(OFlags::NOFOLLOW, !follow);
+    let how = inside | ResolveFlags::NO_MAGICLINKS;
+    let file = openat2(&from, path, flags, Mode::empty(), how).ok()?;
+    kernel_view(file.as_fd())
 }
 
 fn link(thread: u32, name: &str) -> rustix::io::Result<OwnedFd> {
@@ -254,6 +297,20 @@ mod tests {
         let over = told.sized(100 * block, 130 * block);
         assert_eq!((over.0.f_bfree, over.0.f_bavail), (0, 0));
         assert_eq!(small.bytes()[..8], told.bytes()[..8]);
+    }
+
+    #[test]
+    fn mounts_of_the_kernels_views_are_known() {
+        let ours = std::process::id();
+        assert_eq!(kernel_view_at(ours, c"/proc", true), Some("proc"));
+        assert_eq!(kernel_view_at(ours, c"/sys", true), Some("sysfs"));
+        for other in [c"/", c"/proc/self", c"/proc/sys", c"/proc/self/root", c"."] {
+            assert_eq!(kernel_view_at(ours, other, true), None, "{other:?}");
+        }
+        let proc = std::fs::File::open("/proc").unwrap();
+        let number = u32::try_from(proc.as_raw_fd()).unwrap();
+        assert_eq!(kernel_view_of(ours, number), Some("proc"));
+        assert_eq!(kernel_view_of(ours, u32::MAX), None);
     }
 
     #[test]

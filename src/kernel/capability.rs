@@ -77,6 +77,12 @@ impl CapabilitySet {
         number < 64 && self.0 & (1 << number) != 0
     }
 
+    /// Those of these bits.
+    #[must_use]
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
     /// The bits.
     #[must_use]
     pub const fn bits(self) -> u64 {

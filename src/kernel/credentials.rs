@@ -155,15 +155,7 @@ impl FileSystemStranger {
         }
         set_fs_user_and_group(user, group);
         let guard = Self(());
-        // As above.
-        // SAFETY: no pointers.
-        let now = unsafe {
-            [
-                libc::syscall(libc::SYS_setfsuid, u32::MAX),
-                libc::syscall(libc::SYS_setfsgid, u32::MAX),
-            ]
-        };
-        if now.map(u32::try_from) == [Ok(user), Ok(group)] {
+        if fs_user_and_group() == [Ok(user), Ok(group)] {
             Ok(guard)
         } else {
             Err(KernelError::new("act on files as", user, Errno::PERM))
@@ -175,6 +167,27 @@ impl Drop for FileSystemStranger {
     fn drop(&mut self) {
         set_fs_user_and_group(0, 0);
     }
+}
+
+/// File systems see this thread as a user and a group from now on, as far as it may become those.
+///
+/// # Errors
+/// It may not.
+pub fn act_on_files_as(user: u32, group: u32) -> Result<()> {
+    set_fs_user_and_group(user, group);
+    match fs_user_and_group() == [Ok(user), Ok(group)] {
+        true => Ok(()),
+        false => Err(KernelError::new("act on files as", user, Errno::PERM)),
+    }
+}
+
+/// Both calls answer with the id before; asked with an impossible one, with the one that it is.
+fn fs_user_and_group() -> [std::result::Result<u32, std::num::TryFromIntError>; 2] {
+    // SAFETY: no pointers.
+    let user = unsafe { libc::syscall(libc::SYS_setfsuid, u32::MAX) };
+    // SAFETY: as above.
+    let group = unsafe { libc::syscall(libc::SYS_setfsgid, u32::MAX) };
+    [user, group].map(u32::try_from)
 }
 
 fn set_fs_ids(id: u32) {

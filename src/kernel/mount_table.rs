@@ -32,18 +32,36 @@ pub fn named(filesystem: &str, prefix: &str) -> Result<Vec<Named>> {
 pub fn whole(kinds: &[&str], within: &Path) -> Result<Vec<PathBuf>> {
     let path = Path::new("/proc/self/mountinfo");
     let text = std::fs::read(path).map_err(KernelError::io("read", path.display()))?;
-    Ok(read_whole(&String::from_utf8_lossy(&text), kinds, within))
+    let all = read_whole(&String::from_utf8_lossy(&text), kinds).into_iter();
+    let points = all.map(|one| one.point);
+    Ok(points.filter(|point| !point.starts_with(within)).collect())
 }
 
-fn read_whole(text: &str, kinds: &[&str], within: &Path) -> Vec<PathBuf> {
+/// A mount of the whole of a file system.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Whole {
+    /// Its number in the table, which statx(2) tells too.
+    pub id: u64,
+    /// Which kind of file system.
+    pub kind: String,
+    /// Where it is.
+    pub point: PathBuf,
+}
+
+/// Those of these kinds in the text of a table.
+#[must_use]
+pub fn read_whole(text: &str, kinds: &[&str]) -> Vec<Whole> {
     let one = |line: &str| {
         let (left, right) = line.split_once(" - ")?;
-        let mut words = left.split(' ').skip(3);
-        let (root, point) = (words.next()?, words.next()?);
+        let mut words = left.split(' ');
+        let id = words.next()?.parse().ok()?;
+        let (root, point) = (words.nth(2)?, words.next()?);
         let kind = right.split(' ').next()?;
-        let point = unescape(point);
-        let counts = kinds.contains(&kind) && root == "/" && !point.starts_with(within);
-        counts.then_some(point)
+        (kinds.contains(&kind) && root == "/").then(|| Whole {
+            id,
+            kind: kind.to_owned(),
+            point: unescape(point),
+        })
     };
     text.lines().filter_map(one).collect()
 }
@@ -90,12 +108,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whole_views_of_the_kernel_are_found_but_those_within() {
+    fn whole_views_of_the_kernel_are_found() {
         let text = "1 0 0:1 / /proc rw - proc proc rw\n2 1 0:1 /sys /proc/sys ro - proc proc rw\n\
                     3 0 0:2 / /sys rw shared:2 - sysfs none rw\n4 0 0:3 / /c/r/proc rw - proc p rw\n\
                     5 0 0:4 / /c/rx rw - proc p rw\nbroken\n6 0 0:5 / /tmp rw - tmpfs none rw\n";
-        let found = read_whole(text, &["proc", "sysfs"], Path::new("/c/r"));
-        assert_eq!(found, ["/proc", "/sys", "/c/rx"].map(PathBuf::from));
+        let found = read_whole(text, &["proc", "sysfs"]);
+        let found: Vec<_> = found
+            .iter()
+            .map(|one| (one.id, one.kind.as_str(), one.point.to_str().unwrap()))
+            .collect();
+        let all = [
+            (1, "proc", "/proc"),
+            (3, "sysfs", "/sys"),
+            (4, "proc", "/c/r/proc"),
+            (5, "proc", "/c/rx"),
+        ];
+        assert_eq!(found, all);
+        assert!(whole(&["proc"], Path::new("/")).unwrap().is_empty());
     }
 
     #[test]

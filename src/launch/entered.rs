@@ -127,7 +127,7 @@ fn execute(
             .map_err(|error| inner("cut", "the capabilities", error.as_ref()))?;
         if let Some(program) = program {
             let loaded = program
-                .put_in_force(Default::default())
+                .put_in_force()
                 .map_err(|error| inner("load", "the filter", &error))?;
             if let Some(listener) = &loaded {
                 tell(channel, &Word::Loaded, Some(listener))?;

@@ -152,7 +152,7 @@ impl Init<'_> {
                     .inherited
                     .program
                     .ok_or_else(|| missing("the filter"))?;
-                if let Some(listener) = program.put_in_force(Default::default())? {
+                if let Some(listener) = program.put_in_force()? {
                     let channel = &self.inherited.channel;
                     protocol::say(channel, &Word::Loaded, Some(listener.as_fd()))?;
                 }

@@ -3,11 +3,12 @@
 //! profile says why it is there. Numbers of system calls and instructions are `kernel::seccomp`'s.
 
 mod oci;
+mod told;
 
 use std::collections::BTreeSet;
 
 use include_dir::{Dir, include_dir};
-use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompBuilder};
+use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompBuilder, LinuxSeccompFilterFlag};
 use serde::Deserialize;
 
 use crate::model::{Action, Arch, ArgCmp, Compare, nearest};
@@ -152,19 +153,33 @@ pub fn profile(name: &str) -> Result<LinuxSeccomp, ProfileError> {
     Profile::named(name)?.to_oci(name)
 }
 
-/// The same with a listener that decides about these calls, whatever the profile says of them.
+/// The same with a listener that decides about these calls, whatever the profile says of them, and with
+/// `mounts` about those that mount something new or take a mount away, as far as the profile allows them.
 ///
 /// # Errors
 /// As [`profile`].
-pub fn profile_that_notifies(name: &str, calls: &[&str]) -> Result<LinuxSeccomp, ProfileError> {
+pub fn profile_that_notifies(
+    name: &str,
+    calls: &[&str],
+    mounts: bool,
+) -> Result<LinuxSeccomp, ProfileError> {
     let mut profile = Profile::named(name)?;
+    if mounts {
+        profile.put_before(told::mounts(&profile));
+    }
     profile.put_before(vec![Group {
         why: "somebody outside answers them with the guest's own numbers".to_owned(),
         action: Action::Notify,
         calls: calls.iter().map(|call| (*call).to_owned()).collect(),
         when: Vec::new(),
     }]);
-    profile.to_oci(name)
+    let mut seccomp = profile.to_oci(name)?;
+    if mounts {
+        seccomp.set_flags(Some(vec![
+            LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv,
+        ]));
+    }
+    Ok(seccomp)
 }
 
 impl Profile {

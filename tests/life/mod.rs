@@ -52,6 +52,32 @@ pub fn scripted(host: &Bulkhead, name: &str, script: &str, flags: &[&str]) {
     host.ok(&[&["create", name, "--from", from], flags].concat());
 }
 
+/// The processes that answer for a guest of this installation; there should be one.
+#[must_use]
+pub fn answering(host: &Bulkhead, name: &str) -> Vec<i32> {
+    let title = format!("bulkhead: calls of {name}\0");
+    let folder = host.root().join(format!("run/bulkhead/guests/{name}"));
+    let all = std::fs::read_dir("/proc").expect("procfs");
+    let pids = all.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    let ours =
+        |pid: &i32| {
+            let shown = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let open = std::fs::read_dir(format!("/proc/{pid}/fd"));
+            shown.starts_with(title.as_bytes())
+                && open.into_iter().flatten().flatten().any(|fd| {
+                    std::fs::read_link(fd.path()).is_ok_and(|path| path.starts_with(&folder))
+                })
+        };
+    pids.filter(ours).collect()
+}
+
+/// Kills a process of ours.
+#[track_caller]
+pub fn kill(pid: i32) {
+    let pid = nix::unistd::Pid::from_raw(pid);
+    nix::sys::signal::kill(pid, nix::sys::signal::SIGKILL).expect("a process of ours");
+}
+
 /// What a shell in the guest prints, without the end of the last line.
 #[track_caller]
 pub fn inside(host: &Bulkhead, name: &str, line: &str) -> String {

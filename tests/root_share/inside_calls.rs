@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::life::{inside, scripted};
+use crate::life::{answering, inside, kill, scripted};
 use crate::support::{Bulkhead, Need, eventually, need};
 
 /// Raw calls, as Go makes them: what they return, and what they leave in memory.
@@ -33,29 +33,6 @@ fn pid_of(host: &Bulkhead, name: &str, key: &str) -> i32 {
     let state: serde_json::Value = serde_json::from_str(&state).expect("JSON");
     let pid = state[key]["pid"].as_i64().expect("a process");
     i32::try_from(pid).expect("a pid")
-}
-
-/// The processes that answer for a guest of this installation; there should be one.
-fn answering(host: &Bulkhead, name: &str) -> Vec<i32> {
-    let title = format!("bulkhead: calls of {name}\0");
-    let folder = host.root().join(format!("run/bulkhead/guests/{name}"));
-    let all = std::fs::read_dir("/proc").expect("procfs");
-    let pids = all.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
-    let ours =
-        |pid: &i32| {
-            let shown = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let open = std::fs::read_dir(format!("/proc/{pid}/fd"));
-            shown.starts_with(title.as_bytes())
-                && open.into_iter().flatten().flatten().any(|fd| {
-                    std::fs::read_link(fd.path()).is_ok_and(|path| path.starts_with(&folder))
-                })
-        };
-    pids.filter(ours).collect()
-}
-
-fn kill(pid: i32) {
-    let pid = nix::unistd::Pid::from_raw(pid);
-    nix::sys::signal::kill(pid, nix::sys::signal::SIGKILL).expect("a process of ours");
 }
 
 #[track_caller]

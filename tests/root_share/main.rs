@@ -20,6 +20,7 @@ mod guarantee;
 mod inside;
 mod inside_calls;
 mod inside_disk;
+mod inside_mounts;
 mod inside_nested;
 mod isolation;
 mod limit_events;

@@ -24,7 +24,7 @@ const COMPILER: u64 = fingerprint(&[
     include_bytes!("ranges.rs"),
 ]);
 const MAGIC: &[u8; 8] = b"BHFILTER";
-/// Magic, checksum, length of what decides, number of instructions, whether it notifies.
+/// Magic, checksum, length of what decides, number of instructions, how it notifies.
 const HEADER: usize = 8 + 8 + 4 + 4 + 4;
 /// No file is longer: a full program, as many bytes of warnings, and what decides.
 const LONGEST: usize = HEADER + 2 * 4096 * 8 + (256 << 10);
@@ -207,7 +207,8 @@ fn serialise(basis: &[u8], program: &Program) -> Vec<u8> {
     let mut body = Vec::with_capacity(HEADER + basis.len() + program.instructions.len() * 8);
     body.extend_from_slice(&length(basis.len()));
     body.extend_from_slice(&length(program.instructions.len()));
-    body.extend_from_slice(&u32::from(program.notifies).to_ne_bytes());
+    let notifies = u32::from(program.notifies) | u32::from(program.wait_killable) << 1;
+    body.extend_from_slice(&notifies.to_ne_bytes());
     body.extend_from_slice(basis);
     for i in &program.instructions {
         body.extend_from_slice(&i.code.to_ne_bytes());
@@ -230,6 +231,7 @@ fn parse(bytes: &[u8], basis: &[u8]) -> Option<Program> {
     let (length, body) = body.split_first_chunk()?;
     let (count, body) = body.split_first_chunk()?;
     let (notifies, body) = body.split_first_chunk()?;
+    let notifies = u32::from_ne_bytes(*notifies);
     let body = body.strip_prefix(basis)?;
     if usize::try_from(u32::from_ne_bytes(*length)).ok()? != basis.len() {
         return None;
@@ -249,6 +251,7 @@ fn parse(bytes: &[u8], basis: &[u8]) -> Option<Program> {
     Some(Program {
         instructions,
         warnings: warnings.lines().map(str::to_owned).collect(),
-        notifies: u32::from_ne_bytes(*notifies) != 0,
+        notifies: notifies & 1 != 0,
+        wait_killable: notifies & 2 != 0,
     })
 }

@@ -58,6 +58,23 @@ pub fn supported(action: Action) -> bool {
     r == 0
 }
 
+/// Whether it knows filters whose listener, once it has received a call, is waited for until a deadly
+/// signal comes (`SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV`, Linux 5.19).
+#[must_use]
+pub fn waits_killable() -> bool {
+    let flags = WAIT_KILLABLE_RECV | libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
+    // SAFETY: a null program is refused, after flags that the kernel does not know have been.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            flags,
+            std::ptr::null::<libc::sock_fprog>(),
+        )
+    };
+    done < 0 && std::io::Error::last_os_error().raw_os_error() == Some(libc::EFAULT)
+}
+
 impl Program {
     /// Puts the program in force for the calling thread and what it becomes, for good.
     ///
@@ -90,17 +107,23 @@ impl Program {
 
     /// One or the other, as the program needs it: the listener's descriptor, or none. Under a filter
     /// that has a listener already there can be no second one; what would be notified is allowed
-    /// then, and the other one notifies.
+    /// then, and the other one notifies. Of the filter's flags that counts which says how the listener
+    /// is waited for.
     ///
     /// # Errors
     /// The kernel's refusal.
-    pub fn put_in_force(&self, flags: FilterFlags) -> Result<Option<OwnedFd>, LoadError> {
+    pub fn put_in_force(&self) -> Result<Option<OwnedFd>, LoadError> {
+        let alone = FilterFlags::default();
         if !self.notifies {
-            return self.load(flags).map(|()| None);
+            return self.load(alone).map(|()| None);
         }
+        let flags = FilterFlags {
+            wait_killable: self.wait_killable,
+            ..alone
+        };
         match self.load_with_listener(flags) {
             Err(LoadError::Refused { errno, .. }) if errno == Errno::BUSY => {
-                self.clone().without_listener().load(flags).map(|()| None)
+                self.clone().without_listener().load(alone).map(|()| None)
             }
             done => done.map(Some),
         }
@@ -141,9 +164,10 @@ impl Program {
     }
 }
 
+/// linux/seccomp.h, Linux 5.19.
+const WAIT_KILLABLE_RECV: libc::c_ulong = 1 << 5;
+
 fn bits(flags: FilterFlags) -> libc::c_ulong {
-    /// linux/seccomp.h, Linux 5.19.
-    const WAIT_KILLABLE_RECV: libc::c_ulong = 1 << 5;
     [
         (flags.tsync, libc::SECCOMP_FILTER_FLAG_TSYNC),
         (flags.log, libc::SECCOMP_FILTER_FLAG_LOG),

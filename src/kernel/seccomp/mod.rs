@@ -25,7 +25,7 @@ mod ranges;
 
 pub use cache::CacheUse;
 pub use interpret::Run;
-pub use load::{LoadError, supported};
+pub use load::{LoadError, supported, waits_killable};
 pub use names::number;
 
 use crate::model::{Action, Filter};
@@ -88,6 +88,7 @@ pub struct Program {
     instructions: Vec<Instruction>,
     warnings: Vec<String>,
     notifies: bool,
+    wait_killable: bool,
 }
 
 impl Program {
@@ -108,6 +109,7 @@ impl Program {
             instructions,
             warnings,
             notifies,
+            wait_killable: filter.flags.wait_killable,
         })
     }
 

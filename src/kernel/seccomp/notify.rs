@@ -131,6 +131,21 @@ pub fn text_of_caller(
     CString::new(bytes).map_err(|_| Errno::INVAL)
 }
 
+/// Reads the beginning of what is there: as many bytes as there are, and no more than these.
+///
+/// # Errors
+/// As [`write_to_caller`].
+pub fn bytes_of_caller<const MOST: usize>(
+    listener: BorrowedFd<'_>,
+    call: &Call,
+    address: u64,
+) -> rustix::io::Result<[u8; MOST]> {
+    let memory = memory(listener, call, OFlags::RDONLY)?;
+    let mut bytes = [0; MOST];
+    briefly(|| rustix::io::pread(&memory, &mut bytes, address))?;
+    Ok(bytes)
+}
+
 fn memory(listener: BorrowedFd<'_>, call: &Call, flags: OFlags) -> rustix::io::Result<OwnedFd> {
     let path = format!("/proc/{}/mem", call.thread);
     let memory = rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())?;

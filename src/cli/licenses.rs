@@ -12,6 +12,7 @@ use super::render::Cell;
 use super::traffic::{by, periods};
 use crate::guest::account::{By, Period};
 use crate::guest::cores::Bounds;
+use crate::guest::products::LABEL;
 use crate::model::Cpus;
 
 pub(super) const LICENSES: Verb = Verb {
@@ -23,7 +24,7 @@ pub(super) const LICENSES: Verb = Verb {
                 Arg::new("label")
                     .long("label")
                     .value_name("KEY")
-                    .default_value("license")
+                    .default_value(LABEL)
                     .help("Label of guests that names the product in them"),
             )
             .arg(
@@ -106,14 +107,12 @@ fn licenses(context: &Context, matches: &ArgMatches) -> Result<u8> {
     let factors = factors(matches.get_many("factor").into_iter().flatten())?;
     let mut days = Days::new();
     for name in manager.names()? {
-        if let Some(product) = manager.guest(&name)?.labels.get(key) {
-            add(&mut days, product, &manager.account(&name, By::Day)?);
-        }
+        let now = manager.guest(&name)?.labels.get(key).cloned();
+        add(&mut days, key, now, &manager.account(&name, By::Day)?);
     }
     for gone in manager.closed_accounts(By::Day)? {
-        if let Some(product) = gone.labels.get(key) {
-            add(&mut days, product, &gone.periods);
-        }
+        let last = gone.labels.get(key).cloned();
+        add(&mut days, key, last, &gone.periods);
     }
     let known: BTreeSet<_> = days.keys().cloned().map(Some).chain([None]).collect();
     if let Some(other) = factors.keys().find(|product| !known.contains(*product)) {
@@ -159,11 +158,17 @@ fn factors<'a>(words: impl Iterator<Item = &'a String>) -> Result<BTreeMap<Optio
     words.map(one).collect()
 }
 
-fn add(days: &mut Days, product: &str, periods: &[Period]) {
+/// Adds what a guest could use, for the products that its label named then; where that is not known,
+/// for the one that it names now.
+fn add(days: &mut Days, key: &str, now: Option<String>, periods: &[Period]) {
+    let now: BTreeSet<String> = now.into_iter().collect();
     for period in periods.iter().filter(|period| period.cores > 0) {
-        let of_product = days.entry(product.to_owned()).or_default();
-        let day = of_product.entry(period.period.clone()).or_default();
-        day.add(period.cores, period.bounds.as_ref());
+        let then = period.products.as_ref().filter(|_| key == LABEL);
+        for product in then.unwrap_or(&now) {
+            let of_product = days.entry(product.clone()).or_default();
+            let day = of_product.entry(period.period.clone()).or_default();
+            day.add(period.cores, period.bounds.as_ref());
+        }
     }
 }
 
@@ -251,6 +256,36 @@ mod tests {
         old.add(800, None);
         old.add(801, None);
         assert_eq!(old.cores(), 17);
+    }
+
+    #[test]
+    fn a_guest_counts_for_the_product_that_it_had_then() {
+        let period = |day: &str, products: Option<&[&str]>| Period {
+            period: day.to_owned(),
+            cores: 200,
+            products: products.map(|all| all.iter().map(|one| (*one).to_owned()).collect()),
+            ..Period::default()
+        };
+        let periods = [
+            period("2026-03-01", None),
+            period("2026-03-02", Some(&["db", "web"])),
+            period("2026-03-03", Some(&[])),
+        ];
+        let of = |key: &str, now: Option<&str>| {
+            let mut days = Days::new();
+            add(&mut days, key, now.map(str::to_owned), &periods);
+            let all = days.into_iter().map(|(product, days)| {
+                let days: Vec<_> = days.into_keys().collect();
+                format!("{product}: {}", days.join(" "))
+            });
+            all.collect::<Vec<_>>()
+        };
+        assert_eq!(of(LABEL, None), ["db: 2026-03-02", "web: 2026-03-02"]);
+        let both = ["db: 2026-03-02", "new: 2026-03-01", "web: 2026-03-02"];
+        assert_eq!(of(LABEL, Some("new")), both);
+        // Of other labels only what they say now is known.
+        let all = ["new: 2026-03-01 2026-03-02 2026-03-03"];
+        assert_eq!(of("product", Some("new")), all);
     }
 
     #[test]

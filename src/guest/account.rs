@@ -2,7 +2,7 @@
 //! Whoever is alive reads the counters: a keeper every ten minutes, whoever puts a run away, and
 //! commands that ask, which write nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,13 +14,14 @@ use super::disk_time::{self, Moment, Promised};
 use super::error::{GuestError, Result};
 use super::ledger::{Counters, DAY, Ledger, Seen};
 use super::manager::{Manager, now_ms};
+use super::products::{self, Products};
 use crate::kernel::{fault, file, namespace};
 use crate::model::{EventKind, Gauge, GuestName, TenantName, Traffic, Used, clock};
 
 pub use super::ledger::By;
 
 /// Longest account that is read, bytes: some thousand days.
-const LONGEST: u64 = 4 << 20;
+pub(super) const LONGEST: u64 = 4 << 20;
 /// How often a keeper looks, in milliseconds.
 const EVERY: u64 = 600_000;
 /// A day, in milliseconds.
@@ -42,6 +43,9 @@ pub(super) struct Account {
     /// Cores that it could use.
     #[serde(default)]
     cores: Cores,
+    /// For which licensed products.
+    #[serde(default, skip_serializing_if = "Products::is_empty")]
+    products: Products,
     /// Left out as long as it can be: keepers from before know nothing of it.
     #[serde(default, skip_serializing_if = "Tenants::are_nobody")]
     tenants: Tenants,
@@ -56,7 +60,12 @@ impl Account {
     pub(super) fn periods(mut self, by: By) -> Vec<Period> {
         let last = self.take_share();
         let shares = self.tenants.shares(last).into_iter();
-        account_share::periods(shares.map(|(_, share)| share).collect(), self.cores, by)
+        let shares = shares.map(|(_, share)| share).collect();
+        let mut periods = account_share::periods(shares, self.cores, by);
+        for period in periods.iter_mut().filter(|_| by != By::All) {
+            period.products = self.products.in_period(&period.period);
+        }
+        periods
     }
 
     /// The same for each tenant that it was of, without the cores.
@@ -135,6 +144,8 @@ pub struct Period {
     pub cores: u32,
     /// What bounds that together with other guests', where it is known.
     pub bounds: Option<Bounds>,
+    /// Licensed products that its label named in that day or month, where it is known.
+    pub products: Option<BTreeSet<String>>,
 }
 
 impl Manager {
@@ -167,6 +178,9 @@ impl Manager {
     /// # Errors
     /// It is damaged, or cannot be read.
     pub(super) fn account_as_written(&self, name: &GuestName) -> Result<Account> {
+        if let Some(late) = self.late_account(name) {
+            return Ok(late);
+        }
         let path = self.account_path(name);
         let Some(text) = file::read_small(&path, LONGEST)? else {
             return Ok(Account::default());
@@ -183,7 +197,7 @@ impl Manager {
     /// keeps a guest from being stopped, and counters stay until they are read.
     pub(super) fn keep_account(&self, name: &GuestName, held: Option<Reading>) {
         if self.layout.guest(name).is_dir() {
-            let _later = self.settle(name, held);
+            let _later = self.settle(name, held, false);
         }
     }
 
@@ -192,9 +206,9 @@ impl Manager {
         if !self.layout.guest(name).is_dir() {
             return;
         }
-        if let Err(error) = self.settle(name, held) {
+        if let Err(error) = self.settle(name, held, true) {
             let why = error.to_string();
-            // On a disk that is full there may be no room for that either.
+            // There may be no room for that either.
             let _lost = self.record(name, EventKind::NotCounted { why });
         }
     }
@@ -206,7 +220,7 @@ impl Manager {
         }
     }
 
-    fn settle(&self, name: &GuestName, held: Option<Reading>) -> Result<()> {
+    fn settle(&self, name: &GuestName, held: Option<Reading>, ends: bool) -> Result<()> {
         let last = match (self.reading(name), held) {
             // What died meanwhile has given its memory back; until then it held it.
             (Some(mut last), Some(held)) if last.0.source == held.0.source => {
@@ -217,10 +231,9 @@ impl Manager {
             (last, held) => last.or(held),
         };
         let (before, now) = self.account_now(name, last)?;
-        if before != now {
+        if before != now || self.late_account(name).is_some() {
             fault::point()?;
-            let text = serde_json::to_vec(&now).unwrap_or_default();
-            file::write_whole(&self.account_path(name), &text, 0o600)?;
+            self.write_account(name, &now, ends)?;
         }
         Ok(())
     }
@@ -293,6 +306,7 @@ impl Manager {
             let run_ms = counters.at_ms.saturating_sub(counters.began_ms);
             let run = (reading.0.source.as_str(), run_ms);
             now.cores.look(run, hundredths, bounds, now_ms);
+            now.products.look(day, guest.labels.get(products::LABEL));
         }
         now.used.add(reading.map(|reading| reading.0), day);
         let (first, further) = self.counted(name)?;

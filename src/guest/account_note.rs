@@ -20,7 +20,7 @@ use crate::model::{GuestName, Traffic};
 const LONGEST: u64 = 1 << 20;
 
 /// Which file an account is: each time it is written it is another.
-type Stamp = Option<(u64, i64, i64)>;
+pub(super) type Stamp = Option<(u64, i64, i64)>;
 
 /// `traffic.json` in a guest's folder of what runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +55,10 @@ impl Note {
 impl Manager {
     /// The note of a guest, unless its account was written since.
     pub(super) fn noted(&self, name: &GuestName, account: &Path) -> Option<Note> {
+        // What could not be written when the guest ended has it already.
+        if self.late_account(name).is_some() {
+            return None;
+        }
         let text = file::read_small(&self.note_path(name), LONGEST).ok()??;
         let note: Note = serde_json::from_slice(&text).ok()?;
         (note.account == stamp(account)).then_some(note)
@@ -106,7 +110,8 @@ impl Note {
     }
 }
 
-fn stamp(account: &Path) -> Stamp {
+/// Which file it is.
+pub(super) fn stamp(account: &Path) -> Stamp {
     let file = std::fs::metadata(account).ok()?;
     Some((file.ino(), file.mtime(), file.mtime_nsec()))
 }

@@ -10,6 +10,7 @@ use super::allowance::level_of;
 use super::create::quota;
 use super::error::{GuestError, Result};
 use super::manager::Manager;
+use super::products;
 use super::resize::{self, InForce};
 use crate::define::{self, Change, KeyPath};
 use crate::kernel::file::Lock;
@@ -132,7 +133,11 @@ impl Manager {
         let guest = self.in_force(name, guest);
         let old = self.guest(name).ok().map(|old| self.in_force(name, old));
         let promised = |old: &Guest| {
-            old.disk == guest.disk && old.cpu == guest.cpu && old.tenant == guest.tenant
+            let product = |guest: &Guest| guest.labels.get(products::LABEL).cloned();
+            old.disk == guest.disk
+                && old.cpu == guest.cpu
+                && old.tenant == guest.tenant
+                && product(old) == product(&guest)
         };
         let other_promise = !old.as_ref().is_some_and(promised);
         let mut held = None;

@@ -41,7 +41,10 @@ impl Manager {
             .map_err(KernelError::io("open", path.display()))?;
         file.write_all(&line)
             .map_err(KernelError::io("write", path.display()))?;
-        if file.metadata().is_ok_and(|meta| meta.len() > LARGEST) {
+        // Somebody else may have set it aside meanwhile: what is there now is another, and small.
+        let is = |inode| std::fs::metadata(&path).is_ok_and(|there| there.ino() == inode);
+        let large = |meta: std::fs::Metadata| meta.len() > LARGEST && is(meta.ino());
+        if file.metadata().is_ok_and(large) {
             std::fs::rename(&path, path.with_extension("jsonl.1"))
                 .map_err(KernelError::io("set aside", path.display()))?;
         }

@@ -37,7 +37,7 @@
 //! | `lent` | the host's own interfaces that a guest has, and that come back |
 //! | `nics`, `ways` | interfaces beyond the first, also while it runs; over which the default routes lead |
 //! | `neighbours` | guests' names for each other while they run |
-//! | `account`, `account_share`, `ledger`, `disk_time`, `cores` | what it has used, sent and received, over all its runs, as which tenant's; its room on disks over time; how many cores it could use |
+//! | `account`, `account_late`, `account_share`, `ledger`, `disk_time`, `cores`, `products` | what it has used, sent and received, over all its runs, as which tenant's; its room on disks over time; how many cores it could use, and for which licensed product |
 //! | `events` | what happened |
 //! | `disk_room` | what is sold of pools' filesystems, and whether a disk fits |
 //! | `doctor`, `doctor_disk`, `doctor_account`, `pool_watch` | what this host can do; disks that are not what was sold; accounts that are damaged; pools nearly full |
@@ -48,6 +48,7 @@
 //! same code that `stop` and `delete` use.
 
 pub mod account;
+mod account_late;
 mod account_note;
 mod account_share;
 mod admission;
@@ -130,6 +131,7 @@ mod pids_look;
 mod planned;
 pub mod pool_watch;
 mod portions;
+pub mod products;
 mod program;
 mod publish;
 pub mod rebase;

@@ -428,6 +428,20 @@ impl Disk {
         self.folder.join("disk")
     }
 
+    fn fill(&self) {
+        let fill = "cd \"$0\"; dd if=/dev/zero of=fill bs=64k 2>/dev/null; dd if=/dev/zero of=more bs=1k 2>/dev/null; sync";
+        let _full = Command::new("sh")
+            .args(["-c", fill])
+            .arg(self.root())
+            .status();
+    }
+
+    fn make_room(&self) {
+        for file in ["fill", "more"] {
+            std::fs::remove_file(self.root().join(file)).expect("ours");
+        }
+    }
+
     fn remount(&self, how: &str) {
         let done = Command::new("mount")
             .args(["-o", how])
@@ -491,11 +505,7 @@ fn a_full_disk_during_create_leaves_nothing() {
     let disk = Disk::of(12 << 20);
     let done = disk.bulkhead(&["create", "first", "--template", "busybox"]);
     assert_eq!(done.code, 0, "{}", done.report());
-    let fill = "cd \"$0\"; dd if=/dev/zero of=fill bs=64k 2>/dev/null; dd if=/dev/zero of=more bs=1k 2>/dev/null; sync";
-    let _full = Command::new("sh")
-        .args(["-c", fill])
-        .arg(disk.root())
-        .status();
+    disk.fill();
     let done = disk.bulkhead(&create);
     assert_eq!(done.code, 1, "{}", done.report());
     assert!(
@@ -521,11 +531,71 @@ fn a_full_disk_during_create_leaves_nothing() {
     ]);
     assert_ne!(done.code, 0, "{}", done.report());
     assert_eq!(text().expect("guest.toml"), before);
-    for file in ["fill", "more"] {
-        std::fs::remove_file(disk.root().join(file)).expect("ours");
-    }
+    disk.make_room();
     let done = disk.bulkhead(&create);
     assert_eq!(done.code, 0, "{}", done.report());
+}
+
+#[test]
+fn a_full_disk_at_the_end_of_a_guest_loses_nothing_of_its_account() {
+    if !need(Need::Root) || !need(Need::LoopDevice) {
+        return;
+    }
+    let disk = Disk::of(12 << 20);
+    // What runs is not on that disk, as /run is not.
+    let run = disk.root().join("run");
+    std::fs::create_dir(&run).expect("a folder of ours");
+    let mounted = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=4M", "none"])
+        .arg(&run)
+        .status();
+    assert!(mounted.expect("mount").success());
+    let ok = |args: &[&str]| {
+        let done = disk.bulkhead(args);
+        assert_eq!(done.code, 0, "{args:?}: {}", done.report());
+        done.stdout
+    };
+    let used = |name: &str| {
+        let rows: serde_json::Value =
+            serde_json::from_str(&ok(&["usage", name, "--format", "json"])).expect("JSON");
+        rows[0]["cpu_us"].as_u64().expect("a number")
+    };
+    let work = |name: &str| {
+        let line = "i=0; while [ $i -lt 60000 ]; do i=$((i+1)); done";
+        ok(&["exec", name, "--", "sh", "-c", line]);
+    };
+    let told = |name: &str| {
+        let said = disk.bulkhead(&["doctor"]).stdout;
+        said.contains(&format!("account of {name}"))
+    };
+    let create = ["create", "a", "--template", "busybox", "--network", "none"];
+    ok(&[&create[..], &["--start"]].concat());
+    work("a");
+    ok(&["kill", "a"]);
+    let first = used("a");
+    ok(&["start", "a"]);
+    work("a");
+    disk.fill();
+    let before = used("a");
+    assert!(before > first && !told("a"));
+    ok(&["kill", "a"]);
+    let last = used("a");
+    assert!(last >= before, "{last} {before}");
+    assert!(told("a"));
+    // With room again it goes with the guest, and is written when that runs; nothing counts twice.
+    disk.make_room();
+    ok(&["rename", "a", "b"]);
+    assert_eq!(used("b"), last);
+    ok(&["start", "b"]);
+    ok(&["kill", "b"]);
+    let all = used("b");
+    assert!(
+        (last..before + (before - first) + 500_000).contains(&all),
+        "{all} {last}"
+    );
+    assert!(!told("b"));
+    let kept = std::fs::read_dir(run.join("bulkhead/accounts")).expect("a folder of ours");
+    assert_eq!(kept.count(), 0);
 }
 
 #[test]

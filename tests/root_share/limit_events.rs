@@ -51,6 +51,10 @@ fn a_guest_that_cannot_fork_is_told_and_not_again_and_again() {
     // At once, where the kernel tells by itself; a hint leads to it on version 1.
     let event = first(&host, "bomb", 12);
     assert_eq!(event["resource"], "processes", "{event}");
+    // Who finds no room in it is told which limit that is.
+    host.ok(&["set", "bomb", "processes=4"]);
+    let said = host.fails(&["exec", "bomb", "--", "true"], 125);
+    assert!(said.contains("has as many processes as it may"), "{said}");
     // There is room for whoever looks inside.
     host.ok(&["set", "bomb", "processes=60"]);
     assert!(event["hits"].as_u64() > Some(0), "{event}");

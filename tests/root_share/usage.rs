@@ -222,6 +222,16 @@ fn licensed_software_is_told_by_the_cores_it_could_use() {
     assert_eq!(peak(&host)["licenses"], two * 2);
     host.ok(&["stop", "a"]);
     assert_eq!(peak(&host)["cores"], two);
+    // A label that goes leaves what was.
+    host.ok(&["set", "a", "--unset", "labels.license"]);
+    assert_eq!(peak(&host)["cores"], two);
+    host.ok(&["start", "a"]);
+    host.ok(&["set", "a", "labels.license=web"]);
+    let both = row(&[]);
+    let both: Vec<_> = both.as_array().expect("a list").iter().collect();
+    let both: Vec<_> = both.iter().map(|row| row["product"].as_str()).collect();
+    assert_eq!(both, [Some("db"), Some("web")]);
+    host.ok(&["kill", "a"]);
     host.ok(&["delete", "a"]);
     assert_eq!(peak(&host)["cores"], two);
     assert_eq!(row(&["--by", "month"])[0]["guests"], 1);

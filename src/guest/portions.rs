@@ -1,7 +1,7 @@
 //! What of the CPUs each running guest gets while all want more than there is (`model/portion.rs`), kept
-//! true in their control groups. While somebody is guaranteed CPU time, `run/bulkhead/portions` says so,
-//! and whoever starts, changes or ends a guest gives everybody their weights anew; without it, each has
-//! the weight of its definition and nobody looks at the others.
+//! true in their control groups. While somebody is guaranteed CPU time, or has CPUs to itself,
+//! `run/bulkhead/portions` says so, and whoever starts, changes or ends a guest gives everybody their
+//! weights anew; without it, each has the weight of its definition and nobody looks at the others.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -86,20 +86,23 @@ impl Manager {
             return Ok(());
         }
         let (mut first, mut tenants) = (Ok(()), BTreeSet::new());
+        let of_tenant = |(name, state): &(GuestName, RunState)| {
+            state.tenant.clone().map(|tenant| (name.clone(), tenant))
+        };
+        let tenant_of: BTreeMap<_, _> = states.iter().filter_map(of_tenant).collect();
         let (weights, together) = self.portions_now(states)?;
         for (name, weight) in weights {
             fault::point()?;
             let done = self.give_portion(&name, weight);
-            let state = states.iter().find(|(one, _)| *one == name);
-            if let (Ok(true), Some((_, state))) = (&done, state) {
-                tenants.extend(state.tenant.clone());
+            if let Ok(true) = done {
+                tenants.extend(tenant_of.get(&name));
             }
             first = first.and(done.map(|_| ()));
         }
         for tenant in tenants {
             fault::point()?;
-            let _held = self.lock_tenant(&tenant)?;
-            if let Some(folder) = self.existing_cgroups_for(Some(&tenant))? {
+            let _held = self.lock_tenant(tenant)?;
+            if let Some(folder) = self.existing_cgroups_for(Some(tenant))? {
                 folder.weigh(None)?;
             }
         }
@@ -140,28 +143,35 @@ impl Manager {
 
     /// The same for a guest that has just got what its state says.
     pub(super) fn settle_portion_of(&self, state: &RunState) -> Result<()> {
-        if state.guaranteed.cpus == 0 {
+        if !promises(state) {
             return self.settle_portions_again();
         }
         let _places = self.places()?;
         self.settle_portions(&self.unstopped(None)?)
     }
 
-    /// Guests that weigh something else than they are to.
-    fn out_of_portion(&self) -> Result<Vec<GuestName>> {
+    /// Guests that weigh something else than they are to; all of them together where what the host's
+    /// programs weigh beside them does not change by itself.
+    fn out_of_portion(&self) -> Result<Vec<String>> {
         let states = self.unstopped(None)?;
-        let promised = is_promised(&states);
-        if !promised && !self.portions_path().exists() {
+        if !is_promised(&states) && !self.portions_path().exists() {
             return Ok(Vec::new());
         }
         let mut found = Vec::new();
-        for (name, weight) in self.portions_now(&states)?.0 {
+        let (weights, together) = self.portions_now(&states)?;
+        for (name, weight) in weights {
             let right = |group: Group| {
                 Ok::<_, GuestError>(group.weighs()? == Some(group.as_written(weight)))
             };
             if !self.group(&name)?.map_or(Ok(true), right).unwrap_or(true) {
-                found.push(name);
+                found.push(name.to_string());
             }
+        }
+        if let Some(parent) = self.existing_cgroups()?
+            && parent.others_weigh()?.is_none()
+            && !parent.weighs_beside_host(together)?
+        {
+            found.push("all guests".to_owned());
         }
         Ok(found)
     }
@@ -189,14 +199,19 @@ impl Manager {
             found.push(leftover("file", path, done.clone()));
         }
         for name in wrong {
-            found.push(leftover("CPU weight", name.to_string(), done.clone()));
+            found.push(leftover("CPU weight", name, done.clone()));
         }
         Ok(())
     }
 }
 
+/// Whether somebody is promised CPU time: so much of it, or whole CPUs.
 fn is_promised(states: &[(GuestName, RunState)]) -> bool {
-    states.iter().any(|(_, state)| state.guaranteed.cpus > 0)
+    states.iter().any(|(_, state)| promises(state))
+}
+
+fn promises(state: &RunState) -> bool {
+    state.guaranteed.cpus > 0 || matches!(state.seat, Seat::Dedicated { .. })
 }
 
 /// Guests by the CPUs that they share: of each such set how much there is (hundredths of a CPU), and who

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use crate::life::{data, in_force, info, nothing_left, scripted};
-use crate::support::{Bulkhead, Need, eventually, need};
+use crate::support::{Bulkhead, Need, eventually, need, run};
 
 /// Guests without a guarantee that want all CPUs.
 const OTHERS: u32 = 3;
@@ -111,6 +111,77 @@ fn weights_follow_what_is_guaranteed() {
     });
     assert!(!note(&host).exists());
     nothing_left(&host);
+}
+
+#[test]
+fn whole_cpus_are_promised_too() {
+    if !need(Need::Root) || !need(Need::TwoCpus) {
+        return;
+    }
+    let host = Bulkhead::new();
+    started(&host, "plain", "sleep 1000", &[]);
+    let mode = ["--cpu-mode", "dedicated", "--dedicated", "1"];
+    started(&host, "own", "sleep 1000", &mode);
+    assert_eq!(weighs(&host, "own"), 10_000 / cpus(&host));
+    // Of the other CPUs the host's programs have a part.
+    let plain = weighs(&host, "plain");
+    assert!(
+        plain > 1 && plain < 10_000 - weighs(&host, "own"),
+        "{plain}"
+    );
+    nothing_left(&host);
+    host.ok(&["kill", "own"]);
+    assert_eq!(weighs(&host, "plain"), 100);
+    assert!(!note(&host).exists());
+    nothing_left(&host);
+}
+
+/// Whoever is killed, and wherever: `doctor` names weights that are not as they are to be, and mends them.
+#[test]
+fn a_command_that_is_killed_leaves_nothing_that_doctor_does_not_name() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    started(&host, "plain", "sleep 1000", &[]);
+    started(&host, "half", "sleep 1000", &["--cpu-weight", "100"]);
+    // By what it is promised, whatever its definition says by then.
+    let state = host.root().join("run/bulkhead/guests/half/state.json");
+    let right = || {
+        let text = std::fs::read_to_string(&state).expect("its state");
+        let state: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        let (half, plain) = (weighs(&host, "half"), weighs(&host, "plain"));
+        match state["guaranteed"]["cpus"].as_u64() {
+            None => (half, plain) == (100, 100),
+            Some(own) => half.abs_diff(plain + own * 100 / cpus(&host)) <= 4,
+        }
+    };
+    for (to, back) in [
+        ("cpu.entitled=0.5", "cpu.entitled=none"),
+        ("cpu.entitled=none", "cpu.entitled=0.5"),
+    ] {
+        let mut points = 0;
+        for number in 0..60 {
+            let mut command = host.command(&["set", "half", to]);
+            command.env("BULKHEAD_FAULT", format!("command:{number}"));
+            let done = run(command).code == 0;
+            let found = host.run(&["doctor"]).stdout;
+            assert!(
+                right() || found.contains("CPU weight"),
+                "{to} at {number}: {found}"
+            );
+            host.ok(&["doctor", "--fix"]);
+            assert!(right(), "{to} at {number}: {}", weighs(&host, "half"));
+            if done && number > 0 {
+                break;
+            }
+            host.ok(&["set", "half", back]);
+            points += 1;
+        }
+        assert!((2..60).contains(&points), "{to}: {points} points");
+        host.ok(&["set", "half", to]);
+    }
+    assert!(right() && !note(&host).exists());
 }
 
 #[test]

@@ -87,6 +87,19 @@ impl Parent {
         }
     }
 
+    /// Whether it has that weight.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn weighs_beside_host(&self, weight: u64) -> Result<bool> {
+        let (dir, file, wanted) = match self.v1_cpu() {
+            Some(dir) => (dir, "cpu.shares", v1::shares(weight)),
+            None => (&self.v2, WEIGHT, weight),
+        };
+        let there = dir.try_read(file)?.and_then(|text| number(&text));
+        Ok(there.is_none_or(|there| there == wanted))
+    }
+
     fn v1_cpu(&self) -> Option<&Dir> {
         let has_cpu = |controllers: &[Controller]| controllers.contains(&Controller::Cpu);
         let mut all = self.v1.iter();

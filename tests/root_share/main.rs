@@ -21,6 +21,7 @@ mod inside;
 mod inside_calls;
 mod inside_disk;
 mod inside_nested;
+mod inside_programs;
 mod isolation;
 mod limit_events;
 mod limits;

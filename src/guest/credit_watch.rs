@@ -24,6 +24,8 @@ const END: Duration = Duration::from_secs(3);
 const AGAIN: Duration = Duration::from_secs(1);
 /// What is said to the process that stands by when there is nothing more to stand by for.
 const DONE: &[u8] = b"done";
+/// Who writes orders calls the keeper; where that one was killed in between, they are found within this.
+const REFRESH: Duration = Duration::from_secs(5);
 /// A guest without credits is not looked at.
 const NEVER: Duration = Duration::from_secs(86_400);
 
@@ -32,6 +34,7 @@ pub(super) struct CreditWatch {
     orders: Option<CreditOrders>,
     /// Which file the orders were in, and when it was written: two may be written at one moment.
     written: Option<(SystemTime, u64)>,
+    refreshed: Instant,
     next: Instant,
     guard: Option<Guard>,
     began: Instant,
@@ -43,6 +46,7 @@ impl CreditWatch {
         let mut all = Self {
             orders: None,
             written: None,
+            refreshed: Instant::now(),
             next: Instant::now(),
             guard: None,
             began: Instant::now(),
@@ -110,13 +114,18 @@ impl CreditWatch {
     }
 
     /// Looks, if it is time, and says how long until the next time. What goes wrong is tried again.
+    /// `called` is whether a command has been here, which may have written orders.
     pub(super) fn follow(
         &mut self,
         manager: &Manager,
         name: &GuestName,
         group: &Group,
+        called: bool,
     ) -> Duration {
-        self.refresh(manager, name);
+        if called || self.refreshed.elapsed() >= REFRESH {
+            self.refreshed = Instant::now();
+            self.refresh(manager, name);
+        }
         if let Some(orders) = self.orders
             && self.pause().is_zero()
         {

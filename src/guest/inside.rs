@@ -1,28 +1,31 @@
 //! The guest's own files below /proc and /sys, kept up to date by its keeper. One of them is next door
-//! in `inside_held`, how they read in `inside_text`, what they say at first in `inside_start`; the launch
-//! lays them over the kernel's (`model::ShownFolder`).
+//! in `inside_held`, for how long they are left alone in `inside_rest`, how they read in `inside_text`,
+//! what they say at first in `inside_start`; the launch lays them over the kernel's
+//! (`model::ShownFolder`).
 //!
 //! They are plain files. The keeper has the kernel hold whoever reads one, writes it anew and lets the
-//! reader go on; then it leaves the file alone for a while, so that readers in a loop cost it next to
-//! nothing. It never waits for the guest, and whatever fails, the reader goes on. When the keeper dies
+//! reader go on, and with it those that were asked for lately; then it leaves all these alone for a
+//! while, so that readers in a loop cost it next to nothing. It never waits for the guest, and whatever fails, the reader goes on. When the keeper dies
 //! the files stay as they are until there is another.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, Mode, OFlags};
 
-use super::inside_held::{Held, LATELY, Pace};
+use super::inside_held::{Held, LATELY};
 use super::inside_load::Load;
-use super::inside_look::Look;
+use super::inside_look::{KnownSizes, Look};
+use super::inside_rest::Rest;
 use super::inside_text::{self as text, CpuTimes, HostSize};
 use super::manager::Manager;
 use crate::kernel::Errno;
 use crate::kernel::cgroup::{CpuUse, Group};
 use crate::kernel::file;
 use crate::kernel::read_watch::{ReadWatch, Reader};
-use crate::model::{CpuSet, GuestName, InsideFile};
+use crate::model::{CpuSet, EVENTS_INSIDE, GuestName, InsideFile};
 
 /// Largest description of a machine's CPUs.
 const MOST_CPUINFO: u64 = 16 << 20;
@@ -31,7 +34,10 @@ const MOST_CPUINFO: u64 = 16 << 20;
 #[derive(Debug)]
 pub(super) struct Inside {
     watch: ReadWatch,
+    folder: OwnedFd,
     files: Vec<Held>,
+    /// Whether readers of those that are not held singly are held.
+    rest: Rest,
     numbers: Numbers,
     /// Whether the group's files stay open, as they do while somebody has asked lately.
     keeps: bool,
@@ -47,6 +53,9 @@ struct Numbers {
     /// Of when they are, and what had been used then.
     counted: (Instant, CpuUse),
     load: Load,
+    sizes: KnownSizes,
+    /// Names of block devices, as long as somebody asks.
+    disks: BTreeMap<(u32, u32), String>,
 }
 
 pub(super) fn host_size(memory: u64) -> HostSize {
@@ -100,17 +109,15 @@ impl Inside {
         let owner = manager.run_state(name).ok()??.ids.owner();
         // The guest can use up what its owner may have; what root has is for those who do not.
         let watch = ReadWatch::of(owner).or_else(|_| ReadWatch::new()).ok()?;
-        // So that there is always something that is watched, when all the files are left alone.
-        watch.hold(folder.as_fd()).ok()?;
-        for size in group.size_files() {
-            // Not told, it shows when a pause is over.
-            let _later = watch.tell(size.as_fd());
-        }
+        let told = group
+            .size_files()
+            .iter()
+            .all(|size| watch.tell(size.as_fd()).is_ok());
         let now = Instant::now();
         let mut files = Vec::new();
         let (mut times, mut age) = (CpuTimes::default(), Duration::ZERO);
         for kind in InsideFile::ALL {
-            let Some(held) = Held::open(folder.as_fd(), kind, now) else {
+            let Some(held) = Held::open(folder.as_fd(), kind) else {
                 // A guest that was started before there was such a file goes on without it.
                 match rustix::fs::statat(&folder, kind.name(), AtFlags::SYMLINK_NOFOLLOW) {
                     Err(Errno::NOENT) => continue,
@@ -121,16 +128,22 @@ impl Inside {
                 // Before anybody is held, us included.
                 (times, age) = held.read_stat();
             }
-            watch.hold(held.file.as_fd()).ok()?;
             files.push(held);
         }
+        watch.hold_all(folder.as_fd()).ok()?;
+        // Of this one there is nothing to be written when somebody reads it.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let events = rustix::fs::openat(&folder, EVENTS_INSIDE.0, flags, Mode::empty());
+        let _held_in_vain = events.is_ok_and(|events| watch.except(events.as_fd()).is_ok());
         let used = CpuUse {
             user: times.total.user,
             system: times.total.system,
         };
         Some(Self {
             watch,
+            folder,
             files,
+            rest: Rest::new(now),
             numbers: Numbers {
                 host_cpus: manager.facts.cpus.clone(),
                 host_memory: manager.facts.memory,
@@ -138,17 +151,24 @@ impl Inside {
                 times,
                 counted: (now.checked_sub(age).unwrap_or(now), used),
                 load: Load::default(),
+                sizes: KnownSizes::told(told),
+                disks: BTreeMap::new(),
             },
             keeps: false,
         })
     }
 
+    /// What becomes readable when [`Inside::keep`] is to be told that somebody reads.
+    pub(super) fn fds(&self) -> [BorrowedFd<'_>; 2] {
+        self.watch.fds()
+    }
+
     /// How long until [`Inside::tick`] has something to do; `None` for nothing.
     pub(super) fn pause(&self) -> Option<Duration> {
-        let files = self.files.iter().filter_map(|held| held.free_until);
-        let all = files.chain(self.numbers.load.due());
+        let all = [self.rest.free_until(), self.numbers.load.due()];
         let now = Instant::now();
-        let next = all.chain(self.keeps.then(|| self.kept_until(now))).min()?;
+        let kept = self.keeps.then(|| self.kept_until(now));
+        let next = all.into_iter().chain([kept]).flatten().min()?;
         Some(next.saturating_duration_since(now))
     }
 
@@ -166,8 +186,7 @@ impl Inside {
             self.serve(group);
         }
         if called {
-            let look = Look::at(group);
-            self.numbers.renew_free(&mut self.files, &look);
+            (self.numbers).renew_free(&mut self.files, &self.rest, group);
         }
         let kept = self.keeps;
         self.tick(group);
@@ -179,61 +198,71 @@ impl Inside {
         let Ok(happened) = self.watch.waiting() else {
             return;
         };
-        let pids: Vec<i32> = happened.readers.iter().map(Reader::pid).collect();
-        let (now, look) = (Instant::now(), Look::at(group));
         if happened.written {
-            self.numbers.renew_free(&mut self.files, &look);
+            (self.numbers).renew_free(&mut self.files, &self.rest, group);
         }
-        let mut rhythm = self.rhythm(now);
+        if happened.readers.is_empty() {
+            return;
+        }
+        let pids: Vec<i32> = happened.readers.iter().map(Reader::pid).collect();
+        let (now, look) = (Instant::now(), self.numbers.look(group));
+        let mut asked = false;
         for reader in &happened.readers {
             let inode = reader.inode();
-            let found = self
-                .files
-                .iter_mut()
-                .find(|held| Some(held.inode) == inode && held.free_until.is_none());
-            // It was held when it began to wait, and is not any more.
-            let Some(held) = found else { continue };
-            if !std::mem::replace(&mut self.keeps, true) {
-                group.keep_files(true);
-            }
+            // It was held when it began to wait, and may not be any more.
+            let held = self.files.iter_mut().find(|held| Some(held.inode) == inode);
+            let Some(held) = held.filter(|held| held.is_held(&self.rest)) else {
+                continue;
+            };
+            asked = true;
+            held.asked = Some(now);
             self.numbers.asked(held, &look, &pids);
-            self.numbers.renew(held, &look);
-            held.leave_alone(&self.watch, now, rhythm);
-            rhythm = held.free_until.map(|until| (held.pace, until));
-        }
-        // The others that were asked for lately go the same way from now on, so that who reads all of
-        // them in turn is held once, whether in a loop or not.
-        for held in &mut self.files {
-            if let Some((pace, until)) = rhythm
-                && held.free_until.is_none()
-                && held.was_asked_lately(now)
-            {
+            if held.single {
+                // From now on it goes the way of the others.
                 self.numbers.renew(held, &look);
-                held.pace = pace;
-                held.free(&self.watch, until);
+                held.single = self.watch.let_be(held.file.as_fd()).is_err();
+            }
+        }
+        if !asked {
+            return;
+        }
+        if !std::mem::replace(&mut self.keeps, true) {
+            group.keep_files(true);
+        }
+        if self.rest.free_until().is_none() {
+            for held in self.files.iter_mut().filter(|held| !held.single) {
+                // Who reads all of them in turn is held once; those that nobody asks for stay held.
+                if !held.was_asked_lately(now) {
+                    held.single = self.watch.hold(held.file.as_fd()).is_ok();
+                }
+                if !held.single {
+                    self.numbers.renew(held, &look);
+                }
+            }
+            if self.watch.let_all_be(self.folder.as_fd()).is_ok() {
+                self.rest.begin(now);
             }
         }
         // They go on as they are dropped.
-    }
-
-    /// For how long, and until when, files that were asked for lately are left alone now, if any are.
-    fn rhythm(&self, now: Instant) -> Option<(Pace, Instant)> {
-        let files = self.files.iter().filter(|held| held.was_asked_lately(now));
-        let free = files.filter_map(|held| Some((held.pace, held.free_until?)));
-        free.filter(|(_, until)| *until > now)
-            .min_by_key(|(_, until)| *until)
     }
 
     /// Nobody is held from now until the next [`Inside::tick`], however long that takes; what they read
     /// is from now.
     pub(super) fn let_all_be(&mut self, group: &Group) {
         self.serve(group);
-        let (now, look) = (Instant::now(), Look::at(group));
-        for held in &mut self.files {
-            if held.free_until.is_none() {
-                self.numbers.renew(held, &look);
-                held.free(&self.watch, now);
+        let (now, look) = (Instant::now(), self.numbers.look(group));
+        for held in self
+            .files
+            .iter_mut()
+            .filter(|held| held.is_held(&self.rest))
+        {
+            self.numbers.renew(held, &look);
+            if held.single {
+                held.single = self.watch.let_be(held.file.as_fd()).is_err();
             }
+        }
+        if self.watch.let_all_be(self.folder.as_fd()).is_ok() {
+            self.rest.begin_until(now);
         }
         // Those who came before that.
         self.serve(group);
@@ -242,16 +271,16 @@ impl Inside {
     /// Holds readers again where the pause is over, and counts threads when it is time to.
     fn tick(&mut self, group: &Group) {
         let now = Instant::now();
-        for held in &mut self.files {
-            if held.free_until.is_some_and(|until| until <= now) {
-                held.hold_again(&self.watch, now);
-            }
+        if self.rest.free_until().is_some_and(|until| until <= now) {
+            let held = self.watch.hold_again(self.folder.as_fd()).is_ok();
+            self.rest.end(now, held);
         }
         if self.numbers.load.due().is_some_and(|due| due <= now) {
             self.numbers.count_tasks(group, &[]);
         }
         if self.calms_down(now) {
             group.keep_files(false);
+            self.numbers.disks.clear();
         }
     }
 
@@ -260,12 +289,6 @@ impl Inside {
         let calm = self.keeps && self.kept_until(now) <= now;
         self.keeps &= !calm;
         calm
-    }
-}
-
-impl AsFd for Inside {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.watch.as_fd()
     }
 }
 
@@ -279,10 +302,16 @@ impl Numbers {
         }
     }
 
-    /// The guest has another size: whoever reads what is left alone now is to know it.
-    fn renew_free(&mut self, files: &mut [Held], look: &Look<'_>) {
-        for held in files.iter_mut().filter(|held| held.free_until.is_some()) {
-            self.renew(held, look);
+    fn look<'a>(&mut self, group: &'a Group) -> Look<'a> {
+        Look::at(group, &mut self.sizes, &self.host_cpus, self.host_memory)
+    }
+
+    /// The guest may have another size: whoever reads what is left alone now is to know it.
+    fn renew_free(&mut self, files: &mut [Held], rest: &Rest, group: &Group) {
+        self.sizes.forget();
+        let look = self.look(group);
+        for held in files.iter_mut().filter(|held| !held.is_held(rest)) {
+            self.renew(held, &look);
         }
     }
 
@@ -292,12 +321,12 @@ impl Numbers {
             && held.say(text)
             && held.shows_cpus()
         {
-            held.cpus = look.cpus(&self.host_cpus).to_vec();
+            held.cpus = look.cpus().to_vec();
         }
     }
 
     fn text(&mut self, held: &Held, look: &Look<'_>) -> Option<String> {
-        let host = look.host(self.host_memory);
+        let host = look.host();
         Some(match held.kind {
             InsideFile::Meminfo => text::meminfo(&look.memory()?, host),
             InsideFile::NodeMeminfo => text::node_meminfo(&look.memory()?, host),
@@ -306,11 +335,12 @@ impl Numbers {
                 text::vmstat(&look.memory()?, look.disks().unwrap_or_default(), host)
             }
             InsideFile::Diskstats => {
-                let named = look.disks()?.iter();
-                let named: Vec<_> = named
-                    .map(|disk| (*disk, block_device_name(disk.device)))
-                    .collect();
-                text::diskstats(&named)
+                let disks = look.disks()?;
+                for disk in disks {
+                    let name = || block_device_name(disk.device);
+                    self.disks.entry(disk.device).or_insert_with(name);
+                }
+                text::diskstats(disks, &self.disks)
             }
             // While nobody asks it is not known: then it stays.
             InsideFile::Loadavg => {
@@ -320,7 +350,7 @@ impl Numbers {
             }
             InsideFile::Stat => self.stat(look)?,
             InsideFile::Cpuinfo | InsideFile::CpuOnline | InsideFile::CpuPresent => {
-                let cpus = look.cpus(&self.host_cpus);
+                let cpus = look.cpus();
                 if held.cpus == cpus {
                     return None;
                 }
@@ -349,7 +379,7 @@ impl Numbers {
             used.user.saturating_sub(before.user),
             used.system.saturating_sub(before.system),
             passed,
-            look.cpus(&self.host_cpus),
+            look.cpus(),
         );
         self.counted = (now, used);
         Some(())
@@ -381,9 +411,12 @@ mod tests {
     fn what_is_kept_for_nobody_is_kept_no_longer() {
         let Ok(watch) = ReadWatch::new() else { return };
         let now = Instant::now();
+        let folder = rustix::fs::open("/", OFlags::PATH, Mode::empty()).unwrap();
         let mut inside = Inside {
             watch,
+            folder,
             files: Vec::new(),
+            rest: Rest::new(now),
             numbers: Numbers {
                 host_cpus: [0].into_iter().collect(),
                 host_memory: 0,
@@ -391,6 +424,8 @@ mod tests {
                 times: CpuTimes::default(),
                 counted: (now, CpuUse::default()),
                 load: Load::default(),
+                sizes: KnownSizes::told(true),
+                disks: BTreeMap::new(),
             },
             keeps: true,
         };

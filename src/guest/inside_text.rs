@@ -4,6 +4,7 @@
 //! A reader may take a file in parts while it is written anew between them, so each line keeps its
 //! place: it is filled up with blanks, and nothing of one line is ever read as another's.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use crate::kernel::cgroup::{DiskUse, MemoryUse};
@@ -262,10 +263,11 @@ pub(super) fn swaps(memory: &MemoryUse, host: HostSize) -> String {
 }
 
 /// /proc/diskstats: how often and how many sectors, by device.
-pub(super) fn diskstats(disks: &[(DiskUse, String)]) -> String {
+pub(super) fn diskstats(disks: &[DiskUse], names: &BTreeMap<(u32, u32), String>) -> String {
     let mut text = String::new();
-    for (disk, name) in disks {
+    for disk in disks {
         let (major, minor) = disk.device;
+        let name = names.get(&disk.device).map_or("", String::as_str);
         let (read, written) = (disk.read_bytes / 512, disk.written_bytes / 512);
         let (reads, writes) = (disk.reads, disk.writes);
         let line = format!(
@@ -527,7 +529,7 @@ mod tests {
             writes: 1,
             written_bytes: 512,
         };
-        let text = diskstats(&[(disk, "vda".into())]);
+        let text = diskstats(&[disk], &[((254, 0), "vda".into())].into());
         assert_eq!(
             text.trim_end(),
             " 254       0 vda 3 0 16 0 1 0 1 0 0 0 0 0 0 0 0 0 0"

@@ -195,16 +195,18 @@ fn watch(
     let mut credits = super::credit_watch::CreditWatch::new(manager, name);
     // What it took to get here is not needed again before the guest ends.
     process::give_memory_back();
+    let mut called = true;
     loop {
-        let next = credits.follow(manager, name, group);
+        let next = credits.follow(manager, name, group, called);
         let next = next.min(looks.pause()).min(limits.pause());
         let both = (inside.as_ref(), calls.as_ref());
         let ready = wait(guest, &limits, both, &hub, next)?;
+        called = ready.is_called();
         if let Some(calls) = &mut calls {
             calls.serve(ready.calls);
         }
         if let Some(inside) = &mut inside
-            && inside.keep(group, ready.read, ready.is_called())
+            && inside.keep(group, ready.read, called)
         {
             process::give_memory_back();
         }
@@ -268,7 +270,8 @@ fn wait(
     let mut fds = vec![PollFd::new(guest, PollFlags::IN)];
     fds.extend(limits.poll_fds());
     let of_view = fds.len();
-    fds.extend(inside.map(|inside| PollFd::new(inside, PollFlags::IN)));
+    let watch = inside.into_iter().flat_map(Inside::fds);
+    fds.extend(watch.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
     let of_calls = fds.len();
     let link = calls.and_then(Calls::fd);
     fds.extend(link.map(|link| PollFd::from_borrowed_fd(link, PollFlags::IN)));

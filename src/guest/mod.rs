@@ -107,6 +107,7 @@ mod inside;
 mod inside_held;
 mod inside_load;
 mod inside_look;
+mod inside_rest;
 mod inside_start;
 mod inside_text;
 pub mod keeper;

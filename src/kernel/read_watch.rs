@@ -1,6 +1,11 @@
-//! Who reads a file is held until we have answered (fanotify(7), FAN_ACCESS_PERM): time to bring the
-//! file up to date. Answers are given by dropping, so that none can be forgotten, and when the process
-//! that holds the watch dies the kernel lets everybody go on.
+//! Who reads a file of a folder is held until we have answered (fanotify(7), FAN_ACCESS_PERM): time to
+//! bring the file up to date. Answers are given by dropping, so that none can be forgotten, and when the
+//! process that holds the watch dies the kernel lets everybody go on.
+//!
+//! Since Linux 6.17 the kernel decides when a file is opened whether its readers can ever be held, by
+//! whether the file or its folder is watched at that moment. So the watch on the folder is never taken
+//! away: while nobody is to be held, what it tells is ignored. That goes for all marks of one fanotify
+//! group, so single files are held meanwhile by a second one.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -16,7 +21,10 @@ use super::error::{KernelError, Result};
 /// Files whose readers wait for us.
 #[derive(Debug)]
 pub struct ReadWatch {
+    /// All of a folder.
     group: Fanotify,
+    /// Single ones.
+    single: Fanotify,
 }
 
 /// What has happened.
@@ -31,7 +39,7 @@ pub struct Happened<'a> {
 /// A reader that waits. Let go on when this is dropped.
 #[derive(Debug)]
 pub struct Reader<'a> {
-    watch: &'a ReadWatch,
+    group: &'a Fanotify,
     event: FanotifyEvent,
 }
 
@@ -50,8 +58,8 @@ impl ReadWatch {
         tried.map_or_else(|error| passes(error.errno), |()| true)
     }
 
-    /// A watch that counts as this user's: the kernel gives each user no more than 128 of them
-    /// (/proc/sys/fs/fanotify/max_user_groups), which is not enough for one of ours for each guest.
+    /// A watch that counts as this user's: the kernel gives each user no more than 128 groups of marks
+    /// (/proc/sys/fs/fanotify/max_user_groups), which is not enough for ours for each guest.
     ///
     /// # Errors
     /// The kernel has no such events, or the user has used up their watches.
@@ -72,17 +80,67 @@ impl ReadWatch {
             | InitFlags::FAN_UNLIMITED_MARKS;
         // Read-only: the file is opened for us where its reader sees it, which cannot be written.
         let events = EventFFlags::O_RDONLY | EventFFlags::O_CLOEXEC | EventFFlags::O_LARGEFILE;
-        let group = Fanotify::init(flags, events).map_err(failed("make", "a watch on readers"))?;
-        Ok(Self { group })
+        let group = || Fanotify::init(flags, events).map_err(failed("make", "a watch on readers"));
+        Ok(Self {
+            group: group()?,
+            single: group()?,
+        })
     }
 
-    /// From now on readers of this file wait. Since Linux 6.14 those do not who opened it while nothing
-    /// at all was watched on its file system; watching a folder, which nobody reads, prevents that.
+    /// From now on readers of any file of this folder wait.
+    ///
+    /// # Errors
+    /// The file system has no such events.
+    pub fn hold_all(&self, folder: BorrowedFd<'_>) -> Result<()> {
+        let what = MaskFlags::FAN_ACCESS_PERM | MaskFlags::FAN_EVENT_ON_CHILD;
+        mark(&self.group, MarkFlags::FAN_MARK_ADD, what, folder)
+    }
+
+    /// Readers of this one of them do not.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub fn except(&self, file: BorrowedFd<'_>) -> Result<()> {
+        self.ignore(MarkFlags::FAN_MARK_ADD, file)
+    }
+
+    /// From now on nobody waits but for single files.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub fn let_all_be(&self, folder: BorrowedFd<'_>) -> Result<()> {
+        self.ignore(MarkFlags::FAN_MARK_ADD, folder)
+    }
+
+    /// After [`ReadWatch::let_all_be`], all wait again.
+    ///
+    /// # Errors
+    /// Nobody was let be.
+    pub fn hold_again(&self, folder: BorrowedFd<'_>) -> Result<()> {
+        self.ignore(MarkFlags::FAN_MARK_REMOVE, folder)
+    }
+
+    fn ignore(&self, how: MarkFlags, file: BorrowedFd<'_>) -> Result<()> {
+        let ignored = MarkFlags::FAN_MARK_IGNORED_MASK | MarkFlags::FAN_MARK_IGNORED_SURV_MODIFY;
+        mark(&self.group, how | ignored, MaskFlags::FAN_ACCESS_PERM, file)
+    }
+
+    /// Readers of this file wait, whether those of its folder do or not.
     ///
     /// # Errors
     /// The file system has no such events.
     pub fn hold(&self, file: BorrowedFd<'_>) -> Result<()> {
-        self.mark(MarkFlags::FAN_MARK_ADD, MaskFlags::FAN_ACCESS_PERM, file)
+        let what = MaskFlags::FAN_ACCESS_PERM;
+        mark(&self.single, MarkFlags::FAN_MARK_ADD, what, file)
+    }
+
+    /// After [`ReadWatch::hold`], they wait as those of the folder do.
+    ///
+    /// # Errors
+    /// None waited.
+    pub fn let_be(&self, file: BorrowedFd<'_>) -> Result<()> {
+        let what = MaskFlags::FAN_ACCESS_PERM;
+        mark(&self.single, MarkFlags::FAN_MARK_REMOVE, what, file)
     }
 
     /// From now on it is told when this file was written; nobody waits for that.
@@ -90,21 +148,18 @@ impl ReadWatch {
     /// # Errors
     /// The file system has no such events.
     pub fn tell(&self, file: BorrowedFd<'_>) -> Result<()> {
-        self.mark(MarkFlags::FAN_MARK_ADD, MaskFlags::FAN_MODIFY, file)
+        mark(
+            &self.group,
+            MarkFlags::FAN_MARK_ADD,
+            MaskFlags::FAN_MODIFY,
+            file,
+        )
     }
 
-    /// From now on they do not.
-    ///
-    /// # Errors
-    /// None waited.
-    pub fn let_be(&self, file: BorrowedFd<'_>) -> Result<()> {
-        self.mark(MarkFlags::FAN_MARK_REMOVE, MaskFlags::FAN_ACCESS_PERM, file)
-    }
-
-    fn mark(&self, how: MarkFlags, what: MaskFlags, file: BorrowedFd<'_>) -> Result<()> {
-        // Without a path, the descriptor itself is meant.
-        let done = self.group.mark(how, what, file, None::<&str>);
-        done.map_err(failed("watch", "readers of a file"))
+    /// What becomes readable when somebody waits or something was written.
+    #[must_use]
+    pub fn fds(&self) -> [BorrowedFd<'_>; 2] {
+        [self.group.as_fd(), self.single.as_fd()]
     }
 
     /// Those who wait now, and whether something was written; does not wait for any.
@@ -112,25 +167,31 @@ impl ReadWatch {
     /// # Errors
     /// The kernel has nothing to say.
     pub fn waiting(&self) -> Result<Happened<'_>> {
-        let events = match self.group.read_events() {
-            Ok(events) => events,
-            Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => Vec::new(),
-            Err(errno) => return Err(failed("ask for", "waiting readers")(errno)),
+        let mut all = Happened {
+            readers: Vec::new(),
+            written: false,
         };
-        let waits = |event: &FanotifyEvent| event.mask().contains(MaskFlags::FAN_ACCESS_PERM);
-        let (waiting, told): (Vec<_>, Vec<_>) = events.into_iter().partition(waits);
-        let reader = |event| Reader { watch: self, event };
-        Ok(Happened {
-            readers: waiting.into_iter().map(reader).collect(),
-            written: !told.is_empty(),
-        })
+        for group in [&self.group, &self.single] {
+            let events = match group.read_events() {
+                Ok(events) => events,
+                Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => continue,
+                Err(errno) => return Err(failed("ask for", "waiting readers")(errno)),
+            };
+            for event in events {
+                match event.mask().contains(MaskFlags::FAN_ACCESS_PERM) {
+                    true => all.readers.push(Reader { group, event }),
+                    false => all.written = true,
+                }
+            }
+        }
+        Ok(all)
     }
 }
 
-impl AsFd for ReadWatch {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.group.as_fd()
-    }
+fn mark(group: &Fanotify, how: MarkFlags, what: MaskFlags, file: BorrowedFd<'_>) -> Result<()> {
+    // Without a path, the descriptor itself is meant.
+    let done = group.mark(how, what, file, None::<&str>);
+    done.map_err(failed("watch", "readers of a file"))
 }
 
 impl Reader<'_> {
@@ -152,7 +213,7 @@ impl Drop for Reader<'_> {
         if let Some(fd) = self.event.fd() {
             let go = FanotifyResponse::new(fd, Response::FAN_ALLOW);
             // One that was killed meanwhile needs no answer.
-            let _gone = self.watch.group.write_response(go);
+            let _gone = self.group.write_response(go);
         }
     }
 }
@@ -207,13 +268,7 @@ mod tests {
             rustix::io::pread(&theirs, &mut text, 0).unwrap();
             (first, text)
         });
-        let waiting = loop {
-            let waiting = watch.waiting().unwrap().readers;
-            if !waiting.is_empty() {
-                break waiting;
-            }
-            std::thread::yield_now();
-        };
+        let waiting = somebody(&watch);
         let inode = rustix::fs::fstat(&file).unwrap().st_ino;
         assert_eq!(waiting[0].inode(), Some(inode));
         assert_eq!(waiting[0].pid(), std::process::id().cast_signed());
@@ -221,6 +276,52 @@ mod tests {
         watch.let_be(file.as_fd()).unwrap();
         drop(waiting);
         assert_eq!(reader.join().unwrap(), (*b"new", *b"new"));
+    }
+
+    fn somebody(watch: &ReadWatch) -> Vec<Reader<'_>> {
+        loop {
+            let waiting = watch.waiting().unwrap().readers;
+            if !waiting.is_empty() {
+                break waiting;
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn files_of_a_folder_are_held_whenever_they_were_opened() {
+        if !may() {
+            return;
+        }
+        let folder = std::env::temp_dir().join(format!("bulkhead-watch-{}", std::process::id()));
+        std::fs::create_dir(&folder).unwrap();
+        let open = |name: &str| std::fs::File::open(folder.join(name)).unwrap();
+        for name in ["held", "single", "never"] {
+            std::fs::write(folder.join(name), name).unwrap();
+        }
+        let read = |file: &std::fs::File| rustix::io::pread(file, &mut [0; 3], 0).unwrap();
+        let watch = ReadWatch::new().unwrap();
+        let of_all = std::fs::File::open(&folder).unwrap();
+        watch.hold_all(of_all.as_fd()).unwrap();
+        watch.except(open("never").as_fd()).unwrap();
+        watch.let_all_be(of_all.as_fd()).unwrap();
+        watch.hold(open("single").as_fd()).unwrap();
+        // Nobody would answer.
+        let early = open("held");
+        assert_eq!(read(&early) + read(&open("never")), 6);
+        for (name, file) in [("single", open("single")), ("held", early)] {
+            if name == "held" {
+                watch.let_be(open("single").as_fd()).unwrap();
+                watch.hold_again(of_all.as_fd()).unwrap();
+            }
+            let reader = std::thread::spawn(move || {
+                rustix::io::pread(&file, &mut [0; 3], 0).unwrap();
+            });
+            assert_eq!(somebody(&watch).len(), 1, "{name}");
+            reader.join().unwrap();
+        }
+        read(&open("never"));
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]
@@ -268,7 +369,7 @@ mod tests {
                 Err(error) => break error,
             }
         };
-        assert_eq!((held.len(), full.errno), (most, Errno::MFILE));
+        assert_eq!((held.len(), full.errno), (most / 2, Errno::MFILE));
         assert!(ReadWatch::of(3_999_990_002).is_ok());
         assert!(rustix::process::geteuid().is_root());
     }

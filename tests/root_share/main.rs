@@ -22,6 +22,7 @@ mod inside_calls;
 mod inside_disk;
 mod inside_mounts;
 mod inside_nested;
+mod inside_programs;
 mod isolation;
 mod limit_events;
 mod limits;

@@ -2,8 +2,10 @@
 //! not to be changed, and there whether its keeper lives or not.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::TryRecvError;
 use std::time::{Duration, Instant};
 
 use crate::life::{info, inside, scripted, started};
@@ -370,6 +372,63 @@ fn readers_in_a_loop_get_whole_files_and_cost_little() {
         "{} times for {reads} reads",
         made.len()
     );
+}
+
+#[test]
+fn who_keeps_a_file_open_sees_what_is_new_whenever_it_was_opened() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    started(&host, "a", &SIZE);
+    let files = ["proc/stat", "proc/meminfo"];
+    let open = |file: &str| std::fs::File::open(path(&host, "a", file)).expect("readable");
+    let ticks_of = |file: &std::fs::File| {
+        let mut text = [0; 64];
+        let n = file.read_at(&mut text, 0).expect("readable");
+        ticks(&String::from_utf8_lossy(&text[..n]))
+    };
+    let first = files.map(open);
+    // From here on both are left alone for a while: `top` opens one after the other.
+    for file in &first {
+        file.read_at(&mut [0; 64], 0).expect("readable");
+    }
+    let [stat, _] = files.map(open);
+    let mut seen = vec![ticks_of(&stat)];
+    for _ in 0..3 {
+        std::thread::sleep(Duration::from_millis(600));
+        seen.push(ticks_of(&stat));
+    }
+    // Idle time goes on.
+    assert!(seen.is_sorted_by(|a, b| a[3] < b[3]), "{seen:?}");
+}
+
+#[test]
+fn nothing_is_written_for_who_reads_events_and_nobody_waits() {
+    if !need(Need::Root) {
+        return;
+    }
+    let host = Bulkhead::new();
+    started(&host, "a", &SIZE);
+    let events = path(&host, "a", "run/bulkhead/events");
+    let meminfo = path(&host, "a", "proc/meminfo");
+    let signal = |signal| {
+        let keeper = nix::unistd::Pid::from_raw(keeper(&host, "a"));
+        nix::sys::signal::kill(keeper, signal).expect("a keeper of ours");
+    };
+    std::thread::sleep(Duration::from_millis(500));
+    signal(nix::sys::signal::SIGSTOP);
+    let reader = |path: PathBuf| {
+        let (done, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || done.send(std::fs::read(path).is_ok()));
+        told
+    };
+    let (of_events, of_memory) = (reader(events), reader(meminfo));
+    let told = of_events.recv_timeout(Duration::from_secs(10));
+    let waits = of_memory.try_recv();
+    signal(nix::sys::signal::SIGCONT);
+    assert_eq!((told, waits), (Ok(true), Err(TryRecvError::Empty)));
+    assert_eq!(of_memory.recv_timeout(Duration::from_secs(10)), Ok(true));
 }
 
 #[test]

@@ -1,15 +1,14 @@
 //! What a group uses as its inhabitants know it from /proc: memory by kind, CPU time by mode, disks
-//! by device, threads by state. Sums for people outside are in `stats`.
+//! by device, threads by state. Which CPUs it has is next door in `inside_cpus`, sums for people outside
+//! are in `stats`.
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::counters::{NO_LIMIT, throttling_limit, value};
+use super::counters::{NO_LIMIT, value};
 use super::dir::{Dir, keyed};
-use super::parent::Hierarchy;
 use super::quiet::read_pids;
 use super::{CgroupError, Controller, Group, Result, Version, walk};
 use crate::kernel::process;
@@ -47,6 +46,15 @@ pub struct MemoryUse {
     pub pgfault: u64,
     /// Those that waited for a disk, a count.
     pub pgmajfault: u64,
+}
+
+/// How much memory a group may use, bytes; `None` for no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryLimits {
+    /// Most.
+    pub memory: Option<u64>,
+    /// Most swap beyond it.
+    pub swap: Option<u64>,
 }
 
 /// CPU time of a group, microseconds.
@@ -120,11 +128,48 @@ impl Group {
     /// # Errors
     /// When a file that is there cannot be read.
     pub fn memory_use(&self) -> Result<MemoryUse> {
-        match self.home(Controller::Memory) {
-            Ok((dir, Version::V1)) => memory_v1(dir, self.swap),
-            Ok((dir, Version::V2)) => memory_v2(dir),
-            Err(_) => Ok(MemoryUse::default()),
+        self.memory_use_of(self.memory_limits()?)
+    }
+
+    /// How much memory it may use.
+    ///
+    /// # Errors
+    /// When a file that is there cannot be read.
+    pub fn memory_limits(&self) -> Result<MemoryLimits> {
+        let Ok((dir, version)) = self.home(Controller::Memory) else {
+            return Ok(MemoryLimits::default());
+        };
+        if version == Version::V2 {
+            let (memory, swap) = (value(dir, "memory.max")?, value(dir, "memory.swap.max")?);
+            return Ok(MemoryLimits { memory, swap });
         }
+        let bytes = |file| value(dir, file);
+        let limit = bytes("memory.limit_in_bytes")?;
+        let both = match self.swap {
+            true => bytes("memory.memsw.limit_in_bytes")?.filter(|bytes| *bytes < NO_LIMIT),
+            false => None,
+        };
+        Ok(MemoryLimits {
+            memory: limit.filter(|bytes| *bytes < NO_LIMIT),
+            swap: both.zip(limit).map(|(both, own)| both.saturating_sub(own)),
+        })
+    }
+
+    /// Its memory, where the limits are known.
+    ///
+    /// # Errors
+    /// When a file that is there cannot be read.
+    pub fn memory_use_of(&self, limits: MemoryLimits) -> Result<MemoryUse> {
+        let used = match self.home(Controller::Memory) {
+            Ok((dir, Version::V1)) => memory_v1(dir, self.swap)?,
+            Ok((dir, Version::V2)) => memory_v2(dir)?,
+            Err(_) => return Ok(MemoryUse::default()),
+        };
+        Ok(MemoryUse {
+            limit: limits.memory,
+            swap_limit: limits.swap,
+            ..used
+        })
     }
 
     /// Its CPU time.
@@ -137,56 +182,6 @@ impl Group {
             user: keyed(&stat, "user_usec").unwrap_or(0),
             system: keyed(&stat, "system_usec").unwrap_or(0),
         })
-    }
-
-    /// Its limit in hundredths of a CPU; `None` for none.
-    ///
-    /// # Errors
-    /// When a file that is there cannot be read.
-    pub fn cpu_limit(&self) -> Result<Option<u64>> {
-        match self.home(Controller::Cpu) {
-            Ok((dir, version)) => throttling_limit(dir, version),
-            Err(_) => Ok(None),
-        }
-    }
-
-    /// The CPUs it may run on, as a list such as `0-3`; `None` where nobody has chosen.
-    ///
-    /// # Errors
-    /// When a file that is there cannot be read.
-    pub fn cpus_allowed(&self) -> Result<Option<String>> {
-        match self.home(Controller::Cpuset) {
-            Ok((dir, Version::V1)) => match dir.try_read("cpuset.effective_cpus")? {
-                // Its folder is gone since it did not choose any more; it may have another by now.
-                None => self.cpus_chosen_at(dir.path()),
-                chosen => Ok(chosen),
-            },
-            Ok((dir, Version::V2)) => dir.try_read("cpuset.cpus.effective"),
-            Err(_) => self.cpus_chosen_since(),
-        }
-    }
-
-    /// Version 1 has a folder for it only since somebody has chosen, perhaps after this was opened.
-    fn cpus_chosen_since(&self) -> Result<Option<String>> {
-        let of_cpus = |place: &&Hierarchy| place.controllers.contains(&Controller::Cpuset);
-        let Some(hierarchy) = self.spare.iter().find(of_cpus) else {
-            return Ok(None);
-        };
-        self.cpus_chosen_at(&hierarchy.parent_path().join(&self.name))
-    }
-
-    fn cpus_chosen_at(&self, folder: &Path) -> Result<Option<String>> {
-        match Dir::open(folder)? {
-            Some(dir) => dir.try_read("cpuset.effective_cpus"),
-            None => self.cpus_shared(),
-        }
-    }
-
-    fn cpus_shared(&self) -> Result<Option<String>> {
-        let file = "cpuset.effective_cpus";
-        self.shared
-            .as_ref()
-            .map_or(Ok(None), |dir| dir.try_read(file))
     }
 
     /// Its disks.
@@ -256,76 +251,88 @@ fn open_all(dir: &Dir, names: &[&str]) -> Vec<OwnedFd> {
     files.filter_map(std::result::Result::ok).collect()
 }
 
+/// Without the limits.
 fn memory_v1(dir: &Dir, swap: bool) -> Result<MemoryUse> {
     let bytes = |file| value(dir, file);
-    let (limit, held) = (
-        bytes("memory.limit_in_bytes")?,
-        bytes("memory.usage_in_bytes")?.unwrap_or(0),
-    );
-    let stat = dir.try_read("memory.stat")?.unwrap_or_default();
-    let of = |key| keyed(&stat, key).unwrap_or(0);
+    let held = bytes("memory.usage_in_bytes")?.unwrap_or(0);
     let mut all = MemoryUse {
-        limit: limit.filter(|bytes| *bytes < NO_LIMIT),
         held,
-        anon: of("total_rss"),
-        file: of("total_cache"),
-        shmem: of("total_shmem"),
-        file_mapped: of("total_mapped_file"),
-        file_dirty: of("total_dirty"),
-        file_writeback: of("total_writeback"),
-        anon_thp: of("total_rss_huge"),
-        inactive_anon: of("total_inactive_anon"),
-        active_anon: of("total_active_anon"),
-        inactive_file: of("total_inactive_file"),
-        active_file: of("total_active_file"),
-        unevictable: of("total_unevictable"),
         // Slabs, stacks and page tables are one number here, and most of it slabs in use.
         slab_unreclaimable: bytes("memory.kmem.usage_in_bytes")?.unwrap_or(0),
-        pgfault: of("total_pgfault"),
-        pgmajfault: of("total_pgmajfault"),
         ..MemoryUse::default()
     };
+    let stat = dir.try_read("memory.stat")?.unwrap_or_default();
+    each_key(&stat, |key, n| {
+        *match key {
+            "total_rss" => &mut all.anon,
+            "total_cache" => &mut all.file,
+            "total_shmem" => &mut all.shmem,
+            "total_mapped_file" => &mut all.file_mapped,
+            "total_dirty" => &mut all.file_dirty,
+            "total_writeback" => &mut all.file_writeback,
+            "total_rss_huge" => &mut all.anon_thp,
+            "total_inactive_anon" => &mut all.inactive_anon,
+            "total_active_anon" => &mut all.active_anon,
+            "total_inactive_file" => &mut all.inactive_file,
+            "total_active_file" => &mut all.active_file,
+            "total_unevictable" => &mut all.unevictable,
+            "total_pgfault" => &mut all.pgfault,
+            "total_pgmajfault" => &mut all.pgmajfault,
+            _ => return,
+        } = n;
+    });
     if swap {
-        let (most, both) = (
-            bytes("memory.memsw.limit_in_bytes")?,
-            bytes("memory.memsw.usage_in_bytes")?,
-        );
-        let most = most.filter(|bytes| *bytes < NO_LIMIT);
-        all.swap_limit = most.zip(limit).map(|(most, own)| most.saturating_sub(own));
         // Read one after the other, so the sum may have become smaller than its part.
+        let both = bytes("memory.memsw.usage_in_bytes")?;
         all.swap = both.unwrap_or(0).saturating_sub(held);
     }
     Ok(all)
 }
 
+/// Without the limits.
 fn memory_v2(dir: &Dir) -> Result<MemoryUse> {
-    let stat = dir.try_read("memory.stat")?.unwrap_or_default();
-    let of = |key| keyed(&stat, key).unwrap_or(0);
-    Ok(MemoryUse {
-        limit: value(dir, "memory.max")?,
+    let mut all = MemoryUse {
         held: value(dir, "memory.current")?.unwrap_or(0),
-        swap_limit: value(dir, "memory.swap.max")?,
         swap: value(dir, "memory.swap.current")?.unwrap_or(0),
-        anon: of("anon"),
-        file: of("file"),
-        shmem: of("shmem"),
-        file_mapped: of("file_mapped"),
-        file_dirty: of("file_dirty"),
-        file_writeback: of("file_writeback"),
-        anon_thp: of("anon_thp"),
-        swapcached: of("swapcached"),
-        inactive_anon: of("inactive_anon"),
-        active_anon: of("active_anon"),
-        inactive_file: of("inactive_file"),
-        active_file: of("active_file"),
-        unevictable: of("unevictable"),
-        slab_reclaimable: of("slab_reclaimable"),
-        slab_unreclaimable: of("slab_unreclaimable"),
-        kernel_stack: of("kernel_stack"),
-        pagetables: of("pagetables"),
-        pgfault: of("pgfault"),
-        pgmajfault: of("pgmajfault"),
-    })
+        ..MemoryUse::default()
+    };
+    let stat = dir.try_read("memory.stat")?.unwrap_or_default();
+    each_key(&stat, |key, n| {
+        *match key {
+            "anon" => &mut all.anon,
+            "file" => &mut all.file,
+            "shmem" => &mut all.shmem,
+            "file_mapped" => &mut all.file_mapped,
+            "file_dirty" => &mut all.file_dirty,
+            "file_writeback" => &mut all.file_writeback,
+            "anon_thp" => &mut all.anon_thp,
+            "swapcached" => &mut all.swapcached,
+            "inactive_anon" => &mut all.inactive_anon,
+            "active_anon" => &mut all.active_anon,
+            "inactive_file" => &mut all.inactive_file,
+            "active_file" => &mut all.active_file,
+            "unevictable" => &mut all.unevictable,
+            "slab_reclaimable" => &mut all.slab_reclaimable,
+            "slab_unreclaimable" => &mut all.slab_unreclaimable,
+            "kernel_stack" => &mut all.kernel_stack,
+            "pagetables" => &mut all.pagetables,
+            "pgfault" => &mut all.pgfault,
+            "pgmajfault" => &mut all.pgmajfault,
+            _ => return,
+        } = n;
+    });
+    Ok(all)
+}
+
+/// Each line `key number` of a file that is read often: once through it.
+fn each_key(text: &str, mut take: impl FnMut(&str, u64)) {
+    for line in text.lines() {
+        if let Some((key, n)) = line.split_once(' ')
+            && let Ok(n) = n.parse()
+        {
+            take(key, n);
+        }
+    }
 }
 
 fn numbers(device: &str) -> Option<(u32, u32)> {

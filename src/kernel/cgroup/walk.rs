@@ -24,6 +24,11 @@ pub(super) fn find_child<T>(
     at: impl AsFd,
     mut each: impl FnMut(&CStr) -> Option<T>,
 ) -> rustix::io::Result<Option<T>> {
+    // Each child is a link to it (`..`): where the file system counts, a folder without any has its own
+    // and its name's, and need not be listed.
+    if rustix::fs::fstat(&at)?.st_nlink == 2 {
+        return Ok(None);
+    }
     // A descriptor of its own: the place in a listing belongs to the open file.
     let listing = open(at, c".")?;
     let mut buffer = [MaybeUninit::<u8>::uninit(); 4096];

@@ -19,6 +19,7 @@ const PAUSES: [Duration; 5] = [
 const SLOW: Duration = Duration::from_millis(2200);
 /// After so many of those it is looked whether it still is.
 const SLOW_MOST: u32 = 8;
+
 /// Whether readers are held.
 #[derive(Debug)]
 pub(super) struct Rest {

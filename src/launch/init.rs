@@ -269,9 +269,10 @@ impl Init<'_> {
             | Attr::MOUNT_ATTR_NOSUID
             | Attr::MOUNT_ATTR_NODEV
             | Attr::MOUNT_ATTR_NOEXEC;
+        // No file fits in, so no bytes do; and `df` leaves out what has no size.
         let empty = match &self.empty {
             Some(first) => mount::clone_tree_fd(first.as_fd(), false, "the empty folder")?,
-            None => mount::new_filesystem("tmpfs", &[("size", "4k"), ("nr_inodes", "1")], all)?,
+            None => mount::new_filesystem("tmpfs", &[("size", "0"), ("nr_inodes", "1")], all)?,
         };
         mount::attach(empty.as_fd(), at.as_fd(), &what)?;
         self.empty.get_or_insert(empty);

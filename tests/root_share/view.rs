@@ -114,6 +114,13 @@ fn a_guest_sees_what_it_was_sold() {
     );
     assert_eq!(inside(&host, "a", "wc -l < /proc/swaps"), "1");
     assert_eq!(memory(&host, "a", "SwapTotal"), 0);
+    // What covers the host's folders has no size.
+    let mounts = inside(&host, "a", "cut -d' ' -f2 /proc/mounts; echo; df -P");
+    let (mounts, df) = mounts.split_once("\n\n").expect("two parts");
+    for covered in ["/sys/firmware", "/sys/devices/system/memory"] {
+        let covers = |text: &str| text.lines().any(|line| line.ends_with(covered));
+        assert_eq!((covers(mounts), covers(df)), (true, false), "{df}");
+    }
     // As root of the guest sees them.
     assert_eq!(
         inside(

@@ -134,11 +134,21 @@ pub fn open_path(path: &std::path::Path, kind: u64) -> Result<OwnedFd> {
     }
 }
 
-/// Whether this is the namespace of this name that we are in ourselves, or the first process is.
+/// Whether this is the namespace of its kind that we are in ourselves, or the first process is.
 ///
 /// # Errors
 /// Our own cannot be looked at.
-pub fn is_of_the_host(fd: BorrowedFd<'_>, name: &str) -> Result<bool> {
+pub fn is_of_the_host(fd: BorrowedFd<'_>, kind: u64) -> Result<bool> {
+    let name = match kind {
+        kind::MOUNT => "mnt",
+        kind::CGROUP => "cgroup",
+        kind::UTS => "uts",
+        kind::IPC => "ipc",
+        kind::USER => "user",
+        kind::PID => "pid",
+        kind::NET => "net",
+        _ => "time",
+    };
     let which = |fd: BorrowedFd<'_>| {
         let facts =
             rustix::fs::fstat(fd).map_err(KernelError::on("look at the namespace", name))?;

@@ -150,18 +150,53 @@ fn namespaces_are_joined_by_their_paths() {
     }
 }
 
-/// The host's own mounts, by the path of their namespace: its root would be the container's.
+/// The host's own namespace, by its path: its root, names and settings would be the container's.
 #[test]
-fn the_host_s_mounts_are_not_joined() {
+fn what_is_the_host_s_is_not_changed() {
     if !ready() {
         return;
     }
-    apart(CloneFlags::CLONE_NEWNS, || {
+    let all = CloneFlags::CLONE_NEWNS
+        | CloneFlags::CLONE_NEWNET
+        | CloneFlags::CLONE_NEWUTS
+        | CloneFlags::CLONE_NEWIPC;
+    apart(all, || {
         let mut bundle = Bundle::new();
-        bundle.namespace("mount", Some("/proc/self/ns/mnt"));
-        let said = bundle.refused("true");
-        assert!(said.contains("it is the host's own"), "{said}");
-        assert!(fs::exists(bundle.path("config.json")).is_ok_and(|there| there));
+        bundle.config["hostname"] = json!(null);
+        let plain = bundle.config.clone();
+        for (kind, file, key, value) in [
+            ("mount", "mnt", "/hostname", json!(null)),
+            ("uts", "uts", "/hostname", json!("evil")),
+            (
+                "uts",
+                "uts",
+                "/linux/sysctl",
+                json!({"kernel.domainname": "evil"}),
+            ),
+            (
+                "network",
+                "net",
+                "/linux/sysctl",
+                json!({"net.ipv4.ip_forward": "1"}),
+            ),
+            (
+                "ipc",
+                "ipc",
+                "/linux/sysctl",
+                json!({"kernel.shmmax": "77"}),
+            ),
+        ] {
+            bundle.config = plain.clone();
+            bundle.namespace(kind, Some(&format!("/proc/self/ns/{file}")));
+            if kind != "mount" {
+                assert_eq!(bundle.says("echo joined"), "joined", "{kind}");
+            }
+            let (parent, name) = key.rsplit_once('/').expect("a path");
+            bundle.config.pointer_mut(parent).expect("there")[name] = value;
+            let said = bundle.refused("true");
+            assert!(said.contains("it is the host's own"), "{kind}: {said}");
+            assert!(fs::exists(bundle.path("config.json")).is_ok_and(|there| there));
+        }
     });
 }
 

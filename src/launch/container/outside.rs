@@ -153,13 +153,12 @@ impl Host {
         self.open_proc()?;
         for namespace in join {
             let fd = namespace::open_path(&namespace.path, namespace.kind)?;
-            if namespace.kind == kind::MOUNT && namespace::is_of_the_host(fd.as_fd(), "mnt")? {
-                let why = "it is the host's own, whose root would become the container's; leave \
-                           its path out, and the container gets one of its own";
+            if namespace.changed && namespace::is_of_the_host(fd.as_fd(), namespace.kind)? {
+                let why = "it is the host's own, and the container would change it, with its \
+                           mounts, hostname, domainname or linux.sysctl: leave out its path, and \
+                           the container gets one of its own";
                 let path = namespace.path.display();
-                return Err(
-                    KernelError::new("use the mount namespace", path, Errno::INVAL).because(why),
-                );
+                return Err(KernelError::new("join", path, Errno::INVAL).because(why));
             }
             self.container.joined.insert(namespace.kind, fd);
         }

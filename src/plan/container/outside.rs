@@ -8,7 +8,7 @@ use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use super::inside::{new_clock, own_oom_score};
 use super::sources::Trees;
 use super::step::{Existing, Hook, InsideStep, OutsideStep};
-use super::{Wish, bit, devices, filter, hooks, mounts, path_of, process, refuse};
+use super::{Wish, bit, devices, filter, hooks, mounts, path_of, process, refuse, sysctl};
 use crate::model::CgroupPlan;
 use crate::plan::PlanError;
 use crate::plan::step::{HostStep, StageStep};
@@ -33,10 +33,22 @@ pub(super) fn joined(wish: &Wish<'_>) -> Vec<Existing> {
             all.push(Existing {
                 kind: bit(kind),
                 path: path.clone(),
+                changed: is_changed(wish, kind),
             });
         }
     }
     all
+}
+
+/// Whether a namespace of this kind is not as before when the container has begun.
+fn is_changed(wish: &Wish<'_>, kind: LinuxNamespaceType) -> bool {
+    let given = |name: &Option<String>| name.as_ref().is_some_and(|name| !name.is_empty());
+    let named = || given(wish.spec.hostname()) || given(wish.spec.domainname());
+    match kind {
+        LinuxNamespaceType::Mount => true,
+        LinuxNamespaceType::Uts if named() => true,
+        kind => sysctl::changes(wish.spec, kind),
+    }
 }
 
 pub(super) fn outside(wish: &Wish<'_>, trees: Trees) -> Result<Vec<HostStep>, PlanError> {

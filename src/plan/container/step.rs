@@ -18,6 +18,8 @@ pub struct Existing {
     pub kind: u64,
     /// A file in /proc/PID/ns, or one such mounted elsewhere.
     pub path: PathBuf,
+    /// Whether something in it is changed for the container, so that it must not be the host's.
+    pub changed: bool,
 }
 
 /// A device node, or a FIFO.

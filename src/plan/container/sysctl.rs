@@ -47,6 +47,17 @@ fn asked(spec: &Spec) -> impl Iterator<Item = (&String, &String)> {
     all.into_iter().flatten()
 }
 
+/// Whether one of them is in a namespace of this kind.
+pub(super) fn changes(spec: &Spec, kind: LinuxNamespaceType) -> bool {
+    asked(spec).any(|(name, _)| owner(&file(name)) == Some(kind))
+}
+
+/// The kind of namespace that a setting belongs to.
+fn owner(file: &str) -> Option<LinuxNamespaceType> {
+    let known = SETTINGS.iter().find(|(begin, _)| file.starts_with(begin));
+    known.map(|(_, kind)| *kind)
+}
+
 /// Refuses what would reach beyond the container.
 pub(super) fn check(spec: &Spec) -> Result<(), PlanError> {
     for (name, value) in asked(spec) {
@@ -60,8 +71,7 @@ pub(super) fn check(spec: &Spec) -> Result<(), PlanError> {
         if value.contains(['\0', '\n']) {
             return Err(refuse(what, "its value has a line break in it"));
         }
-        let known = SETTINGS.iter().find(|(begin, _)| file.starts_with(begin));
-        let Some((_, kind)) = known else {
+        let Some(kind) = owner(&file) else {
             return Err(refuse(
                 what,
                 "it belongs to no namespace and would change the host's",
@@ -71,11 +81,8 @@ pub(super) fn check(spec: &Spec) -> Result<(), PlanError> {
         if file == "kernel/domainname" && domain.is_some_and(|d| d != value) {
             return Err(refuse(what, "domainname says otherwise"));
         }
-        if !namespaces(spec).iter().any(|n| n.typ() == *kind) {
-            let why = format!(
-                "it needs a {} namespace of the container's own",
-                word(*kind)
-            );
+        if !namespaces(spec).iter().any(|n| n.typ() == kind) {
+            let why = format!("it needs a {} namespace of the container's own", word(kind));
             return Err(refuse(what, why));
         }
     }

@@ -72,9 +72,9 @@ struct Cover {
 fn work_on(post: &Post<'_>) -> Option<()> {
     process::hide_from_others().ok()?;
     post.group.enter_self().ok()?;
-    let mut held = HeldThread::hold(post.call.thread).ok()?;
-    let caller = Caller::of(post.call.thread).ok()?;
     let waits = || notify::waits(post.listener, post.call.id);
+    let mut held = HeldThread::hold(post.call.thread, waits).ok()?;
+    let caller = Caller::of(post.call.thread).ok()?;
     // What has been found by the thread's number is its own.
     waits().then_some(())?;
     let kind = match &post.lay {
@@ -177,14 +177,15 @@ fn keep_whole(view: BorrowedFd<'_>, kind: &str) -> Option<()> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
     let folder = openat2(view, keeping(kind), flags, Mode::empty(), how).ok()?;
-    let cover = mount::clone_tree_fd(folder.as_fd(), false, "a folder").ok()?;
-    let whole = mount::clone_tree_fd(view, false, "a view").ok()?;
     let plain = Attr::MOUNT_ATTR_NOSUID | Attr::MOUNT_ATTR_NODEV | Attr::MOUNT_ATTR_NOEXEC;
     let options = [("mode", "700"), ("size", "16k")];
     let cupboard = mount::new_filesystem("tmpfs", &options, plain).ok()?;
     rustix::fs::mkdirat(&cupboard, kind, Mode::from_raw_mode(0o700)).ok()?;
-    mount::attach(cupboard.as_fd(), folder.as_fd(), "a folder").ok()?;
     let at = openat2(&cupboard, kind, flags, Mode::empty(), how).ok()?;
+    let whole = mount::clone_tree_fd(view, false, "a view").ok()?;
+    // Made last, so that it has the highest number: umount(8) takes that away first (`--recursive`).
+    let cover = mount::clone_tree_fd(folder.as_fd(), false, "a folder").ok()?;
+    mount::attach(cupboard.as_fd(), folder.as_fd(), "a folder").ok()?;
     let kept = mount::attach(whole.as_fd(), at.as_fd(), "a folder");
     // Where nothing is kept, it is the folder all the same.
     mount::attach(cover.as_fd(), cupboard.as_fd(), "a folder").ok()?;

@@ -17,17 +17,21 @@ pub struct HeldThread {
 }
 
 impl HeldThread {
-    /// Takes hold of a thread of another process and has it stop when it leaves the kernel.
+    /// Takes hold of a thread of another process and, if that is the one that is `meant`, has it stop when
+    /// it leaves the kernel. Another that has its number by now does not notice.
     ///
     /// # Errors
     /// It is gone, or held by another (`EPERM`).
-    pub fn hold(number: u32) -> rustix::io::Result<Self> {
+    pub fn hold(number: u32, meant: impl FnOnce() -> bool) -> rustix::io::Result<Self> {
         let number = i32::try_from(number).map_err(|_| Errno::SRCH)?;
         ask(libc::PTRACE_SEIZE, number, 0)?;
         let held = Self {
             number,
             stopped: None,
         };
+        if !meant() {
+            return Err(Errno::SRCH);
+        }
         ask(libc::PTRACE_INTERRUPT, number, 0)?;
         Ok(held)
     }
@@ -88,13 +92,13 @@ mod tests {
             .arg("60")
             .spawn()
             .unwrap();
-        let mut held = HeldThread::hold(child.id()).unwrap();
-        assert!(HeldThread::hold(child.id()).is_err());
+        let mut held = HeldThread::hold(child.id(), || true).unwrap();
+        assert!(HeldThread::hold(child.id(), || true).is_err());
         assert!(held.wait());
         assert_eq!(held.stopped, Some(0));
         drop(held);
         child.kill().unwrap();
         assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
-        assert!(HeldThread::hold(u32::MAX).is_err());
+        assert!(HeldThread::hold(u32::MAX, || true).is_err());
     }
 }

@@ -189,6 +189,11 @@ fn what_is_mounted_otherwise_is_as_the_kernel_has_it() {
          {TOTAL}\ngone 0\na user 1\n"
     );
     assert_eq!(said, want);
+    // With all that lies on it, as umount(8) does it; and what lies on it stays read-only for its maker.
+    let recursive = "mount -t proc proc /tmp/p && ! umount /tmp/p/version 2>/dev/null && \
+                     ! mount -o remount,bind,rw /tmp/p/meminfo 2>/dev/null && \
+                     ! sh -c 'echo > /tmp/p/meminfo' 2>/dev/null && umount -R /tmp/p && echo gone";
+    assert_eq!(inside(&host, "a", recursive), "gone");
     // As one would look at it, a tracer of the guest's own has the thread: the kernel's numbers, once.
     let traced = "strace -f -o /dev/null mount -t proc proc /tmp/p && head -c 9 /tmp/p/meminfo; umount -l /tmp/p";
     if std::path::Path::new("/usr/bin/strace").exists() {

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::error::{GuestError, Result};
 use super::leftover::{Leftover, leftover, told};
@@ -12,7 +13,7 @@ use super::manager::Manager;
 use super::store::RunState;
 use crate::kernel::cgroup::Group;
 use crate::kernel::{KernelError, fault, file};
-use crate::model::{Claim, CpuSet, Guest, GuestName, Seat, Seating, beside_host, portions};
+use crate::model::{Claim, CpuSet, Guest, GuestName, Seat, Seating, Status, beside_host, portions};
 
 /// Names of guests with what they weigh.
 type Weights = BTreeMap<GuestName, u64>;
@@ -22,6 +23,11 @@ type Sharers<'a> = Vec<(Option<&'a GuestName>, Claim)>;
 
 /// What all guests weigh beside the host's programs where nobody is guaranteed anything.
 const USUAL: u64 = 100;
+
+/// In so long a command that changes a guest has given all of them their weights.
+const MOMENT: Duration = Duration::from_millis(300);
+/// Wrong at so many looks, such moments apart, they are nobody's work.
+const LOOKS: u32 = 4;
 
 impl Manager {
     fn portions_path(&self) -> PathBuf {
@@ -157,11 +163,19 @@ impl Manager {
         if !is_promised(&states) && !self.portions_path().exists() {
             return Ok(Vec::new());
         }
+        // Whoever starts a guest gives all of them their weights when its groups are there.
+        let starts = |(name, state): &(GuestName, RunState)| {
+            self.status_of(name, Some(state)) == Status::Starting
+        };
+        if states.iter().any(starts) {
+            return Ok(Vec::new());
+        }
         let mut found = Vec::new();
         let (weights, together) = self.portions_now(&states)?;
         for (name, weight) in weights {
             let right = |group: Group| {
-                Ok::<_, GuestError>(group.weighs()? == Some(group.as_written(weight)))
+                let same = |there| there == group.as_written(weight);
+                Ok::<_, GuestError>(group.weighs()?.is_none_or(same))
             };
             if !self.group(&name)?.map_or(Ok(true), right).unwrap_or(true) {
                 found.push(name.to_string());
@@ -183,10 +197,15 @@ impl Manager {
                 self.portions_path().exists() && !is_promised(&self.unstopped(None)?),
             )
         };
-        if self.out_of_portion()?.is_empty() && !stale()? {
-            return Ok(());
+        // Whoever has just changed or ended a guest gets to it in a moment.
+        for look in 1..=LOOKS {
+            if self.out_of_portion()?.is_empty() && !stale()? {
+                return Ok(());
+            }
+            if look < LOOKS {
+                std::thread::sleep(MOMENT);
+            }
         }
-        // Nobody is at work on it now, or has been.
         let _places = self.places()?;
         let (wrong, stale) = (self.out_of_portion()?, stale()?);
         if wrong.is_empty() && !stale {

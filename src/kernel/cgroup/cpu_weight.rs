@@ -47,7 +47,7 @@ impl Group {
             return Ok(Some((dir, "cpu.shares")));
         }
         let dir = self.v2_dir()?;
-        Ok::<_, CgroupError>(dir.has(WEIGHT).then_some((dir, WEIGHT)))
+        Ok(dir.has(WEIGHT).then_some((dir, WEIGHT)))
     }
 }
 

@@ -16,9 +16,9 @@ const PAUSES: [Duration; 5] = [
     SLOW,
 ];
 /// For files that are read all the time.
-const SLOW: Duration = Duration::from_millis(2200);
+const SLOW: Duration = Duration::from_millis(3200);
 /// After so many of those it is looked whether it still is.
-const SLOW_MOST: u32 = 8;
+const SLOW_MOST: u32 = 6;
 
 /// Whether readers are held.
 #[derive(Debug)]

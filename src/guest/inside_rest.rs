@@ -12,9 +12,14 @@ const PAUSES: [Duration; 5] = [
     QUICK,
     Duration::from_millis(150),
     Duration::from_millis(350),
-    Duration::from_millis(850),
+    BETWEEN,
     SLOW,
 ];
+/// Who comes again within this after the shortest while looks three times a second or more often, such as
+/// a loop that a limit on its CPU time lets run in bursts, and is served every second time.
+const OFTEN: Duration = Duration::from_millis(350);
+/// For how long files are left alone then.
+const BETWEEN: Duration = Duration::from_millis(850);
 /// For files that are read all the time.
 const SLOW: Duration = Duration::from_millis(3200);
 /// After so many of those it is looked whether it still is.
@@ -82,6 +87,12 @@ impl Pace {
     /// again at once is read in a loop, and the while grows; one that waits is not. Who looks now and then
     /// may always come right after the end of a long while, so the shortest is tried again after some.
     fn next(self, waited: Duration) -> Self {
+        if self.pause == QUICK && (QUICK..OFTEN).contains(&waited) {
+            return Self {
+                pause: BETWEEN,
+                slow: 0,
+            };
+        }
         if waited >= QUICK || self.slow >= SLOW_MOST {
             return Self::QUICK;
         }
@@ -121,6 +132,19 @@ mod tests {
             let writes = fresh(readers, Duration::from_millis(ms));
             let writes = writes.iter().filter(|fresh| **fresh).count();
             assert!((25..42).contains(&writes), "{ms} ms: {writes}");
+        }
+    }
+
+    #[test]
+    fn bursts_a_few_times_a_second_cost_half() {
+        for ms in [200, 250, 300, 350, 400, 440] {
+            let readers = u32::try_from(60_000 / ms).unwrap();
+            let writes = fresh(readers, Duration::from_millis(ms));
+            let writes = u32::try_from(writes.iter().filter(|fresh| **fresh).count()).unwrap();
+            assert!(
+                writes * 10 < readers * 7 && writes > 25,
+                "{ms} ms: {writes} of {readers}"
+            );
         }
     }
 

@@ -190,6 +190,7 @@ pub(super) fn wish(listener: BorrowedFd<'_>, call: &Call, name: &str) -> Option<
                 _ => return None,
             }
         }
+        _ if !may_mount(call.thread) => return None,
         "move_mount" => {
             // 32 bits wide, whatever the register holds.
             let number = u32::try_from(first & 0xffff_ffff).ok()?;

@@ -24,7 +24,8 @@ const END: Duration = Duration::from_secs(3);
 const AGAIN: Duration = Duration::from_secs(1);
 /// What is said to the process that stands by when there is nothing more to stand by for.
 const DONE: &[u8] = b"done";
-/// Who writes orders calls the keeper; where that one was killed in between, they are found within this.
+/// Who writes orders calls the keeper; where that one was killed in between, they are found at its next look after
+/// so long.
 const REFRESH: Duration = Duration::from_secs(5);
 /// A guest without credits is not looked at.
 const NEVER: Duration = Duration::from_secs(86_400);

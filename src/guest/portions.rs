@@ -91,21 +91,15 @@ impl Manager {
         } else if !promised && !path.exists() {
             return Ok(());
         }
-        let (mut first, mut tenants) = (Ok(()), BTreeSet::new());
-        let of_tenant = |(name, state): &(GuestName, RunState)| {
-            state.tenant.clone().map(|tenant| (name.clone(), tenant))
-        };
-        let tenant_of: BTreeMap<_, _> = states.iter().filter_map(of_tenant).collect();
+        let mut first = Ok(());
         let (weights, together) = self.portions_now(states)?;
         for (name, weight) in weights {
             fault::point()?;
-            let done = self.give_portion(&name, weight);
-            if let Ok(true) = done {
-                tenants.extend(tenant_of.get(&name));
-            }
-            first = first.and(done.map(|_| ()));
+            first = first.and(self.give_portion(&name, weight));
         }
-        for tenant in tenants {
+        // All of them: whoever was killed may have got to the guests and not to their tenant.
+        let tenants = states.iter().filter_map(|(_, state)| state.tenant.as_ref());
+        for tenant in tenants.collect::<BTreeSet<_>>() {
             fault::point()?;
             let _held = self.lock_tenant(tenant)?;
             if let Some(folder) = self.existing_cgroups_for(Some(tenant))? {
@@ -123,18 +117,18 @@ impl Manager {
         first
     }
 
-    fn give_portion(&self, name: &GuestName, weight: u64) -> Result<bool> {
+    fn give_portion(&self, name: &GuestName, weight: u64) -> Result<()> {
         let Some(group) = self.group(name)? else {
-            return Ok(false);
+            return Ok(());
         };
         match group.weigh(weight) {
             // It has ended meanwhile.
-            Err(_) if self.group(name)?.is_none() => Ok(false),
+            Err(_) if self.group(name)?.is_none() => Ok(()),
             Err(error) => Err(GuestError::Seat {
                 name: name.clone(),
                 source: Box::new(error),
             }),
-            Ok(other) => Ok(other),
+            Ok(()) => Ok(()),
         }
     }
 

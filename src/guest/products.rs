@@ -22,7 +22,9 @@ pub(super) struct Products(
 impl Products {
     /// On this day the label says so.
     pub(super) fn look(&mut self, day: &str, product: Option<&String>) {
-        let last = self.0.values().next_back().and_then(|all| all.last());
+        // As of this day: a clock that ran ahead for a while may have left later ones.
+        let before = self.0.range(..=day.to_owned()).next_back();
+        let last = before.and_then(|(_, all)| all.last());
         if last.is_some_and(|last| last.as_ref() == product) {
             return;
         }
@@ -55,6 +57,18 @@ mod tests {
     fn had(products: &Products, period: &str) -> Vec<String> {
         let all = products.in_period(period).expect("written down");
         all.into_iter().collect()
+    }
+
+    #[test]
+    fn a_day_that_a_wrong_clock_has_left_ahead_changes_nothing_before() {
+        let (db, web) = (String::from("db"), String::from("web"));
+        let mut products = Products::default();
+        products.look("2027-01-01", Some(&web));
+        for day in ["2026-03-05", "2026-03-06", "2026-03-07"] {
+            products.look(day, Some(&db));
+            assert_eq!(had(&products, day), ["db"], "{day}");
+        }
+        assert_eq!(products.0.len(), 2);
     }
 
     #[test]

@@ -1,6 +1,7 @@
-//! A process as a file names it for as long as the machine is up.
+//! A process as a file names it, also across the machine's next start.
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -10,14 +11,16 @@ use super::process::{Identity, open_pid, wait_gone};
 /// Magic number of linux/magic.h: the file system of processes, one inode for each (Linux 6.9).
 const PIDFS: i64 = 0x5049_4446;
 
-/// A process by its pid and what no other process of this boot has: the inode number of its pidfd
-/// or, where all pidfds have the same, its start time. A look by pidfd takes half as long as one at
-/// /proc/PID/stat, for which the kernel adds up all threads.
+/// A process by its pid, the boot, and what no other process of this boot has: the inode number of
+/// its pidfd or, where all pidfds have the same, its start time. A look by pidfd takes half as long as
+/// one at /proc/PID/stat, for which the kernel adds up all threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Known {
     /// Process id on the host.
     pub pid: u32,
     by: By,
+    /// Both count from the beginning at each start of the machine.
+    boot: u128,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,13 +40,17 @@ impl Known {
             Ok(fs) if fs.f_type == PIDFS => By::Inode(inode(pidfd.as_fd())?),
             _ => By::Start(Identity::of(pid)?.start),
         };
-        let known = Self { pid, by };
+        let boot = boot();
+        let known = Self { pid, by, boot };
         lasts(pidfd.as_fd()).then_some(known)
     }
 
     /// A pidfd of this very process; `None` if it has ended.
     #[must_use]
     pub fn open(self) -> Option<OwnedFd> {
+        if boot() != self.boot {
+            return None;
+        }
         let pidfd = open_pid(self.pid).ok()?;
         // Looked at after opening: from here on the descriptor means this process.
         let same = match self.by {
@@ -58,6 +65,15 @@ impl Known {
     pub fn lives(self) -> bool {
         self.open().is_some()
     }
+}
+
+/// /proc/sys/kernel/random/boot_id, which is read once; 0 where it is not shown.
+fn boot() -> u128 {
+    static BOOT: OnceLock<u128> = OnceLock::new();
+    *BOOT.get_or_init(|| {
+        let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        u128::from_str_radix(&text.trim().replace('-', ""), 16).unwrap_or(0)
+    })
 }
 
 fn inode(pidfd: BorrowedFd<'_>) -> Option<u64> {
@@ -82,6 +98,11 @@ mod tests {
         assert_eq!(serde_json::from_str::<Known>(&text).unwrap(), known);
         let others = [By::Inode(0), By::Start(0)];
         assert!(others.iter().all(|&by| !Known { by, ..known }.lives()));
+        let another = Known {
+            boot: known.boot ^ 1,
+            ..known
+        };
+        assert!(!another.lives(), "of another boot");
         let start = By::Start(Identity::of(child.id()).unwrap().start);
         let by_start = Known { by: start, ..known };
         assert!(by_start.lives());

@@ -90,10 +90,6 @@ bulkhead_first:
     mov r8d, 0x1000
     syscall
 
-.Lsealed:
-    mov dword ptr [rip + bulkhead_sealed], 1
-    jmp .Lclose
-
 .Lclose_both:
     mov eax, 3                          // close
     mov edi, ebp
@@ -105,6 +101,10 @@ bulkhead_first:
 .Lgo:
     mov rdx, r12
     jmp _start
+
+.Lsealed:
+    mov dword ptr [rip + bulkhead_sealed], 1
+    jmp .Lclose
     .size bulkhead_first, . - bulkhead_first
 
     .section .rodata.bulkhead_first, "a", @progbits

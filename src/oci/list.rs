@@ -9,6 +9,7 @@ use super::args::{Format, List};
 use super::error::{OciError, Result};
 use super::record::{File, Record};
 use super::store::{START, STATE, Status, Store, waiting};
+use crate::kernel::Errno;
 use crate::kernel::cgroup::{Frozen, Host};
 use crate::model::clock;
 
@@ -73,7 +74,7 @@ pub(super) fn list(store: &Store, args: &List, named: bool) -> Result<u8> {
         return Ok(0);
     }
     let rows = match root {
-        Some(root) => rows(&root, &names, &Frozen::of(&Host::quick()?)),
+        Some(root) => rows(&root, &names, &Frozen::of(&Host::quick()?))?,
         None => Vec::new(),
     };
     match args.format {
@@ -91,10 +92,10 @@ const SHARE: usize = 100;
 
 /// All of them, in order. Nearly all that this takes is the kernel's time, so many are looked at
 /// from every processor.
-fn rows(root: &OwnedFd, names: &[String], frozen: &Frozen) -> Vec<(Record, Status)> {
-    let part = |names: &[String]| -> Vec<_> {
+fn rows(root: &OwnedFd, names: &[String], frozen: &Frozen) -> Result<Vec<(Record, Status)>> {
+    let part = |names: &[String]| -> Result<Vec<_>> {
         let rows = names.iter().map(|name| row(root, name, frozen));
-        rows.flatten().collect()
+        rows.filter_map(Result::transpose).collect()
     };
     if names.len() <= SHARE {
         return part(names);
@@ -110,27 +111,36 @@ fn rows(root: &OwnedFd, names: &[String], frozen: &Frozen) -> Vec<(Record, Statu
         let mut rows = Vec::with_capacity(names.len());
         for (names, hand) in hands {
             match hand.map(std::thread::ScopedJoinHandle::join) {
-                Ok(Ok(part)) => rows.extend(part),
+                Ok(Ok(part)) => rows.extend(part?),
                 Ok(Err(panic)) => std::panic::resume_unwind(panic),
                 // No more threads are to be had: this one is left.
-                Err(_) => rows.extend(part(names)),
+                Err(_) => rows.extend(part(names)?),
             }
         }
-        rows
+        Ok(rows)
     })
 }
 
 /// One that is being made or removed is not in the list; one whose state cannot be read is not
-/// allowed to hide the others.
-fn row(root: &OwnedFd, name: &str, frozen: &Frozen) -> Option<(Record, Status)> {
+/// allowed to hide the others, unless it is this command that has no more files or memory to be had.
+fn row(root: &OwnedFd, name: &str, frozen: &Frozen) -> Result<Option<(Record, Status)>> {
     let file = File {
         folder: root,
         path: &format!("{name}/{STATE}"),
         id: name,
     };
-    let record = file.record().ok().flatten()?;
-    let status = record.status(frozen, || waiting(root, &format!("{name}/{START}"), name));
-    Some((record, status))
+    let record = match file.record() {
+        Err(OciError::Kernel(error))
+            if matches!(error.errno, Errno::MFILE | Errno::NFILE | Errno::NOMEM) =>
+        {
+            return Err(error.into());
+        }
+        other => other.ok().flatten(),
+    };
+    Ok(record.map(|record| {
+        let status = record.status(frozen, || waiting(root, &format!("{name}/{START}"), name));
+        (record, status)
+    }))
 }
 
 fn table(out: &mut impl std::io::Write, rows: &[(Record, Status)]) -> Result<()> {
@@ -188,7 +198,7 @@ mod tests {
         std::fs::write(root.join("c0100b").join(STATE), "{ without a length").unwrap();
         let (names, folder) = store.names().unwrap();
         let frozen = Frozen::of(&Host::quick().unwrap());
-        let all = rows(&folder.unwrap(), &names, &frozen);
+        let all = rows(&folder.unwrap(), &names, &frozen).unwrap();
         let ids: Vec<_> = all.iter().map(|(record, _)| record.id.clone()).collect();
         let expected: Vec<_> = (0..count).map(|number| format!("c{number:04}")).collect();
         assert_eq!(ids, expected);

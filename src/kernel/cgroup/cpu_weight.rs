@@ -6,6 +6,7 @@ use super::{CgroupError, Controller, Group, Parent, Result, service, v1, walk};
 
 /// Of version 2.
 const WEIGHT: &str = "cpu.weight";
+const MOST: u64 = 10_000;
 
 impl Group {
     /// What it weighs, as the kernel writes it: version 1 in shares. `None` without a CPU controller.
@@ -19,18 +20,15 @@ impl Group {
         }
     }
 
-    /// Gives it a weight of 1 to 10,000, and says whether it had another.
+    /// Gives it a weight of 1 to 10,000.
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn weigh(&self, weight: u64) -> Result<bool> {
-        let Some((dir, file)) = self.weight_file()? else {
-            return Ok(false);
-        };
-        let wanted = self.as_written(weight);
-        let other = self.weighs()? != Some(wanted);
-        write_other(dir, file, wanted)?;
-        Ok(other)
+    pub fn weigh(&self, weight: u64) -> Result<()> {
+        match self.weight_file()? {
+            Some((dir, file)) => write_other(dir, file, self.as_written(weight)),
+            None => Ok(()),
+        }
     }
 
     /// A weight as its file has it.
@@ -68,7 +66,7 @@ impl Parent {
         Ok(Some(weights(&above)?.saturating_sub(weight_of(&slice)?)))
     }
 
-    /// Gives the folder of all groups a weight of 1 to 10,000. Under systemd its slice has those of all
+    /// Gives the folder of all groups a weight, of which version 2 takes at most 10,000. Under systemd its slice has those of all
     /// services in it together.
     ///
     /// # Errors
@@ -80,9 +78,9 @@ impl Parent {
         if !self.v2.has(WEIGHT) {
             return Ok(());
         }
-        write_other(&self.v2, WEIGHT, weight)?;
+        write_other(&self.v2, WEIGHT, weight.min(MOST))?;
         match self.cpu_slice()? {
-            Some(slice) => write_other(&slice, WEIGHT, weights(&slice)?.clamp(1, 10_000)),
+            Some(slice) => write_other(&slice, WEIGHT, weights(&slice)?.clamp(1, MOST)),
             None => Ok(()),
         }
     }
@@ -94,7 +92,7 @@ impl Parent {
     pub fn weighs_beside_host(&self, weight: u64) -> Result<bool> {
         let (dir, file, wanted) = match self.v1_cpu() {
             Some(dir) => (dir, "cpu.shares", v1::shares(weight)),
-            None => (&self.v2, WEIGHT, weight),
+            None => (&self.v2, WEIGHT, weight.min(MOST)),
         };
         let there = dir.try_read(file)?.and_then(|text| number(&text));
         Ok(there.is_none_or(|there| there == wanted))

@@ -48,7 +48,8 @@ impl Known {
     /// A pidfd of this very process; `None` if it has ended.
     #[must_use]
     pub fn open(self) -> Option<OwnedFd> {
-        if boot() != self.boot {
+        // Where one of both is not known, it is the same.
+        if ![0, boot()].contains(&self.boot) && boot() != 0 {
             return None;
         }
         let pidfd = open_pid(self.pid).ok()?;
@@ -103,6 +104,10 @@ mod tests {
             ..known
         };
         assert!(!another.lives(), "of another boot");
+        assert!(
+            Known { boot: 0, ..known }.lives(),
+            "of a boot that is not known"
+        );
         let start = By::Start(Identity::of(child.id()).unwrap().start);
         let by_start = Known { by: start, ..known };
         assert!(by_start.lives());

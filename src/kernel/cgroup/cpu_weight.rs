@@ -66,8 +66,8 @@ impl Parent {
         Ok(Some(weights(&above)?.saturating_sub(weight_of(&slice)?)))
     }
 
-    /// Gives the folder of all groups a weight, of which version 2 takes at most 10,000. Under systemd its slice has those of all
-    /// services in it together.
+    /// Gives the folder of all groups a weight, of which version 2 takes at most 10,000. Under systemd
+    /// its slice has those of all services in it together.
     ///
     /// # Errors
     /// When a file cannot be written.
